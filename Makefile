@@ -1,0 +1,58 @@
+# Two commands do everything on a machine that has Python (>= 3.10), pip and make:
+#   make quickstart   set-up, then corpus -> tokenizer -> pretraining -> a table, a plot and a bundle
+#   make test         set-up, then the test suite
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+JOBS   ?= 2
+
+.PHONY: quickstart test test-slow check format lint types bench clean help
+
+help:
+	@grep -E '^#   ' Makefile | sed 's/^# *//'
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: the other packages then accept the build that is installed.
+$(VENV)/.core: $(PY) pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.core
+	$(PY) -m pretrain quickstart --output runs/quickstart
+
+test: $(VENV)/.dev
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
+
+#   make check        format, lint, types and tests, as the continuous integration runs them
+check: lint types test
+
+format: $(VENV)/.dev
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+types: $(VENV)/.dev
+	$(PY) -m mypy
+
+#   make test-slow    the long tests
+test-slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow
+
+#   make bench        short forms of the benchmarks; JSON and plots in benchmarks/results/
+bench: $(VENV)/.dev
+	$(PY) benchmarks/data_prep.py --short
+	$(PY) benchmarks/data_loading.py --short
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

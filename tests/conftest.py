@@ -1,0 +1,39 @@
+"""Fixtures shared by all tests, and a network block: a test that opens a connection fails."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Reference numerics and real text beside the checkout; skips where they are missing."""
+    folder = REPOSITORY.parent / "shared"
+    if not (folder / "oracle").is_dir():
+        pytest.skip(f"reference material not found: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that is not to this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        local = self.family == socket.AF_UNIX or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "localhost", "::1")
+        )
+        if not local:
+            raise OSError(f"tests run offline, but something connected to {address!r}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
