@@ -1,0 +1,38 @@
+"""PoNet, BERT and FNet encoders with pretraining and fine-tuning heads.
+
+The names below are the promised API; everything else may change.
+"""
+
+from ponet.batch import EncoderBatch
+from ponet.checkpoint import Bundle, load_bundle, load_official, save_bundle
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.encoders import Encoder, build_encoder
+from ponet.heads import (
+    MaskedOutput,
+    PretrainingModel,
+    PretrainingOutput,
+    SequenceClassifier,
+    TokenClassifier,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BertConfig",
+    "Bundle",
+    "Encoder",
+    "EncoderBatch",
+    "EncoderConfig",
+    "FNetConfig",
+    "MaskedOutput",
+    "PoNetConfig",
+    "PretrainingModel",
+    "PretrainingOutput",
+    "SequenceClassifier",
+    "TokenClassifier",
+    "__version__",
+    "build_encoder",
+    "load_bundle",
+    "load_official",
+    "save_bundle",
+]

@@ -1,0 +1,210 @@
+"""Frozen configurations of the encoders; their defaults are the published base models.
+
+Invariant: two configurations of different kinds with the same base fields build encoders that
+differ in the token mixer and in nothing else.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+PresetName = Literal["base", "small", "nano"]
+ConfigT = TypeVar("ConfigT", bound="EncoderConfig")
+
+_PRESETS: dict[str, dict[str, int]] = {
+    "base": {"num_layers": 12, "hidden_size": 768, "num_heads": 12, "ffn_size": 3072},
+    "small": {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "ffn_size": 1024},
+    "nano": {"num_layers": 2, "hidden_size": 128, "num_heads": 2, "ffn_size": 512},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes shared by every encoder; use PoNetConfig, BertConfig or FNetConfig to build one.
+
+    Raises:
+        ValueError: If a size is not positive, a probability is outside [0, 1), or the heads do
+            not divide the width.
+    """
+
+    kind: ClassVar[str] = ""
+
+    vocab_size: int = 30522
+    """Number of word pieces, from the tokenizer. Published models: 30522."""
+    hidden_size: int = 768
+    """Width D of the hidden states."""
+    num_layers: int = 12
+    """Number of blocks (mixer + feed-forward)."""
+    num_heads: int = 12
+    """Heads of the attention or of PoNet's global pool; must divide hidden_size. Unused by FNet."""
+    ffn_size: int = 3072
+    """Inner width of the feed-forward layer; published models use 4 x hidden_size."""
+    max_positions: int = 512
+    """Longest sequence in tokens (rows of the learned position table)."""
+    type_vocab_size: int = 2
+    """Number of token types (0 = first text, 1 = second text of a pair)."""
+    dropout_prob: float = 0.1
+    """Dropout on embeddings and sub-layer outputs, in [0, 1)."""
+    layer_norm_eps: float = 1e-12
+    """Epsilon of every layer norm, > 0."""
+    init_range: float = 0.02
+    """Standard deviation of the normal initialisation of all weight matrices, > 0."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """Feed-forward activation: exact erf GELU (BERT, PoNet) or its tanh form (released FNet)."""
+
+    def __post_init__(self) -> None:
+        """Check every size and the relation of heads and width."""
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size")
+        for name in (*sizes, "max_positions", "type_vocab_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} given; a whole number >= 1 is needed")
+        if self.kind != "fnet" and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
+                "change one of them"
+            )
+        self._check_prob("dropout_prob")
+        for name in ("layer_norm_eps", "init_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"{name}={value!r} given; a number > 0 is needed")
+        self._check_choice("activation", ("gelu", "gelu_tanh"))
+
+    def _check_prob(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"{name}={value!r} given; a probability in [0, 1) is needed")
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} given; allowed are {', '.join(allowed)}")
+
+    def _check_bools(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} given; true or false is needed")
+
+    @classmethod
+    def preset(cls: type[ConfigT], name: PresetName, **overrides: Any) -> ConfigT:
+        """Return the configuration of a named size, with some fields replaced.
+
+        Args:
+            name: "base" (12 layers x 768), "small" (4 x 256) or "nano" (2 x 128).
+            **overrides: Fields that replace the preset's.
+
+        Raises:
+            ValueError: If the name or an override is unknown.
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"preset {name!r} given; allowed are {', '.join(_PRESETS)}")
+        _refuse_unknown(cls, overrides)
+        return cls(**{**_PRESETS[name], **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain dict (JSON types only) with the extra key "kind"."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "EncoderConfig":
+        """Return the configuration that to_dict wrote; the class follows from "kind".
+
+        Raises:
+            ValueError: If "kind" is unknown or a key is not a field of that kind.
+        """
+        kinds: dict[str, type[EncoderConfig]] = {
+            config_class.kind: config_class
+            for config_class in (PoNetConfig, BertConfig, FNetConfig)
+        }
+        fields = dict(values)
+        kind = fields.pop("kind", None)
+        if kind not in kinds:
+            raise ValueError(f"encoder kind {kind!r} given; allowed are {', '.join(kinds)}")
+        _refuse_unknown(kinds[kind], fields)
+        return kinds[kind](**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoNetConfig(EncoderConfig):
+    """PoNet: pooling at three granularities instead of attention (arXiv 2110.02442).
+
+    Raises:
+        ValueError: If every pool is switched off or the window is not an odd number.
+    """
+
+    kind: ClassVar[str] = "ponet"
+
+    global_pool: Literal["attention", "mean", "none"] = "attention"
+    """Global aggregation: attention of the mean query (paper), its first stage only, or none."""
+    use_segment_pool: bool = True
+    """Maximum over the tokens of each segment."""
+    use_local_pool: bool = True
+    """Maximum over a window of neighbouring tokens."""
+    local_window: int = 3
+    """Width of the local window in tokens, odd and >= 1. Paper: 3."""
+    fusion_product: bool = True
+    """Multiply global and segment pools by a projection of the token itself; else plain sum."""
+    guard_special_tokens: bool = True
+    """Keep [CLS] and [SEP] out of local windows and give them the global pool alone."""
+
+    def __post_init__(self) -> None:
+        """Check the pooling switches."""
+        super().__post_init__()
+        self._check_choice("global_pool", ("attention", "mean", "none"))
+        self._check_bools("use_segment_pool", "use_local_pool")
+        self._check_bools("fusion_product", "guard_special_tokens")
+        window = self.local_window
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1 or not window % 2:
+            raise ValueError(f"local_window={window!r} given; an odd number >= 1 is needed")
+        if self.global_pool == "none" and not (self.use_segment_pool or self.use_local_pool):
+            raise ValueError(
+                "global_pool='none', use_segment_pool=False and use_local_pool=False leave nothing "
+                "that mixes tokens; switch at least one pool on"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(EncoderConfig):
+    """BERT: multi-head softmax attention (arXiv 1810.04805)."""
+
+    kind: ClassVar[str] = "bert"
+
+    attention_dropout_prob: float = 0.1
+    """Dropout on the attention probabilities, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check the attention dropout."""
+        super().__post_init__()
+        self._check_prob("attention_dropout_prob")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FNetConfig(EncoderConfig):
+    """FNet: a 2-D Fourier transform without parameters (arXiv 2105.03824).
+
+    The released google/fnet checkpoints also need embedding_projection=True,
+    activation="gelu_tanh" and type_vocab_size=4; the defaults here keep BERT's embeddings so that
+    a comparison changes the mixer alone.
+    """
+
+    kind: ClassVar[str] = "fnet"
+
+    embedding_projection: bool = False
+    """A D x D linear layer after the embedding norm, as in the released FNet."""
+
+    def __post_init__(self) -> None:
+        """Check the switches."""
+        super().__post_init__()
+        self._check_bools("embedding_projection")
+
+
+def _refuse_unknown(config_class: type[EncoderConfig], values: dict[str, Any]) -> None:
+    allowed = [field.name for field in dataclasses.fields(config_class)]
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"unknown key(s) {', '.join(unknown)} for {config_class.__name__}; "
+            f"allowed are {', '.join(allowed)}"
+        )

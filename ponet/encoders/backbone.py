@@ -1,0 +1,169 @@
+"""Embeddings, feed-forward and post-norm stack around any token mixer.
+
+B batch, L tokens, D width. Invariant: nothing here depends on which mixer is used. Under autocast
+the hidden states (the residual sum and the layer norms) stay in float32.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig, FNetConfig
+from ponet.positions import PositionMethod, extend_positions
+
+
+class TokenMixer(nn.Module, ABC):
+    """What replaces attention: the only part of a block that sees more than one token."""
+
+    @abstractmethod
+    def prepare(self, batch: EncoderBatch) -> Any:
+        """Return what all layers need to know of a batch; computed once per forward pass."""
+
+    @abstractmethod
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
+        """Return the mixed (B, L, D) update that the block adds to x_BLD."""
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """Return exact GELU for "gelu" and its tanh form for "gelu_tanh"."""
+    approximate = {"gelu": "none", "gelu_tanh": "tanh"}[name]
+    return lambda x: F.gelu(x, approximate=approximate)
+
+
+def init_weights(module: nn.Module, std: float) -> None:
+    """Set linear and embedding weights to N(0, std), biases to 0, layer norms to 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.LayerNorm):
+            part.reset_parameters()
+
+
+class Embeddings(nn.Module):
+    """Sum of word, token type and learned position embeddings, layer norm, dropout."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build the tables of one configuration."""
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_positions, config.hidden_size)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        has_projection = isinstance(config, FNetConfig) and config.embedding_projection
+        self.projection = (
+            nn.Linear(config.hidden_size, config.hidden_size) if has_projection else nn.Identity()
+        )
+        self.dropout = nn.Dropout(config.dropout_prob)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return (B, L, D).
+
+        Raises:
+            ValueError: If the batch is longer than the position table.
+        """
+        num_tokens, max_positions = batch.input_ids.shape[1], self.position.num_embeddings
+        if num_tokens > max_positions:
+            raise ValueError(
+                f"a batch of {num_tokens} tokens was given to an encoder with {max_positions} "
+                "positions; shorten it or call encoder.extend_positions first"
+            )
+        x_BLD = self.word(batch.input_ids) + self.token_type(batch.token_type_ids)
+        x_BLD = x_BLD + self.position.weight[:num_tokens]
+        x_BLD = self.projection(self.norm(x_BLD))
+        dropped: Tensor = self.dropout(x_BLD)
+        return dropped
+
+
+class FeedForward(nn.Module):
+    """Position-wise linear, GELU, linear, dropout."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build both linear layers."""
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.ffn_size)
+        self.contract = nn.Linear(config.ffn_size, config.hidden_size)
+        self.activation = activation_function(config.activation)
+        self.dropout = nn.Dropout(config.dropout_prob)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Return (B, L, D)."""
+        update: Tensor = self.dropout(self.contract(self.activation(self.expand(x_BLD))))
+        return update
+
+
+class Block(nn.Module):
+    """Mixer and feed-forward sub-layers, each added to its input and then normalised."""
+
+    def __init__(self, config: EncoderConfig, mixer: TokenMixer) -> None:
+        """Wrap one mixer."""
+        super().__init__()
+        self.mixer = mixer
+        self.mixer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
+        """Return the next (B, L, D) hidden states.
+
+        Args:
+            x_BLD: Hidden states.
+            plan: What the mixer's prepare returned for this batch.
+        """
+        x_BLD = self.mixer_norm(x_BLD + self.mixer(x_BLD, plan))
+        normed: Tensor = self.feed_forward_norm(x_BLD + self.feed_forward(x_BLD))
+        return normed
+
+
+class Encoder(nn.Module):
+    """Embeddings and a stack of blocks; forward(batch) gives the last hidden states."""
+
+    def __init__(self, config: EncoderConfig, make_mixer: Callable[[], TokenMixer]) -> None:
+        """Build and initialise all layers.
+
+        Args:
+            config: Sizes.
+            make_mixer: Returns a new mixer for each layer.
+        """
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Block(config, make_mixer()) for _ in range(config.num_layers))
+        init_weights(self, config.init_range)
+
+    def prepare(self, batch: EncoderBatch) -> Any:
+        """Return the plan that every layer gets for this batch."""
+        mixer = self.layers[0].mixer
+        assert isinstance(mixer, TokenMixer)
+        return mixer.prepare(batch)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return the last hidden states (B, L, D)."""
+        x_BLD: Tensor = self.embeddings(batch)
+        plan = self.prepare(batch)
+        for block in self.layers:
+            x_BLD = block(x_BLD, plan)
+        return x_BLD
+
+    def extend_positions(self, max_positions: int, *, method: PositionMethod = "tile") -> None:
+        """Replace the position table by a longer one, in place; do it before making an optimizer.
+
+        Args:
+            max_positions: New length in tokens, not below the present one.
+            method: "tile" repeats the table (PoNet's long-text runs), "interpolate" stretches it.
+
+        Raises:
+            ValueError: If the new length is shorter.
+        """
+        weight_PD = extend_positions(
+            self.embeddings.position.weight.detach(), max_positions, method=method
+        )
+        num_positions, width = weight_PD.shape
+        self.embeddings.position = nn.Embedding(num_positions, width, _weight=weight_PD)
+        self.config = dataclasses.replace(self.config, max_positions=max_positions)

@@ -1,0 +1,217 @@
+"""Heads on the encoders: masked LM, pair, classification, tagging.
+
+B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig
+from ponet.encoders import build_encoder
+from ponet.encoders.backbone import activation_function, init_weights
+
+
+class PretrainingOutput(NamedTuple):
+    """What PretrainingModel.forward returns."""
+
+    last_hidden_state: Tensor
+    """(B, L, D)."""
+    mlm_logits: Tensor
+    """(B, L, V)."""
+    pair_logits: Tensor | None
+    """(B, P), or None without a pair head."""
+
+
+class MaskedOutput(NamedTuple):
+    """What PretrainingModel.forward_masked returns."""
+
+    mlm_logits: Tensor
+    """(B, M, V)."""
+    pair_logits: Tensor | None
+    """(B, P), or None without a pair head."""
+
+
+class Pooler(nn.Module):
+    """Linear layer and tanh on the first token ([CLS])."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build and initialise the linear layer."""
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        init_weights(self, config.init_range)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Return (B, D) in [-1, 1]."""
+        return torch.tanh(self.dense(x_BLD[:, 0]))
+
+
+class MaskedLMHead(nn.Module):
+    """Linear, GELU, layer norm, then the word embeddings as output weights plus a bias."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build the transform; the output weights come with each call, so they stay tied."""
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.activation = activation_function(config.activation)
+        init_weights(self, config.init_range)
+
+    def forward(self, x: Tensor, word_weight_VD: Tensor) -> Tensor:
+        """Return logits (..., V) for hidden states (..., D).
+
+        Args:
+            x: Hidden states.
+            word_weight_VD: Weight of the word embeddings.
+        """
+        return F.linear(self.norm(self.activation(self.dense(x))), word_weight_VD, self.bias)
+
+
+class PretrainingModel(nn.Module):
+    """Encoder with a masked-LM head and, if asked for, a head for sentence-pair classes.
+
+    Args:
+        config: Encoder configuration.
+        num_pair_classes: Classes of the pair task (2 for next sentence, 3 for sentence order);
+            0 = no pair head and no pooler.
+
+    Raises:
+        ValueError: If num_pair_classes is negative.
+    """
+
+    def __init__(self, config: EncoderConfig, *, num_pair_classes: int = 3) -> None:
+        """Build and initialise everything."""
+        super().__init__()
+        if num_pair_classes < 0:
+            raise ValueError(f"num_pair_classes={num_pair_classes} given; 0 or more is needed")
+        self.num_pair_classes = num_pair_classes
+        self.encoder = build_encoder(config)
+        self.mlm_head = MaskedLMHead(config)
+        self.pooler = Pooler(config) if num_pair_classes else None
+        self.pair_head = nn.Linear(config.hidden_size, num_pair_classes) if self.pooler else None
+        if self.pair_head is not None:
+            init_weights(self.pair_head, config.init_range)
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The encoder's configuration."""
+        return self.encoder.config
+
+    @property
+    def decoder_weight(self) -> nn.Parameter:
+        """Output weights (V, D) of the masked-LM head: the word embeddings' own Parameter."""
+        weight_VD = self.encoder.embeddings.word.weight
+        assert isinstance(weight_VD, nn.Parameter)
+        return weight_VD
+
+    def forward(self, batch: EncoderBatch) -> PretrainingOutput:
+        """Return hidden states and logits at every position."""
+        x_BLD = self.encoder(batch)
+        mlm_logits_BLV = self.mlm_head(x_BLD, self.decoder_weight)
+        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD))
+
+    def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
+        """Return masked-LM logits at the given positions only; the path used in training.
+
+        Args:
+            batch: Input.
+            masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
+        """
+        x_BLD = self.encoder(batch)
+        positions_BMD = masked_positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1])
+        mlm_logits_BMV = self.mlm_head(x_BLD.gather(1, positions_BMD), self.decoder_weight)
+        return MaskedOutput(mlm_logits_BMV, self._pair_logits(x_BLD))
+
+    def _pair_logits(self, x_BLD: Tensor) -> Tensor | None:
+        if self.pooler is None or self.pair_head is None:
+            return None
+        logits_BP: Tensor = self.pair_head(self.pooler(x_BLD))
+        return logits_BP
+
+
+class SequenceClassifier(nn.Module):
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+
+    def __init__(
+        self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> None:
+        """Build and initialise everything.
+
+        Args:
+            encoder_config: Encoder configuration.
+            num_labels: Outputs C; 1 for regression.
+            dropout_prob: Dropout before the last layer, in [0, 1).
+
+        Raises:
+            ValueError: If num_labels is below 1.
+        """
+        super().__init__()
+        _check_num_labels(num_labels)
+        self.encoder = build_encoder(encoder_config)
+        self.pooler = Pooler(encoder_config)
+        self.dropout = nn.Dropout(dropout_prob)
+        self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
+        init_weights(self.classifier, encoder_config.init_range)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return logits (B, C)."""
+        logits_BC: Tensor = self.classifier(self.dropout(self.pooler(self.encoder(batch))))
+        return logits_BC
+
+    @classmethod
+    def from_pretrained(
+        cls, model: PretrainingModel, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> "SequenceClassifier":
+        """Return a classifier with a copy of the model's encoder and, if it has one, pooler."""
+        classifier = cls(model.config, num_labels=num_labels, dropout_prob=dropout_prob)
+        classifier.encoder.load_state_dict(model.encoder.state_dict())
+        if model.pooler is not None:
+            classifier.pooler.load_state_dict(model.pooler.state_dict())
+        return classifier
+
+
+class TokenClassifier(nn.Module):
+    """Encoder, dropout and a linear layer: one prediction per token."""
+
+    def __init__(
+        self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> None:
+        """Build and initialise everything.
+
+        Args:
+            encoder_config: Encoder configuration.
+            num_labels: Outputs C.
+            dropout_prob: Dropout before the last layer, in [0, 1).
+
+        Raises:
+            ValueError: If num_labels is below 1.
+        """
+        super().__init__()
+        _check_num_labels(num_labels)
+        self.encoder = build_encoder(encoder_config)
+        self.dropout = nn.Dropout(dropout_prob)
+        self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
+        init_weights(self.classifier, encoder_config.init_range)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return logits (B, L, C)."""
+        logits_BLC: Tensor = self.classifier(self.dropout(self.encoder(batch)))
+        return logits_BLC
+
+    @classmethod
+    def from_pretrained(
+        cls, model: PretrainingModel, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> "TokenClassifier":
+        """Return a tagger with a copy of the model's encoder."""
+        tagger = cls(model.config, num_labels=num_labels, dropout_prob=dropout_prob)
+        tagger.encoder.load_state_dict(model.encoder.state_dict())
+        return tagger
+
+
+def _check_num_labels(num_labels: int) -> None:
+    if num_labels < 1:
+        raise ValueError(f"num_labels={num_labels} given; 1 or more is needed")
