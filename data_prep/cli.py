@@ -1,0 +1,168 @@
+"""Command line: `python -m data_prep build | inspect | verify` (console script `ponet-data`)."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from data_prep import config as config_module
+from data_prep.config import BuildConfig
+from data_prep.manifest import Manifest, ShardError
+
+_EXAMPLES = """\
+examples:
+  python -m data_prep build --config configs/data/python_docs.yaml
+  python -m data_prep build --config configs/data/local_text.yaml \\
+      --source.path my_texts/ --output data/my_texts
+  python -m data_prep inspect data/my_texts
+  python -m data_prep verify data/my_texts
+"""
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Return the text under every field of a config class."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    found: dict[str, str] = {}
+    name = ""
+    for node in getattr(tree.body[0], "body", []):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            found[name] = " ".join(str(node.value.value).split())
+            name = ""
+    return found
+
+
+def settings_help() -> str:
+    """Return every setting with its meaning and default, group by group."""
+    groups = [
+        ("", BuildConfig),
+        ("source.", config_module.LocalSource),
+        ("source.", config_module.HubSource),
+        ("source.", config_module.PythonDocsSource),
+        ("cleaning.", config_module.CleaningConfig),
+        ("sentences.", config_module.SentencesConfig),
+        ("tokenizer.", config_module.TokenizerConfig),
+    ]
+    lines = ["settings (in the YAML file, or as --NAME VALUE after it; lists: --sources.0.path):"]
+    for prefix, cls in groups:
+        lines += ["", f"{cls.__name__}: {(cls.__doc__ or '').strip()}"]
+        texts = field_help(cls)
+        for item in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(item.default):
+                continue
+            required = item.default is dataclasses.MISSING
+            default = "required" if required else f"default {item.default!r}"
+            lines.append(f"  --{prefix}{item.name} ({default})")
+            lines.append(textwrap.indent(textwrap.fill(texts.get(item.name, ""), 88), "      "))
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="data_prep",
+        description="Text to token shards.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    build = commands.add_parser(
+        "build",
+        help="make a shard folder",
+        epilog=settings_help(),
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    build.add_argument("--config", required=True, help="YAML file, see configs/data")
+    build.add_argument("--quiet", action="store_true", help="show no progress bars")
+    look = commands.add_parser("inspect", help="show what a shard folder holds")
+    look.add_argument("folder", help="a folder made by build")
+    look.add_argument("--samples", type=int, default=5, help="number of decoded samples")
+    check = commands.add_parser("verify", help="hash every file again; exit code 1 if one changed")
+    check.add_argument("folder", help="a folder made by build")
+    return parser
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Return `--key value` and `--key=value` pairs.
+
+    Raises:
+        ValueError: A word that is no `--key`, or a key without value.
+    """
+    overrides: dict[str, str] = {}
+    remaining = list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise ValueError(f"'{word}' is not understood; settings are given as --KEY VALUE.")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not remaining:
+                raise ValueError(f"--{key} has no value; settings are given as --KEY VALUE.")
+            value = remaining.pop(0)
+        overrides[key] = value
+    return overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, 1 (verify found damage) or 2 (a mistake)."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options, rest = _parser().parse_known_args(argv)
+    try:
+        if options.command == "build":
+            return _build(options.config, parse_overrides(rest), quiet=options.quiet)
+        if rest:
+            raise ValueError(f"'{rest[0]}' is not understood; see --help.")
+        if options.command == "inspect":
+            return _inspect(options.folder, options.samples)
+        return _verify(options.folder)
+    except (ValueError, OSError) as error:
+        print(f"data_prep {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def _build(path: str, overrides: dict[str, str], *, quiet: bool) -> int:
+    from data_prep.pipeline import build
+
+    folder = build(BuildConfig.from_yaml(path, overrides), progress=not quiet)
+    for split, counts in sorted(Manifest.load(folder).splits.items()):
+        print(
+            f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
+            f"{counts.tokens:,} tokens"
+        )
+    print(f"shards: {folder}")
+    return 0
+
+
+def _inspect(folder: str, samples: int) -> int:
+    from data_prep.inspection import inspect_lines
+
+    for line in inspect_lines(folder, num_samples=samples):
+        print(line)
+    return 0
+
+
+def _verify(folder: str) -> int:
+    from pathlib import Path
+
+    from data_prep.shards import check_files
+
+    manifest = Manifest.load(folder)
+    try:
+        check_files(Path(folder), manifest, hashes=True)
+    except ShardError as error:
+        print(f"data_prep verify: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder}: {len(manifest.files)} files agree with the manifest")
+    return 0

@@ -1,0 +1,252 @@
+"""The settings of a build: one frozen dataclass per part; the field texts are the help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.config_parsing import apply_overrides, from_mapping, read_yaml
+
+
+def _check_limits(kind: str, max_documents: int, max_megabytes: float) -> None:
+    if max_documents < 0 or max_megabytes < 0:
+        raise ValueError(
+            f"source {kind}: max_documents ({max_documents}) and max_megabytes ({max_megabytes}) "
+            "must be 0 (no limit) or more."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSource:
+    """Text files on this machine."""
+
+    kind: Literal["local"] = "local"
+    """Names this kind of source."""
+    path: str
+    """File, folder (searched through) or glob: .txt .jsonl .parquet, each also .gz or .zst."""
+    text_field: str = "text"
+    """Field or column that holds the text (.jsonl and .parquet)."""
+    document_separator: str = ""
+    """Line that separates documents of a .txt file; empty: one file is one document."""
+    wikitext_headings: bool = False
+    """Whether lines like ` = Title = ` start a new document (WikiText)."""
+    on_error: Literal["error", "skip"] = "error"
+    """Stop at a damaged row or file, or skip what is damaged and count it."""
+    max_documents: int = 0
+    """Use at most so many documents, counted before duplicates are dropped; 0: all."""
+    max_megabytes: float = 0.0
+    """Stop after so much cleaned text, in millions of characters; 0: all."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        _check_limits(self.kind, self.max_documents, self.max_megabytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set of the Hugging Face Hub, or a local folder that `datasets` can load."""
+
+    kind: Literal["hub"] = "hub"
+    """Names this kind of source."""
+    id: str
+    """Data set id such as `wikimedia/wikipedia`."""
+    name: str = ""
+    """Configuration of the data set such as `20231101.en`; empty: its only one."""
+    revision: str
+    """Commit hash, tag or branch; write it down so that the data cannot change."""
+    data_files: tuple[str, ...] = ()
+    """Files or globs inside the repository; empty: those of the configuration."""
+    split: str = "train"
+    """Split of the data set."""
+    text_field: str = "text"
+    """Column that holds the text."""
+    rows_per_document: int = 1
+    """Rows joined to one document, each row a paragraph; for corpora of single sentences."""
+    wikitext_headings: bool = False
+    """Whether rows like ` = Title = ` start a new document (WikiText)."""
+    streaming: bool = False
+    """Read rows while they are downloaded instead of downloading first."""
+    on_error: Literal["error", "skip"] = "error"
+    """Stop at a row without text, or skip it and count it."""
+    max_documents: int = 0
+    """Use at most so many documents, counted before duplicates are dropped; 0: all."""
+    max_megabytes: float = 0.0
+    """Stop after so much cleaned text, in millions of characters; 0: all."""
+
+    def __post_init__(self) -> None:
+        """Check the limits and the grouping of rows."""
+        _check_limits(self.kind, self.max_documents, self.max_megabytes)
+        if self.rows_per_document < 1:
+            raise ValueError(f"rows_per_document is {self.rows_per_document}, allowed: 1 or more.")
+        if self.rows_per_document > 1 and self.wikitext_headings:
+            raise ValueError(
+                f"rows_per_document ({self.rows_per_document}) and wikitext_headings (true) both "
+                "group rows; set rows_per_document to 1 or wikitext_headings to false."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonDocsSource:
+    """The documentation strings of Python and the installed packages; needs no download."""
+
+    kind: Literal["python_docs"] = "python_docs"
+    """Names this kind of source."""
+    packages: tuple[str, ...] = ("stdlib", "torch", "numpy")
+    """Packages to read, in order; `stdlib` is Python's own library; missing ones are skipped."""
+    max_documents: int = 0
+    """Use at most so many documents (modules); 0: all."""
+    max_megabytes: float = 0.0
+    """Stop after so much cleaned text, in millions of characters; 0: all."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        _check_limits(self.kind, self.max_documents, self.max_megabytes)
+
+
+Source = LocalSource | HubSource | PythonDocsSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig:
+    """Repairs of the text; every repair is counted in the manifest."""
+
+    unicode_form: Literal["none", "NFC", "NFKC"] = "NFC"
+    """Unicode normal form of the stored text."""
+    line_breaks: Literal["join", "paragraph"] = "join"
+    """A single line break joins two lines of a paragraph, or separates two paragraphs."""
+    min_document_chars: int = 1
+    """Drop documents shorter than this after cleaning, in characters."""
+    drop_duplicates: bool = True
+    """Keep the first of documents that are equal up to letter case and white space."""
+
+    def __post_init__(self) -> None:
+        """Check the shortest length."""
+        if self.min_document_chars < 1:
+            raise ValueError(
+                f"cleaning.min_document_chars is {self.min_document_chars}, allowed: 1 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentencesConfig:
+    """How a document is cut into sentences."""
+
+    language: str = "en"
+    """Language code of sentencex."""
+    headings: Literal["keep", "drop"] = "keep"
+    """Keep headings as sentences of their own, or drop them."""
+    heading_max_words: int = 12
+    """A paragraph without final punctuation and with at most so many words is a heading."""
+    max_paragraph_chars: int = 20_000
+    """Longer paragraphs are cut, at a space if there is one, so that time stays linear."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        if self.max_paragraph_chars < 100:
+            raise ValueError(
+                f"sentences.max_paragraph_chars is {self.max_paragraph_chars}, allowed: >= 100."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Which WordPiece tokenizer makes the ids: a trained one, or a loaded one."""
+
+    path: str = ""
+    """Load this `tokenizer.json`, `vocab.txt` or Hub id; empty: train one on the corpus."""
+    revision: str = "main"
+    """Revision of a Hub id."""
+    vocab_size: int = 30_522
+    """Entries of a trained tokenizer, special tokens included."""
+    lowercase: bool = True
+    """Lowercase and strip accents, as bert-base-uncased (trained, or loaded from vocab.txt)."""
+    train_megabytes: float = 100.0
+    """Text used for training, in millions of characters, spread over the corpus; 0: all."""
+    alphabet_size: int = 1000
+    """Most characters that get an entry of their own."""
+    min_frequency: int = 2
+    """A piece must occur so often to become an entry."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.vocab_size < 64:
+            raise ValueError(f"tokenizer.vocab_size is {self.vocab_size}, allowed: 64 or more.")
+        if self.train_megabytes < 0 or self.alphabet_size < 1 or self.min_frequency < 1:
+            raise ValueError(
+                f"tokenizer: train_megabytes ({self.train_megabytes}) must be >= 0, alphabet_size "
+                f"({self.alphabet_size}) and min_frequency ({self.min_frequency}) >= 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything `data_prep build` needs."""
+
+    output: str
+    """Folder to make; `<output>.building` beside it holds unfinished work."""
+    sources: tuple[Source, ...]
+    """Where the text comes from, in order (in YAML: `source:` for one, `sources:` for a list)."""
+    cleaning: CleaningConfig = CleaningConfig()
+    """Repairs of the text."""
+    sentences: SentencesConfig = SentencesConfig()
+    """How a document is cut into sentences."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Which tokenizer makes the ids."""
+    validation_fraction: float = 0.01
+    """Share of documents, chosen by content hash, in the validation split; in [0, 1)."""
+    chunk_megabytes: float = 4.0
+    """Text per unit of work, in millions of characters; memory grows with workers x this."""
+    num_workers: int = 0
+    """Worker processes; 0: one per core. The result does not depend on it."""
+    overwrite: bool = False
+    """Replace a finished folder that was made with other settings."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and that there is something to read."""
+        if not self.output:
+            raise ValueError("output is empty; name the folder to make: --output FOLDER.")
+        if not self.sources:
+            raise ValueError("sources is empty; give `source:` or a list `sources:`.")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}, allowed: 0 <= fraction < 1."
+            )
+        if self.chunk_megabytes <= 0 or self.num_workers < 0:
+            raise ValueError(
+                f"chunk_megabytes ({self.chunk_megabytes}) must be above 0 and num_workers "
+                f"({self.num_workers}) 0 or more."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildConfig:
+        """Return the config of plain values; `source` may stand for a list of one.
+
+        Raises:
+            ValueError: Unknown key, wrong type, or a value out of range; the message names the key.
+        """
+        values = dict(values)
+        if "source" in values:
+            if "sources" in values:
+                raise ValueError("both `source` and `sources` are given; use one of them.")
+            values["sources"] = [values.pop("source")]
+        return from_mapping(cls, values)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
+        """Return the config of a YAML file, changed by dotted overrides.
+
+        Args:
+            path: The file.
+            overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`;
+                text values are read like YAML where the field is no text.
+
+        Raises:
+            ValueError: No such file, not YAML, unknown key, wrong type, value out of range.
+        """
+        return cls.from_dict(apply_overrides(read_yaml(path), overrides or {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` reads back."""
+        return asdict(self)

@@ -1,0 +1,335 @@
+"""The stages of a build, in order: read and clean, select, tokenizer, encode, merge, manifest.
+
+Work in progress lies in `<output>.building`, in folders named after the settings they depend on:
+a build that was stopped goes on where it was, and one with other settings starts afresh. The
+result is the same bytes for any number of workers and after any interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.config import BuildConfig, Source
+from data_prep.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    FileRecord,
+    Manifest,
+    SplitCounts,
+    TokenizerInfo,
+    digest_of,
+    write_atomic,
+)
+from data_prep.parts import is_finished, load_part
+from data_prep.pool import WorkerPool
+from data_prep.selection import Selection, reaches_limit, select_documents
+from data_prep.shards import TOKEN_COUNTS, SplitWriter, record_of, write_token_counts
+from data_prep.sources import describe, iterate_chunks, progress_total
+from data_prep.tokenizer import load_tokenizer, save_tokenizer
+from data_prep.workers import (
+    SPLIT_CODES,
+    CleanTask,
+    EncodeTask,
+    TrainTask,
+    clean_chunk,
+    encode_part,
+    train_tokenizer,
+)
+
+logger = logging.getLogger(__name__)
+
+Parts = list[tuple[int, Path]]
+_NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Where a build works, and what its result will be called."""
+
+    config: BuildConfig
+    work: Path
+    sources: list[dict[str, Any]]
+    digest: str
+    progress: bool
+
+    def stage(self, name: str, key: object) -> Path:
+        """Return the folder of a stage, named after what it depends on."""
+        folder = self.work / f"{name}-{digest_of(key)[:16]}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def bar(self, text: str, total: int | None, unit: str) -> Any:
+        """Return a progress bar with rate and time left."""
+        from tqdm import tqdm
+
+        interval = 0.5 if sys.stderr.isatty() else 10.0
+        return tqdm(
+            desc=text,
+            total=total,
+            unit=unit,
+            unit_scale=True,
+            disable=not self.progress,
+            mininterval=interval,
+        )
+
+
+def build(config: BuildConfig, *, progress: bool = True) -> Path:
+    """Make a shard folder, or return at once if it is already there with the same content.
+
+    Args:
+        config: What to build.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The finished folder.
+
+    Raises:
+        ValueError: Damaged or missing input, or the output holds something else.
+    """
+    output = Path(config.output).expanduser()
+    sources = [describe(source) for source in config.sources]
+    digest = _content_digest(config, sources)
+    if _is_already_built(output, digest, overwrite=config.overwrite):
+        logger.info("%s is up to date", output)
+        return output
+    work = output.with_name(output.name + ".building")
+    work.mkdir(parents=True, exist_ok=True)
+    plan = _Plan(config=config, work=work, sources=sources, digest=digest, progress=progress)
+    with _locked(work), WorkerPool(config.num_workers) as pool:
+        counters: Counter[str] = Counter()
+        parts = _read_stage(plan, pool, counters)
+        selection = select_documents(parts, config, counters)
+        tokenizer = _tokenizer_stage(plan, pool, selection)
+        encoded = _encode_stage(plan, pool, selection, tokenizer)
+        final = _merge_stage(plan, encoded, tokenizer, counters)
+    _publish(final, output)
+    shutil.rmtree(work)
+    return output
+
+
+def content_settings(config: BuildConfig) -> dict[str, Any]:
+    """Return the settings that determine the content: no paths, no workers."""
+    settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_CONTENT}
+    for source in settings["sources"]:
+        source.pop("path", None)
+        source.pop("streaming", None)
+    settings["sources"] = list(settings["sources"])
+    settings["tokenizer"]["loaded"] = bool(settings["tokenizer"].pop("path"))
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _content_digest(config: BuildConfig, sources: list[dict[str, Any]]) -> str:
+    loaded = ""
+    if config.tokenizer.path:
+        loaded = digest_of(load_tokenizer(config.tokenizer).to_str())
+    return digest_of([_versions(), content_settings(config), sources, loaded])
+
+
+def _versions() -> dict[str, str]:
+    tools = {name: version(name) for name in ("sentencex", "tokenizers")}
+    return {"format": str(FORMAT_VERSION), **tools}
+
+
+def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
+    if (output / MANIFEST_NAME).is_file():
+        if Manifest.load(output).digest == digest:
+            return True
+        if overwrite:
+            return False
+        raise ValueError(
+            f"output {output} holds shards made from other text or settings; name another "
+            "folder, or give --overwrite true to replace it."
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output {output} exists and is no shard folder; name another folder.")
+    return False
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Let one build at a time work in a folder; a killed build leaves no lock."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with open(work / "lock", "w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another build is at work in {work}; wait for it.") from error
+        yield
+
+
+def _read_stage(plan: _Plan, pool: WorkerPool, counters: Counter[str]) -> Parts:
+    """Return the text parts of all sources; the counters get what was repaired."""
+    config = plan.config
+    parts: Parts = []
+    folders: list[Path] = []
+    for index in range(len(config.sources)):
+        settings = content_settings(config)["sources"][index]
+        key = [_versions(), asdict(config.cleaning), settings, plan.sources[index]]
+        folder = plan.stage(f"read-{index}", [*key, config.chunk_megabytes])
+        folders.append(folder)
+        parts.extend((index, path) for path in _read_source(plan, pool, index, folder))
+    _remove_others(plan.work, "read-", folders)
+    for _, path in parts:
+        counters.update(load_part(path, ())[1])
+    return parts
+
+
+def _read_source(plan: _Plan, pool: WorkerPool, index: int, folder: Path) -> list[Path]:
+    source: Source = plan.config.sources[index]
+    finished = folder / "finished.json"
+    if finished.is_file():
+        paths = [folder / name for name in json.loads(finished.read_text(encoding="utf-8"))]
+        if all(is_finished(path) for path in paths):
+            return paths
+    paths = []
+
+    def tasks() -> Iterator[CleanTask]:
+        chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
+        for number, chunk in enumerate(chunks):
+            path = folder / f"{number:06d}.npz"
+            paths.append(path)
+            yield CleanTask(chunk=chunk, config=plan.config.cleaning, path=path)
+
+    total, unit = progress_total(source)
+    documents = chars = done = 0
+    with plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit) as bar:
+        results = pool.map_ordered(_clean_if_missing, tasks())
+        with contextlib.closing(results):  # type: ignore[type-var]
+            for advance in results:
+                bar.update(advance)
+                lens = load_part(paths[done], ("char_lens",))[0]["char_lens"]
+                done, documents, chars = done + 1, documents + lens.size, chars + int(lens.sum())
+                if reaches_limit(source, documents, chars):
+                    break
+    del paths[done:]
+    names = json.dumps([path.name for path in paths])
+    write_atomic(finished, names.encode("utf-8"))
+    return paths
+
+
+def _clean_if_missing(task: CleanTask) -> int:
+    return task.chunk.advance if is_finished(task.path) else clean_chunk(task)
+
+
+def _tokenizer_stage(plan: _Plan, pool: WorkerPool, selection: Selection) -> Path:
+    """Return the path of the tokenizer, trained or loaded."""
+    config = plan.config.tokenizer
+    path = plan.stage("tokenizer", plan.digest) / TOKENIZER_NAME
+    if path.is_file():
+        return path
+    if config.path:
+        save_tokenizer(load_tokenizer(config), path)
+        return path
+    if plan.progress:
+        size = selection.train_chars / 1e6
+        print(f"training a tokenizer on {size:.1f} million characters", file=sys.stderr)
+    task = TrainTask(
+        parts=selection.parts,
+        chosen=selection.train_chosen,
+        config=config,
+        path=path,
+        parallel=pool.num_workers > 1,
+    )
+    list(pool.map_ordered(train_tokenizer, [task]))
+    return path
+
+
+def _encode_stage(
+    plan: _Plan, pool: WorkerPool, selection: Selection, tokenizer: Path
+) -> list[Path]:
+    """Return the token parts, one per text part."""
+    key = [plan.digest, plan.config.chunk_megabytes, TokenizerInfo.from_file(tokenizer).digest]
+    folder = plan.stage("encode", key)
+    _remove_others(plan.work, "encode-", [folder])
+    paths = [folder / f"{number:06d}.npz" for number in range(len(selection.parts))]
+    waiting = [
+        EncodeTask(
+            source=source,
+            fates=fates,
+            config=plan.config.sentences,
+            tokenizer=tokenizer,
+            path=path,
+        )
+        for source, fates, path in zip(selection.parts, selection.fates, paths, strict=True)
+        if not is_finished(path)
+    ]
+    total = sum(
+        int(load_part(task.source, ("char_lens",))[0]["char_lens"].sum()) for task in waiting
+    )
+    with plan.bar("encode", total, " chars") as bar:
+        for chars in pool.map_ordered(encode_part, waiting):
+            bar.update(chars)
+    return paths
+
+
+def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Counter[str]) -> Path:
+    """Return the folder with all final files, the manifest last."""
+    final = plan.work / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    final.mkdir()
+    shutil.copyfile(tokenizer, final / TOKENIZER_NAME)
+    info = TokenizerInfo.from_file(tokenizer)
+    writers = {
+        split: SplitWriter(final, split, vocab_size=info.vocab_size) for split in SPLIT_CODES
+    }
+    with plan.bar("merge", len(parts), " parts") as bar:
+        for path in parts:
+            arrays, part_counters = load_part(path)
+            counters.update(part_counters)
+            for split, writer in writers.items():
+                names = ("tokens", "sentence_lens", "document_sentences")
+                writer.append(*(arrays[f"{split}.{name}"] for name in names))
+            bar.update(1)
+    files: dict[str, FileRecord] = {TOKENIZER_NAME: record_of(final / TOKENIZER_NAME)}
+    splits: dict[str, SplitCounts] = {}
+    for split, writer in writers.items():
+        splits[split], records = writer.close()
+        files.update(records)
+    if not splits["train"].tokens:
+        raise ValueError("no token is left in the train split; check the sources and tokenizer.")
+    files[TOKEN_COUNTS] = write_token_counts(final, writers["train"].token_counts)
+    Manifest(
+        tokenizer=info,
+        splits=splits,
+        files=files,
+        settings={**content_settings(plan.config), "versions": _versions()},
+        sources=plan.sources,
+        counters={name: int(np.int64(count)) for name, count in sorted(counters.items()) if count},
+        digest=plan.digest,
+    ).save(final)
+    return final
+
+
+def _publish(final: Path, output: Path) -> None:
+    """Move the finished folder to its place; an old one is removed after that."""
+    old = output.with_name(output.name + ".replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.replace(output, old)
+    os.replace(final, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_others(work: Path, prefix: str, keep: list[Path]) -> None:
+    for folder in work.glob(f"{prefix}*"):
+        if folder not in keep:
+            shutil.rmtree(folder)

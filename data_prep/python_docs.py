@@ -1,0 +1,193 @@
+"""The built-in corpus: English prose of Python's documentation strings, a document per module.
+
+Source files are parsed, never imported. Code samples, tables, type lines and markup are removed.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep.config import PythonDocsSource
+
+MAX_SOURCE_BYTES = 1 << 20
+MIN_PARAGRAPHS = 3
+_SKIPPED_FOLDERS = {
+    *("site-packages", "dist-packages", "test", "tests", "testing", "__pycache__"),
+    *("idlelib", "lib2to3", "turtledemo", "_vendor", "vendor", "third_party", "externals"),
+}
+_FIELD = re.compile(r"^:(?:type|rtype|vartype|meta)\b")
+_PARAM = re.compile(r"^:(?:param|arg|returns?|raises?|ivar|var)\b[^:]*:\s*")
+_TYPED_NAME = re.compile(r"^[*\w.,` \\]{1,50}(?:\s:\s|:$|\s:$)")
+_GOOGLE_ARG = re.compile(r"^\*{0,2}[A-Za-z_]\w*(?:,\s*\w+)*\s*(?:\([^)]*\))?\s*:\s+")
+_HEADER = re.compile(
+    r"^(?:Parameters|Other Parameters|Returns?|Yields?|Raises|Warns|Warnings?|See [Aa]lso|Notes?|"
+    r"References|Examples?|Attributes|Methods|Args|Arguments|Keyword [Aa]rg\w*|Shape|Inputs?|"
+    r"Outputs?|Usage|Explanation|Hints?)\s*:*$"
+)
+_ROLE = re.compile(r":[a-zA-Z:+]+:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
+_QUOTED = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
+_STRONG = re.compile(r"\*{1,2}(\w[^*\n]*?)\*{1,2}")
+_WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)\"']*$")
+_ITEM = re.compile(r"^(?:[-*+•]|\d+[.)])\s+")
+_LITERAL_BLOCKS = ("code", "math", "plot", "image", "figure", "testcode", "doctest", "parsed")
+
+
+def module_files(source: PythonDocsSource, counters: Counter[str]) -> Iterator[list[Path]]:
+    """Yield the source files of each package in turn, sorted; missing packages are counted."""
+    for package in source.packages:
+        root = _package_root(package)
+        if root is None:
+            counters["packages_missing"] += 1
+            continue
+        if root.is_file():
+            yield [root]
+            continue
+        yield sorted(path for path in root.rglob("*.py") if not _is_skipped(path.relative_to(root)))
+
+
+def _package_root(package: str) -> Path | None:
+    if package == "stdlib":
+        return Path(sysconfig.get_path("stdlib"))
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    origin = Path(spec.origin)
+    return origin.parent if origin.name == "__init__.py" else origin
+
+
+def _is_skipped(path: Path) -> bool:
+    return not _SKIPPED_FOLDERS.isdisjoint(path.parts[:-1]) or path.name.startswith("test_")
+
+
+def module_document(path: Path, counters: Counter[str]) -> str:
+    """Return the prose of a module's documentation strings in order; empty if there is little."""
+    try:
+        if path.stat().st_size > MAX_SOURCE_BYTES:
+            counters["modules_too_large"] += 1
+            return ""
+        code = path.read_text(encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(code)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        counters["modules_unreadable"] += 1
+        return ""
+    paragraphs: dict[str, None] = {}
+    for text in _docstrings(tree):
+        paragraphs.update(dict.fromkeys(prose_paragraphs(text)))
+    return "\n\n".join(paragraphs) if len(paragraphs) >= MIN_PARAGRAPHS else ""
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        text = ast.get_docstring(node, clean=True)
+        if text:
+            yield text
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield from _docstrings(child)
+
+
+def prose_paragraphs(docstring: str) -> list[str]:
+    """Return the paragraphs of English prose of a cleaned documentation string."""
+    found: list[str] = []
+    for lines in _blocks(docstring.expandtabs().split("\n")):
+        text = " ".join(lines)
+        text = _ROLE.sub(r"\1", text)
+        text = _QUOTED.sub(r"\1", text)
+        text = _STRONG.sub(r"\1", text).replace("::", ":")
+        text = " ".join(text.split())
+        if _is_prose(text):
+            found.append(text)
+    return found
+
+
+def _blocks(lines: list[str]) -> Iterator[list[str]]:
+    """Yield groups of lines that form one paragraph, code and markup left out."""
+    block: list[str] = []
+    skip_deeper_than = -1
+    in_fence = in_doctest = False
+    for index, raw in enumerate(lines):
+        line = raw.strip()
+        indent = len(raw) - len(raw.lstrip())
+        if line.startswith("```"):
+            in_fence = not in_fence
+            continue
+        if not line:
+            in_doctest = False
+        elif skip_deeper_than >= 0 and indent <= skip_deeper_than:
+            skip_deeper_than = -1
+        if line.startswith(">>>"):
+            in_doctest = True
+        if in_fence or in_doctest or (skip_deeper_than >= 0 and line):
+            continue
+        following = lines[index + 1].strip() if index + 1 < len(lines) else ""
+        if not line or _is_markup(line, following):
+            if _opens_literal(line):
+                skip_deeper_than = indent
+            yield block
+            block = []
+            continue
+        if _ITEM.match(line) or _PARAM.match(line) or _starts_argument(line, indent):
+            yield block
+            block = []
+        block.append(_without_label(line, indent))
+        if line.endswith("::"):
+            skip_deeper_than = indent
+    yield block
+
+
+def _starts_argument(line: str, indent: int) -> bool:
+    return indent > 0 and bool(_GOOGLE_ARG.match(line))
+
+
+def _without_label(line: str, indent: int) -> str:
+    line = _PARAM.sub("", _ITEM.sub("", line))
+    return _GOOGLE_ARG.sub("", line) if indent > 0 else line
+
+
+def _opens_literal(line: str) -> bool:
+    return line.startswith(".. ") and line[3:].lstrip().startswith(_LITERAL_BLOCKS)
+
+
+def _is_markup(line: str, following: str) -> bool:
+    return (
+        line.startswith((".. ", ">>>", "...", "|", "+-", "@", "$"))
+        or not any(character.isalpha() for character in line)
+        or bool(_FIELD.match(line) or _HEADER.match(line))
+        or (len(line) < 60 and _is_underline(following))
+        or (bool(_TYPED_NAME.match(line)) and not line.endswith((".", ",")))
+    )
+
+
+def _is_underline(line: str) -> bool:
+    return len(line) >= 3 and not line.strip(line[0]) and line[0] in "-=~^*#\"'"
+
+
+def _is_prose(text: str, *, min_words: int = 5, min_share: float = 0.75) -> bool:
+    words = text.split()
+    if len(words) < min_words or not text.endswith((".", "!", "?", ":", ")", '"', "'")):
+        return False
+    plain = sum(1 for word in words if _WORD.match(word.lstrip("(\"'")))
+    return plain >= min_share * len(words)
+
+
+def iterate_batches(files: Iterable[Path], max_bytes: int) -> Iterator[list[Path]]:
+    """Yield groups of files of about so many bytes in all."""
+    batch: list[Path] = []
+    size = 0
+    for path in files:
+        batch.append(path)
+        size += path.stat().st_size
+        if size >= max_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

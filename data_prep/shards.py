@@ -1,0 +1,300 @@
+"""The token-shard format: one streaming writer and one memory-mapped reader.
+
+A split is three raw little-endian files: tokens, sentence offsets (in tokens) and document
+offsets (in sentences). Every sentence has at least one token, every document one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.manifest import (
+    TOKENIZER_NAME,
+    FileRecord,
+    Manifest,
+    ShardError,
+    SplitCounts,
+    TokenizerInfo,
+    digest_of,
+    file_sha256,
+    read_vocab,
+    write_atomic,
+)
+
+__all__ = ["ShardError", "SplitWriter", "TokenShards", "token_dtype", "write_shards"]
+
+TOKENS = "tokens.bin"
+SENTENCE_OFFSETS = "sentence_offsets.bin"
+DOCUMENT_OFFSETS = "document_offsets.bin"
+TOKEN_COUNTS = "token_counts.bin"
+OFFSET_DTYPE = np.dtype("<i8")
+COUNT_DTYPE = np.dtype("<u8")
+
+TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+IntArray = npt.NDArray[np.int64]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the dtype that stores ids of such a vocabulary: uint16 below 65,536, else uint32."""
+    return np.dtype("<u2") if vocab_size < 65536 else np.dtype("<u4")
+
+
+class _HashedFile:
+    """A file being written whose sha256 and size are known when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream: BinaryIO = open(path, "wb")
+        self._sha = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._stream.write(data)
+        self._sha.update(data)
+        self._size += len(data)
+
+    def close(self) -> FileRecord:
+        self._stream.close()
+        return FileRecord(size=self._size, sha256=self._sha.hexdigest())
+
+
+class SplitWriter:
+    """Appends documents to one split; memory does not grow with the corpus."""
+
+    def __init__(self, folder: str | Path, split: str, *, vocab_size: int) -> None:
+        """Open the three files of `<folder>/<split>` for writing.
+
+        Args:
+            folder: The shard folder.
+            split: Name of the split, also its sub-folder.
+            vocab_size: Number of entries of the tokenizer; chooses the token dtype.
+        """
+        target = Path(folder) / split
+        target.mkdir(parents=True, exist_ok=True)
+        self.split = split
+        self.token_counts = np.zeros(vocab_size, COUNT_DTYPE)
+        self._dtype = token_dtype(vocab_size)
+        self._tokens = _HashedFile(target / TOKENS)
+        self._sentences = _HashedFile(target / SENTENCE_OFFSETS)
+        self._documents = _HashedFile(target / DOCUMENT_OFFSETS)
+        zero = np.zeros(1, OFFSET_DTYPE).tobytes()
+        self._sentences.write(zero)
+        self._documents.write(zero)
+        self._num_tokens = self._num_sentences = self._num_documents = 0
+
+    def append(
+        self,
+        tokens: npt.NDArray[Any],
+        sentence_lens: npt.NDArray[Any],
+        document_sentences: npt.NDArray[Any],
+    ) -> None:
+        """Append whole documents.
+
+        Args:
+            tokens: (T,) any integer dtype, ids in [0, vocab_size).
+            sentence_lens: (S,) tokens per sentence, each >= 1, sum T.
+            document_sentences: (D,) sentences per document, each >= 1, sum S.
+        """
+        sentence_ends = np.cumsum(sentence_lens, dtype=np.int64)
+        document_ends = np.cumsum(document_sentences, dtype=np.int64)
+        assert int(sentence_ends[-1] if sentence_ends.size else 0) == tokens.size
+        assert int(document_ends[-1] if document_ends.size else 0) == sentence_lens.size
+        vocab_size = self.token_counts.size
+        counts = np.bincount(tokens, minlength=vocab_size)
+        if counts.size > vocab_size:
+            raise ShardError(f"token id {counts.size - 1} is outside the {vocab_size} entries.")
+        self.token_counts += counts.astype(COUNT_DTYPE)
+        self._tokens.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
+        self._sentences.write((sentence_ends + self._num_tokens).astype(OFFSET_DTYPE).tobytes())
+        self._documents.write((document_ends + self._num_sentences).astype(OFFSET_DTYPE).tobytes())
+        self._num_tokens += int(tokens.size)
+        self._num_sentences += int(sentence_lens.size)
+        self._num_documents += int(document_sentences.size)
+
+    def close(self) -> tuple[SplitCounts, dict[str, FileRecord]]:
+        """Close the files; return the counts and the records by path relative to the folder."""
+        records = {
+            f"{self.split}/{TOKENS}": self._tokens.close(),
+            f"{self.split}/{SENTENCE_OFFSETS}": self._sentences.close(),
+            f"{self.split}/{DOCUMENT_OFFSETS}": self._documents.close(),
+        }
+        counts = SplitCounts(
+            documents=self._num_documents, sentences=self._num_sentences, tokens=self._num_tokens
+        )
+        return counts, records
+
+
+def write_token_counts(folder: str | Path, counts: npt.NDArray[Any]) -> FileRecord:
+    """Write `token_counts.bin`, (V,) uint64, and return its record."""
+    data = counts.astype(COUNT_DTYPE).tobytes()
+    write_atomic(Path(folder) / TOKEN_COUNTS, data)
+    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def record_of(path: str | Path) -> FileRecord:
+    """Return size and sha256 of a file on disk."""
+    return FileRecord(size=Path(path).stat().st_size, sha256=file_sha256(path))
+
+
+def write_shards(
+    folder: str | Path,
+    splits: Mapping[str, Sequence[Sequence[Sequence[int]]]],
+    tokenizer_json: str | Path,
+) -> None:
+    """Write a small shard folder from ids in memory (for tests and examples).
+
+    Args:
+        folder: Folder to make; files of the same name are replaced.
+        splits: Split name -> documents -> sentences -> token ids; no empty sentence or document.
+        tokenizer_json: The tokenizer of the ids; copied into the folder.
+
+    Raises:
+        ShardError: An empty sentence or document, or an id outside the vocabulary.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.copyfile(tokenizer_json, folder / TOKENIZER_NAME)
+    tokenizer = TokenizerInfo.from_file(folder / TOKENIZER_NAME)
+    counts: dict[str, SplitCounts] = {}
+    files = {TOKENIZER_NAME: record_of(folder / TOKENIZER_NAME)}
+    train_counts = np.zeros(tokenizer.vocab_size, COUNT_DTYPE)
+    for split, documents in splits.items():
+        writer = SplitWriter(folder, split, vocab_size=tokenizer.vocab_size)
+        for document in documents:
+            if not document or not all(len(sentence) for sentence in document):
+                raise ShardError(f"split '{split}' holds an empty sentence or document.")
+            lens = np.array([len(sentence) for sentence in document], np.int64)
+            tokens = np.concatenate([np.asarray(sentence, np.int64) for sentence in document])
+            writer.append(tokens, lens, np.array([lens.size], np.int64))
+        counts[split], records = writer.close()
+        files.update(records)
+        if split == "train":
+            train_counts = writer.token_counts
+    files[TOKEN_COUNTS] = write_token_counts(folder, train_counts)
+    digest = digest_of([tokenizer.digest, {name: file.sha256 for name, file in files.items()}])
+    Manifest(tokenizer=tokenizer, splits=counts, files=files, digest=digest).save(folder)
+
+
+class TokenShards:
+    """One split of a shard folder, memory-mapped and read-only; picklable (it opens again)."""
+
+    def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
+        """Map the files; use `TokenShards.open`, which checks them first."""
+        self.folder = folder
+        self.split = split
+        self.manifest = manifest
+        dtype = token_dtype(manifest.tokenizer.vocab_size)
+        self.tokens: TokenArray = _map(folder / split / TOKENS, dtype)
+        """(T,) uint16 or uint32, no special tokens."""
+        self.sentence_offsets: IntArray = _map(folder / split / SENTENCE_OFFSETS, OFFSET_DTYPE)
+        """(S+1,) int64, token index where each sentence starts; the last is T."""
+        self.document_offsets: IntArray = _map(folder / split / DOCUMENT_OFFSETS, OFFSET_DTYPE)
+        """(D+1,) int64, sentence index where each document starts; the last is S."""
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, split: str = "train", *, verify_hashes: bool = False
+    ) -> TokenShards:
+        """Return one split after checking it against the manifest.
+
+        Args:
+            folder: A folder made by `python -m data_prep build`.
+            split: `train` or `validation`.
+            verify_hashes: Also re-hash every file (reads everything once).
+
+        Raises:
+            ShardError: Missing or damaged files, an unknown split, another format version.
+        """
+        folder = Path(folder)
+        manifest = Manifest.load(folder)
+        if split not in manifest.splits:
+            raise ShardError(
+                f"{folder}: has no split '{split}'; it has {', '.join(sorted(manifest.splits))}."
+            )
+        check_files(folder, manifest, hashes=verify_hashes)
+        shards = cls(folder, split, manifest)
+        shards._check_ends()
+        return shards
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as folder and split, never as data."""
+        return (TokenShards.open, (str(self.folder), self.split))
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of the split."""
+        return int(self.tokens.size)
+
+    @property
+    def num_sentences(self) -> int:
+        """Number of sentences of the split."""
+        return int(self.sentence_offsets.size) - 1
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents of the split."""
+        return int(self.document_offsets.size) - 1
+
+    @cached_property
+    def is_continuation(self) -> npt.NDArray[np.bool_]:
+        """(V,) bool, True for pieces that continue a word (`##`)."""
+        table = np.zeros(self.manifest.tokenizer.vocab_size, np.bool_)
+        for piece, index in read_vocab(self.folder / TOKENIZER_NAME).items():
+            table[index] = piece.startswith("##") and len(piece) > 2
+        return table
+
+    @cached_property
+    def token_counts(self) -> npt.NDArray[np.uint64]:
+        """(V,) uint64, how often each id occurs in the train split."""
+        return np.fromfile(self.folder / TOKEN_COUNTS, COUNT_DTYPE)
+
+    def _check_ends(self) -> None:
+        counts = self.manifest.splits[self.split]
+        given = (self.num_tokens, self.num_sentences, self.num_documents)
+        agreed = (
+            given == (counts.tokens, counts.sentences, counts.documents)
+            and int(self.sentence_offsets[-1]) == self.num_tokens
+            and int(self.document_offsets[-1]) == self.num_sentences
+        )
+        if not agreed:
+            raise ShardError(
+                f"{self.folder / self.split}: tokens, sentences, documents are {given}, the "
+                f"manifest and the offsets say otherwise; build the folder again."
+            )
+
+
+def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
+    """Compare every file of the folder with the manifest.
+
+    Raises:
+        ShardError: A file is missing, has another size, or (with `hashes`) another content.
+    """
+    for name, record in sorted(manifest.files.items()):
+        path = folder / name
+        if not path.is_file():
+            raise ShardError(f"{path}: is missing; build the folder again.")
+        size = path.stat().st_size
+        if size != record.size:
+            raise ShardError(
+                f"{path}: has {size} bytes, the manifest says {record.size}; "
+                "the file is damaged, build the folder again."
+            )
+        if hashes and file_sha256(path) != record.sha256:
+            raise ShardError(
+                f"{path}: its content differs from the manifest's sha256; "
+                "the file is damaged, build the folder again."
+            )
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,175 @@
+"""WordPiece tokenizers: trained on the corpus, the same bytes every time, or loaded.
+
+Training by the `tokenizers` library alone gives another result on every run, because the order
+in which characters are numbered is random there. Here all characters are numbered beforehand.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import TokenizerConfig
+from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo, write_atomic
+
+
+def train_wordpiece(texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Any:
+    """Return a `tokenizers.Tokenizer` trained on texts; equal texts give equal bytes.
+
+    Args:
+        texts: Called twice; returns the texts to learn from, in a fixed order.
+        config: Size, lowercasing, alphabet and least frequency.
+
+    Raises:
+        ValueError: No text, or a vocabulary too small for the alphabet.
+    """
+    from tokenizers import Tokenizer, models, trainers
+
+    alphabet = count_alphabet(texts(), config)
+    if not alphabet:
+        raise ValueError("tokenizer: there is no text to train on; check the sources.")
+    needed = len(SPECIAL_TOKENS) + 2 * len(alphabet)
+    if config.vocab_size < needed:
+        raise ValueError(
+            f"tokenizer.vocab_size is {config.vocab_size}, but {len(alphabet)} characters need "
+            f"{needed}; enlarge vocab_size or lower alphabet_size."
+        )
+    continuing = [f"##{character}" for character in alphabet]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=[*SPECIAL_TOKENS, *continuing],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = _bert_parts(config.lowercase)
+    learner.train_from_iterator(texts(), trainer)
+    return wordpiece_from_vocab(learner.get_vocab(), lowercase=config.lowercase)
+
+
+def count_alphabet(texts: Iterable[str], config: TokenizerConfig) -> list[str]:
+    """Return the most frequent characters after normalisation, sorted by code point."""
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    normalizer, _ = _bert_parts(config.lowercase)
+    counts: Counter[str] = Counter()
+    for character, count in raw.items():
+        for part in normalizer.normalize_str(character):
+            if not part.isspace() and unicodedata.category(part) != "Cs":
+                counts[part] += count
+    ranked = sorted(counts, key=lambda part: (-counts[part], part))
+    return sorted(ranked[: config.alphabet_size])
+
+
+def _bert_parts(lowercase: bool) -> tuple[Any, Any]:
+    from tokenizers import normalizers, pre_tokenizers
+
+    return normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+
+
+def wordpiece_from_vocab(vocab: dict[str, int], *, lowercase: bool) -> Any:
+    """Return a BERT-style tokenizer of a vocabulary that holds the five special tokens.
+
+    Args:
+        vocab: Piece -> id.
+        lowercase: Whether to lowercase and strip accents.
+
+    Raises:
+        ValueError: A special token is missing.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+        raise ValueError(
+            f"the vocabulary lacks {', '.join(missing)}; it must hold {', '.join(SPECIAL_TOKENS)}."
+        )
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _bert_parts(lowercase)
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
+    return tokenizer
+
+
+def load_tokenizer(config: TokenizerConfig) -> Any:
+    """Return the tokenizer named by `config.path`: `tokenizer.json`, `vocab.txt` or a Hub id.
+
+    Raises:
+        ValueError: Nothing there, not a WordPiece tokenizer, or the Hub cannot be reached.
+    """
+    path = Path(config.path).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if path.suffix == ".txt" and path.is_file():
+        return wordpiece_from_vocab(_read_vocab_txt(path), lowercase=config.lowercase)
+    if path.is_file():
+        TokenizerInfo.from_file(path)
+        return _load_json(path)
+    if path.suffix in (".json", ".txt") or config.path.count("/") > 1:
+        raise ValueError(
+            f"tokenizer.path {config.path}: no such file; give a tokenizer.json, a vocab.txt, "
+            "a Hub id such as google-bert/bert-base-uncased, or leave it empty to train one."
+        )
+    return _load_from_hub(config)
+
+
+def _load_json(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
+
+
+def _load_from_hub(config: TokenizerConfig) -> Any:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(config.path, "tokenizer.json", revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"tokenizer.path {config.path}: neither a file here nor to be had from the Hub at "
+            f"revision {config.revision} ({type(error).__name__}); download its tokenizer.json "
+            "and give the path."
+        ) from error
+    TokenizerInfo.from_file(path)
+    return _load_json(Path(path))
+
+
+def _read_vocab_txt(path: Path) -> dict[str, int]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    vocab = {line.rstrip("\r"): index for index, line in enumerate(lines)}
+    if len(vocab) != len(lines):
+        raise ValueError(f"tokenizer.path {path}: an entry occurs twice; one entry per line.")
+    return vocab
+
+
+def save_tokenizer(tokenizer: Any, path: str | Path) -> TokenizerInfo:
+    """Write a `tokenizer.json` at once; return its description."""
+    write_atomic(path, tokenizer.to_str(pretty=False).encode("utf-8"))
+    return TokenizerInfo.from_file(path)
+
+
+def iterate_limited(texts: Iterable[str], piece_chars: int = 20_000) -> Iterator[str]:
+    """Yield texts in pieces of bounded length, cut at spaces, so that memory stays bounded."""
+    for text in texts:
+        start = 0
+        while len(text) - start > piece_chars:
+            end = text.rfind(" ", start + 1, start + piece_chars)
+            end = end if end > 0 else start + piece_chars
+            yield text[start:end]
+            start = end
+        yield text[start:]

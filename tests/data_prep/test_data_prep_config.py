@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from data_prep.cli import main, parse_overrides
+from data_prep.config import BuildConfig, HubSource, LocalSource
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+
+
+def plain(**changes):
+    return {"output": "out", "source": {"kind": "local", "path": "texts"}, **changes}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_parses_and_starts_with_a_comment(path):
+    config = BuildConfig.from_yaml(path)
+    assert path.read_text().startswith("# ")
+    assert BuildConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (plain(sentence={}), ["sentence", "Did you mean 'sentences'", "Allowed"]),
+        (plain(num_workers="many"), ["num_workers", "many", "whole number"]),
+        (plain(num_workers=True), ["num_workers", "whole number"]),
+        (plain(cleaning={"unicode_form": "NFX"}), ["cleaning.unicode_form", "NFC"]),
+        (plain(source={"kind": "lokal"}), ["kind", "local, hub, python_docs"]),
+        (plain(source={"kind": "local", "path": "a", "txt_field": "b"}), ["text_field"]),
+        (plain(source={"kind": "hub", "id": "a"}), ["revision", "missing"]),
+        (plain(sources=[]), ["both"]),
+        ({"output": "out"}, ["sources", "missing"]),
+        (plain(validation_fraction=1.5), ["validation_fraction", "1.5"]),
+    ],
+)
+def test_a_wrong_setting_is_one_message_naming_key_and_mend(values, words):
+    with pytest.raises(ValueError) as caught:
+        BuildConfig.from_dict(values)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_reach_nested_keys_and_take_the_type_of_the_field(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("output: a\nsource: {kind: local, path: b}\n")
+    overrides = parse_overrides(
+        ["--output", "2018", "--source.path=x y", "--tokenizer.vocab_size", "99"]
+    )
+    config = BuildConfig.from_yaml(path, overrides)
+    assert (config.output, config.tokenizer.vocab_size) == ("2018", 99)
+    assert config.sources == (LocalSource(path="x y"),)
+    with pytest.raises(ValueError, match="whole number"):
+        BuildConfig.from_yaml(path, {"tokenizer.vocab_size": "big"})
+
+
+def test_overrides_reach_a_source_of_a_list(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("output: a\nsources: [{kind: hub, id: b, revision: c}]\n")
+    config = BuildConfig.from_yaml(path, {"sources.0.revision": "d"})
+    assert config.sources == (HubSource(id="b", revision="d"),)
+    with pytest.raises(ValueError, match="place in the list"):
+        BuildConfig.from_yaml(path, {"sources.1.revision": "d"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["build", "--config", "absent.yaml"], "absent.yaml"),
+        (["build", "--config", "CONFIG", "--sorce.path", "x"], "sorce"),
+        (["build", "--config", "CONFIG", "--source.path"], "no value"),
+        (["build", "--config", "CONFIG", "stray"], "stray"),
+        (["build", "--config", "CONFIG", "--source.path", "absent"], "absent"),
+        (["inspect", "absent"], "absent"),
+        (["verify", "absent"], "absent"),
+    ],
+)
+def test_a_mistake_on_the_command_line_ends_with_one_line_and_code_2(
+    arguments, word, tmp_path, capsys
+):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"output: {tmp_path}/out\nsource: {{kind: local, path: b}}\n")
+    arguments = [str(config) if item == "CONFIG" else item for item in arguments]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["build", "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--tokenizer.vocab_size (default 30522)" in text and "special tokens included" in text

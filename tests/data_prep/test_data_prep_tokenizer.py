@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.config import TokenizerConfig
+from data_prep.encoding import SentenceEncoder, is_word_local
+from data_prep.manifest import SPECIAL_TOKENS, ShardError, TokenizerInfo
+from data_prep.tokenizer import (
+    load_tokenizer,
+    save_tokenizer,
+    train_wordpiece,
+    wordpiece_from_vocab,
+)
+
+TEXTS = [
+    f"The quick brown fox {i} jumps over lazy dogs, résumé no. {i * 7}! 中文 [MASK]"
+    for i in range(200)
+]
+
+
+def train(**options):
+    config = TokenizerConfig(**{"vocab_size": 200, **options})
+    return train_wordpiece(lambda: TEXTS, config)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_json(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    save_tokenizer(train(), path)
+    return path
+
+
+def test_two_trainings_give_identical_bytes():
+    assert len({train().to_str() for _ in range(4)}) == 1
+
+
+def test_special_tokens_come_first_and_nothing_else_is_special(tokenizer_json):
+    info = TokenizerInfo.from_file(tokenizer_json)
+    assert (info.pad_id, info.unk_id, info.cls_id, info.sep_id, info.mask_id) == (0, 1, 2, 3, 4)
+    content = json.loads(tokenizer_json.read_text())
+    assert [token["content"] for token in content["added_tokens"]] == list(SPECIAL_TOKENS)
+    assert info.vocab_size == len(content["model"]["vocab"]) == 200 and info.lowercase
+
+
+def test_cased_training_keeps_capitals():
+    assert "T" in train(lowercase=False).get_vocab()
+    assert "T" not in train().get_vocab()
+
+
+def test_too_small_a_vocabulary_names_both_numbers():
+    with pytest.raises(ValueError, match=r"vocab_size is 64, .* characters need \d+"):
+        train(vocab_size=64)
+    with pytest.raises(ValueError, match="no text"):
+        train_wordpiece(lambda: [], TokenizerConfig(vocab_size=200))
+
+
+def test_vocab_txt_and_tokenizer_json_give_the_same_ids(shared_dir):
+    folder = shared_dir / "data" / "bert_vocab"
+    by_text = load_tokenizer(TokenizerConfig(path=str(folder / "vocab.txt")))
+    by_json = load_tokenizer(TokenizerConfig(path=str(folder / "tokenizer.json")))
+    for text in TEXTS[:3]:
+        assert by_text.encode(text).ids == by_json.encode(text).ids
+
+
+def test_wrong_tokenizer_files_are_clear_errors(tmp_path):
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    for name, word in (("bad.json", "WordPiece"), ("vocab.txt", "lacks"), ("no.json", "no such")):
+        with pytest.raises(ValueError, match=word):
+            load_tokenizer(TokenizerConfig(path=str(tmp_path / name)))
+
+
+def whole(tokenizer, sentence):
+    return tokenizer.encode(sentence, add_special_tokens=False).ids
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+        | st.sampled_from(["", "  fox  dog ", "[MASK] fox", "a\nb", "fox's (dogs),", "ΑΣ ός İi"]),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_word_table_gives_the_ids_of_the_tokenizer(tokenizer_json, sentences):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer.encode_special_tokens = True
+    encoder = SentenceEncoder(tokenizer_json)
+    assert encoder.word_local
+    for _ in range(2):  # the second time from the table alone
+        tokens, lens = encoder.encode(sentences)
+        parts = np.split(tokens, np.cumsum(lens)[:-1])
+        assert [part.tolist() for part in parts] == [whole(tokenizer, s) for s in sentences]
+
+
+def test_a_full_word_table_starts_again_with_the_same_ids(tokenizer_json, monkeypatch):
+    monkeypatch.setattr("data_prep.encoding.MAX_TABLE_WORDS", 3)
+    encoder, other = SentenceEncoder(tokenizer_json), SentenceEncoder(tokenizer_json)
+    expected = other.encode(TEXTS)[0]
+    found = np.concatenate([encoder.encode([text])[0] for text in TEXTS])
+    assert np.array_equal(found, expected)
+
+
+def test_special_tokens_spelled_in_text_never_become_special_ids(tokenizer_json):
+    tokens, _ = SentenceEncoder(tokenizer_json).encode(["a [MASK] b[SEP] [CLS][PAD]"])
+    assert not np.isin(tokens, [0, 2, 3, 4]).any()
+
+
+def test_other_kinds_of_tokenizers_are_called_on_whole_sentences(tmp_path):
+    from tokenizers import pre_tokenizers
+
+    tokenizer = wordpiece_from_vocab(
+        {t: i for i, t in enumerate([*SPECIAL_TOKENS, "a"])}, lowercase=False
+    )
+    assert is_word_local(json.loads(tokenizer.to_str()))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert not is_word_local(json.loads(tokenizer.to_str()))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    save_tokenizer(tokenizer, tmp_path / "t.json")
+    with pytest.raises(ShardError, match="special id"):
+        SentenceEncoder(tmp_path / "t.json").encode(["[MASK]"])
