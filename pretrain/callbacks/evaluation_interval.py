@@ -1,0 +1,24 @@
+"""Validation every n optimiser steps, whatever the accumulation."""
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class EvaluationInterval(Callback):
+    """Set Lightning's validation interval, which counts micro-batches, from optimiser steps.
+
+    Runs after the data module's set-up, which derives the accumulation from the devices.
+
+    Args:
+        every_n_steps: Optimiser steps between validations, > 0.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Translate steps to micro-batches for the fit loop."""
+        if stage == "fit":
+            trainer.check_val_every_n_epoch = None
+            trainer.fit_loop.epoch_loop.val_loop.trainer.val_check_interval = (
+                self.every_n_steps * trainer.accumulate_grad_batches
+            )

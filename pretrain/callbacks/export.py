@@ -1,0 +1,36 @@
+"""Write the bundle that fine-tuning starts from when training ends."""
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ponet import save_bundle
+
+
+class BundleExport(Callback):
+    """Save model, config and tokenizer as a bundle at the end of training.
+
+    Args:
+        folder: The bundle's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export on the first rank."""
+        if not trainer.is_global_zero:
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        save_bundle(
+            self.folder,
+            pl_module.model,
+            tokenizer_json=datamodule.tokenizer_path,
+            metadata={
+                "objective": pl_module.objective.name,
+                "steps": trainer.global_step,
+                "samples_seen": trainer.global_step * datamodule.global_batch_size,
+                "max_len": datamodule.max_len,
+                "data_digest": datamodule.data_digest,
+            },
+        )

@@ -1,0 +1,59 @@
+"""What a learner is measured against, a line per validation, and the curves beside it."""
+
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from pretrain.curves import plot_curves
+from pretrain.metrics_file import read_metrics
+from pretrain.run_config import CURVES_FILE, METRICS_FILE
+
+
+class EvaluationReport(Callback):
+    """Log the baselines once; print a line and draw the curves after every validation.
+
+    Args:
+        folder: The run's folder, with its metrics file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.baselines: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what chance and a unigram guesser score on the validation examples."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self.baselines = datamodule.baselines()
+        counts = datamodule.plan_counts()
+        metrics = {f"baseline/{name}": value for name, value in self.baselines.items()}
+        metrics |= {f"data/{name}": value for name, value in counts.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(
+                f"data: {counts['examples']:,.0f} examples per epoch from "
+                f"{counts['tokens_total']:,.0f} tokens, {counts['coverage']:.3%} of them used"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics beside the baselines, and draw."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        if "val/mlm_loss" in metrics and trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(self._line(trainer.global_step, metrics))
+        path = self.folder / METRICS_FILE
+        if path.exists():
+            plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
+
+    def _line(self, step: int, metrics: dict[str, float]) -> str:
+        unigram = self.baselines.get("unigram_accuracy", float("nan"))
+        parts = [
+            f"step {step:,}: validation MLM loss {metrics['val/mlm_loss']:.3f}",
+            f"accuracy {metrics['val/mlm_accuracy']:.1%} (unigram {unigram:.1%})",
+        ]
+        if "val/pair_accuracy" in metrics:
+            chance = self.baselines.get("pair_chance", float("nan"))
+            accuracy = metrics["val/pair_accuracy"]
+            parts.append(f"pair accuracy {accuracy:.1%} (chance {chance:.1%})")
+        return ", ".join(parts)

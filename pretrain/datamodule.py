@@ -1,0 +1,331 @@
+"""PretrainDataModule: shards -> batches of masked pairs, resumable at any optimiser step.
+
+Invariant: the training stream depends on (shards, objective, packing, masking, seed) and one
+integer, never on devices or workers. Evaluation always hides 15 % of the tokens with fixed masks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME
+from data_prep.shards import TokenShards
+from pretrain.batches import Batch, SegmentConfig
+from pretrain.dataset import PretrainDataset, keep_batch
+from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
+from pretrain.masking import MaskingConfig
+from pretrain.objectives import ObjectiveName, objective_named
+from pretrain.packing import PackingConfig
+from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler
+from pretrain.transport import BatchLoader, pack_batch
+
+TRAIN_SPLIT = "train"
+EVALUATION_SPLIT = "validation"
+
+
+class PretrainDataModule(LightningDataModule):
+    """Serves batches for training and evaluation from a folder of token shards."""
+
+    def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
+        self,
+        *,
+        folder: str,
+        build_config: str | None = None,
+        objective: ObjectiveName = "mlm_sso",
+        masking: MaskingConfig = MaskingConfig(),  # noqa: B008 (frozen)
+        segments: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
+        max_len: int = 512,
+        short_prob: float = 0.1,
+        global_batch_size: int = 192,
+        micro_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        eval_examples: int = 2048,
+        num_workers: int = 1,
+        seed: int = 42,
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            folder: Folder of token shards, made by `python -m data_prep build`.
+            build_config: YAML file of data_prep; if the folder has no shards yet, they are built
+                from it first.
+            objective: Pair task beside masked tokens: mlm (none), mlm_nsp (BERT), mlm_sso (PoNet).
+            masking: Which tokens are predicted in training; evaluation always uses 15 %, 80/10/10.
+            segments: What a pooling segment is.
+            max_len: Sequence length in tokens, [CLS] and two [SEP] included.
+            short_prob: Share of examples with a short target length, drawn from [2, max_len - 3].
+            global_batch_size: Examples per optimiser step over all devices.
+            micro_batch_size: Examples per device and forward pass; accumulation follows from it.
+            eval_batch_size: Examples per device and forward pass in evaluation.
+            eval_examples: Number of validation examples that `validate` scores; `test` scores all.
+            num_workers: Loader processes per device; 0 builds batches in the training process.
+            seed: Seed of segmentation, pairs, order and masks of the training data.
+        """
+        super().__init__()
+        for name, value in (
+            ("eval_batch_size", eval_batch_size),
+            ("eval_examples", eval_examples),
+            ("num_workers + 1", num_workers + 1),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        self.folder = Path(folder)
+        self.build_config = build_config
+        self.objective = objective_named(objective)
+        self.masking = masking
+        self.segments = segments
+        self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
+        self.max_len = max_len
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.eval_examples = eval_examples
+        self.num_workers = num_workers
+        self.seed = seed
+        BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
+        self._streams: dict[str, SampleStream] = {}
+        self._loaded: dict[str, Any] | None = None
+
+    # --- text, vocabulary ---------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Build the shards if the folder has none and `build_config` says how.
+
+        Raises:
+            ValueError: No shards and no `build_config`.
+        """
+        if (self.folder / MANIFEST_NAME).is_file():
+            return
+        if self.build_config is None:
+            raise ValueError(
+                f"folder {str(self.folder)!r} holds no token shards. Build them with `python -m "
+                f"data_prep build --config configs/data/<corpus>.yaml --output {self.folder}`, or "
+                "give data.build_config, the YAML file to build them from."
+            )
+        from data_prep.config import BuildConfig
+        from data_prep.pipeline import build
+
+        build(BuildConfig.from_yaml(self.build_config, {"output": str(self.folder)}))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The `tokenizer.json` beside the shards."""
+        return self.folder / TOKENIZER_NAME
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of entries of the tokenizer."""
+        return self._stream(EVALUATION_SPLIT).shards.manifest.tokenizer.vocab_size
+
+    @property
+    def data_digest(self) -> str:
+        """Hash over all that determines the shards' content."""
+        return self._stream(EVALUATION_SPLIT).shards.manifest.digest
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Check that an encoder has an embedding for every token.
+
+        Raises:
+            ValueError: The encoder's vocabulary is smaller than the tokenizer's.
+        """
+        if vocab_size < self.vocab_size:
+            raise ValueError(
+                f"the encoder has vocab_size {vocab_size}, but the tokenizer of {self.folder} has "
+                f"{self.vocab_size} entries; set the encoder's vocab_size to {self.vocab_size} or "
+                "more."
+            )
+
+    # --- set-up -------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Open the shards, fix the accumulation, refuse what would not be reproducible."""
+        self._stream(EVALUATION_SPLIT)
+        if self.trainer is not None:
+            # Our samplers know ranks; Lightning's would replace them and repeat examples to pad.
+            self.trainer._accelerator_connector.use_distributed_sampler = False
+        if stage != TrainerFn.FITTING:
+            return
+        self._stream(TRAIN_SPLIT)
+        if self.trainer is not None:
+            self.trainer.accumulate_grad_batches = self._geometry().accumulation
+            self._steps_per_epoch()
+
+    def _stream(self, split: str) -> SampleStream:
+        if split not in self._streams:
+            seed = self.seed if split == TRAIN_SPLIT else EVALUATION_SEED
+            shards = TokenShards.open(self.folder, split)
+            self._streams[split] = SampleStream(shards, self.objective, self.packing, seed=seed)
+        return self._streams[split]
+
+    def _geometry(self) -> BatchGeometry:
+        trainer = self.trainer
+        return BatchGeometry(
+            global_batch_size=self.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            world_size=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+
+    def _steps_per_epoch(self) -> int:
+        """Return global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
+        steps = max(1, len(self._stream(TRAIN_SPLIT).plan(0)) // self.global_batch_size)
+        trainer = self.trainer
+        limit = trainer.limit_train_batches if trainer else None
+        if trainer is None or limit is None or (isinstance(limit, float) and limit == 1.0):
+            return steps
+        accumulation = self._geometry().accumulation
+        batches = limit if isinstance(limit, int) else int(limit * steps * accumulation)
+        rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if batches % accumulation and not rehearsal:
+            raise ValueError(
+                f"limit_train_batches {limit} is {batches} micro-batches, which ends inside an "
+                f"optimiser step of {accumulation}; give a multiple of {accumulation}."
+            )
+        return max(1, min(steps, batches // accumulation))
+
+    # --- loaders ------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the training loader: a sized view of an endless stream."""
+        sampler = StreamBatchSampler(
+            self._geometry(),
+            steps_per_epoch=self._steps_per_epoch(),
+            samples_seen=self._resumed_samples_seen,
+        )
+        dataset = self._dataset(TRAIN_SPLIT, self.masking, self.seed)
+        return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the first `eval_examples` validation examples; the same in every run."""
+        return self._evaluation_loader(self.eval_examples)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the whole validation split."""
+        return self._evaluation_loader(None)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the whole validation split."""
+        return self._evaluation_loader(None)
+
+    def _dataset(self, split: str, masking: MaskingConfig, seed: int) -> PretrainDataset:
+        return PretrainDataset(
+            self._stream(split),
+            max_len=self.max_len,
+            masking=masking,
+            segments=self.segments,
+            seed=seed,
+        )
+
+    def evaluation_dataset(self) -> PretrainDataset:
+        """Return the validation split with its fixed plan and fixed 15 % masks."""
+        return self._dataset(EVALUATION_SPLIT, MaskingConfig(), EVALUATION_SEED)
+
+    def _evaluation_loader(self, limit: int | None) -> DataLoader[Batch]:
+        dataset = self.evaluation_dataset()
+        size = len(dataset) if limit is None else min(limit, len(dataset))
+        trainer = self.trainer
+        sampler = RankSampler(
+            size,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        options = self._loader_options()
+        return BatchLoader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **options)
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "collate_fn": pack_batch if self.num_workers else keep_batch,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    # --- state --------------------------------------------------------------------------------
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that decides the training stream, as plain values."""
+        manifest = self._stream(TRAIN_SPLIT).shards.manifest
+        return {
+            "tokenizer": manifest.tokenizer.digest,
+            "data": manifest.digest,
+            "objective": self.objective.name,
+            "seed": self.seed,
+            "max_len": self.max_len,
+            "short_prob": self.packing.short_prob,
+            "global_batch_size": self.global_batch_size,
+            "masking": asdict(self.masking),
+            "segments": asdict(self.segments),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the stream; `plan_sizes` only saves a resumed run some planning."""
+        return {
+            "samples_seen": self._samples_seen(),
+            "fingerprint": self.fingerprint(),
+            "plan_sizes": self._stream(TRAIN_SPLIT).known_sizes,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the place in the stream of a saved run.
+
+        Raises:
+            ValueError: The saved run used other data or settings; the message names the fields.
+        """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        differing = _differences(state_dict["fingerprint"], self.fingerprint())
+        if differing:
+            raise ValueError(
+                "the checkpoint cannot be resumed with these data settings: "
+                + "; ".join(differing)
+                + ". Use the saved values, or start a new run."
+            )
+        self._stream(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
+        self._loaded = dict(state_dict)
+
+    def _samples_seen(self) -> int:
+        return self.trainer.global_step * self.global_batch_size if self.trainer else 0
+
+    def _resumed_samples_seen(self) -> int:
+        """Return the place in the stream; once after loading, check it against the checkpoint's."""
+        seen = self._samples_seen()
+        if self._loaded is not None and self._loaded["samples_seen"] != seen:
+            raise ValueError(
+                f"the checkpoint was saved after {self._loaded['samples_seen']} examples, but its "
+                f"{seen // self.global_batch_size} steps of {self.global_batch_size} are {seen}."
+            )
+        self._loaded = None
+        return seen
+
+    # --- what is logged once ----------------------------------------------------------------
+
+    def plan_counts(self) -> dict[str, float]:
+        """Return where the tokens of the first epoch go: the fields of `PlanStats`, `coverage`."""
+        stats = self._stream(TRAIN_SPLIT).plan(0).stats
+        return {**{k: float(v) for k, v in asdict(stats).items()}, "coverage": stats.coverage}
+
+    def baselines(self) -> dict[str, float]:
+        """Return what guessing scores on the validation examples (see `baseline_scores`)."""
+        shards = self._stream(EVALUATION_SPLIT).shards
+        return baseline_scores(
+            self.evaluation_dataset(),
+            self.eval_examples,
+            counts_V=np.asarray(shards.token_counts),
+            num_pair_classes=self.objective.num_pair_classes,
+        )
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Sequence[str]:
+    names = sorted(saved.keys() | given.keys())
+    return [
+        f"{name} was {saved.get(name)!r}, now {given.get(name)!r}"
+        for name in names
+        if saved.get(name) != given.get(name)
+    ]

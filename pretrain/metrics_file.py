@@ -1,0 +1,85 @@
+"""metrics.jsonl: one JSON object per line, the record every plot, table and report reads.
+
+Invariant: lines are appended whole, so a killed run leaves at most one broken last line.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class MetricsFileLogger(Logger):
+    """Lightning logger that appends `{"step", "elapsed_s", metric: value, ...}` lines.
+
+    Args:
+        path: File to append to; its folder is created at the first line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._started = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Always `metrics`."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Unused by this logger."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config is a file of its own beside the metrics."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {
+            "step": step,
+            "elapsed_s": round(time.monotonic() - self._started, 3),
+            **{k: float(v) for k, v in metrics.items() if k != "epoch"},
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """All whole lines of a metrics file, in order.
+
+    Raises:
+        ValueError: A line other than the last is not JSON; names file and line.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+    return rows
+
+
+def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one metric."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def last_value(rows: list[dict[str, float]], name: str) -> float | None:
+    """The newest value of one metric, or None."""
+    return next(_backwards(rows, name), None)
+
+
+def _backwards(rows: list[dict[str, float]], name: str) -> Iterator[float]:
+    return (row[name] for row in reversed(rows) if name in row)

@@ -1,0 +1,236 @@
+"""PretrainModule: the LightningModule around `ponet.PretrainingModel`.
+
+Invariant: the loss needs logits at the masked positions only, and every batch has the same number
+of them, so shapes never change during a run.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from pretrain.objectives import OBJECTIVES, ObjectiveName
+from pretrain.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+
+IGNORED_LABEL = -100
+CONFIG_KEY = "ponet_run"
+
+
+class LossSums(NamedTuple):
+    """Float32 sums over one batch; each mean is a sum divided by its count."""
+
+    mlm_loss: Tensor
+    mlm_correct: Tensor
+    mlm_count: Tensor
+    pair_loss: Tensor
+    pair_correct: Tensor
+    pair_count: Tensor
+    tokens: Tensor
+    positions: Tensor
+
+    def stacked(self) -> Tensor:
+        """The sums as one float64 vector, so that windows and ranks add up exactly."""
+        return torch.stack([value.detach().double() for value in self])
+
+
+def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
+    """The encoder's part of a data module's batch."""
+    return EncoderBatch(
+        input_ids=batch["input_ids"],
+        mask=batch["mask"],
+        token_type_ids=batch["token_type_ids"],
+        segment_ids=batch["segment_ids"],
+        special_mask=batch["special_mask"],
+    )
+
+
+def loss_sums(output: MaskedOutput, batch: dict[str, Tensor]) -> LossSums:
+    """Summed cross-entropies (nats), hits and counts of one batch.
+
+    Args:
+        output: Logits at the masked positions (B, M, V) and of the pair (B, P) or None.
+        batch: `masked_labels` (B, M) and `pair_labels` (B,), int64, -100 where there is no label.
+
+    Logits are taken to float32 first: a sum of 30,000 exponentials in bfloat16 loses the loss.
+    """
+    labels = batch["masked_labels"].flatten()
+    logits = output.mlm_logits.flatten(0, 1).float()
+    valid = labels != IGNORED_LABEL
+    zero = logits.new_zeros(())
+    pair_loss = pair_correct = pair_count = zero
+    if output.pair_logits is not None:
+        pair_logits, pair_labels = output.pair_logits.float(), batch["pair_labels"]
+        pair_loss = cross_entropy(
+            pair_logits, pair_labels, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        pair_correct = (pair_logits.argmax(-1) == pair_labels).sum().float()
+        pair_count = (pair_labels != IGNORED_LABEL).sum().float()
+    mask = batch["mask"]
+    return LossSums(
+        mlm_loss=cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum"),
+        mlm_correct=((logits.argmax(-1) == labels) & valid).sum().float(),
+        mlm_count=valid.sum().float(),
+        pair_loss=pair_loss,
+        pair_correct=pair_correct,
+        pair_count=pair_count,
+        tokens=mask.sum().float(),
+        positions=zero + mask.numel(),
+    )
+
+
+def means(sums: Tensor) -> dict[str, float]:
+    """Metrics from stacked `LossSums`: losses in nats, accuracies and perplexity.
+
+    Pair metrics are left out where the objective has no pair task.
+    """
+    totals = LossSums(*sums.tolist())  # type: ignore[arg-type]
+    mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
+    metrics = {
+        "loss": mlm_loss,
+        "mlm_loss": mlm_loss,
+        "mlm_accuracy": totals.mlm_correct / max(1.0, totals.mlm_count),
+        "perplexity": float(torch.exp(torch.tensor(mlm_loss, dtype=torch.float64))),
+    }
+    if totals.pair_count:
+        metrics["pair_loss"] = totals.pair_loss / totals.pair_count
+        metrics["pair_accuracy"] = totals.pair_correct / totals.pair_count
+        metrics["loss"] += metrics["pair_loss"]
+    return metrics
+
+
+class PretrainModule(LightningModule):
+    """Pretrains one encoder with one objective.
+
+    Args:
+        encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or FNetConfig.
+        objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
+        optimizer: AdamW and its schedule.
+        compile: Compile the model in place with torch.compile; shapes are static, so it
+            compiles once. Pays on a GPU.
+        pair_loss_weight: Weight of the pair loss beside the masked-LM loss; released code: 1.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        objective: ObjectiveName = "mlm_sso",
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        compile: bool = False,
+        pair_loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.encoder_config = encoder
+        self.objective = OBJECTIVES[objective]
+        self.optimizer_config = optimizer
+        self.pair_loss_weight = pair_loss_weight
+        self.model = PretrainingModel(encoder, num_pair_classes=self.objective.num_pair_classes)
+        self.compile_model = compile
+        self.resolved_config: dict[str, Any] = {}
+        self._checkpoint_step = 0
+        self.register_buffer("eval_sums", torch.zeros(len(LossSums._fields)).double(), False)
+
+    def setup(self, stage: str) -> None:
+        """Check the vocabulary against the shards, and compile once the device is known."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            datamodule.check_vocab(self.encoder_config.vocab_size)
+        if self.compile_model and stage == "fit":
+            self.model.encoder.compile(dynamic=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> MaskedOutput:
+        """Logits at the masked positions and of the pair."""
+        return self.model.forward_masked(encoder_batch(batch), batch["masked_positions"])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Mean masked-LM loss plus the weighted mean pair loss of one micro-batch."""
+        sums = loss_sums(self(batch), batch)
+        loss = sums.mlm_loss / sums.mlm_count.clamp(min=1)
+        loss = loss + self.pair_loss_weight * sums.pair_loss / sums.pair_count.clamp(min=1)
+        return {"loss": loss, "sums": sums.stacked()}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums of one pass over the validation examples."""
+        self.eval_sums.zero_()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        self.eval_sums += loss_sums(self(batch), batch).stacked()
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over all ranks, weighted by tokens and pairs, not by batches."""
+        self._log_evaluation("val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics of the whole validation split."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        sums = self.trainer.strategy.reduce(self.eval_sums, reduce_op="sum")
+        metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
+        self.log_dict(metrics, logger=False)  # for checkpoint monitors, already the same everywhere
+        # Lightning would write the step before: it counts batches, and this one is not yet done.
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step or self._checkpoint_step)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """What the model says at each masked position and of each pair.
+
+        Returns:
+            `example_ids` (B,), `labels` and `predictions` (B, M) int64 (label -100: no label),
+            `confidence` (B, M) float32, and `pair_labels` (B,), `pair_probabilities` (B, P) if any.
+        """
+        output = self(batch)
+        confidence, predictions = output.mlm_logits.float().softmax(-1).max(-1)
+        result = {
+            "example_ids": batch["example_ids"],
+            "labels": batch["masked_labels"],
+            "predictions": predictions,
+            "confidence": confidence,
+        }
+        if output.pair_logits is not None:
+            result["pair_labels"] = batch["pair_labels"]
+            result["pair_probabilities"] = output.pair_logits.float().softmax(-1)
+        return result
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the weights belong to, as plain values."""
+        checkpoint[CONFIG_KEY] = {**self._identity(), "config": self.resolved_config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another encoder or objective.
+
+        Raises:
+            ValueError: Names the fields that differ, with both values.
+        """
+        self._checkpoint_step = checkpoint["global_step"]
+        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
+        differing = [
+            f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
+            for key in own
+            if stored.get(key) != own[key]
+        ]
+        if differing:
+            raise ValueError("the checkpoint is of another model; " + "; ".join(differing))
+
+    def _identity(self) -> dict[str, Any]:
+        return {"objective": self.objective.name, **self.encoder_config.to_dict()}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with the schedule advanced at every optimiser step."""
+        optimizer = build_optimizer(self.model, self.optimizer_config)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(step, config=self.optimizer_config, total_steps=total_steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

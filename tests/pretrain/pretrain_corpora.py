@@ -1,0 +1,72 @@
+"""Tiny token shards for the tests of the pretraining data, and how to read batches back."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.shards import TokenShards, write_shards
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PAD, UNK, CLS, SEP, MASK = range(5)
+Documents = list[list[list[int]]]
+
+
+def write_tokenizer(path: Path, *, vocab_size: int, num_continuations: int = 0) -> Path:
+    """A WordPiece file whose last `num_continuations` entries are `##` pieces."""
+    pieces = SPECIAL + [f"w{i}" for i in range(vocab_size - 5 - num_continuations)]
+    pieces += [f"##c{i}" for i in range(num_continuations)]
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    model |= {"max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}
+    content = {"version": "1.0", "normalizer": None, "pre_tokenizer": None, "model": model}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def random_documents(
+    num_documents: int,
+    *,
+    seed: int = 0,
+    sentences: float = 12,
+    sentence_len: float = 8,
+    vocab_size: int = 200,
+) -> Documents:
+    """Documents with geometric numbers of sentences of geometric lengths and random ids."""
+    random = np.random.default_rng(seed)
+    return [
+        [
+            random.integers(5, vocab_size, random.geometric(1 / sentence_len)).tolist()
+            for _ in range(random.geometric(1 / sentences))
+        ]
+        for _ in range(num_documents)
+    ]
+
+
+def make_folder(
+    folder: Path,
+    documents: Documents,
+    *,
+    validation: Documents | None = None,
+    vocab_size: int = 200,
+    num_continuations: int = 0,
+) -> Path:
+    """A shard folder; without validation documents, the train documents serve for both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(
+        folder / "made.json", vocab_size=vocab_size, num_continuations=num_continuations
+    )
+    splits = {"train": documents, "validation": documents if validation is None else validation}
+    write_shards(folder / "shards", splits, tokenizer)
+    return folder / "shards"
+
+
+def make_shards(folder: Path, documents: Documents, **options: int) -> TokenShards:
+    """The opened train split of `make_folder`."""
+    return TokenShards.open(make_folder(folder, documents, **options), "train")
+
+
+def document_of(shards: TokenShards, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Document of each token position."""
+    starts = np.asarray(shards.sentence_offsets)[np.asarray(shards.document_offsets)]
+    return np.searchsorted(starts, positions, side="right") - 1

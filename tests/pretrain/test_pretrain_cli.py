@@ -1,0 +1,183 @@
+"""The command line: every run leaves what it promises, every mistake is one clear message."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ponet import load_bundle
+from pretrain.cli import main
+from pretrain.metrics_file import read_metrics, series
+from pretrain.objectives import OBJECTIVES
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def test_fit_leaves_metrics_config_curves_checkpoints_and_a_bundle(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    run = tmp_path / "tiny"
+    rows = metrics_of(run)
+    assert series(rows, "train/loss")[0] == [1, 2, 3, 4]
+    assert series(rows, "val/mlm_loss")[0] == [2, 4]
+    names = {name for row in rows for name in row}
+    assert {"train/tokens_per_s", "train/grad_norm", "train/lr", "val/perplexity"} <= names
+    assert {"baseline/unigram_accuracy", "baseline/pair_chance", "val/pair_accuracy"} <= names
+    for made in ("run_config.yaml", "curves.png", "checkpoints/last.ckpt"):
+        assert (run / made).exists(), made
+    assert (run / "checkpoints/best.ckpt").exists() and (run / "bundle/model.safetensors").exists()
+    printed = capsys.readouterr().out
+    assert "masked-LM accuracy" in printed and "chance 33.3%" in printed
+
+
+def test_the_exported_bundle_is_the_trained_model(tiny_run: list[str], tmp_path: Path) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    run = tmp_path / "tiny"
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    bundle = load_bundle(run / "bundle")
+    exported = bundle.model.state_dict()
+    trained = {
+        name.removeprefix("model."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("model.")
+    }
+    assert trained.keys() == exported.keys()
+    assert all(torch.equal(trained[name], exported[name]) for name in trained)
+    assert bundle.metadata["objective"] == "mlm_sso" and bundle.metadata["steps"] == 4
+    assert checkpoint["ponet_run"]["config"]["data"]["max_len"] == 32
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("encoder", ["PoNetConfig", "BertConfig", "FNetConfig"])
+def test_every_encoder_learns_with_every_objective(
+    encoder: str, objective: str, tiny_run: list[str], tmp_path: Path
+) -> None:
+    options = [option.replace("PoNetConfig", encoder) for option in tiny_run]
+    options += ["--model.objective", objective, "--trainer.max_steps", "40"]
+    options += ["--run.eval_every_n_steps", "20", "--model.encoder.dropout_prob", "0.0"]
+    assert main(["fit", *options]) == 0
+    _, losses = series(metrics_of(tmp_path / "tiny"), "train/mlm_loss")
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.04
+    has_pairs = bool(series(metrics_of(tmp_path / "tiny"), "val/pair_accuracy")[0])
+    assert has_pairs == (OBJECTIVES[objective].num_pair_classes > 0)
+
+
+def test_a_stopped_run_goes_on_with_the_same_losses(tiny_run: list[str], tmp_path: Path) -> None:
+    options = [*tiny_run, "--model.encoder.dropout_prob", "0.0"]
+    assert main(["fit", *options, "--trainer.max_steps", "6"]) == 0
+    whole = series(metrics_of(tmp_path / "tiny"), "train/loss")
+    options += ["--run.name", "halves", "--model.optimizer.schedule", "constant"]
+    reference = [*options, "--run.name", "reference", "--trainer.max_steps", "6"]
+    assert main(["fit", *reference]) == 0
+    assert main(["fit", *options]) == 0
+    last = tmp_path / "halves" / "checkpoints" / "last.ckpt"
+    assert main(["fit", *options, "--trainer.max_steps", "6", "--ckpt_path", str(last)]) == 0
+    steps, losses = series(metrics_of(tmp_path / "halves"), "train/loss")
+    assert steps == whole[0]
+    assert losses == series(metrics_of(tmp_path / "reference"), "train/loss")[1]
+
+
+def test_validate_test_and_predict_use_the_runs_checkpoint(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    before = series(metrics_of(tmp_path / "tiny"), "val/mlm_loss")[1][-1]
+    for command in ("validate", "test", "predict"):
+        assert main([command, *tiny_run]) == 0
+    rows = metrics_of(tmp_path / "tiny")
+    assert series(rows, "val/mlm_loss")[1][-1] == pytest.approx(before, abs=1e-6)
+    assert series(rows, "test/mlm_loss")[1]
+    lines = (tmp_path / "tiny" / "predictions-rank0.jsonl").read_text().splitlines()
+    record = json.loads(lines[0])
+    assert len(record["labels"]) == len(record["predictions"]) == len(record["confidence"]) > 0
+    assert sum(record["pair_probabilities"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_fill_gives_words_with_probabilities_from_the_bundle(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    bundle = str(tmp_path / "tiny" / "bundle")
+    assert main(["fill", bundle, "w1 [MASK] w3 [MASK].", "--top", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "[MASK] 1:" in printed and "[MASK] 2:" in printed and "%" in printed
+    assert main(["fill", bundle, "w1 w2"]) == 2
+    assert "no [MASK]" in capsys.readouterr().err
+
+
+def check_error(capsys: pytest.CaptureFixture[str], arguments: list[str], *expected: str) -> None:
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message and message.startswith("error: ")
+    assert len(message.splitlines()) <= 6, message
+    for part in expected:
+        assert part in message, message
+
+
+def test_mistakes_in_options_end_in_one_message(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_error(capsys, ["fti"], "'fti'", "fit")
+    check_error(capsys, ["fit", *tiny_run, "--trainer.max_step", "3"], "max_step")
+    check_error(capsys, ["fit", *tiny_run, "--data.max_len", "many"], "max_len")
+    check_error(capsys, ["fit", *tiny_run, "--model.encoder.pooling", "x"], "pooling")
+    check_error(capsys, ["fit", *tiny_run, "--data.objective", "mlm"], "--model.objective")
+    check_error(capsys, ["fit", *tiny_run, "--data.seed=3"], "--seed_everything")
+    check_error(capsys, ["fit", *tiny_run, "--model.objective", "mlm_xyz"], "mlm_xyz", "mlm_sso")
+    check_error(capsys, ["fit", *tiny_run, "--run.name", "../x"], "../x")
+    check_error(capsys, ["fit", "--config", str(tmp_path / "none.yaml")], "none.yaml")
+
+
+def test_mistakes_in_yaml_files_end_in_one_message(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    for content, expected in (
+        ("model: {optimizer: {learning_rate: 1}}", "learning_rate"),
+        ("trainer: {max_steps: soon}", "max_steps"),
+        ("data: {objective: mlm}", "model.objective"),
+        ("model: {optimizer: {lr: -1}}", "lr must be > 0"),
+    ):
+        path.write_text(content)
+        options = [option for option in tiny_run]
+        lr = options.index("--model.optimizer.lr")
+        del options[lr : lr + 2]
+        check_error(capsys, ["fit", *options, "--config", str(path)], expected)
+
+
+def test_mistakes_about_data_end_in_one_message(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    check_error(capsys, ["fit", *tiny_run, "--data.folder", nowhere], nowhere, "data_prep build")
+    small = ["--model.encoder.vocab_size", "30"]
+    check_error(capsys, ["fit", *tiny_run, *small], "30", "65")
+    check_error(capsys, ["fit", *tiny_run, "--data.micro_batch_size", "3"], "micro_batch_size")
+
+
+def test_an_earlier_run_is_never_overwritten_unasked(
+    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    capsys.readouterr()
+    check_error(capsys, ["fit", *tiny_run], "holds an earlier run", "--run.overwrite true")
+    assert main(["fit", *tiny_run, "--run.overwrite", "true"]) == 0
+
+
+def test_evaluation_without_a_checkpoint_is_refused(
+    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_error(capsys, ["validate", *tiny_run], "no checkpoint", "--ckpt_path")
+
+
+def test_a_checkpoint_of_another_encoder_is_refused_by_name(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    capsys.readouterr()
+    other = ["--model.encoder.local_window", "5"]
+    check_error(capsys, ["validate", *tiny_run, *other], "local_window", "checkpoint 3")

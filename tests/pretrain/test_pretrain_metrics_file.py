@@ -1,0 +1,60 @@
+"""metrics.jsonl and what is drawn and printed from it."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.curves import plot_curves
+from pretrain.metrics_file import MetricsFileLogger, last_value, read_metrics, series
+from pretrain.summary import summary_lines
+
+
+def test_lines_come_back_as_they_were_logged(tmp_path: Path) -> None:
+    logger = MetricsFileLogger(tmp_path / "run" / "metrics.jsonl")
+    logger.log_metrics({"train/loss": 3.5, "epoch": 0.0}, step=10)
+    logger.log_metrics({"train/loss": float("nan")}, step=20)
+    rows = read_metrics(logger.path)
+    assert [row["step"] for row in rows] == [10, 20]
+    assert rows[0]["train/loss"] == 3.5
+    assert rows[1]["train/loss"] != rows[1]["train/loss"]
+    assert "epoch" not in rows[0]
+
+
+def test_a_broken_last_line_is_ignored_and_any_other_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 2.0}\n{"step": 2, "a"')
+    assert series(read_metrics(path), "a") == ([1], [2.0])
+    path.write_text('{"step": 1\n{"step": 2, "a": 3.0}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_metrics(path)
+
+
+ROWS = [
+    {"step": 0, "baseline/unigram_accuracy": 0.05, "baseline/unigram_loss": 6.5},
+    {"step": 0, "baseline/pair_chance": 1 / 3, "baseline/eval_examples": 900.0},
+    {"step": 10, "train/mlm_loss": 6.0, "train/mlm_accuracy": 0.1, "train/tokens_per_s": 100.0},
+    {"step": 20, "val/mlm_loss": 5.5, "val/mlm_accuracy": 0.2, "val/pair_accuracy": 0.5},
+]
+
+
+def test_the_summary_sets_results_beside_guessing(tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(tmp_path, ROWS))
+    assert "20.0%" in text and "unigram 5.0%" in text and "4.0 x the unigram guesser" in text
+    assert "chance 33.3%" in text and "above chance (+10.6 standard errors, 900 pairs)" in text
+
+
+def test_the_summary_does_not_call_noise_learning(tmp_path: Path) -> None:
+    noise = {"step": 30, "val/pair_accuracy": 0.35, "val/mlm_accuracy": 0.2}
+    assert "not above chance yet" in "\n".join(summary_lines(tmp_path, [*ROWS, noise]))
+
+
+def test_curves_are_drawn_for_the_metrics_that_exist(tmp_path: Path) -> None:
+    assert plot_curves({"x": []}, tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()
+    path = plot_curves({"x": ROWS, "y": ROWS[:3]}, tmp_path / "curves.png")
+    assert path is not None and path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_last_value_skips_rows_without_the_metric() -> None:
+    assert last_value(ROWS, "train/mlm_loss") == 6.0
+    assert last_value(ROWS, "absent") is None
