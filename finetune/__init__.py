@@ -1,0 +1,1 @@
+"""Fine-tuning of pretrained encoders: from a bundle to a classifier with measured accuracy."""

@@ -1,0 +1,128 @@
+"""Rows from files: the same from every format, and every fault named with file and line."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune.tables import Columns, TextRow, read_examples
+
+COLUMNS = Columns(text="text", label="label")
+PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
+
+
+def read(path: Path, columns: Columns = COLUMNS) -> list[tuple[str, str]]:
+    return [(row.text, row.label) for row in read_examples(path, columns)]
+
+
+def csv_bytes(rows: list[tuple[str, str]]) -> bytes:
+    quoted = ['"' + text.replace('"', '""') + f'",{label}' for text, label in rows]
+    return "\n".join(["text,label", *quoted, ""]).encode()
+
+
+def tsv_bytes(rows: list[tuple[str, str]]) -> bytes:
+    return "".join(f"{a}\t{b}\n" for a, b in [("text", "label"), *rows]).encode()
+
+
+def jsonl_bytes(rows: list[tuple[str, str]]) -> bytes:
+    return "".join(json.dumps({"text": a, "label": int(b)}) + "\n" for a, b in rows).encode()
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("suffix", "content"), [(".csv", csv_bytes), (".tsv", tsv_bytes), (".jsonl", jsonl_bytes)]
+)
+def test_every_format_gives_the_same_rows(tmp_path, suffix, content, packing) -> None:
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[packing]
+    path = tmp_path / f"rows{suffix}{packing}"
+    path.write_bytes(pack(content(PLAIN)))
+    assert read(path) == PLAIN
+
+
+def test_byte_order_mark_crlf_and_blank_lines_are_no_content(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbftext,label\r\ngood,1\r\n\r\nbad,0\r\n")
+    assert list(read_examples(path, COLUMNS)) == [
+        TextRow(2, "good", "", "1"),
+        TextRow(4, "bad", "", "0"),
+    ]
+
+
+def test_quotes_are_plain_characters_in_tsv(tmp_path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tlabel\n"open quote\t1\nnext "\t0\n')
+    assert read(path) == [('"open quote', "1"), ('next "', "0")]
+
+
+def test_line_is_the_first_of_a_row_with_line_breaks(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,label\n"two\nlines",1\n,0\n')
+    with pytest.raises(ValueError, match=r"rows\.csv, line 4: 'text' is empty"):
+        read(path)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")).filter(
+            str.strip
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_csv_written_by_python_reads_back(tmp_path, texts) -> None:
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([("text", "label"), *((text, "x") for text in texts)])
+    assert read(path) == [(text, "x") for text in texts]
+
+
+def test_text_longer_than_the_csv_module_allows_by_default_is_read(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "word " * 50_000 + ",1\n")
+    assert len(read(path)[0][0]) == 250_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", b"sentence,label\ngood,1\n", r"line 2: no column 'text'; it has 'sentence'"),
+        ("r.csv", b"text,label\ngood,1\nbad\n", "line 3: has 1 columns but the first line names 2"),
+        ("r.csv", b'text,label\n"good,1\n', "line 2: is not valid CSV"),
+        ("r.csv", b"text,text\ngood,1\n", "line 1: a column name occurs twice"),
+        ("r.csv", b"text,label\ngood,\n", "line 2: label 'label' is"),
+        ("r.csv", b"text,label\n", "has no rows"),
+        ("r.csv", b"", "has no rows"),
+        ("r.tsv", b"text\tlabel\ngood\t1\n\t0\n", "line 3: 'text' is empty"),
+        ("r.tsv", b"text\tlabel\ngood\t1\n\t\n", "line 3: 'text' is empty"),
+        ("r.tsv", b"text\tlabel\ngood\t1\n\xff\xfe\t0\n", "line 3: is not UTF-8"),
+        ("r.jsonl", b'{"text": "good", "label": 1}\n{"text": "b', "line 2: is not JSON"),
+        ("r.jsonl", b'["good", 1]\n', "line 1: is no JSON object"),
+        ("r.jsonl", b'{"text": null, "label": 1}\n', "line 1: 'text' is null; a text is needed"),
+        ("r.jsonl", b'{"text": "good", "label": 0.5}\n', "line 1: label 'label' is 0.5"),
+        ("r.jsonl", b'{"text": "\\ud800", "label": 1}\n', "line 1: 'text' holds half a surrogate"),
+        ("r.csv.gz", gzip.compress(b"text,label\n" + b"good,1\n" * 99)[:-9], "cannot be read"),
+        ("r.csv.zst", zstandard.compress(b"text,label\n" * 99)[:-3], "cannot be read"),
+        ("r.xlsx", b"", r"unknown format; allowed: \.csv"),
+    ],
+)
+def test_a_fault_is_named_with_its_file_and_line(tmp_path, name, content, message) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path)
+    assert name in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"none\.csv: no such file"):
+        read(tmp_path / "none.csv")
