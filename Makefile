@@ -26,7 +26,11 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 quickstart: $(VENV)/.core
-	$(PY) -m pretrain quickstart --output runs/quickstart
+	$(PY) -m pretrain fit --config configs/pretrain/quickstart.yaml
+	$(PY) -m pretrain fill runs/quickstart/bundle \
+	    'Returns a new [MASK] of the same shape.' \
+	    'The number of [MASK] in the graph.' \
+	    'If true, the [MASK] is sorted.'
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n $(JOBS) --dist loadfile

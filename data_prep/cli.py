@@ -64,7 +64,8 @@ def settings_help() -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options; settings of `build` are parsed by `parse_overrides`."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="data_prep",
@@ -115,7 +116,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, 1 (verify found damage) or 2 (a mistake)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options, rest = _parser().parse_known_args(argv)
+    options, rest = build_parser().parse_known_args(argv)
     try:
         if options.command == "build":
             return _build(options.config, parse_overrides(rest), quiet=options.quiet)

@@ -1,0 +1,76 @@
+"""Who may import whom, and what start-up may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = {"ponet", "data_prep", "pretrain", "finetune"}
+LIGHTNING = {"pytorch_lightning", "lightning"}
+FORBIDDEN = {
+    "ponet": {"data_prep", "pretrain", "finetune", "datasets", "wandb", "transformers", *LIGHTNING},
+    "data_prep": {"ponet", "pretrain", "finetune", "torch", "transformers", *LIGHTNING},
+    "pretrain": {"finetune", "transformers"},
+    "finetune": {"pretrain", "transformers"},
+}
+
+
+def imported_packages(path: Path) -> dict[str, int]:
+    """Top-level package -> line of its first import anywhere in a file."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            found.setdefault(name.split(".")[0], node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(PROJECT))
+def test_packages_import_only_what_they_may(package: str, repository: Path) -> None:
+    files = sorted((repository / package).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{path.relative_to(repository)}:{line} imports {name}"
+        for path in files
+        for name, line in imported_packages(path).items()
+        if name in FORBIDDEN[package]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_or_function_outgrows_its_room(repository: Path) -> None:
+    wrong = []
+    for package in (*PROJECT, "benchmarks"):
+        for path in sorted((repository / package).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if (lines := text.count("\n")) > 400:
+                wrong.append(f"{path.relative_to(repository)}: {lines} lines")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    length = (node.end_lineno or node.lineno) - node.lineno + 1
+                    if length > 60:
+                        place = f"{path.relative_to(repository)}:{node.lineno} {node.name}"
+                        wrong.append(f"{place}: {length} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["data_prep.cli", "pretrain.cli", "finetune.cli"])
+def test_command_help_imports_neither_torch_nor_lightning(package: str, repository: Path) -> None:
+    code = (
+        f"import sys\nfrom {package} import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pytorch_lightning', 'datasets', 'wandb'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
