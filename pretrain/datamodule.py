@@ -15,8 +15,8 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME
-from data_prep.shards import TokenShards
+from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
+from data_prep.shards import TokenShards, check_files
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
@@ -48,6 +48,7 @@ class PretrainDataModule(LightningDataModule):
         eval_batch_size: int = 32,
         eval_examples: int = 2048,
         num_workers: int = 1,
+        verify_shards: bool = True,
         seed: int = 42,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -66,6 +67,8 @@ class PretrainDataModule(LightningDataModule):
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
+            verify_shards: Hash all shard files before the run, about a second per 500 MB; without
+                it only their sizes are checked.
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
@@ -88,6 +91,7 @@ class PretrainDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.eval_examples = eval_examples
         self.num_workers = num_workers
+        self.verify_shards = verify_shards
         self.seed = seed
         BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
         self._streams: dict[str, SampleStream] = {}
@@ -96,12 +100,15 @@ class PretrainDataModule(LightningDataModule):
     # --- text, vocabulary ---------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Build the shards if the folder has none and `build_config` says how.
+        """Verify the shards, or build them if there are none and `build_config` says how.
 
         Raises:
-            ValueError: No shards and no `build_config`.
+            ValueError: No shards and no `build_config`; or (ShardError) a file is missing,
+                damaged, or not the one the shards were made with.
         """
         if (self.folder / MANIFEST_NAME).is_file():
+            if self.verify_shards:
+                check_files(self.folder, Manifest.load(self.folder), hashes=True)
             return
         if self.build_config is None:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The command line: every run leaves what it promises, every mistake is one clear message."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,22 @@ def test_mistakes_about_data_end_in_one_message(
     small = ["--model.encoder.vocab_size", "30"]
     check_error(capsys, ["fit", *tiny_run, *small], "30", "65")
     check_error(capsys, ["fit", *tiny_run, "--data.micro_batch_size", "3"], "micro_batch_size")
+
+
+def test_damaged_shards_and_foreign_tokenizers_are_named_before_training(
+    tiny_run: list[str], tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (name, damage) in enumerate(
+        (
+            ("train/tokens.bin", lambda content: content[:-2]),
+            ("train/tokens.bin", lambda content: content[:40] + b"\xff\xff" + content[42:]),
+            ("tokenizer.json", lambda content: content.replace(b"w1", b"v1", 1)),
+        )
+    ):
+        folder = tmp_path / f"damaged{number}"
+        shutil.copytree(tiny_shards, folder)
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        check_error(capsys, ["fit", *tiny_run, "--data.folder", str(folder)], name, "damaged")
 
 
 def test_an_earlier_run_is_never_overwritten_unasked(
