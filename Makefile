@@ -33,7 +33,7 @@ quickstart: $(VENV)/.core
 	    'If true, the [MASK] is sorted.'
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 #   make check        format, lint, types and tests, as the continuous integration runs them
 check: lint types test

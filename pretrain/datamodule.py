@@ -72,13 +72,8 @@ class PretrainDataModule(LightningDataModule):
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
-        for name, value in (
-            ("eval_batch_size", eval_batch_size),
-            ("eval_examples", eval_examples),
-            ("num_workers + 1", num_workers + 1),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        _check_at_least(1, eval_batch_size=eval_batch_size, eval_examples=eval_examples)
+        _check_at_least(0, num_workers=num_workers)
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
@@ -327,6 +322,12 @@ class PretrainDataModule(LightningDataModule):
             counts_V=np.asarray(shards.token_counts),
             num_pair_classes=self.objective.num_pair_classes,
         )
+
+
+def _check_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Sequence[str]:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -234,6 +235,7 @@ def run_command(arguments: list[str]) -> PretrainCLI:
     """
     reject_linked_values(arguments[1:])
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     for chatty in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     set_parsing_settings(
@@ -245,7 +247,11 @@ def run_command(arguments: list[str]) -> PretrainCLI:
         save_config_callback=RunConfigFile,
         save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
         seed_everything_default=42,
-        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+        trainer_defaults={
+            "use_distributed_sampler": False,  # the samplers of the data module know ranks
+            "num_sanity_val_steps": 0,  # it would log a validation of step 0
+            "enable_model_summary": False,  # the first line of a run says what matters
+        },
         parser_kwargs={"description": "Pretrain a text encoder."},
         args=None if arguments == sys.argv[1:] else arguments,
         auto_configure_optimizers=False,

@@ -173,7 +173,7 @@ class PretrainModule(LightningModule):
     def _log_evaluation(self, stage: str) -> None:
         sums = self.trainer.strategy.reduce(self.eval_sums, reduce_op="sum")
         metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
-        self.log_dict(metrics, logger=False)  # for checkpoint monitors, already the same everywhere
+        self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
         # Lightning would write the step before: it counts batches, and this one is not yet done.
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step or self._checkpoint_step)

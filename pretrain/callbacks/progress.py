@@ -17,6 +17,26 @@ SHOWN = {
 }
 
 
+class _Lines:
+    """stderr for a log file: what would redraw the line begins a new one."""
+
+    def write(self, text: str) -> int:
+        """Write without carriage returns and empty lines."""
+        shown = text.strip("\r\n ")
+        return sys.stderr.write(shown + "\n") if shown else 0
+
+    def flush(self) -> None:
+        """Flush stderr."""
+        sys.stderr.flush()
+
+
+def _display(is_terminal: bool) -> dict[str, Any]:
+    if is_terminal:
+        return {"dynamic_ncols": True, "mininterval": 0.5}
+    form = "{desc}: {n_fmt}/{total_fmt} steps, {elapsed} so far, {remaining} left{postfix}"
+    return {"file": _Lines(), "bar_format": form, "mininterval": 30.0, "maxinterval": 60.0}
+
+
 class RunProgressBar(ProgressBar):
     """A tqdm bar with one tick per optimiser step, also over several epochs and after a resume.
 
@@ -38,16 +58,13 @@ class RunProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step the run continues from."""
-        interval_s = 0.5 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=int(trainer.estimated_stepping_batches),
             initial=trainer.global_step,
             desc="pretrain",
             unit="step",
-            mininterval=interval_s,
-            maxinterval=2 * interval_s,
-            dynamic_ncols=True,
             disable=not self._enabled,
+            **_display(sys.stderr.isatty()),
         )
 
     def on_train_batch_end(

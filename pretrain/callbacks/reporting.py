@@ -30,10 +30,7 @@ class EvaluationReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
         if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(
-                f"data: {counts['examples']:,.0f} examples per epoch from "
-                f"{counts['tokens_total']:,.0f} tokens, {counts['coverage']:.3%} of them used"
-            )
+            trainer.progress_bar_callback.print(_opening(trainer, pl_module, counts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics beside the baselines, and draw."""
@@ -57,3 +54,17 @@ class EvaluationReport(Callback):
             accuracy = metrics["val/pair_accuracy"]
             parts.append(f"pair accuracy {accuracy:.1%} (chance {chance:.1%})")
         return ", ".join(parts)
+
+
+def _opening(trainer: Trainer, module: LightningModule, counts: dict[str, float]) -> str:
+    """What is about to be trained, on what and how, in two lines."""
+    parameters = sum(p.numel() for p in module.parameters())
+    config, datamodule = module.encoder_config, trainer.datamodule  # type: ignore[attr-defined]
+    return (
+        f"model: {config.to_dict()['kind']}, {config.num_layers} layers x {config.hidden_size}, "
+        f"{parameters:,} parameters; {module.objective.name}; precision {trainer.precision}; "
+        f"{datamodule.global_batch_size} examples per step = {datamodule.micro_batch_size} x "
+        f"{trainer.accumulate_grad_batches} accumulated x {trainer.world_size} devices\n"
+        f"data: {counts['examples']:,.0f} examples per epoch from {counts['tokens_total']:,.0f} "
+        f"tokens, {counts['coverage']:.3%} of them used"
+    )

@@ -66,5 +66,4 @@ def tiny_run(tiny_shards: Path, tmp_path: Path) -> list[str]:
         *("--data.eval_examples", "16", "--run.root", str(tmp_path), "--run.name", "tiny"),
         *("--run.eval_every_n_steps", "2", "--trainer.max_steps", "4"),
         *("--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"),
-        *("--trainer.enable_model_summary", "false"),
     ]
