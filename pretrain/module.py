@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -221,9 +223,29 @@ class PretrainModule(LightningModule):
     def _identity(self) -> dict[str, Any]:
         return {"objective": self.objective.name, **self.encoder_config.to_dict()}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, also with a fused optimiser under bfloat16.
+
+        Lightning refuses every fused optimiser under mixed precision; only float16 gradients are
+        scaled, and for those `build_optimizer` makes none.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with the schedule advanced at every optimiser step."""
-        optimizer = build_optimizer(self.model, self.optimizer_config)
+        plugin = self.trainer.precision_plugin
+        scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
+        optimizer = build_optimizer(self.model, self.optimizer_config, scaled_gradients=scaled)
         total_steps = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

@@ -88,13 +88,22 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused into one kernel where every device in use has one."""
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, scaled_gradients: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, fused into one kernel where that is possible.
+
+    Args:
+        model: Its device types decide whether a fused kernel exists.
+        config: Optimiser settings.
+        scaled_gradients: Gradients arrive scaled (float16). A fused kernel would unscale them by
+            itself, after clipping, so it is not used.
+    """
     devices = {parameter.device.type for parameter in model.parameters()}
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=devices <= {"cpu", "cuda"},
+        fused=devices <= {"cpu", "cuda"} and not scaled_gradients,
     )

@@ -82,6 +82,31 @@ def test_a_stopped_run_goes_on_with_the_same_losses(tiny_run: list[str], tmp_pat
     assert losses == series(metrics_of(tmp_path / "reference"), "train/loss")[1]
 
 
+def test_bfloat16_trains_with_clipped_gradients_and_the_fused_optimizer(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_run, "--trainer.precision", "bf16-mixed"]
+    options += ["--model.optimizer.lr", "1e-20", "--trainer.gradient_clip_val"]
+    assert main(["fit", *options, "1e-3"]) == 0
+    _, norms = series(metrics_of(tmp_path / "tiny"), "train/grad_norm")
+    assert min(norms) > 1e-3  # logged before clipping
+    checkpoint = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = checkpoint["optimizer_states"][0]["state"].values()
+    first = torch.stack([moment["exp_avg"].norm() for moment in moments]).norm()
+    assert 0 < first <= 1e-3  # a mean of gradients of norm 1e-3 each
+
+
+def test_weights_and_biases_writes_only_where_it_is_asked_to(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert main(["fit", *tiny_run]) == 0
+    assert not list(tmp_path.rglob("wandb"))
+    assert main(["fit", *tiny_run, "--run.name", "tracked", "--run.wandb", "offline"]) == 0
+    assert list((tmp_path / "tracked" / "wandb").glob("offline-run-*/*.wandb"))
+    assert series(metrics_of(tmp_path / "tracked"), "val/mlm_loss")[0] == [2, 4]
+
+
 def test_validate_test_and_predict_use_the_runs_checkpoint(
     tiny_run: list[str], tmp_path: Path
 ) -> None:
