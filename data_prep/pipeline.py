@@ -133,6 +133,17 @@ def content_settings(config: BuildConfig) -> dict[str, Any]:
     return plain
 
 
+def changed_settings(folder: str | Path, config: BuildConfig) -> list[str]:
+    """Return the names of the settings that differ from those a finished folder was made with.
+
+    The text itself is not read: `build` compares that too.
+    """
+    made_with = Manifest.load(Path(folder)).settings
+    return sorted(
+        name for name, value in content_settings(config).items() if made_with.get(name) != value
+    )
+
+
 def _content_digest(config: BuildConfig, sources: list[dict[str, Any]]) -> str:
     loaded = ""
     if config.tokenizer.path:

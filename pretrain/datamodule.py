@@ -98,23 +98,34 @@ class PretrainDataModule(LightningDataModule):
         """Verify the shards, or build them if there are none and `build_config` says how.
 
         Raises:
-            ValueError: No shards and no `build_config`; or (ShardError) a file is missing,
-                damaged, or not the one the shards were made with.
+            ValueError: No shards and no `build_config`, or shards made with other settings.
+            ShardError: A file is missing, damaged, or not the one the shards were made with.
         """
-        if (self.folder / MANIFEST_NAME).is_file():
-            if self.verify_shards:
-                check_files(self.folder, Manifest.load(self.folder), hashes=True)
-            return
-        if self.build_config is None:
+        exists = (self.folder / MANIFEST_NAME).is_file()
+        if self.build_config is not None:
+            self._build_or_compare(self.build_config, exists=exists)
+        elif not exists:
             raise ValueError(
                 f"folder {str(self.folder)!r} holds no token shards. Build them with `python -m "
                 f"data_prep build --config configs/data/<corpus>.yaml --output {self.folder}`, or "
                 "give data.build_config, the YAML file to build them from."
             )
-        from data_prep.config import BuildConfig
-        from data_prep.pipeline import build
+        if exists and self.verify_shards:
+            check_files(self.folder, Manifest.load(self.folder), hashes=True)
 
-        build(BuildConfig.from_yaml(self.build_config, {"output": str(self.folder)}))
+    def _build_or_compare(self, path: str, *, exists: bool) -> None:
+        from data_prep.config import BuildConfig
+        from data_prep.pipeline import build, changed_settings
+
+        config = BuildConfig.from_yaml(path, {"output": str(self.folder)})
+        if not exists:
+            build(config)
+        elif changed := changed_settings(self.folder, config):
+            raise ValueError(
+                f"the shards in {self.folder} were made with other settings than {path} gives now "
+                f"({', '.join(changed)}). Name another data.folder, or make them anew with `python "
+                f"-m data_prep build --config {path} --output {self.folder} --overwrite true`."
+            )
 
     @property
     def tokenizer_path(self) -> Path:

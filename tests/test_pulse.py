@@ -89,6 +89,11 @@ def test_text_becomes_shards_an_encoder_filled_masks_and_a_classifier(
     assert data_prep.cli.main(["verify", str(tmp_path / "shards")]) == 0
     assert data_prep.cli.main(["inspect", str(tmp_path / "shards")]) == 0
     bundle = tmp_path / "runs" / "pulse" / "bundle"
+    build = tmp_path / "build.yaml"
+    build.write_text(build.read_text().replace("vocab_size: 120", "vocab_size: 110"))
+    again = ["fit", "--config", str(config), "--run.name", "again"]
+    assert pretrain.cli.main(again) == 2
+    assert "(tokenizer)" in capsys.readouterr().err
     capsys.readouterr()
     assert pretrain.cli.main(["fill", str(bundle), "The [MASK] of the harbour."]) == 0
     assert "[MASK] 1:" in capsys.readouterr().out
