@@ -40,8 +40,15 @@ from pretrain.run_config import (
 )
 from pretrain.summary import print_summary
 
-# Written once and copied to these keys; a value given there would be ignored without a word.
-LINKS = {"data.objective": "model.objective", "data.seed": "seed_everything"}
+# What decides these keys; a value given to one of them would be ignored without a word.
+DECIDED_BY = {
+    "data.objective": "model.objective",
+    "data.seed": "seed_everything",
+    "trainer.accumulate_grad_batches": "data.global_batch_size",
+    "trainer.val_check_interval": "run.eval_every_n_steps",
+    "trainer.check_val_every_n_epoch": "run.eval_every_n_steps",
+    "trainer.default_root_dir": "run.root",
+}
 
 
 class OneLineParser(LightningArgumentParser):
@@ -54,15 +61,18 @@ class OneLineParser(LightningArgumentParser):
 
 
 class RunConfigFile(SaveConfigCallback):
-    """Write the resolved configuration of a `fit` to the run's folder."""
+    """Write the resolved configuration of a `fit`; `--config` with that file repeats the run."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it on the first rank."""
         if stage == "fit":
             folder = Path(self.config.run.root) / self.config.run.name
             folder.mkdir(parents=True, exist_ok=True)
+            config = self.config.clone()
+            for key in DECIDED_BY:
+                config.pop(key, None)
             self.parser.save(
-                self.config, folder / CONFIG_FILE, skip_unset=False, overwrite=True, multifile=False
+                config, folder / CONFIG_FILE, skip_unset=False, overwrite=True, multifile=False
             )
 
 
@@ -200,8 +210,8 @@ def run_loggers(run: RunConfig, config: dict[str, Any]) -> list[Any]:
     return loggers
 
 
-def reject_linked_values(arguments: list[str]) -> None:
-    """Refuse values for keys that are copies of another key.
+def reject_decided_values(arguments: list[str]) -> None:
+    """Refuse values for keys that follow another key.
 
     Raises:
         ValueError: An option or a YAML sets such a key; names the key to set instead.
@@ -209,21 +219,22 @@ def reject_linked_values(arguments: list[str]) -> None:
     for number, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         target = name.removeprefix("--")
-        if target in LINKS:
-            raise ValueError(f"{name} follows {LINKS[target]}: set --{LINKS[target]} instead")
+        if target in DECIDED_BY:
+            decisive = DECIDED_BY[target]
+            raise ValueError(f"{name} follows {decisive}: set --{decisive} instead")
         if name in ("-c", "--config"):
             path = Path(value or (arguments[number + 1 :] or [""])[0])
-            _reject_linked_values_in(path)
+            _reject_decided_values_in(path)
 
 
-def _reject_linked_values_in(path: Path) -> None:
+def _reject_decided_values_in(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"--config {path}: no such file")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for target, source in LINKS.items():
+    for target, decisive in DECIDED_BY.items():
         group, key = target.split(".")
         if isinstance(content, dict) and key in (content.get(group) or {}):
-            raise ValueError(f"{path}: {target} follows {source}: set {source} instead")
+            raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")
 
 
 def run_command(arguments: list[str]) -> PretrainCLI:
@@ -233,7 +244,7 @@ def run_command(arguments: list[str]) -> PretrainCLI:
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
     """
-    reject_linked_values(arguments[1:])
+    reject_decided_values(arguments[1:])
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     for chatty in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
@@ -252,7 +263,7 @@ def run_command(arguments: list[str]) -> PretrainCLI:
             "num_sanity_val_steps": 0,  # it would log a validation of step 0
             "enable_model_summary": False,  # the first line of a run says what matters
         },
-        parser_kwargs={"description": "Pretrain a text encoder."},
+        parser_kwargs={"description": "Pretrain a text encoder.", "prog": "ponet-pretrain"},
         args=None if arguments == sys.argv[1:] else arguments,
         auto_configure_optimizers=False,
     )

@@ -35,6 +35,14 @@ def test_fit_leaves_metrics_config_curves_checkpoints_and_a_bundle(
     assert "masked-LM accuracy" in printed and "chance 33.3%" in printed
 
 
+def test_the_saved_configuration_repeats_the_run(tiny_run: list[str], tmp_path: Path) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    saved = str(tmp_path / "tiny" / "run_config.yaml")
+    assert main(["fit", "--config", saved, "--run.name", "again"]) == 0
+    losses = series(metrics_of(tmp_path / "tiny"), "train/loss")
+    assert series(metrics_of(tmp_path / "again"), "train/loss") == losses
+
+
 def test_the_exported_bundle_is_the_trained_model(tiny_run: list[str], tmp_path: Path) -> None:
     assert main(["fit", *tiny_run]) == 0
     run = tmp_path / "tiny"
@@ -153,6 +161,8 @@ def test_mistakes_in_options_end_in_one_message(
     check_error(capsys, ["fit", *tiny_run, "--model.encoder.pooling", "x"], "pooling")
     check_error(capsys, ["fit", *tiny_run, "--data.objective", "mlm"], "--model.objective")
     check_error(capsys, ["fit", *tiny_run, "--data.seed=3"], "--seed_everything")
+    accumulate = ["--trainer.accumulate_grad_batches", "2"]
+    check_error(capsys, ["fit", *tiny_run, *accumulate], "--data.global_batch_size")
     check_error(capsys, ["fit", *tiny_run, "--model.objective", "mlm_xyz"], "mlm_xyz", "mlm_sso")
     check_error(capsys, ["fit", *tiny_run, "--run.name", "../x"], "../x")
     check_error(capsys, ["fit", "--config", str(tmp_path / "none.yaml")], "none.yaml")
@@ -166,6 +176,7 @@ def test_mistakes_in_yaml_files_end_in_one_message(
         ("model: {optimizer: {learning_rate: 1}}", "learning_rate"),
         ("trainer: {max_steps: soon}", "max_steps"),
         ("data: {objective: mlm}", "model.objective"),
+        ("trainer: {val_check_interval: 5}", "run.eval_every_n_steps"),
         ("model: {optimizer: {lr: -1}}", "lr must be > 0"),
     ):
         path.write_text(content)
