@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EncoderBatch:
     """Token ids with everything the encoders may know about them; all tensors are (B, L).
 
-    Checks look at shapes and dtypes only, never at values, so they cost no device transfer.
+    Shapes and dtypes are always checked, segment ids where they are on the CPU: elsewhere a look
+    at values would make the device wait.
 
     Raises:
-        ValueError: If a tensor has another shape or dtype than stated here.
+        ValueError: If a tensor has another shape, dtype or range than stated here.
     """
 
     input_ids: Tensor
@@ -23,7 +24,7 @@ class EncoderBatch:
     token_type_ids: Tensor
     """int64 (B, L), in [0, type_vocab_size)."""
     segment_ids: Tensor
-    """int64 (B, L), in [0, L): the pooling unit of each token. Ids at padding are ignored."""
+    """int64 (B, L), in [0, L): the pooling unit of each token. At padding they are ignored."""
     special_mask: Tensor
     """bool (B, L), True at tokens that only delimit text ([CLS], [SEP])."""
 
@@ -45,6 +46,20 @@ class EncoderBatch:
                     f"{field.name} is {tensor.dtype}; {dtype} is needed, "
                     f"convert it with .{'bool' if dtype is torch.bool else 'long'}()"
                 )
+
+        self._check_segment_ids()
+
+    def _check_segment_ids(self) -> None:
+        """Refuse an id that would fall into another row's segments."""
+        if self.segment_ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        smallest, largest = (int(bound) for bound in torch.aminmax(self.segment_ids))
+        limit = self.segment_ids.shape[1]
+        if smallest < 0 or largest >= limit:
+            raise ValueError(
+                f"segment_ids range from {smallest} to {largest}; they must be in [0, {limit}), "
+                "the number of tokens: number the segments of each row from 0"
+            )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EncoderBatch":
         """Return the batch with every tensor on the device."""

@@ -156,3 +156,15 @@ def test_an_extended_encoder_keeps_its_results_and_reads_longer_input():
         assert encoder(longer).shape == (2, 30, 8)
     assert encoder.config.max_positions == 30
     assert encoder.embeddings.position.weight.requires_grad
+
+
+def test_a_batch_refuses_segment_ids_that_would_reach_into_another_row():
+    batch = {
+        "input_ids": torch.zeros(2, 4, dtype=torch.int64),
+        "mask": torch.ones(2, 4, dtype=torch.bool),
+        "token_type_ids": torch.zeros(2, 4, dtype=torch.int64),
+        "special_mask": torch.zeros(2, 4, dtype=torch.bool),
+    }
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=r"segment_ids range from .*\[0, 4\)"):
+            EncoderBatch(**batch, segment_ids=torch.tensor([[0, 1, 2, 3], [0, 0, 1, wrong]]))
