@@ -34,8 +34,13 @@ class LossSums(NamedTuple):
     positions: Tensor
 
     def stacked(self) -> Tensor:
-        """The sums as one float64 vector, so that windows and ranks add up exactly."""
-        return torch.stack([value.detach().double() for value in self])
+        """The sums as one vector, float64 where the device has it: counts then add up exactly."""
+        return torch.stack([value.detach() for value in self]).to(sum_dtype(self.tokens.device))
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on Apple's GPUs, which have nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
@@ -132,7 +137,7 @@ class PretrainModule(LightningModule):
         self.compile_model = compile
         self.resolved_config: dict[str, Any] = {}
         self._checkpoint_step = 0
-        self.register_buffer("eval_sums", torch.zeros(len(LossSums._fields)).double(), False)
+        self._eval_sums = torch.zeros(len(LossSums._fields))
 
     def setup(self, stage: str) -> None:
         """Check the vocabulary against the shards, and compile once the device is known."""
@@ -155,11 +160,12 @@ class PretrainModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of one pass over the validation examples."""
-        self.eval_sums.zero_()
+        zeros = torch.zeros(len(LossSums._fields), device=self.device)
+        self._eval_sums = zeros.to(sum_dtype(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the sums."""
-        self.eval_sums += loss_sums(self(batch), batch).stacked()
+        self._eval_sums += loss_sums(self(batch), batch).stacked()
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all ranks, weighted by tokens and pairs, not by batches."""
@@ -173,7 +179,7 @@ class PretrainModule(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        sums = self.trainer.strategy.reduce(self.eval_sums, reduce_op="sum")
+        sums = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
         metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
         self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
         # Lightning would write the step before: it counts batches, and this one is not yet done.
