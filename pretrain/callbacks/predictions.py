@@ -63,5 +63,6 @@ class PredictionsFile(BasePredictionWriter):
         return [self._tokenizer.id_to_token(i) for i in ids.tolist()]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the file."""
+        """Close the file and say where it is."""
         self._file.close()
+        print(f"predictions: {self._file.name}")

@@ -29,31 +29,45 @@ class EvaluationReport(Callback):
         metrics |= {f"data/{name}": value for name, value in counts.items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
-        if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(_opening(trainer, pl_module, counts))
+        _say(trainer, _opening(trainer, pl_module, counts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics beside the baselines, and draw."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        if "val/mlm_loss" in metrics and trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(self._line(trainer.global_step, metrics))
+        self._report(trainer, "val", f"step {trainer.global_step:,}: validation")
         path = self.folder / METRICS_FILE
         if path.exists():
             plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
 
-    def _line(self, step: int, metrics: dict[str, float]) -> str:
-        unigram = self.baselines.get("unigram_accuracy", float("nan"))
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics of the whole validation split beside the baselines."""
+        if trainer.is_global_zero:
+            self._report(trainer, "test", "whole validation split:")
+
+    def _report(self, trainer: Trainer, stage: str, opening: str) -> None:
+        if not self.baselines:
+            self.baselines = trainer.datamodule.baselines()  # type: ignore[attr-defined]
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         parts = [
-            f"step {step:,}: validation MLM loss {metrics['val/mlm_loss']:.3f}",
-            f"accuracy {metrics['val/mlm_accuracy']:.1%} (unigram {unigram:.1%})",
+            f"{opening} MLM loss {metrics[f'{stage}/mlm_loss']:.3f}",
+            f"accuracy {metrics[f'{stage}/mlm_accuracy']:.1%} "
+            f"(unigram {self.baselines['unigram_accuracy']:.1%})",
         ]
-        if "val/pair_accuracy" in metrics:
-            chance = self.baselines.get("pair_chance", float("nan"))
-            accuracy = metrics["val/pair_accuracy"]
-            parts.append(f"pair accuracy {accuracy:.1%} (chance {chance:.1%})")
-        return ", ".join(parts)
+        if f"{stage}/pair_accuracy" in metrics:
+            parts.append(
+                f"pair accuracy {metrics[f'{stage}/pair_accuracy']:.1%} "
+                f"(chance {self.baselines['pair_chance']:.1%})"
+            )
+        _say(trainer, ", ".join(parts))
+
+
+def _say(trainer: Trainer, text: str) -> None:
+    """Print on the first rank, above the progress bar where there is one."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(text)
+    elif trainer.is_global_zero:
+        print(text)
 
 
 def _opening(trainer: Trainer, module: LightningModule, counts: dict[str, float]) -> str:

@@ -116,12 +116,16 @@ def test_weights_and_biases_writes_only_where_it_is_asked_to(
 
 
 def test_validate_test_and_predict_use_the_runs_checkpoint(
-    tiny_run: list[str], tmp_path: Path
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", *tiny_run]) == 0
+    capsys.readouterr()
     before = series(metrics_of(tmp_path / "tiny"), "val/mlm_loss")[1][-1]
     for command in ("validate", "test", "predict"):
         assert main([command, *tiny_run]) == 0
+    printed = capsys.readouterr().out
+    assert "validation MLM loss" in printed and "whole validation split: MLM loss" in printed
+    assert "predictions-rank0.jsonl" in printed and "nan" not in printed
     rows = metrics_of(tmp_path / "tiny")
     assert series(rows, "val/mlm_loss")[1][-1] == pytest.approx(before, abs=1e-6)
     assert series(rows, "test/mlm_loss")[1]
