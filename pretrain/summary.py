@@ -15,25 +15,34 @@ def run_summary(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("ponet-pretrain summary", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, for instance runs/default")
     parser.add_argument("--plot", type=Path, help="PNG to write: the curves of all runs together")
+    parser.add_argument("--table", type=Path, help="text file to write: the printed tables")
     options = parser.parse_args(arguments)
-    print_summary(options.runs)
+    text = print_summary(options.runs)
+    if options.table:
+        options.table.write_text(text + "\n", encoding="utf-8")
     if options.plot:
-        rows = {str(folder): read_metrics(folder / METRICS_FILE) for folder in options.runs}
-        plot_curves(rows, options.plot)
+        names = [folder.name for folder in options.runs]
+        labels = names if len(set(names)) == len(names) else [str(f) for f in options.runs]
+        rows = [read_metrics(folder / METRICS_FILE) for folder in options.runs]
+        plot_curves(dict(zip(labels, rows, strict=True)), options.plot)
         print(f"curves of all runs: {options.plot}")
 
 
-def print_summary(folders: Sequence[Path]) -> None:
-    """Print one table per run folder.
+def print_summary(folders: Sequence[Path]) -> str:
+    """Print one table per run folder; returns the printed text.
 
     Raises:
         ValueError: A folder has no metrics file.
     """
+    tables = []
     for folder in folders:
         path = folder / METRICS_FILE
         if not path.exists():
             raise ValueError(f"{folder} is not a run folder: it has no {METRICS_FILE}")
-        print("\n".join(["", *summary_lines(folder, read_metrics(path)), ""]))
+        tables.append("\n".join(summary_lines(folder, read_metrics(path))))
+    text = "\n\n".join(tables)
+    print(f"\n{text}\n")
+    return text
 
 
 def summary_lines(folder: Path, rows: list[dict[str, float]]) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.curves import plot_curves
 from pretrain.metrics_file import MetricsFileLogger, last_value, read_metrics, series
-from pretrain.summary import summary_lines
+from pretrain.summary import run_summary, summary_lines
 
 
 def test_lines_come_back_as_they_were_logged(tmp_path: Path) -> None:
@@ -58,3 +58,17 @@ def test_curves_are_drawn_for_the_metrics_that_exist(tmp_path: Path) -> None:
 def test_last_value_skips_rows_without_the_metric() -> None:
     assert last_value(ROWS, "train/mlm_loss") == 6.0
     assert last_value(ROWS, "absent") is None
+
+
+def test_several_runs_are_tabled_and_drawn_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        logger = MetricsFileLogger(tmp_path / name / "metrics.jsonl")
+        for row in ROWS:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+    table, plot = tmp_path / "table.txt", tmp_path / "plot.png"
+    runs = [str(tmp_path / name) for name in ("a", "b")]
+    run_summary([*runs, "--table", str(table), "--plot", str(plot)])
+    assert table.read_text().count("masked-LM accuracy") == 2
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="not a run folder"):
+        run_summary([str(tmp_path)])
