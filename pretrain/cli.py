@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         _dispatch(arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("PONET_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

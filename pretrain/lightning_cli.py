@@ -111,8 +111,13 @@ class PretrainCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
         callbacks = [*callbacks, *run_callbacks(self.run, subcommand=self.subcommand, show=show)]
-        if config.get("logger") is None:
-            config["logger"] = run_loggers(self.run, self._plain_config())
+        given = config.get("logger")
+        extra = given if isinstance(given, list) else [given]
+        own = run_loggers(self.run, self._plain_config())
+        config["logger"] = [
+            *own,
+            *(logger for logger in extra if not isinstance(logger, bool | None)),
+        ]
         return super()._instantiate_trainer(config, callbacks)
 
     def _plain_config(self) -> dict[str, Any]:

@@ -19,6 +19,4 @@ class EvaluationInterval(Callback):
         """Translate steps to micro-batches for the fit loop."""
         if stage == "fit":
             trainer.check_val_every_n_epoch = None
-            trainer.fit_loop.epoch_loop.val_loop.trainer.val_check_interval = (
-                self.every_n_steps * trainer.accumulate_grad_batches
-            )
+            trainer.val_check_interval = self.every_n_steps * trainer.accumulate_grad_batches

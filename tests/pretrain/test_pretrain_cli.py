@@ -104,6 +104,15 @@ def test_bfloat16_trains_with_clipped_gradients_and_the_fused_optimizer(
     assert 0 < first <= 1e-3  # a mean of gradients of norm 1e-3 each
 
 
+def test_a_logger_of_the_users_own_is_used_beside_the_metrics_file(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "csv")]
+    assert main(["fit", *tiny_run, *logger]) == 0
+    assert series(metrics_of(tmp_path / "tiny"), "val/mlm_loss")[0] == [2, 4]
+    assert "val/mlm_loss" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
+
+
 def test_weights_and_biases_writes_only_where_it_is_asked_to(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
