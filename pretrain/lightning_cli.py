@@ -18,6 +18,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ponet import EncoderConfig
 from pretrain.callbacks import (
@@ -257,6 +258,13 @@ def run_command(arguments: list[str]) -> PretrainCLI:
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )
+    try:
+        return _start_cli(arguments)
+    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+        raise ValueError(str(error)) from error
+
+
+def _start_cli(arguments: list[str]) -> PretrainCLI:
     return PretrainCLI(
         PretrainModule,
         PretrainDataModule,

@@ -178,6 +178,8 @@ def test_mistakes_in_options_end_in_one_message(
     check_error(capsys, ["fit", *tiny_run, *accumulate], "--data.global_batch_size")
     check_error(capsys, ["fit", *tiny_run, "--model.objective", "mlm_xyz"], "mlm_xyz", "mlm_sso")
     check_error(capsys, ["fit", *tiny_run, "--run.name", "../x"], "../x")
+    no_checkpoints = ["--trainer.enable_checkpointing", "false"]
+    check_error(capsys, ["fit", *tiny_run, *no_checkpoints], "enable_checkpointing")
     check_error(capsys, ["fit", "--config", str(tmp_path / "none.yaml")], "none.yaml")
 
 
