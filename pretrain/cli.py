@@ -5,7 +5,16 @@ Invariant: a user's mistake ends in one line on stderr and exit code 2, never in
 
 import os
 import sys
+import time
 from collections.abc import Sequence
+
+from pretrain.interruption import (
+    EXIT_CODES,
+    EXIT_INTERRUPT,
+    EXIT_MISTAKE,
+    RunInterrupted,
+    kill_workers,
+)
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -14,36 +23,63 @@ HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAN
   test       the same on the whole validation split
   predict    write what a run's model says at every masked position to the run's folder
   fill       fill the [MASK]s of your own sentences from a bundle
+  export     turn a checkpoint (also a sharded one) into a bundle
   summary    print the table of one or more finished runs
 
 `ponet-pretrain fit --help` lists every option of a command; `--print_config` shows the result of
-all configs and options together. Set PONET_TRACEBACK=1 to see where an error comes from.
+all configs and options together. A fit that was stopped goes on when its command is run again
+(--resume auto). Class paths in options and YAML files may name this project's and Lightning's
+classes; --allow_modules PACKAGE adds others. PONET_TRACEBACK=1 shows where an error comes from.
+
+exit codes:
 """
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 a mistake in the input)."""
+    """Run one command; returns one of `EXIT_CODES`."""
+    started = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
-        return 0 if arguments else 2
+        print(HELP + "".join(f"  {code:3d}  {text}\n" for code, text in EXIT_CODES.items()), end="")
+        return 0 if arguments else EXIT_MISTAKE
     try:
-        _dispatch(arguments)
+        _dispatch(arguments, started)
+    except RunInterrupted as stopped:
+        return _end(stopped)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
         if os.environ.get("PONET_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_MISTAKE
     return 0
 
 
-def _dispatch(arguments: list[str]) -> None:
+def _end(stopped: RunInterrupted) -> int:
+    """Say why a run ended early; the exit code.
+
+    A rank that Lightning itself started ends with 0: at any other code Lightning would kill the
+    first rank, which has yet to end with the real one.
+    """
+    kill_workers(patience_s=5.0)
+    if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
+        return 0
+    print(f"stopped: {stopped.reason}", file=sys.stderr)
+    return stopped.exit_code
+
+
+def _dispatch(arguments: list[str], started: float) -> None:
     command = arguments[0]
     if command in LIGHTNING_COMMANDS:
         from pretrain.lightning_cli import run_command
 
-        run_command(arguments)
+        run_command(arguments, started=started)
+    elif command == "export":
+        from pretrain.export import run_export
+
+        run_export(arguments[1:])
     elif command == "fill":
         from pretrain.fill import run_fill
 
@@ -53,5 +89,5 @@ def _dispatch(arguments: list[str]) -> None:
 
         run_summary(arguments[1:])
     else:
-        allowed = ", ".join((*LIGHTNING_COMMANDS, "fill", "summary"))
+        allowed = ", ".join((*LIGHTNING_COMMANDS, "fill", "export", "summary"))
         raise ValueError(f"unknown command {command!r}; the commands are {allowed}")

@@ -1,7 +1,8 @@
 """PretrainDataModule: shards -> batches of masked pairs, resumable at any optimiser step.
 
-Invariant: the training stream depends on (shards, objective, packing, masking, seed) and one
-integer, never on devices or workers. Evaluation always hides 15 % of the tokens with fixed masks.
+Invariant: the training stream depends on (shards, objective, packing, masking, seed), on the
+optimiser steps done and on the windows a guard skipped, never on devices or workers. Evaluation
+always hides 15 % of the tokens with fixed masks.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ from data_prep.shards import TokenShards, check_files
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
+from pretrain.interruption import ignore_signals_in_worker
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
-from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler
+from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler, window_of
 from pretrain.transport import BatchLoader, pack_batch
 
 TRAIN_SPLIT = "train"
@@ -89,8 +91,8 @@ class PretrainDataModule(LightningDataModule):
         self.verify_shards = verify_shards
         self.seed = seed
         BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
+        self.skipped_windows: tuple[int, ...] = ()
         self._streams: dict[str, SampleStream] = {}
-        self._loaded: dict[str, Any] | None = None
 
     # --- text, vocabulary ---------------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class PretrainDataModule(LightningDataModule):
         self._stream(TRAIN_SPLIT)
         if self.trainer is not None:
             self.trainer.accumulate_grad_batches = self._geometry().accumulation
-            self._steps_per_epoch()
+            assert self.steps_per_epoch
 
     def _stream(self, split: str) -> SampleStream:
         if split not in self._streams:
@@ -186,8 +188,9 @@ class PretrainDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
         )
 
-    def _steps_per_epoch(self) -> int:
-        """Return global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
         steps = max(1, len(self._stream(TRAIN_SPLIT).plan(0)) // self.global_batch_size)
         trainer = self.trainer
         limit = trainer.limit_train_batches if trainer else None
@@ -209,8 +212,9 @@ class PretrainDataModule(LightningDataModule):
         """Return the training loader: a sized view of an endless stream."""
         sampler = StreamBatchSampler(
             self._geometry(),
-            steps_per_epoch=self._steps_per_epoch(),
-            samples_seen=self._resumed_samples_seen,
+            steps_per_epoch=self.steps_per_epoch,
+            steps_done=lambda: self.trainer.global_step if self.trainer else 0,
+            skipped=self.skipped_windows,
         )
         dataset = self._dataset(TRAIN_SPLIT, self.masking, self.seed)
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
@@ -258,7 +262,32 @@ class PretrainDataModule(LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": ignore_signals_in_worker if self.num_workers else None,
         }
+
+    @property
+    def common_eval_batches(self) -> int:
+        """Evaluation batches that every rank has; some ranks may have one more."""
+        size = min(self.eval_examples, len(self.evaluation_dataset()))
+        return -(-(size // self._geometry().world_size) // self.eval_batch_size)
+
+    # --- place in the stream ------------------------------------------------------------------
+
+    def sample_range(self, step: int) -> tuple[int, int]:
+        """Return the first and the last sample that optimiser step `step` (from 0) reads."""
+        first = window_of(step, self.skipped_windows) * self.global_batch_size
+        return first, first + self.global_batch_size - 1
+
+    def first_sample_of(self, step: int, batch_idx: int) -> int:
+        """Return the first sample of this rank's micro-batch.
+
+        Args:
+            step: Optimiser steps done.
+            batch_idx: Micro-batches of this Lightning epoch done.
+        """
+        geometry = self._geometry()
+        window = window_of(step, self.skipped_windows)
+        return geometry.first_sample(window, batch_idx % geometry.accumulation)
 
     # --- state --------------------------------------------------------------------------------
 
@@ -280,13 +309,17 @@ class PretrainDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the stream; `plan_sizes` only saves a resumed run some planning."""
         return {
-            "samples_seen": self._samples_seen(),
+            "samples_seen": self.sample_range(self.trainer.global_step if self.trainer else 0)[0],
+            "skipped_windows": list(self.skipped_windows),
             "fingerprint": self.fingerprint(),
             "plan_sizes": self._stream(TRAIN_SPLIT).known_sizes,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the place in the stream of a saved run.
+
+        The place itself follows from the trainer's step and the skipped windows: those of the saved
+        run, and those that a guard added since.
 
         Raises:
             ValueError: The saved run used other data or settings; the message names the fields.
@@ -298,24 +331,11 @@ class PretrainDataModule(LightningDataModule):
             raise ValueError(
                 "the checkpoint cannot be resumed with these data settings: "
                 + "; ".join(differing)
-                + ". Use the saved values, or start a new run."
+                + ". Use the saved values, or start a new run (--run.name)."
             )
         self._stream(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
-        self._loaded = dict(state_dict)
-
-    def _samples_seen(self) -> int:
-        return self.trainer.global_step * self.global_batch_size if self.trainer else 0
-
-    def _resumed_samples_seen(self) -> int:
-        """Return the place in the stream; once after loading, check it against the checkpoint's."""
-        seen = self._samples_seen()
-        if self._loaded is not None and self._loaded["samples_seen"] != seen:
-            raise ValueError(
-                f"the checkpoint was saved after {self._loaded['samples_seen']} examples, but its "
-                f"{seen // self.global_batch_size} steps of {self.global_batch_size} are {seen}."
-            )
-        self._loaded = None
-        return seen
+        saved = state_dict.get("skipped_windows", ())
+        self.skipped_windows = tuple(sorted({*self.skipped_windows, *saved}))
 
     # --- what is logged once ----------------------------------------------------------------
 

@@ -1,45 +1,57 @@
-"""LightningCLI for pretraining: options, the run's folder, loggers, callbacks and precision.
+"""LightningCLI for pretraining: options, which checkpoint a run goes on from, and how it ends.
 
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
 import logging
 import os
-import shutil
 import sys
+import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ponet import EncoderConfig
-from pretrain.callbacks import (
-    BundleExport,
-    EvaluationInterval,
-    EvaluationReport,
-    PredictionsFile,
-    RunProgressBar,
-    TrainingLog,
-)
+from pretrain.allowed_modules import modules_from_arguments, only_allowed_modules, without_modules
+from pretrain.callbacks import BundleExport, RunHistory
+from pretrain.callbacks.guards import BadState
+from pretrain.checkpoints.resume import chosen_checkpoint
+from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
-from pretrain.metrics_file import MetricsFileLogger
+from pretrain.guards import GuardConfig
+from pretrain.interruption import RunInterrupted, StopRequest, parse_duration, say
+from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
 from pretrain.run_config import (
-    BUNDLE_FOLDER,
-    CHECKPOINT_FOLDER,
     CONFIG_FILE,
     METRICS_FILE,
+    CheckpointConfig,
+    PreemptionConfig,
     RunConfig,
 )
+from pretrain.run_setup import (
+    automatic_precision,
+    checkpoint_to_evaluate,
+    evaluation_callbacks,
+    fit_callbacks,
+    remove_earlier_run,
+    run_loggers,
+    run_plugins,
+    take_over_signals,
+)
 from pretrain.summary import print_summary
+
+Kind = TypeVar("Kind")
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {
@@ -49,7 +61,12 @@ DECIDED_BY = {
     "trainer.val_check_interval": "run.eval_every_n_steps",
     "trainer.check_val_every_n_epoch": "run.eval_every_n_steps",
     "trainer.default_root_dir": "run.root",
+    "trainer.max_time": "max_time",
 }
+
+
+class RolledBack(Exception):
+    """The run is to be started again from its newest checkpoint."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -70,7 +87,7 @@ class RunConfigFile(SaveConfigCallback):
             folder = Path(self.config.run.root) / self.config.run.name
             folder.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
-            for key in DECIDED_BY:
+            for key in (*DECIDED_BY, "ckpt_path"):
                 config.pop(key, None)
             self.parser.save(
                 config, folder / CONFIG_FILE, skip_unset=False, overwrite=True, multifile=False
@@ -81,6 +98,12 @@ class PretrainCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` around PretrainModule and PretrainDataModule."""
 
     run: RunConfig
+    resumed_from: Path | None = None
+
+    def __init__(self, *args: Any, started: float, rolled_back: bool, **kwargs: Any) -> None:
+        self.started = started
+        self.rolled_back = rolled_back
+        super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
@@ -89,8 +112,25 @@ class PretrainCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `run.*`, and link what two components share."""
+        """Add the groups of a run, and link what two components share."""
+        parser.add_argument(
+            "--resume",
+            type=str,
+            default="auto",
+            help="Go on from the run folder's newest valid checkpoint (auto), start from the "
+            "beginning (never), or go on from the checkpoint of this path.",
+        )
+        parser.add_argument(
+            "--max_time",
+            type=str,
+            default="",
+            help="Wall-clock budget from the start of the command, DD:HH:MM:SS or such as 90m; "
+            "then the run saves and ends with exit code 75. Empty: none.",
+        )
         parser.add_class_arguments(RunConfig, "run")
+        parser.add_class_arguments(CheckpointConfig, "checkpoints")
+        parser.add_class_arguments(PreemptionConfig, "preemption")
+        parser.add_class_arguments(GuardConfig, "guards")
         parser.link_arguments("model.objective", "data.objective")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
 
@@ -98,41 +138,124 @@ class PretrainCLI(LightningCLI):
         """Keep the command line: hyper-parameters stored in a checkpoint are not read."""
 
     def before_instantiate_classes(self) -> None:
-        """Prepare the run's folder and fill in what depends on it."""
+        """Prepare the run's folder, choose the checkpoint, fill in what depends on them."""
         config = self.config[self.subcommand]
         self.run = RunConfig(**vars(config.run))
+        self.checkpoints = CheckpointConfig(**vars(config.checkpoints))
+        self.preemption = PreemptionConfig(**vars(config.preemption))
+        self.guards = GuardConfig(**vars(config.guards))
         if config.run.auto_precision and config.trainer.precision is None:
             config.trainer.precision = automatic_precision()
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
-            _prepare_run_folder(self.run, resumed=config.ckpt_path is not None)
+            self._choose_checkpoint(config)
         elif config.ckpt_path is None:
-            config.ckpt_path = str(newest_checkpoint(self.run))
+            config.ckpt_path = str(checkpoint_to_evaluate(self.run))
+
+    def _choose_checkpoint(self, config: Any) -> None:
+        if config.ckpt_path is not None:
+            raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
+        if config.trainer.enable_checkpointing is False:
+            raise ValueError(
+                "trainer.enable_checkpointing is false, but a run always saves at its end; use "
+                "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
+            )
+        self.stop = StopRequest(
+            self.preemption.signals,
+            budget_s=parse_duration(config.max_time) if config.max_time else None,
+            started=self.started,
+        )
+        if self.rolled_back:  # whatever the run started from, it goes on from its own checkpoints
+            self.run, config.resume = replace(self.run, overwrite=False), "auto"
+        chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))
+        self.resumed_from = chosen
+        remove_earlier_run(self.run)
+        if chosen is not None:
+            rank_zero_only(say)(f"going on from {chosen}")
+            config.ckpt_path = str(chosen)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
-        callbacks = [*callbacks, *run_callbacks(self.run, subcommand=self.subcommand, show=show)]
-        given = config.get("logger")
-        extra = given if isinstance(given, list) else [given]
+        fits = self.subcommand == "fit"
+        if fits:
+            options = {"stop": self.stop, "resumed_from": self.resumed_from, "show": show}
+            groups = (self.run, self.checkpoints, self.preemption, self.guards)
+            callbacks = [*callbacks, *fit_callbacks(*groups, **options)]
+        else:
+            callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
+        config["plugins"] = [*_listed(config.get("plugins")), *run_plugins(self.checkpoints)]
         own = run_loggers(self.run, self._plain_config())
-        config["logger"] = [
-            *own,
-            *(logger for logger in extra if not isinstance(logger, bool | None)),
-        ]
-        return super()._instantiate_trainer(config, callbacks)
+        config["logger"] = [*own, *_listed(config.get("logger"))]
+        trainer = super()._instantiate_trainer(config, callbacks)
+        if fits:
+            take_over_signals(trainer)
+        return trainer
 
     def _plain_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
         return yaml.safe_load(parser.dump(self.config[self.subcommand], skip_unset=False))
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; at a bad step roll back if that is wanted."""
+        try:
+            super()._run_subcommand(subcommand)
+        except RunInterrupted as stopped:
+            environment = getattr(self.trainer.strategy, "cluster_environment", None)
+            stopped.launched_by_lightning = isinstance(environment, LightningEnvironment)
+            if not isinstance(stopped, BadState) or self.guards.action != "rollback":
+                raise
+            times = roll_back(
+                self.run.folder,
+                first_step=stopped.first_data_step,
+                last_step=stopped.last_data_step,
+                first_rank=self.trainer.is_global_zero,
+                warn=say,
+            )
+            if times > self.guards.max_rollbacks:
+                raise
+            rank_zero_only(say)(f"{stopped.reason}: rolling back ({times})")
+            raise RolledBack from stopped
+
     def before_fit(self) -> None:
-        """Give the module the resolved configuration, for its checkpoints."""
+        """Give module and data what the command line and the run's folder say."""
         self.model.resolved_config = self._plain_config()
+        self.datamodule.skipped_windows = skipped_windows(self.run.folder)
 
     def after_fit(self) -> None:
-        """Print the run's table on the first rank."""
+        """Finish what a run that was already complete lacks; print its table on the first rank."""
+        if not _callback(self.trainer, RunHistory).started:
+            self._complete()
         if self.trainer.is_global_zero:
             print_summary([self.run.folder])
+
+    def _complete(self) -> None:
+        """Every step was done by an earlier start: make up for a validation and the bundle."""
+        step = self.trainer.global_step
+        rank_zero_only(say)(
+            f"{self.run.folder} is complete: {step} steps are done. To train longer raise "
+            "--trainer.max_steps, to train anew give another --run.name or --run.overwrite true"
+        )
+        if self._owes_validation(step):
+            self.trainer.validate(self.model, datamodule=self.datamodule)
+        export = _callback(self.trainer, BundleExport)
+        if not export.done():
+            export.write(self.trainer, self.model)
+
+    def _owes_validation(self, step: int) -> bool:
+        metrics = self.run.folder / METRICS_FILE
+        if step % self.run.eval_every_n_steps or not metrics.exists():
+            return False
+        return step not in series(read_metrics(metrics), "val/loss")[0]
+
+
+def _callback(trainer: Trainer, kind: type[Kind]) -> Kind:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list of the objects an option gives: none, one or several."""
+    given = value if isinstance(value, list) else [value]
+    return [item for item in given if not isinstance(item, bool | None)]
 
 
 def _seed_number(seed: bool | int) -> int:
@@ -141,79 +264,6 @@ def _seed_number(seed: bool | int) -> int:
             f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
         )
     return seed
-
-
-def automatic_precision() -> str:
-    """`bf16-mixed` where the device multiplies bfloat16 in hardware, else `32-true`.
-
-    On a CPU that means AMX: without it bfloat16 matrix products are no faster than float32.
-    """
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
-
-
-@rank_zero_only
-def _prepare_run_folder(run: RunConfig, *, resumed: bool) -> None:
-    if resumed or not (run.folder / METRICS_FILE).exists():
-        return
-    if not run.overwrite:
-        raise ValueError(
-            f"{run.folder} holds an earlier run. Give another --run.name, continue it with "
-            f"--ckpt_path {run.folder / CHECKPOINT_FOLDER / 'last.ckpt'}, or delete it with "
-            "--run.overwrite true"
-        )
-    shutil.rmtree(run.folder)
-
-
-def newest_checkpoint(run: RunConfig) -> Path:
-    """The run's last checkpoint; an untrained model is never evaluated by mistake."""
-    path = run.folder / CHECKPOINT_FOLDER / "last.ckpt"
-    if not path.exists():
-        raise ValueError(
-            f"no checkpoint at {path}: give the run with --run.name, or a file with --ckpt_path"
-        )
-    return path
-
-
-def run_callbacks(run: RunConfig, *, subcommand: str | None, show: bool) -> list[Callback]:
-    """The callbacks every run has."""
-    folder = run.folder / CHECKPOINT_FOLDER
-    options = {"dirpath": folder, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        EvaluationInterval(run.eval_every_n_steps),
-        TrainingLog(),
-        ModelCheckpoint(filename="best", monitor="val/loss", **options),
-        ModelCheckpoint(filename="last", **options),
-        EvaluationReport(run.folder),
-        BundleExport(run.folder / BUNDLE_FOLDER),
-    ]
-    if subcommand == "predict":
-        callbacks.append(PredictionsFile(run.folder))
-    if show:
-        callbacks.append(RunProgressBar())
-    return callbacks
-
-
-def run_loggers(run: RunConfig, config: dict[str, Any]) -> list[Any]:
-    """The run's metrics file, and Weights & Biases where it is asked for."""
-    loggers: list[Any] = [MetricsFileLogger(run.folder / METRICS_FILE)]
-    if run.wandb != "off":
-        from pytorch_lightning.loggers import WandbLogger
-
-        run.folder.mkdir(parents=True, exist_ok=True)
-        loggers.append(
-            WandbLogger(
-                project=run.wandb_project,
-                name=run.name,
-                group=run.wandb_group or None,
-                offline=run.wandb == "offline",
-                save_dir=run.folder,
-                log_model=False,
-                config=config,
-            )
-        )
-    return loggers
 
 
 def reject_decided_values(arguments: list[str]) -> None:
@@ -243,28 +293,46 @@ def _reject_decided_values_in(path: Path) -> None:
             raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")
 
 
-def run_command(arguments: list[str]) -> PretrainCLI:
-    """Parse and run one Lightning subcommand.
+def run_command(arguments: list[str], *, started: float | None = None) -> PretrainCLI:
+    """Parse and run one Lightning subcommand; go on after a guard's rollback.
 
     Args:
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
+        started: `time.monotonic()` of the start of the command; now, if not given.
+
+    Raises:
+        ValueError: A mistake in the options.
+        RunInterrupted: The run ended early, with the exit code it names.
     """
+    started = time.monotonic() if started is None else started
+    allowed = modules_from_arguments(arguments)
+    arguments = without_modules(arguments)
     reject_decided_values(arguments[1:])
+    _quiet_libraries()
+    rolled_back = False
+    while True:
+        try:
+            with only_allowed_modules(allowed):
+                return _start_cli(arguments, started=started, rolled_back=rolled_back)
+        except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+            raise ValueError(str(error)) from error
+        except RolledBack:
+            rolled_back = True
+
+
+def _quiet_libraries() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     for chatty in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _start_cli(arguments: list[str], *, started: float, rolled_back: bool) -> PretrainCLI:
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )
-    try:
-        return _start_cli(arguments)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
-        raise ValueError(str(error)) from error
-
-
-def _start_cli(arguments: list[str]) -> PretrainCLI:
     return PretrainCLI(
         PretrainModule,
         PretrainDataModule,
@@ -279,4 +347,6 @@ def _start_cli(arguments: list[str]) -> PretrainCLI:
         parser_kwargs={"description": "Pretrain a text encoder.", "prog": "ponet-pretrain"},
         args=None if arguments == sys.argv[1:] else arguments,
         auto_configure_optimizers=False,
+        started=started,
+        rolled_back=rolled_back,
     )

@@ -1,9 +1,11 @@
 """metrics.jsonl: one JSON object per line, the record every plot, table and report reads.
 
-Invariant: lines are appended whole, so a killed run leaves at most one broken last line.
+Invariant: lines are appended whole, so a killed run leaves at most one broken last line; a resumed
+run first cuts the lines after its checkpoint off, so that every step stands there once.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +52,33 @@ class MetricsFileLogger(Logger):
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def rewind(self, step: int) -> int:
+        """Cut off what was logged after a step (at 0: everything) and go on in time from there.
+
+        Args:
+            step: The optimiser step the run goes on from.
+
+        Returns:
+            The number of lines cut off, a broken last one included.
+        """
+        if not self.path.exists():
+            return 0
+        count = len(self.path.read_text(encoding="utf-8").splitlines())
+        kept = [row for row in read_metrics(self.path) if step and (row["step"] or 0) <= step]
+        if len(kept) < count:
+            temporary = self.path.with_suffix(".rewound")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+        spent = max((row["elapsed_s"] for row in kept), default=0.0)
+        self._started = time.monotonic() - spent
+        return count - len(kept)
+
+    def sync(self) -> None:
+        """Make sure that what was logged is on the disk."""
+        if self.path.exists():
+            with self.path.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

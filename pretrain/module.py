@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from pretrain.objectives import OBJECTIVES, ObjectiveName
-from pretrain.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
 
 IGNORED_LABEL = -100
 CONFIG_KEY = "ponet_run"
@@ -41,6 +42,13 @@ class LossSums(NamedTuple):
 def sum_dtype(device: torch.device) -> torch.dtype:
     """Float64, or float32 on Apple's GPUs, which have nothing wider."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be spread over ranks (DTensor)."""
+    gather = getattr(value, "full_tensor", None)
+    whole: Tensor = value if gather is None else gather()
+    return whole
 
 
 def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
@@ -136,6 +144,8 @@ class PretrainModule(LightningModule):
         self.model = PretrainingModel(encoder, num_pair_classes=self.objective.num_pair_classes)
         self.compile_model = compile
         self.resolved_config: dict[str, Any] = {}
+        self.stored_config: dict[str, Any] = {}
+        self.grad_norm: Tensor | None = None
         self._checkpoint_step = 0
         self._eval_sums = torch.zeros(len(LossSums._fields))
 
@@ -217,6 +227,7 @@ class PretrainModule(LightningModule):
             ValueError: Names the fields that differ, with both values.
         """
         self._checkpoint_step = checkpoint["global_step"]
+        self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
         stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
         differing = [
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
@@ -224,10 +235,21 @@ class PretrainModule(LightningModule):
             if stored.get(key) != own[key]
         ]
         if differing:
-            raise ValueError("the checkpoint is of another model; " + "; ".join(differing))
+            raise ValueError(
+                "the checkpoint is of another model; "
+                + "; ".join(differing)
+                + ". Use the saved values, or start a new run (--run.name)."
+            )
 
     def _identity(self) -> dict[str, Any]:
         return {"objective": self.objective.name, **self.encoder_config.to_dict()}
+
+    def on_train_start(self) -> None:
+        """After a resume, let the command line decide the optimiser's settings."""
+        if self._checkpoint_step:
+            for config in self.trainer.lr_scheduler_configs:
+                scheduler: Any = config.scheduler
+                apply_settings(scheduler.optimizer, scheduler, self.optimizer_config)
 
     def configure_gradient_clipping(
         self,
@@ -235,17 +257,22 @@ class PretrainModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does, also with a fused optimiser under bfloat16.
+        """Measure the gradient norm once per optimiser step, then clip with it.
 
-        Lightning refuses every fused optimiser under mixed precision; only float16 gradients are
-        scaled, and for those `build_optimizer` makes none.
+        `grad_norm` is the norm before clipping, on the device; under float16 the gradients are
+        unscaled by then. Also clips with a fused optimiser under bfloat16, where Lightning refuses:
+        only float16 gradients are scaled, and for those `build_optimizer` makes no fused one.
         """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not gradients:
+            return
+        self.grad_norm = full_tensor(get_total_norm(gradients))
+        if not gradient_clip_val:
+            return
+        if GradClipAlgorithmType(gradient_clip_algorithm or "norm") == GradClipAlgorithmType.NORM:
+            clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.grad_norm)
         else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            clip_grad_value_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with the schedule advanced at every optimiser step."""

@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule: AdamW without decay on biases and norms, warm-up, decay.
 
-Invariant: `learning_rate_factor` is a pure function of the step, so a resumed run needs no state.
+Invariant: `learning_rate_factor` is a pure function of the step, so a resumed run needs no state:
+`apply_settings` gives a restored optimiser the settings of the command line.
 """
 
 import math
@@ -9,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 ScheduleName = Literal["linear", "cosine", "warmup_stable_decay", "constant"]
 
@@ -107,3 +109,25 @@ def build_optimizer(
         eps=config.eps,
         fused=devices <= {"cpu", "cuda"} and not scaled_gradients,
     )
+
+
+def apply_settings(
+    optimizer: torch.optim.Optimizer, scheduler: LambdaLR, config: OptimizerConfig
+) -> None:
+    """Overwrite the settings that came with an optimiser's restored state by those of a config.
+
+    A restored optimiser carries the learning rate, betas and decay it was saved with; the command
+    line decides. With unchanged settings nothing changes, to the bit.
+
+    Args:
+        optimizer: Made by `build_optimizer`: the first group decays, the second does not.
+        scheduler: Its schedule, at the restored step.
+        config: The settings to use from now on.
+    """
+    scheduler.base_lrs = [config.lr for _ in optimizer.param_groups]
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    for number, (group, factor) in enumerate(zip(optimizer.param_groups, factors, strict=True)):
+        group["lr"], group["initial_lr"] = config.lr * factor, config.lr
+        group["betas"], group["eps"] = (config.beta1, config.beta2), config.eps
+        group["weight_decay"] = 0.0 if number else config.weight_decay
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -1,12 +1,12 @@
 """The infinite stream of samples, and which of them a rank reads in a Lightning epoch.
 
-Invariant: the whole state is one integer, `samples_seen`, a multiple of the global batch. Global
-step t reads samples [t * G, (t + 1) * G) on any number of ranks.
+Invariant: the whole state is one integer, the optimiser steps done. Step t reads the G samples of
+the t-th window of the stream that is not skipped, on any number of ranks.
 
 G global batch, R ranks, m micro-batch (examples per rank and forward pass).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,9 +128,29 @@ class BatchGeometry:
         """Forward passes per rank and optimiser step."""
         return self.global_batch_size // (self.world_size * self.micro_batch_size)
 
+    def first_sample(self, window: int, micro_step: int) -> int:
+        """Return the first sample of this rank's micro-batch in a window of the stream."""
+        micro_batch = micro_step * self.world_size + self.rank
+        return window * self.global_batch_size + micro_batch * self.micro_batch_size
+
+
+def window_of(step: int, skipped: Sequence[int]) -> int:
+    """Return the window of G samples that optimiser step `step` (from 0) reads.
+
+    Args:
+        step: Optimiser steps done before.
+        skipped: Windows that are left out, ascending.
+    """
+    window = step
+    for left_out in skipped:
+        if left_out > window:
+            break
+        window += 1
+    return window
+
 
 class StreamBatchSampler(Sampler[list[int]]):
-    """Yields the micro-batches of one rank, from `samples_seen` to the end of the Lightning epoch.
+    """Yields the micro-batches of one rank, from a step to the end of the Lightning epoch.
 
     A Lightning epoch is a constant number of global steps, so that its length is known and does not
     vary; the data's own epochs (new segmentation, new order) follow from the sample numbers.
@@ -141,18 +161,21 @@ class StreamBatchSampler(Sampler[list[int]]):
         geometry: BatchGeometry,
         *,
         steps_per_epoch: int,
-        samples_seen: Callable[[], int],
+        steps_done: Callable[[], int],
+        skipped: Sequence[int] = (),
     ) -> None:
         """Bind the sampler to its only state.
 
         Args:
             geometry: Global batch, micro-batch, ranks.
             steps_per_epoch: Global steps per Lightning epoch, at least 1.
-            samples_seen: Called at the start of every iteration; a multiple of the global batch.
+            steps_done: Called at the start of every iteration.
+            skipped: Windows of the stream that are left out, ascending.
         """
         self._geometry = geometry
         self._steps_per_epoch = max(1, steps_per_epoch)
-        self._samples_seen = samples_seen
+        self._steps_done = steps_done
+        self._skipped = tuple(skipped)
 
     def __len__(self) -> int:
         """Return the micro-batches of a full Lightning epoch, also when a part of it is done."""
@@ -160,13 +183,10 @@ class StreamBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of sample numbers."""
-        shape = self._geometry
-        step, rest = divmod(self._samples_seen(), shape.global_batch_size)
-        assert rest == 0, "samples_seen is counted at optimiser steps"
+        shape, step = self._geometry, self._steps_done()
         last = (step // self._steps_per_epoch + 1) * self._steps_per_epoch
-        size, stride = shape.micro_batch_size, shape.world_size * shape.micro_batch_size
         for current in range(step, last):
-            base = current * shape.global_batch_size + shape.rank * size
+            window = window_of(current, self._skipped)
             for micro_step in range(shape.accumulation):
-                first = base + micro_step * stride
-                yield list(range(first, first + size))
+                first = shape.first_sample(window, micro_step)
+                yield list(range(first, first + shape.micro_batch_size))

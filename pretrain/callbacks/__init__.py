@@ -1,17 +1,23 @@
-"""Callbacks of a pretraining run: log, progress bar, curves, bundle export, predictions."""
+"""Callbacks of a pretraining run: seeds, guards, logs, progress, curves, export, predictions."""
 
 from pretrain.callbacks.evaluation_interval import EvaluationInterval
 from pretrain.callbacks.export import BundleExport
+from pretrain.callbacks.guards import Guards
+from pretrain.callbacks.history import RunHistory
 from pretrain.callbacks.predictions import PredictionsFile
 from pretrain.callbacks.progress import RunProgressBar
 from pretrain.callbacks.reporting import EvaluationReport
+from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
 
 __all__ = [
     "BundleExport",
     "EvaluationInterval",
     "EvaluationReport",
+    "Guards",
     "PredictionsFile",
+    "RunHistory",
     "RunProgressBar",
+    "StepSeeds",
     "TrainingLog",
 ]

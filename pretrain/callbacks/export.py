@@ -19,6 +19,14 @@ class BundleExport(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export on the first rank."""
+        self.write(trainer, pl_module)
+
+    def done(self) -> bool:
+        """Whether the bundle is there."""
+        return (self.folder / "model.safetensors").exists()
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the bundle; called on all ranks."""
         if not trainer.is_global_zero:
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]

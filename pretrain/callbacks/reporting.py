@@ -27,8 +27,9 @@ class EvaluationReport(Callback):
         counts = datamodule.plan_counts()
         metrics = {f"baseline/{name}": value for name, value in self.baselines.items()}
         metrics |= {f"data/{name}": value for name, value in counts.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        if not trainer.global_step:  # a resumed run has logged them
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=0)
         _say(trainer, _opening(trainer, pl_module, counts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch.nn.utils import get_total_norm
 
 from pretrain.module import LossSums, means
 
@@ -25,7 +24,6 @@ class TrainingLog(Callback):
         self._window_start = 0.0
         self._paused_s = 0.0
         self._pause_start = 0.0
-        self._grad_norm = float("nan")
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,14 +42,6 @@ class TrainingLog(Callback):
         """Start the clock again."""
         self._paused_s += time.monotonic() - self._pause_start
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Measure the gradient norm where this step closes a window."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._grad_norm = float(get_total_norm(gradients))
-
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -68,15 +58,16 @@ class TrainingLog(Callback):
             return
         self._last_step = step
         if step % trainer.log_every_n_steps == 0 or step == trainer.max_steps:
-            self._log(trainer, step)
+            self._log(trainer, pl_module, step)
             self._begin_window()
 
-    def _log(self, trainer: Trainer, step: int) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         assert self._sums is not None
         sums = trainer.strategy.reduce(self._sums, reduce_op="sum")
         seconds = time.monotonic() - self._window_start - self._paused_s
         metrics = {f"train/{name}": value for name, value in means(sums).items()}
-        metrics["train/grad_norm"] = self._grad_norm
+        if pl_module.grad_norm is not None:
+            metrics["train/grad_norm"] = float(pl_module.grad_norm)
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics["train/tokens_per_s"] = float(sums[LossSums._fields.index("tokens")]) / seconds
         datamodule = getattr(trainer, "datamodule", None)

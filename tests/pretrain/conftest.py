@@ -1,10 +1,10 @@
 """A corpus small enough for a test: 24 documents of 12 sentences over 60 words."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pretrain_corpora import tiny_options
 
 from data_prep.shards import write_shards
 
@@ -45,25 +45,4 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_run(tiny_shards: Path, tmp_path: Path) -> list[str]:
     """Options of a `fit` of four steps that takes a second."""
-    encoder = json.dumps(
-        {
-            "class_path": "ponet.PoNetConfig",
-            "init_args": {
-                "vocab_size": 65,
-                "hidden_size": 16,
-                "num_layers": 2,
-                "num_heads": 2,
-                "ffn_size": 32,
-                "max_positions": 32,
-            },
-        }
-    )
-    return [
-        *("--model.encoder", encoder, "--model.optimizer.warmup_steps", "2"),
-        *("--model.optimizer.lr", "0.01"),
-        *("--data.folder", str(tiny_shards), "--data.max_len", "32", "--data.num_workers", "0"),
-        *("--data.global_batch_size", "8", "--data.micro_batch_size", "4"),
-        *("--data.eval_examples", "16", "--run.root", str(tmp_path), "--run.name", "tiny"),
-        *("--run.eval_every_n_steps", "2", "--trainer.max_steps", "4"),
-        *("--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"),
-    ]
+    return tiny_options(tiny_shards, tmp_path)

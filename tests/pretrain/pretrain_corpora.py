@@ -70,3 +70,29 @@ def document_of(shards: TokenShards, positions: Sequence[int] | np.ndarray) -> n
     """Document of each token position."""
     starts = np.asarray(shards.sentence_offsets)[np.asarray(shards.document_offsets)]
     return np.searchsorted(starts, positions, side="right") - 1
+
+
+def tiny_options(shards: Path, root: Path) -> list[str]:
+    """Options of a `fit` of four steps: a PoNet of 2 x 16, accumulation 2, dropout on."""
+    encoder = json.dumps(
+        {
+            "class_path": "ponet.PoNetConfig",
+            "init_args": {
+                "vocab_size": 65,
+                "hidden_size": 16,
+                "num_layers": 2,
+                "num_heads": 2,
+                "ffn_size": 32,
+                "max_positions": 32,
+            },
+        }
+    )
+    return [
+        *("--model.encoder", encoder, "--model.optimizer.warmup_steps", "2"),
+        *("--model.optimizer.lr", "0.01"),
+        *("--data.folder", str(shards), "--data.max_len", "32", "--data.num_workers", "0"),
+        *("--data.global_batch_size", "8", "--data.micro_batch_size", "4"),
+        *("--data.eval_examples", "16", "--run.root", str(root), "--run.name", "tiny"),
+        *("--run.eval_every_n_steps", "2", "--trainer.max_steps", "4"),
+        *("--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"),
+    ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ponet import load_bundle
+from pretrain.checkpoints.storage import load_checkpoint
 from pretrain.cli import main
 from pretrain.metrics_file import read_metrics, series
 from pretrain.objectives import OBJECTIVES
@@ -46,7 +47,7 @@ def test_the_saved_configuration_repeats_the_run(tiny_run: list[str], tmp_path: 
 def test_the_exported_bundle_is_the_trained_model(tiny_run: list[str], tmp_path: Path) -> None:
     assert main(["fit", *tiny_run]) == 0
     run = tmp_path / "tiny"
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = load_checkpoint(run / "checkpoints" / "last.ckpt")
     bundle = load_bundle(run / "bundle")
     exported = bundle.model.state_dict()
     trained = {
@@ -75,21 +76,6 @@ def test_every_encoder_learns_with_every_objective(
     assert has_pairs == (OBJECTIVES[objective].num_pair_classes > 0)
 
 
-def test_a_stopped_run_goes_on_with_the_same_losses(tiny_run: list[str], tmp_path: Path) -> None:
-    options = [*tiny_run, "--model.encoder.dropout_prob", "0.0"]
-    assert main(["fit", *options, "--trainer.max_steps", "6"]) == 0
-    whole = series(metrics_of(tmp_path / "tiny"), "train/loss")
-    options += ["--run.name", "halves", "--model.optimizer.schedule", "constant"]
-    reference = [*options, "--run.name", "reference", "--trainer.max_steps", "6"]
-    assert main(["fit", *reference]) == 0
-    assert main(["fit", *options]) == 0
-    last = tmp_path / "halves" / "checkpoints" / "last.ckpt"
-    assert main(["fit", *options, "--trainer.max_steps", "6", "--ckpt_path", str(last)]) == 0
-    steps, losses = series(metrics_of(tmp_path / "halves"), "train/loss")
-    assert steps == whole[0]
-    assert losses == series(metrics_of(tmp_path / "reference"), "train/loss")[1]
-
-
 def test_bfloat16_trains_with_clipped_gradients_and_the_fused_optimizer(
     tiny_run: list[str], tmp_path: Path
 ) -> None:
@@ -98,7 +84,7 @@ def test_bfloat16_trains_with_clipped_gradients_and_the_fused_optimizer(
     assert main(["fit", *options, "1e-3"]) == 0
     _, norms = series(metrics_of(tmp_path / "tiny"), "train/grad_norm")
     assert min(norms) > 1e-3  # logged before clipping
-    checkpoint = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = load_checkpoint(tmp_path / "tiny" / "checkpoints" / "last.ckpt")
     moments = checkpoint["optimizer_states"][0]["state"].values()
     first = torch.stack([moment["exp_avg"].norm() for moment in moments]).norm()
     assert 0 < first <= 1e-3  # a mean of gradients of norm 1e-3 each
@@ -225,15 +211,6 @@ def test_damaged_shards_and_foreign_tokenizers_are_named_before_training(
         shutil.copytree(tiny_shards, folder)
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
         check_error(capsys, ["fit", *tiny_run, "--data.folder", str(folder)], name, "damaged")
-
-
-def test_an_earlier_run_is_never_overwritten_unasked(
-    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["fit", *tiny_run]) == 0
-    capsys.readouterr()
-    check_error(capsys, ["fit", *tiny_run], "holds an earlier run", "--run.overwrite true")
-    assert main(["fit", *tiny_run, "--run.overwrite", "true"]) == 0
 
 
 def test_evaluation_without_a_checkpoint_is_refused(

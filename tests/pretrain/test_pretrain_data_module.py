@@ -95,7 +95,7 @@ def test_a_resumed_run_reads_the_same_examples_as_an_uninterrupted_one(
 ) -> None:
     probe = data_module(folder)
     probe.setup("fit")
-    steps = probe._steps_per_epoch()
+    steps = probe.steps_per_epoch
     total = 2 * steps + 3
     whole = fit(tmp_path, data_module(folder), max_steps=total).seen
     # Mid-epoch, at the border of an epoch, and inside the second epoch.
@@ -153,9 +153,7 @@ def test_a_step_reads_the_same_examples_on_any_number_of_ranks() -> None:
             geometry = BatchGeometry(
                 global_batch_size=24, micro_batch_size=micro, world_size=world_size, rank=rank
             )
-            sampler = StreamBatchSampler(
-                geometry, steps_per_epoch=5, samples_seen=lambda: step * 24
-            )
+            sampler = StreamBatchSampler(geometry, steps_per_epoch=5, steps_done=lambda: step)
             batches = list(sampler)
             assert len(sampler) == 5 * geometry.accumulation
             assert len(batches) == (5 - step % 5) * geometry.accumulation

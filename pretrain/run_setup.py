@@ -1,0 +1,149 @@
+"""What every run has: its folder, callbacks, loggers and plugins."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_only
+
+from pretrain.callbacks import (
+    BundleExport,
+    EvaluationInterval,
+    EvaluationReport,
+    Guards,
+    PredictionsFile,
+    RunHistory,
+    RunProgressBar,
+    StepSeeds,
+    TrainingLog,
+)
+from pretrain.checkpoints.io import VerifiedCheckpointIO
+from pretrain.checkpoints.schedule import RunCheckpoints
+from pretrain.checkpoints.storage import newest_valid
+from pretrain.guards import GuardConfig
+from pretrain.interruption import StopRequest, say
+from pretrain.metrics_file import MetricsFileLogger
+from pretrain.run_config import (
+    BUNDLE_FOLDER,
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    CheckpointConfig,
+    PreemptionConfig,
+    RunConfig,
+)
+from pretrain.slurm import requeue
+
+
+def automatic_precision() -> str:
+    """`bf16-mixed` where the device multiplies bfloat16 in hardware, else `32-true`.
+
+    On a CPU that means AMX: without it bfloat16 matrix products are no faster than float32.
+    """
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+@rank_zero_only
+def remove_earlier_run(run: RunConfig) -> None:
+    """Delete the folder of an earlier run where `run.overwrite` says so."""
+    if run.overwrite and (run.folder / METRICS_FILE).exists():
+        shutil.rmtree(run.folder)
+
+
+def checkpoint_to_evaluate(run: RunConfig) -> Path:
+    """The run's newest valid checkpoint; an untrained model is never evaluated by mistake."""
+    folder = run.folder / CHECKPOINT_FOLDER
+    found = newest_valid(folder, warn=say)
+    if found is None:
+        raise ValueError(
+            f"no checkpoint in {folder}: give the run with --run.name, or a file with --ckpt_path"
+        )
+    return found.path
+
+
+def evaluation_callbacks(run: RunConfig, *, show: bool) -> list[Callback]:
+    """The callbacks of `validate`, `test` and `predict`."""
+    callbacks: list[Callback] = [EvaluationReport(run.folder), PredictionsFile(run.folder)]
+    return [*callbacks, RunProgressBar()] if show else callbacks
+
+
+def fit_callbacks(
+    run: RunConfig,
+    checkpoints: CheckpointConfig,
+    preemption: PreemptionConfig,
+    guards: GuardConfig,
+    *,
+    stop: StopRequest,
+    resumed_from: Path | None,
+    show: bool,
+) -> list[Callback]:
+    """The callbacks of `fit`, in the order in which they are called."""
+    folder = run.folder / CHECKPOINT_FOLDER
+    guard = Guards(guards)
+
+    def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
+        if preemption.requeue and trainer.is_global_zero:
+            requeue()
+
+    callbacks: list[Callback] = [
+        RunHistory(run.folder, folder, resumed_from=resumed_from),
+        StepSeeds(),
+        EvaluationInterval(run.eval_every_n_steps),
+        TrainingLog(),
+        guard,
+        EvaluationReport(run.folder),
+        BundleExport(run.folder / BUNDLE_FOLDER),
+        RunCheckpoints(
+            folder,
+            config=checkpoints,
+            stop=stop,
+            poll_every_n_steps=preemption.poll_every_n_steps,
+            eval_every_n_steps=run.eval_every_n_steps,
+            before_save=guard.check,
+            before_stop=before_stop,
+        ),
+    ]
+    return [*callbacks, RunProgressBar()] if show else callbacks
+
+
+def run_plugins(checkpoints: CheckpointConfig) -> list[Any]:
+    """Trusted checkpoint files, and SLURM without Lightning's own signal handling."""
+    plugins: list[Any] = [VerifiedCheckpointIO(asynchronous=checkpoints.asynchronous)]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
+def take_over_signals(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals: under DDP its handler waits for ranks that never come.
+
+    With it goes a broadcast before every micro-batch, which made a GPU finish its work first.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def run_loggers(run: RunConfig, config: dict[str, Any]) -> list[Any]:
+    """The run's metrics file, and Weights & Biases where it is asked for."""
+    loggers: list[Any] = [MetricsFileLogger(run.folder / METRICS_FILE)]
+    if run.wandb != "off":
+        from pytorch_lightning.loggers import WandbLogger
+
+        run.folder.mkdir(parents=True, exist_ok=True)
+        loggers.append(
+            WandbLogger(
+                project=run.wandb_project,
+                name=run.name,
+                group=run.wandb_group or None,
+                offline=run.wandb == "offline",
+                save_dir=run.folder,
+                log_model=False,
+                config=config,
+            )
+        )
+    return loggers

@@ -1,0 +1,217 @@
+"""A run that was stopped anywhere goes on as if it had not been."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pretrain_corpora import tiny_options
+from pretrain_faults import Killed, assert_same_story, fault_options, story
+
+from pretrain.checkpoints.storage import saved_checkpoints
+from pretrain.cli import main
+
+STEPS = 22
+TRIGGERS = {
+    "steps": ["--checkpoints.every_n_steps", "3", "--checkpoints.at_validation", "false"],
+    "time": ["--checkpoints.every_n_minutes", "0.0001", "--checkpoints.at_validation", "false"],
+    "epoch": ["--checkpoints.every_epoch", "true", "--checkpoints.at_validation", "false"],
+    "validation": ["--checkpoints.at_validation", "true"],
+    "steps, in the background": [
+        *("--checkpoints.every_n_steps", "3", "--checkpoints.asynchronous", "true")
+    ],
+}
+
+
+def named(options: list[str], name: str) -> list[str]:
+    """The options of another run: three epochs of nine steps, dropout, accumulation 2."""
+    return [*options, "--trainer.max_steps", str(STEPS), "--run.name", name] + [
+        *("--run.eval_every_n_steps", "4")
+    ]
+
+
+@pytest.fixture(scope="module")
+def untouched(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was left alone; for all tests of this file."""
+    root = tmp_path_factory.mktemp("untouched")
+    assert main(["fit", *named(tiny_options(tiny_shards, root), "twin")]) == 0
+    return root / "twin"
+
+
+@pytest.fixture
+def twin(untouched: Path, tmp_path: Path) -> Path:
+    """A copy of the run that was left alone."""
+    return shutil.copytree(untouched, tmp_path / "twin", symlinks=True)
+
+
+def run_until_done(arguments: list[str], *, limit: int = 10) -> int:
+    """Start a command again and again until it ends; how often it was killed."""
+    for killed in range(limit):
+        try:
+            assert main(arguments) == 0
+        except Killed:
+            continue
+        return killed
+    raise AssertionError(f"not done after {limit} starts")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("trigger", sorted(TRIGGERS))
+def test_three_kills_leave_no_trace(
+    trigger: str, workers: str, tiny_run: list[str], tmp_path: Path, twin: Path
+) -> None:
+    options = [*named(tiny_run, "killed"), *TRIGGERS[trigger], "--data.num_workers", workers]
+    faults = fault_options("train_batch_end", 5, 11, 19)
+    assert run_until_done(["fit", *options, *faults]) == 3
+    assert_same_story(tmp_path / "killed", twin)
+
+
+@pytest.mark.parametrize("hook", ["save", "validation_batch_end", "validation_end"])
+def test_a_kill_inside_a_save_or_a_validation_leaves_no_trace(
+    hook: str, tiny_run: list[str], tmp_path: Path, twin: Path
+) -> None:
+    options = named(tiny_run, "killed")
+    assert run_until_done(["fit", *options, *fault_options(hook, 4, 8, 20)]) == 3
+    assert_same_story(tmp_path / "killed", twin)
+
+
+@pytest.mark.parametrize("hook", ["train_start", "train_batch_start", "validation_batch_end"])
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(
+    kind: str, hook: str, tiny_run: list[str], tmp_path: Path, twin: Path
+) -> None:
+    options = named(tiny_run, "stopped")
+    step = {"train_start": 0, "train_batch_start": 10, "validation_batch_end": 12}[hook]
+    times = 1 if kind == "SIGINT" else 2
+    arguments = ["fit", *options, *fault_options(hook, step, kind=kind, times=times)]
+    assert main(arguments) == (130 if kind == "SIGINT" else 75)
+    saved = saved_checkpoints(tmp_path / "stopped" / "checkpoints")[-1].step
+    assert saved == {"train_start": 0, "train_batch_start": 11, "validation_batch_end": 12}[hook]
+    assert main(arguments) == 0
+    assert_same_story(tmp_path / "stopped", twin)
+
+
+def test_a_signal_in_the_last_validation_loses_nothing(tiny_run: list[str], tmp_path: Path) -> None:
+    options = [*named(tiny_run, "stopped"), "--trainer.max_steps", "12"]
+    assert main(["fit", *options, "--run.name", "twin"]) == 0
+    arguments = ["fit", *options, *fault_options("validation_batch_end", 12, kind="SIGTERM")]
+    assert main(arguments) == 75
+    assert main(arguments) == 0
+    assert story(tmp_path / "stopped") == story(tmp_path / "twin")
+    assert (tmp_path / "stopped" / "bundle" / "model.safetensors").exists()
+
+
+def test_a_used_up_time_budget_ends_like_a_signal(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = named(tiny_run, "budget")
+    assert main(["fit", *options, "--max_time", "0.001s"]) == 75
+    assert "time budget" in capsys.readouterr().err
+    assert main(["fit", *options, "--max_time", "00:01:00:00"]) == 0
+    assert_same_story(tmp_path / "budget", twin)
+
+
+def test_a_complete_run_says_so_and_trains_longer_if_asked(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = story(twin)
+    assert main(["fit", *named(tiny_run, "twin")]) == 0
+    assert "is complete: 22 steps" in capsys.readouterr().err
+    assert story(twin) == before
+    assert main(["fit", *named(tiny_run, "twin"), "--trainer.max_steps", "24"]) == 0
+    assert "trainer.max_steps: 22 in the checkpoint, 24 now" in capsys.readouterr().err
+    assert [row["step"] for row in story(twin)][-2:] == [24, 24]
+
+
+def test_the_command_line_beats_the_checkpoint_loudly(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*named(tiny_run, "run"), "--model.optimizer.schedule", "constant"]
+    stopped = fault_options("train_batch_start", 9, kind="SIGTERM")
+    assert main(["fit", *options, *stopped]) == 75
+    changed = ["--model.optimizer.lr", "0.003", "--model.optimizer.beta2", "0.9"]
+    assert main(["fit", *options, *changed]) == 0
+    said = capsys.readouterr().err
+    assert "model.optimizer.lr: 0.01 in the checkpoint, 0.003 now" in said
+    rates = {row["step"]: row["train/lr"] for row in story(tmp_path / "run") if "train/lr" in row}
+    assert rates[10] == 0.01 and rates[11] == 0.003 == rates[22]
+    content = saved_checkpoints(tmp_path / "run" / "checkpoints")[-1].path
+    from pretrain.checkpoints.storage import load_checkpoint
+
+    assert load_checkpoint(content)["optimizer_states"][0]["param_groups"][0]["betas"][1] == 0.9
+
+
+def test_a_resume_with_other_data_tokenizer_objective_or_encoder_is_refused(
+    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = fault_options("train_batch_start", 3, kind="SIGTERM")
+    assert main(["fit", *tiny_run, *stopped]) == 75
+    capsys.readouterr()
+    for change, named_value in (
+        (["--model.objective", "mlm"], "objective"),
+        (["--model.encoder.num_layers", "3"], "num_layers"),
+        (["--data.max_len", "24"], "max_len"),
+        (["--seed_everything", "7"], "seed"),
+        (["--data.masking.mask_prob", "0.2"], "masking"),
+    ):
+        assert main(["fit", *tiny_run, *change]) == 2
+        said = capsys.readouterr().err
+        assert named_value in said and "--run.name" in said, said
+
+
+def test_broken_checkpoints_are_passed_over_by_name_and_never_in_silence(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*named(tiny_run, "broken"), "--checkpoints.every_n_steps", "2"]
+    stopped = fault_options("train_batch_start", 9, kind="SIGTERM")
+    assert main(["fit", *options, *stopped]) == 75
+    folder = tmp_path / "broken" / "checkpoints"
+    newest = saved_checkpoints(folder)[-1]
+    content = bytearray(newest.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.path.write_bytes(content)
+    assert main(["fit", *options]) == 0
+    assert newest.path.name in capsys.readouterr().err
+    assert (folder / "set_aside" / newest.path.name).exists()
+    assert_same_story(tmp_path / "broken", twin)
+    for saved in saved_checkpoints(folder):
+        saved.path.write_bytes(b"")
+    assert main(["fit", *options]) == 2
+    said = capsys.readouterr().err
+    assert all(saved.path.name in said for saved in saved_checkpoints(folder))
+
+
+def test_resume_takes_a_path_and_forgets_what_came_after(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = saved_checkpoints(twin / "checkpoints")[-2]
+    before = story(twin)
+    assert main(["fit", *named(tiny_run, "twin"), "--resume", str(older.path)]) == 0
+    assert story(twin) == before
+    assert main(["fit", *named(tiny_run, "other"), "--resume", str(older.path)]) == 0
+    rows = story(tmp_path / "other")
+    assert rows == [row for row in before if row["step"] > older.step]
+    assert main(["fit", *named(tiny_run, "other"), "--resume", str(older.path)]) == 2
+    assert "would replace" in capsys.readouterr().err
+
+
+def test_an_earlier_run_is_never_replaced_unasked(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run]) == 0
+    capsys.readouterr()
+    assert main(["fit", *tiny_run, "--resume", "never"]) == 2
+    assert "holds an earlier run" in capsys.readouterr().err
+    assert main(["fit", *tiny_run, "--run.overwrite", "true"]) == 0
+    events = (tmp_path / "tiny" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
+
+
+def test_no_more_checkpoints_are_kept_than_the_last_two_and_the_best(twin: Path) -> None:
+    folder = twin / "checkpoints"
+    steps = [saved.step for saved in saved_checkpoints(folder)]
+    losses = {row["step"]: row["val/loss"] for row in story(twin) if "val/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert steps[-2:] == [20, 22] and set(steps) == {20, 22, best}
+    assert (folder / "last.ckpt").resolve() == folder / "step-00000022.ckpt"
+    assert (folder / "best.ckpt").resolve().name == f"step-{best:08d}.ckpt"
