@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import inspect
 import logging
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from data_prep import config as config_module
 from data_prep.config import BuildConfig
 from data_prep.manifest import Manifest, ShardError
 
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 _EXAMPLES = """\
 examples:
   python -m data_prep build --config configs/data/python_docs.yaml
   python -m data_prep build --config configs/data/local_text.yaml \\
       --source.path my_texts/ --output data/my_texts
+  python -m data_prep build --config configs/data/local_text.yaml --engine ray \
+      --ray-address auto --source.path my_texts/ --output data/my_texts
   python -m data_prep inspect data/my_texts
   python -m data_prep verify data/my_texts
 """
@@ -84,6 +90,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--config", required=True, help="YAML file, see configs/data")
     build.add_argument("--quiet", action="store_true", help="show no progress bars")
+    build.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="run tasks in processes of this machine, or as tasks of Ray (pip install "
+        "'ponet[ray]'); the result is the same bytes (default local)",
+    )
+    build.add_argument(
+        "--ray-address",
+        default="",
+        metavar="ADDRESS",
+        help="HOST:PORT of a running Ray cluster, or auto for the one this machine belongs to; "
+        "left out: Ray is started on this machine alone",
+    )
     look = commands.add_parser("inspect", help="show what a shard folder holds")
     look.add_argument("folder", help="a folder made by build")
     look.add_argument("--samples", type=int, default=5, help="number of decoded samples")
@@ -114,12 +134,18 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 1 (verify found damage) or 2 (a mistake)."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 1 (verify found damage), 2 (a mistake, or a file that cannot be read or
+        written), 130 (stopped by Ctrl-C) or 143 (stopped by SIGTERM).
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options, rest = build_parser().parse_known_args(argv)
     try:
         if options.command == "build":
-            return _build(options.config, parse_overrides(rest), quiet=options.quiet)
+            with _stops_on_sigterm():
+                return _build(options, parse_overrides(rest))
         if rest:
             raise ValueError(f"'{rest[0]}' is not understood; see --help.")
         if options.command == "inspect":
@@ -128,15 +154,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"data_prep {options.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        by_signal = isinstance(stop, _Terminated)
+        name = "SIGTERM" if by_signal else "Ctrl-C"
+        print(f"stopped by {name}; run the same command again to go on.", file=sys.stderr)
+        return EXIT_SIGTERM if by_signal else EXIT_SIGINT
 
 
-def _build(path: str, overrides: dict[str, str], *, quiet: bool) -> int:
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived."""
+
+
+@contextlib.contextmanager
+def _stops_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM stop a command as Ctrl-C does: workers are ended, finished parts are kept."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from data_prep.pipeline import build
 
-    folder = build(BuildConfig.from_yaml(path, overrides), progress=not quiet)
+    folder = build(
+        BuildConfig.from_yaml(options.config, overrides),
+        progress=not options.quiet,
+        engine=options.engine,
+        ray_address=options.ray_address,
+    )
     for split, counts in sorted(Manifest.load(folder).splits.items()):
         print(
             f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "

@@ -202,6 +202,8 @@ class BuildConfig:
     """Worker processes; 0: one per core. The result does not depend on it."""
     overwrite: bool = False
     """Replace a finished folder that was made with other settings."""
+    check_disk: bool = True
+    """Refuse to start where the estimated work and result would not fit on the disk."""
 
     def __post_init__(self) -> None:
         """Check ranges and that there is something to read."""

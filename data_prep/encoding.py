@@ -92,15 +92,25 @@ class SentenceEncoder:
         Args:
             tokenizer_json: A `tokenizer.json` with a WordPiece model.
         """
+        text = Path(tokenizer_json).read_text(encoding="utf-8")
+        self._load(text, TokenizerInfo.from_file(tokenizer_json))
+
+    @classmethod
+    def from_text(cls, text: str, info: TokenizerInfo) -> SentenceEncoder:
+        """Return the encoder of the content of a `tokenizer.json`."""
+        encoder = cls.__new__(cls)
+        encoder._load(text, info)
+        return encoder
+
+    def _load(self, text: str, info: TokenizerInfo) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._info = TokenizerInfo.from_file(tokenizer_json)
-        content = json.loads(Path(tokenizer_json).read_text(encoding="utf-8"))
-        self.word_local = is_word_local(content)
+        self._info = info
+        self.word_local = is_word_local(json.loads(text))
         self._reset()
 
     def _reset(self) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from data_prep.files import write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -36,17 +37,6 @@ def file_sha256(path: str | Path) -> str:
         while block := stream.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
-
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def read_vocab(tokenizer_json: str | Path) -> dict[str, int]:

@@ -5,9 +5,11 @@ A part that exists is finished; a build that was stopped goes on with the parts 
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.files import write_atomic
+
 Arrays = dict[str, npt.NDArray[Any]]
+Part = tuple[Arrays, dict[str, int]]
 _COUNTERS = "counters"
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(KeyError, ValueError, NotImplementedError, RuntimeError),
+)
 
 
 def save_part(path: Path, arrays: Mapping[str, npt.NDArray[Any]], counters: object) -> None:
-    """Write arrays and a JSON-like value into one file, at once."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Write arrays and a JSON-like value into one file, at once.
+
+    The disk is not waited for: a part that a loss of power damaged is found and made again.
+    """
     encoded = np.frombuffer(json.dumps(counters).encode("utf-8"), np.uint8)
-    with open(temporary, "wb") as stream:
-        np.savez(stream, **{**arrays, _COUNTERS: encoded})  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    stream = io.BytesIO()
+    np.savez(stream, **{**arrays, _COUNTERS: encoded})  # type: ignore[arg-type]
+    write_atomic(path, stream.getbuffer(), durable=False)
 
 
-def load_part(path: Path, names: Sequence[str] | None = None) -> tuple[Arrays, dict[str, int]]:
+def load_part(path: Path, names: Sequence[str] | None = None) -> Part:
     """Return arrays (all, or those named) and counters of a part.
 
     Raises:
@@ -39,7 +50,7 @@ def load_part(path: Path, names: Sequence[str] | None = None) -> tuple[Arrays, d
             wanted = [name for name in content.files if name != _COUNTERS]
             arrays = {name: content[name] for name in (names if names is not None else wanted)}
             counters = json.loads(content[_COUNTERS].tobytes())
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise OSError(f"{path}: is damaged ({error})") from error
     return arrays, counters
 
@@ -52,7 +63,7 @@ def is_finished(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is None:
                 return True
-    except (zipfile.BadZipFile, OSError):
+    except (OSError, *_DAMAGE):
         pass
     path.unlink()
     return False

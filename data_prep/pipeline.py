@@ -13,16 +13,18 @@ import logging
 import os
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from data_prep.config import BuildConfig, Source
+from data_prep.disk import check_disk, check_merge
+from data_prep.files import write_atomic
 from data_prep.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -32,14 +34,20 @@ from data_prep.manifest import (
     SplitCounts,
     TokenizerInfo,
     digest_of,
-    write_atomic,
 )
-from data_prep.parts import is_finished, load_part
-from data_prep.pool import WorkerPool
+from data_prep.parts import is_finished, load_part, save_part
+from data_prep.pool import Pool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
 from data_prep.shards import TOKEN_COUNTS, SplitWriter, record_of, write_token_counts
-from data_prep.sources import describe, iterate_chunks, progress_total
+from data_prep.sources import describe, iterate_chunks, load_modules, progress_total
 from data_prep.tokenizer import load_tokenizer, save_tokenizer
+from data_prep.work_folder import (
+    discard,
+    locked_work,
+    publish,
+    remove_leftovers,
+    remove_temporaries,
+)
 from data_prep.workers import (
     SPLIT_CODES,
     CleanTask,
@@ -50,10 +58,14 @@ from data_prep.workers import (
     train_tokenizer,
 )
 
+if TYPE_CHECKING:
+    from data_prep.ray_pool import RayPool
+
 logger = logging.getLogger(__name__)
 
+Engine = Literal["local", "ray"]
 Parts = list[tuple[int, Path]]
-_NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes")
+_NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_disk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +80,7 @@ class _Plan:
 
     def stage(self, name: str, key: object) -> Path:
         """Return the folder of a stage, named after what it depends on."""
-        folder = self.work / f"{name}-{digest_of(key)[:16]}"
+        folder = self.work / _stage_name(name, key)
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -87,38 +99,75 @@ class _Plan:
         )
 
 
-def build(config: BuildConfig, *, progress: bool = True) -> Path:
+def _stage_name(name: str, key: object) -> str:
+    return f"{name}-{digest_of(key)[:16]}"
+
+
+def build(
+    config: BuildConfig,
+    *,
+    progress: bool = True,
+    engine: Engine = "local",
+    ray_address: str = "",
+) -> Path:
     """Make a shard folder, or return at once if it is already there with the same content.
 
     Args:
         config: What to build.
         progress: Whether to show progress bars on stderr.
+        engine: Run tasks in processes of this machine, or as tasks of Ray; the result is the same.
+        ray_address: `host:port` of a running Ray cluster, `auto` for the one this machine belongs
+            to; empty: start one here.
 
     Returns:
         The finished folder.
 
     Raises:
-        ValueError: Damaged or missing input, or the output holds something else.
+        ValueError: Damaged or missing input, the output holds something else, another build is
+            at work on it, or there is no room for it.
+        OSError: A file cannot be written; finished parts are kept.
     """
-    output = Path(config.output).expanduser()
+    named = Path(config.output).expanduser()
+    output = Path(os.path.realpath(named))
+    pool = _pool(engine, config.num_workers, ray_address)
     sources = [describe(source) for source in config.sources]
     digest = _content_digest(config, sources)
     if _is_already_built(output, digest, overwrite=config.overwrite):
-        logger.info("%s is up to date", output)
-        return output
-    work = output.with_name(output.name + ".building")
-    work.mkdir(parents=True, exist_ok=True)
-    plan = _Plan(config=config, work=work, sources=sources, digest=digest, progress=progress)
-    with _locked(work), WorkerPool(config.num_workers) as pool:
-        counters: Counter[str] = Counter()
-        parts = _read_stage(plan, pool, counters)
-        selection = select_documents(parts, config, counters)
-        tokenizer = _tokenizer_stage(plan, pool, selection)
-        encoded = _encode_stage(plan, pool, selection, tokenizer)
-        final = _merge_stage(plan, encoded, tokenizer, counters)
-    _publish(final, output)
-    shutil.rmtree(work)
-    return output
+        remove_leftovers(output, made_by=_stage_name("tokenizer", digest))
+        logger.info("%s is up to date", named)
+        return named
+    with locked_work(output) as work:
+        if not _is_already_built(output, digest, overwrite=config.overwrite):
+            if config.check_disk:
+                check_disk(config, work)
+            remove_temporaries(work)
+            plan = _Plan(
+                config=config, work=work, sources=sources, digest=digest, progress=progress
+            )
+            with pool:
+                final = _run_stages(plan, pool)
+            publish(final, output)
+        discard(output)
+    return named
+
+
+def _pool(engine: Engine, num_workers: int, ray_address: str) -> RayPool | WorkerPool:
+    if engine == "ray":
+        from data_prep.ray_pool import RayPool
+
+        return RayPool(num_workers, ray_address)
+    if ray_address:
+        raise ValueError(f"--ray-address {ray_address} has no effect without --engine ray.")
+    return WorkerPool(num_workers)
+
+
+def _run_stages(plan: _Plan, pool: Pool) -> Path:
+    counters: Counter[str] = Counter()
+    parts = _read_stage(plan, pool, counters)
+    selection = select_documents(parts, plan.config, counters)
+    tokenizer = _tokenizer_stage(plan, pool, selection)
+    encoded = _encode_stage(plan, pool, selection, tokenizer)
+    return _merge_stage(plan, encoded, tokenizer, counters)
 
 
 def content_settings(config: BuildConfig) -> dict[str, Any]:
@@ -171,23 +220,7 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Let one build at a time work in a folder; a killed build leaves no lock."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with open(work / "lock", "w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another build is at work in {work}; wait for it.") from error
-        yield
-
-
-def _read_stage(plan: _Plan, pool: WorkerPool, counters: Counter[str]) -> Parts:
+def _read_stage(plan: _Plan, pool: Pool, counters: Counter[str]) -> Parts:
     """Return the text parts of all sources; the counters get what was repaired."""
     config = plan.config
     parts: Parts = []
@@ -204,44 +237,47 @@ def _read_stage(plan: _Plan, pool: WorkerPool, counters: Counter[str]) -> Parts:
     return parts
 
 
-def _read_source(plan: _Plan, pool: WorkerPool, index: int, folder: Path) -> list[Path]:
+def _read_source(plan: _Plan, pool: Pool, index: int, folder: Path) -> list[Path]:
     source: Source = plan.config.sources[index]
     finished = folder / "finished.json"
     if finished.is_file():
-        paths = [folder / name for name in json.loads(finished.read_text(encoding="utf-8"))]
-        if all(is_finished(path) for path in paths):
-            return paths
-    paths = []
+        made = [folder / name for name in json.loads(finished.read_text(encoding="utf-8"))]
+        if all(is_finished(path) for path in made):
+            return made
+    in_flight: deque[tuple[Path, int]] = deque()
 
-    def tasks() -> Iterator[CleanTask]:
+    def tasks() -> Iterator[CleanTask | None]:
         chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
         for number, chunk in enumerate(chunks):
             path = folder / f"{number:06d}.npz"
-            paths.append(path)
-            yield CleanTask(chunk=chunk, config=plan.config.cleaning, path=path)
+            in_flight.append((path, chunk.advance))
+            if is_finished(path):
+                yield None
+            else:
+                yield CleanTask(chunk=load_modules(chunk), config=plan.config.cleaning)
 
+    paths: list[Path] = []
     total, unit = progress_total(source)
-    documents = chars = done = 0
+    documents = chars = 0
     with plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit) as bar:
-        results = pool.map_ordered(_clean_if_missing, tasks())
+        results = pool.map_ordered(clean_chunk, tasks())
         with contextlib.closing(results):  # type: ignore[type-var]
-            for advance in results:
+            for part in results:
+                path, advance = in_flight.popleft()
+                if part is not None:
+                    save_part(path, *part)
+                paths.append(path)
                 bar.update(advance)
-                lens = load_part(paths[done], ("char_lens",))[0]["char_lens"]
-                done, documents, chars = done + 1, documents + lens.size, chars + int(lens.sum())
+                lens = load_part(path, ("char_lens",))[0]["char_lens"]
+                documents, chars = documents + lens.size, chars + int(lens.sum())
                 if reaches_limit(source, documents, chars):
                     break
-    del paths[done:]
     names = json.dumps([path.name for path in paths])
     write_atomic(finished, names.encode("utf-8"))
     return paths
 
 
-def _clean_if_missing(task: CleanTask) -> int:
-    return task.chunk.advance if is_finished(task.path) else clean_chunk(task)
-
-
-def _tokenizer_stage(plan: _Plan, pool: WorkerPool, selection: Selection) -> Path:
+def _tokenizer_stage(plan: _Plan, pool: Pool, selection: Selection) -> Path:
     """Return the path of the tokenizer, trained or loaded."""
     config = plan.config.tokenizer
     path = plan.stage("tokenizer", plan.digest) / TOKENIZER_NAME
@@ -260,44 +296,49 @@ def _tokenizer_stage(plan: _Plan, pool: WorkerPool, selection: Selection) -> Pat
         path=path,
         parallel=pool.num_workers > 1,
     )
-    list(pool.map_ordered(train_tokenizer, [task]))
+    pool.run_here(train_tokenizer, task)
     return path
 
 
-def _encode_stage(
-    plan: _Plan, pool: WorkerPool, selection: Selection, tokenizer: Path
-) -> list[Path]:
+def _encode_stage(plan: _Plan, pool: Pool, selection: Selection, tokenizer: Path) -> list[Path]:
     """Return the token parts, one per text part."""
     key = [plan.digest, plan.config.chunk_megabytes, TokenizerInfo.from_file(tokenizer).digest]
     folder = plan.stage("encode", key)
     _remove_others(plan.work, "encode-", [folder])
     paths = [folder / f"{number:06d}.npz" for number in range(len(selection.parts))]
-    waiting = [
-        EncodeTask(
-            source=source,
-            fates=fates,
-            config=plan.config.sentences,
-            tokenizer=tokenizer,
-            path=path,
-        )
-        for source, fates, path in zip(selection.parts, selection.fates, paths, strict=True)
-        if not is_finished(path)
+    waiting = [number for number, path in enumerate(paths) if not is_finished(path)]
+    sizes = [
+        int(load_part(selection.parts[number], ("char_lens",))[0]["char_lens"].sum())
+        for number in waiting
     ]
-    total = sum(
-        int(load_part(task.source, ("char_lens",))[0]["char_lens"].sum()) for task in waiting
+    text, info = tokenizer.read_text(encoding="utf-8"), TokenizerInfo.from_file(tokenizer)
+    tasks = (
+        EncodeTask(
+            texts=load_part(selection.parts[number])[0],
+            fates=selection.fates[number],
+            config=plan.config.sentences,
+            tokenizer=text,
+            info=info,
+        )
+        for number in waiting
     )
-    with plan.bar("encode", total, " chars") as bar:
-        for chars in pool.map_ordered(encode_part, waiting):
+    with plan.bar("encode", sum(sizes), " chars") as bar:
+        results = pool.map_ordered(encode_part, tasks)
+        for number, chars, part in zip(waiting, sizes, results, strict=True):
+            assert part is not None
+            save_part(paths[number], *part)
             bar.update(chars)
     return paths
 
 
 def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Counter[str]) -> Path:
     """Return the folder with all final files, the manifest last."""
+    if plan.config.check_disk:
+        check_merge(parts, plan.work)
     final = plan.work / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()
-    shutil.copyfile(tokenizer, final / TOKENIZER_NAME)
+    write_atomic(final / TOKENIZER_NAME, tokenizer.read_bytes())
     info = TokenizerInfo.from_file(tokenizer)
     writers = {
         split: SplitWriter(final, split, vocab_size=info.vocab_size) for split in SPLIT_CODES
@@ -328,16 +369,6 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
         digest=plan.digest,
     ).save(final)
     return final
-
-
-def _publish(final: Path, output: Path) -> None:
-    """Move the finished folder to its place; an old one is removed after that."""
-    old = output.with_name(output.name + ".replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(final, output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_others(work: Path, prefix: str, keep: list[Path]) -> None:

@@ -68,15 +68,28 @@ def _is_skipped(path: Path) -> bool:
 
 def module_document(path: Path, counters: Counter[str]) -> str:
     """Return the prose of a module's documentation strings in order; empty if there is little."""
+    return code_prose(read_module(path, counters), counters)
+
+
+def read_module(path: Path, counters: Counter[str]) -> str:
+    """Return the source text of a module; empty, and counted, if it is too large or unreadable."""
     try:
         if path.stat().st_size > MAX_SOURCE_BYTES:
             counters["modules_too_large"] += 1
             return ""
-        code = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        counters["modules_unreadable"] += 1
+        return ""
+
+
+def code_prose(code: str, counters: Counter[str]) -> str:
+    """Return the prose of the documentation strings of a source text; empty if there is little."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(code)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError):
         counters["modules_unreadable"] += 1
         return ""
     paragraphs: dict[str, None] = {}

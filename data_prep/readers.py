@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from data_prep.config import LocalSource
+from data_prep.files import DiskFull, is_disk_full
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = ("", ".gz", ".zst")
@@ -295,6 +296,11 @@ def _parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str
             try:
                 shutil.copyfileobj(stack.enter_context(open_binary(path, log)), handle, _BLOCK)
             except (EOFError, OSError, zlib.error) as error:
+                if isinstance(error, OSError) and is_disk_full(error):
+                    raise DiskFull(
+                        f"{path} cannot be unpacked into {tempfile.gettempdir()}: "
+                        f"{error.strerror}. Make room there, or name another folder in TMPDIR."
+                    ) from error
                 _parquet_damage(path, 0, str(error), source.on_error, log)
                 return
             handle.seek(0)

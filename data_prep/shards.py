@@ -7,6 +7,7 @@ offsets (in sentences). Every sentence has at least one token, every document on
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.files import names_full_disk, write_atomic
 from data_prep.manifest import (
     TOKENIZER_NAME,
     FileRecord,
@@ -26,7 +28,6 @@ from data_prep.manifest import (
     digest_of,
     file_sha256,
     read_vocab,
-    write_atomic,
 )
 
 __all__ = ["ShardError", "SplitWriter", "TokenShards", "token_dtype", "write_shards"]
@@ -51,17 +52,21 @@ class _HashedFile:
     """A file being written whose sha256 and size are known when it is closed."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._stream: BinaryIO = open(path, "wb")
         self._sha = hashlib.sha256()
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        self._stream.write(data)
+        with names_full_disk(self._path):
+            self._stream.write(data)
         self._sha.update(data)
         self._size += len(data)
 
     def close(self) -> FileRecord:
-        self._stream.close()
+        with names_full_disk(self._path), self._stream:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
         return FileRecord(size=self._size, sha256=self._sha.hexdigest())
 
 

@@ -6,14 +6,14 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import HubSource, LocalSource, PythonDocsSource, Source
 from data_prep.hub import group_rows, load_rows, row_texts
 from data_prep.manifest import digest_of, file_sha256
-from data_prep.python_docs import iterate_batches, module_files
+from data_prep.python_docs import iterate_batches, module_files, read_module
 from data_prep.readers import ReadLog, find_files, read_documents
 
 
@@ -25,10 +25,19 @@ class Chunk:
     """Raw texts."""
     modules: list[str] = field(default_factory=list)
     """Python source files, one document each."""
+    code: list[str] = field(default_factory=list)
+    """Source texts of the modules, once `load_modules` has read them."""
     counters: dict[str, int] = field(default_factory=dict)
     """Repairs made while reading these documents."""
     advance: int = 0
     """Progress: bytes of input, or rows, read for this chunk."""
+
+
+def load_modules(chunk: Chunk) -> Chunk:
+    """Return a chunk that needs no file: the source texts in place of the modules' paths."""
+    counters = Counter(chunk.counters)
+    code = [read_module(Path(name), counters) for name in chunk.modules]
+    return replace(chunk, modules=[], code=code, counters=dict(counters))
 
 
 class _Chunker:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import TokenizerConfig
-from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo, write_atomic
+from data_prep.files import write_atomic
+from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 
 
 def train_wordpiece(texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Any:

@@ -1,4 +1,8 @@
-"""The work done on one chunk or part, as functions that any process can run."""
+"""The work done on one chunk or part, as functions that any process of any machine can run.
+
+Tasks carry what they need and results come back as values: only the process that started the
+build reads and writes its files. The one exception, training the tokenizer, runs beside it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,9 @@ import numpy.typing as npt
 from data_prep.cleaning import clean_document, document_hash
 from data_prep.config import CleaningConfig, SentencesConfig, TokenizerConfig
 from data_prep.encoding import SentenceEncoder
-from data_prep.parts import Arrays, load_part, pack_texts, save_part, unpack_texts
-from data_prep.python_docs import module_document
+from data_prep.manifest import TokenizerInfo
+from data_prep.parts import Arrays, Part, load_part, pack_texts, unpack_texts
+from data_prep.python_docs import code_prose
 from data_prep.sentences import split_sentences
 from data_prep.shards import token_dtype
 from data_prep.sources import Chunk
@@ -34,11 +39,10 @@ class CleanTask:
 
     chunk: Chunk
     config: CleaningConfig
-    path: Path
 
 
-def clean_chunk(task: CleanTask) -> int:
-    """Write the text part of a chunk; return the progress it stands for."""
+def clean_chunk(task: CleanTask) -> Part:
+    """Return the text part of a chunk."""
     counters = Counter(task.chunk.counters)
     texts: list[str] = []
     for raw in _raw_documents(task.chunk, counters):
@@ -54,14 +58,13 @@ def clean_chunk(task: CleanTask) -> int:
     arrays = pack_texts(texts)
     arrays["hashes"] = hashes.astype(np.uint64)
     arrays["char_lens"] = np.fromiter(map(len, texts), np.int64, len(texts))
-    save_part(task.path, arrays, counters)
-    return task.chunk.advance
+    return arrays, dict(counters)
 
 
 def _raw_documents(chunk: Chunk, counters: Counter[str]) -> Iterator[str]:
     yield from chunk.documents
-    for module in chunk.modules:
-        yield module_document(Path(module), counters)
+    for code in chunk.code:
+        yield code_prose(code, counters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,28 +101,25 @@ def train_tokenizer(task: TrainTask) -> None:
 class EncodeTask:
     """Cut the documents of one text part into sentences and token ids."""
 
-    source: Path
+    texts: Arrays
     fates: npt.NDArray[np.uint8]
     config: SentencesConfig
-    tokenizer: Path
-    path: Path
+    tokenizer: str
+    info: TokenizerInfo
 
 
 @lru_cache(maxsize=1)
-def _encoder(tokenizer: Path, digest: str) -> SentenceEncoder:
-    return SentenceEncoder(tokenizer)
+def _encoder(tokenizer: str, info: TokenizerInfo) -> SentenceEncoder:
+    return SentenceEncoder.from_text(tokenizer, info)
 
 
-def encode_part(task: EncodeTask) -> int:
-    """Write the token part of a text part; return the number of characters done."""
-    from data_prep.manifest import TokenizerInfo
-
-    info = TokenizerInfo.from_file(task.tokenizer)
-    encoder = _encoder(task.tokenizer, info.digest)
-    texts, _ = load_part(task.source)
+def encode_part(task: EncodeTask) -> Part:
+    """Return the token part of a text part."""
+    info = task.info
+    encoder = _encoder(task.tokenizer, info)
     counters: Counter[str] = Counter()
     arrays: Arrays = {}
-    documents = unpack_texts(texts)
+    documents = unpack_texts(task.texts)
     for split, code in SPLIT_CODES.items():
         chosen = [text for text, fate in zip(documents, task.fates, strict=True) if fate == code]
         encoded = encode_documents(chosen, encoder, task.config, counters)
@@ -128,8 +128,7 @@ def encode_part(task: EncodeTask) -> int:
         arrays[f"{split}.tokens"] = tokens.astype(token_dtype(info.vocab_size))
         arrays[f"{split}.sentence_lens"] = encoded["sentence_lens"].astype(np.int32)
         arrays[f"{split}.document_sentences"] = encoded["document_sentences"].astype(np.int32)
-    save_part(task.path, arrays, counters)
-    return sum(map(len, documents))
+    return arrays, dict(counters)
 
 
 def encode_documents(

@@ -80,7 +80,7 @@ def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "write_token_counts", "_publish"]
+    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "write_token_counts", "publish"]
 )
 def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
@@ -111,7 +111,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
 def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_publish", lambda *_: 1 / 0)
+        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "cut"), progress=False)
     for part in (tmp_path / "cut.building").glob("*/000001.npz"):
@@ -121,7 +121,7 @@ def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
 
 def test_changed_settings_invalidate_unfinished_work(texts, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_publish", lambda *_: 1 / 0)
+        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "out"), progress=False)
     changes = {"sentences": {"headings": "drop"}}

@@ -1,0 +1,320 @@
+"""The pool of workers on a Ray cluster: same interface, same bytes, any number of machines.
+
+The process that started the build reads the input and writes the output; documents and parts
+travel through Ray's object store. So the machines share no folder, and a machine that is lost
+takes only work with it that another one does again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import platform
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from data_prep.pool import MAX_TRIES, Result, Task, WorkerPool, available_cores
+
+logger = logging.getLogger(__name__)
+
+LOST_AFTER_S = 30.0
+"""So long a cluster may be out of reach, in seconds, before the build gives up."""
+STORE_BYTES = 512 << 20
+"""Object store of a cluster that is started here; a chunk of 4 MB and its part need 20 MB."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray ends the process without a word of ours after this; LOST_AFTER_S comes first.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
+}
+
+
+def import_ray(address: str = "") -> Any:
+    """Return the module `ray`, told to keep quiet.
+
+    A cluster that will be started here is closed to other users: it takes a secret token.
+
+    Args:
+        address: Of a running cluster; empty: one will be started here.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if not address and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(
+            f"--engine ray needs Ray, which cannot be imported ({error}): pip install 'ponet[ray]'."
+        ) from error
+    return ray
+
+
+@lru_cache(maxsize=1)
+def code_signature() -> dict[str, str]:
+    """Return what must be alike on all machines, or their parts would differ."""
+    sha = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sha.update(path.read_bytes())
+    return {
+        "data_prep code": sha.hexdigest()[:12],
+        "Python": ".".join(map(str, sys.version_info[:2])),
+        "Unicode": unicodedata.unidata_version,
+        **{name: version(name) for name in ("numpy", "sentencex", "tokenizers")},
+    }
+
+
+def _run(expected: dict[str, str], function: Callable[[Task], Result], task: Task) -> Result:
+    """Run one task in a worker, after checking that its machine would give the same bytes."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    differing = [
+        f"{name} {value} (here {expected[name]})"
+        for name, value in code_signature().items()
+        if value != expected[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"machine {platform.node()} of the Ray cluster has {', '.join(differing)}; install the "
+            "same versions on all machines."
+        )
+    return function(task)
+
+
+class _WithoutRay:
+    """Standard output without what Ray's threads print about lost machines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class RayPool:
+    """Runs functions on tasks as tasks of Ray."""
+
+    def __init__(self, num_workers: int, address: str = "") -> None:
+        """Prepare a connection; `with` makes it.
+
+        Args:
+            num_workers: At most so many tasks at the same time; 0: as many as there are CPUs.
+            address: `host:port` of a running cluster, `auto` for the one this machine belongs
+                to, or empty to start one on this machine alone.
+
+        Raises:
+            ValueError: Ray is not installed, or the address is none.
+        """
+        if address and address != "auto" and not _host_and_port(address):
+            raise ValueError(
+                f"--ray-address {address}: allowed are HOST:PORT of a running cluster, auto, or "
+                "nothing. The build must run on a machine of the cluster (`ray start "
+                "--address HOST:PORT`); addresses with :// are for clients outside of it."
+            )
+        self._ray = import_ray(address)
+        self._address = address
+        self._limit = num_workers
+        self.num_workers = num_workers or available_cores()
+        self._unreached_since = 0.0
+        self._seen_at = 0.0
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> RayPool:
+        """Connect to the cluster, or start one.
+
+        Raises:
+            ValueError: The cluster cannot be reached, or has no CPU.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))))
+            if not self._ray.is_initialized():
+                self._connect()
+                stack.callback(self._disconnect)
+            self._gcs = _host_and_port(self._ray.get_runtime_context().gcs_address)
+            self._count_workers()
+            nodes = sum(node["Alive"] for node in self._ray.nodes())
+            logger.info("Ray: %d nodes, %d tasks at the same time", nodes, self.num_workers)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        """Leave the cluster, or stop the one started here."""
+        self._cleanup.__exit__(*details)
+
+    def _disconnect(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints what it has held back
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        place = _host_and_port(self._address)
+        if place and not _answers(place):
+            raise ValueError(
+                f"--ray-address {self._address}: nothing answers there; start the cluster with "
+                "`ray start --head --port PORT`, or leave the option out."
+            )
+        options: dict[str, Any] = {"address": self._address}
+        if not self._address:
+            options = {
+                "address": "local",
+                "num_cpus": self.num_workers,
+                "num_gpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+            }
+        with _signal_handlers_kept():
+            try:
+                self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"--ray-address {self._address or '(none)'}: no Ray cluster can be reached or "
+                    f"started ({type(error).__name__}: {reason}). The build must run on a machine "
+                    "of the cluster."
+                ) from error
+
+    def map_ordered(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
+    ) -> Iterator[Result | None]:
+        """Yield the result of every task in order; at most two tasks per CPU are in flight.
+
+        Args:
+            function: A function of an importable module; it may run more than once on a task.
+            tasks: None stands for work that is already done; its result is None.
+
+        Raises:
+            ValueError: The cluster is lost, or machines were lost again and again.
+        """
+        remote = self._ray.remote(num_cpus=1, max_retries=MAX_TRIES)(_run)
+        expected = code_signature()
+        waiting: deque[Any] = deque()
+        try:
+            for task in tasks:
+                waiting.append(None if task is None else remote.remote(expected, function, task))
+                while len(waiting) >= self._window():
+                    yield self._result(waiting.popleft())
+            while waiting:
+                yield self._result(waiting.popleft())
+        finally:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                for reference in waiting:
+                    if reference is not None:
+                        self._ray.cancel(reference)
+
+    def run_here(self, function: Callable[[Task], Result], task: Task) -> None:
+        """Run one function in a process beside this one, which sees the same files."""
+        with WorkerPool(max(2, available_cores())) as pool:
+            pool.run_here(function, task)
+
+    def _window(self) -> int:
+        if time.monotonic() - self._seen_at > 5.0 and _answers(self._gcs):
+            self._count_workers()
+        return self.num_workers if self._limit and self._address else 2 * self.num_workers
+
+    def _count_workers(self) -> int:
+        """Look how many CPUs the cluster has now: machines come and go."""
+        cpus = int(self._ray.cluster_resources().get("CPU", 0))
+        self.num_workers = max(1, min(self._limit, cpus) if self._limit else cpus)
+        self._seen_at = time.monotonic()
+        return cpus
+
+    def _result(self, reference: Any) -> Any:
+        if reference is None:
+            return None
+        errors = self._ray.exceptions
+        try:
+            while not self._ray.wait([reference], timeout=1.0)[0]:
+                self._check_cluster()
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, ImportError):
+                raise ValueError(
+                    f"a machine of the Ray cluster cannot import what the build needs "
+                    f"({error.cause}); install ponet on all machines."
+                ) from error
+            raise error.cause from error
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
+            raise ValueError(
+                f"workers of the Ray cluster died {MAX_TRIES + 1} times at the same work "
+                f"({type(error).__name__}), probably for want of memory; lower num_workers or "
+                "chunk_megabytes and run again: finished parts are kept."
+            ) from error
+        except errors.RayError as error:
+            raise _lost(type(error).__name__) from error
+
+    def _check_cluster(self) -> None:
+        """Give up on a cluster that is out of reach, or without a CPU, for too long.
+
+        Raises:
+            ValueError: It is.
+        """
+        reason = ""
+        if not _answers(self._gcs):
+            reason = "its head node does not answer"
+        elif not self._count_workers():
+            reason = "no machine with a CPU is left"
+        now = time.monotonic()
+        if not reason:
+            self._unreached_since = 0.0
+        elif not self._unreached_since:
+            self._unreached_since = now
+        elif now - self._unreached_since > LOST_AFTER_S:
+            raise _lost(f"{reason} for {LOST_AFTER_S:.0f} s")
+
+
+def _lost(reason: str) -> ValueError:
+    return ValueError(
+        f"the Ray cluster is lost ({reason}); start it again and run the same command: finished "
+        "parts are kept."
+    )
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or "/" in host or not port.isdigit():
+        return None
+    return host, int(port)
+
+
+def _answers(place: tuple[str, int] | None) -> bool:
+    """Return whether a port takes connections."""
+    if place is None:
+        return True
+    try:
+        socket.create_connection(place, timeout=5.0).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Put back the handler of SIGTERM, which Ray replaces by its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

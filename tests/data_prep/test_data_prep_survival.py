@@ -1,0 +1,245 @@
+"""Builds hit by signals, dead workers, a full disk and a second build: nothing is lost."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from build_processes import (
+    config_file,
+    content,
+    finish,
+    marked_processes,
+    parts_of,
+    run_build,
+    write_corpus,
+)
+
+from data_prep import disk, files, parts
+from data_prep.cli import main
+from data_prep.config import BuildConfig
+from data_prep.pipeline import build
+from data_prep.pool import WorkerPool
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """A config file, the bytes it must give, and a folder for outputs."""
+    write_corpus(tmp_path / "texts", documents=60)
+    path = config_file(tmp_path)
+    return path, content(build(BuildConfig.from_yaml(path), progress=False)), tmp_path
+
+
+def hit(module, name, call, *, after=False, by=signal.SIGKILL, **more):
+    return {"module": module, "name": name, "call": call, "after": after, "signal": by, **more}
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("module", "name", "call", "workers"),
+    [
+        ("pipeline", "save_part", 4, 1),
+        ("os", "replace", 3, 4),
+        ("pipeline", "train_tokenizer", 1, 1),
+        ("pipeline", "save_part", 10, 4),
+        ("pipeline", "write_token_counts", 1, 1),
+        ("pipeline", "publish", 1, 1),
+        ("pipeline", "discard", 1, 1),
+    ],
+)
+def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
+    module, name, call, workers, setting
+):
+    path, expected, folder = setting
+    output, record, count = folder / "out", folder / "record.json", folder / "count.json"
+    options = ["--num_workers", str(workers)]
+    process, _, err = finish(path, output, *options, plan=hit(module, name, call))
+    assert process.returncode == -signal.SIGKILL, err
+    assert not marked_processes(process), "workers end with their parent"
+    assert output.exists() == (name == "discard")
+    kept = parts_of(output)
+    again = hit("pipeline", "save_part", 0, record=str(record), count=str(count))
+    process, _, err = finish(path, output, *options, plan=again)
+    assert process.returncode == 0, err
+    assert content(output) == expected
+    if name != "discard":
+        used = json.loads(record.read_text())
+        assert kept.items() <= used.items(), "finished parts are the same files as before"
+        assert json.loads(count.read_text()).get("save_part", 0) == len(used) - len(kept)
+    assert sorted(path.name for path in folder.glob("out*")) == ["out"]
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")],
+)
+def test_a_signal_stops_a_build_with_one_line_and_a_code(number, code, word, setting):
+    path, expected, folder = setting
+    plan = hit("pipeline", "save_part", 5, by=number)
+    process, out, err = finish(path, folder / "out", "--num_workers", "3", plan=plan)
+    assert process.returncode == code, err
+    assert err == f"stopped by {word}; run the same command again to go on.\n" and not out
+    assert not marked_processes(process)
+    assert main(["build", "--config", str(path), "--output", str(folder / "out"), "--quiet"]) == 0
+    assert content(folder / "out") == expected
+
+
+def test_two_builds_of_one_folder_do_not_mix_under_any_spelling(setting, capsys):
+    path, expected, folder = setting
+    (folder / "deep").mkdir()
+    (folder / "link").symlink_to(folder / "out")
+    reached = folder / "reached"
+    plan = hit("pipeline", "save_part", 3, by=0, reached=str(reached))
+    first = run_build(path, folder / "out", plan=plan)
+    try:
+        deadline = time.monotonic() + 60
+        while not reached.exists():
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        for spelling in (folder / "out", folder / "deep" / ".." / "out", folder / "link"):
+            second, _, err = finish(path, spelling)
+            assert second.returncode == 2 and "another build is at work" in err
+    finally:
+        first.kill()
+        first.communicate()
+    assert main(["build", "--config", str(path), "--output", str(folder / "link"), "--quiet"]) == 0
+    assert content(folder / "out") == expected
+
+
+def die_once(path):
+    """Kill the worker that is the first to come here."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return os.getpid()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_work_done_again(tmp_path, caplog):
+    with WorkerPool(2) as pool:
+        tasks = [None, *(str(tmp_path / f"{number // 4}") for number in range(8))]
+        results = list(pool.map_ordered(die_once, tasks))
+    assert results[0] is None and all(results[1:]) and len(results) == 9
+    assert "its work is done again" in caplog.text
+
+
+def test_work_that_kills_every_worker_ends_in_a_message(tmp_path):
+    with WorkerPool(2) as pool, pytest.raises(ValueError, match="died 3 times at the same work"):
+        list(pool.map_ordered(os._exit, [1]))
+
+
+def test_what_a_killed_build_was_writing_is_removed(setting):
+    path, expected, folder = setting
+    stale = folder / "out.building" / "read-0-abc"
+    stale.mkdir(parents=True)
+    (stale.parent / "000001.npz.tmp").write_bytes(b"half")
+    build(BuildConfig.from_yaml(path, {"output": str(folder / "out")}), progress=False)
+    assert content(folder / "out") == expected
+    assert sorted(path.name for path in folder.glob("out*")) == ["out"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "flipped"])
+def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
+    import numpy as np
+
+    path = tmp_path / "part.npz"
+    parts.save_part(path, {"x": np.arange(5000)}, {"n": 1})
+    assert parts.is_finished(path)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[20_000:]
+    elif damage == "zeros":
+        data[-4096:] = bytes(4096)
+    elif damage == "empty":
+        data.clear()
+    else:
+        data[15_000] ^= 1
+    path.write_bytes(data)
+    assert not parts.is_finished(path) and not path.exists()
+
+
+def test_a_build_that_cannot_fit_is_refused_before_it_starts(setting, monkeypatch):
+    path, expected, folder = setting
+    output = folder / "out"
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 1_000_000)
+    with pytest.raises(ValueError, match="1 MB free.*--check_disk false"):
+        build(BuildConfig.from_yaml(path, {"output": str(output)}), progress=False)
+    assert not output.exists() and not parts_of(output)
+    overrides = {"output": str(output), "check_disk": "false"}
+    build(BuildConfig.from_yaml(path, overrides), progress=False)
+    assert content(output) == expected
+
+
+def test_the_estimate_of_room_covers_what_a_build_takes(setting, monkeypatch):
+    path, _, folder = setting
+    needs = []
+    monkeypatch.setattr(disk, "_require", lambda needed, *_: needs.append(needed))
+    config = BuildConfig.from_yaml(path, {"source.max_megabytes": "0.02"})
+    assert disk._expected_chars(config.sources[0]) == 20_000
+    disk.check_disk(config, folder / "out.building")
+    assert needs == [20_000 * disk.BYTES_PER_CHAR]
+
+
+@pytest.mark.parametrize("opened", [3, 12, 16])
+def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
+    opened, setting, monkeypatch, capsys
+):
+    path, expected, folder = setting
+    arguments = ["build", "--config", str(path), "--output", str(folder / "out"), "--quiet"]
+    calls = []
+
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opening(name, mode):
+        calls.append(name)
+        return Full() if len(calls) >= opened else open(name, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", opening, raising=False)
+        assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and str(folder / "out.building") in message
+    assert "Make room and run the same command again" in message and "Traceback" not in message
+    kept = parts_of(folder / "out")
+    assert kept and not list((folder / "out.building").rglob("*.tmp"))
+    assert main(arguments) == 0
+    assert content(folder / "out") == expected
+
+
+def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
+    from data_prep import readers
+    from data_prep.config import LocalSource
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.parquet.gz").write_bytes(b"x")
+    monkeypatch.setattr(readers.shutil, "copyfileobj", full)
+    source = LocalSource(path=str(tmp_path), on_error="skip")
+    with pytest.raises(OSError, match="Make room there"):
+        list(readers.read_documents(tmp_path / "a.parquet.gz", source, readers.ReadLog()))
+
+
+def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):
+    path, _, folder = setting
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["build", "--config", str(path), "--output", str(folder / "x"), "--quiet"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before and sys.stdout is not None
