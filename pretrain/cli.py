@@ -13,8 +13,8 @@ from pretrain.interruption import (
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
-    kill_workers,
 )
+from pretrain.processes import end_workers
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -23,7 +23,7 @@ HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAN
   test       the same on the whole validation split
   predict    write what a run's model says at every masked position to the run's folder
   fill       fill the [MASK]s of your own sentences from a bundle
-  export     turn a checkpoint (also a sharded one) into a bundle
+  export     turn a checkpoint (also a sharded one) into a bundle or an ordinary checkpoint
   summary    print the table of one or more finished runs
 
 `ponet-pretrain fit --help` lists every option of a command; `--print_config` shows the result of
@@ -63,7 +63,7 @@ def _end(stopped: RunInterrupted) -> int:
     A rank that Lightning itself started ends with 0: at any other code Lightning would kill the
     first rank, which has yet to end with the real one.
     """
-    kill_workers(patience_s=5.0)
+    end_workers(patience_s=5.0)
     if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
         return 0
     print(f"stopped: {stopped.reason}", file=sys.stderr)

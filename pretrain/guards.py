@@ -65,15 +65,18 @@ class BadStep:
 
     step: int
     """Its number as in `metrics.jsonl`: the first step of a run is 1."""
-    kind: Literal["loss", "grad_norm", "spike"]
-    """What was wrong: a loss or gradient norm that is not finite, or a loss that jumped."""
+    kind: Literal["loss", "grad_norm", "spike", "weights"]
+    """What was wrong: loss, gradient norm or weights are not finite, or the loss jumped."""
     value: float
-    """The loss (nats, mean of the step over all ranks) or the gradient norm before clipping."""
+    """The loss (nats, mean of the step over all ranks) or the gradient norm before clipping; of
+    weights, how many tensors hold a NaN or an infinity on this rank."""
     limit: float | None
     """What a spike exceeded; None where the value is not finite."""
 
     def __str__(self) -> str:
         """What happened, as part of a sentence."""
+        if self.kind == "weights":
+            return f"weights are not finite after step {self.step}"
         name = "the gradient norm" if self.kind == "grad_norm" else "the loss"
         if self.limit is None:
             return f"{name} of step {self.step} is {self.value}"

@@ -4,16 +4,17 @@ Invariant: a handler only takes a note. The run itself stops between two optimis
 validation batches, on all ranks at the same one, with a checkpoint.
 """
 
-import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
+
+from pretrain.processes import kill_descendants
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
@@ -112,7 +113,6 @@ class StopRequest:
         self._budget_s = budget_s
         self._received: signal.Signals | None = None
         self._replaced: dict[signal.Signals, Any] = {}
-        self.kill_others: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Take notes of the signals from now on; only in the main thread, where Python allows."""
@@ -138,8 +138,7 @@ class StopRequest:
 
     def _stop_now(self) -> None:
         os.write(2, b"\nstopped without a checkpoint\n")
-        self.kill_others()
-        kill_workers()
+        kill_descendants()
         os._exit(EXIT_INTERRUPT)
 
     @property
@@ -158,20 +157,6 @@ class StopRequest:
         if self.exit_code:
             return f"the time budget of {self._budget_s:.0f} s is used up"
         return "another rank was asked to stop"
-
-
-def kill_workers(patience_s: float = 0.0) -> None:
-    """End this process's data workers, which ignore signals; none may outlive the run.
-
-    Args:
-        patience_s: How long to wait for each to end by itself first.
-    """
-    for worker in multiprocessing.active_children():
-        if patience_s:
-            worker.join(patience_s)
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
 
 
 def ignore_signals_in_worker(worker_id: int) -> None:

@@ -20,6 +20,7 @@ from pretrain.callbacks import (
     RunProgressBar,
     StepSeeds,
     TrainingLog,
+    Watchdog,
 )
 from pretrain.checkpoints.io import VerifiedCheckpointIO
 from pretrain.checkpoints.schedule import RunCheckpoints
@@ -85,6 +86,7 @@ def fit_callbacks(
     """The callbacks of `fit`, in the order in which they are called."""
     folder = run.folder / CHECKPOINT_FOLDER
     guard = Guards(guards)
+    watchdog = Watchdog(run.folder, guards.watchdog_minutes)
 
     def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
         if preemption.requeue and trainer.is_global_zero:
@@ -93,6 +95,7 @@ def fit_callbacks(
     callbacks: list[Callback] = [
         RunHistory(run.folder, folder, resumed_from=resumed_from),
         StepSeeds(),
+        watchdog,
         EvaluationInterval(run.eval_every_n_steps),
         TrainingLog(),
         guard,
@@ -104,8 +107,9 @@ def fit_callbacks(
             stop=stop,
             poll_every_n_steps=preemption.poll_every_n_steps,
             eval_every_n_steps=run.eval_every_n_steps,
-            before_save=guard.check,
+            before_save=guard.check_before_save,
             before_stop=before_stop,
+            around_save=watchdog.saving,
         ),
     ]
     return [*callbacks, RunProgressBar()] if show else callbacks

@@ -38,6 +38,13 @@ def test_pretraining_configs_parse(path: Path, capsys: pytest.CaptureFixture[str
     assert "class_path: ponet." in printed and "global_batch_size" in printed
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "strategy"], ids=ids)
+def test_strategy_configs_parse(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = path.parent.parent / "encoder" / "ponet_nano.yaml"
+    arguments = ["fit", "--config", str(encoder), "--config", str(path), "--data.folder", "x"]
+    assert "strategy: auto" not in parses_as_fit(arguments, capsys)
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "data"], ids=ids)
 def test_data_configs_parse(path: Path) -> None:
     from data_prep.config import BuildConfig

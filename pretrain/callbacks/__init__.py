@@ -9,6 +9,7 @@ from pretrain.callbacks.progress import RunProgressBar
 from pretrain.callbacks.reporting import EvaluationReport
 from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
+from pretrain.callbacks.watchdog import Watchdog
 
 __all__ = [
     "BundleExport",
@@ -20,4 +21,5 @@ __all__ = [
     "RunProgressBar",
     "StepSeeds",
     "TrainingLog",
+    "Watchdog",
 ]

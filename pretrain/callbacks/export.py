@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ponet import save_bundle
+from ponet import PretrainingModel, save_bundle
+from pretrain.strategies.gather import full_model_state
 
 
 class BundleExport(Callback):
@@ -26,13 +27,17 @@ class BundleExport(Callback):
         return (self.folder / "model.safetensors").exists()
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the bundle; called on all ranks."""
-        if not trainer.is_global_zero:
+        """Write the bundle, with whole float32 weights under any strategy; called on all ranks."""
+        weights = full_model_state(trainer)
+        if weights is None:
             return
+        pairs = pl_module.objective.num_pair_classes
+        model = PretrainingModel(pl_module.encoder_config, num_pair_classes=pairs)
+        model.load_state_dict(weights)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         save_bundle(
             self.folder,
-            pl_module.model,
+            model,
             tokenizer_json=datamodule.tokenizer_path,
             metadata={
                 "objective": pl_module.objective.name,

@@ -3,13 +3,14 @@
 Invariant: the numbers stay on the device until somebody looks, and all ranks see the same ones.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from pretrain.guards import BadStep, GuardConfig, SpikeDetector, first_bad_step
+from pretrain.callbacks.agreement import ranks_agree
+from pretrain.guards import BadStep, GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
 from pretrain.interruption import EXIT_GUARD, RunInterrupted
 from pretrain.module import LossSums, sum_dtype
 
@@ -95,9 +96,26 @@ class Guards(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         bad = first_bad_step(rows, self._detector, scaled_gradients=scaler is not None)
         if bad is not None:
-            sample_range = getattr(getattr(trainer, "datamodule", None), "sample_range", None)
-            samples = sample_range(bad.step - 1) if sample_range else None
-            raise BadState(bad, samples, skip_steps=self.config.skip_steps)
+            self._raise(trainer, bad)
+
+    def check_before_save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the steps since the last look and at the weights; on every rank, before a save.
+
+        Raises:
+            BadState: On all ranks alike, if a step was bad or a weight is not finite.
+        """
+        if self.config.action == "off":
+            return
+        self.check(trainer, pl_module)
+        names = nonfinite_names(pl_module.state_dict())
+        if ranks_agree(trainer, int(bool(names))):
+            step = max(1, trainer.global_step)
+            self._raise(trainer, BadStep(step, "weights", float(len(names)), None))
+
+    def _raise(self, trainer: Trainer, bad: BadStep) -> NoReturn:
+        sample_range = getattr(getattr(trainer, "datamodule", None), "sample_range", None)
+        samples = sample_range(bad.step - 1) if sample_range else None
+        raise BadState(bad, samples, skip_steps=self.config.skip_steps)
 
     def _reduced(
         self, trainer: Trainer, pl_module: LightningModule

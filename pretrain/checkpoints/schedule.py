@@ -116,9 +116,6 @@ class RunCheckpoints(Checkpoint):
         """Begin to take notes of signals."""
         if stage == "fit":
             trainer.strategy.checkpoint_io.on_saved = self._after_save
-            if trainer.strategy.launcher is not None:
-                launcher: Any = trainer.strategy.launcher
-                self._stop_request.kill_others = lambda: launcher.kill(9)
             self._stop_request.install()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

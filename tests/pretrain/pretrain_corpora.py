@@ -72,6 +72,24 @@ def document_of(shards: TokenShards, positions: Sequence[int] | np.ndarray) -> n
     return np.searchsorted(starts, positions, side="right") - 1
 
 
+def tiny_corpus(folder: Path) -> Path:
+    """Shards of 24 documents of 12 sentences over 60 words, ten words to a document."""
+    rng = np.random.default_rng(0)
+
+    def document(number: int) -> list[list[int]]:
+        words = 5 + (number * 7 + np.arange(10)) % 54
+        return [rng.choice(words, rng.integers(3, 9)).tolist() for _ in range(12)]
+
+    splits = {
+        "train": [document(i) for i in range(24)],
+        "validation": [document(i) for i in range(9)],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    made = write_tokenizer(folder / "made.json", vocab_size=65, num_continuations=6)
+    write_shards(folder / "shards", splits, made)
+    return folder / "shards"
+
+
 def tiny_options(shards: Path, root: Path) -> list[str]:
     """Options of a `fit` of four steps: a PoNet of 2 x 16, accumulation 2, dropout on."""
     encoder = json.dumps(

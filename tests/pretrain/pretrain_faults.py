@@ -77,9 +77,7 @@ class FaultAt(Callback):
 
 def fault_options(hook: str, *steps: int, **more: Any) -> list[str]:
     """Command-line options that inject a `FaultAt`."""
-    arguments = {"hook": hook, "steps": list(steps), **more}
-    value = {"class_path": "pretrain_faults.FaultAt", "init_args": arguments}
-    return ["--allow_modules", "pretrain_faults", "--trainer.callbacks", json.dumps([value])]
+    return injected(("FaultAt", {"hook": hook, "steps": list(steps), **more}))
 
 
 def story(folder: Path) -> list[dict[str, float]]:
@@ -105,3 +103,51 @@ def assert_same_story(folder: Path, twin: Path) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, different
+
+
+class Poison(Callback):
+    """Spoil what a micro-batch with certain samples leads to, whenever they are read.
+
+    Args:
+        first: First sample that is poison.
+        last: Last one.
+        kind: `gradient` (NaN), `weights` (NaN after the step) or `jump` (weights scaled up).
+    """
+
+    def __init__(self, first: int, last: int, kind: str) -> None:
+        self.first, self.last, self.kind = first, last, kind
+        self._hit = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        ids = batch["example_ids"]
+        self._hit = bool(((ids >= self.first) & (ids <= self.last)).any())
+        record = Path(trainer.default_root_dir) / "samples.txt"
+        with record.open("a") as file:
+            file.write(" ".join(map(str, ids.tolist())) + "\n")
+        if self._hit and self.kind == "jump":
+            self._fill(pl_module, lambda weight: weight.mul_(100))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._hit and self.kind == "gradient":
+            for parameter in pl_module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(torch.nan)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._hit and self.kind == "weights":
+            self._fill(pl_module, lambda weight: weight.fill_(torch.nan))
+
+    @staticmethod
+    def _fill(pl_module: LightningModule, change: Any) -> None:
+        with torch.no_grad():
+            change(next(pl_module.parameters()))
+
+
+def injected(*callbacks: tuple[str, dict[str, Any]]) -> list[str]:
+    """Command-line options that add callbacks of this file."""
+    value = [
+        {"class_path": f"pretrain_faults.{name}", "init_args": given} for name, given in callbacks
+    ]
+    return ["--allow_modules", "pretrain_faults", "--trainer.callbacks", json.dumps(value)]
