@@ -1,4 +1,4 @@
-"""One run left alone and its twin, killed again and again: the same curve and the same weights?
+r"""One run left alone and its twin, killed again and again: the same curve and the same weights?
 
     python benchmarks/killed_run.py --kills 10 --root runs/killed -- \\
         --config configs/pretrain/small.yaml --config configs/encoder/ponet_small.yaml \\
