@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS   ?= 2
 
-.PHONY: quickstart test test-slow check format lint types bench clean help
+.PHONY: quickstart test test-slow test-faults check format lint types bench clean help
 
 help:
 	@grep -E '^#   ' Makefile | sed 's/^# *//'
@@ -53,10 +53,16 @@ types: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
 
+#   make test-faults  kills, signals, full disks, damaged files; writes the table in docs/guarantees.md
+test-faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults -m faults -n $(JOBS) --dist loadfile \
+	    --write-guarantees docs/guarantees.md
+
 #   make bench        short forms of the benchmarks; JSON and plots in benchmarks/results/
 bench: $(VENV)/.dev
 	$(PY) benchmarks/data_prep.py --short
 	$(PY) benchmarks/data_loading.py --short
+	$(PY) benchmarks/resilience.py --short
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

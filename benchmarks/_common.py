@@ -1,9 +1,9 @@
-"""Shared by the benchmarks: machine description, interleaved medians, JSON and a bar chart."""
+"""Shared by the benchmarks: machine, random shards, interleaved medians, JSON and a bar chart."""
 
 import json
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,54 @@ def interleaved(
             rate = run()
             if number:
                 rates[name].append(rate)
-    return {
-        name: {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "all": values,
-        }
-        for name, values in rates.items()
-    }
+    return {name: {**spread(values), "all": values} for name, values in rates.items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, lowest and highest value."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def synthetic_folder(
+    folder: Path, *, num_sentences: int, vocab_size: int = 30_522, validation_sentences: int = 0
+) -> Path:
+    """Write shards of random tokens: 25 per sentence, 40 sentences per document on average.
+
+    Args:
+        folder: Where to; is created.
+        num_sentences: Of the training split.
+        vocab_size: Word pieces, the special tokens included.
+        validation_sentences: Of the validation split; 0: there is none.
+    """
+    import numpy as np
+
+    from data_prep.manifest import SPECIAL_TOKENS, Manifest, TokenizerInfo
+    from data_prep.shards import SplitWriter, write_token_counts
+
+    random = np.random.default_rng(0)
+    pieces = [*SPECIAL_TOKENS, *(f"w{number}" for number in range(vocab_size - 5))]
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    model |= {"max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}
+    content = {"version": "1.0", "normalizer": None, "pre_tokenizer": None, "model": model}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    splits, files, counts = {}, {}, np.zeros(vocab_size, np.uint64)
+    for split, count in (("train", num_sentences), ("validation", validation_sentences)):
+        if not count:
+            continue
+        lens = random.geometric(1 / 25, count)
+        documents = random.geometric(1 / 40, count // 40)
+        documents = documents[np.cumsum(documents) < count]
+        documents = np.append(documents, count - documents.sum())
+        writer = SplitWriter(folder, split, vocab_size=vocab_size)
+        writer.append(random.integers(5, vocab_size, int(lens.sum())), lens, documents)
+        splits[split], written = writer.close()
+        files |= written
+        counts = writer.token_counts if split == "train" else counts
+    files["token_counts.bin"] = write_token_counts(folder, counts)
+    tokenizer = TokenizerInfo.from_file(folder / "tokenizer.json")
+    Manifest(tokenizer=tokenizer, splits=splits, files=files).save(folder)
+    return folder
 
 
 def save(name: str, content: Mapping[str, Any], folder: Path = RESULTS) -> Path:

@@ -9,7 +9,6 @@ and mask. Single-process rates are per second of CPU time, DataLoader rates per 
 
 # ruff: noqa: E402 (the search path is mended before the imports that need it)
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -28,10 +27,10 @@ sys.path[:] = [
 
 import numpy as np
 import torch
-from _common import RESULTS, bar_chart, interleaved, machine, save
+from _common import RESULTS, bar_chart, interleaved, machine, save, synthetic_folder
 
-from data_prep.manifest import SPECIAL_TOKENS, Manifest, TokenizerInfo
-from data_prep.shards import SplitWriter, TokenShards
+from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
+from data_prep.shards import TokenShards
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset
 from pretrain.masking import MaskingConfig
@@ -42,27 +41,6 @@ from pretrain.sampler import SampleStream
 from pretrain.transport import BatchLoader, pack_batch
 
 Row = dict[str, Any]
-
-
-def synthetic_folder(folder: Path, *, num_sentences: int, vocab_size: int = 30_522) -> Path:
-    """Write a split of random tokens: 25 per sentence, 40 sentences per document on average."""
-    random = np.random.default_rng(0)
-    pieces = [*SPECIAL_TOKENS, *(f"w{number}" for number in range(vocab_size - 5))]
-    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
-    model |= {"max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}
-    content = {"version": "1.0", "normalizer": None, "pre_tokenizer": None, "model": model}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    lens = random.geometric(1 / 25, num_sentences)
-    documents = random.geometric(1 / 40, num_sentences // 40)
-    documents = documents[np.cumsum(documents) < num_sentences]
-    documents = np.append(documents, num_sentences - documents.sum())
-    writer = SplitWriter(folder, "train", vocab_size=vocab_size)
-    writer.append(random.integers(5, vocab_size, int(lens.sum())), lens, documents)
-    counts, files = writer.close()
-    tokenizer = TokenizerInfo.from_file(folder / "tokenizer.json")
-    Manifest(tokenizer=tokenizer, splits={"train": counts}, files=files).save(folder)
-    return folder
 
 
 def our_dataset(shards: TokenShards, max_len: int) -> PretrainDataset:

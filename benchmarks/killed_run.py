@@ -120,10 +120,21 @@ def plot(root: Path, kills: list[dict[str, Any]], found: dict[str, int], path: P
         f"lines and {found['different_weights']} of {found['weights']} weights differ",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(facecolor="white", framealpha=0.9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def report(root: Path, options: list[str], kills: list[dict[str, Any]], output: Path) -> None:
+    """Compare the two runs; write the JSON file and the plot."""
+    found = differences(root)
+    folder = options.index("--data.folder") + 1 if "--data.folder" in options else None
+    shown = [Path(o).name if place == folder else o for place, o in enumerate(options)]
+    result = {"machine": machine(), "options": shown, "kills": kills, **found}
+    print(json.dumps(found))
+    print(save("killed_run", result, output))
+    plot(root, kills, found, output / "killed_run.png")
 
 
 def main() -> None:
@@ -141,11 +152,7 @@ def main() -> None:
     kills = run_killed(options, arguments.root, steps, arguments.seed)
     if alone.wait():
         raise SystemExit(f"the run ended with {alone.returncode}: {arguments.root / 'alone.log'}")
-    found = differences(arguments.root)
-    result = {"machine": machine(), "options": options, "kills": kills, **found}
-    print(json.dumps(found))
-    print(save("killed_run", result, arguments.output))
-    plot(arguments.root, kills, found, arguments.output / "killed_run.png")
+    report(arguments.root, options, kills, arguments.output)
 
 
 if __name__ == "__main__":

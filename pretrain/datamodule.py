@@ -93,6 +93,7 @@ class PretrainDataModule(LightningDataModule):
         BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
         self.skipped_windows: tuple[int, ...] = ()
         self._streams: dict[str, SampleStream] = {}
+        self._plan_counts: dict[str, float] = {}
 
     # --- text, vocabulary ---------------------------------------------------------------------
 
@@ -170,7 +171,6 @@ class PretrainDataModule(LightningDataModule):
         self._stream(TRAIN_SPLIT)
         if self.trainer is not None:
             self.trainer.accumulate_grad_batches = self._geometry().accumulation
-            assert self.steps_per_epoch
 
     def _stream(self, split: str) -> SampleStream:
         if split not in self._streams:
@@ -191,7 +191,9 @@ class PretrainDataModule(LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
-        steps = max(1, len(self._stream(TRAIN_SPLIT).plan(0)) // self.global_batch_size)
+        stream = self._stream(TRAIN_SPLIT)
+        examples = stream.known_sizes[0] if stream.known_sizes else len(stream.plan(0))
+        steps = max(1, examples // self.global_batch_size)
         trainer = self.trainer
         limit = trainer.limit_train_batches if trainer else None
         if trainer is None or limit is None or (isinstance(limit, float) and limit == 1.0):
@@ -213,10 +215,12 @@ class PretrainDataModule(LightningDataModule):
         sampler = StreamBatchSampler(
             self._geometry(),
             steps_per_epoch=self.steps_per_epoch,
-            steps_done=lambda: self.trainer.global_step if self.trainer else 0,
+            steps_done=self._steps_done,
             skipped=self.skipped_windows,
         )
         dataset = self._dataset(TRAIN_SPLIT, self.masking, self.seed)
+        # Plan the epoch here: the workers share what is there when they start.
+        dataset.rows(np.array([self.sample_range(self._steps_done())[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -273,6 +277,9 @@ class PretrainDataModule(LightningDataModule):
 
     # --- place in the stream ------------------------------------------------------------------
 
+    def _steps_done(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
     def sample_range(self, step: int) -> tuple[int, int]:
         """Return the first and the last sample that optimiser step `step` (from 0) reads."""
         first = window_of(step, self.skipped_windows) * self.global_batch_size
@@ -307,12 +314,13 @@ class PretrainDataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the stream; `plan_sizes` only saves a resumed run some planning."""
+        """Return the place in the stream; what is planned only saves a resumed run its planning."""
         return {
-            "samples_seen": self.sample_range(self.trainer.global_step if self.trainer else 0)[0],
+            "samples_seen": self.sample_range(self._steps_done())[0],
             "skipped_windows": list(self.skipped_windows),
             "fingerprint": self.fingerprint(),
             "plan_sizes": self._stream(TRAIN_SPLIT).known_sizes,
+            "plan_counts": self.plan_counts(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -334,15 +342,19 @@ class PretrainDataModule(LightningDataModule):
                 + ". Use the saved values, or start a new run (--run.name)."
             )
         self._stream(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
-        saved = state_dict.get("skipped_windows", ())
+        self._plan_counts = dict(state_dict["plan_counts"])
+        saved = state_dict["skipped_windows"]
         self.skipped_windows = tuple(sorted({*self.skipped_windows, *saved}))
 
     # --- what is logged once ----------------------------------------------------------------
 
     def plan_counts(self) -> dict[str, float]:
         """Return where the tokens of the first epoch go: the fields of `PlanStats`, `coverage`."""
-        stats = self._stream(TRAIN_SPLIT).plan(0).stats
-        return {**{k: float(v) for k, v in asdict(stats).items()}, "coverage": stats.coverage}
+        if not self._plan_counts:
+            stats = self._stream(TRAIN_SPLIT).plan(0).stats
+            counts = {name: float(value) for name, value in asdict(stats).items()}
+            self._plan_counts = {**counts, "coverage": stats.coverage}
+        return self._plan_counts
 
     def baselines(self) -> dict[str, float]:
         """Return what guessing scores on the validation examples (see `baseline_scores`)."""

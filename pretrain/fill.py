@@ -77,6 +77,8 @@ def _fill_one(model: Any, tokenizer: Any, text: str, top: int) -> list[list[Gues
     if len(ids) > limit:
         raise ValueError(f"the text has {len(ids)} tokens, the encoder {limit} positions: {text!r}")
     positions = [i for i, token in enumerate(ids) if token == tokenizer.token_to_id(MASK)]
+    if not positions:
+        raise ValueError(f"the bundle's tokenizer does not take {MASK} for one token")
     batch = _single_batch(ids, segments)
     with torch.inference_mode():
         logits = model.forward_masked(batch, torch.tensor([positions])).mlm_logits[0]

@@ -96,7 +96,7 @@ def check_other_command(package: str, arguments: list[str]) -> None:
         config_class = FinetuneConfig if arguments[0] == "fit" else PredictConfig
         assert parse_config(config_class, arguments[1:], command=arguments[0])
     else:
-        assert package == "pretrain" and arguments[0] in ("fill", "summary", "validate"), arguments
+        assert package == "pretrain" and arguments[0] in ("fill", "summary", "export"), arguments
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "finetune"], ids=ids)

@@ -1,5 +1,7 @@
 """What a learner is measured against, a line per validation, and the curves beside it."""
 
+import math
+import time
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -8,9 +10,14 @@ from pretrain.curves import plot_curves
 from pretrain.metrics_file import read_metrics
 from pretrain.run_config import CURVES_FILE, METRICS_FILE
 
+_DRAW_EVERY_S = 30.0
+
 
 class EvaluationReport(Callback):
-    """Log the baselines once; print a line and draw the curves after every validation.
+    """Log the baselines once; print a line after every validation; keep the curves drawn.
+
+    The plot takes the better part of a second, so it is drawn twice a minute at most and at the
+    end, not at every one of many short validations.
 
     Args:
         folder: The run's folder, with its metrics file.
@@ -19,6 +26,7 @@ class EvaluationReport(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.baselines: dict[str, float] = {}
+        self._drawn_at = -math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what chance and a unigram guesser score on the validation examples."""
@@ -33,13 +41,23 @@ class EvaluationReport(Callback):
         _say(trainer, _opening(trainer, pl_module, counts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the metrics beside the baselines, and draw."""
+        """Print the metrics beside the baselines, and draw now and then."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._report(trainer, "val", f"step {trainer.global_step:,}: validation")
+        if time.monotonic() - self._drawn_at >= _DRAW_EVERY_S:
+            self._draw()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the whole run."""
+        if trainer.is_global_zero:
+            self._draw()
+
+    def _draw(self) -> None:
         path = self.folder / METRICS_FILE
         if path.exists():
             plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
+            self._drawn_at = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics of the whole validation split beside the baselines."""

@@ -22,4 +22,9 @@ class StepSeeds(Callback):
         """Seed from the number of the micro-batch's first sample."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         first = datamodule.first_sample_of(trainer.global_step, batch_idx)
-        torch.manual_seed(int(derive_key(datamodule.seed, "dropout", first)))
+        seed = int(derive_key(datamodule.seed, "dropout", first))
+        # torch.manual_seed would format a stack trace for every kind of device that is absent.
+        torch.default_generator.manual_seed(seed)
+        kind = pl_module.device.type
+        if kind != "cpu":
+            getattr(torch, kind).manual_seed(seed)

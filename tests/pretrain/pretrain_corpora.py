@@ -19,7 +19,11 @@ def write_tokenizer(path: Path, *, vocab_size: int, num_continuations: int = 0) 
     pieces += [f"##c{i}" for i in range(num_continuations)]
     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     model |= {"max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}
-    content = {"version": "1.0", "normalizer": None, "pre_tokenizer": None, "model": model}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = [{"id": i, "content": t, "special": True, **plain} for i, t in enumerate(SPECIAL)]
+    splitter = {"type": "BertPreTokenizer"}
+    content = {"version": "1.0", "normalizer": None, "pre_tokenizer": splitter, "model": model}
+    content["added_tokens"] = special
     path.write_text(json.dumps(content))
     return path
 

@@ -1,6 +1,8 @@
 """A run that was stopped anywhere goes on as if it had not been."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from pretrain_corpora import tiny_options
 from pretrain_faults import Killed, assert_same_story, fault_options, story
 
-from pretrain.checkpoints.storage import saved_checkpoints
+from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
 from pretrain.cli import main
 
 STEPS = 22
@@ -55,8 +57,11 @@ def run_until_done(arguments: list[str], *, limit: int = 10) -> int:
     raise AssertionError(f"not done after {limit} starts")
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("trigger", sorted(TRIGGERS))
+@pytest.mark.parametrize(
+    "trigger, workers",
+    [("steps", "0"), ("steps", "2"), ("time", "0"), ("epoch", "0"), ("validation", "2")]
+    + [("steps, in the background", "0")],
+)
 def test_three_kills_leave_no_trace(
     trigger: str, workers: str, tiny_run: list[str], tmp_path: Path, twin: Path
 ) -> None:
@@ -75,8 +80,11 @@ def test_a_kill_inside_a_save_or_a_validation_leaves_no_trace(
     assert_same_story(tmp_path / "killed", twin)
 
 
-@pytest.mark.parametrize("hook", ["train_start", "train_batch_start", "validation_batch_end"])
-@pytest.mark.parametrize("kind", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize(
+    "hook, kind",
+    [("train_start", "SIGTERM"), ("train_batch_start", "SIGINT"), ("train_batch_start", "SIGUSR1")]
+    + [("validation_batch_end", "SIGTERM")],
+)
 def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(
     kind: str, hook: str, tiny_run: list[str], tmp_path: Path, twin: Path
 ) -> None:
@@ -135,10 +143,8 @@ def test_the_command_line_beats_the_checkpoint_loudly(
     assert "model.optimizer.lr: 0.01 in the checkpoint, 0.003 now" in said
     rates = {row["step"]: row["train/lr"] for row in story(tmp_path / "run") if "train/lr" in row}
     assert rates[10] == 0.01 and rates[11] == 0.003 == rates[22]
-    content = saved_checkpoints(tmp_path / "run" / "checkpoints")[-1].path
-    from pretrain.checkpoints.storage import load_checkpoint
-
-    assert load_checkpoint(content)["optimizer_states"][0]["param_groups"][0]["betas"][1] == 0.9
+    content = load_checkpoint(saved_checkpoints(tmp_path / "run" / "checkpoints")[-1].path)
+    assert content["optimizer_states"][0]["param_groups"][0]["betas"][1] == 0.9
 
 
 def test_a_resume_with_other_data_tokenizer_objective_or_encoder_is_refused(
@@ -215,3 +221,27 @@ def test_no_more_checkpoints_are_kept_than_the_last_two_and_the_best(twin: Path)
     assert steps[-2:] == [20, 22] and set(steps) == {20, 22, best}
     assert (folder / "last.ckpt").resolve() == folder / "step-00000022.ckpt"
     assert (folder / "best.ckpt").resolve().name == f"step-{best:08d}.ckpt"
+
+
+def test_a_full_disk_ends_a_run_with_the_checkpoints_before_it_intact(
+    tiny_run: list[str],
+    tmp_path: Path,
+    twin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fsync = os.fsync
+
+    def full_after_step_8(descriptor: int) -> None:
+        if "step-00000012" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    options = named(tiny_run, "full")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_after_step_8)
+        assert main(["fit", *options]) == 74
+    assert "step-00000012" in capsys.readouterr().err
+    assert [saved.step for saved in saved_checkpoints(tmp_path / "full" / "checkpoints")] == [4, 8]
+    assert main(["fit", *options]) == 0
+    assert_same_story(tmp_path / "full", twin)
