@@ -54,22 +54,22 @@ class RunInterrupted(Exception):
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `DD:HH:MM:SS` (the Trainer's form) or a number with s, m, h or d.
+    """Seconds in `[DD:]HH:MM:SS` or a number with s, m, h or d.
 
     Raises:
         ValueError: Neither form, or not above zero.
     """
-    clock = re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", text)
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+):(\d+)", text)
     amount = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = 0.0
     if clock:
-        days, hours, minutes, rest = map(int, clock.groups())
+        days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
         seconds = ((days * 24 + hours) * 60 + minutes) * 60.0 + rest
     elif amount:
         seconds = float(amount[1]) * _UNITS_S[amount[2]]
     if seconds <= 0:
         raise ValueError(
-            f"max_time {text!r} is no duration: give DD:HH:MM:SS, or a number with s, m, h or d "
+            f"max_time {text!r} is no duration: give [DD:]HH:MM:SS, or a number with s, m, h or d "
             "such as 90m"
         )
     return seconds

@@ -124,7 +124,7 @@ class PretrainCLI(LightningCLI):
             "--max_time",
             type=str,
             default="",
-            help="Wall-clock budget from the start of the command, DD:HH:MM:SS or such as 90m; "
+            help="Wall-clock budget from the start of the command, [DD:]HH:MM:SS or such as 90m; "
             "then the run saves and ends with exit code 75. Empty: none.",
         )
         parser.add_class_arguments(RunConfig, "run")
