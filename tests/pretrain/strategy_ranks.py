@@ -31,7 +31,7 @@ def job(strategy: str, *options: str, disk_full_on: int = -1) -> dict[str, Any]:
     return {"arguments": arguments, "disk_full_on": disk_full_on}
 
 
-def run_jobs(folder: Path, jobs: list[dict[str, Any]], *, timeout_s: float = 240) -> list[dict]:
+def run_jobs(folder: Path, jobs: list[dict[str, Any]], *, timeout_s: float = 600) -> list[dict]:
     """Run the jobs on two ranks; returns the results of rank 0 and 1 for each of them."""
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
