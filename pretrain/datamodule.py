@@ -272,7 +272,7 @@ class PretrainDataModule(LightningDataModule):
     @property
     def common_eval_batches(self) -> int:
         """Evaluation batches that every rank has; some ranks may have one more."""
-        size = min(self.eval_examples, len(self.evaluation_dataset()))
+        size = min(self.eval_examples, len(self._stream(EVALUATION_SPLIT).plan(0)))
         return -(-(size // self._geometry().world_size) // self.eval_batch_size)
 
     # --- place in the stream ------------------------------------------------------------------

@@ -14,6 +14,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from pretrain.checkpoints.disk import write_text
+
 
 class MetricsFileLogger(Logger):
     """Lightning logger that appends `{"step", "elapsed_s", metric: value, ...}` lines.
@@ -67,9 +69,7 @@ class MetricsFileLogger(Logger):
         count = len(self.path.read_text(encoding="utf-8").splitlines())
         kept = [row for row in read_metrics(self.path) if step and (row["step"] or 0) <= step]
         if len(kept) < count:
-            temporary = self.path.with_suffix(".rewound")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         spent = max((row["elapsed_s"] for row in kept), default=0.0)
         self._started = time.monotonic() - spent
         return count - len(kept)

@@ -194,7 +194,12 @@ class PretrainModule(LightningModule):
         self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
         # Lightning would write the step before: it counts batches, and this one is not yet done.
         for logger in self.trainer.loggers:
-            logger.log_metrics(metrics, step=self.trainer.global_step or self._checkpoint_step)
+            logger.log_metrics(metrics, step=self.evaluated_step)
+
+    @property
+    def evaluated_step(self) -> int:
+        """Optimiser steps behind the weights, also where a command only evaluates a checkpoint."""
+        return self.trainer.global_step or self._checkpoint_step
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """What the model says at each masked position and of each pair.

@@ -81,6 +81,16 @@ def test_readme_commands_exist_and_parse(
             assert words[0] in ("git", "cd"), f"README command not understood: {command}"
 
 
+def test_the_readmes_encoder_has_an_embedding_for_every_entry_of_its_tokenizer(
+    repository: Path,
+) -> None:
+    words = [shlex.split(command) for command in readme_commands(repository)[2:5]]
+    build, fit = (next(w for w in words if name in w) for name in ("build", "fit"))
+    size = build[build.index("--tokenizer.vocab_size") + 1]
+    assert fit[fit.index("--model.encoder.vocab_size") + 1] == size
+    assert build[build.index("--output") + 1] == fit[fit.index("--data.folder") + 1]
+
+
 def check_other_command(package: str, arguments: list[str]) -> None:
     if package == "data_prep":
         from data_prep.cli import build_parser, parse_overrides

@@ -44,7 +44,7 @@ class EvaluationReport(Callback):
         """Print the metrics beside the baselines, and draw now and then."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self._report(trainer, "val", f"step {trainer.global_step:,}: validation")
+        self._report(trainer, "val", f"step {pl_module.evaluated_step:,}: validation")
         if time.monotonic() - self._drawn_at >= _DRAW_EVERY_S:
             self._draw()
 

@@ -4,11 +4,12 @@ Invariant: every temporary lies in the folder of what it becomes, so that giving
 no data, and is called `.<name>.tmp`, so that it is known as one after a kill.
 """
 
-import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+
+from data_prep.files import sync_folder
 
 _ASIDE_SUFFIX = ".aside.tmp"
 
@@ -64,17 +65,3 @@ def sync_file(path: Path) -> None:
     """Bring a file that others wrote to the disk and drop it from the cache."""
     with open(path, "rb+") as stream:
         sync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk; systems that cannot do it have no need to."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

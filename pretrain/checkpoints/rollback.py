@@ -1,13 +1,13 @@
 """Going back to the newest checkpoint after a bad step, without the data that led there."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
+from pretrain.checkpoints.disk import write_text
 from pretrain.checkpoints.storage import newest_valid
 from pretrain.events import add_event
 from pretrain.run_config import CHECKPOINT_FOLDER, SKIPPED_FILE
@@ -56,7 +56,7 @@ def roll_back(
             "windows": sorted({*before, *windows}),
             "rollbacks": num_rollbacks(folder) + 1,
         }
-        _write(folder, content)
+        write_text(folder / SKIPPED_FILE, json.dumps(content) + "\n")
         add_event(folder, "rolled_back", to_step=kept, skipped_windows=windows)
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
@@ -69,9 +69,3 @@ def _read(folder: Path) -> dict[str, Any]:
         return {"windows": [], "rollbacks": 0}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    temporary = folder / f".{SKIPPED_FILE}.tmp"
-    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / SKIPPED_FILE)

@@ -253,12 +253,12 @@ class RunCheckpoints(Checkpoint):
 
     def _after_save(self, path: Path) -> None:
         """Point to the newest and the best; remove what need not be kept any more."""
-        step = next(s.step for s in saved_checkpoints(self.folder) if s.path == path)
+        saved = saved_checkpoints(self.folder)
+        step = next(s.step for s in saved if s.path == path)
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)
             self._best_saved = step
-        saved = saved_checkpoints(self.folder)
         kept = {s.step for s in saved[-self.config.keep_last :]}
         kept |= {step, self._best_step, self._best_saved}
         for old in saved:

@@ -161,8 +161,9 @@ def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedChe
         raise CheckpointError(
             f"{folder}: none of its {len(problems)} checkpoints is valid:\n  "
             + "\n  ".join(problems)
-            + "\nPut back one of them with its digest from a copy, give the path of another "
-            "checkpoint, or start from the beginning with `--resume never`."
+            + "\nPut back one of them with its digest from a copy, give another checkpoint with "
+            "--resume PATH, or start from the beginning: with another --run.name, or with "
+            "--run.overwrite true, which deletes this run (--resume never does not)."
         )
     return None
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from data_prep.files import sync_folder
 from pretrain.checkpoints.digests import (
     CheckpointError,
     checkpoint_error,
@@ -28,7 +29,6 @@ from pretrain.checkpoints.disk import (
     discard,
     sync,
     sync_file,
-    sync_folder,
     temporary_path,
     write_text,
 )

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ponet import PretrainingModel
+from pretrain.module import full_tensor
 
 
 class FsdpStrategy(ModelParallelStrategy):
@@ -135,10 +136,7 @@ def map_tensors(value: Any, function: Any) -> Any:
 
 def whole_tensor(value: Tensor) -> Tensor:
     """A sharded tensor as a whole one in the host's memory; a collective operation."""
-    tensor = value.detach()
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.cpu()
+    return full_tensor(value.detach()).cpu()
 
 
 def shard_like(value: Any, like: Tensor | nn.Parameter) -> Any:

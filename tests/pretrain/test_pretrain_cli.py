@@ -119,7 +119,9 @@ def test_validate_test_and_predict_use_the_runs_checkpoint(
     for command in ("validate", "test", "predict"):
         assert main([command, *tiny_run]) == 0
     printed = capsys.readouterr().out
-    assert "validation MLM loss" in printed and "whole validation split: MLM loss" in printed
+    assert (
+        "step 4: validation MLM loss" in printed and "whole validation split: MLM loss" in printed
+    )
     assert "predictions-rank0.jsonl" in printed and "nan" not in printed
     rows = metrics_of(tmp_path / "tiny")
     assert series(rows, "val/mlm_loss")[1][-1] == pytest.approx(before, abs=1e-6)
