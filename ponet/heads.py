@@ -3,7 +3,7 @@
 B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import activation_function, init_weights
+
+ClassifierT = TypeVar("ClassifierT", bound="_Classifier")
 
 
 class PretrainingOutput(NamedTuple):
@@ -133,8 +135,10 @@ class PretrainingModel(nn.Module):
         return logits_BP
 
 
-class SequenceClassifier(nn.Module):
-    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+class _Classifier(nn.Module):
+    """Encoder, pooler, dropout and a linear layer."""
+
+    pooler_class: ClassVar[type[nn.Module]]
 
     def __init__(
         self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
@@ -150,68 +154,42 @@ class SequenceClassifier(nn.Module):
             ValueError: If num_labels is below 1.
         """
         super().__init__()
-        _check_num_labels(num_labels)
+        if num_labels < 1:
+            raise ValueError(f"num_labels={num_labels} given; 1 or more is needed")
         self.encoder = build_encoder(encoder_config)
-        self.pooler = Pooler(encoder_config)
+        self.pooler = self.pooler_class(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
         init_weights(self.classifier, encoder_config.init_range)
 
     def forward(self, batch: EncoderBatch) -> Tensor:
-        """Return logits (B, C)."""
-        logits_BC: Tensor = self.classifier(self.dropout(self.pooler(self.encoder(batch))))
-        return logits_BC
+        """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
+        logits: Tensor = self.classifier(self.dropout(self.pooler(self.encoder(batch))))
+        return logits
 
     @classmethod
     def from_pretrained(
-        cls, model: PretrainingModel, *, num_labels: int, dropout_prob: float = 0.1
-    ) -> "SequenceClassifier":
-        """Return a classifier with a copy of the model's encoder and, if it has one, pooler."""
+        cls: type[ClassifierT],
+        model: PretrainingModel,
+        *,
+        num_labels: int,
+        dropout_prob: float = 0.1,
+    ) -> ClassifierT:
+        """Return a classifier with a copy of the model's encoder and, if both have one, pooler."""
         classifier = cls(model.config, num_labels=num_labels, dropout_prob=dropout_prob)
         classifier.encoder.load_state_dict(model.encoder.state_dict())
-        if model.pooler is not None:
+        if model.pooler is not None and isinstance(classifier.pooler, Pooler):
             classifier.pooler.load_state_dict(model.pooler.state_dict())
         return classifier
 
 
-class TokenClassifier(nn.Module):
+class SequenceClassifier(_Classifier):
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+
+    pooler_class = Pooler
+
+
+class TokenClassifier(_Classifier):
     """Encoder, dropout and a linear layer: one prediction per token."""
 
-    def __init__(
-        self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
-    ) -> None:
-        """Build and initialise everything.
-
-        Args:
-            encoder_config: Encoder configuration.
-            num_labels: Outputs C.
-            dropout_prob: Dropout before the last layer, in [0, 1).
-
-        Raises:
-            ValueError: If num_labels is below 1.
-        """
-        super().__init__()
-        _check_num_labels(num_labels)
-        self.encoder = build_encoder(encoder_config)
-        self.dropout = nn.Dropout(dropout_prob)
-        self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
-        init_weights(self.classifier, encoder_config.init_range)
-
-    def forward(self, batch: EncoderBatch) -> Tensor:
-        """Return logits (B, L, C)."""
-        logits_BLC: Tensor = self.classifier(self.dropout(self.encoder(batch)))
-        return logits_BLC
-
-    @classmethod
-    def from_pretrained(
-        cls, model: PretrainingModel, *, num_labels: int, dropout_prob: float = 0.1
-    ) -> "TokenClassifier":
-        """Return a tagger with a copy of the model's encoder."""
-        tagger = cls(model.config, num_labels=num_labels, dropout_prob=dropout_prob)
-        tagger.encoder.load_state_dict(model.encoder.state_dict())
-        return tagger
-
-
-def _check_num_labels(num_labels: int) -> None:
-    if num_labels < 1:
-        raise ValueError(f"num_labels={num_labels} given; 1 or more is needed")
+    pooler_class = nn.Identity  # no parameters, so no keys in the state dict
