@@ -21,8 +21,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from data_prep.allowed_modules import modules_from_arguments, only_allowed_modules, without_modules
 from ponet import EncoderConfig
-from pretrain.allowed_modules import modules_from_arguments, only_allowed_modules, without_modules
 from pretrain.callbacks import BundleExport, RunHistory
 from pretrain.callbacks.guards import BadState
 from pretrain.checkpoints.resume import chosen_checkpoint

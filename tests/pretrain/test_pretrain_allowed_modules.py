@@ -14,13 +14,13 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from ponet import EncoderConfig
-from pretrain.allowed_modules import (
+from data_prep.allowed_modules import (
     DEFAULT_ALLOWED,
     modules_from_arguments,
     only_allowed_modules,
     without_modules,
 )
+from ponet import EncoderConfig
 from pretrain.lightning_cli import OneLineParser, run_command
 
 EVIL = """

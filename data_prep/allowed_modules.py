@@ -24,6 +24,7 @@ DEFAULT_ALLOWED = (
     "ponet",
     "pretrain",
     "data_prep",
+    "finetune",
     *(
         f"pytorch_lightning.{part}"
         for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
