@@ -63,6 +63,7 @@ bench: $(VENV)/.dev
 	$(PY) benchmarks/data_prep.py --short
 	$(PY) benchmarks/data_loading.py --short
 	$(PY) benchmarks/resilience.py --short
+	$(PY) benchmarks/long_documents.py --short
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
