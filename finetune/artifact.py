@@ -7,17 +7,20 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from finetune.encoding import TextEncoder
+from finetune.data.encoding import TextEncoder
+from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
+from ponet.positions import PositionMethod
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+CLASSIFIER_FOLDER = "classifier"
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -25,14 +28,26 @@ _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.j
 class ClassifierInfo:
     """What a classifier needs besides its weights."""
 
+    task: str
+    """Name of the task it was trained on; `own` for a user's files."""
+    title: str
+    """What tables call the task."""
     labels: tuple[str, ...]
-    """Label of each logit."""
+    """Label of each logit; empty: a regression."""
+    score_range: tuple[float, float] | None
+    """Least and greatest score of a regression, where there are bounds."""
     text: str
-    """Column of the text it was trained on."""
+    """Column of the text in files to predict."""
     text_pair: str
     """Column of the second text; empty: single texts."""
+    has_pair: bool
+    """Whether an example is two texts."""
     max_len: int
-    """Most tokens of an example."""
+    """Most tokens of an example, special tokens included."""
+    segments: SegmentRule
+    """What a pooling segment of the text is."""
+    positions: PositionMethod
+    """How the position table is made longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +57,18 @@ class LoadedClassifier:
     model: SequenceClassifier
     """In evaluation mode, on the CPU."""
     encoder: TextEncoder
-    """Its tokenizer and length."""
+    """Its tokenizer, length and segment rule."""
     info: ClassifierInfo
-    """Labels and columns."""
+    """Task, labels and columns."""
 
 
 def save_classifier(
     folder: Path, model: SequenceClassifier, info: ClassifierInfo, *, tokenizer_json: Path
 ) -> Path:
-    """Write a classifier and return its folder.
+    """Write a classifier and return its folder; one already there is replaced as a whole.
 
     Raises:
-        OSError: The folder exists and is not empty, or cannot be written.
+        OSError: The folder cannot be written; what stood there before is intact.
     """
     config = {
         "format_version": FORMAT_VERSION,
@@ -70,49 +85,112 @@ def save_classifier(
         (staging / _CONFIG).write_text(text, encoding="utf-8")
         (staging / _WEIGHTS).chmod(0o644)  # safetensors and mkdtemp give the owner alone access
         staging.chmod(0o755)
-        os.rename(staging, folder)
+        _swap_in(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
-def load_classifier(folder: str | Path) -> LoadedClassifier:
+def _swap_in(staging: Path, target: Path) -> None:
+    """Rename staging to target; what stands there is moved aside first and removed last."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        os.rename(target, aside / target.name)
+        try:
+            os.rename(staging, target)
+        except OSError:
+            os.rename(aside / target.name, target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def classifier_folder(path: str | Path) -> Path:
+    """Return the classifier's folder for that folder itself or for the run that holds it.
+
+    Raises:
+        ValueError: There is no classifier.
+    """
+    for folder in (Path(path), Path(path) / CLASSIFIER_FOLDER):
+        if (folder / _CONFIG).is_file():
+            return folder
+    raise ValueError(
+        f"{path}: holds no classifier (no {_CONFIG}); give the folder of a fine-tuning run or its "
+        f"{CLASSIFIER_FOLDER}/"
+    )
+
+
+def load_classifier(
+    folder: str | Path, *, max_len: int = 0, positions: PositionMethod | None = None
+) -> LoadedClassifier:
     """Return what `save_classifier` wrote.
+
+    Args:
+        folder: The classifier's folder, or that of the run that holds it.
+        max_len: Most tokens of an example, at least 5; more than it has positions extends them. 0:
+            as it was trained.
+        positions: How they are extended; None: as in training.
 
     Raises:
         ValueError: A file is missing, damaged, or does not fit the others.
     """
-    folder = Path(folder)
+    folder = classifier_folder(folder)
     config = _read_config(folder / _CONFIG)
-    info = ClassifierInfo(
-        labels=tuple(config["labels"]),
-        text=config["text"],
-        text_pair=config["text_pair"],
-        max_len=config["max_len"],
-    )
-    encoder_config = EncoderConfig.from_dict(config["encoder"])
-    model = SequenceClassifier(encoder_config, num_labels=len(info.labels))
+    sizes = EncoderConfig.from_dict(config.pop("encoder"))
+    info = _info(config, folder / _CONFIG)
+    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
+    load_weights(model, folder)
+    max_len = max_len or info.max_len
+    if max_len < 5:
+        raise ValueError(f"max_len is {max_len}; a pair needs 5 tokens or more")
+    if max_len > sizes.max_positions:
+        model.encoder.extend_positions(max_len, method=positions or info.positions)
+    encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
+    return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def load_weights(model: SequenceClassifier, folder: Path) -> None:
+    """Put the weights of a classifier's folder into a model of the same sizes.
+
+    Raises:
+        ValueError: The file is missing, damaged or of other sizes.
+    """
     try:
         model.load_state_dict(load_file(folder / _WEIGHTS))
     except (SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"{folder / _WEIGHTS}: missing, damaged or of another model") from error
-    encoder = TextEncoder(folder / _TOKENIZER, max_len=info.max_len)
-    return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
+    names = {field.name for field in fields(ClassifierInfo)}
+    if set(config) != names:
+        raise ValueError(
+            f"{path}: has the keys {', '.join(sorted(config))}; needed are "
+            f"{', '.join(sorted(names))}"
+        )
+    bounds = config["score_range"]
+    values = {
+        **config,
+        "labels": tuple(config["labels"]),
+        "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
+    }
+    return ClassifierInfo(**values)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; give the classifier/ folder of a fit") from error
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error})") from error
-    expected = {"format_version", "encoder", "labels", "text", "text_pair", "max_len"}
-    if not isinstance(config, dict) or set(config) != expected:
+    if not isinstance(config, dict) or not {"format_version", "encoder", "labels"} <= set(config):
         raise ValueError(f"{path}: is no classifier; give the classifier/ folder of a fit")
-    if config["format_version"] != FORMAT_VERSION:
+    version = config.pop("format_version")
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format_version is {config['format_version']}; this version reads "
-            f"{FORMAT_VERSION}"
+            f"{path}: format_version is {version}; this version reads {FORMAT_VERSION}: "
+            "run the fit again"
         )
     return config

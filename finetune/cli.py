@@ -1,84 +1,121 @@
-"""The `ponet-finetune` command: help, options and dispatch, without importing torch for help.
+"""The `ponet-finetune` command: help and dispatch, without importing torch for help.
 
 Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback.
 """
 
 import os
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn, TypeVar
-
-from finetune.config import FinetuneConfig, PredictConfig
+from typing import NamedTuple
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
-  fit        train a classifier of texts or text pairs on your own CSV, TSV or JSONL files
-  predict    label new texts with it
+  fit        train on a task: --data.task NAME --model.encoder FOLDER --run.name NAME [options];
+             your own CSV, TSV or JSONL files: --data.train FILE --data.validation FILE
+  validate   score a run's classifier on its validation rows: --run.name NAME
+  test       the same on its test rows, where their labels are public
+  predict    label new texts: --model runs/NAME --input FILE --output FILE
+  submit     write the files of the GLUE leaderboard from finished runs
+  grid       run tasks x encoders x learning rates x batch sizes x seeds
+  report     tables and a figure of one or more grids
+  tasks      list the tasks that are known by name
 
-`ponet-finetune fit --help` lists every option of a command; --config FILE.yaml sets the same
-options. Set PONET_TRACEBACK=1 to see where an error comes from.
+`ponet-finetune COMMAND --help` lists the options of a command; --config FILE.yaml sets the same
+options. Class paths in options and YAML files may name this project's and Lightning's classes;
+--allow_modules PACKAGE adds others. PONET_TRACEBACK=1 shows where an error comes from.
+
+exit codes: 0 done, 2 a mistake in options or data, a failed trial, or a run that diverged
 """
-
-ConfigT = TypeVar("ConfigT")
+LIGHTNING_COMMANDS = ("fit", "validate", "test")
+COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
+EXIT_MISTAKE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 a mistake in the input)."""
+    """Run one command; returns the exit code (0 done, 2 a mistake or a run that diverged)."""
+    started = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if arguments else 2
+        return 0 if arguments else EXIT_MISTAKE
     try:
-        _dispatch(arguments[0], arguments[1:])
+        return _dispatch(arguments, started)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError) as error:
         if os.environ.get("PONET_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return EXIT_MISTAKE
+
+
+def _dispatch(arguments: list[str], started: float) -> int:
+    command, options = arguments[0], arguments[1:]
+    if command in LIGHTNING_COMMANDS:
+        return _run_lightning(arguments, started)
+    if command == "predict":
+        from finetune.predict import run_predict
+
+        run_predict(options)
+    elif command == "submit":
+        from finetune.submit import run_submit
+
+        run_submit(options)
+    elif command == "grid":
+        from finetune.grids.command import run_grid
+
+        run_grid(options)
+    elif command == "report":
+        from finetune.reporting.command import run_report
+
+        run_report(options)
+    elif command == "tasks":
+        _print_tasks(options)
+    else:
+        raise ValueError(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
     return 0
 
 
-def _dispatch(command: str, options: list[str]) -> None:
-    if command == "fit":
-        fit_config = parse_config(FinetuneConfig, options, command=command)
-        from finetune.fit import run_fit
+def _run_lightning(arguments: list[str], started: float) -> int:
+    from finetune.lightning_cli import run_command
 
-        run_fit(fit_config)
-    elif command == "predict":
-        predict_config = parse_config(PredictConfig, options, command=command)
-        from finetune.predict import run_predict
-
-        run_predict(predict_config)
-    else:
-        raise ValueError(f"unknown command {command!r}; the commands are fit, predict")
-
-
-def parse_config(config_class: type[ConfigT], options: list[str], *, command: str) -> ConfigT:
-    """Return the configuration of options and `--config` files; the later one wins.
-
-    Raises:
-        ValueError: Unknown or missing option or key, wrong type, or a value out of range.
-    """
-    from jsonargparse import ArgumentParser, set_parsing_settings
-
-    class OneLineParser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise ValueError(f"{message} (ponet-finetune {command} --help lists the options)")
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = OneLineParser(prog=f"ponet-finetune {command}")
-    parser.add_argument("--config", action="config", help="YAML file; may be repeated.")
-    parser.add_class_arguments(config_class)
-    names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
-    values = parser.parse_args(_with_switch_values(config_class, options))
-    return config_class(**{name: values[name] for name in names})
+    cli = run_command(arguments, started=started)
+    if not cli.diverged or os.environ.get("LOCAL_RANK", "0") != "0":
+        return 0
+    print(
+        f"error: training has diverged: {cli.diverged}; give a smaller --model.optimizer.lr, some "
+        "--model.optimizer.warmup_share, or another --seed_everything",
+        file=sys.stderr,
+    )
+    return EXIT_MISTAKE
 
 
-def _with_switch_values(config_class: type[Any], options: list[str]) -> list[str]:
-    """Give `true` to every yes-or-no option that stands alone."""
-    switches = {f"--{f.name}" for f in fields(config_class) if isinstance(f.default, bool)}
-    result = []
-    for option, following in zip(options, [*options[1:], "--"], strict=False):
-        result.append(f"{option}=true" if option in switches and following[:2] == "--" else option)
-    return result
+class _TaskLine(NamedTuple):
+    name: str
+    rows: str
+    score: str
+    segments: str
+    source: str
+
+
+def _print_tasks(options: Sequence[str]) -> None:
+    if options and options[0] not in ("-h", "--help"):
+        raise ValueError(f"tasks takes no options, but {' '.join(options)} was given")
+    from finetune.tasks.registry import TASKS
+
+    lines = [_TaskLine("task", "train / validation / test rows", "score", "segments", "from")]
+    notes = []
+    for name, spec in TASKS.items():
+        rows = " / ".join(f"{spec.sizes.get(s, 0):,}" for s in ("train", "validation", "test"))
+        sources = [spec.hub.id] if spec.hub else []
+        sources += ["--data.folder"] if spec.read_folder else []
+        score = " + ".join(spec.score)
+        lines.append(_TaskLine(name, rows, score, spec.segments, ", ".join(sources)))
+        notes += [f"{name}: {spec.warning}"] if spec.warning else []
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    print("\nown: your own files, see --data.train, --data.validation, --data.test")
+    print("\n".join(notes))

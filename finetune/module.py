@@ -1,98 +1,262 @@
-"""ClassifierModule: the LightningModule around `ponet.SequenceClassifier`. B batch, C labels."""
+"""FinetuneModule: the LightningModule around `ponet.SequenceClassifier`.
 
-from typing import Any
+B rows of a batch, N rows of a split, C outputs. Invariant: the gradient of an optimiser step is
+that of the mean loss over the step's rows, whatever the number of micro-batches and devices; a
+split's scores come from all of its rows, each counted once.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import Tensor, distributed
+from torch.nn.functional import cross_entropy, mse_loss
 
-from finetune.config import FinetuneConfig
-from ponet import EncoderBatch, SequenceClassifier
-
-LabelledBatch = tuple[EncoderBatch, Tensor]
-
-
-def classification_metrics(num_labels: int) -> MetricCollection:
-    """Return accuracy and macro F1 (labels in neither truth nor prediction are left out)."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_labels, average="micro"),
-            "macro_f1": MulticlassF1Score(num_labels, average="macro"),
-        }
-    )
+from data_prep.manifest import TokenizerInfo
+from finetune.artifact import load_classifier
+from finetune.data.datamodule import TaskBatch, TaskDataModule
+from finetune.metrics import scores
+from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+from finetune.pretrained import EncoderSource, load_pretrained
+from finetune.tasks.spec import TaskSpec
+from ponet import BertConfig, EncoderConfig, PretrainingModel, SequenceClassifier
 
 
-def learning_rate_factor(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """Return the factor on the peak learning rate at optimiser step `step` (from 0), in [0, 1].
-
-    Source: BERT fine-tuning: linear from zero, then linear to zero.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-
-
-class ClassifierModule(LightningModule):
-    """Trains one classifier.
+def row_losses(outputs_BC: Tensor, targets_B: Tensor, *, is_regression: bool) -> Tensor:
+    """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
 
     Args:
-        classifier: Model to train in place.
-        config: Optimiser settings.
-        num_labels: C.
+        outputs_BC: float (B, C) logits; (B, 1) scores for a regression.
+        targets_B: int64 classes, or float scores.
+        is_regression: Which of the two.
+    """
+    outputs_BC = outputs_BC.float()
+    if is_regression:
+        return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
+    return cross_entropy(outputs_BC, targets_B, reduction="none")
+
+
+def log_prefix(split: str) -> str:
+    """Return what a split is called in logs: `val`, `val_mismatched`, `test`, ..."""
+    return split.replace("validation", "val")
+
+
+class FinetuneModule(LightningModule):
+    """Fine-tunes one encoder on one task.
+
+    Args:
+        encoder: Folder of a bundle, of the run that holds bundle/, or of the authors' released
+            weights with a tokenizer.json beside them.
+        random_init: Take sizes and tokenizer from there but no weights: what pretraining is worth.
+        positions: How a position table shorter than data.max_len is made longer: repeated (as the
+            released code) or stretched.
+        gradient_checkpointing: Recompute each block in the backward pass: less memory, more time,
+            the same numbers.
+        optimizer: AdamW and its schedule.
+        dropout_prob: Dropout of encoder and head in training, in [0, 1).
     """
 
+    spec: TaskSpec
+    classifier: SequenceClassifier
+
     def __init__(
-        self, classifier: SequenceClassifier, config: FinetuneConfig, *, num_labels: int
+        self,
+        encoder: str,
+        random_init: bool = False,
+        positions: Literal["tile", "interpolate"] = "tile",
+        gradient_checkpointing: bool = False,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        dropout_prob: float = 0.1,
     ) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.config = config
-        self.metrics = classification_metrics(num_labels)
-        self.mean_loss = MeanMetric(nan_strategy="disable")
+        if not 0 <= dropout_prob < 1:
+            raise ValueError(f"dropout_prob is {dropout_prob}; it must be in [0, 1)")
+        self.encoder_path = encoder
+        self.random_init = random_init
+        self.positions = positions
+        self.gradient_checkpointing = gradient_checkpointing
+        self.optimizer_config = optimizer
+        self.dropout_prob = dropout_prob
+        self.trained: Path | None = None
+        """Folder of a trained classifier to evaluate; None: start from the encoder."""
+        self.source: EncoderSource | None = None
+        """Where it started, after `setup` for a fit."""
+        self.diverged = ""
+        """Why training was stopped; empty: it was not."""
+        self.evaluation: dict[str, dict[str, float]] = {}
+        """Split -> its newest scores, `loss` and `num_rows`."""
+        self.step_loss: Tensor | None = None
+        """Loss of the newest optimiser step on this rank, as a mean over its rows."""
+        self._open_loss: list[Tensor] = []
+        self._evaluated: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of one batch, in nats; in float32 also under mixed precision."""
-        inputs, labels_B = batch
-        loss = cross_entropy(self.classifier(inputs).float(), labels_B)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels_B))
+    @property
+    def datamodule(self) -> TaskDataModule:
+        """The data module of the trainer."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, TaskDataModule)
+        return datamodule
+
+    def setup(self, stage: str) -> None:
+        """Build the classifier once the data module knows the task.
+
+        Raises:
+            ValueError: The encoder is missing, damaged, or does not fit the task or tokenizer.
+        """
+        if hasattr(self, "classifier"):
+            return
+        self.spec = self.datamodule.spec
+        if self.trained is not None:
+            self.classifier = self._trained_classifier(self.trained)
+            return
+        pretrained = load_pretrained(self.encoder_path)
+        self.source = pretrained.source
+        self._check_fit(pretrained.model.config)
+        torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
+        self.classifier = self._new_classifier(pretrained.model)
+        self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
+
+    def _trained_classifier(self, folder: Path) -> SequenceClassifier:
+        loaded = load_classifier(folder, max_len=self.datamodule.max_len, positions=self.positions)
+        if loaded.info.labels != self.spec.labels:
+            raise ValueError(
+                f"{folder} was trained on {loaded.info.title} with the labels "
+                f"{', '.join(loaded.info.labels) or 'none'}; the data have "
+                f"{', '.join(self.spec.labels) or 'scores'}"
+            )
+        return loaded.model
+
+    def _check_fit(self, sizes: EncoderConfig) -> None:
+        assert self.source is not None
+        vocab_size = TokenizerInfo.from_file(self.source.tokenizer_json).vocab_size
+        if vocab_size > sizes.vocab_size:
+            raise ValueError(
+                f"{self.source.tokenizer_json} has {vocab_size} entries but the model "
+                f"{sizes.vocab_size}; put the pretraining tokenizer there"
+            )
+        if self.spec.has_pair and sizes.type_vocab_size < 2:
+            raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
+
+    def _new_classifier(self, model: PretrainingModel) -> SequenceClassifier:
+        config = _with_dropout(model.config, self.dropout_prob)
+        max_positions = max(self.datamodule.max_len, config.max_positions)
+        if self.random_init:  # positions of their own: a repeated random table would say less
+            config = dataclasses.replace(config, max_positions=max_positions)
+        classifier = SequenceClassifier(
+            config, num_labels=self.spec.num_outputs, dropout_prob=self.dropout_prob
+        )
+        if not self.random_init:
+            classifier.encoder.load_state_dict(model.encoder.state_dict())
+            if model.pooler is not None:
+                classifier.pooler.load_state_dict(model.pooler.state_dict())
+            if max_positions > config.max_positions:
+                classifier.encoder.extend_positions(max_positions, method=self.positions)
+        return classifier
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        """Outputs (B, C) of one batch."""
+        outputs_BC: Tensor = self.classifier(batch.inputs)
+        return outputs_BC
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the rows' losses.
+
+        The weights are micro-batches of the step / rows of the step, and 0 for rows that only fill
+        a batch: Lightning's division by the accumulation and the mean over ranks then give the mean
+        over the step's rows.
+        """
+        losses_B = row_losses(self(batch), batch.targets_B, is_regression=self.spec.is_regression)
+        loss = (losses_B * batch.weights_B).sum()
+        self._open_loss.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
-        """Add one batch to the metrics."""
-        inputs, labels_B = batch
-        logits_BC = self.classifier(inputs).float()
-        self.mean_loss.update(cross_entropy(logits_BC, labels_B), weight=len(labels_B))
-        self.metrics.update(logits_BC.argmax(-1), labels_B)
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the micro-batches of the step together."""
+        self.step_loss = torch.stack(self._open_loss).mean()
+        self._open_loss = []
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep what one batch gave."""
+        self._keep(batch, dataloader_idx)
+
+    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep what one batch gave."""
+        self._keep(batch, dataloader_idx)
+
+    def _keep(self, batch: TaskBatch, loader: int) -> None:
+        outputs_BC = self(batch).float()
+        self._evaluated.setdefault(loader, []).append(
+            (batch.row_ids_B, outputs_BC, batch.targets_B)
+        )
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, accuracy and macro F1 over all validation rows."""
-        values = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, prog_bar=True)
-        self.mean_loss.reset()
-        self.metrics.reset()
+        """Score every validation split."""
+        self._score(self.datamodule.task.validation_splits)
+
+    def on_test_epoch_end(self) -> None:
+        """Score every labelled test split."""
+        self._score(self.datamodule.task.test_splits)
+
+    def _score(self, splits: tuple[str, ...]) -> None:
+        for loader, split in enumerate(splits):
+            outputs_NC, targets_N = self._all_rows(self._evaluated.get(loader, []))
+            losses_N = row_losses(outputs_NC, targets_N, is_regression=self.spec.is_regression)
+            self.evaluation[split] = {
+                **scores(self.spec, outputs_NC, targets_N),
+                "loss": float(losses_N.double().mean()),
+                "num_rows": len(targets_N),
+            }
+            self._log_scores(split)
+        self._evaluated = {}
+
+    def _log_scores(self, split: str) -> None:
+        values = {
+            f"{log_prefix(split)}/{name}": value
+            for name, value in self.evaluation[split].items()
+            if name != "num_rows"
+        }
+        self.log_dict(values, logger=False)
+        for logger in self.trainer.loggers:  # with the number of optimiser steps, as train/loss
+            logger.log_metrics(values, step=self.trainer.global_step)
+
+    def _all_rows(self, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Outputs (N, C) and targets (N,) of a split, on the CPU, in the order of its rows.
+
+        The ranks' shares may differ in size, so they travel as objects.
+        """
+        own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
+        shares = [own]
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            distributed.all_gather_object(gathered, own)
+            shares = [share for share in gathered if share]
+        ids_N, outputs_NC, targets_N = (torch.cat(parts) for parts in zip(*shares, strict=True))
+        order_N = ids_N.argsort()
+        return outputs_NC[order_N], targets_N[order_N]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, matrices with decay and vectors without, with warm-up and linear decay."""
-        parameters = list(self.classifier.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.config.lr, weight_decay=self.config.weight_decay
-        )
+        """AdamW, and its learning rate as a function of the optimiser step."""
+        config = self.optimizer_config
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        optimizer = build_optimizer(self.classifier, config, scaled_gradients=scaler is not None)
         total_steps = int(self.trainer.estimated_stepping_batches)
-        warmup_steps = round(self.config.warmup_share * total_steps)
 
         def factor(step: int) -> float:
-            return learning_rate_factor(step, warmup_steps=warmup_steps, total_steps=total_steps)
+            return learning_rate_factor(step, config=config, total_steps=total_steps)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _with_dropout(config: EncoderConfig, dropout_prob: float) -> EncoderConfig:
+    if isinstance(config, BertConfig):
+        return dataclasses.replace(
+            config, dropout_prob=dropout_prob, attention_dropout_prob=dropout_prob
+        )
+    return dataclasses.replace(config, dropout_prob=dropout_prob)

@@ -1,8 +1,10 @@
 """Every YAML parses, says in its first line what it is, and the README's commands are real."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,19 +102,105 @@ def check_other_command(package: str, arguments: list[str]) -> None:
         if options.command == "build":
             assert BuildConfig.from_yaml(options.config, parse_overrides(rest)).output
     elif package == "finetune":
-        from finetune.cli import parse_config
-        from finetune.config import FinetuneConfig, PredictConfig
-
-        config_class = FinetuneConfig if arguments[0] == "fit" else PredictConfig
-        assert parse_config(config_class, arguments[1:], command=arguments[0])
+        check_finetune_command(arguments)
     else:
         assert package == "pretrain" and arguments[0] in ("fill", "summary", "export"), arguments
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "finetune"], ids=ids)
-def test_finetuning_configs_parse(path: Path) -> None:
-    from finetune.cli import parse_config
-    from finetune.config import FinetuneConfig
+def check_finetune_command(arguments: list[str]) -> None:
+    from finetune.cli import COMMANDS
 
-    files = ["--bundle", "b", "--train", "t.csv", "--validation", "d.csv", "--output", "o"]
-    assert parse_config(FinetuneConfig, ["--config", str(path), *files], command="fit")
+    command, *options = arguments
+    assert command in COMMANDS, arguments
+    if command == "fit":
+        assert parsed_finetune_fit(options).model.encoder
+    elif command == "predict":
+        from finetune.options import parse_config
+        from finetune.predict import PredictConfig
+
+        assert parse_config(PredictConfig, options, command=command)
+    elif command == "grid":
+        from finetune.grids.config import parse_grid
+
+        assert parse_grid(options)
+    elif command == "report":
+        from finetune.reporting.command import parse_report
+
+        assert parse_report(options).folders
+
+
+@functools.cache
+def finetune_parser() -> Any:
+    """The parser of `python -m finetune fit`, built once."""
+    from finetune.lightning_cli import FinetuneCLI, run_command
+
+    class Built(BaseException):
+        pass
+
+    def stop_with_parser(self: Any, parser: Any, args: Any) -> None:
+        raise Built(parser)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Built) as caught:
+        patch.setattr(FinetuneCLI, "parse_arguments", stop_with_parser)
+        run_command(["fit"])
+    return caught.value.args[0]
+
+
+def parsed_finetune_fit(options: list[str]) -> Any:
+    from finetune.lightning_cli import reject_decided_values
+
+    reject_decided_values(options)
+    return finetune_parser().parse_args(["fit", *options]).fit
+
+
+def is_grid(path: Path) -> bool:
+    from finetune.grids.config import is_grid_yaml
+
+    return is_grid_yaml(path)
+
+
+FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune"]
+
+
+@pytest.mark.parametrize("path", [p for p in FINETUNE if not is_grid(p)], ids=ids)
+def test_finetuning_configs_parse(path: Path) -> None:
+    given = ["--model.encoder", "b", "--data.train", "t.csv", "--data.validation", "d.csv"]
+    assert parsed_finetune_fit(["--config", str(path), *given]).data.encoder == "b"
+
+
+@pytest.mark.parametrize("path", [p for p in FINETUNE if is_grid(p)], ids=ids)
+def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
+    from finetune.grids.config import parse_grid
+    from finetune.grids.files import PlannedTrial
+    from finetune.grids.trials import expand
+    from finetune.tasks.registry import task_named
+
+    config, options = parse_grid(["--config", str(path), "--encoder", "runs/a"])
+    trials = expand(config, {task: task_named(task).num_folds for task in config.tasks})
+    settings_of = {}
+    for trial in trials:  # seeds of one setting differ in nothing that could fail to parse
+        key = (trial.task, trial.lr, trial.batch_size, trial.fold, trial.repeat)
+        settings_of.setdefault(key, PlannedTrial(trial=trial, output=options.output).settings)
+    for (task, lr, *_), settings in settings_of.items():
+        parsed = finetune_parser().parse_object({"subcommand": "fit", "fit": settings}).fit
+        recipe = task_named(task).recipe
+        assert (parsed.data.task, parsed.model.optimizer.lr) == (task, lr)
+        if not path.name.startswith("small"):
+            assert parsed.trainer.max_epochs == recipe.epochs
+            assert parsed.data.max_len == recipe.max_len
+            assert lr in recipe.lrs and parsed.data.global_batch_size in recipe.batch_sizes
+
+
+def test_the_papers_grids_search_all_that_the_papers_searched() -> None:
+    from finetune.grids.config import read_grid_yaml
+    from finetune.tasks.registry import GLUE, TASKS
+
+    glue, long = (
+        read_grid_yaml(FINETUNE[0].parent / f"{n}.yaml") for n in ("glue", "long_documents")
+    )
+    assert set(glue["tasks"]) == set(GLUE) - {"ax"}
+    for grid in (glue, long):
+        for task in grid["tasks"]:
+            recipe = TASKS[task].recipe
+            assert tuple(grid["lrs"]) == recipe.lrs
+            assert tuple(grid["batch_sizes"]) == recipe.batch_sizes

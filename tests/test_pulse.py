@@ -100,12 +100,14 @@ def test_text_becomes_shards_an_encoder_filled_masks_and_a_classifier(
 
     train = write_rows(tmp_path / "train.jsonl", 80, seed=1)
     validation = write_rows(tmp_path / "dev.jsonl", 40, seed=2)
-    options = ["--bundle", str(bundle), "--train", str(train), "--validation", str(validation)]
-    options += ["--output", str(tmp_path / "task"), "--lr", "0.003", "--epochs", "10"]
-    options += ["--max_len", "48", "--batch_size", "8"]
+    options = ["--model.encoder", str(tmp_path / "runs" / "pulse"), "--data.max_len", "48"]
+    options += ["--data.train", str(train), "--data.validation", str(validation)]
+    options += ["--model.optimizer.lr", "0.003", "--data.global_batch_size", "8"]
+    options += ["--run.root", str(tmp_path / "tasks"), "--run.name", "topic"]
+    options += ["--trainer.max_epochs", "10", "--trainer.accelerator", "cpu"]
     assert finetune.cli.main(["fit", *options]) == 0
     predictions = tmp_path / "predictions.jsonl"
-    options = ["--model", str(tmp_path / "task" / "classifier"), "--input", str(validation)]
+    options = ["--model", str(tmp_path / "tasks" / "topic"), "--input", str(validation)]
     assert finetune.cli.main(["predict", *options, "--output", str(predictions)]) == 0
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
     wanted = [json.loads(line)["label"] for line in validation.read_text().splitlines()]

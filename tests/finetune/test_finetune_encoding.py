@@ -1,18 +1,31 @@
 """Texts to encoder input: special tokens and segments by position, cutting, padding."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.encoding import TextEncoder, shortened_lengths
-from finetune.tables import TextRow
+from finetune.data import encoding as encoding_module
+from finetune.data.boundaries import paragraph_starts, sentence_starts
+from finetune.data.encoding import TextEncoder, shortened_lengths, tokenizer_file
+from finetune.tasks.spec import Row
 
 PAD, CLS, SEP = 0, 2, 3
+RULES = ("separators", "sentences", "paragraphs")
+SCRAPS = (
+    "good great fine bad awful poor a film it was the sep film. bad! Fine? [ ] [SEP] (a “it ” 😀 "
+    "\u200b caf\u00e9. e\u0301 <br/><br/> \n \n\n Mr. Dr. it.was 3.5 \u4f60\u597d\u3002"
+).split(" ")
+texts_with_tokens = st.lists(st.sampled_from(SCRAPS), max_size=40).map(
+    lambda scraps: " ".join(["a", *scraps])
+)
 
 
-def rows(*texts: tuple[str, str]) -> list[TextRow]:
-    return [TextRow(number, *text, "") for number, text in enumerate(texts, start=2)]
+def rows(*texts: tuple[str, str]) -> list[Row]:
+    return [Row(number, str(number), *text, None) for number, text in enumerate(texts, start=2)]
 
 
 def test_a_pair_has_a_segment_for_each_text_and_each_separator(tokenizer_json) -> None:
@@ -39,23 +52,41 @@ def test_a_single_text_has_three_segments_and_one_token_type(tokenizer_json) -> 
     assert not batch.token_type_ids.any()
 
 
+def test_sentences_of_both_texts_are_segments(tokenizer_json) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=40, segments="sentences")
+    (text,) = encoder.encode(rows(("It was bad. A film.", "Good! The film")), "x.csv")
+    assert text.segment_starts.tolist() == [1, 5, 9, 11]
+    batch = encoder.batch([text])
+    assert batch.segment_ids[0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 6]
+
+
+def test_paragraphs_are_segments_with_rule_paragraphs(tokenizer_json) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=40, segments="paragraphs")
+    (text,) = encoder.encode(rows(("It was bad. A film\n\ngood film", "")), "x.csv")
+    assert text.segment_starts.tolist() == [1, 7]
+
+
 def test_a_literal_separator_in_a_text_is_text(tokenizer_json) -> None:
-    encoder = TextEncoder(tokenizer_json, max_len=24)
-    (text,) = encoder.encode(rows(("good [SEP] film", "")), "x.csv")
-    assert (text.input_ids == SEP).sum() == 1
-    assert encoder.batch([text]).segment_ids.max() == 2
+    for rule in RULES:
+        encoder = TextEncoder(tokenizer_json, max_len=24, segments=rule)
+        (text,) = encoder.encode(rows(("good [SEP] film", "")), "x.csv")
+        assert (text.input_ids == SEP).sum() == 1
+        assert encoder.batch([text]).segment_ids.max() == 2
 
 
-@pytest.mark.parametrize("pair", ["", "the film was awful it was"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("pair", ["", "the film. was awful it was"])
 @pytest.mark.parametrize("max_len", [5, 8, 9, 24])
-def test_examples_are_cut_to_the_length_and_counted(tokenizer_json, pair, max_len) -> None:
-    encoder = TextEncoder(tokenizer_json, max_len=max_len)
+def test_examples_are_cut_to_the_length_and_counted(tokenizer_json, pair, max_len, rule) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=max_len, segments=rule)
     (text,) = encoder.encode(rows(("it was a good film a great film", pair)), "x.csv")
-    whole = 8 + 2 + (6 + 1 if pair else 0)
+    whole = 8 + 2 + (7 + 1 if pair else 0)
+    assert text.num_tokens_whole == whole
     assert len(text.input_ids) == min(max_len, whole)
     assert text.is_truncated == (whole > max_len)
     assert text.input_ids[0] == CLS
     assert text.input_ids[-1] == SEP == text.input_ids[text.pair_start - 1]
+    assert (text.segment_starts < len(text.input_ids) - 1).all()
 
 
 @settings(max_examples=200, deadline=None)
@@ -71,7 +102,105 @@ def test_the_longer_text_is_cut_first(num_text, num_pair, room) -> None:
     assert kept[1] >= min(1, num_pair)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(texts_with_tokens, st.just("") | texts_with_tokens), min_size=1),
+    rule=st.sampled_from(RULES),
+    max_len=st.integers(5, 60),
+)
+def test_segments_are_runs_of_tokens_that_never_cross_a_separator(
+    tokenizer_json, pairs, rule, max_len
+) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=max_len, segments=rule)
+    batch = encoder.batch(encoder.encode(rows(*pairs), "x.csv"))
+    for segment_ids, special, mask in zip(
+        batch.segment_ids, batch.special_mask, batch.mask, strict=True
+    ):
+        steps = segment_ids.diff()
+        assert segment_ids[0] == 0
+        assert ((steps == 0) | (steps == 1)).all(), "one run of tokens per segment, none left out"
+        for place in special.nonzero().flatten():
+            assert (segment_ids[mask] == segment_ids[place]).sum() == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=texts_with_tokens, rule=st.sampled_from(RULES[1:]))
+def test_one_pass_gives_what_tokenising_piece_by_piece_gives(tokenizer_json, text, rule) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=1000, segments=rule)
+    (encoded,) = encoder.encode(rows((text, "")), "x.csv")
+    starts = sentence_starts(text) if rule == "sentences" else paragraph_starts(text)
+    pieces = [text[a:b] for a, b in pairwise([*starts, len(text)])]
+    ids, expected = [CLS], []
+    for piece in pieces:
+        tokens = encoder._tokenizer.encode(piece, add_special_tokens=False).ids
+        expected += [len(ids)] * bool(tokens)
+        ids += tokens
+    assert encoded.input_ids.tolist() == [*ids, SEP]
+    assert encoded.segment_starts.tolist() == expected
+
+
+def test_tokens_are_the_same_under_every_rule_and_chunk_size(tokenizer_json, monkeypatch) -> None:
+    some = rows(*[(f"the film {n * 'was good. '}", "it was" * (n % 2)) for n in range(1, 20)])
+    encoders = [TextEncoder(tokenizer_json, max_len=30, segments=rule) for rule in RULES]
+    whole = [encoder.encode(some, "x.csv") for encoder in encoders]
+    monkeypatch.setattr(encoding_module, "_CHUNK_CHARS", 50)
+    for encoder, texts in zip(encoders, whole, strict=True):
+        for text, again, first in zip(texts, encoder.encode(some, "x.csv"), whole[0], strict=True):
+            np.testing.assert_array_equal(text.input_ids, first.input_ids)
+            np.testing.assert_array_equal(text.input_ids, again.input_ids)
+            np.testing.assert_array_equal(text.segment_starts, again.segment_starts)
+            assert text.pair_start == again.pair_start == first.pair_start
+
+
+def test_packed_texts_are_the_encoded_texts(tokenizer_json) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=9, segments="sentences")
+    packed = encoder.encode_packed(rows(*[("it was. " * n, "") for n in range(1, 6)]), "x.csv")
+    assert packed.lengths.tolist() == [5, 8, 9, 9, 9]
+    assert packed.lengths_whole.tolist() == [5, 8, 11, 14, 17]
+    assert packed.num_segments.tolist() == [1, 2, 3, 3, 3]
+    assert [text.is_truncated for text in packed] == [False, False, True, True, True]
+    assert packed[-1].segment_starts.tolist() == [1, 4, 7] == packed[2:3][0].segment_starts.tolist()
+    with pytest.raises(IndexError):
+        packed[5]
+
+
+def test_no_rows_are_no_texts(tokenizer_json) -> None:
+    assert TextEncoder(tokenizer_json, max_len=9).encode([], "x.csv") == []
+
+
+def test_padding_never_changes_other_tokens(tokenizer_json) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=24, segments="sentences")
+    texts = encoder.encode(rows(("It was. A film", ""), ("good " * 15, "bad")), "x.csv")
+    alone, together = encoder.batch(texts[:1]), encoder.batch(texts)
+    length = len(texts[0].input_ids)
+    for name in ("input_ids", "segment_ids", "token_type_ids", "special_mask", "mask"):
+        assert torch.equal(getattr(alone, name)[0], getattr(together, name)[0, :length])
+    assert (together.input_ids[0, length:] == PAD).all()
+
+
 def test_a_text_without_tokens_is_an_error_with_its_line(tokenizer_json) -> None:
     encoder = TextEncoder(tokenizer_json, max_len=24)
     with pytest.raises(ValueError, match=r"x\.csv, line 3"):
         encoder.encode(rows(("good", ""), ("\u200b", "")), "x.csv")
+
+
+def test_half_a_surrogate_pair_is_an_error_with_its_line(tokenizer_json) -> None:
+    encoder = TextEncoder(tokenizer_json, max_len=24)
+    with pytest.raises(ValueError, match=r"x\.jsonl, line 3: .*surrogate.*ud83d"):
+        encoder.encode(rows(("good", ""), ("film \ud83d", "")), "x.jsonl")
+
+
+def test_a_length_without_room_for_a_pair_is_an_error(tokenizer_json) -> None:
+    with pytest.raises(ValueError, match="max_len is 4; 5 or more"):
+        TextEncoder(tokenizer_json, max_len=4)
+
+
+def test_the_tokenizer_is_found_in_a_bundle_a_run_and_beside_a_file(tmp_path) -> None:
+    (tmp_path / "bundle").mkdir()
+    expected = tmp_path / "bundle" / "tokenizer.json"
+    expected.write_text("{}")
+    (tmp_path / "bundle" / "model.safetensors").write_text("")
+    for place in (tmp_path, tmp_path / "bundle", tmp_path / "bundle" / "model.safetensors"):
+        assert tokenizer_file(str(place)) == expected
+    with pytest.raises(ValueError, match=r"nothing has no tokenizer\.json \(looked for"):
+        tokenizer_file(tmp_path / "nothing")

@@ -1,238 +1,246 @@
-"""The commands, from files to a classifier and back: learning, round trip, errors."""
+"""`fit`, from files to a run's folder: learning, choosing, repeating, diverging, mistakes."""
 
-import csv
-import json
-import random
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from finetune_runs import fit_arguments, json_lines, result_of, run_fit
 from safetensors.torch import load_file
 
 from finetune.artifact import load_classifier
-from finetune.callbacks import BestEpoch
-from finetune.cli import main, parse_config
-from finetune.config import FinetuneConfig
-from finetune.fit import majority_metrics, read_split_files
-from finetune.module import ClassifierModule, learning_rate_factor
-from finetune.tables import Columns, read_examples
-from ponet import PoNetConfig, SequenceClassifier
-
-GOOD, BAD, FILLER = ["good", "great", "fine"], ["bad", "awful", "poor"], ["a", "film", "it", "was"]
-OPTIONS = "--lr 5e-3 --batch_size 16 --epochs 2 --max_len 16".split()
-
-
-def write_reviews(path: Path, *, num_rows: int, seed: int, pair: bool = False) -> Path:
-    """Reviews whose one opinion word decides the label; as a pair: whether two opinions agree."""
-    generator = random.Random(seed)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "text2", "label"])
-        for _ in range(num_rows):
-            likes = [generator.random() < 0.6, generator.random() < 0.6]
-            texts = []
-            for is_good in likes:
-                words = generator.choices(FILLER, k=generator.randint(1, 7))
-                words.insert(
-                    generator.randrange(len(words)), generator.choice([BAD, GOOD][is_good])
-                )
-                texts.append(" ".join(words))
-            label = likes[0] == likes[1] if pair else likes[0]
-            writer.writerow([*texts, ["no", "yes"][label]])
-    return path
-
-
-def run_fit(bundle: Path, folder: Path, *options: str, pair: bool = False) -> int:
-    train = write_reviews(folder / "train.csv", num_rows=320, seed=1, pair=pair)
-    validation = write_reviews(folder / "validation.csv", num_rows=60, seed=2, pair=pair)
-    files = ["--train", str(train), "--validation", str(validation)]
-    return main(
-        [
-            "fit",
-            "--bundle",
-            str(bundle),
-            *files,
-            "--output",
-            str(folder / "out"),
-            *OPTIONS,
-            *options,
-        ]
-    )
-
-
-def metrics_rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from finetune.callbacks import BestClassifier
+from finetune.cli import main
+from finetune.module import FinetuneModule
+from finetune.result import read_result, write_result
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory, bundle) -> Path:
+def fitted(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
     folder = tmp_path_factory.mktemp("fit")
-    assert run_fit(bundle, folder) == 0
-    return folder
-
-
-def test_a_separable_task_is_learnt_far_above_the_majority_guess(fitted) -> None:
-    summary = metrics_rows(fitted / "out")[-1]
-    assert summary["best/accuracy"] > 0.95
-    assert summary["majority/accuracy"] < 0.75
-    assert summary["best/macro_f1"] > 0.9 > summary["majority/macro_f1"]
-
-
-def test_the_classifier_folder_holds_all_that_is_needed(fitted) -> None:
-    folder = fitted / "out" / "classifier"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json"}
-    assert json.loads((folder / "config.json").read_text())["labels"] == ["no", "yes"]
-    assert [path.name for path in (fitted / "out").iterdir() if path.name.startswith(".")] == []
-
-
-def test_predictions_on_the_validation_file_are_the_ones_that_were_scored(fitted, tmp_path) -> None:
-    output = tmp_path / "predictions.jsonl"
-    arguments = ["--model", str(fitted / "out" / "classifier"), "--output", str(output)]
-    arguments += ["--input", str(fitted / "validation.csv"), "--batch_size", "7"]
-    assert main(["predict", *arguments]) == 0
-    predictions = [json.loads(line) for line in output.read_text().splitlines()]
-    rows = list(read_examples(fitted / "validation.csv", Columns(text="text", label="label")))
-    hits = [p["label"] == row.label for p, row in zip(predictions, rows, strict=True)]
-    assert sum(hits) / len(hits) == pytest.approx(metrics_rows(fitted / "out")[-1]["best/accuracy"])
-    assert [p["line"] for p in predictions] == [row.line for row in rows]
-
-    loaded = load_classifier(fitted / "out" / "classifier")
-    with torch.inference_mode():
-        logits = loaded.model(loaded.encoder.batch(loaded.encoder.encode(rows, "validation.csv")))
-    written = torch.tensor([list(p["probabilities"].values()) for p in predictions])
-    torch.testing.assert_close(written, logits.softmax(-1), atol=1e-5, rtol=0)
-
-
-def test_the_best_epochs_weights_are_kept_and_not_the_last_ones() -> None:
-    config = FinetuneConfig(bundle="b", train="t", validation="v", output="o")
-    sizes = PoNetConfig.preset("nano", vocab_size=8, num_layers=1)
-    module = ClassifierModule(SequenceClassifier(sizes, num_labels=2), config, num_labels=2)
-    best = BestEpoch()
-    for epoch, (accuracy, loss) in enumerate([(0.5, 1.0), (0.9, 0.7), (0.9, 0.6), (0.8, 0.1)]):
-        torch.nn.init.constant_(module.classifier.classifier.bias, float(epoch))
-        values = {"val/accuracy": accuracy, "val/macro_f1": 0.0, "val/loss": loss}
-        best.on_validation_end(
-            SimpleNamespace(callback_metrics=values, current_epoch=epoch), module
-        )
-    best.restore(module)
-    assert best.epoch == 3
-    assert module.classifier.classifier.bias.tolist() == [2.0, 2.0]
-
-
-def test_the_same_seed_gives_the_same_weights(fitted, bundle, tmp_path) -> None:
-    assert run_fit(bundle, tmp_path) == 0
-    one, two = (load_file(f / "out/classifier/model.safetensors") for f in (fitted, tmp_path))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_pairs_and_random_initialisation_train_and_predict(bundle, tmp_path, capsys) -> None:
-    options = ["--text_pair", "text2", "--random_init", "--epochs", "1"]
-    assert run_fit(bundle, tmp_path, *options, pair=True) == 0
-    printed = capsys.readouterr().out
-    assert "random initialisation" in printed
-    assert "% truncated" in printed
-    assert "(majority)" in printed
-    output = tmp_path / "predictions.jsonl"
-    arguments = ["--model", str(tmp_path / "out" / "classifier"), "--output", str(output)]
-    assert main(["predict", *arguments, "--input", str(tmp_path / "validation.csv")]) == 0
-    assert len(output.read_text().splitlines()) == 60
-
-
-def test_majority_guess_and_overlap_by_hand(bundle, tokenizer_json, tmp_path) -> None:
-    from finetune.encoding import TextEncoder
-
-    (tmp_path / "t.csv").write_text("text,label\ngood,b\nbad,b\nfine,a\n")
-    (tmp_path / "v.csv").write_text("text,label\nGood ,b\nawful,a\npoor,a\nit,b\nwas,b\n")
-    files = {name: str(tmp_path / f"{name[0]}.csv") for name in ("train", "validation")}
-    config = FinetuneConfig(bundle=str(bundle), output="", **files)
-    examples = read_split_files(config, TextEncoder(tokenizer_json, max_len=8))
-    assert examples.labels == ("a", "b")
-    assert examples.num_overlapping == 1
-    majority, values = majority_metrics(examples)
-    assert majority == "b"
-    assert values["accuracy"] == pytest.approx(3 / 5)
-    assert values["macro_f1"] == pytest.approx((0 + 2 * 3 / (2 * 3 + 2)) / 2)
-
-
-def test_learning_rate_warms_up_and_falls_to_zero_by_hand() -> None:
-    factors = [learning_rate_factor(s, warmup_steps=2, total_steps=6) for s in range(7)]
-    assert factors == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    assert run_fit(bundle, folder, "one", num_train=320, test=True) == 0
+    return folder / "one"
 
 
 def fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    capsys.readouterr()
     assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
+    assert len(lines) == 1, lines
     return lines[0]
 
 
-def test_an_unknown_label_is_named_with_its_line(bundle, tmp_path, capsys) -> None:
-    train = write_reviews(tmp_path / "train.csv", num_rows=8, seed=1)
-    (tmp_path / "dev.csv").write_text("text,label\ngood,yes\nbad,maybe\n")
-    files = ["--train", str(train), "--validation", str(tmp_path / "dev.csv")]
-    arguments = ["fit", "--bundle", str(bundle), *files, "--output", str(tmp_path / "out")]
-    message = fails(capsys, [*arguments, "--max_len", "16"])
-    assert "dev.csv, line 3: label 'maybe' is in no training row" in message
-    assert not (tmp_path / "out").exists()
+def test_a_separable_task_is_learnt_far_above_the_majority_guess(fitted: Path) -> None:
+    result = result_of(fitted)
+    found, guess = result["evaluation"]["validation"], result["majority"]["validation"]
+    assert found["accuracy"] > 0.95 and found["macro_f1"] > 0.9
+    assert guess["accuracy"] < 0.75 and guess["macro_f1"] < 0.5
+    assert found["score"] == found["accuracy"] and result["score"] == ["accuracy"]
+
+
+def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> None:
+    names = {path.name for path in fitted.iterdir()}
+    assert names == {"run_config.yaml", "metrics.jsonl", "classifier", "result.json"}
+    result = read_result(fitted / "result.json")
+    assert result["encoder"]["name"] == bundle.parent.name and result["encoder"]["kind"] == "ponet"
+    assert result["settings"]["lr"] == 5e-3 and result["settings"]["batch_size"] == 16
+    assert result["settings"]["seed"] == 42 and result["settings"]["epochs"] == 2
+    assert result["total_steps"] == 40 and result["best_step"] == 20 * result["best_epoch"]
+    assert {name: values["num_rows"] for name, values in result["evaluation"].items()} == {
+        "validation": 50,
+        "test": 41,
+    }
+    assert result["diverged"] is False and result["data"]["splits"]["train"]["num_rows"] == 320
+
+
+def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> None:
+    rows = json_lines(fitted / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == [10, 20, 30, 40]
+    assert [row["step"] for row in rows if "val/score" in row] == [20, 40]
+    assert [row["step"] for row in rows if "test/score" in row] == [40]
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx(
+        [5e-3 * (40 - step) / 40 for step in (9, 19, 29, 39)]
+    )
+
+
+def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
+    from finetune.predict import Predictor
+    from finetune.tasks.tables import Columns, read_examples
+
+    path = fitted.parent / "test.csv"
+    rows = list(read_examples(path, Columns(text="text", label="label")))
+    predictor = Predictor(load_classifier(fitted), source=str(path))
+    answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
+    hits = [answer == row.label for answer, row in zip(answers, rows, strict=True)]
+    accuracy = result_of(fitted)["evaluation"]["test"]["accuracy"]
+    assert sum(hits) / len(hits) == pytest.approx(accuracy)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(
+    fitted: Path, bundle: Path, tmp_path: Path
+) -> None:
+    config = fitted / "run_config.yaml"
+    again = ["fit", "--config", str(config), "--run.root", str(tmp_path)]
+    assert main([*again, "--run.name", "a"]) == 0
+    assert main([*again, "--run.name", "b", "--seed_everything", "43"]) == 0
+    runs = [fitted, tmp_path / "a", tmp_path / "b"]
+    one, same, other = (load_file(run / "classifier/model.safetensors") for run in runs)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    one, same = (result_of(run)["evaluation"] for run in runs[:2])
+    assert one == same
+
+
+def test_pairs_random_initialisation_and_a_constant_rate_train(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.text_pair", "text2", "--data.label", "same", "--model.random_init", "true"]
+    options += ["--model.optimizer.schedule", "constant", "--trainer.max_epochs", "1"]
+    assert run_fit(bundle, tmp_path, "pairs", *options) == 0
+    printed = capsys.readouterr().out
+    assert "random initialisation" in printed and "baseline (majority)" in printed
+    result = result_of(tmp_path / "pairs")
+    assert result["encoder"]["random_init"] is True
+    assert load_classifier(tmp_path / "pairs").info.has_pair
+
+
+def test_scores_are_learnt_by_regression(bundle: Path, tmp_path: Path) -> None:
+    options = ["--data.kind", "regression", "--data.label", "stars", "--trainer.max_epochs", "4"]
+    assert run_fit(bundle, tmp_path, "stars", *options, num_train=320) == 0
+    result = result_of(tmp_path / "stars")
+    assert result["kind"] == "regression"
+    assert result["evaluation"]["validation"]["pearson"] > 0.9
+    assert result["majority"]["validation"]["score"] == 0.0
+
+
+def validations(module: FinetuneModule, best: BestClassifier, found: list[Any]) -> Any:
+    trainer = SimpleNamespace(global_step=0, current_epoch=0, is_global_zero=True)
+    for epoch, (score, loss) in enumerate(found):
+        module.evaluation = {"validation": {"score": score, "loss": loss}}
+        trainer.current_epoch, trainer.global_step = epoch, 5 * (epoch + 1)
+        best.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    return trainer
+
+
+def test_the_best_score_is_kept_and_ties_go_to_the_smaller_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(BestClassifier, "_write", lambda self, module: written.append(self.epoch))
+    best = BestClassifier(tmp_path)
+    found = [(0.5, 1.0), (0.9, 0.7), (0.9, 0.6), (0.9, 0.6), (0.8, 0.1)]
+    validations(FinetuneModule("unused"), best, found)
+    assert written == [1, 2, 3]
+    assert (best.epoch, best.step, best.evaluation["validation"]["loss"]) == (3, 15, 0.6)
+
+
+def test_a_validation_loss_that_is_not_finite_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BestClassifier, "_write", lambda self, module: None)
+    module, best = FinetuneModule("unused"), BestClassifier(tmp_path)
+    trainer = validations(module, best, [(0.5, 1.0), (0.9, float("nan"))])
+    assert best.epoch == 1 and trainer.should_stop
+    assert module.diverged == "the validation loss is nan after step 10"
+
+
+def test_diverged_training_stops_and_says_so(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model.optimizer.lr", "1e38", "--trainer.gradient_clip_val", "1e30"]
+    message = fails(capsys, fit_arguments(bundle, tmp_path, "x", *options, test=True))
+    assert "diverged: the training loss is nan at step" in message and "lr" in message
+    result = result_of(tmp_path / "x")
+    assert result["diverged"] is True and "not" not in result["reason"]
+    assert result["best_epoch"] == 0 and result["evaluation"] == {}
+    assert result["total_steps"] <= 10 and result["majority"]["validation"]
+    assert not (tmp_path / "x" / "classifier").exists()
+
+
+def test_a_run_that_diverges_later_keeps_what_was_best_before(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = FinetuneModule.training_step
+
+    def failing(self: FinetuneModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = step(self, batch, batch_idx)
+        return loss * float("nan") if self.trainer.current_epoch else loss
+
+    monkeypatch.setattr(FinetuneModule, "training_step", failing)
+    assert "diverged" in fails(capsys, fit_arguments(bundle, tmp_path, "x", test=True))
+    result = result_of(tmp_path / "x")
+    assert result["best_epoch"] == 1 and result["diverged"] is True
+    assert result["evaluation"]["test"]["num_rows"] == 41
+    weights = load_file(tmp_path / "x/classifier/model.safetensors")
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_an_earlier_run_is_kept_unless_told_otherwise(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "trial.yaml").write_text("mine")
+    (tmp_path / "x" / "metrics.jsonl").write_text("before")
+    arguments = fit_arguments(bundle, tmp_path, "x", "--trainer.max_epochs", "1")
+    assert "holds an earlier run" in fails(capsys, arguments)
+    arguments += ["--run.overwrite", "true"]
+    assert "max_len is 2" in fails(capsys, [*arguments, "--data.max_len", "2"])
+    assert (tmp_path / "x" / "metrics.jsonl").read_text() == "before"
+    assert main(arguments) == 0
+    assert (tmp_path / "x" / "trial.yaml").read_text() == "mine"
+    assert len(json_lines(tmp_path / "x" / "metrics.jsonl")) == 2
+    (tmp_path / "x" / "bundle").mkdir()
+    assert "is a pretraining run" in fails(capsys, arguments)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max_len", "64"], "has 24 positions; give --max_len 24 or less"),
-        (["--text", "review"], "line 2: no column 'review'"),
-        (["--lr", "0"], "lr is 0.0; it must be > 0"),
-        (["--epochs", "0"], "epochs is 0; it must be 1 or more"),
-        (["--lr", "fast"], "lr"),
-        (["--learning_rate", "1"], "learning_rate"),
-        (["--bundle", "nowhere"], "nowhere"),
+        (["--data.text", "review"], "train.csv, line 2: no column 'review'"),
+        (["--model.optimizer.lr", "0"], "lr is 0.0; it must be > 0"),
+        (["--model.optimizer.lr", "fast"], "lr"),
+        (["--model.learning_rate", "1"], "learning_rate"),
+        (["--model.encoder", "nowhere"], "nowhere"),
+        (["--data.task", "colaa"], "colaa"),
+        (["--seed_everything", "true"], "seed_everything is True"),
+        (["--ckpt_path", "x.ckpt"], "fine-tuning keeps no checkpoints"),
+        (["--run.name", "../x"], "is not a folder name"),
     ],
 )
-def test_a_wrong_option_is_one_line(bundle, tmp_path, capsys, options, message) -> None:
-    train = str(write_reviews(tmp_path / "train.csv", num_rows=8, seed=1))
-    arguments = ["fit", "--bundle", str(bundle), "--train", train, "--validation", train]
-    arguments += ["--output", str(tmp_path / "out"), "--max_len", "16", *options]
-    assert message in fails(capsys, arguments)
+def test_a_wrong_option_is_one_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any, message: str
+) -> None:
+    assert message in fails(capsys, fit_arguments(bundle, tmp_path, "x", *options))
+    assert not (tmp_path / "x").exists()
 
 
-def test_missing_options_are_named(capsys) -> None:
-    assert "bundle" in fails(capsys, ["fit"])
-    assert "'guess'; the commands are fit, predict" in fails(capsys, ["guess"])
+def test_an_unknown_label_is_named_with_its_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "x")
+    (tmp_path / "validation.csv").write_text("text,label\ngood,yes\nbad,maybe\n")
+    message = fails(capsys, arguments)
+    assert "validation.csv, line 3" in message and "'maybe'" in message
+    assert not (tmp_path / "x").exists()
 
 
-def test_an_earlier_fit_is_kept_unless_told_otherwise(fitted, bundle, capsys) -> None:
-    before = (fitted / "out" / "metrics.jsonl").read_bytes()
-    assert run_fit(bundle, fitted) == 2
-    assert "holds an earlier fit" in capsys.readouterr().err
-    assert run_fit(bundle, fitted, "--overwrite", "--max_len", "99") == 2
-    assert (fitted / "out" / "metrics.jsonl").read_bytes() == before
-
-
-def test_predict_names_a_missing_model_and_a_bad_row(fitted, tmp_path, capsys) -> None:
-    (tmp_path / "new.csv").write_text("text\ngood\n \n")
-    files = ["--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "p.jsonl")]
-    assert "config.json: no such file" in fails(capsys, ["predict", "--model", "none", *files])
-    model = str(fitted / "out" / "classifier")
-    assert "line 3: 'text' is empty" in fails(capsys, ["predict", "--model", model, *files])
-    assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
-
-
-def test_diverged_training_is_an_error_and_leaves_no_classifier(bundle, tmp_path, capsys) -> None:
-    assert run_fit(bundle, tmp_path, "--lr", "1e38", "--gradient_clip", "1e30") == 2
-    assert "diverged" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "classifier").exists()
-
-
-def test_yaml_and_options_combine_and_unknown_keys_are_errors(tmp_path, repository) -> None:
-    path = repository / "configs" / "finetune" / "own_text.yaml"
-    required = "--bundle b --train t.csv --validation v.csv --output o".split()
-    options = ["--config", str(path), *required, "--random_init", "--epochs", "7"]
-    config = parse_config(FinetuneConfig, options, command="fit")
-    assert (config.random_init, config.epochs, config.bundle) == (True, 7, "b")
-    (tmp_path / "wrong.yaml").write_text("epoch: 3\n")
-    with pytest.raises(ValueError, match="epoch"):
-        parse_config(
-            FinetuneConfig, ["--config", str(tmp_path / "wrong.yaml"), *required], command="fit"
-        )
+def test_a_result_with_missing_or_unknown_keys_is_refused(fitted: Path, tmp_path: Path) -> None:
+    result = result_of(fitted)
+    path = tmp_path / "result.json"
+    write_result(path, result)
+    assert read_result(path) == result
+    with pytest.raises(ValueError, match=r"result.json: the result lacks score"):
+        write_result(path, {k: v for k, v in result.items() if k != "score"})
+    with pytest.raises(ValueError, match=r"settings has the unknown size"):
+        write_result(path, {**result, "settings": {**result["settings"], "size": 1}})
+    with pytest.raises(ValueError, match="format_version is 2"):
+        write_result(path, {**result, "format_version": 2})
+    path.write_text("{")
+    with pytest.raises(ValueError, match="result.json: is not valid JSON"):
+        read_result(path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_result(tmp_path / "none.json")

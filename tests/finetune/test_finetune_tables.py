@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.tables import Columns, TextRow, read_examples
+from finetune.tasks.tables import WRONG_WIDTH, Columns, TextRow, read_examples, read_table
 
 COLUMNS = Columns(text="text", label="label")
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
@@ -83,13 +84,36 @@ def test_csv_written_by_python_reads_back(tmp_path, texts) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([("text", "label"), *((text, "x") for text in texts)])
-    assert read(path) == [(text, "x") for text in texts]
+    assert read(path) == [(text.strip(), "x") for text in texts]
 
 
 def test_text_longer_than_the_csv_module_allows_by_default_is_read(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "word " * 50_000 + ",1\n")
-    assert len(read(path)[0][0]) == 250_000
+    assert len(read(path)[0][0]) == 249_999  # the white space around a text is not part of it
+
+
+def test_a_table_without_a_header_line_is_read_with_given_names(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('"5","so ""good"""\n"1","bad"\n')
+    assert list(read_table(path, names=("label", "text"))) == [
+        (1, {"label": "5", "text": 'so "good"'}),
+        (2, {"label": "1", "text": "bad"}),
+    ]
+
+
+def test_a_row_of_another_width_than_the_given_names_is_an_error(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("5,good,more\n")
+    with pytest.raises(ValueError, match="line 1: has 3 columns but 2 are needed: label, text"):
+        list(read_table(path, names=("label", "text")))
+
+
+def test_rows_of_a_wrong_width_are_counted_where_that_is_asked_for(tmp_path) -> None:
+    path, counts = tmp_path / "rows.tsv", Counter[str]()
+    path.write_text("text\tlabel\ngood\t1\nbroken\nbad\t0\n")
+    assert [line for line, _ in read_table(path, left_out=counts)] == [2, 4]
+    assert counts == {WRONG_WIDTH: 1}
 
 
 @pytest.mark.parametrize(

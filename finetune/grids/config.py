@@ -1,0 +1,260 @@
+"""The options of a grid: a YAML file, and the command line over it.
+
+Invariant: an unknown key, a wrong type or an empty list stops the grid before anything is trained.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+_FIT_PREFIX = "--fit."
+_LISTS: dict[str, Callable[[Any], Any]] = {
+    "tasks": str,
+    "encoders": str,
+    "lrs": float,
+    "batch_sizes": int,
+    "seeds": int,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """A grid: task x encoder x learning rate x batch x seed."""
+
+    tasks: tuple[str, ...]
+    """Tasks, as `python -m finetune tasks` lists them."""
+    encoders: tuple[str, ...]
+    """Folders of runs, bundles or released weights; random:PATH takes sizes and tokenizer only."""
+    lrs: tuple[float, ...]
+    """Peak learning rates to search, > 0."""
+    batch_sizes: tuple[int, ...] = (32,)
+    """Examples per optimiser step to search, >= 1."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds; every setting is trained with each. With folds, the k-th seed trains the k-th fold."""
+    folder: str = ""
+    """Local copy of the data (data.folder), of all tasks or of the TASK; empty: the Hub, or what
+    `fit` says."""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `fit` for every trial, nested as in its YAML files."""
+    task_fit: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per task: options of `fit` laid over those; lrs, batch_sizes and seeds may stand here too."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in _LISTS:
+            _check_list(name, getattr(self, name))
+        _check_ranges(self.lrs, self.batch_sizes, self.seeds)
+        for task, options in self.task_fit.items():
+            if task not in self.tasks:
+                raise ValueError(f"task_fit has {task!r}; the tasks are {', '.join(self.tasks)}")
+            own = {name: options.get(name, getattr(self, name)) for name in list(_LISTS)[2:]}
+            for name, values in own.items():
+                _check_list(name, values)
+            _check_ranges(own["lrs"], own["batch_sizes"], own["seeds"])
+
+
+def _check_list(name: str, values: Sequence[Any]) -> None:
+    if not values:
+        how = " (--encoder PATH, which may be repeated)" if name == "encoders" else ""
+        raise ValueError(f"{name} is empty; give one or more{how}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} is {list(values)}; a value stands there twice")
+
+
+def _check_ranges(lrs: Sequence[float], batches: Sequence[int], seeds: Sequence[int]) -> None:
+    if not all(lr > 0 for lr in lrs):
+        raise ValueError(f"lrs is {list(lrs)}; learning rates must be > 0")
+    if not all(batch >= 1 for batch in batches):
+        raise ValueError(f"batch_sizes is {list(batches)}; a batch has 1 example or more")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds is {list(seeds)}; a seed is in [0, 2^32)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a grid is run; none of these changes a result."""
+
+    output: Path = Path("runs/grid")
+    """Folder of the grid: task/encoder/setting-and-seed, each with result.json."""
+    jobs: int = 0
+    """Trials at once, each in a process of its own; 0: one per GPU, one where there is none."""
+    in_process: bool = False
+    """One trial after the other in this very process, for a debugger."""
+    dry_run: bool = False
+    """Only say what would be run."""
+    retry_failed: bool = False
+    """Run again what failed in an earlier start."""
+    keep: str = "best"
+    """Classifiers that stay: best (of a task and encoder, on validation), all, or none."""
+
+
+def parse_grid(arguments: Sequence[str]) -> tuple[GridConfig, RunOptions]:
+    """The grid and how to run it, from the command line and its YAML file.
+
+    Raises:
+        ValueError: A mistake in an option or in the file.
+    """
+    options, rest = _parser().parse_known_args(list(arguments))
+    values = read_grid_yaml(Path(options.config)) if options.config else {}
+    given = {name: getattr(options, name) for name in _LISTS}
+    values.update({name: tuple(value) for name, value in given.items() if value is not None})
+    for name in ("tasks", "lrs"):
+        if name not in values:
+            raise ValueError(f"{name} is missing: give --config GRID.yaml or --{name}")
+    config = GridConfig(**{"encoders": (), **values})
+    config = replace(config, fit=_with_fit_options(config.fit, rest))
+    config = _with_folders(config, options.folder or ())
+    run_names = [f.name for f in fields(RunOptions)]
+    run = RunOptions(**{name: getattr(options, name) for name in run_names})
+    if run.jobs < 0:
+        raise ValueError(f"jobs is {run.jobs}; give 1 or more, or 0 for one per GPU")
+    return config, run
+
+
+def read_grid_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a grid's file, with lists as tuples of the right type.
+
+    Raises:
+        ValueError: It is missing, is no grid, has an unknown key, or a value of another type.
+    """
+    if not path.is_file():
+        raise ValueError(f"--config {path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid YAML ({error})") from error
+    if not isinstance(content, dict) or "tasks" not in content:
+        raise ValueError(f"{path}: is no grid, it has no `tasks:`; configs/finetune/ has examples")
+    allowed = [f.name for f in fields(GridConfig)]
+    for key in content:
+        if key not in allowed:
+            raise ValueError(f"{path}: unknown key {key!r}; the keys are {', '.join(allowed)}")
+    values = {key: value for key, value in content.items() if value is not None}
+    for name in set(_LISTS) & set(values):
+        values[name] = _typed_list(values[name], name, path)
+    for name in ("fit", "task_fit"):
+        values[name] = _checked_mapping(values.get(name, {}), name, path)
+    task_fit = {}
+    for task, options in values["task_fit"].items():
+        own = dict(_checked_mapping(options, f"task_fit of {task}", path))
+        for name in set(list(_LISTS)[2:]) & set(own):
+            own[name] = _typed_list(own[name], f"{name} of {task}", path)
+        task_fit[task] = own
+    return {**values, "task_fit": task_fit}
+
+
+def is_grid_yaml(path: Path) -> bool:
+    """Whether a YAML file is a grid, and not the options of one `fit`."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and "tasks" in content
+
+
+def _typed_list(value: Any, name: str, path: Path) -> tuple[Any, ...]:
+    kind = _LISTS[name.split(maxsplit=1)[0]]
+    items = value if isinstance(value, list) else [value]
+    try:
+        return tuple(kind(str(item)) for item in items)  # YAML reads 1e-4 as a word, not a number
+    except ValueError as error:
+        raise ValueError(f"{path}: {name} is {value!r}; give a list of {kind.__name__}") from error
+
+
+def _checked_mapping(value: Any, name: str, path: Path) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: {name} is {value!r}; give options, nested as in a fit's YAML")
+    return value
+
+
+def _with_fit_options(fit: Mapping[str, Any], rest: Sequence[str]) -> dict[str, Any]:
+    """`--fit.data.max_len 64` and `--fit.data.max_len=64` laid over the file's `fit`."""
+    result, remaining = dict(fit), list(rest)
+    while remaining:
+        name, equals, value = remaining.pop(0).partition("=")
+        if not name.startswith(_FIT_PREFIX):
+            raise ValueError(f"unknown option {name!r} (ponet-finetune grid --help lists them)")
+        if not equals:
+            if not remaining:
+                raise ValueError(f"{name} has no value")
+            value = remaining.pop(0)
+        nested: Any = yaml.safe_load(value)
+        for key in reversed(name.removeprefix(_FIT_PREFIX).split(".")):
+            nested = {key: nested}
+        result = merged(result, nested)
+    return result
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with another laid over it, group by group."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _with_folders(config: GridConfig, given: Sequence[str]) -> GridConfig:
+    """`--folder DIR` for every task, `--folder TASK=DIR` for one."""
+    for text in given:
+        task, equals, folder = text.partition("=")
+        if equals and task in config.tasks:
+            own = merged(config.task_fit.get(task, {}), {"data": {"folder": folder}})
+            config = replace(config, task_fit={**config.task_fit, task: own})
+        else:
+            config = replace(config, folder=text)
+    return config
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one message."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as a ValueError."""
+        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+
+
+def yes_or_no(text: str) -> bool:
+    """The value of a switch: true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        "ponet-finetune grid",
+        allow_abbrev=False,
+        description="Fine-tune every encoder on every task with every setting and seed. The same "
+        "command again goes on: what is done is skipped.",
+        epilog="Options of every fit: --fit.data.max_len 64, --fit.trainer.max_epochs 2, …",
+    )
+    add, switch = parser.add_argument, {"type": yes_or_no, "nargs": "?", "const": True}
+    add("--config", help="YAML file of a grid (configs/finetune/glue.yaml)")
+    add("--encoder", dest="encoders", action="append", metavar="PATH", help=_help("encoders"))
+    add("--tasks", nargs="+", help=_help("tasks"))
+    add("--lrs", nargs="+", type=float, help=_help("lrs"))
+    add("--batch_sizes", nargs="+", type=int, help=_help("batch_sizes"))
+    add("--seeds", nargs="+", type=int, help=_help("seeds"))
+    add("--folder", action="append", metavar="[TASK=]DIR", help=_help("folder"))
+    add("--output", type=Path, default=RunOptions.output, help=_help("output"))
+    add("--jobs", type=int, default=0, help=_help("jobs"))
+    add("--keep", choices=("best", "all", "none"), default="best", help=_help("keep"))
+    for name in ("dry_run", "retry_failed", "in_process"):
+        parser.add_argument(f"--{name}", default=False, help=_help(name), **switch)  # type: ignore[arg-type]
+    return parser
+
+
+def _help(name: str) -> str:
+    """The text under a field."""
+    from data_prep.cli import field_help
+
+    return {**field_help(GridConfig), **field_help(RunOptions)}[name].replace("%", "%%")

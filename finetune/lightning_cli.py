@@ -1,0 +1,323 @@
+"""LightningCLI for fine-tuning: options, the run's folder, and what is kept of a run.
+
+Invariant: command line and YAML files alone decide a run; the test split is looked at once, after
+the best epoch was chosen on validation.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from data_prep.allowed_modules import (
+    modules_from_arguments,
+    only_allowed_modules,
+    without_modules,
+)
+from finetune.artifact import load_weights
+from finetune.callbacks import BestClassifier
+from finetune.data.datamodule import TaskDataModule
+from finetune.data.inspection import overview_lines
+from finetune.module import FinetuneModule
+from finetune.outcome import evaluation_lines, fit_lines, fit_result
+from finetune.result import write_result
+from finetune.run_config import CONFIG_FILE, RESULT_FILE, RunConfig
+from finetune.run_setup import fit_callbacks, progress_callbacks, quiet_libraries, run_loggers
+
+# What decides these keys; a value given to one of them would be ignored without a word.
+DECIDED_BY = {
+    "data.encoder": "model.encoder",
+    "data.seed": "seed_everything",
+    "trainer.accumulate_grad_batches": "data.global_batch_size",
+    "trainer.default_root_dir": "run.root",
+}
+EVALUATIONS = ("validate", "test")
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one message, without the usage of 200 options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong as a ValueError."""
+        hint = "(ponet-finetune COMMAND --help lists the options)"
+        raise ValueError(message if hint in message else f"{message} {hint}") from ex
+
+
+class RunFolder(SaveConfigCallback):
+    """Begin a run's folder once nothing can be wrong any more.
+
+    It is cleared, gets the resolved configuration (`--config` with that file repeats the run), and
+    what is known about the data is printed.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: data and encoder may yet turn out to be wrong."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the folder on the first rank."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Clear, write and print."""
+        run = RunConfig(**vars(self.config.run))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.clear()
+        config = self.config.clone()
+        for key in (*DECIDED_BY, "ckpt_path", "weights_only"):
+            config.pop(key, None)
+        path = run.folder / CONFIG_FILE
+        self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
+        assert isinstance(pl_module, FinetuneModule)
+        print("\n".join(overview_lines(pl_module.datamodule.inspection)))
+
+
+class FinetuneCLI(LightningCLI):
+    """`fit`, `validate` and `test` around FinetuneModule and TaskDataModule."""
+
+    run: RunConfig
+    model: FinetuneModule
+    datamodule: TaskDataModule
+    result: dict[str, Any]
+
+    def __init__(self, *args: Any, started: float, **kwargs: Any) -> None:
+        self.started = started
+        self.result = {}
+        super().__init__(*args, **kwargs)
+
+    @property
+    def diverged(self) -> str:
+        """Why the run was stopped early; empty: it was not."""
+        return self.model.diverged
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Lightning commands; `predict` reads files and is a command of its own."""
+        skipped = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": {*skipped, "train_dataloaders", "val_dataloaders"},
+            "validate": skipped,
+            "test": skipped,
+        }
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parser with short errors."""
+        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of a run, and link what two components share."""
+        parser.add_class_arguments(RunConfig, "run")
+        parser.link_arguments("model.encoder", "data.encoder")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the command line: nothing is read from a checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the run's folder, and fill in what depends on it."""
+        config = self.config[self.subcommand]
+        self.run = RunConfig(**vars(config.run))
+        if config.ckpt_path is not None:
+            raise ValueError("--ckpt_path: fine-tuning keeps no checkpoints, only the classifier")
+        config.trainer.default_root_dir = str(self.run.folder)
+        if self.subcommand == "fit":
+            self.run.check_free()
+        else:
+            config.model.encoder = config.data.encoder = str(self.run.classifier)
+            config.verbose = False
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        show = config.get("enable_progress_bar") is not False
+        given = _listed(config.get("logger"))
+        if self.subcommand == "fit":
+            seed = self.config[self.subcommand].seed_everything
+            every = config.get("log_every_n_steps") or 10
+            own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
+            callbacks = [*callbacks, *own]
+            config["logger"] = [*run_loggers(self.run, self._plain_config()), *given]
+        else:
+            config["logger"] = given or False
+        callbacks = [*callbacks, *progress_callbacks(show)]
+        trainer = super()._instantiate_trainer(config, callbacks)
+        trainer.accumulate_grad_batches = self.datamodule.accumulation(trainer.world_size)
+        return trainer
+
+    def _plain_config(self) -> dict[str, Any]:
+        parser = self._parser(self.subcommand)
+        text = parser.dump(self.config[self.subcommand], skip_unset=False)
+        return dict(yaml.safe_load(text))
+
+    def before_validate(self) -> None:
+        """Take the trained classifier instead of the encoder it started from."""
+        self.model.trained = self.run.classifier
+
+    def before_test(self) -> None:
+        """Take the trained classifier instead of the encoder it started from."""
+        self.model.trained = self.run.classifier
+
+    def after_fit(self) -> None:
+        """Test the best classifier once; write and print what was found."""
+        best = next(c for c in _callbacks(self.trainer) if isinstance(c, BestClassifier))
+        self.model.evaluation = {}
+        if self.run.test and self.datamodule.task.test_splits and best.epoch:
+            load_weights(self.model.classifier, self.run.classifier)
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self.result = fit_result(
+            self.trainer,
+            self.model,
+            best,
+            seed=self.config[self.subcommand].seed_everything,
+            elapsed_s=time.monotonic() - self.started,
+        )
+        if self.trainer.is_global_zero:
+            write_result(self.run.folder / RESULT_FILE, self.result)
+            print("\n".join(fit_lines(self.result, self.run.folder)))
+
+    def after_validate(self) -> None:
+        """Print the scores."""
+        self._print_evaluation()
+
+    def after_test(self) -> None:
+        """Print the scores."""
+        self._print_evaluation()
+
+    def _print_evaluation(self) -> None:
+        if self.trainer.is_global_zero:
+            majority = self.datamodule.inspection.majority
+            lines = evaluation_lines(self.model.spec, self.model.evaluation, majority)
+            print("\n".join(lines))
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list of the objects an option gives: none, one or several."""
+    given = value if isinstance(value, list) else [value]
+    return [item for item in given if not isinstance(item, bool | None)]
+
+
+def _seed_number(seed: bool | int) -> int:
+    if isinstance(seed, bool):
+        raise ValueError(
+            f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
+        )
+    return seed
+
+
+def reject_decided_values(arguments: Sequence[str]) -> None:
+    """Refuse values for keys that follow another key.
+
+    Raises:
+        ValueError: An option or a YAML sets such a key; names the key to set instead.
+    """
+    for number, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        decisive = DECIDED_BY.get(name.removeprefix("--"))
+        if decisive:
+            raise ValueError(f"{name} follows {decisive}: set --{decisive} instead")
+        if name in ("-c", "--config"):
+            _reject_decided_values_in(Path(value or [*arguments[number + 1 :], ""][0]))
+
+
+def _reject_decided_values_in(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"--config {path}: no such file")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for target, decisive in DECIDED_BY.items():
+        group, key = target.split(".")
+        if isinstance(content, dict) and key in (content.get(group) or {}):
+            raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")
+
+
+def with_run_config(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of `validate` or `test` behind the configuration of the run they name.
+
+    Raises:
+        ValueError: No run is named, or it has no configuration.
+    """
+    command, *options = arguments
+    if {"-h", "--help"} & set(options):
+        return list(arguments)
+    name, root = _value(options, "--run.name"), _value(options, "--run.root")
+    if not name:
+        raise ValueError(f"{command} needs --run.name, the run whose classifier is scored")
+    path = RunConfig(name=name, root=root or RunConfig.root).folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; give a finished run with --run.name and --run.root"
+        )
+    return [command, "--config", str(path), *options]
+
+
+def _value(options: Sequence[str], name: str) -> str:
+    found = ""
+    for number, option in enumerate(options):
+        key, _, value = option.partition("=")
+        if key == name:
+            found = value or [*options[number + 1 :], ""][0]
+    return found
+
+
+def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
+    """Parse and run `fit`, `validate` or `test`; may be called again and again in one process.
+
+    Args:
+        arguments: Command and options. They must be those of the process where several ranks are
+            started by Lightning, which runs the same command line again.
+        started: `time.monotonic()` of the start of the command; now, if not given.
+
+    Returns:
+        The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
+
+    Raises:
+        ValueError: A mistake in the options or the data.
+    """
+    started = time.monotonic() if started is None else started
+    allowed = modules_from_arguments(arguments)
+    arguments = without_modules(arguments)
+    if arguments[0] in EVALUATIONS:
+        arguments = with_run_config(arguments)
+    reject_decided_values(arguments[1:])
+    quiet_libraries()
+    try:
+        with only_allowed_modules(allowed):
+            return _start_cli(arguments, started=started)
+    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+        raise ValueError(str(error)) from error
+
+
+def _start_cli(arguments: list[str], *, started: float) -> FinetuneCLI:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return FinetuneCLI(
+        FinetuneModule,
+        TaskDataModule,
+        save_config_callback=RunFolder,
+        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+        seed_everything_default=42,
+        trainer_defaults={
+            "max_epochs": 4,
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 10,
+            "use_distributed_sampler": False,  # the samplers of the data module know ranks
+            "num_sanity_val_steps": 0,  # it would log a validation of step 0
+            "enable_checkpointing": False,  # the best classifier is kept instead
+            "enable_model_summary": False,
+        },
+        parser_kwargs={"description": "Fine-tune a text encoder.", "prog": "ponet-finetune"},
+        args=None if arguments == sys.argv[1:] else arguments,
+        auto_configure_optimizers=False,
+        started=started,
+    )

@@ -1,0 +1,104 @@
+"""Scores of one split, computed from all of its rows at once. N rows, C classes.
+
+Invariant: a score depends on the rows of a split and on nothing else: not on their order, on the
+batches they came in or on the number of processes that computed them.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_f1_score,
+    multiclass_matthews_corrcoef,
+)
+from torchmetrics.functional.regression import (
+    mean_squared_error,
+    pearson_corrcoef,
+    spearman_corrcoef,
+)
+
+from finetune.tasks.spec import TaskSpec
+
+
+def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return every metric that applies to a task, as fractions, and `score`, what chooses.
+
+    Two classes: `accuracy`, `f1` (of the second class), `micro_f1`, `macro_f1`, `matthews`; more:
+    the same without `f1`; a regression: `pearson`, `spearman`, `mse`. `macro_f1` is the mean over
+    the classes that occur among targets or predictions. A correlation that is not defined, because
+    all predictions or all targets are equal or one is not finite, is 0.0, and so is an F1 without
+    hits.
+
+    Args:
+        spec: The task; the mean of its `score` metrics is `score`.
+        outputs: float (N, C) logits, or (N, 1) predicted scores; N >= 1.
+        targets: int64 (N,) classes, or float (N,) scores.
+
+    Raises:
+        ValueError: No rows, shapes that do not fit, or a score metric that the task does not have.
+    """
+    _check_shapes(spec, outputs, targets)
+    outputs, targets = outputs.detach().cpu(), targets.detach().cpu()
+    values = (
+        _regression_scores(outputs[:, 0].double(), targets.double())
+        if spec.is_regression
+        else _class_scores(outputs.argmax(-1), targets.long(), num_classes=spec.num_outputs)
+    )
+    unknown = [name for name in spec.score if name not in values]
+    if unknown:
+        raise ValueError(
+            f"task {spec.name}: the score {', '.join(unknown)} does not exist for "
+            f"{len(spec.labels) or 'no'} classes; allowed are {', '.join(values)}"
+        )
+    return {"score": sum(values[name] for name in spec.score) / len(spec.score), **values}
+
+
+def _check_shapes(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> None:
+    wanted = (targets.shape[0], spec.num_outputs)
+    if targets.ndim != 1 or not len(targets) or tuple(outputs.shape) != wanted:
+        raise ValueError(
+            f"task {spec.name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"given; (N, {spec.num_outputs}) and (N,) with N >= 1 are needed"
+        )
+
+
+def _class_scores(predicted_N: Tensor, targets_N: Tensor, *, num_classes: int) -> dict[str, float]:
+    micro: dict[str, Any] = {"average": "micro", "num_classes": num_classes}
+    per_class_C = multiclass_f1_score(predicted_N, targets_N, num_classes, average="none")
+    present = torch.bincount(torch.cat([predicted_N, targets_N]), minlength=num_classes) > 0
+    values = {"accuracy": float(multiclass_accuracy(predicted_N, targets_N, **micro))}
+    if num_classes == 2:
+        values["f1"] = float(per_class_C[1])
+    values["micro_f1"] = float(multiclass_f1_score(predicted_N, targets_N, **micro))
+    values["macro_f1"] = float(per_class_C[present].double().mean())
+    values["matthews"] = _matthews(predicted_N, targets_N, num_classes)
+    return values
+
+
+def _matthews(predicted_N: Tensor, targets_N: Tensor, num_classes: int) -> float:
+    if _is_constant(predicted_N) or _is_constant(targets_N):
+        return 0.0  # torchmetrics gives a small number instead, of either sign
+    return _defined(multiclass_matthews_corrcoef(predicted_N, targets_N, num_classes))
+
+
+def _regression_scores(predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
+    mse = float(mean_squared_error(predicted_N, targets_N))
+    if _is_constant(predicted_N) or _is_constant(targets_N) or not math.isfinite(mse):
+        return {"pearson": 0.0, "spearman": 0.0, "mse": mse}
+    return {
+        "pearson": _defined(pearson_corrcoef(predicted_N, targets_N)),
+        "spearman": _defined(spearman_corrcoef(predicted_N, targets_N)),
+        "mse": mse,
+    }
+
+
+def _is_constant(values_N: Tensor) -> bool:
+    return bool((values_N == values_N[0]).all())
+
+
+def _defined(value: Tensor) -> float:
+    number = float(value)
+    return number if math.isfinite(number) else 0.0

@@ -1,0 +1,52 @@
+"""metrics.jsonl: one JSON object per line, what a run logged and when.
+
+Invariant: lines are appended whole, so a killed run leaves at most one broken last line.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class MetricsFileLogger(Logger):
+    """Lightning logger that appends `{"step", "elapsed_s", metric: value, ...}` lines.
+
+    Args:
+        path: File to append to; its folder is created at the first line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._started = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Always `metrics`."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Unused by this logger."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved configuration is a file of its own beside the metrics."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {
+            "step": step,
+            "elapsed_s": round(time.monotonic() - self._started, 3),
+            **{k: float(v) for k, v in metrics.items() if k != "epoch"},
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

@@ -1,0 +1,149 @@
+"""What a run found: its result.json, and the table a user reads."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+
+import ponet
+from finetune.callbacks import BestClassifier
+from finetune.module import FinetuneModule
+from finetune.result import FORMAT_VERSION
+from finetune.tasks.spec import TaskSpec
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def fit_result(
+    trainer: Trainer, module: FinetuneModule, best: BestClassifier, *, seed: int, elapsed_s: float
+) -> dict[str, Any]:
+    """Return the content of result.json.
+
+    Args:
+        trainer: After the fit.
+        module: Holds the test scores of the best classifier, where there are any.
+        best: Which epoch was the best.
+        seed: Seed of the run.
+        elapsed_s: Wall time from the start of the command.
+    """
+    spec, datamodule = module.spec, module.datamodule
+    tested = {k: v for k, v in module.evaluation.items() if k.startswith("test")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": spec.name,
+        "title": spec.title,
+        "kind": "regression" if spec.is_regression else "classification",
+        "encoder": _encoder(module),
+        "settings": _settings(trainer, module, seed),
+        "score": list(spec.score),
+        "best_epoch": best.epoch,
+        "best_step": best.step,
+        "total_steps": best.total_steps,
+        "evaluation": {**best.evaluation, **tested},
+        "majority": {name: dict(values) for name, values in datamodule.inspection.majority.items()},
+        "diverged": bool(module.diverged),
+        "reason": module.diverged,
+        "data": datamodule.inspection.to_json(),
+        "elapsed_s": round(elapsed_s, 3),
+        "versions": _versions(),
+        "device": _device(trainer),
+    }
+
+
+def _encoder(module: FinetuneModule) -> dict[str, Any]:
+    assert module.source is not None
+    encoder = module.classifier.encoder
+    return {
+        "path": module.encoder_path,
+        "kind": encoder.config.kind,
+        "name": module.source.name,
+        "num_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "random_init": module.random_init,
+        "digest": module.source.digest,
+    }
+
+
+def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, Any]:
+    optimizer, datamodule = module.optimizer_config, module.datamodule
+    return {
+        "lr": optimizer.lr,
+        "batch_size": datamodule.global_batch_size,
+        "epochs": trainer.max_epochs,
+        "max_len": datamodule.max_len,
+        "seed": seed,
+        "fold": datamodule.fold,
+        "repeat": datamodule.repeat,
+        "warmup_share": optimizer.warmup_share,
+        "weight_decay": optimizer.weight_decay,
+        "schedule": optimizer.schedule,
+        "precision": str(trainer.precision),
+        "max_train_rows": datamodule.max_train_rows,
+        "max_eval_rows": datamodule.max_eval_rows,
+        "positions": module.positions,
+        "segments": module.spec.segments,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
+        "ponet": ponet.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
+    """Return what is printed at the end of a fit."""
+    settings, encoder = result["settings"], result["encoder"]
+    start = "random initialisation" if encoder["random_init"] else encoder["path"]
+    lines = [""]
+    for split in result["evaluation"] or result["majority"]:
+        names = _metric_names((result["evaluation"] or result["majority"])[split])
+        found = {f"epoch {result['best_epoch']} of {settings['epochs']}": result["evaluation"]}
+        lines += _table(split, {**found, "baseline (majority)": result["majority"]}, names)
+    lines.append(
+        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation, "
+        "so that score flatters a little"
+    )
+    if result["diverged"]:
+        lines.append(f"diverged: {result['reason']}")
+    return [*lines, f"run: {folder}"]
+
+
+def evaluation_lines(spec: TaskSpec, evaluation: Scores, majority: Scores) -> list[str]:
+    """Return what is printed by `validate` and `test`."""
+    lines: list[str] = []
+    for split, values in evaluation.items():
+        names = _metric_names(values)
+        lines += _table(split, {spec.title: evaluation, "baseline (majority)": majority}, names)
+    return lines
+
+
+def _metric_names(values: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(name for name in values if name != "num_rows")
+
+
+def _table(split: str, found: Mapping[str, Scores], names: tuple[str, ...]) -> list[str]:
+    counts = [
+        scores[split]["num_rows"]
+        for scores in found.values()
+        if "num_rows" in scores.get(split, {})
+    ]
+    heading = f"{split}, {counts[0]:,} rows" if counts else split
+    lines = [f"{heading:<34}" + "".join(f"{name:>11}" for name in names)]
+    for name, scores in found.items():
+        if split in scores:
+            cells = (scores[split].get(metric) for metric in names)
+            text = "".join(f"{'' if cell is None else f'{cell:.4f}':>11}" for cell in cells)
+            lines.append(f"  {name:<32}{text}")
+    return lines

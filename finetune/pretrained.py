@@ -1,0 +1,91 @@
+"""Where fine-tuning starts: a bundle, the run that holds one, or the authors' released weights."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ponet import PretrainingModel, load_bundle, load_official
+
+BUNDLE, TOKENIZER, WEIGHTS = "bundle", "tokenizer.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSource:
+    """What a table says about a pretrained encoder."""
+
+    tokenizer_json: Path
+    """The tokenizer it was pretrained with."""
+    name: str
+    """Name of its run: the folder's, or that of the folder above one called bundle."""
+    digest: str
+    """sha256 of the weights file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedEncoder:
+    """A pretrained model and where it comes from."""
+
+    model: PretrainingModel
+    """In evaluation mode, on the CPU."""
+    source: EncoderSource
+    """Its files."""
+
+
+def load_pretrained(path: str | Path) -> PretrainedEncoder:
+    """Return the encoder that a path leads to.
+
+    Args:
+        path: Folder of a bundle; of a run that holds `bundle/`; or the authors' released layout (a
+            folder with config.json and weights, or one .safetensors file) with the tokenizer.json
+            beside the weights.
+
+    Raises:
+        ValueError: Nothing of that kind is there, or a file is missing or damaged.
+    """
+    given = Path(path)
+    folder = given / BUNDLE if (given / BUNDLE).is_dir() else given
+    if not folder.exists():
+        raise ValueError(f"--model.encoder {path}: no such folder; give a bundle or a run's folder")
+    if not folder.is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"--model.encoder {path}: holds neither {BUNDLE}/ nor config.json; give the folder of "
+            "a bundle, of a pretraining run, or of released weights"
+        )
+    model = load_bundle(folder).model if _is_bundle(folder) else load_official(folder)
+    tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER
+    if not tokenizer_json.is_file():
+        raise ValueError(f"{tokenizer_json}: no such file; put the pretraining tokenizer there")
+    absolute = folder.absolute()
+    named = absolute.parent if absolute.name == BUNDLE else absolute
+    source = EncoderSource(
+        tokenizer_json=tokenizer_json,
+        name=named.stem if folder.is_file() else named.name,
+        digest=_digest(_weights_file(folder)),
+    )
+    return PretrainedEncoder(model=model, source=source)
+
+
+def _is_bundle(folder: Path) -> bool:
+    if folder.is_file():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return True  # load_bundle says what is wrong with the file
+    return isinstance(config, dict) and "encoder" in config
+
+
+def _weights_file(folder: Path) -> Path:
+    if folder.is_file():
+        return folder
+    safe = folder / WEIGHTS
+    return safe if safe.is_file() else folder / "pytorch_model.bin"
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

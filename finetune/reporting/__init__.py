@@ -1,0 +1,1 @@
+"""Results of many trials as one table: found, chosen, summarised, and written."""

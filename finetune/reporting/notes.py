@@ -1,0 +1,258 @@
+"""What stands under a table: how numbers were chosen, what is wrong with the data, versions.
+
+Invariant: every line is made from result.json and TaskSpec; a line appears only where it applies.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune.reporting.choice import Comparison, Entry
+from finetune.reporting.model import Report
+from finetune.reporting.runs import Run
+from finetune.tasks.registry import TASKS
+
+_SHOWN = 5
+_DUPLICATES = "duplicates in train"
+
+
+def notes(report: Report) -> list[str]:
+    """The lines of the section, the most important first."""
+    return [
+        *_split_notes(report.entries),
+        *_seed_notes(report.entries),
+        *_comparison_notes(report.comparisons),
+        *_missing_notes(report),
+        *_diverged_notes(report.entries),
+        *_data_notes(report.found.runs),
+        *_average_notes(report),
+        *_published_notes(report),
+    ]
+
+
+def _split_notes(entries: Sequence[Entry]) -> list[str]:
+    validated = _titles(entry for entry in entries if entry.column.split.startswith("validation"))
+    tested = _titles(entry for entry in entries if entry.column.split.startswith("test"))
+    most = max(entry.choice.num_settings for entry in entries)
+    lines = []
+    if validated:
+        searched = f"the setting, from up to {most}, and " if most > 1 else ""
+        lines.append(
+            f"Reported on validation, as no labelled test split was scored: {validated}. "
+            f"The same rows chose {searched}the epoch, so these scores flatter."
+        )
+    if tested:
+        lines.append(
+            f"Reported on test: {tested}. Epoch and setting were chosen on validation; each run "
+            "scored the test split once."
+        )
+    counts: dict[str, set[int]] = defaultdict(set)
+    for entry in entries:
+        counts[entry.column.task].add(entry.choice.num_settings)
+    if any(len(found) > 1 for found in counts.values()):
+        lines.append(
+            "Encoders were searched over different numbers of settings (column `settings "
+            "searched`): more settings mean a higher best one by chance alone."
+        )
+    return lines
+
+
+def _seed_notes(entries: Sequence[Entry]) -> list[str]:
+    ns = {entry.summary.n for entry in entries}
+    lines = [
+        "The intervals cover what changes with the seed (new layers, order, dropout), not what "
+        "another sample of evaluation rows would change."
+    ]
+    small = {
+        entry.column.title: rows
+        for entry in entries
+        if (rows := _fewest_rows(entry)) and rows < 1000
+    }
+    if small:
+        parts = ", ".join(f"{title} {100 / rows:.1f} ({rows})" for title, rows in small.items())
+        lines.append(f"Points that one single row is worth, where the split is small: {parts}.")
+    if 1 in ns:
+        lines.append("n = 1: a single seed says nothing about spread; no interval, no verdict.")
+    if 2 in ns:
+        lines.append(
+            "n = 2: the interval is 12.7 standard errors wide on either side; get more seeds."
+        )
+    folds = _titles(e for e in entries if e.column.task in TASKS and TASKS[e.column.task].num_folds)
+    if folds:
+        lines.append(
+            f"{folds}: every seed is another fold of a cross-validation; folds share training "
+            "rows, so intervals are widened (Nadeau and Bengio 2003)."
+        )
+    return lines
+
+
+def _fewest_rows(entry: Entry) -> int:
+    split = entry.column.split
+    counts = [
+        run.result["evaluation"][split]["num_rows"] for run in entry.choice.runs if run.has_scores
+    ]
+    return int(min(counts, default=0))
+
+
+def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    judged = [item for item in comparisons if item.verdict in ("separable", "not separable")]
+    if not judged:
+        return []
+    separable = sum(item.verdict == "separable" for item in judged)
+    return [
+        f"Of {len(judged)} comparisons {separable} are separable at 95 %; where nothing differs, "
+        f"about {max(1, round(len(judged) / 20))} of {len(judged)} would be by chance. Each "
+        "encoder stands with its own best setting."
+    ]
+
+
+def _missing_notes(report: Report) -> list[str]:
+    found, lines = report.found, []
+    for what, folders in (
+        ("failed", found.failed),
+        ("did not end", found.unfinished),
+    ):
+        if folders:
+            shown = ", ".join(f"`{folder}`" for folder in folders[:_SHOWN])
+            rest = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+            lines.append(f"Missing here, as they {what}, {len(folders)} trial(s): {shown}{rest}.")
+    if found.num_duplicates:
+        lines.append(
+            f"Left out, as the same trial (task, encoder, settings and seed) stands in an earlier "
+            f"folder: {found.num_duplicates} result(s)."
+        )
+    tasks: dict[str, set[str]] = defaultdict(set)
+    for entry in report.entries:
+        tasks[entry.encoder].add(entry.column.title)
+    everything = set().union(*tasks.values())
+    for encoder, titles in tasks.items():
+        if titles != everything:
+            lines.append(f"{encoder} has no result for {', '.join(sorted(everything - titles))}.")
+    uneven = _titles(
+        e
+        for e in report.entries
+        if e.summary.n < max(o.summary.n for o in report.entries if o.column == e.column)
+    )
+    if uneven:
+        lines.append(f"Encoders have unequal numbers of seeds for {uneven}.")
+    return lines
+
+
+def _diverged_notes(entries: Sequence[Entry]) -> list[str]:
+    lines = []
+    for entry in entries:
+        if entry.column.split.endswith("_mismatched") or not entry.choice.num_diverged_trials:
+            continue
+        unscored = sum(not run.has_scores for run in entry.choice.runs)
+        text = (
+            f"{entry.column.title}, {entry.encoder}: {entry.choice.num_diverged_trials} of "
+            f"{entry.choice.num_trials} trials diverged, {entry.num_diverged} of them in the "
+            "chosen setting; all count"
+        )
+        if unscored:
+            text += f", {unscored} before a first score, so as the majority answer"
+        lines.append(text + ".")
+    return lines
+
+
+def _data_notes(runs: Sequence[Run]) -> list[str]:
+    lines: dict[str, None] = {}
+    by_task: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_task[run.task].append(run)
+    for found in by_task.values():
+        title = str(found[0].result["title"])
+        warnings = {str(run.result["data"].get("warning") or "") for run in found} - {""}
+        lines |= dict.fromkeys(f"{title}: {text}." for text in sorted(warnings))
+        leaks: dict[str, int] = {}
+        for run in found:
+            for name, count in (run.result["data"].get("overlaps") or {}).items():
+                leaks[name] = max(leaks.get(name, 0), int(count))
+        leaks = {name: n for name, n in leaks.items() if n and name != _DUPLICATES}
+        if leaks:
+            text = ", ".join(f"{n:,} rows of {name}" for name, n in leaks.items())
+            lines[f"{title}: OVERLAP between splits, {text}: scores flatter."] = None
+        lines |= dict.fromkeys(_subset_notes(title, found))
+    return list(lines)
+
+
+def _subset_notes(title: str, runs: Sequence[Run]) -> list[str]:
+    lines = []
+    for split in ("train", "validation", "test"):
+        facts = [run.split_facts(split) for run in runs]
+        used = {
+            (f["num_rows"], f["num_rows_whole"])
+            for f in facts
+            if f and f["num_rows"] < f["num_rows_whole"]
+        }
+        for rows, whole in sorted(used):
+            lines.append(f"{title}: {split} is a fixed subset, {rows:,} of {whole:,} rows.")
+    return lines
+
+
+def _average_notes(report: Report) -> list[str]:
+    lines = []
+    for average in report.averages.values():
+        titles = ", ".join(column.title for column in average.columns)
+        spread = any(summary.n > 1 for summary in average.summaries.values())
+        how = "its interval is over seeds" if spread else "it has no interval"
+        lines.append(f"Mean of {len(average.columns)}: {titles}; {how}.")
+    return lines
+
+
+def _published_notes(report: Report) -> list[str]:
+    if not report.with_published:
+        return []
+    sources: dict[str, list[str]] = defaultdict(list)
+    for entry in report.entries:
+        spec = TASKS.get(entry.column.task)
+        if spec and spec.published_source and spec.title not in sources[spec.published_source]:
+            sources[spec.published_source].append(spec.title)
+    lines = [
+        f"Published, {', '.join(titles)}: {text.rstrip('.')}." for text, titles in sources.items()
+    ]
+    if any(entry.column.published for entry in report.entries):
+        lines.append(
+            "Published models differ from ours in size, pretraining data, steps and hardware, and "
+            "were chosen by other rules: they show where the task stands, not who is better."
+        )
+    return lines
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """Encoders, versions, devices and hours of the runs."""
+    lines = [
+        "| encoder | kind | parameters | weights (sha256) | path |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for run in {run.encoder: run for run in sorted(runs, key=lambda r: r.encoder)}.values():
+        encoder = run.result["encoder"]
+        weights = "random, none loaded" if encoder["random_init"] else str(encoder["digest"])[:12]
+        lines.append(
+            f"| {run.encoder} | {encoder['kind']} | {encoder['num_parameters']:,} | {weights} | "
+            f"`{encoder['path']}` |"
+        )
+    hours = sum(float(run.result["elapsed_s"]) for run in runs) / 3600
+    facts = [
+        f"runs: {len(runs)}, {hours:.1f} hours in all",
+        f"versions: {_counted(_version_text(run.result['versions']) for run in runs)}",
+        f"devices: {_counted(str(run.result['device']) for run in runs)}",
+        f"precision: {_counted(str(run.result['settings']['precision']) for run in runs)}",
+        f"segments: {_counted(str(run.result['settings']['segments']) for run in runs)}",
+    ]
+    return "\n".join(lines) + "\n\n" + "; ".join(facts) + "."
+
+
+def _version_text(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in versions.items())
+
+
+def _counted(values: Iterable[str]) -> str:
+    found = Counter(values)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{value} ({count})" for value, count in found.most_common())
+
+
+def _titles(entries: Iterable[Entry]) -> str:
+    return ", ".join(dict.fromkeys(entry.column.title for entry in entries))

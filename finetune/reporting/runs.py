@@ -1,0 +1,179 @@
+"""The finished trials below some folders, as a table of results can use them.
+
+Invariant: every result.json below the folders is used, or counted as left out, or is an error.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from finetune.grids.files import FAILED_FILE, RESULT_FILE, TRIAL_FILE
+from finetune.result import read_result
+
+PAIRED_BY = ("seed", "fold", "repeat")
+"""Settings that make repetitions of one another; all others together are what is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One finished trial."""
+
+    path: Path
+    """Its folder."""
+    result: Mapping[str, Any]
+    """Content of its result.json."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.result["task"])
+
+    @cached_property
+    def encoder(self) -> str:
+        """What tables call the encoder; one without pretrained weights says so."""
+        name = str(self.result["encoder"]["name"])
+        return f"{name} (random)" if self.result["encoder"]["random_init"] else name
+
+    @cached_property
+    def setting(self) -> tuple[tuple[str, Any], ...]:
+        """All settings that may be chosen."""
+        settings = self.result["settings"]
+        return tuple((name, settings[name]) for name in sorted(settings) if name not in PAIRED_BY)
+
+    @cached_property
+    def repetition(self) -> tuple[int, ...]:
+        """Seed, fold and repeat."""
+        return tuple(int(self.result["settings"][name]) for name in PAIRED_BY)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether any epoch was scored; a run may diverge before."""
+        return bool(self.result["evaluation"])
+
+    def score(self, split: str, metric: str = "score") -> float:
+        """Score of its best epoch; of the majority answer where no epoch was scored.
+
+        Raises:
+            ValueError: The split was not scored.
+        """
+        for scores in (self.result["evaluation"], self.result["majority"]):
+            value = scores.get(split, {}).get(metric)
+            if value is not None and math.isfinite(value):
+                return float(value)
+        raise ValueError(f"{self.path / RESULT_FILE}: has no {metric} of {split}")
+
+    def constant(self, split: str) -> float | None:
+        """Score of the best constant answer; None: unknown.
+
+        That is the most frequent training label (or mean score), or, of two classes, always the
+        second one, where that scores better: F1 counts only the second class.
+        """
+        value = self.result["majority"].get(split, {}).get("score")
+        if value is None:
+            return None
+        second = self._always_second(split)
+        return float(value) if second is None else max(float(value), second)
+
+    def _always_second(self, split: str) -> float | None:
+        """Score of always giving the second of two classes; None: there are not two, or unknown."""
+        counts = [int(n) for n in (self.split_facts(split).get("labels") or {}).values()]
+        if len(counts) != 2 or not sum(counts):
+            return None
+        share = counts[1] / sum(counts)
+        known = {"accuracy": share, "f1": 2 * share / (1 + share), "matthews": 0.0}
+        metrics = self.result["score"]
+        if not set(metrics) <= set(known):
+            return None
+        return fmean(known[name] for name in metrics)
+
+    def split_facts(self, split: str) -> Mapping[str, Any]:
+        """What was looked at before training: rows, lengths."""
+        splits = self.result["data"].get("splits") or {}
+        return dict(splits.get(split) or {})
+
+    def share_truncated(self, split: str) -> float | None:
+        """Share of the split's texts that were cut; None: unknown."""
+        lengths = self.split_facts(split).get("lengths") or {}
+        value = lengths.get("share_truncated")
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRuns:
+    """Everything below some folders."""
+
+    runs: Sequence[Run]
+    """Finished trials, each once."""
+    num_duplicates: int = 0
+    """Results left out because the same trial stands in an earlier folder."""
+    failed: Sequence[str] = field(default_factory=tuple)
+    """Folders of trials that failed."""
+    unfinished: Sequence[str] = field(default_factory=tuple)
+    """Folders of trials that were started and have not ended."""
+
+
+def find_runs(folders: Iterable[Path]) -> FoundRuns:
+    """Return all trials below some folders.
+
+    Raises:
+        ValueError: A folder is missing or holds no result, a result is damaged, or two results
+            must not stand in one table.
+    """
+    runs: dict[tuple[Any, ...], Run] = {}
+    failed: list[str] = []
+    unfinished: list[str] = []
+    num_duplicates = 0
+    for folder in folders:
+        paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
+        if not paths:
+            raise ValueError(
+                f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
+            )
+        for path in paths:
+            run = Run(path=path.parent, result=read_result(path))
+            key = (run.task, run.encoder, run.setting, run.repetition)
+            num_duplicates += key in runs
+            runs.setdefault(key, run)
+        for path in sorted(folder.rglob(TRIAL_FILE)):
+            if (path.parent / RESULT_FILE).exists():
+                continue
+            has_failed = (path.parent / FAILED_FILE).exists()
+            (failed if has_failed else unfinished).append(str(path.parent))
+    found = list(runs.values())
+    _check_same_weights(found)
+    _check_same_rows(found)
+    return FoundRuns(
+        runs=found, num_duplicates=num_duplicates, failed=failed, unfinished=unfinished
+    )
+
+
+def _check_same_weights(runs: Iterable[Run]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        first = seen.setdefault(run.encoder, run)
+        if run.result["encoder"]["digest"] != first.result["encoder"]["digest"]:
+            raise ValueError(
+                f"{first.path} and {run.path} are both of an encoder {run.encoder!r}, but started "
+                "from different weights: rename one of the pretraining runs and run its trials "
+                "again, or report the folders separately"
+            )
+
+
+def _check_same_rows(runs: Iterable[Run]) -> None:
+    seen: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        if not run.has_scores:
+            continue
+        counts = {name: v.get("num_rows") for name, v in run.result["evaluation"].items()}
+        for split, count in counts.items():
+            first = seen.setdefault((run.task, split, run.repetition[1:]), run)
+            before = first.result["evaluation"][split].get("num_rows")
+            if count != before:
+                raise ValueError(
+                    f"{first.path} and {run.path} were scored on {before} and {count} rows of "
+                    f"{split}: report their folders separately"
+                )

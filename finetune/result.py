@@ -1,0 +1,102 @@
+"""result.json: what one fine-tuning run found, for tables.
+
+Invariant: the file appears by a rename when the run is over, so a run that has one is complete.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_atomic
+
+FORMAT_VERSION = 1
+KEYS = {
+    "format_version",
+    "task",
+    "title",
+    "kind",
+    "encoder",
+    "settings",
+    "score",
+    "best_epoch",
+    "best_step",
+    "total_steps",
+    "evaluation",
+    "majority",
+    "diverged",
+    "reason",
+    "data",
+    "elapsed_s",
+    "versions",
+    "device",
+}
+ENCODER_KEYS = {"path", "kind", "name", "num_parameters", "random_init", "digest"}
+SETTINGS_KEYS = {
+    "lr",
+    "batch_size",
+    "epochs",
+    "max_len",
+    "seed",
+    "fold",
+    "repeat",
+    "warmup_share",
+    "weight_decay",
+    "schedule",
+    "precision",
+    "max_train_rows",
+    "max_eval_rows",
+    "positions",
+    "segments",
+}
+
+
+def write_result(path: str | Path, result: dict[str, Any]) -> None:
+    """Write a result; NaN keeps Python's JSON spelling.
+
+    Raises:
+        ValueError: A key is missing or unknown.
+        DiskFull: There is no room; what stood there before is intact.
+    """
+    _check(result, path)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Return what `write_result` wrote.
+
+    Raises:
+        ValueError: The file is missing, damaged, or of another version; names it.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; a fit writes it when it ends") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
+    _check(result, path)
+    return dict(result)
+
+
+def _check(result: Any, path: str | Path) -> None:
+    if not isinstance(result, dict):
+        raise ValueError(f"{path}: holds a {type(result).__name__}; a JSON object is needed")
+    version = result.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version is {version!r}; this version reads {FORMAT_VERSION}: "
+            "run the fit again"
+        )
+    groups = (("", KEYS), ("encoder", ENCODER_KEYS), ("settings", SETTINGS_KEYS))
+    for name, expected in groups:
+        found = result[name] if name else result
+        _check_keys(found, expected, f"{path}: {name or 'the result'}")
+
+
+def _check_keys(found: Any, expected: set[str], place: str) -> None:
+    keys = set(found) if isinstance(found, dict) else set()
+    missing, unknown = sorted(expected - keys), sorted(keys - expected)
+    if missing or unknown:
+        parts = [f"lacks {', '.join(missing)}"] if missing else []
+        parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+        raise ValueError(f"{place} {' and '.join(parts)}; run the fit again")

@@ -1,0 +1,160 @@
+"""TaskSpec: everything the rest of the package needs to know about a task, as data.
+
+Invariant: no code elsewhere asks for a task by name; what differs between tasks is a field here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SplitName = Literal["train", "validation", "validation_mismatched", "test", "test_mismatched"]
+SegmentRule = Literal["separators", "sentences", "paragraphs"]
+MetricName = Literal["accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman"]
+
+
+class Row(NamedTuple):
+    """One example as text."""
+
+    line: int
+    """First line of the row in its file, or its number in a Hub split, counted from 1."""
+    id: str
+    """Name of the row in its distribution, as a leaderboard wants it; else its number from 0."""
+    text: str
+    text_pair: str
+    """Empty without a pair."""
+    target: float | None
+    """Place of the label in `TaskSpec.labels`, or the score of a regression; None: unlabelled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """The rows of one split, in the order of the distribution."""
+
+    source: str
+    """File, folder or Hub id they come from; messages name a row `<source>, line <line>`."""
+    rows: tuple[Row, ...]
+    """All rows that are examples."""
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    """What was left out or mended and how often, in words; empty: nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The hyper-parameters of a publication."""
+
+    lrs: tuple[float, ...]
+    """Peak learning rates that were searched."""
+    batch_sizes: tuple[int, ...]
+    """Examples per optimiser step that were searched."""
+    epochs: int
+    """Passes over the training rows."""
+    max_len: int
+    """Tokens per example, special tokens included."""
+    source: str
+    """Where this stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set on the Hugging Face Hub, pinned."""
+
+    id: str
+    """Repository, such as nyu-mll/glue."""
+    config: str
+    """Its configuration; empty: the default one."""
+    revision: str
+    """Commit, so that the data never change under a result."""
+    splits: Mapping[str, str]
+    """Our split name -> the Hub's."""
+    text: str
+    """Column of the text."""
+    text_pair: str = ""
+    """Column of the second text."""
+    label: str = "label"
+    """Column of the label: the place in `TaskSpec.labels` (-1: unlabelled) or a score."""
+    id_column: str = ""
+    """Column that names a row; empty: its number from 0."""
+    files: str = ""
+    """Pattern of the Parquet files of a split, with {split}, for a revision whose own
+    configuration cannot be loaded (a dataset script); empty: as the repository says."""
+    unlabelled: tuple[str, ...] = ()
+    """Our splits whose labels are never read, because the original distribution hides them."""
+    decode: Callable[[str], str] | None = None
+    """What undoes the escapes of the distribution in a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task."""
+
+    name: str
+    """What `--data.task` calls it."""
+    title: str
+    """What tables call it."""
+    labels: tuple[str, ...]
+    """Names of the classes, in the order of the logits; empty: regression."""
+    score: tuple[MetricName, ...]
+    """Metrics whose mean is the score of the task: what an epoch and a setting are chosen by."""
+    segments: SegmentRule
+    """What a pooling segment of the text is."""
+    sizes: Mapping[str, int]
+    """Published number of rows of every split of the distribution."""
+    recipe: Recipe
+    """What the publication did."""
+    read_folder: Callable[[Path, str], SplitRows] | None = None
+    """(folder, split) -> rows, from a local copy in the original layout."""
+    hub: HubSource | None = None
+    """The same from the Hub."""
+    has_pair: bool = False
+    """Whether an example is two texts."""
+    score_range: tuple[float, float] | None = None
+    """Least and greatest score of a regression."""
+    carve_validation: float = 0.0
+    """Share of the training rows that becomes the validation split, where there is none."""
+    num_folds: int = 0
+    """Folds of a repeated stratified cross-validation over all rows; 0: the splits are fixed."""
+    allows_gaps: bool = False
+    """Whether the distribution is known to have damaged or empty rows, which are counted: left out
+    where they are labelled, read as a full stop where a prediction is wanted. False: an error."""
+    warning: str = ""
+    """What a reader of its scores must know."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Model -> score of the publication, in per cent; its source stands in `published_source`.
+    A score of validation_mismatched has the model's name with " (mismatched)"."""
+    published_source: str = ""
+    """Where the published scores stand and which metric they are."""
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the target is a number."""
+        return not self.labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of the head: one per class, one for a regression."""
+        return len(self.labels) or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTask:
+    """A task with its rows."""
+
+    spec: TaskSpec
+    """With the labels filled in where they come from the training rows."""
+    splits: Mapping[str, SplitRows]
+    """The splits that exist, by our names; `train` and `validation` are there for a fit."""
+
+    @property
+    def validation_splits(self) -> tuple[str, ...]:
+        """Splits that are scored after every epoch; the first one chooses."""
+        return tuple(name for name in self.splits if name.startswith("validation"))
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Test splits whose rows have labels."""
+        return tuple(
+            name
+            for name, split in self.splits.items()
+            if name.startswith("test") and split.rows[0].target is not None
+        )

@@ -1,0 +1,68 @@
+"""Toy files and toy fits that the fine-tuning tests share."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from finetune.cli import main
+
+GOOD, BAD, FILLER = ["good", "great", "fine"], ["bad", "awful", "poor"], ["a", "film", "it", "was"]
+QUICK = [
+    *("--model.optimizer.lr", "5e-3", "--data.global_batch_size", "16", "--data.max_len", "16"),
+    *("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.accelerator", "cpu"),
+]
+
+
+def write_reviews(path: Path, *, num_rows: int, seed: int) -> Path:
+    """Reviews: an opinion word decides `label`; `same` says whether two agree; `stars` a score."""
+    generator = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "text2", "label", "same", "stars"])
+        for _ in range(num_rows):
+            likes = [generator.random() < 0.6, generator.random() < 0.6]
+            texts = []
+            for is_good in likes:
+                words = generator.choices(FILLER, k=generator.randint(1, 7))
+                place = generator.randrange(len(words))
+                words.insert(place, generator.choice(GOOD if is_good else BAD))
+                texts.append(" ".join(words))
+            same = "yes" if likes[0] == likes[1] else "no"
+            stars = 1.5 if likes[0] else -0.5
+            writer.writerow([*texts, "yes" if likes[0] else "no", same, stars])
+    return path
+
+
+def write_splits(folder: Path, *, num_train: int = 160, test: bool = False) -> list[str]:
+    """Write the files and return the options that name them."""
+    train = write_reviews(folder / "train.csv", num_rows=num_train, seed=1)
+    validation = write_reviews(folder / "validation.csv", num_rows=50, seed=2)
+    options = ["--data.train", str(train), "--data.validation", str(validation)]
+    if test:
+        rows = write_reviews(folder / "test.csv", num_rows=41, seed=3)
+        options += ["--data.test", str(rows)]
+    return options
+
+
+def fit_arguments(bundle: Path, folder: Path, name: str, *options: str, **files: Any) -> list[str]:
+    """Return the arguments of a fit of a few seconds on own files."""
+    start = ["--model.encoder", str(bundle), "--run.root", str(folder), "--run.name", name]
+    return ["fit", *start, *write_splits(folder, **files), *QUICK, *options]
+
+
+def run_fit(bundle: Path, folder: Path, name: str, *options: str, **files: Any) -> int:
+    """Run it and return the exit code."""
+    return main(fit_arguments(bundle, folder, name, *options, **files))
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """Return result.json of a run."""
+    return dict(json.loads((run / "result.json").read_text(encoding="utf-8")))
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,174 @@
+"""Running a grid: skipping, failing, dying, two at once, keeping classifiers."""
+
+import json
+from pathlib import Path
+
+import pytest
+from grid_fakes import (
+    always_fails,
+    crashes_at_seed_2,
+    dies_at_seed_2,
+    fails_at_seed_2,
+    fake_fit,
+)
+
+from finetune.grids.command import duration, run_grid
+from finetune.grids.files import file_lock
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    encoders = ["--encoder", str(tmp_path / "a"), "--encoder", str(tmp_path / "b")]
+    where = ["--output", str(tmp_path / "grid")]
+    return [*"--tasks cola --lrs 3e-5 1e-4 --seeds 1 2".split(), *encoders, *where]
+
+
+HERE = ["--in_process", "true"]
+
+
+def results(tmp_path: Path) -> dict[str, float]:
+    found = sorted((tmp_path / "grid").rglob("result.json"))
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+def test_a_grid_runs_every_trial_and_the_same_command_again_runs_none(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_grid([*options, *HERE], fit=fake_fit)
+    printed = capsys.readouterr().out
+    assert "cola a  2 settings x 2 seeds: 0 done, 0 failed, 4 to run" in printed
+    assert "[8/8] cola/b/lr0.0001-bs32-seed2: matthews 0.40" in printed
+    assert "8 of 8 trials done, 0 failed" in printed and "; 1 left, about 0 s" in printed
+    before = results(tmp_path)
+    run_grid([*options, *HERE], fit=always_fails)
+    assert results(tmp_path) == before and len(before) == 4
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_grid([*options, "--dry_run", "true"], fit=fake_fit)
+    assert "8 trials: 0 done, 0 failed, 8 to run" in capsys.readouterr().out
+    assert not (tmp_path / "grid").exists()
+
+
+def test_only_the_best_classifier_of_task_and_encoder_stays(
+    tmp_path: Path, options: list[str]
+) -> None:
+    run_grid([*options, *HERE], fit=fake_fit)
+    for encoder in ("a", "b"):
+        folder = tmp_path / "grid" / "cola" / encoder
+        scores = {
+            path.parent.name: json.loads(path.read_text())["evaluation"]["validation"]["score"]
+            for path in folder.glob("*/result.json")
+        }
+        kept = [path.parent.name for path in folder.glob("*/classifier")]
+        assert kept == [max(scores, key=scores.__getitem__)]
+
+
+@pytest.mark.parametrize(("keep", "number"), [("all", 8), ("none", 0)])
+def test_all_or_no_classifiers_stay_on_demand(
+    tmp_path: Path, options: list[str], keep: str, number: int
+) -> None:
+    run_grid([*options, *HERE, "--keep", keep], fit=fake_fit)
+    assert len(list((tmp_path / "grid").rglob("classifier"))) == number
+
+
+def test_other_settings_in_the_same_folder_are_an_error_that_names_them(
+    tmp_path: Path, options: list[str]
+) -> None:
+    run_grid([*options, *HERE], fit=fake_fit)
+    with pytest.raises(ValueError, match=r"data.max_len was not given, is 64.*another --output"):
+        run_grid([*options, *HERE, "--fit.data.max_len", "64"], fit=fake_fit)
+
+
+def test_a_moved_grid_goes_on(tmp_path: Path, options: list[str]) -> None:
+    run_grid([*options, *HERE], fit=fake_fit)
+    (tmp_path / "grid").rename(tmp_path / "moved")
+    moved = [*options[:-1], str(tmp_path / "moved")]
+    run_grid([*moved, *HERE], fit=always_fails)
+
+
+def test_workers_finish_the_rest_when_one_trial_fails(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+        run_grid([*options, "--lrs", "1e-4", "--jobs", "2"], fit=fails_at_seed_2)
+    printed = capsys.readouterr().out
+    assert len(results(tmp_path)) == 1 and len(list(tmp_path.rglob("result.json"))) == 2
+    assert "failed: cola/a/lr0.0001-bs32-seed2: RuntimeError: CUDA out of memory" in printed
+    log = tmp_path / "grid/cola/a/lr0.0001-bs32-seed1/log.txt"
+    assert log.read_text() == "one line for the log\n" and "for the log" not in printed
+    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+        run_grid([*options, "--lrs", "1e-4", *HERE], fit=fake_fit)
+    run_grid([*options, "--lrs", "1e-4", *HERE, "--retry_failed", "true"], fit=fake_fit)
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+@pytest.mark.parametrize(
+    ("fit", "reason"),
+    [(dies_at_seed_2, "ended by SIGKILL, often because the memory"), (crashes_at_seed_2, "code 1")],
+    ids=["killed", "bug"],
+)
+def test_a_worker_that_dies_costs_its_own_trial_only(
+    tmp_path: Path, options: list[str], fit, reason: str
+) -> None:
+    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+        run_grid([*options, "--lrs", "1e-4", "--seeds", "2", "3", "--jobs", "1"], fit=fit)
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+    folder = tmp_path / "grid/cola/a/lr0.0001-bs32-seed2"
+    assert reason in json.loads((folder / "failed.json").read_text())["error"]
+    if fit is crashes_at_seed_2:
+        assert "KeyError: 'a bug'" in (folder / "log.txt").read_text()
+
+
+def test_a_mistake_that_fails_every_trial_stops_the_grid_early(
+    tmp_path: Path, options: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="first 3 trials failed alike, so 5 were not run"):
+        run_grid([*options, *HERE], fit=always_fails)
+    run_grid([*options, *HERE, "--fit.data.max_len", "64"], fit=fake_fit)  # the mistake is mended
+
+
+def test_a_trial_that_another_grid_is_at_work_on_is_left_alone(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "grid/cola/a/lr3e-05-bs32-seed1"
+    folder.mkdir(parents=True)
+    with file_lock(folder / ".lock") as is_ours:
+        assert is_ours
+        run_grid([*options, *HERE], fit=fake_fit)
+    printed = capsys.readouterr().out
+    assert "lr3e-05-bs32-seed1: another grid runs it" in printed
+    assert "7 of 8 trials done, 0 failed, 1 run by another grid" in printed
+    assert not (folder / "result.json").exists()
+
+
+def test_ctrl_c_ends_with_what_is_left(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(trial_yaml: Path) -> None:
+        if "seed2" in trial_yaml.parent.name:
+            raise KeyboardInterrupt
+        fake_fit(trial_yaml)
+
+    with pytest.raises(SystemExit) as stopped:
+        run_grid([*options, *HERE], fit=interrupted)
+    assert stopped.value.code == 130
+    assert "stopped; 4 trials are left: the same command goes on" in capsys.readouterr().out
+
+
+def test_an_encoder_or_a_task_that_is_not_there_stops_before_anything(options: list[str]) -> None:
+    with pytest.raises(ValueError, match="--encoder runs/nowhere: no such folder"):
+        run_grid([*options, "--encoder", "runs/nowhere"], fit=fake_fit)
+    with pytest.raises(ValueError, match="unknown task 'kola'"):
+        run_grid([*options, "--tasks", "kola"], fit=fake_fit)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (98, "98 s"), (600, "10 min"), (11_100, "3 h 05 min")]
+)
+def test_times_are_said_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,51 @@
+"""A grid of real fits: two encoders, one task of own files, two seeds, then its table."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from finetune.grids.command import run_grid
+from finetune.reporting.command import run_report
+
+WORDS = {"yes": ["good", "great", "fine"], "no": ["bad", "awful", "poor"]}
+
+
+def write_rows(path: Path, *, num_rows: int, seed: int) -> Path:
+    generator = random.Random(seed)
+    lines = ["text,label"]
+    for _ in range(num_rows):
+        label = generator.choice(["yes", "no", "yes"])
+        filler = generator.choices(["a", "film", "it", "was", "the"], k=generator.randint(2, 8))
+        filler.insert(generator.randrange(len(filler)), generator.choice(WORDS[label]))
+        lines.append(f"{' '.join(filler)},{label}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_real_grid_learns_goes_on_and_makes_a_table(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(bundle, tmp_path / name / "bundle")
+    train = write_rows(tmp_path / "train.csv", num_rows=160, seed=1)
+    validation = write_rows(tmp_path / "validation.csv", num_rows=40, seed=2)
+    options = [
+        *f"--tasks own --lrs 5e-3 --batch_sizes 16 --seeds 1 2 --output {tmp_path}/grid".split(),
+        *f"--encoder {tmp_path}/first --encoder {tmp_path}/second/bundle".split(),
+        *f"--fit.data.train {train} --fit.data.validation {validation}".split(),
+        *"--fit.data.max_len 16 --fit.trainer.max_epochs 2 --fit.trainer.accelerator cpu".split(),
+        *"--in_process true".split(),
+    ]
+    run_grid(options)
+    run_grid(options)
+    assert "4 trials: 4 done, 0 failed, 0 to run" in capsys.readouterr().out
+    assert len(list((tmp_path / "grid").rglob("model.safetensors"))) == 2
+    run_report([str(tmp_path / "grid")])
+    printed = capsys.readouterr().out
+    assert (
+        "## Own data" in printed and "| own | first | validation | 40 | accuracy | 2 |" in printed
+    )
+    assert "equal in every pair" in printed  # the two encoders have the same weights
+    assert (tmp_path / "grid/report/figure.png").is_file()

@@ -1,0 +1,196 @@
+"""What is counted before training: balance, lengths, overlap, the majority guess."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finetune.data.encoding import TextEncoder
+from finetune.data.inspection import (
+    LENGTH_EDGES,
+    inspect_task,
+    normalised,
+    overlaps,
+    overview_lines,
+)
+from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
+
+RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=24, source="a test")
+
+
+def spec(**changes: object) -> TaskSpec:
+    values = {
+        "name": "films",
+        "title": "Films",
+        "labels": ("bad", "good"),
+        "score": ("accuracy",),
+        "segments": "separators",
+        "sizes": {},
+        "recipe": RECIPE,
+    }
+    return TaskSpec(**{**values, **changes})
+
+
+def split(*examples: tuple[str, float | None] | tuple[str, str, float | None]) -> SplitRows:
+    rows = []
+    for number, (text, *pair, target) in enumerate(examples):
+        rows.append(Row(number + 1, str(number), text, pair[0] if pair else "", target))
+    return SplitRows(source="films.csv", rows=tuple(rows))
+
+
+def films(**changes: object) -> LoadedTask:
+    splits = {
+        "train": split(("Good  film", 1), ("good film", 1), ("it was great", 1), ("poor", 0)),
+        "validation": split(("bad", 0), ("GOOD\nfilm", 1), ("a film", 0)),
+        "test": split(("Bad", 0), ("it was  great", 1)),
+    }
+    return LoadedTask(spec=spec(**changes), splits=splits)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_equal"),
+    [
+        (("A  film\n", ""), ("a film", ""), True),
+        (("Straße", ""), ("STRASSE", ""), True),
+        (("a film", "bad"), ("a film bad", ""), False),
+        (("a film", "bad"), ("a", "film bad"), False),
+        (("a film", "Bad "), (" a film", "bad"), True),
+    ],
+)
+def test_only_case_and_white_space_are_ignored(first, second, are_equal) -> None:
+    assert (normalised(*first) == normalised(*second)) is are_equal
+
+
+def test_rows_that_stand_in_two_splits_are_counted() -> None:
+    assert overlaps(films().splits) == {
+        "validation in train": 1,
+        "test in train": 1,
+        "test in validation": 1,
+        "duplicates in train": 1,
+    }
+
+
+def test_every_evaluated_split_is_compared(tokenizer_json) -> None:
+    names = ("train", "validation", "validation_mismatched", "test", "test_mismatched")
+    found = overlaps({name: split((f"a {name}", 0)) for name in names})
+    assert not any(found.values())
+    assert set(found) == {
+        "validation in train",
+        "validation_mismatched in train",
+        "test in train",
+        "test_mismatched in train",
+        "test in validation",
+        "test in validation_mismatched",
+        "test_mismatched in validation",
+        "test_mismatched in validation_mismatched",
+        "duplicates in train",
+    }
+
+
+def test_the_released_hyperpartisan_split_leaks_58_of_65_test_rows(shared_dir) -> None:
+    folder = shared_dir / "data" / "hyperpartisan"
+    splits = {}
+    for name, file in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        lines = (folder / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
+        splits[name] = split(*[(json.loads(line)["text"], 0) for line in lines])
+    found = overlaps(splits)
+    assert (found["test in train"], found["test in validation"]) == (51, 7)
+    loaded = LoadedTask(spec=spec(), splits=splits)
+    lines = overview_lines(inspect_task(loaded, {}, max_len=512))
+    (line,) = [line for line in lines if line.startswith("OVERLAP")]
+    assert "51 of 65 test in train (78.5%), 7 of 65 test in validation (10.8%)" in line
+
+
+def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
+    loaded = films(segments="sentences")
+    encoder = TextEncoder(tokenizer_json, max_len=5, segments="sentences")
+    long = split(("it was. " * 10, 1), ("bad", 0), ("a film", 0))
+    loaded = LoadedTask(spec=loaded.spec, splits={**loaded.splits, "validation": long})
+    encoded = {"validation": encoder.encode_packed(long.rows, long.source)}
+    found = inspect_task(
+        loaded,
+        encoded,
+        max_len=5,
+        num_rows_whole={"validation": 9},
+        repairs={"validation": {"rows mended": 2}},
+    )
+    validation = found.splits["validation"]
+    assert (validation.num_rows, validation.num_rows_whole) == (3, 9)
+    assert dict(validation.labels) == {"bad": 2, "good": 1}
+    assert dict(validation.repairs) == {"rows mended": 2}
+    assert validation.lengths is not None
+    assert validation.lengths.longest == 32
+    assert validation.lengths.median == 4
+    assert validation.lengths.share_truncated == pytest.approx(1 / 3)
+    assert validation.lengths.segments_median == 1
+    assert len(validation.lengths.histogram) == len(LENGTH_EDGES)
+    assert validation.lengths.histogram[:4] == (2, 0, 1, 0)
+    assert found.splits["train"].lengths is None
+    text = "\n".join(overview_lines(found))
+    assert "3 of 9 rows; bad 66.7%, good 33.3%" in text
+    assert "33.3% truncated" in text
+    assert "2 x rows mended" in text
+
+
+def test_the_majority_guess_is_scored_on_every_labelled_split() -> None:
+    found = inspect_task(films(), {}, max_len=24)
+    assert found.majority_answer == "'good'"
+    assert found.majority["validation"]["accuracy"] == pytest.approx(1 / 3)
+    assert found.majority["test"]["accuracy"] == 0.5
+    assert found.majority["validation"]["score"] == pytest.approx(1 / 3)
+
+
+def test_where_the_majority_label_has_no_f1_the_best_constant_label_is_scored_too() -> None:
+    splits = {
+        "train": split(("a", 0), ("b", 0), ("c", 1)),
+        "validation": split(("d", 0), ("e", 1)),
+    }
+    found = inspect_task(LoadedTask(spec=spec(score=("f1",)), splits=splits), {}, max_len=24)
+    assert found.majority_answer == "'bad'"
+    assert found.majority["validation"]["score"] == 0.0
+    assert found.best_constant_answer == "'good'"
+    assert found.best_constant["validation"]["score"] == pytest.approx(2 / 3)
+    by_accuracy = inspect_task(LoadedTask(spec=spec(), splits=splits), {}, max_len=24)
+    assert by_accuracy.best_constant == {}
+
+
+def test_a_regression_guesses_the_mean_and_shows_the_scores() -> None:
+    splits = {
+        "train": split(("a", "b", 1.0), ("c", "d", 4.0)),
+        "validation": split(("a", "d", 2.5), ("b", "c", 4.5)),
+        "test": split(("a", "d", None)),
+    }
+    regression = spec(labels=(), score=("pearson", "spearman"), score_range=(0.0, 5.0))
+    found = inspect_task(LoadedTask(spec=regression, splits=splits), {}, max_len=24)
+    assert found.splits["train"].target_mean == 2.5
+    assert found.splits["train"].target_std == 1.5
+    assert found.majority["validation"]["mse"] == pytest.approx(2.0)
+    assert found.majority["validation"]["score"] == 0.0
+    assert set(found.majority) == {"validation"}
+    assert found.majority_answer == "2.500"
+    text = "\n".join(overview_lines(found))
+    assert "score 2.500 ± 1.500" in text
+    assert "test        1 rows; no labels" in text
+    assert "OVERLAP     1 of 1 test in validation" in text
+
+
+def test_without_overlap_it_says_so_and_a_warning_is_shown() -> None:
+    loaded = LoadedTask(
+        spec=spec(warning="leaky"), splits={"train": split(("a", 1)), "validation": split(("b", 0))}
+    )
+    lines = overview_lines(inspect_task(loaded, {}, max_len=24))
+    assert "overlap     none between splits" in lines
+    assert "warning     leaky" in lines
+
+
+def test_the_result_is_plain_json(tokenizer_json) -> None:
+    loaded = films()
+    encoder = TextEncoder(tokenizer_json, max_len=24)
+    encoded = {
+        name: encoder.encode_packed(rows.rows, "films.csv") for name, rows in loaded.splits.items()
+    }
+    found = inspect_task(loaded, encoded, max_len=24).to_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    assert found["overlaps"]["test in train"] == 1
+    assert np.sum(found["splits"]["train"]["lengths"]["histogram"]) == 4
+    assert found["length_edges"][0] == 0

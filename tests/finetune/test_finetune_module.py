@@ -1,0 +1,166 @@
+"""The training step: losses, schedule, and gradients that do not depend on micro-batches."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_runs import write_splits
+from pytorch_lightning import Callback, Trainer, seed_everything
+
+from finetune.data.datamodule import TaskDataModule
+from finetune.metrics import scores
+from finetune.module import FinetuneModule, log_prefix, row_losses
+from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+from ponet import SequenceClassifier
+
+
+class Start(Callback):
+    """Keeps a copy of the classifier before its first step."""
+
+    classifier: SequenceClassifier
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.classifier = copy.deepcopy(pl_module.classifier)
+
+
+def train(bundle: Path, folder: Path, **options: Any) -> tuple[Start, FinetuneModule]:
+    """One epoch without dropout; `data` and `optimizer` hold their options."""
+    seed_everything(7, verbose=False)
+    files = write_splits(folder, num_train=50)
+    data = TaskDataModule(
+        train=files[1],
+        validation=files[3],
+        encoder=str(bundle),
+        **{"max_len": 16, "global_batch_size": 16, **options.pop("data", {})},
+    )
+    settings = options.pop("optimizer", {"lr": 3e-3})
+    module = FinetuneModule(
+        str(bundle), dropout_prob=0.0, optimizer=OptimizerConfig(**settings), **options
+    )
+    start = Start()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        accumulate_grad_batches=data.accumulation(1),
+        callbacks=[start],
+    )
+    trainer.fit(module, datamodule=data)
+    return start, module
+
+
+def assert_same_weights(one: torch.nn.Module, two: torch.nn.Module, *, atol: float) -> None:
+    for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 6, 5])
+def test_accumulation_trains_the_same_weights(
+    bundle: Path, tmp_path: Path, micro_batch_size: int
+) -> None:
+    _, whole = train(bundle, tmp_path)
+    _, parts = train(bundle, tmp_path, data={"micro_batch_size": micro_batch_size})
+    assert parts.trainer.accumulate_grad_batches == -(-16 // micro_batch_size)
+    assert parts.trainer.global_step == whole.trainer.global_step == 4  # 16 + 16 + 16 + 2 rows
+    assert_same_weights(whole.classifier, parts.classifier, atol=2e-5)
+    assert whole.evaluation["validation"] == pytest.approx(parts.evaluation["validation"], abs=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch_size", [64, 16])
+def test_a_step_on_a_smaller_last_batch_is_that_of_the_mean_loss(
+    bundle: Path, tmp_path: Path, micro_batch_size: int
+) -> None:
+    sizes = {"global_batch_size": 64, "micro_batch_size": micro_batch_size}
+    start, module = train(bundle, tmp_path, data=sizes, optimizer={"lr": 1e-2, "eps": 1e-3})
+    assert module.trainer.global_step == 1
+    rows = module.datamodule._encoded["train"][[(row, 1.0) for row in range(50)]]
+    by_hand = start.classifier.train()
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-2, eps=1e-3, weight_decay=0.0)
+    loss = torch.nn.functional.cross_entropy(by_hand(rows.inputs), rows.targets_B)
+    loss.backward()
+    optimizer.step()
+    assert module.step_loss is not None
+    assert float(module.step_loss) == pytest.approx(loss.item(), abs=1e-5)
+    assert_same_weights(module.classifier, by_hand, atol=1e-5)
+
+
+def test_scores_are_those_of_all_rows_in_order(bundle: Path, tmp_path: Path) -> None:
+    _, module = train(bundle, tmp_path, data={"eval_batch_size": 7})
+    rows = module.datamodule._encoded["validation"][[(row, 1.0) for row in range(50)]]
+    with torch.no_grad():
+        outputs = module.classifier.eval()(rows.inputs)
+    losses = row_losses(outputs, rows.targets_B, is_regression=False)
+    wanted = {
+        **scores(module.spec, outputs, rows.targets_B),
+        "loss": float(losses.mean()),
+        "num_rows": 50,
+    }
+    assert module.evaluation["validation"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_longer_texts_than_pretrained_extend_the_positions(bundle: Path, tmp_path: Path) -> None:
+    start, module = train(bundle, tmp_path, data={"max_len": 50})
+    weight = start.classifier.encoder.embeddings.position.weight
+    assert module.classifier.encoder.config.max_positions == 50
+    torch.testing.assert_close(weight[24:48], weight[:24])
+    start, _ = train(bundle, tmp_path, data={"max_len": 50}, random_init=True)
+    weight = start.classifier.encoder.embeddings.position.weight
+    assert weight.shape[0] == 50 and not torch.allclose(weight[24:48], weight[:24])
+
+
+def test_options_reach_the_encoder(bundle: Path, tmp_path: Path) -> None:
+    _, module = train(bundle, tmp_path, gradient_checkpointing=True)
+    assert module.classifier.encoder.gradient_checkpointing is True
+    assert module.classifier.encoder.config.dropout_prob == 0.0
+    assert module.source is not None and module.source.name == bundle.parent.name
+    with pytest.raises(ValueError, match="dropout_prob is 1.0"):
+        FinetuneModule(str(bundle), dropout_prob=1.0)
+
+
+def test_row_losses_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0))]], dtype=torch.float64)
+    losses = row_losses(logits, torch.tensor([0, 1]), is_regression=False)
+    torch.testing.assert_close(losses, torch.tensor([2.0, 4 / 3]).log())
+    losses = row_losses(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.5]), is_regression=True)
+    assert losses.tolist() == [4.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ({"warmup_share": 0.5}, [0.5, 1.0, 1.0, 0.5, 0.0]),
+        ({"warmup_share": 0.5, "schedule": "constant"}, [0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_learning_rate_by_hand(options: Any, wanted: list[float]) -> None:
+    config = OptimizerConfig(**options)
+    assert [learning_rate_factor(s, config=config, total_steps=4) for s in range(5)] == wanted
+
+
+def test_only_matrices_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    decayed, plain = build_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
+    assert decayed["weight_decay"] == 0.1 and [p.ndim for p in decayed["params"]] == [2]
+    assert plain["weight_decay"] == 0.0 and [p.ndim for p in plain["params"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", 0.0), ("lr", float("nan")), ("warmup_share", 1.0), ("weight_decay", -1.0), ("eps", 0)],
+)
+def test_optimiser_settings_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is"):
+        OptimizerConfig(**{name: value})
+
+
+def test_splits_have_short_names_in_logs() -> None:
+    assert log_prefix("validation_mismatched") == "val_mismatched"
+    assert log_prefix("test") == "test"

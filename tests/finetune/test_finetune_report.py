@@ -1,0 +1,266 @@
+"""Tables from results: choice on validation only, all seeds, comparisons, notes, files."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from grid_fakes import make_result, write
+
+from finetune.reporting.choice import Entry
+from finetune.reporting.command import parse_report, run_report
+from finetune.reporting.files import csv_text, json_text
+from finetune.reporting.model import Report, make_report
+from finetune.reporting.runs import find_runs
+from finetune.reporting.text import markdown
+
+
+def report_of(folder: Path, *, with_published: bool = True) -> Report:
+    return make_report(find_runs([folder]), with_published=with_published)
+
+
+def entry_of(report: Report, encoder: str = "ponet", split: str = "") -> Entry:
+    found = (e for e in report.entries if e.encoder == encoder)
+    return next(e for e in found if not split or e.column.split == split)
+
+
+def write_seeds(folder: Path, scores: dict[int, float], encoder: str = "ponet", **changed) -> None:
+    for seed, score in scores.items():
+        write(folder, make_result(encoder=encoder, score=score, seed=seed, **changed))
+
+
+def test_the_setting_is_chosen_by_mean_validation_and_never_by_test(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write(tmp_path, make_result("imdb", score=0.80, test=0.70, lr=1e-4, seed=seed))
+        write(tmp_path, make_result("imdb", score=0.79, test=0.99, lr=3e-5, seed=seed))
+    entry = entry_of(report_of(tmp_path))
+    assert entry.choice.setting["lr"] == 1e-4 and entry.choice.num_settings == 2
+    assert entry.column.split == "test" and entry.scores == [0.70, 0.70]
+
+
+def test_the_mean_decides_and_not_the_best_seed(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.9, 2: 0.1}, lr=1e-4)
+    write_seeds(tmp_path, {1: 0.6, 2: 0.6}, lr=3e-5)
+    entry = entry_of(report_of(tmp_path))
+    assert entry.choice.setting["lr"] == 3e-5 and entry.scores == [0.6, 0.6]
+
+
+def test_a_setting_with_fewer_seeds_cannot_win(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.9}, lr=1e-4)
+    write_seeds(tmp_path, {1: 0.5, 2: 0.5}, lr=3e-5)
+    report = report_of(tmp_path)
+    assert entry_of(report).choice.setting["lr"] == 3e-5
+    assert "2 (1 with fewer seeds, not eligible)" in markdown(report)
+
+
+def test_mean_and_interval_are_students(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.40, 2: 0.50, 3: 0.60})
+    summary = entry_of(report_of(tmp_path)).summary
+    assert summary.mean == pytest.approx(0.5)
+    assert summary.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    text = markdown(report_of(tmp_path))
+    assert "| ponet | 50.0 ± 24.8 (3) |" in text and "25.2 to 74.8 | 40.0 to 60.0" in text
+
+
+def test_one_seed_claims_no_spread_and_no_verdict(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4})
+    write_seeds(tmp_path, {1: 0.3}, "bert")
+    text = markdown(report_of(tmp_path))
+    assert "| ponet | 40.0 (1) |" in text and "one seed: no spread" in text
+    assert "one pair: not judged" in text and "n = 1: a single seed says nothing" in text
+
+
+def test_two_seeds_are_reported_with_a_warning(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5})
+    assert "n = 2: the interval is 12.7 standard errors" in markdown(report_of(tmp_path))
+
+
+def test_encoders_are_compared_on_equal_seeds_only(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.50, 2: 0.40, 3: 0.60, 4: 0.99})
+    write_seeds(tmp_path, {1: 0.48, 2: 0.39, 3: 0.585}, "bert")
+    comparison = report_of(tmp_path).comparisons[0]
+    assert (comparison.first, comparison.second) == ("bert", "ponet")
+    assert comparison.difference.n == 3 and comparison.num_unpaired == 1
+    assert comparison.difference.mean == pytest.approx(-0.015)
+    assert comparison.verdict == "separable"
+    text = markdown(report_of(tmp_path))
+    assert "3 (+1 unpaired)" in text and "unequal numbers of seeds for CoLA" in text
+
+
+def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) -> None:
+    for encoder, gain in (("ponet", 0.0), ("bert", 0.02)):
+        for fold, score in enumerate((0.7, 0.8, 0.75)):
+            result = make_result(
+                "hyperpartisan", encoder, score=score, test=score + gain, seed=fold, fold=fold
+            )
+            result["data"]["splits"]["train"]["num_rows"] = 3000
+            write(tmp_path, result)
+    report = report_of(tmp_path)
+    plain = 4.302653 * 0.05 / math.sqrt(3)
+    expected = plain * math.sqrt((1 / 3 + 1 / 3) * 3)
+    assert entry_of(report).summary.half_width == pytest.approx(expected, rel=1e-6)
+    assert report.comparisons[0].difference.n == 3
+    text = markdown(report)
+    assert "every seed is another fold" in text
+    assert "96.2" not in text and "leaky split" in text
+
+
+def test_diverged_seeds_count_with_the_majority_score_and_are_flagged(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.5, 2: 0.5}, majority=0.2)
+    lost = make_result(seed=3, majority=0.2, diverged=True, reason="loss is nan", evaluation={})
+    write(tmp_path, lost)
+    report = report_of(tmp_path)
+    entry = entry_of(report)
+    assert entry.scores == [0.5, 0.5, 0.2] and entry.num_diverged == 1
+    text = markdown(report)
+    assert "40.0 ± 43.0 (3) †▽" in text and "| 1 of 3 |" in text
+    assert "1 of 3 trials diverged, 1 of them in the chosen setting; all count, 1 before" in text
+
+
+def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.56, 2: 0.56}, task="wnli", majority=0.56, num_rows=71)
+    report = report_of(tmp_path)
+    assert entry_of(report).against_constant == "at or below"
+    text = markdown(report)
+    assert "56.0 (2, all equal) ▼" in text and "WNLI 1.4 (71)" in text
+
+
+def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) -> None:
+    result = make_result("imdb", score=0.7, test=0.6, majority=0.0)
+    result["data"]["splits"]["test"]["labels"] = {"neg": 500, "pos": 500}
+    write(tmp_path, result)
+    entry = entry_of(report_of(tmp_path))
+    assert entry.constant == pytest.approx(2 / 3) and entry.against_constant == "at or below"
+
+
+def test_mnli_has_a_column_for_each_half(tmp_path: Path) -> None:
+    result = make_result("mnli", score=0.6)
+    for group in ("evaluation", "majority"):
+        result[group]["validation_mismatched"] = {**result[group]["validation"], "score": 0.65}
+    write(tmp_path, result)
+    report = report_of(tmp_path)
+    assert [e.column.title for e in report.entries] == ["MNLI m", "MNLI mm"]
+    assert entry_of(report, split="validation_mismatched").scores == [0.65]
+    assert [dict(e.column.published)["PoNet-Base"] for e in report.entries] == [76.99, 77.21]
+
+
+def test_averages_hold_tasks_that_all_encoders_have_and_leave_wnli_out(tmp_path: Path) -> None:
+    for task, score in (("cola", 0.2), ("rte", 0.6), ("wnli", 0.5)):
+        write_seeds(tmp_path, {1: score, 2: score + 0.02}, task=task)
+        write_seeds(tmp_path, {1: score, 2: score}, "bert", task=task)
+    write_seeds(tmp_path, {1: 0.9}, task="mrpc")
+    average = report_of(tmp_path).averages["GLUE"]
+    assert [column.title for column in average.columns] == ["CoLA", "RTE"]
+    assert average.summaries["bert"].mean == pytest.approx(0.4)
+    assert average.summaries["ponet"].n == 2
+    assert average.summaries["ponet"].mean == pytest.approx(0.41)
+    assert average.published["PoNet-Base"] == pytest.approx((45.36 + 64.26) / 2)
+    assert "bert has no result for MRPC" in markdown(report_of(tmp_path))
+
+
+def test_published_scores_are_marked_or_left_out_on_demand(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4})
+    text = markdown(report_of(tmp_path))
+    assert "*PoNet-Base, published* | 45.36" in text and "ModelScope card" in text
+    assert "they show where the task stands, not who is better" in text
+    assert "45.36" not in markdown(report_of(tmp_path, with_published=False))
+
+
+def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path) -> None:
+    result = make_result("rte", score=0.6)
+    result["data"]["overlaps"] = {"test in train": 51, "duplicates in train": 3}
+    result["data"]["warning"] = "leaky"
+    result["data"]["splits"]["train"]["num_rows_whole"] = 9000
+    write(tmp_path, result)
+    for name, files in (("a", ["trial.yaml", "failed.json"]), ("b", ["trial.yaml"])):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    text = markdown(report_of(tmp_path))
+    assert "RTE: leaky." in text and "OVERLAP between splits, 51 rows of test in train" in text
+    assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
+    assert "as they failed, 1 trial(s)" in text and "as they did not end, 1 trial(s)" in text
+
+
+def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4})
+    write_seeds(tmp_path, {2: 0.4}, device="NVIDIA H100")
+    text = markdown(report_of(tmp_path))
+    assert "torch 2.13.0" in text and "cpu (1); NVIDIA H100 (1)" in text
+    assert "`runs/ponet`" in text and "runs: 2, 0.0 hours" in text
+
+
+def test_random_initialisation_is_an_encoder_of_its_own(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4})
+    write(tmp_path, make_result(seed=1, random_init=True), "random")
+    names = {entry.encoder for entry in report_of(tmp_path).entries}
+    assert names == {"ponet", "ponet (random)"}
+
+
+def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5})
+    write(tmp_path, make_result("imdb", score=0.8, test=0.7))
+    rows = list(csv.DictReader(csv_text(report_of(tmp_path)).splitlines()))
+    assert [(r["task"], r["seed"], r["split"]) for r in rows] == [
+        ("cola", "1", "validation"),
+        ("cola", "2", "validation"),
+        ("imdb", "42", "validation"),
+        ("imdb", "42", "test"),
+    ]
+    assert rows[1]["matthews"] == "0.5" and rows[1]["f1"] == "" and rows[3]["f1"] == "0.7"
+    assert all(row["chosen"] == "True" and Path(row["path"]).is_dir() for row in rows)
+
+
+def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5})
+    content = json.loads(json_text(report_of(tmp_path)))
+    found = content["results"][0]
+    assert found["scores"] == [0.4, 0.5] and len(found["runs"]) == 2
+    assert found["best_run"].endswith("seed2") and found["setting"]["lr"] == 3e-5
+
+
+def test_results_of_several_folders_stand_together_and_repeated_ones_once(tmp_path: Path) -> None:
+    write_seeds(tmp_path / "a", {1: 0.4, 2: 0.5})
+    write_seeds(tmp_path / "b", {2: 0.9, 3: 0.6})
+    found = find_runs([tmp_path / "a", tmp_path / "b"])
+    assert len(found.runs) == 3 and found.num_duplicates == 1
+    report = make_report(found, with_published=False)
+    assert entry_of(report).scores == [0.4, 0.5, 0.6]
+    assert "stands in an earlier folder: 1 result(s)" in markdown(report)
+
+
+def test_results_that_must_not_stand_together_are_errors(tmp_path: Path) -> None:
+    write_seeds(tmp_path / "a", {1: 0.4})
+    write_seeds(tmp_path / "b", {2: 0.4}, digest="other weights")
+    with pytest.raises(ValueError, match="started from different weights"):
+        find_runs([tmp_path / "a", tmp_path / "b"])
+    write_seeds(tmp_path / "c", {2: 0.4}, num_rows=500)
+    with pytest.raises(ValueError, match="were scored on 1000 and 500 rows of validation"):
+        find_runs([tmp_path / "a", tmp_path / "c"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no result.json"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_the_command_writes_four_files_and_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.45})
+    write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert")
+    for _ in range(2):
+        run_report([str(tmp_path)])
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"table.md", "table.csv", "table.json", "figure.png"}
+    assert (tmp_path / "report/figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Encoders compared" in capsys.readouterr().out
+    assert parse_report(["a", "b", "--published", "false"]).published is False
+
+
+def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:
+    for number in range(600):
+        lr, seed = 1e-5 * (1 + number // 60), number % 60
+        write(tmp_path, make_result(score=0.3 + 1e-4 * number, lr=lr, seed=seed), str(number))
+    entry = entry_of(report_of(tmp_path))
+    assert entry.summary.n == 60 and entry.choice.num_settings == 10
+    assert entry.choice.setting["lr"] == pytest.approx(1e-4)

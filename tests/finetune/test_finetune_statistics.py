@@ -1,0 +1,105 @@
+"""Student t intervals against scipy and by hand; what one and two values may claim."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.reporting.statistics import (
+    estimate,
+    paired_difference,
+    student_t_cdf,
+    student_t_quantile,
+    verdict,
+)
+
+GAINS = [0.02, 0.03, 0.025]
+FINITE = st.floats(-1e3, 1e3, allow_nan=False)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 500])
+@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.995, 0.025, 1e-4])
+def test_t_quantiles_equal_scipys(df: int, probability: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.t.ppf(probability, df)
+    assert student_t_quantile(probability, df) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("df", [1, 2, 7, 8, 40])
+def test_t_probabilities_equal_scipys(df: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for t in (-30.0, -2.1, -0.3, 0.0, 0.7, 5.0):
+        assert student_t_cdf(t, df) == pytest.approx(stats.t.cdf(t, df), rel=1e-9, abs=1e-14)
+
+
+def test_quantiles_in_printed_tables() -> None:
+    printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262}
+    for df, value in printed.items():
+        assert round(student_t_quantile(0.975, df), 3) == value
+    assert student_t_quantile(0.5, 3) == 0.0
+
+
+@pytest.mark.parametrize(("probability", "df"), [(0.0, 3), (1.0, 3), (0.9, 0)])
+def test_impossible_quantiles_are_errors(probability: float, df: int) -> None:
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        student_t_quantile(probability, df)
+
+
+def test_three_seeds_by_hand() -> None:
+    found = estimate([0.40, 0.50, 0.60])
+    half_width = 4.302653 * 0.1 / math.sqrt(3)
+    assert found.n == 3 and found.mean == pytest.approx(0.5)
+    assert found.half_width == pytest.approx(half_width, rel=1e-6)
+    assert (found.minimum, found.maximum) == (0.40, 0.60)
+
+
+def test_folds_that_share_training_rows_get_a_wider_interval() -> None:
+    values = [0.7, 0.8, 0.75, 0.72, 0.81]
+    alone, folds = estimate(values), estimate(values, shared_rows_ratio=1 / 3)
+    assert folds.mean == alone.mean
+    assert folds.half_width / alone.half_width == pytest.approx(math.sqrt((1 / 5 + 1 / 3) * 5))
+
+
+def test_one_value_has_no_interval() -> None:
+    found = estimate([0.5])
+    assert (found.n, found.low, found.high, found.half_width) == (1, None, None, None)
+    assert verdict(found) == "one pair: not judged"
+
+
+@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
+def test_nothing_or_a_number_that_is_not_finite_is_an_error(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="one or more finite"):
+        estimate(values)
+
+
+@given(st.lists(FINITE, min_size=2, max_size=8), FINITE)
+def test_the_interval_holds_the_mean_and_moves_with_the_values(
+    values: list[float], shift: float
+) -> None:
+    found, moved = estimate(values), estimate([value + shift for value in values])
+    assert found.low <= found.mean <= found.high
+    assert moved.mean == pytest.approx(found.mean + shift, abs=1e-6)
+    assert moved.half_width == pytest.approx(found.half_width, abs=1e-6)
+
+
+def test_pairing_removes_what_seeds_have_in_common() -> None:
+    easy_and_hard_seeds = [0.9, 0.5, 0.7]
+    better = [value + gain for value, gain in zip(easy_and_hard_seeds, GAINS, strict=True)]
+    difference = paired_difference(better, easy_and_hard_seeds)
+    assert verdict(difference) == "separable" and difference.low > 0
+    assert estimate(better).low < estimate(easy_and_hard_seeds).mean
+
+
+def test_pairs_that_disagree_are_not_separable() -> None:
+    assert verdict(paired_difference([0.6, 0.4, 0.5], [0.5, 0.5, 0.5])) == "not separable"
+
+
+def test_differences_without_spread_are_not_judged() -> None:
+    assert verdict(paired_difference([0.5, 0.5], [0.5, 0.5])) == "equal in every pair"
+    assert verdict(paired_difference([0.6, 0.7], [0.5, 0.6])) == "no spread: not judged"
+
+
+def test_unequal_numbers_of_seeds_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        paired_difference([0.1, 0.2], [0.1])

@@ -1,0 +1,181 @@
+"""Which trials a grid has and what each is told; mistakes in a grid's file."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.grids.config import GridConfig, merged, parse_grid, read_grid_yaml
+from finetune.grids.trials import encoder_choices, encoder_name, expand, flat, largest_divisor
+
+
+def grid(**changed) -> GridConfig:
+    values = {
+        "tasks": ("cola", "rte"),
+        "encoders": ("runs/a", "runs/b"),
+        "lrs": (3e-5, 1e-4),
+        "batch_sizes": (8, 32),
+        "seeds": (42, 43, 44),
+    }
+    return GridConfig(**{**values, **changed})
+
+
+def test_every_combination_is_a_trial_once() -> None:
+    trials = expand(grid(), {})
+    combinations = {(t.task, t.encoder.path, t.lr, t.batch_size, t.seed) for t in trials}
+    assert len(trials) == len(combinations) == 2 * 2 * 2 * 2 * 3
+    assert len({trial.name for trial in trials}) == len(trials)
+
+
+def test_all_settings_of_a_seed_come_before_the_next_seed() -> None:
+    seeds = [trial.seed for trial in expand(grid(), {})]
+    assert seeds == sorted(seeds)
+
+
+def test_a_trial_is_told_all_that_decides_it() -> None:
+    config = grid(fit={"trainer": {"max_epochs": 4}, "data": {"max_len": 64}}, folder="glue_data")
+    trial = expand(config, {})[0]
+    options = flat(trial.settings)
+    assert trial.name == "cola/a/lr3e-05-bs8-seed42"
+    assert options["model.encoder"] == "runs/a" and options["model.random_init"] is False
+    assert options["model.optimizer.lr"] == 3e-5 and options["seed_everything"] == 42
+    assert options["data.global_batch_size"] == options["data.micro_batch_size"] == 8
+    assert options["data.max_len"] == 64 and options["data.folder"] == "glue_data"
+    assert options["trainer.max_epochs"] == 4 and options["trainer.devices"] == 1
+
+
+def test_a_task_may_have_its_own_options_rates_and_seeds() -> None:
+    own = {"lrs": (1e-3,), "seeds": (1,), "trainer": {"max_epochs": 1}}
+    config = grid(fit={"trainer": {"max_epochs": 4, "precision": "32-true"}}, task_fit={"rte": own})
+    rte = [trial for trial in expand(config, {}) if trial.task == "rte"]
+    assert {(t.lr, t.seed) for t in rte} == {(1e-3, 1)} and len(rte) == 4
+    expected = {"devices": 1, "enable_progress_bar": False, "max_epochs": 1}
+    assert rte[0].settings["trainer"] == {**expected, "precision": "32-true"}
+
+
+def test_seeds_of_a_cross_validated_task_walk_through_folds_then_repeats() -> None:
+    trials = expand(grid(seeds=(1, 2, 3, 4, 5, 6, 7), lrs=(1e-4,), batch_sizes=(32,)), {"rte": 5})
+    rte = [t for t in trials if t.task == "rte" and t.encoder.name == "a"]
+    assert [(t.fold, t.repeat) for t in rte] == [
+        *((fold, 0) for fold in range(5)),
+        *((fold, 1) for fold in range(2)),
+    ]
+    assert rte[1].name.endswith("seed2-fold1") and rte[6].name.endswith("seed7-fold1-repeat1")
+    assert all(t.fold == 0 for t in trials if t.task == "cola")
+
+
+@pytest.mark.parametrize(
+    ("number", "at_most", "divisor"), [(8, 32, 8), (128, 32, 32), (24, 16, 12)]
+)
+def test_micro_batches_always_divide_the_batch(number: int, at_most: int, divisor: int) -> None:
+    assert largest_divisor(number, at_most) == divisor
+
+
+def test_encoders_are_called_after_their_runs() -> None:
+    assert encoder_name("runs/small/bundle") == encoder_name("runs/small") == "small"
+    choices = encoder_choices(["runs/a", "random:runs/a/bundle"])
+    assert [(c.path, c.name, c.random_init) for c in choices] == [
+        ("runs/a", "a", False),
+        ("runs/a/bundle", "a-random", True),
+    ]
+
+
+def test_two_encoders_of_one_name_are_an_error() -> None:
+    with pytest.raises(ValueError, match="runs/a and old/a/bundle are both called 'a'"):
+        encoder_choices(["runs/a", "old/a/bundle"])
+
+
+@pytest.mark.parametrize(
+    ("options", "decisive"),
+    [
+        ({"model": {"optimizer": {"lr": 1e-3}}}, "lrs"),
+        ({"data": {"global_batch_size": 8}}, "batch_sizes"),
+        ({"seed_everything": 1}, "seeds"),
+        ({"run": {"name": "x"}}, "--output"),
+    ],
+)
+def test_an_option_that_the_grid_decides_is_an_error(options, decisive: str) -> None:
+    with pytest.raises(ValueError, match=f"which the grid decides: set {decisive}"):
+        expand(grid(fit=options), {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": (1, 1)}, "a value stands there twice"),
+        ({"seeds": (-1,)}, "a seed is in"),
+        ({"lrs": ()}, "lrs is empty"),
+        ({"lrs": (0.0,)}, "must be > 0"),
+        ({"batch_sizes": (0,)}, "1 example or more"),
+        ({"encoders": ()}, "--encoder PATH"),
+        ({"task_fit": {"sst2": {}}}, "task_fit has 'sst2'; the tasks are cola, rte"),
+        ({"task_fit": {"rte": {"lrs": ()}}}, "lrs is empty"),
+    ],
+)
+def test_impossible_grids_are_errors(changed, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid(**changed)
+
+
+def test_a_grids_file_and_the_command_line_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "tasks: [cola, rte]\nlrs: [3e-5, 1.0e-4]\nseeds: 42\nencoders: [runs/a]\n"
+        "fit:\n  data: {max_len: 128}\ntask_fit:\n  rte: {lrs: [1e-3]}\n"
+    )
+    config, run = parse_grid(["--config", str(path)])
+    assert config.lrs == (3e-5, 1e-4) and config.seeds == (42,)
+    assert config.task_fit["rte"]["lrs"] == (1e-3,) and run.output == Path("runs/grid")
+    options = "--encoder x --encoder y --seeds 1 2 --folder data --folder rte=other".split()
+    options += "--fit.data.max_len 64 --fit.trainer.max_epochs=1 --dry_run true --jobs 3".split()
+    config, run = parse_grid(["--config", str(path), *options])
+    assert config.encoders == ("x", "y") and config.seeds == (1, 2) and config.folder == "data"
+    assert config.fit == {"data": {"max_len": 64}, "trainer": {"max_epochs": 1}}
+    assert config.task_fit["rte"]["data"] == {"folder": "other"}
+    assert run.dry_run and run.jobs == 3
+    folders = {t.task: t.settings["data"]["folder"] for t in expand(config, {})}
+    assert folders == {"cola": "data", "rte": "other"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrs: [1]", "is no grid, it has no `tasks:`"),
+        ("tasks: [cola]\nlr: 1", "unknown key 'lr'; the keys are tasks, encoders"),
+        ("tasks: [cola]\nlrs: [fast]", "lrs is .*'fast'.*; give a list of float"),
+        ("tasks: [cola]\nseeds: [1.5]", "give a list of int"),
+        ("tasks: [cola]\nfit: 3", "fit is 3; give options"),
+        ("tasks: [cola]\ntask_fit: {cola: 3}", "task_fit of cola is 3"),
+        ("tasks: [", "is not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_grids_file_name_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_grid_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--tasks", "cola"], "lrs is missing"),
+        (["--lrs", "x"], "--lrs.*invalid float"),
+        (["--tasks", "cola", "--lrs", "1", "--encoder", "a", "--speed", "9"], "unknown option"),
+        (["--tasks", "cola", "--lrs", "1", "--encoder", "a", "--fit.x"], "--fit.x has no value"),
+        (["--dry_run", "perhaps"], "neither true nor false"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_message(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_grid(options)
+
+
+def test_merging_goes_group_by_group_and_changes_nothing_given() -> None:
+    base = {"a": {"b": 1, "c": {"d": 2}}, "e": [1]}
+    assert merged(base, {"a": {"c": {"f": 3}}, "e": [2]}) == {
+        "a": {"b": 1, "c": {"d": 2, "f": 3}},
+        "e": [2],
+    }
+    assert base == {"a": {"b": 1, "c": {"d": 2}}, "e": [1]}
