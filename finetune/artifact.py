@@ -138,9 +138,8 @@ def load_classifier(
         ValueError: A file is missing, damaged, or does not fit the others.
     """
     folder = classifier_folder(folder)
-    config = _read_config(folder / _CONFIG)
-    sizes = EncoderConfig.from_dict(config.pop("encoder"))
-    info = _info(config, folder / _CONFIG)
+    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
+    info = read_info(folder)
     model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
     load_weights(model, folder)
     max_len = max_len or info.max_len
@@ -150,6 +149,18 @@ def load_classifier(
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def read_info(folder: str | Path) -> ClassifierInfo:
+    """Return what a classifier's folder, or its run's, says about it, without its weights.
+
+    Raises:
+        ValueError: There is no classifier, or its config.json is damaged.
+    """
+    path = classifier_folder(folder) / _CONFIG
+    config = _read_config(path)
+    del config["encoder"]
+    return _info(config, path)
 
 
 def load_weights(model: SequenceClassifier, folder: Path) -> None:

@@ -112,6 +112,11 @@ def _print_tasks(options: Sequence[str]) -> None:
         sources += ["--data.folder"] if spec.read_folder else []
         score = " + ".join(spec.score)
         lines.append(_TaskLine(name, rows, score, spec.segments, ", ".join(sources)))
+        if spec.carve_validation:
+            notes.append(f"{name}: {spec.carve_validation:.0%} of the training rows are validation")
+        if spec.num_folds:
+            folds = f"{spec.num_folds} folds (--data.fold, --data.repeat)"
+            notes.append(f"{name}: all rows together, without duplicates, are cut into {folds}")
         notes += [f"{name}: {spec.warning}"] if spec.warning else []
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:

@@ -7,7 +7,6 @@ the best epoch was chosen on validation.
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -22,15 +21,22 @@ from data_prep.allowed_modules import (
     only_allowed_modules,
     without_modules,
 )
-from finetune.artifact import load_weights
+from data_prep.command_line import listed, reject_decided_values, seed_number
+from finetune.artifact import load_weights, read_info
 from finetune.callbacks import BestClassifier
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.inspection import overview_lines
 from finetune.module import FinetuneModule
-from finetune.outcome import evaluation_lines, fit_lines, fit_result
+from finetune.outcome import evaluation_lines, fit_lines, fit_result, trained_constants
 from finetune.result import write_result
 from finetune.run_config import CONFIG_FILE, RESULT_FILE, RunConfig
-from finetune.run_setup import fit_callbacks, progress_callbacks, quiet_libraries, run_loggers
+from finetune.run_setup import (
+    fit_callbacks,
+    own_tracking,
+    progress_callbacks,
+    quiet_libraries,
+    run_loggers,
+)
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {
@@ -72,7 +78,7 @@ class RunFolder(SaveConfigCallback):
         run.folder.mkdir(parents=True, exist_ok=True)
         run.clear()
         config = self.config.clone()
-        for key in (*DECIDED_BY, "ckpt_path", "weights_only"):
+        for key in DECIDED_BY:
             config.pop(key, None)
         path = run.folder / CONFIG_FILE
         self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
@@ -101,7 +107,7 @@ class FinetuneCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The Lightning commands; `predict` reads files and is a command of its own."""
-        skipped = {"model", "dataloaders", "datamodule"}
+        skipped = {"model", "dataloaders", "datamodule", "ckpt_path", "weights_only"}
         return {
             "fit": {*skipped, "train_dataloaders", "val_dataloaders"},
             "validate": skipped,
@@ -118,7 +124,7 @@ class FinetuneCLI(LightningCLI):
         """Add the options of a run, and link what two components share."""
         parser.add_class_arguments(RunConfig, "run")
         parser.link_arguments("model.encoder", "data.encoder")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line: nothing is read from a checkpoint."""
@@ -127,8 +133,6 @@ class FinetuneCLI(LightningCLI):
         """Look at the run's folder, and fill in what depends on it."""
         config = self.config[self.subcommand]
         self.run = RunConfig(**vars(config.run))
-        if config.ckpt_path is not None:
-            raise ValueError("--ckpt_path: fine-tuning keeps no checkpoints, only the classifier")
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
             self.run.check_free()
@@ -138,7 +142,7 @@ class FinetuneCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
-        given = _listed(config.get("logger"))
+        given = listed(config.get("logger"))
         if self.subcommand == "fit":
             seed = self.config[self.subcommand].seed_everything
             every = config.get("log_every_n_steps") or 10
@@ -159,15 +163,29 @@ class FinetuneCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
-        self.model.trained = self.run.classifier
+        self._follow_classifier()
 
     def before_test(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
+        self._follow_classifier()
+
+    def _follow_classifier(self) -> None:
+        info = read_info(self.run.classifier)
         self.model.trained = self.run.classifier
+        self.datamodule.follow_classifier(info.labels, info.segments)
 
     def after_fit(self) -> None:
-        """Test the best classifier once; write and print what was found."""
+        """Test the best classifier once; write and print what was found.
+
+        Raises:
+            ValueError: No epoch was validated, so there is no best one.
+        """
         best = next(c for c in _callbacks(self.trainer) if isinstance(c, BestClassifier))
+        if not best.epoch and not self.diverged:
+            raise ValueError(
+                "no epoch was validated, so no classifier was kept; look at trainer.max_epochs, "
+                "trainer.limit_val_batches and trainer.check_val_every_n_epoch"
+            )
         self.model.evaluation = {}
         if self.run.test and self.datamodule.task.test_splits and best.epoch:
             load_weights(self.model.classifier, self.run.classifier)
@@ -193,53 +211,14 @@ class FinetuneCLI(LightningCLI):
 
     def _print_evaluation(self) -> None:
         if self.trainer.is_global_zero:
-            majority = self.datamodule.inspection.majority
-            lines = evaluation_lines(self.model.spec, self.model.evaluation, majority)
+            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.task)
+            lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
             print("\n".join(lines))
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return found
-
-
-def _listed(value: Any) -> list[Any]:
-    """A list of the objects an option gives: none, one or several."""
-    given = value if isinstance(value, list) else [value]
-    return [item for item in given if not isinstance(item, bool | None)]
-
-
-def _seed_number(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise ValueError(
-            f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
-        )
-    return seed
-
-
-def reject_decided_values(arguments: Sequence[str]) -> None:
-    """Refuse values for keys that follow another key.
-
-    Raises:
-        ValueError: An option or a YAML sets such a key; names the key to set instead.
-    """
-    for number, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        decisive = DECIDED_BY.get(name.removeprefix("--"))
-        if decisive:
-            raise ValueError(f"{name} follows {decisive}: set --{decisive} instead")
-        if name in ("-c", "--config"):
-            _reject_decided_values_in(Path(value or [*arguments[number + 1 :], ""][0]))
-
-
-def _reject_decided_values_in(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"--config {path}: no such file")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for target, decisive in DECIDED_BY.items():
-        group, key = target.split(".")
-        if isinstance(content, dict) and key in (content.get(group) or {}):
-            raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")
 
 
 def with_run_config(arguments: Sequence[str]) -> list[str]:
@@ -290,10 +269,10 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     arguments = without_modules(arguments)
     if arguments[0] in EVALUATIONS:
         arguments = with_run_config(arguments)
-    reject_decided_values(arguments[1:])
+    reject_decided_values(arguments[1:], DECIDED_BY)
     quiet_libraries()
     try:
-        with only_allowed_modules(allowed):
+        with only_allowed_modules(allowed), own_tracking():
             return _start_cli(arguments, started=started)
     except MisconfigurationException as error:  # Lightning's name for a mistake in the options
         raise ValueError(str(error)) from error

@@ -6,6 +6,7 @@ split's scores come from all of its rows, each counted once.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,10 +239,16 @@ class FinetuneModule(LightningModule):
         return outputs_NC[order_N], targets_N[order_N]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, and its learning rate as a function of the optimiser step."""
+        """AdamW, and its learning rate as a function of the optimiser step.
+
+        Raises:
+            ValueError: The number of steps has no bound, so no schedule fits.
+        """
         config = self.optimizer_config
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         optimizer = build_optimizer(self.classifier, config, scaled_gradients=scaler is not None)
+        if self.trainer.estimated_stepping_batches == math.inf:
+            raise ValueError("the run has no end; give --trainer.max_epochs, 1 or more")
         total_steps = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

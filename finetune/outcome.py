@@ -11,9 +11,10 @@ from pytorch_lightning import Trainer
 
 import ponet
 from finetune.callbacks import BestClassifier
+from finetune.data.inspection import constant_metrics
 from finetune.module import FinetuneModule
-from finetune.result import FORMAT_VERSION
-from finetune.tasks.spec import TaskSpec
+from finetune.result import FORMAT_VERSION, read_result
+from finetune.tasks.spec import LoadedTask, TaskSpec
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -85,6 +86,8 @@ def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, 
         "max_eval_rows": datamodule.max_eval_rows,
         "positions": module.positions,
         "segments": module.spec.segments,
+        "dropout_prob": module.dropout_prob,
+        "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
     }
 
 
@@ -107,10 +110,16 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     settings, encoder = result["settings"], result["encoder"]
     start = "random initialisation" if encoder["random_init"] else encoder["path"]
     lines = [""]
+    data = result["data"]
+    best = {f"baseline (always {data['best_constant_answer']})": data["best_constant"]}
+    constants = {
+        "baseline (majority)": result["majority"],
+        **(best if data["best_constant"] else {}),
+    }
     for split in result["evaluation"] or result["majority"]:
         names = _metric_names((result["evaluation"] or result["majority"])[split])
         found = {f"epoch {result['best_epoch']} of {settings['epochs']}": result["evaluation"]}
-        lines += _table(split, {**found, "baseline (majority)": result["majority"]}, names)
+        lines += _table(split, {**found, **constants}, names)
     lines.append(
         f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation, "
         "so that score flatters a little"
@@ -120,13 +129,42 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     return [*lines, f"run: {folder}"]
 
 
-def evaluation_lines(spec: TaskSpec, evaluation: Scores, majority: Scores) -> list[str]:
-    """Return what is printed by `validate` and `test`."""
+def evaluation_lines(
+    spec: TaskSpec, evaluation: Scores, constants: Mapping[str, Scores]
+) -> list[str]:
+    """Return what is printed by `validate` and `test`.
+
+    Args:
+        spec: The task.
+        evaluation: Split -> its scores.
+        constants: Name of a constant answer -> split -> its scores.
+    """
     lines: list[str] = []
     for split, values in evaluation.items():
         names = _metric_names(values)
-        lines += _table(split, {spec.title: evaluation, "baseline (majority)": majority}, names)
+        lines += _table(split, {spec.title: evaluation, **constants}, names)
     return lines
+
+
+def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
+    """Return what the constant answers of the run's training rows score on other rows.
+
+    Args:
+        path: The run's result.json; where there is none, as after an interrupted fit, nothing is
+            returned.
+        task: The rows, without training rows of their own.
+    """
+    if not path.is_file():
+        return {}
+    data = read_result(path)["data"]
+    train, best = data["splits"]["train"], data["best_constant_answer"]
+    counts = list(train["labels"].values())
+    majority = counts.index(max(counts)) if counts else train["target_mean"]
+    constants: dict[str, Scores] = {"baseline (majority)": constant_metrics(task, float(majority))}
+    if best:
+        place = [repr(label) for label in task.spec.labels].index(best)
+        constants[f"baseline (always {best})"] = constant_metrics(task, float(place))
+    return constants
 
 
 def _metric_names(values: Mapping[str, float]) -> tuple[str, ...]:

@@ -67,6 +67,8 @@ def run_predict(arguments: Sequence[str]) -> Path:
     classifier = load_classifier(config.model, max_len=config.max_len)
     columns = _columns(config, classifier.info)
     output = Path(config.output)
+    if output.exists() and output.resolve() == Path(config.input).resolve():
+        raise ValueError(f"--output {output} is the input itself; give another file")
     output.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
     num_rows = num_cut = 0

@@ -47,7 +47,11 @@ SETTINGS_KEYS = {
     "max_eval_rows",
     "positions",
     "segments",
+    "dropout_prob",
+    "gradient_clip",
 }
+ADDED_SETTINGS = {"dropout_prob", "gradient_clip"}
+"""Settings that the first results lack; reading gives them as None, which is unknown."""
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -63,7 +67,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Return what `write_result` wrote.
+    """Return what `write_result` wrote; settings that were not kept then are None.
 
     Raises:
         ValueError: The file is missing, damaged, or of another version; names it.
@@ -74,6 +78,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; a fit writes it when it ends") from error
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
+    if isinstance(result, dict) and isinstance(result.get("settings"), dict):
+        result["settings"] = {**dict.fromkeys(ADDED_SETTINGS), **result["settings"]}
     _check(result, path)
     return dict(result)
 

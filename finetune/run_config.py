@@ -36,7 +36,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check the name."""
-        if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", self.name) or ".." in self.name:
+        parts = self.name.split("/")
+        if not all(re.fullmatch(r"[\w.\-]+", part) for part in parts) or {".", ".."} & set(parts):
             raise ValueError(
                 f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "
                 "and '/' between them"

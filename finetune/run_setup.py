@@ -1,8 +1,11 @@
 """What a run is given beside module and data: callbacks, loggers, and quiet libraries."""
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
@@ -56,3 +59,18 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=noise)
     for chatty in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def own_tracking() -> Iterator[None]:
+    """End the W&B run that the block began; the next run of the process would write into it."""
+    before = _tracked_run()
+    try:
+        yield
+    finally:
+        if _tracked_run() is not before:
+            sys.modules["wandb"].finish()
+
+
+def _tracked_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data_prep.allowed_modules import modules_from_arguments, only_allowed_modules, without_modules
+from data_prep.command_line import listed, reject_decided_values, seed_number
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, RunHistory
 from pretrain.callbacks.guards import BadState
@@ -132,7 +133,7 @@ class PretrainCLI(LightningCLI):
         parser.add_class_arguments(PreemptionConfig, "preemption")
         parser.add_class_arguments(GuardConfig, "guards")
         parser.link_arguments("model.objective", "data.objective")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed_number)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line: hyper-parameters stored in a checkpoint are not read."""
@@ -183,9 +184,9 @@ class PretrainCLI(LightningCLI):
             callbacks = [*callbacks, *fit_callbacks(*groups, **options)]
         else:
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
-        config["plugins"] = [*_listed(config.get("plugins")), *run_plugins(self.checkpoints)]
+        config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
         own = run_loggers(self.run, self._plain_config())
-        config["logger"] = [*own, *_listed(config.get("logger"))]
+        config["logger"] = [*own, *listed(config.get("logger"))]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
             take_over_signals(trainer)
@@ -252,47 +253,6 @@ def _callback(trainer: Trainer, kind: type[Kind]) -> Kind:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list of the objects an option gives: none, one or several."""
-    given = value if isinstance(value, list) else [value]
-    return [item for item in given if not isinstance(item, bool | None)]
-
-
-def _seed_number(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise ValueError(
-            f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
-        )
-    return seed
-
-
-def reject_decided_values(arguments: list[str]) -> None:
-    """Refuse values for keys that follow another key.
-
-    Raises:
-        ValueError: An option or a YAML sets such a key; names the key to set instead.
-    """
-    for number, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        target = name.removeprefix("--")
-        if target in DECIDED_BY:
-            decisive = DECIDED_BY[target]
-            raise ValueError(f"{name} follows {decisive}: set --{decisive} instead")
-        if name in ("-c", "--config"):
-            path = Path(value or (arguments[number + 1 :] or [""])[0])
-            _reject_decided_values_in(path)
-
-
-def _reject_decided_values_in(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"--config {path}: no such file")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for target, decisive in DECIDED_BY.items():
-        group, key = target.split(".")
-        if isinstance(content, dict) and key in (content.get(group) or {}):
-            raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")
-
-
 def run_command(arguments: list[str], *, started: float | None = None) -> PretrainCLI:
     """Parse and run one Lightning subcommand; go on after a guard's rollback.
 
@@ -308,7 +268,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Pretra
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
     arguments = without_modules(arguments)
-    reject_decided_values(arguments[1:])
+    reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
     while True:

@@ -147,9 +147,10 @@ def finetune_parser() -> Any:
 
 
 def parsed_finetune_fit(options: list[str]) -> Any:
-    from finetune.lightning_cli import reject_decided_values
+    from data_prep.command_line import reject_decided_values
+    from finetune.lightning_cli import DECIDED_BY
 
-    reject_decided_values(options)
+    reject_decided_values(options, DECIDED_BY)
     return finetune_parser().parse_args(["fit", *options]).fit
 
 

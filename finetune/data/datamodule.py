@@ -30,6 +30,9 @@ OWN_TASK = "own"
 LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
 
+_OF_NAMED_TASKS = {"folder": "", "fold": 0, "repeat": 0}
+_OF_OWN_FILES = {"text": "text", "text_pair": "", "label": "label", "kind": "classification"}
+"""Options that would be ignored by the other kind of task, and their defaults."""
 
 _T = TypeVar("_T")
 
@@ -38,7 +41,8 @@ class TaskDataModule(pl.LightningDataModule):
     """One task for a Trainer.
 
     After `setup`: `task` (the rows that are used), `spec` (with the segment rule that is used),
-    `text_encoder`, and `inspection`.
+    `text_encoder`, and `inspection`. For `validate` and `test` only the rows that are scored are
+    read, and the training rows where folds, carving or labels need them.
 
     Args:
         task: Name of a task (`python -m finetune tasks` lists them), or own: the files below.
@@ -106,9 +110,11 @@ class TaskDataModule(pl.LightningDataModule):
         self.num_workers, self.seed, self.encoder = num_workers, seed, encoder
         self._check_options()
         self._loaded: LoadedTask | None = None
+        self._stages: set[str] = set()
+        self._trained_labels: tuple[str, ...] | None = None
         self._inspection: Inspection | None = None
         self._text_encoder: TextEncoder | None = None
-        self._num_rows_whole: dict[str, int] = {}
+        self._whole: dict[str, SplitRows] = {}
         self._repairs: dict[str, dict[str, int]] = {}
         self._encoded: dict[str, EncodedSplit] = {}
 
@@ -135,7 +141,19 @@ class TaskDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Download from the Hub on one process of a machine; files need nothing."""
         if self.task_name != OWN_TASK and not self.folder:
-            self._load()
+            stage = self.trainer.state.fn if self.trainer is not None else None
+            self._load("fit" if stage is None else stage.value)
+
+    def follow_classifier(self, labels: tuple[str, ...], segments: SegmentRule) -> None:
+        """Give rows as a trained classifier needs them; to be called before `setup`.
+
+        Args:
+            labels: Its classes, which own files must then have; empty: it gives scores.
+            segments: Its segment rule, unless another one than auto was asked for.
+        """
+        self._trained_labels = labels
+        if self.segments == "auto":
+            self.segments = segments
 
     def setup(self, stage: str) -> None:
         """Load and encode what a stage needs, once; then look at it.
@@ -143,7 +161,7 @@ class TaskDataModule(pl.LightningDataModule):
         Args:
             stage: fit (everything with labels), validate or test.
         """
-        self._load()
+        self._load(stage)
         evaluated = {
             "fit": ("train", *self.task.validation_splits, *self.task.test_splits),
             "validate": self.task.validation_splits,
@@ -157,9 +175,10 @@ class TaskDataModule(pl.LightningDataModule):
                 self.task,
                 {name: split.texts for name, split in self._encoded.items()},
                 max_len=self.max_len,
-                num_rows_whole=self._num_rows_whole,
+                whole=self._whole,
                 repairs=self._repairs,
             )
+            self._whole = {}  # of a large task, the texts of a subset alone stay in memory
 
     def accumulation(self, num_devices: int) -> int:
         """Return the micro-batches each of num_devices devices accumulates per optimiser step.
@@ -198,6 +217,7 @@ class TaskDataModule(pl.LightningDataModule):
                 f"{self.spec.title} has no test rows with labels: its test labels are not public; "
                 "use `submit`"
                 if any(name.startswith("test") for name in self.task.splits)
+                or (self.spec.hub and "test" in self.spec.hub.unlabelled)
                 else f"{self.spec.title} has no test split here; give one, or use `validate`"
             )
         return [self._evaluation_loader(name) for name in self.task.test_splits]
@@ -215,27 +235,37 @@ class TaskDataModule(pl.LightningDataModule):
         if self.eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         self.accumulation(1)
+        is_own = self.task_name == OWN_TASK
         has_files = bool(self.train or self.validation or self.test)
-        if self.task_name != OWN_TASK and has_files:
+        if not is_own and has_files:
             raise ValueError(
                 f"data.task is {self.task_name} but own files are given too; leave out data.train, "
                 f"data.validation and data.test, or set data.task={OWN_TASK}"
             )
+        defaults = _OF_NAMED_TASKS if is_own else _OF_OWN_FILES
+        unused = [f"data.{key}" for key, value in defaults.items() if getattr(self, key) != value]
+        if unused:
+            raise ValueError(
+                f"data.task is {self.task_name}, which has no use for {', '.join(unused)}; leave "
+                "it out, or give another data.task"
+            )
 
-    def _load(self) -> None:
-        if self._loaded is not None:
+    def _load(self, stage: str) -> None:
+        if self._stages & {stage, "fit"}:
             return
-        self._text_encoder = self._new_text_encoder()
-        loaded = self._load_rows()
+        self._text_encoder = self._text_encoder or self._new_text_encoder()
+        loaded = self._load_rows(stage)
         rule = loaded.spec.segments if self.segments == "auto" else self.segments
         self._text_encoder.segments = rule
-        self._num_rows_whole = {name: len(split.rows) for name, split in loaded.splits.items()}
+        self._whole |= loaded.splits
+        used = {name: self._subset(name, split) for name, split in loaded.splits.items()}
+        earlier = {} if self._loaded is None or stage == "fit" else self._loaded.splits
         self._loaded = LoadedTask(
-            spec=replace(loaded.spec, segments=rule),
-            splits={name: self._subset(name, split) for name, split in loaded.splits.items()},
+            spec=replace(loaded.spec, segments=rule), splits={**earlier, **used}
         )
+        self._stages.add(stage)
 
-    def _load_rows(self) -> LoadedTask:
+    def _load_rows(self, stage: str) -> LoadedTask:
         own = None
         if self.task_name == OWN_TASK:
             own = OwnFiles(
@@ -247,9 +277,15 @@ class TaskDataModule(pl.LightningDataModule):
                 label=self.label,
                 kind=self.kind,
                 segments=self._own_segments(),
+                labels=self._trained_labels,
             )
         return load_task(
-            self.task_name, folder=self.folder, own=own, fold=self.fold, repeat=self.repeat
+            self.task_name,
+            folder=self.folder,
+            own=own,
+            fold=self.fold,
+            repeat=self.repeat,
+            stage=stage,
         )
 
     def _own_segments(self) -> SegmentRule:

@@ -183,7 +183,7 @@ def tokenizer_file(encoder: str | Path) -> Path:
     folder = Path(encoder)
     if folder.is_file():
         folder = folder.parent
-    places = [folder / TOKENIZER_NAME, folder / "bundle" / TOKENIZER_NAME]
+    places = [folder / "bundle" / TOKENIZER_NAME, folder / TOKENIZER_NAME]
     for place in places:
         if place.is_file():
             return place

@@ -94,7 +94,10 @@ class Inspection:
     """Split -> what is in it."""
     overlaps: Mapping[str, int]
     """"test in train" and so on -> rows of the former whose normalised text is in the latter;
-    "duplicates in train": rows whose text stands in an earlier row of it."""
+    "duplicates in train": rows whose text stands in an earlier row of it. All rows count, also
+    where only a subset is used."""
+    unlike_published: tuple[str, ...]
+    """Splits that have more or fewer rows than the distribution, in words."""
     majority: Mapping[str, Mapping[str, float]]
     """Evaluated split -> metrics of always giving the most frequent label, or mean, of train."""
     majority_answer: str
@@ -120,7 +123,7 @@ def inspect_task(
     encoded: Mapping[str, "PackedTexts"],
     *,
     max_len: int,
-    num_rows_whole: Mapping[str, int] | None = None,
+    whole: Mapping[str, SplitRows] | None = None,
     repairs: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Inspection:
     """Return what is to be known about a task before training.
@@ -129,10 +132,11 @@ def inspect_task(
         loaded: The rows that are used.
         encoded: Split -> its texts, for the splits that were encoded.
         max_len: Most tokens of an example.
-        num_rows_whole: Split -> rows there are, where only a subset is used.
+        whole: Split -> all its rows, where only a subset is used.
         repairs: Split -> repairs made while encoding, beside those of reading.
     """
     spec = loaded.spec
+    splits = {**loaded.splits, **(whole or {})}
     majority, best = constant_targets(loaded)
     return Inspection(
         task=spec.name,
@@ -145,12 +149,13 @@ def inspect_task(
                 spec,
                 split,
                 encoded.get(name),
-                num_rows_whole=(num_rows_whole or {}).get(name, len(split.rows)),
+                num_rows_whole=len(splits[name].rows),
                 repairs={**split.repairs, **(repairs or {}).get(name, {})},
             )
             for name, split in loaded.splits.items()
         },
-        overlaps=overlaps(loaded.splits),
+        overlaps=overlaps(splits),
+        unlike_published=unlike_published(spec, {n: len(s.rows) for n, s in splits.items()}),
         majority=constant_metrics(loaded, majority),
         majority_answer=_answer(spec, majority),
         best_constant=constant_metrics(loaded, best) if best != majority else {},
@@ -185,6 +190,25 @@ def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
     if "train" in hashes:
         found[_DUPLICATES] = len(hashes["train"]) - len(set(hashes["train"]))
     return found
+
+
+def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a sentence for every split whose size is not the distribution's.
+
+    Args:
+        spec: The task; one with folds has no sizes to compare with.
+        num_rows: Split -> its rows. Validation rows carved from train count as train's.
+    """
+    if spec.num_folds:
+        return ()
+    found = dict(num_rows)
+    if spec.carve_validation and {"train", "validation"} <= set(found):
+        found["train"] += found.pop("validation")
+    return tuple(
+        f"{name} has {found[name]:,} rows, the distribution {size:,}"
+        for name, size in spec.sizes.items()
+        if name in found and found[name] != size
+    )
 
 
 def constant_targets(loaded: LoadedTask) -> tuple[float | None, float | None]:
@@ -245,6 +269,7 @@ def overview_lines(inspection: Inspection) -> list[str]:
     ]
     for name, split in inspection.splits.items():
         lines += _split_lines(name, split)
+    lines += [f"{'ROWS':<12}{sentence}" for sentence in inspection.unlike_published]
     lines.append(_overlap_line(inspection))
     lines += _baseline_lines(inspection.majority, inspection.majority_answer)
     lines += _baseline_lines(inspection.best_constant, inspection.best_constant_answer)
@@ -346,7 +371,7 @@ def _overlap_line(inspection: Inspection) -> str:
     found = []
     for name, count in inspection.overlaps.items():
         if count and name != _DUPLICATES:
-            num_rows = inspection.splits[name.split(" in ")[0]].num_rows
+            num_rows = inspection.splits[name.split(" in ")[0]].num_rows_whole
             found.append(f"{count:,} of {num_rows:,} {name} ({count / num_rows:.1%})")
     num_duplicates = inspection.overlaps.get(_DUPLICATES, 0)
     duplicates = f"; {num_duplicates:,} duplicates in train" if num_duplicates else ""

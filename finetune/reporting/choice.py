@@ -10,6 +10,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from finetune.grids.files import validation_score
 from finetune.reporting.runs import Run
 from finetune.reporting.statistics import Estimate, estimate, paired_difference, verdict
 from finetune.tasks.registry import GLUE, TASKS
@@ -33,6 +34,8 @@ class Choice:
     """Trials of all settings."""
     num_diverged_trials: int
     """How many of those diverged."""
+    best_run: Run
+    """Of all trials the one with the best validation score, whose classifier the grid keeps."""
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -141,6 +144,9 @@ def choose(runs: Sequence[Run]) -> Choice:
         num_incomplete=len(by_setting) - len(complete),
         num_trials=len(runs),
         num_diverged_trials=sum(bool(run.result["diverged"]) for run in runs),
+        best_run=max(
+            sorted(runs, key=lambda run: run.path), key=lambda run: validation_score(run.result)
+        ),
     )
 
 

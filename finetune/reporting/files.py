@@ -6,7 +6,6 @@ Invariant: every number of table.md can be computed again from table.csv.
 import csv
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,6 +51,7 @@ def _trial_rows(run: Run, is_chosen: bool) -> list[dict[str, Any]]:
             "split": split,
             "score": run.score(split),
             "constant_score": run.constant(split),
+            "num_train_rows": run.split_facts("train").get("num_rows"),
             **result["evaluation"].get(split, {}),
             **end,
         }
@@ -60,9 +60,10 @@ def _trial_rows(run: Run, is_chosen: bool) -> list[dict[str, Any]]:
 
 
 def json_text(report: Report) -> str:
-    """The numbers of the report; scores are fractions, published ones per cent."""
+    """The numbers of the report; scores are fractions, what papers published is per cent."""
     content = {
         "format_version": 1,
+        "unit": "fractions; published_per_cent as printed in the papers",
         "results": [_entry(entry) for entry in report.entries],
         "comparisons": [
             {
@@ -79,7 +80,7 @@ def json_text(report: Report) -> str:
             name: {
                 "columns": [column.title for column in average.columns],
                 "encoders": {e: asdict(s) for e, s in average.summaries.items()},
-                "published": dict(average.published),
+                "published_per_cent": dict(average.published),
             }
             for name, average in report.averages.items()
         },
@@ -115,12 +116,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "constant_answer": entry.constant,
         "against_constant": entry.against_constant,
         "num_at_constant": entry.num_at_constant,
-        "published": dict(entry.column.published),
-        "best_run": str(best_run(choice.runs).path),
+        "published_per_cent": dict(entry.column.published),
+        "best_run": str(choice.best_run.path),
         "runs": [str(run.path) for run in choice.runs],
     }
-
-
-def best_run(runs: Sequence[Run]) -> Run:
-    """The run with the best validation score, for `submit` and `predict`."""
-    return max(runs, key=lambda run: run.score("validation"))

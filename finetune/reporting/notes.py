@@ -10,16 +10,20 @@ from typing import Any
 from finetune.reporting.choice import Comparison, Entry
 from finetune.reporting.model import Report
 from finetune.reporting.runs import Run
+from finetune.reporting.settings import shared_text
 from finetune.tasks.registry import TASKS
 
 _SHOWN = 5
-_DUPLICATES = "duplicates in train"
+_FEW_ROWS = 1000
+_MUCH_CUT = 0.005
+_ORDER = {name: number for number, name in enumerate(TASKS)}
 
 
 def notes(report: Report) -> list[str]:
     """The lines of the section, the most important first."""
     return [
         *_split_notes(report.entries),
+        *_setting_notes(report.found.runs),
         *_seed_notes(report.entries),
         *_comparison_notes(report.comparisons),
         *_missing_notes(report),
@@ -51,28 +55,46 @@ def _split_notes(entries: Sequence[Entry]) -> list[str]:
         counts[entry.column.task].add(entry.choice.num_settings)
     if any(len(found) > 1 for found in counts.values()):
         lines.append(
-            "Encoders were searched over different numbers of settings (column `settings "
-            "searched`): more settings mean a higher best one by chance alone."
+            "Encoders were searched over different numbers of settings (column `chosen from`): "
+            "more settings mean a higher best one by chance alone."
         )
+    return lines
+
+
+def _setting_notes(runs: Sequence[Run]) -> list[str]:
+    by_task: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_task[run.task].append(run)
+    titles: dict[str, list[str]] = defaultdict(list)
+    for found in sorted(by_task.values(), key=lambda found: _ORDER.get(found[0].task, len(_ORDER))):
+        titles[shared_text(found)].append(str(found[0].result["title"]))
+    lines = []
+    for text, names in titles.items():
+        whose = f" of {', '.join(names)}" if len(titles) > 1 else ""
+        lines.append(f"Every fit{whose}: {text}.")
+    assumed = {name: value for run in runs for name, value in run.assumed.items()}
+    if assumed:
+        text = ", ".join(f"{name} {value}" for name, value in assumed.items())
+        lines.append(f"Older results do not say {text}; they are taken to have what the others do.")
     return lines
 
 
 def _seed_notes(entries: Sequence[Entry]) -> list[str]:
     ns = {entry.summary.n for entry in entries}
     lines = [
-        "The intervals cover what changes with the seed (new layers, order, dropout), not what "
-        "another sample of evaluation rows would change."
+        "The intervals cover what changes with the seed of fine-tuning (new layers, order, "
+        "dropout), not another pretraining run or another sample of evaluation rows: a difference "
+        "is one between these weights, on these rows."
     ]
-    small = {
-        entry.column.title: rows
-        for entry in entries
-        if (rows := _fewest_rows(entry)) and rows < 1000
-    }
-    if small:
-        parts = ", ".join(f"{title} {100 / rows:.1f} ({rows})" for title, rows in small.items())
-        lines.append(f"Points that one single row is worth, where the split is small: {parts}.")
+    rows = {entry.column.title: n for entry in entries if (n := _fewest_rows(entry))}
+    if rows:
+        parts = ", ".join(
+            f"{title} {n:,}" + (f" (one row: {100 / n:.1f} points)" if n < _FEW_ROWS else "")
+            for title, n in rows.items()
+        )
+        lines.append(f"Rows scored: {parts}.")
     if 1 in ns:
-        lines.append("n = 1: a single seed says nothing about spread; no interval, no verdict.")
+        lines.append("n = 1: one seed says nothing about spread; no interval, no verdict.")
     if 2 in ns:
         lines.append(
             "n = 2: the interval is 12.7 standard errors wide on either side; get more seeds."
@@ -100,9 +122,9 @@ def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         return []
     separable = sum(item.verdict == "separable" for item in judged)
     return [
-        f"Of {len(judged)} comparisons {separable} are separable at 95 %; where nothing differs, "
-        f"about {max(1, round(len(judged) / 20))} of {len(judged)} would be by chance. Each "
-        "encoder stands with its own best setting."
+        f"Of {len(judged)} comparisons {separable} are separable at 95 %, not corrected for their "
+        "number: where nothing differs, about 1 in 20 would be by chance. Each encoder stands with "
+        "its own chosen setting."
     ]
 
 
@@ -147,10 +169,12 @@ def _diverged_notes(entries: Sequence[Entry]) -> list[str]:
         text = (
             f"{entry.column.title}, {entry.encoder}: {entry.choice.num_diverged_trials} of "
             f"{entry.choice.num_trials} trials diverged, {entry.num_diverged} of them in the "
-            "chosen setting; all count"
+            "chosen setting"
         )
+        if entry.num_diverged:
+            text += "; they count with their best epoch before that"
         if unscored:
-            text += f", {unscored} before a first score, so as the majority answer"
+            text += f", {unscored} without any as the majority answer"
         lines.append(text + ".")
     return lines
 
@@ -164,16 +188,35 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
         title = str(found[0].result["title"])
         warnings = {str(run.result["data"].get("warning") or "") for run in found} - {""}
         lines |= dict.fromkeys(f"{title}: {text}." for text in sorted(warnings))
-        leaks: dict[str, int] = {}
-        for run in found:
-            for name, count in (run.result["data"].get("overlaps") or {}).items():
-                leaks[name] = max(leaks.get(name, 0), int(count))
-        leaks = {name: n for name, n in leaks.items() if n and name != _DUPLICATES}
-        if leaks:
-            text = ", ".join(f"{n:,} rows of {name}" for name, n in leaks.items())
-            lines[f"{title}: OVERLAP between splits, {text}: scores flatter."] = None
+        lines |= dict.fromkeys(_overlap_notes(title, found))
         lines |= dict.fromkeys(_subset_notes(title, found))
+        lines |= dict.fromkeys(_cut_notes(title, found))
     return list(lines)
+
+
+def _overlap_notes(title: str, runs: Sequence[Run]) -> list[str]:
+    """Rows of scored splits that stand in another split too; of splits not scored no word."""
+    most: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        for name, count in (run.result["data"].get("overlaps") or {}).items():
+            split = name.split(" in ")[0]
+            if count and split in run.result["evaluation"]:
+                rows = int(run.result["evaluation"][split]["num_rows"])
+                most[name] = max(most.get(name, (0, 0)), (int(count), rows))
+    parts = [
+        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) of {name}"
+        for name, (count, rows) in most.items()
+    ]
+    return [f"{title}: OVERLAP between splits, {', '.join(parts)}."] if parts else []
+
+
+def _cut_notes(title: str, runs: Sequence[Run]) -> list[str]:
+    shares: dict[str, float] = {}
+    for run in runs:
+        for split in run.result["evaluation"]:
+            shares[split] = max(shares.get(split, 0.0), run.share_truncated(split) or 0.0)
+    parts = [f"{100 * s:.0f} % of {name}" for name, s in shares.items() if s >= _MUCH_CUT]
+    return [f"{title}: texts cut at the length above, {', '.join(parts)}."] if parts else []
 
 
 def _subset_notes(title: str, runs: Sequence[Run]) -> list[str]:
@@ -195,8 +238,8 @@ def _average_notes(report: Report) -> list[str]:
     for average in report.averages.values():
         titles = ", ".join(column.title for column in average.columns)
         spread = any(summary.n > 1 for summary in average.summaries.values())
-        how = "its interval is over seeds" if spread else "it has no interval"
-        lines.append(f"Mean of {len(average.columns)}: {titles}; {how}.")
+        how = "; ± over seeds, where all tasks have the same" if spread else ""
+        lines.append(f"Mean of {len(average.columns)}: {titles}{how}.")
     return lines
 
 
@@ -222,15 +265,14 @@ def _published_notes(report: Report) -> list[str]:
 def provenance(runs: Sequence[Run]) -> str:
     """Encoders, versions, devices and hours of the runs."""
     lines = [
-        "| encoder | kind | parameters | weights (sha256) | path |",
-        "| --- | --- | --- | --- | --- |",
+        "| encoder | kind | parameters | weights (sha256) |",
+        "| --- | --- | --- | --- |",
     ]
     for run in {run.encoder: run for run in sorted(runs, key=lambda r: r.encoder)}.values():
         encoder = run.result["encoder"]
         weights = "random, none loaded" if encoder["random_init"] else str(encoder["digest"])[:12]
         lines.append(
-            f"| {run.encoder} | {encoder['kind']} | {encoder['num_parameters']:,} | {weights} | "
-            f"`{encoder['path']}` |"
+            f"| {run.encoder} | {encoder['kind']} | {encoder['num_parameters']:,} | {weights} |"
         )
     hours = sum(float(run.result["elapsed_s"]) for run in runs) / 3600
     facts = [

@@ -1,16 +1,24 @@
-"""The results as a figure: a panel per task, a line per encoder, every seed visible."""
+"""The results as a figure: a panel per task, a line per encoder, every seed visible.
+
+Invariant: readable at the width of a printed page, in grey and by colour-blind readers: encoders
+and published models are told apart by place or shape, never by colour alone.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from finetune.reporting.choice import Column, Entry
 from finetune.reporting.model import Report
-from finetune.reporting.text import metric_text, percent
+from finetune.reporting.text import metric_text, percent, split_text
 
-COLOURS = ("#1f4e79", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#34495e", "#16a085", "#7f6000")
-SEED_COLOUR, CONSTANT_COLOUR = "#9a9a9a", "#555555"
-PUBLISHED_COLOURS = ("#000000", "#b08d00", "#5b5b5b")
+# Okabe and Ito's palette without its yellow, which is too light for text.
+COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8447f", "#946300", "#3a87ad", "#000000")
+SEED_COLOUR, CONSTANT_COLOUR, PUBLISHED_COLOUR = "#8a8a8a", "#444444", "#000000"
+PUBLISHED_MARKERS = ("D", "s", "^", "v", "p")
+PAGE_WIDTH = 7.2
+"""Inches; the figure is drawn at the size it is printed at."""
 _PANELS_PER_ROW = 3
+_PUBLISHED_PLACE = -1.0
 
 
 def plot_results(report: Report, path: Path) -> Path:
@@ -25,24 +33,22 @@ def plot_results(report: Report, path: Path) -> Path:
 
     columns = list({entry.column.key: entry.column for entry in report.entries}.values())
     encoders = sorted({entry.encoder for entry in report.entries})
-    per_row = min(_PANELS_PER_ROW, len(columns))
-    num_rows = -(-len(columns) // per_row)
-    height = num_rows * (1.05 + 0.3 * len(encoders)) + 0.6
-    figure = Figure(figsize=(1.2 + 3.6 * per_row, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
     models = list(dict.fromkeys(model for column in columns for model in column.published))
     models = models if report.with_published else []
+    per_row = min(_PANELS_PER_ROW, len(columns))
+    num_rows = -(-len(columns) // per_row)
+    height = num_rows * (0.6 + 0.23 * (len(encoders) + bool(models))) + 0.5
+    width = PAGE_WIDTH if per_row == _PANELS_PER_ROW else 1.0 + 2.6 * per_row
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
     for axis, column in zip(axes, columns, strict=False):
         entries = {e.encoder: e for e in report.entries if e.column.key == column.key}
         _draw_panel(axis, column, entries, encoders, models=models)
     for axis in axes[len(columns) :]:
         axis.set_axis_off()
-    figure.suptitle(
-        "Scores in per cent; every panel has its own scale", fontsize=9, color="#555555"
-    )
-    _draw_legend(figure, report, models)
-    figure.savefig(path, dpi=130)
+    _draw_legend(figure, report, models, num_columns=2 * per_row)
+    figure.savefig(path, dpi=220)
     return path
 
 
@@ -54,75 +60,112 @@ def _draw_panel(
     *,
     models: list[str],
 ) -> None:
+    levels = [entry.constant for entry in entries.values() if entry.constant is not None]
+    if levels:
+        axis.axvline(100 * max(levels), color=CONSTANT_COLOUR, lw=1.0, ls=(0, (2, 2)), zorder=1)
     for place, name in enumerate(encoders):
         if name in entries:
             _draw_encoder(axis, place, entries[name], COLOURS[place % len(COLOURS)])
-    levels = [entry.constant for entry in entries.values() if entry.constant is not None]
-    if levels:
-        axis.axvline(100 * max(levels), color=CONSTANT_COLOUR, lw=1.2, ls=(0, (2, 2)), zorder=1)
-    if models:
-        for model, value in column.published.items():
-            colour = PUBLISHED_COLOURS[models.index(model) % len(PUBLISHED_COLOURS)]
-            style = {"marker": "D", "mfc": "none", "mec": colour, "ms": 6, "ls": ""}
-            axis.plot([value], [-0.75], clip_on=False, zorder=4, **style)
-    split = column.split.replace("_mismatched", "")
-    axis.set_title(f"{column.title}: {metric_text(column)}, {split}", fontsize=8.5, loc="left")
-    axis.set_yticks(range(len(encoders)), encoders, fontsize=8)
-    axis.set_ylim(len(encoders) - 0.45, -1.05)
-    axis.tick_params(axis="x", labelsize=7.5)
+    for model in models:
+        if model in column.published:
+            axis.plot(
+                [column.published[model]], [_PUBLISHED_PLACE], **_published_style(model, models)
+            )
+    _draw_title(axis, column, entries)
+    places = {_PUBLISHED_PLACE: "published"} if models else {}
+    places |= dict(enumerate(encoders))
+    axis.set_yticks(list(places), list(places.values()), fontsize=7)
+    axis.set_ylim(len(encoders) - 0.55, min(places) - 0.5)
+    axis.tick_params(axis="x", labelsize=6.5, pad=2)
     axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", alpha=0.25)
+    axis.locator_params(axis="x", nbins=6)
+    axis.grid(axis="x", alpha=0.25, lw=0.6)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.margins(x=0.08)
+    axis.margins(x=0.1)
+
+
+def _draw_title(axis: Any, column: Column, entries: dict[str, Entry]) -> None:
+    numbers = sorted({entry.summary.n for entry in entries.values()})
+    n = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+    axis.set_title(column.title, fontsize=7.5, fontweight="bold", loc="left", pad=11)
+    below = axis.annotate(
+        f"{metric_text(column)}, {split_text(column)}, n = {n}",
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 2),
+        textcoords="offset points",
+        fontsize=6.5,
+        color=CONSTANT_COLOUR,
+    )
+    below.set_in_layout(False)  # a long one must not push the panels apart
+
+
+def _published_style(model: str, models: list[str]) -> dict[str, Any]:
+    marker = PUBLISHED_MARKERS[models.index(model) % len(PUBLISHED_MARKERS)]
+    return {
+        "marker": marker,
+        "mfc": "none",
+        "mec": PUBLISHED_COLOUR,
+        "ms": 4.5,
+        "ls": "",
+        "zorder": 4,
+    }
 
 
 def _draw_encoder(axis: Any, place: int, entry: Entry, colour: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     scores = [100 * score for score in entry.scores]
-    if len(scores) > 1:
-        axis.plot(scores, [place] * len(scores), "|", color=SEED_COLOUR, ms=11, mew=1.3, zorder=2)
-    summary = entry.summary
-    mean = 100 * summary.mean
+    summary, mean = entry.summary, 100 * entry.summary.mean
     if summary.half_width is not None:
         width = 100 * summary.half_width
-        axis.errorbar(mean, place, xerr=width, color=colour, lw=1.8, capsize=3, zorder=3)
+        axis.errorbar(mean, place, xerr=width, color=colour, lw=1.2, capsize=2, zorder=2)
+    if len(scores) > 1:
+        axis.plot(scores, [place] * len(scores), "|", color=SEED_COLOUR, ms=7, mew=0.9, zorder=3)
     face = "white" if entry.num_diverged else colour
-    axis.plot([mean], [place], "o", mfc=face, mec=colour, mew=1.6, ms=6, zorder=5)
-    text = percent(summary.mean) + (
-        f" ({entry.num_diverged} diverged)" if entry.num_diverged else ""
-    )
+    axis.plot([mean], [place], "o", mfc=face, mec=colour, mew=1.1, ms=4, zorder=5)
+    text = percent(summary.mean)
+    if entry.num_diverged:
+        text += f" ({entry.num_diverged} diverged)"
     axis.annotate(
         text,
         (mean, place),
-        xytext=(0, 6),
+        xytext=(0, 4),
         textcoords="offset points",
         ha="center",
-        fontsize=7,
+        fontsize=6,
         color=colour,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        zorder=6,
     )
 
 
-def _draw_legend(figure: Any, report: Report, models: list[str]) -> None:
+def _draw_legend(figure: Any, report: Report, models: list[str], *, num_columns: int) -> None:
     from matplotlib.lines import Line2D
 
     def mark(label: str, **style: Any) -> Line2D:
         return Line2D([], [], label=label, **style)
 
     several = any(entry.summary.n > 1 for entry in report.entries)
-    handles = [mark("mean", marker="o", ls="", color=COLOURS[0])]
+    dot = {"marker": "o", "ms": 4, "color": CONSTANT_COLOUR}
+    handles = [
+        mark("mean, 95 % interval" if several else "one seed", ls="-" if several else "", **dot)
+    ]
     if several:
-        handles[0] = mark("mean, 95 % interval", marker="o", ls="-", color=COLOURS[0])
-        handles.append(mark("one seed", marker="|", ls="", color=SEED_COLOUR, ms=10))
+        handles.append(mark("one seed", marker="|", ls="", color=SEED_COLOUR, ms=7))
     if any(entry.num_diverged for entry in report.entries):
-        handles.append(mark("with diverged seeds", marker="o", ls="", mfc="white", mec=COLOURS[0]))
-    handles.append(mark("best constant answer", ls=(0, (2, 2)), color=CONSTANT_COLOUR))
-    for number, model in enumerate(models):
-        colour = PUBLISHED_COLOURS[number % len(PUBLISHED_COLOURS)]
-        style = {"marker": "D", "ls": "", "mfc": "none", "mec": colour}
-        handles.append(mark(f"{model}, published", **style))
+        handles.append(mark("with diverged seeds", ls="", mfc="white", **dot))
+    handles.append(mark("best constant answer", lw=1, ls=(0, (2, 2)), color=CONSTANT_COLOUR))
+    handles += [mark(f"{model}, published", **_published_style(model, models)) for model in models]
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(6, len(handles)),
-        fontsize=8,
+        ncols=min(num_columns, len(handles)),
+        fontsize=6.5,
+        title="Score in per cent" + ("; each panel has its own scale" if num_columns > 2 else ""),
+        title_fontsize=6.5,
         frameon=False,
+        columnspacing=0.9,
+        handletextpad=0.4,
+        handlelength=1.6,
     )

@@ -5,7 +5,7 @@ Invariant: every result.json below the folders is used, or counted as left out, 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +26,8 @@ class Run:
     """Its folder."""
     result: Mapping[str, Any]
     """Content of its result.json."""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings its result.json does not know, as all results that know them have them."""
 
     @property
     def task(self) -> str:
@@ -41,7 +43,7 @@ class Run:
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
         """All settings that may be chosen."""
-        settings = self.result["settings"]
+        settings = {**self.result["settings"], **self.assumed}
         return tuple((name, settings[name]) for name in sorted(settings) if name not in PAIRED_BY)
 
     @cached_property
@@ -111,9 +113,9 @@ class FoundRuns:
     num_duplicates: int = 0
     """Results left out because the same trial stands in an earlier folder."""
     failed: Sequence[str] = field(default_factory=tuple)
-    """Folders of trials that failed."""
+    """Trials that failed, below their grid's folder."""
     unfinished: Sequence[str] = field(default_factory=tuple)
-    """Folders of trials that were started and have not ended."""
+    """Trials that were started and have not ended, below their grid's folder."""
 
 
 def find_runs(folders: Iterable[Path]) -> FoundRuns:
@@ -123,32 +125,50 @@ def find_runs(folders: Iterable[Path]) -> FoundRuns:
         ValueError: A folder is missing or holds no result, a result is damaged, or two results
             must not stand in one table.
     """
-    runs: dict[tuple[Any, ...], Run] = {}
+    everything: list[Run] = []
     failed: list[str] = []
     unfinished: list[str] = []
-    num_duplicates = 0
     for folder in folders:
         paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
         if not paths:
             raise ValueError(
                 f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
             )
-        for path in paths:
-            run = Run(path=path.parent, result=read_result(path))
-            key = (run.task, run.encoder, run.setting, run.repetition)
-            num_duplicates += key in runs
-            runs.setdefault(key, run)
+        everything += [Run(path=path.parent, result=read_result(path)) for path in paths]
         for path in sorted(folder.rglob(TRIAL_FILE)):
             if (path.parent / RESULT_FILE).exists():
                 continue
             has_failed = (path.parent / FAILED_FILE).exists()
-            (failed if has_failed else unfinished).append(str(path.parent))
+            name = path.parent.relative_to(folder).as_posix()
+            (failed if has_failed else unfinished).append(name)
+    runs: dict[tuple[Any, ...], Run] = {}
+    for run in _with_unknown_settings(everything):
+        runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
     found = list(runs.values())
     _check_same_weights(found)
     _check_same_rows(found)
+    num_duplicates = len(everything) - len(found)
     return FoundRuns(
         runs=found, num_duplicates=num_duplicates, failed=failed, unfinished=unfinished
     )
+
+
+def _with_unknown_settings(runs: Sequence[Run]) -> list[Run]:
+    """The runs; a setting that older ones do not know is what all others agree on.
+
+    Otherwise the same setting would count as two, each with a part of the seeds.
+    """
+    known: dict[str, set[Any]] = {}
+    for run in runs:
+        for name, value in run.result["settings"].items():
+            known.setdefault(name, set()).update(() if value is None else (value,))
+    agreed = {name: next(iter(values)) for name, values in known.items() if len(values) == 1}
+    filled = []
+    for run in runs:
+        unknown = {name for name, value in run.result["settings"].items() if value is None}
+        assumed = {name: agreed[name] for name in sorted(unknown & set(agreed))}
+        filled.append(replace(run, assumed=assumed))
+    return filled
 
 
 def _check_same_weights(runs: Iterable[Run]) -> None:

@@ -4,12 +4,15 @@ Invariant: no score stands without n, spread, split and how its setting was chos
 computed here but counts.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from finetune.reporting.choice import Average, Choice, Column, Comparison, Entry
 from finetune.reporting.model import Report, family
 from finetune.reporting.notes import notes, provenance
+from finetune.reporting.runs import Run
+from finetune.reporting.settings import searched_names, setting_text
 from finetune.reporting.statistics import Estimate
 
 DIVERGED, AT_CONSTANT, NOT_ABOVE = "†", "▼", "▽"
@@ -23,6 +26,8 @@ METRIC_TITLES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
+_OPTIONAL = ("parts", "min to max", "diverged")
+"""Columns that are left out where they are empty."""
 
 
 def markdown(report: Report) -> str:
@@ -42,11 +47,10 @@ def markdown(report: Report) -> str:
 
 def _introduction() -> list[str]:
     return [
-        "Scores are per cent (100 x correlation where the metric is one): mean over seeds ± half "
-        "of the 95 % Student t interval, and the number of seeds in brackets. One seed has no "
-        "interval. Learning rate, batch and all other settings were chosen per task and encoder by "
-        "the mean validation score over seeds. Rows marked *published* are from papers: other "
-        "sizes, other pretraining data, mostly one seed."
+        "Scores in per cent (correlations x 100): mean over n seeds ± half the width of its 95 % "
+        "Student t interval; one seed has none. Settings were chosen per task and encoder by mean "
+        "validation score. Rows marked *published* are from papers: other sizes, other pretraining "
+        "data, mostly one seed."
     ]
 
 
@@ -55,25 +59,27 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None else f"{100 * value:.{digits}f}"
 
 
-def mean_text(summary: Estimate) -> str:
-    """`45.4 ± 1.2 (3)`; equal values have no width to speak of."""
+def mean_text(summary: Estimate, *, n: int | None = None) -> str:
+    """`45.4 ± 1.2`; equal values have no width to speak of.
+
+    Args:
+        summary: The values.
+        n: How many the reader expects from the header; another number is said. None: say nothing.
+    """
+    text = percent(summary.mean)
     if summary.has_no_spread:
-        return f"{percent(summary.mean)} ({summary.n}, all equal)"
-    spread = "" if summary.half_width is None else f" ± {percent(summary.half_width)}"
-    return f"{percent(summary.mean)}{spread} ({summary.n})"
-
-
-def _average_text(summary: Estimate) -> str:
-    """Without n where the columns share no seeds: then it is a mean of means."""
-    return mean_text(summary) if summary.n > 1 else percent(summary.mean)
+        text += " (all equal)"
+    elif summary.half_width is not None:
+        text += f" ± {percent(summary.half_width)}"
+    return text if n in (None, summary.n) else f"{text} (n = {summary.n})"
 
 
 def interval_text(summary: Estimate) -> str:
-    """The ends of the interval, or why there are none."""
+    """The ends of the interval, if there are any."""
     if summary.low is None or summary.high is None:
-        return "one seed: no spread"
+        return NOTHING
     if summary.has_no_spread:
-        return "all equal: no spread"
+        return "all equal"
     return f"{percent(summary.low)} to {percent(summary.high)}"
 
 
@@ -101,12 +107,14 @@ def _main_table(entries: Sequence[Entry], report: Report, name: str) -> str:
     columns = list({entry.column.key: entry.column for entry in entries}.values())
     table = {(entry.encoder, entry.column.key): entry for entry in entries}
     average = report.averages.get(name)
-    header = ["", *(f"{c.title}<br>{metric_text(c)}<br>*{_split_text(c)}*" for c in columns)]
+    most = {c.key: max(e.summary.n for e in entries if e.column.key == c.key) for c in columns}
+    header = ["", *(_header_text(column, most[column.key]) for column in columns)]
     rows = []
     for encoder in sorted({entry.encoder for entry in entries}):
         cells = [table.get((encoder, column.key)) for column in columns]
-        row = [encoder, *(mean_text(e.summary) + marks(e) if e else NOTHING for e in cells)]
-        rows.append([*row, *([_average_text(average.summaries[encoder])] if average else [])])
+        row = [_cell_text(cell, most) if cell else NOTHING for cell in cells]
+        mean = [mean_text(average.summaries[encoder])] if average else []
+        rows.append([encoder, *row, *mean])
     levels = [next(e.constant for e in entries if e.column.key == c.key) for c in columns]
     blank = [NOTHING] if average else []
     rows.append(["*best constant answer*", *(percent(level) for level in levels), *blank])
@@ -117,20 +125,29 @@ def _main_table(entries: Sequence[Entry], report: Report, name: str) -> str:
     return _table(header, rows)
 
 
+def _header_text(column: Column, n: int) -> str:
+    return f"{column.title}<br>{metric_text(column)}<br>{split_text(column)}, n = {n}"
+
+
+def _cell_text(entry: Entry, most: Mapping[tuple[str, str], int]) -> str:
+    return mean_text(entry.summary, n=most[entry.column.key]) + marks(entry)
+
+
 def _published_rows(columns: Sequence[Column], average: Average | None) -> list[list[str]]:
     models = dict.fromkeys(model for column in columns for model in column.published)
     rows = []
     for model in models:
         values = [column.published.get(model) for column in columns]
-        cells = [NOTHING if value is None else f"{value:.2f}" for value in values]
+        cells = [NOTHING if value is None else f"{value:.4g}" for value in values]  # as printed
         if average:
             mean = average.published.get(model)
-            cells.append(NOTHING if mean is None else f"{mean:.2f}")
+            cells.append(NOTHING if mean is None else f"{mean:.1f}")
         rows.append([f"*{model}, published*", *cells])
     return rows
 
 
-def _split_text(column: Column) -> str:
+def split_text(column: Column) -> str:
+    """What the split of a column is called; the title says which half of MNLI it is."""
     return column.split.replace("_mismatched", "")
 
 
@@ -139,88 +156,61 @@ def _legend(report: Report) -> str:
     lines = [
         (AT_CONSTANT, "not above the best constant answer"),
         (NOT_ABOVE, "above it, but its interval reaches down to it"),
-        (DIVERGED, "some seeds diverged; they count with their best epoch before that"),
+        (DIVERGED, "some seeds diverged and count as they are, see below"),
     ]
     used = [f"{sign} {text}" for sign, text in lines if sign in signs]
     used.append(
-        "best constant answer: always the most frequent training label (or the mean score), or "
-        "always the positive class where the metric is F1 and that scores better"
+        "*best constant answer*: always the most frequent training label (or the mean score), or "
+        "the positive class where that scores better (F1)"
     )
     return "; ".join(used) + "."
 
 
 def _detail_table(report: Report) -> str:
-    header = [
-        *("task", "encoder", "split", "rows", "metric", "n", "mean", "95 % interval", "min to max"),
-        *(
-            "parts",
-            "constant answer",
-            "beside it",
-            "setting",
-            "settings searched",
-            "diverged",
-            "cut",
-        ),
-    ]
-    if report.with_published:
-        header.append("*published*")
-    rows = []
-    for entry in report.entries:
-        row = _detail_row(entry)
-        if report.with_published:
-            values = entry.column.published.items()
-            row.append(", ".join(f"{model} {value:.2f}" for model, value in values) or NOTHING)
-        rows.append(row)
-    return _table(header, rows)
+    by_task: dict[str, list[Run]] = defaultdict(list)
+    for run in report.found.runs:
+        by_task[run.task].append(run)
+    searched = {task: searched_names(runs) for task, runs in by_task.items()}
+    rows = [_detail_row(entry, searched[entry.column.task]) for entry in report.entries]
+    used = [name for name in rows[0] if name not in _OPTIONAL or any(r[name] for r in rows)]
+    return _table(used, [[row[name] or NOTHING for name in used] for row in rows])
 
 
-def _detail_row(entry: Entry) -> list[str]:
-    column, summary, choice = entry.column, entry.summary, entry.choice
-    cut = [run.share_truncated(column.split) for run in choice.runs]
-    known = [share for share in cut if share is not None]
-    at_constant = entry.num_at_constant
-    beside = entry.against_constant
-    if 0 < at_constant < summary.n:
-        beside += f" ({at_constant} of {summary.n} seeds not above)"
-    return [
-        column.title,
-        entry.encoder,
-        _split_text(column),
-        rows_text(entry),
-        metric_text(column),
-        str(summary.n),
-        percent(summary.mean, 2),
-        interval_text(summary),
-        f"{percent(summary.minimum)} to {percent(summary.maximum)}" if summary.n > 1 else NOTHING,
-        _parts_text(entry),
-        percent(entry.constant),
-        beside,
-        setting_text(choice),
-        _searched_text(choice),
-        f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "0",
-        f"{max(known):.0%}" if known else NOTHING,
-    ]
+def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
+    summary, choice = entry.summary, entry.choice
+    return {
+        "task": entry.column.title,
+        "encoder": entry.encoder,
+        "n": str(summary.n),
+        "mean": percent(summary.mean),
+        "95 % interval": interval_text(summary),
+        "min to max": f"{percent(summary.minimum)} to {percent(summary.maximum)}"
+        if summary.n > 1
+        else "",
+        "parts": _parts_text(entry),
+        "beside the constant answer": _beside_text(entry),
+        "setting": setting_text(choice.setting, searched),
+        "chosen from": _searched_text(choice),
+        "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
+    }
 
 
-def rows_text(entry: Entry) -> str:
-    """Rows that were scored; a range where folds differ."""
-    counts = sorted(
-        {
-            int(run.result["evaluation"][entry.column.split]["num_rows"])
-            for run in entry.choice.runs
-            if run.has_scores
-        }
-    )
-    if not counts:
-        return NOTHING
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+def _beside_text(entry: Entry) -> str:
+    if entry.constant is None:
+        return entry.against_constant
+    text = entry.against_constant
+    for word in ("at or below", "above"):
+        text = text.replace(word, f"{word} {percent(entry.constant)}")
+    if 0 < entry.num_at_constant < entry.summary.n:
+        text += f" ({entry.num_at_constant} of {entry.summary.n} seeds not above)"
+    return text
 
 
 def _parts_text(entry: Entry) -> str:
     """Mean of every metric of the score, where it has several."""
     column = entry.column
     if len(column.metrics) < 2:
-        return NOTHING
+        return ""
     means = {
         name: fmean(run.score(column.split, name) for run in entry.choice.runs)
         for name in column.metrics
@@ -228,41 +218,28 @@ def _parts_text(entry: Entry) -> str:
     return ", ".join(f"{METRIC_TITLES.get(k, k)} {percent(v)}" for k, v in means.items())
 
 
-def setting_text(choice: Choice) -> str:
-    """The setting in a few words."""
-    setting = choice.setting
-    text = f"lr {setting['lr']:g}, batch {setting['batch_size']}, {_epochs(setting['epochs'])}"
-    if setting["warmup_share"]:
-        text += f", warm-up {setting['warmup_share']:.0%}"
-    return f"{text}, length {setting['max_len']}"
-
-
-def _epochs(number: int) -> str:
-    return "1 epoch" if number == 1 else f"{number} epochs"
-
-
 def _searched_text(choice: Choice) -> str:
-    text = str(choice.num_settings)
+    text = "1 setting" if choice.num_settings == 1 else f"{choice.num_settings} settings"
     if choice.num_incomplete:
         text += f" ({choice.num_incomplete} with fewer seeds, not eligible)"
     return text
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    header = ["task", "first", "second", "pairs", "first − second", "95 % interval", "verdict"]
+    """Pair of encoders by pair, so that one pair is read down all tasks."""
+    header = ["first − second", "task", "pairs", "difference", "95 % interval", "verdict"]
     rows = []
-    for item in comparisons:
+    for item in sorted(comparisons, key=lambda item: (item.first, item.second)):
         unpaired = f" (+{item.num_unpaired} unpaired)" if item.num_unpaired else ""
-        interval = interval_text(item.difference) if item.difference.n > 1 else "one pair: none"
+        is_separable = item.verdict == "separable"
         rows.append(
             [
+                f"{item.first} − {item.second}",
                 item.column.title,
-                item.first,
-                item.second,
                 f"{item.difference.n}{unpaired}",
                 f"{100 * item.difference.mean:+.1f}",
-                interval,
-                item.verdict,
+                interval_text(item.difference),
+                f"**{item.verdict}**" if is_separable else item.verdict,
             ]
         )
     return _table(header, rows)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from finetune.tasks.long_documents import PUBLISHED_SOURCE, below, long_recipe
 from finetune.tasks.rows import MissingSplit, RowReader, find_file
 from finetune.tasks.spec import SplitRows, TaskSpec
-from finetune.tasks.tables import read_table
+from finetune.tasks.tables import COMPRESSIONS, read_table
 
 LABELS = ("false", "true")
 FILES = {"train": "train", "validation": "dev", "test": "test"}
@@ -40,7 +40,7 @@ def read_all(folder: Path, split: str) -> SplitRows:
 
     Raises:
         MissingSplit: No file of that split.
-        ValueError: A damaged row or XML file; names it.
+        ValueError: Only some of the released files are there, or a damaged row or XML file.
     """
     if split not in FILES:
         raise MissingSplit(f"Hyperpartisan has no split {split}; it has {list(FILES)}")
@@ -48,6 +48,9 @@ def read_all(folder: Path, split: str) -> SplitRows:
     try:
         return read_released(folder, split)
     except MissingSplit as error:
+        names = [f"{stem}.jsonl{end}" for stem in FILES.values() for end in COMPRESSIONS]
+        if any((root / name).is_file() for name in names):
+            raise ValueError(f"{error} The folds are cut from all three files.") from error
         if not (root / ARTICLES).is_file():
             raise MissingSplit(f"{error} The original XML would be {ARTICLES}.") from error
         if split != "train":

@@ -1,14 +1,17 @@
 """A user's own CSV, TSV and JSONL files as a task, without writing code.
 
-Invariant: the labels are those of the training rows; another one elsewhere is an error.
+Invariant: the labels are those of the training rows, or of the classifier that is scored; another
+one is an error.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from finetune.tasks.rows import class_target, score_target
 from finetune.tasks.spec import LoadedTask, Recipe, Row, SegmentRule, SplitRows, TaskSpec
-from finetune.tasks.tables import Lined, label_name, read_table, text_value
+from finetune.tasks.tables import Lined, column_value, label_name, read_table, text_value
 
 RECIPE = Recipe(
     lrs=(3e-5, 5e-5, 1e-4),
@@ -39,22 +42,36 @@ class OwnFiles:
     """Whether the label is one of some classes or a number."""
     segments: SegmentRule = "separators"
     """What a pooling segment of the text is."""
+    labels: tuple[str, ...] | None = None
+    """Classes of a classifier that is scored, empty for a regression; None: the training rows'."""
 
 
-def load_own(own: OwnFiles) -> LoadedTask:
+def load_own(own: OwnFiles, *, needed: Sequence[str] = ("train", "validation")) -> LoadedTask:
     """Return the task of the files; its labels are sorted, whole numbers by size.
+
+    Args:
+        own: The files.
+        needed: Splits that must be there. A test file is read beside training rows, and training
+            rows are read where nothing else says what the labels are.
 
     Raises:
         ValueError: No file, a damaged row, fewer than two classes, or a label that the training
             rows do not have; names file and line.
     """
-    for option in ("train", "validation"):
-        if not getattr(own, option):
-            raise ValueError(f"no {option} file; name it with --data.{option}")
-    files = {"train": own.train, "validation": own.validation, "test": own.test}
-    tables = {split: list(read_table(path)) for split, path in files.items() if path}
     is_regression = own.kind == "regression"
-    labels = () if is_regression else _labels(own, tables["train"])
+    if own.labels is not None and is_regression == bool(own.labels):
+        gives = f"the labels {', '.join(own.labels)}" if own.labels else "scores"
+        raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
+    read = set(needed) if is_regression or own.labels else {"train", *needed}
+    given = {"train": own.train, "validation": own.validation, "test": own.test}
+    for split, path in given.items():
+        if split in read and not path:
+            raise ValueError(f"no {split} file; name it with --data.{split}")
+    if own.test and "train" in needed:
+        read.add("test")
+    files = {split: path for split, path in given.items() if split in read}
+    tables = {split: list(read_table(path)) for split, path in files.items()}
+    labels = () if is_regression else own.labels or _labels(own, tables["train"])
     spec = TaskSpec(
         name="own",
         title="own",
@@ -86,8 +103,8 @@ def _labels(own: OwnFiles, table: list[Lined]) -> tuple[str, ...]:
         raise ValueError(
             f"{own.train}: all rows have the label {names.pop()!r}; two or more classes are needed"
         )
-    if all(name.lstrip("-").isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))  # "1" and "01" may be two
     return tuple(sorted(names))
 
 
@@ -102,7 +119,6 @@ def _row(own: OwnFiles, labels: tuple[str, ...], source: str, number: int, lined
         name = label_name(values, own.label, place, option="data.label")
         target = class_target(name, labels, place)
     else:
-        if own.label not in values:
-            label_name(values, own.label, place, option="data.label")
-        target = score_target(values[own.label], None, place)
+        score = column_value(values, own.label, place, option="data.label")
+        target = score_target(score, None, place)
     return Row(line, str(number), text, pair, target)

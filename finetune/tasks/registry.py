@@ -19,6 +19,12 @@ __all__ = ["GLUE", "TASKS", "MissingSplit", "OwnFiles", "load_task", "task_named
 
 TASKS: Mapping[str, TaskSpec] = {**GLUE_TASKS, **LONG_TASKS, **HYPERPARTISAN_TASKS}
 GLUE: tuple[str, ...] = tuple(GLUE_TASKS)
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+}
+"""Stage -> splits that it cannot do without; a fit reads all others too, where they are."""
 
 
 def task_named(name: str) -> TaskSpec:
@@ -42,6 +48,7 @@ def load_task(
     fold: int = 0,
     repeat: int = 0,
     splits: Sequence[str] | None = None,
+    stage: str = "fit",
 ) -> LoadedTask:
     """Return a task with its rows.
 
@@ -51,23 +58,27 @@ def load_task(
         own: The files of "own".
         fold: Which fold is the test split, for a task with folds; the next one is validation.
         repeat: Number of the shuffle before the folds are dealt.
-        splits: What to load; None: all there is at that place, with train and validation.
+        splits: What to load; None: what the stage needs.
+        stage: fit (all there is at that place, with train and validation), validate (the
+            validation splits) or test (the test splits, of which there may be none).
 
     Raises:
-        MissingSplit: A split that is asked for, or is needed for a fit, is not there.
+        MissingSplit: A split that is asked for, or is needed for the stage, is not there.
         ValueError: An unknown name or split, a fold that does not exist, or a damaged row.
     """
     if name == "own":
         if own is None:
             raise ValueError("the task own needs files: --data.train and --data.validation")
-        return _selected(load_own(own), splits)
+        return _selected(load_own(own, needed=_NEEDED[stage]), splits)
     if own is not None:
         raise ValueError(f"own files belong to the task own, not to {name}; leave one of them out")
     spec = task_named(name)
     _check_fold(spec, fold, repeat)
-    if splits is None and "train" not in spec.sizes:
+    if splits is None and stage == "fit" and "train" not in spec.sizes:
         raise ValueError(f"{name} has no training rows: {spec.warning}")
     root = Path(folder).expanduser() if folder else None
+    if splits is None and stage != "fit" and (spec.num_folds or spec.carve_validation):
+        splits = _NEEDED[stage]
     if spec.num_folds:
         whole = without_duplicates(_read_all(spec, root, needed=("train",)).values())
         parts = fold_splits(whole, num_folds=spec.num_folds, fold=fold, repeat=repeat)
@@ -75,9 +86,8 @@ def load_task(
     if spec.carve_validation:
         return _selected(_carved(spec, root, splits), splits)
     if splits is None:
-        loaded = _read_all(spec, root, needed=("train", "validation"))
-    else:
-        loaded = {split: _read(spec, root, _known(spec, split)) for split in splits}
+        return LoadedTask(spec=spec, splits=_read_for(spec, root, stage))
+    loaded = {split: _read(spec, root, _known(spec, split)) for split in splits}
     return LoadedTask(spec=spec, splits=loaded)
 
 
@@ -128,10 +138,24 @@ def _read_there(spec: TaskSpec, root: Path | None, names: Sequence[str]) -> dict
     return found
 
 
-def _read_all(spec: TaskSpec, root: Path | None, *, needed: Sequence[str]) -> dict[str, SplitRows]:
-    first = {split: _read(spec, root, split) for split in spec.sizes if split in needed}
-    rest = _read_there(spec, root, [split for split in spec.sizes if split not in needed])
-    return {split: {**first, **rest}[split] for split in spec.sizes if split in {**first, **rest}}
+def _read_for(spec: TaskSpec, root: Path | None, stage: str) -> dict[str, SplitRows]:
+    """Return the splits of a stage; where test labels are hidden, a test file is never needed."""
+    needed = _NEEDED[stage]
+    if stage == "fit":
+        return _read_all(spec, root, needed=needed)
+    if spec.hub and set(needed) & set(spec.hub.unlabelled):
+        needed = ()
+    return _read_all(spec, root, needed=needed, prefix=_NEEDED[stage][0])
+
+
+def _read_all(
+    spec: TaskSpec, root: Path | None, *, needed: Sequence[str], prefix: str = ""
+) -> dict[str, SplitRows]:
+    """Return all splits there are whose name begins so; those that are needed must be there."""
+    names = [split for split in spec.sizes if split.startswith(prefix)]
+    first = {_known(spec, split): _read(spec, root, split) for split in needed}
+    rest = _read_there(spec, root, [split for split in names if split not in needed])
+    return {split: {**first, **rest}[split] for split in names if split in {**first, **rest}}
 
 
 def _selected(task: LoadedTask, splits: Sequence[str] | None) -> LoadedTask:

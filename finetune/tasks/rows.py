@@ -68,7 +68,9 @@ class RowReader:
             place = f"{source}, line {line}"
             texts = self._texts(values, place, counts)
             if texts is not None:
-                name = str(column_value(values, self.id_column, place)) if self.id_column else ""
+                name = ""
+                if self.id_column:
+                    name = str(column_value(values, self.id_column, place, hint=self.hint))
                 target = self._target(values, place)
                 rows.append(Row(line, name or str(len(rows)), *texts, target))
         if not rows:

@@ -22,6 +22,8 @@ SETTINGS = {
     "max_eval_rows": 0,
     "positions": "tile",
     "segments": "separators",
+    "dropout_prob": 0.1,
+    "gradient_clip": 1.0,
 }
 TITLES = {
     "cola": ("CoLA", ["matthews"]),

@@ -1,7 +1,9 @@
 """The commands: help, what is refused, scoring a finished run, and many runs in one process."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -80,9 +82,27 @@ def test_a_run_is_scored_on_its_own_labels_only(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.csv").write_text("text,label\ngood,a\nbad,b\n")
-    files = [f"--data.{name}={tmp_path / 'other.csv'}" for name in ("train", "validation", "test")]
+    (tmp_path / "dev.tsv").write_text("sentence1\tsentence2\tlabel\na\tfilm\tentailment\n")
     start = ["validate", "--run.root", str(runs), "--run.name", "one"]
-    assert "with the labels no, yes; the data have a, b" in fails(capsys, [*start, *files])
+    message = fails(capsys, [*start, "--data.validation", str(tmp_path / "other.csv")])
+    assert "other.csv, line 2: unknown label 'a'; allowed: 'no', 'yes'" in message
+    named = ["--data.train=", "--data.validation=", "--data.test=", "--data.task=rte"]
+    message = fails(capsys, [*start, *named, f"--data.folder={tmp_path}"])
+    assert "with the labels no, yes; the data have entailment, not_entailment" in message
+
+
+def test_rows_are_scored_without_the_training_file(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = scored(runs, capsys, "validate")
+    validation = ["--data.train", "gone.csv", "--data.test", "gone.csv"]
+    assert scored(runs, capsys, "validate", *validation) == found
+    start = ["validate", "--run.root", str(runs), "--run.name", "one", *validation]
+    capsys.readouterr()
+    assert main(start) == 0
+    share = result_of(runs / "one")["majority"]["validation"]["accuracy"]
+    (line,) = [a for a in capsys.readouterr().out.splitlines() if "baseline (majority)" in a]
+    assert f"{share:.4f}" in line
 
 
 def test_a_run_that_does_not_exist_cannot_be_scored(
@@ -113,6 +133,8 @@ def test_values_that_follow_others_are_refused(
     message = fails(capsys, ["fit", "--config", str(tmp_path / "x.yaml")])
     assert f"x.yaml: {option} follows {decisive}" in message
     assert "no such file" in fails(capsys, ["fit", "--config", str(tmp_path / "y.yaml")])
+    (tmp_path / "x.yaml").write_text("data: [")
+    assert "is not valid YAML" in fails(capsys, ["fit", "--config", str(tmp_path / "x.yaml")])
 
 
 def test_class_paths_of_other_modules_are_refused(
@@ -141,10 +163,13 @@ def test_weights_and_biases_is_written_beside_the_metrics(
     from pytorch_lightning.loggers import CSVLogger
 
     given = {}
+    wandb = SimpleNamespace(run=None, finish=lambda: setattr(wandb, "run", None))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
 
     class Recorded(CSVLogger):
         def __init__(self, **options: object) -> None:
             given.update(options)
+            wandb.run = "begun"
             super().__init__(save_dir=str(tmp_path / "csv"))
 
     monkeypatch.setattr(loggers, "WandbLogger", Recorded)
@@ -153,6 +178,11 @@ def test_weights_and_biases_is_written_beside_the_metrics(
     assert given["group"] == "g" and given["offline"] is True and given["name"] == "x"
     assert json.loads(json.dumps(given["config"]))["model"]["optimizer"]["lr"] == 5e-3
     assert "val/score" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
+    assert wandb.run is None  # or the next fit of a grid would write into it
+    wandb.run = "of somebody else"
+    monkeypatch.setattr(Recorded, "__init__", lambda self, **_: CSVLogger.__init__(self, tmp_path))
+    assert run_fit(bundle, tmp_path, "y", *options) == 0
+    assert wandb.run == "of somebody else"
 
 
 def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +192,8 @@ def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in TASKS)
     assert "8,551 / 1,043 / 1,063" in printed and "leaky" in printed
+    assert "\nimdb: 10% of the training rows are validation" in printed
+    assert "\nhyperpartisan: all rows together" in printed and "are cut into 5 folds" in printed
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

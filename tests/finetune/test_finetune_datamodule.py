@@ -47,9 +47,9 @@ def loaded(**splits: SplitRows) -> LoadedTask:
 def make(bundle, monkeypatch):
     """Returns a function that makes a data module whose task is given."""
 
-    def made(task: LoadedTask | None = None, **options: object) -> TaskDataModule:
+    def made(task: LoadedTask | None = None, /, **options: object) -> TaskDataModule:
         rows = task or loaded()
-        monkeypatch.setattr(TaskDataModule, "_load_rows", lambda self: rows)
+        monkeypatch.setattr(TaskDataModule, "_load_rows", lambda self, stage: rows)
         defaults = {"task": "films", "folder": "films", "max_len": 24, "encoder": str(bundle)}
         return TaskDataModule(**{**defaults, **options})
 
@@ -187,8 +187,57 @@ def test_the_segment_rule_is_the_tasks_unless_one_is_given(make) -> None:
 
 @pytest.mark.parametrize(("max_len", "expected"), [(512, "separators"), (513, "sentences")])
 def test_own_long_texts_are_cut_into_sentences(make, max_len, expected) -> None:
-    assert make(task="own", max_len=max_len)._own_segments() == expected
-    assert make(task="own", max_len=max_len, segments="paragraphs")._own_segments() == "paragraphs"
+    own = {"task": "own", "folder": "", "max_len": max_len}
+    assert make(**own)._own_segments() == expected
+    assert make(**own, segments="paragraphs")._own_segments() == "paragraphs"
+
+
+def write_rte(folder, *stems: str) -> str:
+    folder.mkdir(exist_ok=True)
+    for stem in stems:
+        lines = ["index\tsentence1\tsentence2\tlabel", "0\tgood film\tit was\tentailment"]
+        (folder / f"{stem}.tsv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def test_scoring_reads_only_the_split_that_is_scored(bundle, tmp_path) -> None:
+    folder = write_rte(tmp_path / "RTE", "dev")
+    datamodule = TaskDataModule(task="rte", folder=folder, encoder=str(bundle))
+    datamodule.setup("validate")
+    assert list(datamodule.task.splits) == ["validation"]
+    (batch,) = datamodule.val_dataloader()[0]
+    assert batch.row_ids_B.tolist() == [0] and datamodule.inspection.majority == {}
+    datamodule.setup("test")
+    with pytest.raises(ValueError, match="test labels are not public"):
+        datamodule.test_dataloader()
+    with pytest.raises(ValueError, match=r"no train\.tsv"):
+        datamodule.setup("fit")
+    write_rte(tmp_path / "RTE", "train", "test")
+    datamodule.setup("fit")
+    assert list(datamodule.task.splits) == ["train", "validation", "test"]
+
+
+def test_a_validation_file_that_is_missing_is_named_when_it_is_scored(bundle, tmp_path) -> None:
+    folder = write_rte(tmp_path / "RTE", "train")
+    datamodule = TaskDataModule(task="rte", folder=folder, encoder=str(bundle))
+    with pytest.raises(ValueError, match=r"no dev\.tsv"):
+        datamodule.setup("validate")
+
+
+def test_own_rows_that_are_scored_have_the_classifiers_labels(bundle, tmp_path) -> None:
+    (tmp_path / "v.csv").write_text("text,label\ngood,b\nbad,b\n")
+    datamodule = TaskDataModule(validation=str(tmp_path / "v.csv"), encoder=str(bundle))
+    with pytest.raises(ValueError, match=r"no train file"):
+        datamodule.setup("validate")
+    datamodule.follow_classifier(("a", "b", "c"), "sentences")
+    datamodule.setup("validate")
+    assert datamodule.spec.labels == ("a", "b", "c") and datamodule.spec.segments == "sentences"
+    (batch,) = datamodule.val_dataloader()[0]
+    assert batch.targets_B.tolist() == [1, 1]
+    scored = TaskDataModule(validation=str(tmp_path / "v.csv"), encoder=str(bundle))
+    scored.follow_classifier((), "separators")
+    with pytest.raises(ValueError, match="data.kind is classification but the classifier gives sc"):
+        scored.setup("validate")
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -245,6 +294,8 @@ def test_workers_give_the_same_batches(make) -> None:
         ({"eval_batch_size": 0}, "data.eval_batch_size is 0"),
         ({"global_batch_size": 0}, "global_batch_size is 0"),
         ({"train": "x.csv"}, "data.task is films but own files are given"),
+        ({"text": "body"}, "data.task is films, which has no use for data.text; leave it out"),
+        ({"task": "own", "fold": 1}, "data.task is own, which has no use for data.folder, data.f"),
     ],
 )
 def test_a_mistake_in_an_option_is_an_error(make, options, message) -> None:

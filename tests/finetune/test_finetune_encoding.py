@@ -202,5 +202,7 @@ def test_the_tokenizer_is_found_in_a_bundle_a_run_and_beside_a_file(tmp_path) ->
     (tmp_path / "bundle" / "model.safetensors").write_text("")
     for place in (tmp_path, tmp_path / "bundle", tmp_path / "bundle" / "model.safetensors"):
         assert tokenizer_file(str(place)) == expected
+    (tmp_path / "tokenizer.json").write_text("{}")  # not the one that the weights belong to
+    assert tokenizer_file(tmp_path) == expected
     with pytest.raises(ValueError, match=r"nothing has no tokenizer\.json \(looked for"):
         tokenizer_file(tmp_path / "nothing")

@@ -1,5 +1,6 @@
 """`fit`, from files to a run's folder: learning, choosing, repeating, diverging, mistakes."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,8 @@ def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> 
     assert result["encoder"]["name"] == bundle.parent.name and result["encoder"]["kind"] == "ponet"
     assert result["settings"]["lr"] == 5e-3 and result["settings"]["batch_size"] == 16
     assert result["settings"]["seed"] == 42 and result["settings"]["epochs"] == 2
+    settings = result["settings"]
+    assert (settings["dropout_prob"], settings["gradient_clip"]) == (0.1, 1.0)
     assert result["total_steps"] == 40 and result["best_step"] == 20 * result["best_epoch"]
     assert {name: values["num_rows"] for name, values in result["evaluation"].items()} == {
         "validation": 50,
@@ -207,8 +210,10 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
         (["--model.encoder", "nowhere"], "nowhere"),
         (["--data.task", "colaa"], "colaa"),
         (["--seed_everything", "true"], "seed_everything is True"),
-        (["--ckpt_path", "x.ckpt"], "fine-tuning keeps no checkpoints"),
+        (["--ckpt_path", "x.ckpt"], "unrecognized arguments: --ckpt_path"),
         (["--run.name", "../x"], "is not a folder name"),
+        (["--run.name", "."], "is not a folder name"),
+        (["--trainer.max_epochs", "-1"], "the run has no end; give --trainer.max_epochs"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -216,6 +221,15 @@ def test_a_wrong_option_is_one_line(
 ) -> None:
     assert message in fails(capsys, fit_arguments(bundle, tmp_path, "x", *options))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_fit_without_validation_is_not_taken_for_a_result(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--trainer.limit_val_batches", "0", "--trainer.max_epochs", "1"]
+    message = fails(capsys, fit_arguments(bundle, tmp_path, "x", *options))
+    assert "no epoch was validated" in message and "limit_val_batches" in message
+    assert not (tmp_path / "x" / "result.json").exists()
 
 
 def test_an_unknown_label_is_named_with_its_line(
@@ -226,6 +240,18 @@ def test_an_unknown_label_is_named_with_its_line(
     message = fails(capsys, arguments)
     assert "validation.csv, line 3" in message and "'maybe'" in message
     assert not (tmp_path / "x").exists()
+
+
+def test_a_result_from_before_a_setting_was_kept_is_read(fitted: Path, tmp_path: Path) -> None:
+    result = result_of(fitted)
+    for name in ("dropout_prob", "gradient_clip"):
+        del result["settings"][name]
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result))
+    settings = read_result(path)["settings"]
+    assert settings == {**result["settings"], "dropout_prob": None, "gradient_clip": None}
+    with pytest.raises(ValueError, match="settings lacks dropout_prob, gradient_clip"):
+        write_result(path, result)
 
 
 def test_a_result_with_missing_or_unknown_keys_is_refused(fitted: Path, tmp_path: Path) -> None:

@@ -44,8 +44,7 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
     assert len(list((tmp_path / "grid").rglob("model.safetensors"))) == 2
     run_report([str(tmp_path / "grid")])
     printed = capsys.readouterr().out
-    assert (
-        "## Own data" in printed and "| own | first | validation | 40 | accuracy | 2 |" in printed
-    )
+    assert "## Own data" in printed and "| own | first | 2 |" in printed
+    assert "Rows scored: own 40 (one row: 2.5 points)." in printed
     assert "equal in every pair" in printed  # the two encoders have the same weights
     assert (tmp_path / "grid/report/figure.png").is_file()

@@ -1,6 +1,7 @@
 """What is counted before training: balance, lengths, overlap, the majority guess."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from finetune.data.inspection import (
     normalised,
     overlaps,
     overview_lines,
+    unlike_published,
 )
 from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
 
@@ -101,6 +103,28 @@ def test_the_released_hyperpartisan_split_leaks_58_of_65_test_rows(shared_dir) -
     assert "51 of 65 test in train (78.5%), 7 of 65 test in validation (10.8%)" in line
 
 
+def test_overlaps_of_a_subset_are_those_of_all_rows() -> None:
+    whole = {
+        "train": split(("a film", 1), ("fine", 1), ("poor", 0)),
+        "validation": split(("A  film", 1), ("POOR", 0)),
+    }
+    used = {"train": split(("fine", 1), ("bad", 0)), "validation": split(("A  film", 1))}
+    found = inspect_task(LoadedTask(spec=spec(), splits=used), {}, max_len=8, whole=whole)
+    assert found.overlaps == {"validation in train": 2, "duplicates in train": 0}
+    assert any("2 of 2 validation in train" in line for line in overview_lines(found))
+
+
+def test_a_split_that_is_shorter_than_the_distribution_is_named() -> None:
+    published = replace(spec(), sizes={"train": 8551, "validation": 1043})
+    assert unlike_published(published, {"train": 8551, "validation": 1043}) == ()
+    found = unlike_published(published, {"train": 8000, "validation": 1043})
+    assert found == ("train has 8,000 rows, the distribution 8,551",)
+    carved = replace(published, carve_validation=0.1, sizes={"train": 100, "test": 50})
+    assert unlike_published(carved, {"train": 90, "validation": 10, "test": 50}) == ()
+    assert len(unlike_published(carved, {"train": 80, "validation": 10, "test": 40})) == 2
+    assert unlike_published(replace(published, num_folds=5), {"train": 3}) == ()
+
+
 def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
     loaded = films(segments="sentences")
     encoder = TextEncoder(tokenizer_json, max_len=5, segments="sentences")
@@ -111,7 +135,7 @@ def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
         loaded,
         encoded,
         max_len=5,
-        num_rows_whole={"validation": 9},
+        whole={"validation": split(*[("bad", 0)] * 9)},
         repairs={"validation": {"rows mended": 2}},
     )
     validation = found.splits["validation"]

@@ -115,6 +115,7 @@ def test_mistakes_are_one_line_and_leave_no_file(
         (["--model", str(model), "--text_pair", "b"], "labels single texts"),
         (["--model", str(model), "--batch_size", "0"], "batch_size is 0"),
         (["--model", str(model), "--max_len", "3"], "max_len is 3"),
+        (["--model", str(model), "--output", str(path)], "new.csv is the input itself"),
         ([], "model"),
     ):
         assert main(["predict", *files, *options]) == 2

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from grid_fakes import make_result, write
+from matplotlib.figure import Figure
 
+from finetune.grids.files import remove_classifiers
 from finetune.reporting.choice import Entry
 from finetune.reporting.command import parse_report, run_report
 from finetune.reporting.files import csv_text, json_text
 from finetune.reporting.model import Report, make_report
+from finetune.reporting.plots import plot_results
 from finetune.reporting.runs import find_runs
 from finetune.reporting.text import markdown
 
@@ -51,7 +54,7 @@ def test_a_setting_with_fewer_seeds_cannot_win(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.5, 2: 0.5}, lr=3e-5)
     report = report_of(tmp_path)
     assert entry_of(report).choice.setting["lr"] == 3e-5
-    assert "2 (1 with fewer seeds, not eligible)" in markdown(report)
+    assert "2 settings (1 with fewer seeds, not eligible)" in markdown(report)
 
 
 def test_mean_and_interval_are_students(tmp_path: Path) -> None:
@@ -60,15 +63,16 @@ def test_mean_and_interval_are_students(tmp_path: Path) -> None:
     assert summary.mean == pytest.approx(0.5)
     assert summary.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
     text = markdown(report_of(tmp_path))
-    assert "| ponet | 50.0 ± 24.8 (3) |" in text and "25.2 to 74.8 | 40.0 to 60.0" in text
+    assert "validation, n = 3 |" in text and "| ponet | 50.0 ± 24.8 |" in text
+    assert "| ponet | 3 | 50.0 | 25.2 to 74.8 | 40.0 to 60.0 |" in text
 
 
 def test_one_seed_claims_no_spread_and_no_verdict(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4})
     write_seeds(tmp_path, {1: 0.3}, "bert")
     text = markdown(report_of(tmp_path))
-    assert "| ponet | 40.0 (1) |" in text and "one seed: no spread" in text
-    assert "one pair: not judged" in text and "n = 1: a single seed says nothing" in text
+    assert "validation, n = 1 |" in text and "| ponet | 40.0 |" in text
+    assert "one pair: not judged" in text and "n = 1: one seed says nothing" in text
 
 
 def test_two_seeds_are_reported_with_a_warning(tmp_path: Path) -> None:
@@ -85,7 +89,9 @@ def test_encoders_are_compared_on_equal_seeds_only(tmp_path: Path) -> None:
     assert comparison.difference.mean == pytest.approx(-0.015)
     assert comparison.verdict == "separable"
     text = markdown(report_of(tmp_path))
-    assert "3 (+1 unpaired)" in text and "unequal numbers of seeds for CoLA" in text
+    assert "| bert − ponet | CoLA | 3 (+1 unpaired) | -1.5 |" in text and "**separable**" in text
+    assert "unequal numbers of seeds for CoLA" in text and "± 2.4 (n = 3) |" not in text
+    assert "(n = 3)" in text  # another number than the header's 4 stands in the cell
 
 
 def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) -> None:
@@ -114,8 +120,9 @@ def test_diverged_seeds_count_with_the_majority_score_and_are_flagged(tmp_path: 
     entry = entry_of(report)
     assert entry.scores == [0.5, 0.5, 0.2] and entry.num_diverged == 1
     text = markdown(report)
-    assert "40.0 ± 43.0 (3) †▽" in text and "| 1 of 3 |" in text
-    assert "1 of 3 trials diverged, 1 of them in the chosen setting; all count, 1 before" in text
+    assert "40.0 ± 43.0 †▽" in text and "| 1 of 3 |" in text
+    assert "1 of 3 trials diverged, 1 of them in the chosen setting; they count with" in text
+    assert "1 without any as the majority answer" in text
 
 
 def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
     report = report_of(tmp_path)
     assert entry_of(report).against_constant == "at or below"
     text = markdown(report)
-    assert "56.0 (2, all equal) ▼" in text and "WNLI 1.4 (71)" in text
+    assert "56.0 (all equal) ▼" in text and "WNLI 71 (one row: 1.4 points)" in text
 
 
 def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) -> None:
@@ -164,12 +171,18 @@ def test_published_scores_are_marked_or_left_out_on_demand(tmp_path: Path) -> No
     text = markdown(report_of(tmp_path))
     assert "*PoNet-Base, published* | 45.36" in text and "ModelScope card" in text
     assert "they show where the task stands, not who is better" in text
+    assert "*FNet-Base" not in text  # its card has no Matthews of CoLA
     assert "45.36" not in markdown(report_of(tmp_path, with_published=False))
 
 
 def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path) -> None:
-    result = make_result("rte", score=0.6)
-    result["data"]["overlaps"] = {"test in train": 51, "duplicates in train": 3}
+    result = make_result("rte", score=0.6, test=0.6, num_rows=200)
+    result["data"]["overlaps"] = {
+        "test in train": 51,
+        "duplicates in train": 3,
+        "validation_mismatched in train": 7,
+    }
+    result["data"]["splits"]["test"]["lengths"]["share_truncated"] = 0.18
     result["data"]["warning"] = "leaky"
     result["data"]["splits"]["train"]["num_rows_whole"] = 9000
     write(tmp_path, result)
@@ -178,9 +191,11 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
         for file in files:
             (tmp_path / name / file).write_text("{}")
     text = markdown(report_of(tmp_path))
-    assert "RTE: leaky." in text and "OVERLAP between splits, 51 rows of test in train" in text
+    assert "RTE: leaky." in text
+    assert "OVERLAP between splits, 51 of 200 rows (25.5 %) of test in train." in text
     assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
-    assert "as they failed, 1 trial(s)" in text and "as they did not end, 1 trial(s)" in text
+    assert "texts cut at the length above, 18 % of test." in text
+    assert "failed, 1 trial(s): `a`." in text and "did not end, 1 trial(s): `b`." in text
 
 
 def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> None:
@@ -188,7 +203,7 @@ def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> N
     write_seeds(tmp_path, {2: 0.4}, device="NVIDIA H100")
     text = markdown(report_of(tmp_path))
     assert "torch 2.13.0" in text and "cpu (1); NVIDIA H100 (1)" in text
-    assert "`runs/ponet`" in text and "runs: 2, 0.0 hours" in text
+    assert "| ponet | ponet | 1,000 | digest of po |" in text and "runs: 2, 0.0 hours" in text
 
 
 def test_random_initialisation_is_an_encoder_of_its_own(tmp_path: Path) -> None:
@@ -209,6 +224,7 @@ def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path)
         ("imdb", "42", "test"),
     ]
     assert rows[1]["matthews"] == "0.5" and rows[1]["f1"] == "" and rows[3]["f1"] == "0.7"
+    assert all(row["num_train_rows"] == "8000" for row in rows)
     assert all(row["chosen"] == "True" and Path(row["path"]).is_dir() for row in rows)
 
 
@@ -218,6 +234,7 @@ def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
     found = content["results"][0]
     assert found["scores"] == [0.4, 0.5] and len(found["runs"]) == 2
     assert found["best_run"].endswith("seed2") and found["setting"]["lr"] == 3e-5
+    assert found["published_per_cent"] == {"PoNet-Base": 45.36}
 
 
 def test_results_of_several_folders_stand_together_and_repeated_ones_once(tmp_path: Path) -> None:
@@ -255,6 +272,68 @@ def test_the_command_writes_four_files_and_can_be_run_again(
     assert (tmp_path / "report/figure.png").read_bytes().startswith(b"\x89PNG")
     assert "## Encoders compared" in capsys.readouterr().out
     assert parse_report(["a", "b", "--published", "false"]).published is False
+
+
+def test_the_named_best_run_is_the_one_whose_classifier_a_grid_keeps(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.9, 2: 0.1}, lr=1e-4)
+    write_seeds(tmp_path, {1: 0.6, 2: 0.7}, lr=3e-5)
+    for path in list(tmp_path.rglob("result.json")):
+        (path.parent / "classifier").mkdir()
+    choice = entry_of(report_of(tmp_path)).choice
+    remove_classifiers(tmp_path / "cola" / "ponet", keep="best")
+    assert choice.setting["lr"] == 3e-5 and choice.best_run.result["settings"]["lr"] == 1e-4
+    assert [path.parent for path in tmp_path.rglob("classifier")] == [choice.best_run.path]
+
+
+def test_a_setting_that_older_results_do_not_know_does_not_split_their_seeds(
+    tmp_path: Path,
+) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5}, dropout_prob=0.1)
+    for seed in (3, 4):
+        result = make_result(seed=seed, score=0.6)
+        del result["settings"]["dropout_prob"]
+        write(tmp_path, result)
+    report = report_of(tmp_path)
+    entry = entry_of(report)
+    assert entry.scores == [0.4, 0.5, 0.6, 0.6] and entry.choice.num_settings == 1
+    assert "Older results do not say dropout_prob 0.1" in markdown(report)
+    write_seeds(tmp_path, {5: 0.9, 6: 0.9}, dropout_prob=0.3)
+    assert entry_of(report_of(tmp_path)).choice.num_settings == 3  # no longer known which
+
+
+def test_only_what_differs_stands_beside_the_numbers(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4}, epochs=4)
+    write(tmp_path, make_result(score=0.5, seed=1, epochs=20), "longer")
+    write_seeds(tmp_path, {1: 0.5}, task="rte")
+    text = markdown(report_of(tmp_path))
+    assert "| lr 3e-05, batch 32, 20 epochs | 2 settings |" in text
+    assert "Every fit of CoLA: length 128, no warm-up" in text
+    assert "Every fit of RTE: 4 epochs, length 128, no warm-up" in text
+
+
+@pytest.mark.parametrize("tasks", [("cola",), ("cola", "mrpc", "rte", "imdb")])
+def test_nothing_in_the_figure_is_clipped_or_covered(
+    tmp_path: Path, tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in tasks:
+        write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.44}, "an_encoder_with_a_long_name", task=task)
+        lost = make_result(task, "bert", score=0.3, seed=3, diverged=True)
+        write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert", task=task)
+        write(tmp_path, lost)
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    plot_results(report_of(tmp_path), tmp_path / "figure.png")
+    figure = drawn[0]
+    legend = figure.legends[0].get_window_extent()
+    panels = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
+    assert len(panels) == len(tasks)
+    for box in (legend, *panels):
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+    assert not any(legend.overlaps(box) for box in panels)
 
 
 def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:

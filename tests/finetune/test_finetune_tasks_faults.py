@@ -138,6 +138,17 @@ def test_a_fault_in_own_files_is_named(tmp_path, train, validation, options, mes
         load_task("own", own=own)
 
 
+def test_whole_numbers_as_labels_have_one_order(tmp_path: Path) -> None:
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).write_text("text,label\na,1\nb,01\nc,10\nd,-2\ne,2\n")
+    files = {"train": str(tmp_path / "t.csv"), "validation": str(tmp_path / "v.csv")}
+    labels = load_task("own", own=OwnFiles(**files)).spec.labels
+    assert labels == ("-2", "01", "1", "2", "10")
+    (tmp_path / "t.csv").write_text("text,label\na,--1\nb,1\n")
+    (tmp_path / "v.csv").write_text("text,label\na,--1\n")
+    assert load_task("own", own=OwnFiles(**files)).spec.labels == ("--1", "1")
+
+
 def test_own_files_without_a_validation_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,x\nb,y\n")
     with pytest.raises(ValueError, match=r"no validation file; name it with --data\.validation"):

@@ -173,6 +173,13 @@ def test_hyperpartisan_is_read_from_the_original_xml(tmp_path: Path) -> None:
     }
 
 
+def test_folds_are_not_cut_from_some_of_the_released_files(tmp_path: Path) -> None:
+    rows = "".join(f'{{"id": {n}, "text": "text {n}", "label": "true"}}\n' for n in range(10))
+    (tmp_path / "train.jsonl").write_text(rows)
+    with pytest.raises(ValueError, match=r"no dev\.jsonl .* cut from all three files"):
+        load_task("hyperpartisan", folder=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,63 @@
+"""What the commands built on a YAML-and-options parser share, without importing one.
+
+Invariant: pure functions of the command line.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def listed(value: Any) -> list[Any]:
+    """Return the objects that an option gives: none, one or several; switches are left out."""
+    given = value if isinstance(value, list) else [value]
+    return [item for item in given if not isinstance(item, bool | None)]
+
+
+def seed_number(seed: bool | int) -> int:
+    """Return a seed.
+
+    Raises:
+        ValueError: It is a switch; a run with a random seed could not be repeated.
+    """
+    if isinstance(seed, bool):
+        raise ValueError(
+            f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
+        )
+    return seed
+
+
+def reject_decided_values(arguments: Sequence[str], decided_by: Mapping[str, str]) -> None:
+    """Refuse values for keys that follow another key: they would be ignored without a word.
+
+    Args:
+        arguments: Options of a command line; the files after `--config` or `-c` are read.
+        decided_by: Dotted key -> the key to set instead.
+
+    Raises:
+        ValueError: An option or a YAML file sets such a key, or a file is missing or no YAML.
+    """
+    for number, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        decisive = decided_by.get(name.removeprefix("--")) if name.startswith("--") else None
+        if decisive:
+            raise ValueError(f"{name} follows {decisive}: set --{decisive} instead")
+        if name in ("-c", "--config"):
+            path = Path(value or [*arguments[number + 1 :], ""][0])
+            _reject_decided_values_in(path, decided_by)
+
+
+def _reject_decided_values_in(path: Path, decided_by: Mapping[str, str]) -> None:
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"--config {path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid YAML ({error})") from error
+    for target, decisive in decided_by.items():
+        group, _, key = target.rpartition(".")
+        values = content.get(group) if isinstance(content, dict) and group else content
+        if isinstance(values, dict) and key in values:
+            raise ValueError(f"{path}: {target} follows {decisive}: set {decisive} instead")

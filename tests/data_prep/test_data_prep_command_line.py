@@ -1,0 +1,52 @@
+"""What the commands share: keys that follow other keys, lists of objects, seeds."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.command_line import listed, reject_decided_values, seed_number
+
+DECIDED_BY = {"data.seed": "seed_everything", "max_steps": "trainer.max_steps"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--data.seed", "3"], ["--data.seed=3"], ["--max_steps=4"], ["--a", "--max_steps"]],
+)
+def test_an_option_that_follows_another_is_refused_with_the_one_to_set(
+    arguments: list[str],
+) -> None:
+    with pytest.raises(ValueError, match="follows (seed_everything|trainer.max_steps): set --"):
+        reject_decided_values(arguments, DECIDED_BY)
+
+
+@pytest.mark.parametrize("how", [["--config", "{}"], ["-c", "{}"], ["--config={}"]])
+def test_a_key_of_a_file_that_follows_another_is_refused(tmp_path: Path, how: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    arguments = [part.format(path) for part in how]
+    path.write_text("data: {seed: 3}")
+    with pytest.raises(ValueError, match=r"run.yaml: data.seed follows seed_everything"):
+        reject_decided_values(arguments, DECIDED_BY)
+    path.write_text("max_steps: 3")
+    with pytest.raises(ValueError, match=r"run.yaml: max_steps follows trainer.max_steps"):
+        reject_decided_values(arguments, DECIDED_BY)
+    for harmless in ("", "data: {folder: x}", "data: a.yaml", "seed_everything: 3"):
+        path.write_text(harmless)
+        reject_decided_values(arguments, DECIDED_BY)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--config nowhere.yaml: no such file"):
+        reject_decided_values(["--config", "nowhere.yaml"], DECIDED_BY)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    with pytest.raises(ValueError, match="broken.yaml: is not valid YAML"):
+        reject_decided_values(["--config", str(broken)], DECIDED_BY)
+
+
+def test_objects_are_listed_without_switches_and_seeds_are_numbers() -> None:
+    assert listed(None) == listed(True) == listed([False]) == []
+    assert listed("a") == ["a"] and listed(["a", None, "b"]) == ["a", "b"]
+    assert seed_number(7) == 7
+    with pytest.raises(ValueError, match="whole number"):
+        seed_number(True)
