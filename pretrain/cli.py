@@ -25,6 +25,10 @@ HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAN
   fill       fill the [MASK]s of your own sentences from a bundle
   export     turn a checkpoint (also a sharded one) into a bundle or an ordinary checkpoint
   summary    print the table of one or more finished runs
+  report     one self-contained HTML page about runs or a sweep: report RUNS... --out FOLDER
+  compare    two runs side by side, in configuration, curves and results: compare A B
+  sweep      run every trial of a sweep file in W&B's format, with or without W&B: sweep FILE.yaml
+  trial      one fit and what follows it (validation, fine-tuning grids): --follow FILE.yaml -- ...
 
 `ponet-pretrain fit --help` lists every option of a command; `--print_config` shows the result of
 all configs and options together. A fit that was stopped goes on when its command is run again
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP + "".join(f"  {code:3d}  {text}\n" for code, text in EXIT_CODES.items()), end="")
         return 0 if arguments else EXIT_MISTAKE
     try:
-        _dispatch(arguments, started)
+        return _dispatch(arguments, started)
     except RunInterrupted as stopped:
         return _end(stopped)
     except KeyboardInterrupt:
@@ -54,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
-    return 0
 
 
 def _end(stopped: RunInterrupted) -> int:
@@ -70,7 +73,8 @@ def _end(stopped: RunInterrupted) -> int:
     return stopped.exit_code
 
 
-def _dispatch(arguments: list[str], started: float) -> None:
+def _dispatch(arguments: list[str], started: float) -> int:
+    """Run a command; its exit code where it ends without an exception."""
     command = arguments[0]
     if command in LIGHTNING_COMMANDS:
         from pretrain.lightning_cli import run_command
@@ -88,6 +92,24 @@ def _dispatch(arguments: list[str], started: float) -> None:
         from pretrain.summary import run_summary
 
         run_summary(arguments[1:])
+    elif command == "report":
+        from pretrain.reports.command import run_report
+
+        run_report(arguments[1:])
+    elif command == "compare":
+        from pretrain.reports.compare import run_compare
+
+        run_compare(arguments[1:])
+    elif command == "sweep":
+        from pretrain.sweeps.command import run_sweep
+
+        run_sweep(arguments[1:])
+    elif command == "trial":
+        from pretrain.sweeps.trial_command import run_trial
+
+        return run_trial(arguments[1:])
     else:
-        allowed = ", ".join((*LIGHTNING_COMMANDS, "fill", "export", "summary"))
+        others = ("fill", "export", "summary", "report", "compare", "sweep", "trial")
+        allowed = ", ".join((*LIGHTNING_COMMANDS, *others))
         raise ValueError(f"unknown command {command!r}; the commands are {allowed}")
+    return 0

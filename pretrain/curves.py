@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pretrain.metrics_file import last_value, series
+from pretrain.metrics_rows import last_value, series
 
 Rows = list[dict[str, float]]
 STAGES = ("train", "val")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.curves import plot_curves
-from pretrain.metrics_file import last_value, read_metrics
+from pretrain.metrics_rows import last_value, read_metrics
 from pretrain.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 
 

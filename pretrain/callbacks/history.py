@@ -9,6 +9,7 @@ from pretrain.checkpoints.storage import remove_temporaries, saved_checkpoints
 from pretrain.events import add_event
 from pretrain.interruption import say
 from pretrain.metrics_file import MetricsFileLogger
+from pretrain.provenance import provenance
 
 
 class RunHistory(Callback):
@@ -46,15 +47,15 @@ class RunHistory(Callback):
         if cut:
             say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
         if self.resumed_from is None:
-            add_event(self.folder, "started")
+            add_event(self.folder, "started", **provenance())
             return
         changes = changed_options(pl_module.stored_config, pl_module.resolved_config)
         if changes:
             say("options that differ from the checkpoint's; those of now count:")
         for change in changes:
             say(f"  {change}")
-        checkpoint = self.resumed_from.name
-        add_event(self.folder, "resumed", step=step, checkpoint=checkpoint, changed=changes)
+        details = {"checkpoint": self.resumed_from.name, "changed": changes}
+        add_event(self.folder, "resumed", step=step, **details, **provenance())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""

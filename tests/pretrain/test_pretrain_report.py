@@ -1,0 +1,312 @@
+"""The HTML report: which runs belong together, what is judged, and what the page holds."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_runs import PONET, write_run, write_study
+
+from pretrain.cli import main
+from pretrain.provenance import provenance, versions
+from pretrain.reports.configurations import Study, choose_baseline, make_study
+from pretrain.reports.curves import make_curves
+from pretrain.reports.measures import Column, make_columns
+from pretrain.reports.runs import find_runs
+from pretrain.reports.settings import flatten, short_names
+
+
+def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:
+    runs, problems = find_runs(paths)
+    assert not problems
+    return make_study(runs, group_by)
+
+
+def labels_of(study: Study) -> list[str]:
+    return [configuration.label for configuration in study.configurations]
+
+
+def column_called(study: Study, title: str) -> Column:
+    return next(c for c in make_columns(study) if c.measure.title == title)
+
+
+def page_of(*arguments: object, out: Path) -> str:
+    assert main(["report", *map(str, arguments), "--out", str(out)]) == 0
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_settings_are_named_like_the_flags_of_fit() -> None:
+    nested = {"model": {"encoder": {"class_path": "a.B", "init_args": {"size": 4}}}, "seed": 1}
+    assert flatten(nested) == {"model.encoder": "a.B", "model.encoder.size": 4, "seed": 1}
+
+
+def test_short_names_are_as_long_as_they_must_be_to_differ() -> None:
+    keys = ["model.optimizer.lr", "data.masking.rule", "data.segments.rule"]
+    assert list(short_names(keys).values()) == ["lr", "masking.rule", "segments.rule"]
+
+
+def test_runs_that_differ_only_in_seed_and_place_are_one_configuration(tmp_path: Path) -> None:
+    study = study_of(write_study(tmp_path))
+    assert labels_of(study) == ["unchanged", "global_pool=none", "use_segment_pool=false"]
+    assert [len(c.runs) for c in study.configurations] == [3, 3, 3]
+    assert study.unchanged == {"global_pool": "attention", "use_segment_pool": "true"}
+
+
+def test_an_argument_of_one_class_says_nothing_about_another_class(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", encoder="ponet.BertConfig", arguments={"hidden_size": 8})
+    write_run(tmp_path / "c", encoder="ponet.FNetConfig", arguments={"hidden_size": 16})
+    study = study_of(tmp_path)
+    assert labels_of(study) == [
+        "PoNet",
+        "BERT",
+        "FNet, hidden_size=16",
+    ]
+    assert study.unchanged == {"hidden_size": "8"}
+    assert "model.encoder.local_window" not in study.keys
+
+
+def test_a_full_grid_names_both_of_its_settings_in_every_row(tmp_path: Path) -> None:
+    for objective in ("mlm", "mlm_sso"):
+        for rate in (0.001, 0.01):
+            options = {"model__objective": objective, "model__optimizer__lr": rate}
+            write_run(tmp_path / f"{objective}{rate}", **options)
+    assert labels_of(study_of(tmp_path)) == [
+        "mlm, lr=0.001",
+        "mlm, lr=0.01",
+        "mlm_sso, lr=0.001",
+        "mlm_sso, lr=0.01",
+    ]
+
+
+def test_grouping_by_chosen_settings_says_what_it_mixes(tmp_path: Path) -> None:
+    study = study_of(write_study(tmp_path / "runs"), group_by=("model.encoder.global_pool",))
+    assert labels_of(study) == ["global_pool=attention", "global_pool=none"]
+    assert list(study.configurations[0].mixed) == ["model.encoder.use_segment_pool"]
+    options = ("--group_by", "model.encoder.global_pool")
+    assert "mixes runs that differ in" in page_of(tmp_path / "runs", *options, out=tmp_path / "o")
+
+
+def test_an_unknown_setting_or_baseline_is_refused_with_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = str(write_study(tmp_path / "runs"))
+    assert main(["report", runs, "--out", str(tmp_path / "o"), "--group_by", "global_pool"]) == 2
+    assert "did you mean model.encoder.global_pool" in capsys.readouterr().err
+    assert main(["report", runs, "--out", str(tmp_path / "o"), "--baseline", "best"]) == 2
+    assert "there are: unchanged; global_pool=none" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_baseline_is_found_by_label_by_run_and_by_folder(tmp_path: Path) -> None:
+    study = study_of(write_study(tmp_path))
+    wanted = study.configurations[1]
+    for name in ("global_pool=none", "none-seed43", str(tmp_path / "none-seed43")):
+        assert choose_baseline(study, name) is wanted
+
+
+def test_only_what_every_seed_shows_is_marked_best(tmp_path: Path) -> None:
+    cells = column_called(study_of(write_study(tmp_path)), "Masked-LM accuracy").cells
+    assert [cell.is_best for cell in cells] == [False, False, False]  # the third is too near
+    write_run(tmp_path / "x42", seed=42, accuracy=0.500, model__objective="mlm")
+    write_run(tmp_path / "x43", seed=43, accuracy=0.504, model__objective="mlm")
+    write_run(tmp_path / "x44", seed=44, accuracy=0.503, model__objective="mlm")
+    study = study_of(tmp_path)
+    best = [c.is_best for c in column_called(study, "Masked-LM accuracy").cells]
+    assert [label for label, is_best in zip(labels_of(study), best, strict=True) if is_best] == [
+        labels_of(study)[-1]
+    ]
+
+
+def test_one_seed_is_never_best_and_has_no_spread(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", accuracy=0.9)
+    write_run(tmp_path / "runs" / "b", accuracy=0.1, model__objective="mlm")
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "one seed: no spread" in page and "one pair: not judged" in page
+    assert 'class="best"' not in page
+
+
+def test_pair_accuracies_of_two_and_three_classes_are_not_compared(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "runs" / f"a{seed}", seed=seed, accuracy=0.3 + seed / 100)
+        options = {"model__objective": "mlm_nsp", "chance": 0.5}
+        write_run(tmp_path / "runs" / f"b{seed}", seed=seed, **options)
+    column = column_called(study_of(tmp_path / "runs"), "Pair accuracy")
+    assert not column.is_comparable and not any(cell.is_best for cell in column.cells)
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "Pair accuracy is not the same question" in page
+    assert "another question: chance differs" in page
+
+
+def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "runs" / f"a{seed}", seed=seed, diverged_at=30 if seed == 2 else None)
+    study = study_of(tmp_path / "runs")
+    cell = column_called(study, "Masked-LM loss").cells[0]
+    assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
+    curve = make_curves(study, "val/mlm_loss")[0]
+    assert curve.band and curve.band.n == 2 and len(curve.strays) == 1
+    assert [step for step, _ in curve.strays[0].points] == [10, 20]
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
+    assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)
+
+
+def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a1", seed=1)
+    write_run(tmp_path / "runs" / "a2", seed=2, steps=20)
+    write_run(tmp_path / "runs" / "b1", seed=1, steps=30, model__objective="mlm")
+    study = study_of(tmp_path / "runs")
+    cells = column_called(study, "Masked-LM accuracy").cells
+    assert list(cells[0].by_seed) == ["1"] and list(cells[1].by_seed) == ["1"]
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "Not finished: a2, b1" in page and "not finished, step 30" in page
+
+
+def test_two_runs_of_one_seed_count_as_one_seed(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy=0.2)
+    write_run(tmp_path / "b", accuracy=0.4)
+    cell = column_called(study_of(tmp_path), "Masked-LM accuracy").cells[0]
+    assert cell.by_seed == {"42": pytest.approx(30.0)}
+
+
+def test_missing_and_broken_runs_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    good = write_run(tmp_path / "runs" / "good")
+    broken = write_run(tmp_path / "runs" / "broken")
+    (broken / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')
+    lonely = tmp_path / "runs" / "lonely"
+    lonely.mkdir()
+    (lonely / "run_config.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "empty").mkdir()
+    runs, problems = find_runs([tmp_path / "runs", tmp_path / "no", tmp_path / "empty", good])
+    assert [run.name for run in runs] == ["good"]
+    told = {Path(problem.folder).name: problem.reason for problem in problems}
+    assert "line 1" in told["broken"] and "not logged anything" in told["lonely"]
+    assert "no such folder" in told["no"] and "holds no run" in told["empty"]
+    assert told["good"] == "named twice; read once"
+    page = page_of(tmp_path / "runs", tmp_path / "no", out=tmp_path / "o")
+    assert "Missing or broken" in page and "there is no such folder" in page
+
+
+def test_a_report_on_nothing_ends_in_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "no"), "--out", str(tmp_path / "o")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_run_without_a_configuration_or_with_a_damaged_one_is_kept_and_said(
+    tmp_path: Path,
+) -> None:
+    (write_run(tmp_path / "runs" / "a") / "run_config.yaml").unlink()
+    (write_run(tmp_path / "runs" / "b") / "run_config.yaml").write_text("model: [")
+    assert labels_of(study_of(tmp_path / "runs")) == ["a (no settings)", "b (no settings)"]
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "has no run_config.yaml" in page and "is not YAML" in page
+
+
+class Elements(HTMLParser):
+    """Tags, attributes and balance of a page."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "wbr"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_well_formed_file_that_loads_nothing(tmp_path: Path) -> None:
+    page = page_of(write_study(tmp_path / "runs"), out=tmp_path / "o")
+    elements = Elements(page)
+    assert not elements.open
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["index.html"]
+    for tag, attributes in elements.found:
+        assert "src" not in attributes and tag not in ("img", "iframe", "object")
+        address = attributes.get("href") or ""
+        assert not re.match(r"(?i)\s*(https?:)?//", address), address
+    assert "url(http" not in page and "@import" not in page
+    assert len([tag for tag, _ in elements.found if tag == "svg"]) > 6
+    targets = [a["href"] for tag, a in elements.found if tag == "a" and a["href"].endswith("yaml")]
+    assert len(targets) == 9 and all((tmp_path / "o" / target).exists() for target in targets)
+
+
+def test_nothing_from_a_run_can_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'><img src=x>"
+    for seed in (1, 2):
+        options = {"model__objective": evil, "model__note": evil + str(seed), "scores": {evil: 0.5}}
+        folder = write_run(tmp_path / "runs" / f"<b>&{seed}", seed=seed, **options)
+    (folder / "events.jsonl").write_text(json.dumps({"event": evil, "command": evil}) + "\n")
+    page = page_of(tmp_path / "runs", "--title", evil, out=tmp_path / "o")
+    tags = [tag for tag, _ in Elements(page).found]
+    assert tags.count("script") == 1 and "img" not in tags and "b&" not in tags
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_commands_and_versions_are_those_of_the_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs" / "a")
+    events = [
+        {"event": "started", "command": "python -m pretrain fit -c x", "versions": {"torch": "9"}},
+        {"event": "resumed", "step": 5, "command": "python -m pretrain fit -c y", "versions": {}},
+    ]
+    lines = [json.dumps(event) for event in events]
+    (folder / "events.jsonl").write_text("\n".join(lines) + '\n{"event"')
+    page = page_of(tmp_path / "runs", out=tmp_path / "o")
+    assert "# started (torch 9)\npython -m pretrain fit -c x" in page
+    assert "# resumed\npython -m pretrain fit -c y" in page
+    assert f"--config {folder}/run_config.yaml --run.name NEW_NAME" in page
+
+
+def test_a_run_records_a_command_that_can_be_typed_again() -> None:
+    found = provenance()
+    assert not str(found["command"]).startswith("/")
+    assert {"python", "ponet", "torch", "pytorch-lightning"} == set(versions())
+
+
+def test_a_folder_of_fine_tuning_runs_is_sent_to_their_own_report(tmp_path: Path) -> None:
+    for place in ("runs/a/downstream/cola", "grid/cola"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in ("result.json", "trial.json", "metrics.jsonl"):
+            (tmp_path / place / name).write_text("{}")
+    (tmp_path / "runs" / "a" / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1.0}\n')
+    runs, problems = find_runs([tmp_path / "runs", tmp_path / "grid"])
+    assert [run.name for run in runs] == ["a"]
+    assert "python -m finetune report" in problems[0].reason
+
+
+def test_metrics_that_are_no_numbers_are_a_reason_and_not_a_crash(tmp_path: Path) -> None:
+    for number, line in enumerate(('["a"]', '{"step": 1, "loss": "low"}', '{"loss": 1.0}', "")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text(line + "\n")
+    runs, problems = find_runs([tmp_path])
+    assert not runs and len(problems) == 4
+
+
+def test_a_trial_that_never_logged_is_listed_and_its_command_is_shown_where_it_did(
+    tmp_path: Path,
+) -> None:
+    trial = json.dumps({"command": ["python", "-m", "pretrain", "fit", "--x", "a b"]})
+    (write_run(tmp_path / "sweep" / "lr=1") / "trial.json").write_text(trial)
+    (tmp_path / "sweep" / "lr=2").mkdir()
+    (tmp_path / "sweep" / "lr=2" / "trial.json").write_text(trial)
+    page = page_of(tmp_path / "sweep", out=tmp_path / "o")
+    assert "python -m pretrain fit --x &#x27;a b&#x27;" in page
+    assert "has not logged anything yet" in page
+
+
+def test_downstream_scores_stand_beside_pretraining(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", arguments={**PONET}, scores={"CoLA": 0.4536})
+    column = column_called(study_of(tmp_path / "runs"), "CoLA")
+    assert column.cells[0].by_seed == {"42": pytest.approx(45.36)}
+    assert "CoLA 45.4 (n 2)" in page_of(tmp_path / "runs", out=tmp_path / "o")
