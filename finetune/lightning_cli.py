@@ -16,12 +16,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from data_prep.allowed_modules import (
+from data_prep.shared.allowed_modules import (
     modules_from_arguments,
     only_allowed_modules,
     without_modules,
 )
-from data_prep.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from finetune.artifact import load_weights, read_info
 from finetune.callbacks import BestClassifier
 from finetune.data.datamodule import TaskDataModule

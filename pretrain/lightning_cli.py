@@ -21,8 +21,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data_prep.allowed_modules import modules_from_arguments, only_allowed_modules, without_modules
-from data_prep.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.allowed_modules import (
+    modules_from_arguments,
+    only_allowed_modules,
+    without_modules,
+)
+from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, RunHistory
 from pretrain.callbacks.guards import BadState

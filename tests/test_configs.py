@@ -147,7 +147,7 @@ def finetune_parser() -> Any:
 
 
 def parsed_finetune_fit(options: list[str]) -> Any:
-    from data_prep.command_line import reject_decided_values
+    from data_prep.shared.command_line import reject_decided_values
     from finetune.lightning_cli import DECIDED_BY
 
     reject_decided_values(options, DECIDED_BY)

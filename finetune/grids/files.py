@@ -4,14 +4,13 @@ Invariant: a trial is done when its result.json is there, and a file lock that a
 leaves behind open keeps two grids, also on a shared disk, from running the same trial.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from data_prep.files import write_atomic
+from data_prep.shared.file_lock import file_lock
 from finetune.grids.trials import Trial, flat
 
 TRIAL_FILE, FAILED_FILE, LOG_FILE, LOCK_FILE = "trial.yaml", "failed.json", "log.txt", ".lock"
@@ -110,8 +110,8 @@ class PlannedTrial:
             redirect: Write everything this process prints into the trial's log from now on.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / LOCK_FILE) as is_ours:
-            if not is_ours:
+        with file_lock(self.folder / LOCK_FILE) as lock:
+            if lock is None:
                 return Outcome("elsewhere")
             state = self.state()
             if state == "done":
@@ -156,30 +156,6 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 def _without_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "run"}
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock on a file, or say that another process does; it ends with the process.
-
-    Args:
-        path: The file; made if it is missing, and never removed.
-        wait: Wait for the lock.
-    """
-    with open(path, "a", encoding="utf-8") as stream:
-        yield _lock(stream.fileno(), wait=wait)
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def redirect_output(path: Path) -> None:

@@ -10,9 +10,9 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from data_prep.shared.statistics import Estimate, estimate, paired_difference
 from finetune.grids.files import validation_score
 from finetune.reporting.runs import Run
-from finetune.reporting.statistics import Estimate, estimate, paired_difference, verdict
 from finetune.tasks.registry import GLUE, TASKS
 from finetune.tasks.spec import TaskSpec
 
@@ -122,7 +122,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words, whether the two can be told apart."""
-        return verdict(self.difference)
+        return self.difference.verdict
 
 
 def choose(runs: Sequence[Run]) -> Choice:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from data_prep.shared.statistics import Estimate, estimate
 from pretrain.reports.configurations import Configuration, Study
-from pretrain.reports.estimates import Estimate, estimate, paired_difference
+from pretrain.reports.estimates import paired_difference
 from pretrain.reports.runs import Run
 
 _SAME_DATA = 0.05

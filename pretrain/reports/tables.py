@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from data_prep.shared.statistics import Estimate
 from pretrain.reports.configurations import Configuration, Study
-from pretrain.reports.estimates import Estimate, paired_difference
+from pretrain.reports.estimates import paired_difference
 from pretrain.reports.measures import Cell, Column, Measure
 from pretrain.reports.runs import Run
 from pretrain.reports.settings import NOT_STATED

@@ -19,8 +19,8 @@ from typing import Any, Literal, TextIO
 
 import yaml
 
-from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
+from data_prep.shared.file_lock import file_lock
 from pretrain.metrics_rows import read_metrics
 from pretrain.sweeps.reading import Sweep
 

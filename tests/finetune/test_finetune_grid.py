@@ -12,8 +12,8 @@ from grid_fakes import (
     fake_fit,
 )
 
+from data_prep.shared.file_lock import file_lock
 from finetune.grids.command import duration, run_grid
-from finetune.grids.files import file_lock
 
 
 @pytest.fixture
@@ -137,8 +137,8 @@ def test_a_trial_that_another_grid_is_at_work_on_is_left_alone(
 ) -> None:
     folder = tmp_path / "grid/cola/a/lr3e-05-bs32-seed1"
     folder.mkdir(parents=True)
-    with file_lock(folder / ".lock") as is_ours:
-        assert is_ours
+    with file_lock(folder / ".lock") as lock:
+        assert lock is not None
         run_grid([*options, *HERE], fit=fake_fit)
     printed = capsys.readouterr().out
     assert "lr3e-05-bs32-seed1: another grid runs it" in printed

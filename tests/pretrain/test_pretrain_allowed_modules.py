@@ -14,7 +14,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from data_prep.allowed_modules import (
+from data_prep.shared.allowed_modules import (
     DEFAULT_ALLOWED,
     modules_from_arguments,
     only_allowed_modules,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.shared.command_line import reject_decided_values
 from pretrain.sweeps.command import SweepOptions, planned_trials
 from pretrain.sweeps.reading import read_sweep
 from pretrain.sweeps.trial_command import TrialOptions, parse_trial, with_run_folder
@@ -41,10 +42,10 @@ def parser_of(package: str) -> Any:
 @functools.cache
 def parsed(package: str, options: tuple[str, ...]) -> Any:
     if package == "pretrain":
-        from pretrain.lightning_cli import reject_decided_values
+        from pretrain.lightning_cli import DECIDED_BY
     else:
-        from finetune.lightning_cli import reject_decided_values
-    reject_decided_values(list(options))
+        from finetune.lightning_cli import DECIDED_BY
+    reject_decided_values(options, DECIDED_BY)
     return parser_of(package).parse_args(["fit", *options]).fit
 
 

@@ -6,9 +6,18 @@ Invariant: nothing is claimed that the number of values cannot carry; one value 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 CONFIDENCE = 0.95
 _NO_SPREAD = 1e-12
+
+Verdict = Literal[
+    "separable",
+    "not separable",
+    "one pair: not judged",
+    "no spread: not judged",
+    "equal in every pair",
+]
 
 
 def student_t_cdf(t: float, df: int) -> float:
@@ -87,6 +96,16 @@ class Estimate:
         """Whether several values are all the same number."""
         return self.n > 1 and self.maximum - self.minimum < _NO_SPREAD
 
+    @property
+    def verdict(self) -> Verdict:
+        """Of a difference: whether its interval leaves zero out."""
+        if self.low is None or self.high is None:
+            return "one pair: not judged"
+        if self.has_no_spread:
+            equal = abs(self.mean) < _NO_SPREAD
+            return "equal in every pair" if equal else "no spread: not judged"
+        return "separable" if self.low > 0 or self.high < 0 else "not separable"
+
 
 def estimate(values: Sequence[float], *, shared_rows_ratio: float = 0.0) -> Estimate:
     """Mean, 95 % Student t interval, least and greatest of one or more values.
@@ -132,14 +151,3 @@ def paired_difference(
         raise ValueError(f"{len(first)} and {len(second)} values cannot be compared in pairs")
     differences = [a - b for a, b in zip(first, second, strict=True)]
     return estimate(differences, shared_rows_ratio=shared_rows_ratio)
-
-
-def verdict(difference: Estimate) -> str:
-    """In words, whether the interval of a paired difference leaves zero out."""
-    if difference.low is None or difference.high is None:
-        return "one pair: not judged"
-    if difference.has_no_spread:
-        return (
-            "equal in every pair" if abs(difference.mean) < _NO_SPREAD else "no spread: not judged"
-        )
-    return "separable" if difference.low > 0 or difference.high < 0 else "not separable"

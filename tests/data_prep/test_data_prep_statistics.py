@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.reporting.statistics import (
+from data_prep.shared.statistics import (
     estimate,
     paired_difference,
     student_t_cdf,
     student_t_quantile,
-    verdict,
 )
 
 GAINS = [0.02, 0.03, 0.025]
@@ -64,7 +63,7 @@ def test_folds_that_share_training_rows_get_a_wider_interval() -> None:
 def test_one_value_has_no_interval() -> None:
     found = estimate([0.5])
     assert (found.n, found.low, found.high, found.half_width) == (1, None, None, None)
-    assert verdict(found) == "one pair: not judged"
+    assert found.verdict == "one pair: not judged"
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf]])
@@ -87,17 +86,17 @@ def test_pairing_removes_what_seeds_have_in_common() -> None:
     easy_and_hard_seeds = [0.9, 0.5, 0.7]
     better = [value + gain for value, gain in zip(easy_and_hard_seeds, GAINS, strict=True)]
     difference = paired_difference(better, easy_and_hard_seeds)
-    assert verdict(difference) == "separable" and difference.low > 0
+    assert difference.verdict == "separable" and difference.low > 0
     assert estimate(better).low < estimate(easy_and_hard_seeds).mean
 
 
 def test_pairs_that_disagree_are_not_separable() -> None:
-    assert verdict(paired_difference([0.6, 0.4, 0.5], [0.5, 0.5, 0.5])) == "not separable"
+    assert paired_difference([0.6, 0.4, 0.5], [0.5, 0.5, 0.5]).verdict == "not separable"
 
 
 def test_differences_without_spread_are_not_judged() -> None:
-    assert verdict(paired_difference([0.5, 0.5], [0.5, 0.5])) == "equal in every pair"
-    assert verdict(paired_difference([0.6, 0.7], [0.5, 0.6])) == "no spread: not judged"
+    assert paired_difference([0.5, 0.5], [0.5, 0.5]).verdict == "equal in every pair"
+    assert paired_difference([0.6, 0.7], [0.5, 0.6]).verdict == "no spread: not judged"
 
 
 def test_unequal_numbers_of_seeds_cannot_be_paired() -> None:
