@@ -104,7 +104,22 @@ def check_other_command(package: str, arguments: list[str]) -> None:
     elif package == "finetune":
         check_finetune_command(arguments)
     else:
-        assert package == "pretrain" and arguments[0] in ("fill", "summary", "export"), arguments
+        assert package == "pretrain", arguments
+        check_pretrain_command(arguments)
+
+
+def check_pretrain_command(arguments: list[str]) -> None:
+    command, *options = arguments
+    if command == "sweep":
+        from pretrain.sweeps.command import parse_sweep
+
+        assert parse_sweep(options)[0].is_file()
+    elif command == "report":
+        from pretrain.reports.command import parse_report
+
+        assert parse_report(options).runs
+    else:
+        assert command in ("fill", "summary", "export", "compare"), arguments
 
 
 def check_finetune_command(arguments: list[str]) -> None:
