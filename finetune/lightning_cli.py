@@ -22,8 +22,9 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.wandb_run import OwnTracking
 from finetune.artifact import load_weights, read_info
-from finetune.callbacks import BestClassifier
+from finetune.callbacks import BestClassifier, record_result
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.inspection import overview_lines
 from finetune.module import FinetuneModule
@@ -32,7 +33,6 @@ from finetune.result import write_result
 from finetune.run_config import CONFIG_FILE, RESULT_FILE, RunConfig
 from finetune.run_setup import (
     fit_callbacks,
-    own_tracking,
     progress_callbacks,
     quiet_libraries,
     run_loggers,
@@ -199,6 +199,7 @@ class FinetuneCLI(LightningCLI):
         )
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
+            record_result(self.trainer, self.run, self.result)
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:
@@ -272,7 +273,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     reject_decided_values(arguments[1:], DECIDED_BY)
     quiet_libraries()
     try:
-        with only_allowed_modules(allowed), own_tracking():
+        with only_allowed_modules(allowed), OwnTracking():
             return _start_cli(arguments, started=started)
     except MisconfigurationException as error:  # Lightning's name for a mistake in the options
         raise ValueError(str(error)) from error

@@ -4,8 +4,8 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from data_prep.shared.tracking import TrackingConfig
 from finetune.artifact import CLASSIFIER_FOLDER
 
 CONFIG_FILE = "run_config.yaml"
@@ -15,7 +15,7 @@ _FOREIGN = ("bundle", "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(TrackingConfig):
     """Folder and tracking of one run."""
 
     name: str = "default"
@@ -27,15 +27,10 @@ class RunConfig:
     test: bool = True
     """Score the best epoch on the test split, once, after it was chosen; where its labels are
     public."""
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Weights & Biases: off (nothing is imported or written), offline (synced later) or online."""
-    wandb_project: str = "ponet"
-    """W&B project."""
-    wandb_group: str = ""
-    """W&B group, for instance one setting over its seeds; empty: none."""
 
     def __post_init__(self) -> None:
-        """Check the name."""
+        """Check the name, and what W&B would refuse."""
+        super().__post_init__()
         parts = self.name.split("/")
         if not all(re.fullmatch(r"[\w.\-]+", part) for part in parts) or {".", ".."} & set(parts):
             raise ValueError(

@@ -1,23 +1,25 @@
 """What a run is given beside module and data: callbacks, loggers, and quiet libraries."""
 
-import contextlib
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 
-from finetune.callbacks import BestClassifier, TrainingLog, TrainingSeeds
+from data_prep.shared.configuration import configuration_name, flatten
+from data_prep.shared.wandb_run import logger_options
+from finetune.callbacks import BestClassifier, TrainingLog, TrainingSeeds, WandbLineage
 from finetune.metrics_file import MetricsFileLogger
 from finetune.run_config import METRICS_FILE, RunConfig
 
 
 def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[Callback]:
     """Return the callbacks of `fit`, in the order in which they are called."""
-    return [TrainingSeeds(seed), TrainingLog(log_every_n_steps), BestClassifier(run.classifier)]
+    best = BestClassifier(run.classifier)
+    callbacks = [TrainingSeeds(seed), TrainingLog(log_every_n_steps), best]
+    return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
 
 def progress_callbacks(show: bool) -> list[Callback]:
@@ -32,17 +34,21 @@ def run_loggers(run: RunConfig, config: dict[str, Any]) -> list[Any]:
         from pytorch_lightning.loggers import WandbLogger
 
         run.folder.mkdir(parents=True, exist_ok=True)
-        loggers.append(
-            WandbLogger(
-                project=run.wandb_project,
-                name=run.name,
-                group=run.wandb_group or None,
-                offline=run.wandb == "offline",
-                save_dir=run.folder,
-                log_model=False,
-                config=config,
-            )
+        settings = flatten(config)
+        group = configuration_name(
+            settings, label_keys=("data.task",), also_without=("data.fold", "data.repeat")
         )
+        options = logger_options(
+            run,
+            folder=run.folder,
+            name=run.name,
+            job_type="finetune",
+            settings=settings,
+            group=group,
+            continues=False,  # an interrupted run is started anew
+            first_rank=rank_zero_only.rank == 0,  # type: ignore[attr-defined]
+        )
+        loggers.append(WandbLogger(**options))
     return loggers
 
 
@@ -59,18 +65,3 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=noise)
     for chatty in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-@contextlib.contextmanager
-def own_tracking() -> Iterator[None]:
-    """End the W&B run that the block began; the next run of the process would write into it."""
-    before = _tracked_run()
-    try:
-        yield
-    finally:
-        if _tracked_run() is not before:
-            sys.modules["wandb"].finish()
-
-
-def _tracked_run() -> Any:
-    return getattr(sys.modules.get("wandb"), "run", None)

@@ -28,6 +28,7 @@ HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAN
   report     one self-contained HTML page about runs or a sweep: report RUNS... --out FOLDER
   compare    two runs side by side, in configuration, curves and results: compare A B
   sweep      run every trial of a sweep file in W&B's format, with or without W&B: sweep FILE.yaml
+  tune       find a learning rate or a micro-batch size for a configuration: tune lr|batch_size ...
   trial      one fit and what follows it (validation, fine-tuning grids): --follow FILE.yaml -- ...
 
 `ponet-pretrain fit --help` lists every option of a command; `--print_config` shows the result of
@@ -104,12 +105,16 @@ def _dispatch(arguments: list[str], started: float) -> int:
         from pretrain.sweeps.command import run_sweep
 
         run_sweep(arguments[1:])
+    elif command == "tune":
+        from pretrain.tuning.command import run_tune
+
+        run_tune(arguments[1:])
     elif command == "trial":
         from pretrain.sweeps.trial_command import run_trial
 
         return run_trial(arguments[1:])
     else:
-        others = ("fill", "export", "summary", "report", "compare", "sweep", "trial")
+        others = ("fill", "export", "summary", "report", "compare", "sweep", "tune", "trial")
         allowed = ", ".join((*LIGHTNING_COMMANDS, *others))
         raise ValueError(f"unknown command {command!r}; the commands are {allowed}")
     return 0

@@ -27,6 +27,7 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.wandb_run import OwnTracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, RunHistory
 from pretrain.callbacks.guards import BadState
@@ -189,7 +190,8 @@ class PretrainCLI(LightningCLI):
         else:
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
         config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
-        own = run_loggers(self.run, self._plain_config())
+        continues = not fits or self.resumed_from is not None
+        own = run_loggers(self.run, self._plain_config(), continues=continues)
         config["logger"] = [*own, *listed(config.get("logger"))]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
@@ -257,13 +259,19 @@ def _callback(trainer: Trainer, kind: type[Kind]) -> Kind:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
-def run_command(arguments: list[str], *, started: float | None = None) -> PretrainCLI:
+def run_command(
+    arguments: list[str],
+    *,
+    started: float | None = None,
+    cli_class: type[PretrainCLI] = PretrainCLI,
+) -> PretrainCLI:
     """Parse and run one Lightning subcommand; go on after a guard's rollback.
 
     Args:
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
         started: `time.monotonic()` of the start of the command; now, if not given.
+        cli_class: What parses the options and does the work.
 
     Raises:
         ValueError: A mistake in the options.
@@ -275,14 +283,16 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Pretra
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
-    while True:
-        try:
-            with only_allowed_modules(allowed):
-                return _start_cli(arguments, started=started, rolled_back=rolled_back)
-        except MisconfigurationException as error:  # Lightning's name for a mistake in the options
-            raise ValueError(str(error)) from error
-        except RolledBack:
-            rolled_back = True
+    with OwnTracking():
+        while True:
+            try:
+                with only_allowed_modules(allowed):
+                    options = {"started": started, "rolled_back": rolled_back}
+                    return _start_cli(arguments, cli_class, **options)
+            except MisconfigurationException as error:  # Lightning's name for a wrong option
+                raise ValueError(str(error)) from error
+            except RolledBack:
+                rolled_back = True
 
 
 def _quiet_libraries() -> None:
@@ -293,11 +303,11 @@ def _quiet_libraries() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def _start_cli(arguments: list[str], *, started: float, rolled_back: bool) -> PretrainCLI:
+def _start_cli(arguments: list[str], cli_class: type[PretrainCLI], **options: Any) -> PretrainCLI:
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )
-    return PretrainCLI(
+    return cli_class(
         PretrainModule,
         PretrainDataModule,
         save_config_callback=RunConfigFile,
@@ -311,6 +321,5 @@ def _start_cli(arguments: list[str], *, started: float, rolled_back: bool) -> Pr
         parser_kwargs={"description": "Pretrain a text encoder.", "prog": "ponet-pretrain"},
         args=None if arguments == sys.argv[1:] else arguments,
         auto_configure_optimizers=False,
-        started=started,
-        rolled_back=rolled_back,
+        **options,
     )

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from data_prep.shared.tracking import TrackingConfig
 from pretrain.interruption import signal_named
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(TrackingConfig):
     """Folder, tracking and reporting interval of one run."""
 
     name: str = "default"
@@ -20,17 +20,12 @@ class RunConfig:
     """Delete an earlier run of the same name first; otherwise it is continued (see --resume)."""
     eval_every_n_steps: int = 1000
     """Optimiser steps between two validations, each followed by a checkpoint and a plot; > 0."""
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Weights & Biases: off (nothing is imported or written), offline (synced later) or online."""
-    wandb_project: str = "ponet"
-    """W&B project."""
-    wandb_group: str = ""
-    """W&B group, for instance one configuration over its seeds; empty: none."""
     auto_precision: bool = False
     """Choose bf16-mixed where the device has bfloat16 matrix units and 32-true elsewhere; only
     where trainer.precision is not given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", self.name) or ".." in self.name:
             raise ValueError(
                 f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "

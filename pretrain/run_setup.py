@@ -10,6 +10,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
+from data_prep.shared.configuration import configuration_name, flatten
+from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
     EvaluationInterval,
@@ -20,6 +22,7 @@ from pretrain.callbacks import (
     RunProgressBar,
     StepSeeds,
     TrainingLog,
+    WandbRecords,
     Watchdog,
 )
 from pretrain.checkpoints.io import VerifiedCheckpointIO
@@ -101,6 +104,7 @@ def fit_callbacks(
         guard,
         EvaluationReport(run.folder),
         BundleExport(run.folder / BUNDLE_FOLDER),
+        *tracking_callbacks(run),
         RunCheckpoints(
             folder,
             config=checkpoints,
@@ -113,6 +117,16 @@ def fit_callbacks(
         ),
     ]
     return [*callbacks, RunProgressBar()] if show else callbacks
+
+
+def tracking_callbacks(run: RunConfig) -> list[Callback]:
+    """What Weights & Biases gets besides metrics, where it is asked for.
+
+    It comes after what draws the curves and writes the bundle.
+    """
+    if run.wandb == "off":
+        return []
+    return [WandbRecords(run.folder, artifacts=run.wandb_artifacts)]
 
 
 def run_plugins(checkpoints: CheckpointConfig) -> list[Any]:
@@ -132,22 +146,29 @@ def take_over_signals(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def run_loggers(run: RunConfig, config: dict[str, Any]) -> list[Any]:
-    """The run's metrics file, and Weights & Biases where it is asked for."""
+def run_loggers(run: RunConfig, config: dict[str, Any], *, continues: bool) -> list[Any]:
+    """The run's metrics file, and Weights & Biases where it is asked for.
+
+    Args:
+        run: The run's options.
+        config: The resolved configuration.
+        continues: Whether it goes on from a checkpoint, or evaluates one.
+    """
     loggers: list[Any] = [MetricsFileLogger(run.folder / METRICS_FILE)]
     if run.wandb != "off":
         from pytorch_lightning.loggers import WandbLogger
 
         run.folder.mkdir(parents=True, exist_ok=True)
-        loggers.append(
-            WandbLogger(
-                project=run.wandb_project,
-                name=run.name,
-                group=run.wandb_group or None,
-                offline=run.wandb == "offline",
-                save_dir=run.folder,
-                log_model=False,
-                config=config,
-            )
+        settings = flatten(config)
+        options = logger_options(
+            run,
+            folder=run.folder,
+            name=run.name,
+            job_type="pretrain",
+            settings=settings,
+            group=configuration_name(settings, label_keys=("model.encoder", "model.objective")),
+            continues=continues,
+            first_rank=rank_zero_only.rank == 0,
         )
+        loggers.append(WandbLogger(**options))
     return loggers

@@ -1,4 +1,4 @@
-"""Callbacks of a pretraining run: seeds, guards, logs, progress, curves, export, predictions."""
+"""Callbacks of a pretraining run: seeds, guards, logs, progress, curves, export, W&B."""
 
 from pretrain.callbacks.evaluation_interval import EvaluationInterval
 from pretrain.callbacks.export import BundleExport
@@ -9,6 +9,7 @@ from pretrain.callbacks.progress import RunProgressBar
 from pretrain.callbacks.reporting import EvaluationReport
 from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
+from pretrain.callbacks.wandb_records import WandbRecords
 from pretrain.callbacks.watchdog import Watchdog
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "RunProgressBar",
     "StepSeeds",
     "TrainingLog",
+    "WandbRecords",
     "Watchdog",
 ]

@@ -1,9 +1,7 @@
 """The commands: help, what is refused, scoring a finished run, and many runs in one process."""
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -154,35 +152,6 @@ def test_many_runs_in_one_process_do_not_know_of_each_other(
     again = fit_arguments(bundle, tmp_path, "again", "--run.test", "false", test=True)
     again = run_command(again).result
     assert again["evaluation"] == result_of(runs / "one")["evaluation"]
-
-
-def test_weights_and_biases_is_written_beside_the_metrics(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pytorch_lightning import loggers
-    from pytorch_lightning.loggers import CSVLogger
-
-    given = {}
-    wandb = SimpleNamespace(run=None, finish=lambda: setattr(wandb, "run", None))
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-
-    class Recorded(CSVLogger):
-        def __init__(self, **options: object) -> None:
-            given.update(options)
-            wandb.run = "begun"
-            super().__init__(save_dir=str(tmp_path / "csv"))
-
-    monkeypatch.setattr(loggers, "WandbLogger", Recorded)
-    options = ["--run.wandb", "offline", "--run.wandb_group", "g", "--trainer.max_epochs", "1"]
-    assert run_fit(bundle, tmp_path, "x", *options) == 0
-    assert given["group"] == "g" and given["offline"] is True and given["name"] == "x"
-    assert json.loads(json.dumps(given["config"]))["model"]["optimizer"]["lr"] == 5e-3
-    assert "val/score" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
-    assert wandb.run is None  # or the next fit of a grid would write into it
-    wandb.run = "of somebody else"
-    monkeypatch.setattr(Recorded, "__init__", lambda self, **_: CSVLogger.__init__(self, tmp_path))
-    assert run_fit(bundle, tmp_path, "y", *options) == 0
-    assert wandb.run == "of somebody else"
 
 
 def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,17 +99,6 @@ def test_a_logger_of_the_users_own_is_used_beside_the_metrics_file(
     assert "val/mlm_loss" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
 
 
-def test_weights_and_biases_writes_only_where_it_is_asked_to(
-    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    assert main(["fit", *tiny_run]) == 0
-    assert not list(tmp_path.rglob("wandb"))
-    assert main(["fit", *tiny_run, "--run.name", "tracked", "--run.wandb", "offline"]) == 0
-    assert list((tmp_path / "tracked" / "wandb").glob("offline-run-*/*.wandb"))
-    assert series(metrics_of(tmp_path / "tracked"), "val/mlm_loss")[0] == [2, 4]
-
-
 def test_validate_test_and_predict_use_the_runs_checkpoint(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
