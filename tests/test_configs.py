@@ -118,6 +118,10 @@ def check_pretrain_command(arguments: list[str]) -> None:
         from pretrain.reports.command import parse_report
 
         assert parse_report(options).runs
+    elif command == "tune":
+        from pretrain.tuning.command import KINDS
+
+        assert options[0] in KINDS, arguments
     else:
         assert command in ("fill", "summary", "export", "compare"), arguments
 

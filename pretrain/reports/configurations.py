@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from data_prep.shared.configuration import relevant
 from pretrain.reports.runs import Run
 from pretrain.reports.settings import (
     NOT_STATED,
     applies,
     differing_keys,
     identity,
-    relevant,
     short_names,
     shown,
 )

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from data_prep.shared.configuration import flatten
 from pretrain.metrics_rows import last_value, read_metrics
-from pretrain.reports.settings import SEED_KEY, flatten
+from pretrain.reports.settings import SEED_KEY
 from pretrain.run_config import BUNDLE_FOLDER, CONFIG_FILE, EVENTS_FILE, METRICS_FILE
 
 STUDY_FILE = "study.json"

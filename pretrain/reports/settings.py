@@ -1,69 +1,16 @@
-"""The resolved configuration of a run as flat settings, named like the flags of `fit`.
+"""Flat settings of several runs beside each other: what differs, and how it is written.
 
-Invariant: two runs with equal `relevant` settings differ at most in their seed and in where they
-write.
+Invariant: an argument of one class is never held against a configuration of another class.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SEED_KEY = "seed_everything"
 NOT_STATED = "(not stated)"
-_CLASS, _INIT = "class_path", "init_args"
-_IRRELEVANT = (
-    SEED_KEY,
-    "data.seed",
-    "run",
-    "checkpoints",
-    "preemption",
-    "resume",
-    "data.num_workers",
-    "data.verify_shards",
-    "config",
-    "ckpt_path",
-    "max_time",
-    "weights_only",
-    "trainer.max_time",
-    "trainer.default_root_dir",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.val_check_interval",
-    "trainer.check_val_every_n_epoch",
-    "trainer.num_sanity_val_steps",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.enable_checkpointing",
-)
-"""Settings, and groups of them, that change where and how often a run writes, and no weight."""
 
 Settings = Mapping[str, Any]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value; a class stands under the key of its flag, its arguments below it.
-
-    Args:
-        config: Nested mapping, as read from run_config.yaml.
-        prefix: What the keys begin with.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        key = prefix if name in (_CLASS, _INIT) and prefix else f"{prefix}.{name}".lstrip(".")
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, key)
-        else:
-            flat[key] = value
-    return flat
-
-
-def relevant(settings: Settings) -> dict[str, Any]:
-    """The settings that can change a result, the seed aside."""
-    return {key: value for key, value in settings.items() if not _is_below(key, _IRRELEVANT)}
-
-
-def _is_below(key: str, groups: Iterable[str]) -> bool:
-    return any(key == group or key.startswith(group + ".") for group in groups)
 
 
 def identity(settings: Settings) -> str:

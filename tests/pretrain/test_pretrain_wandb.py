@@ -113,6 +113,7 @@ def test_a_resumed_offline_run_is_a_new_run_of_the_same_group_with_the_whole_run
     ]
 
 
+@pytest.mark.slow
 def test_a_rollback_goes_on_in_the_same_run_and_its_steps_come_again(
     tiny_run: list[str], tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_nothing_of_wandb_is_imported_or_written_while_it_is_off(
     assert not list(tmp_path.rglob("*wandb*"))
 
 
+@pytest.mark.slow
 def test_the_commands_of_both_packages_start_without_wandb(repository: Path) -> None:
     code = (
         "import sys\nimport pretrain.lightning_cli, finetune.lightning_cli\n"
