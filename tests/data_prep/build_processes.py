@@ -19,6 +19,7 @@ from data_prep import cli, files, pipeline, work_folder
 
 plan = json.loads(sys.argv.pop(1))
 calls = {}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 
 
 def around(module, name, before, after):
