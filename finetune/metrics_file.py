@@ -3,7 +3,6 @@
 Invariant: lines are appended whole, so a killed run leaves at most one broken last line.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from data_prep.shared.metrics_lines import append_metrics
 
 
 class MetricsFileLogger(Logger):
@@ -42,11 +43,5 @@ class MetricsFileLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        row = {
-            "step": step,
-            "elapsed_s": round(time.monotonic() - self._started, 3),
-            **{k: float(v) for k, v in metrics.items() if k != "epoch"},
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        elapsed_s = time.monotonic() - self._started
+        append_metrics(self.path, metrics, step=step, elapsed_s=elapsed_s)

@@ -1,11 +1,31 @@
-"""What the commands built on a YAML-and-options parser share, without importing one.
+"""What the commands share: parsers with short errors, switches, and what YAML files may set.
 
-Invariant: pure functions of the command line.
+Invariant: nothing here depends on what a command does.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one message."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as a ValueError."""
+        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+
+
+def yes_or_no(text: str) -> bool:
+    """Return the value of a switch: true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def listed(value: Any) -> list[Any]:
@@ -47,15 +67,24 @@ def reject_decided_values(arguments: Sequence[str], decided_by: Mapping[str, str
             _reject_decided_values_in(path, decided_by)
 
 
-def _reject_decided_values_in(path: Path, decided_by: Mapping[str, str]) -> None:
+def read_config_file(path: Path) -> Any:
+    """Return the content of a `--config` file.
+
+    Raises:
+        ValueError: It is missing or no YAML.
+    """
     import yaml
 
     if not path.is_file():
         raise ValueError(f"--config {path}: no such file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not valid YAML ({error})") from error
+
+
+def _reject_decided_values_in(path: Path, decided_by: Mapping[str, str]) -> None:
+    content = read_config_file(path)
     for target, decisive in decided_by.items():
         group, _, key = target.rpartition(".")
         values = content.get(group) if isinstance(content, dict) and group else content

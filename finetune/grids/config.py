@@ -3,13 +3,14 @@
 Invariant: an unknown key, a wrong type or an empty list stops the grid before anything is trained.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
+
+from data_prep.shared.command_line import OneLineParser, read_config_file, yes_or_no
 
 _FIT_PREFIX = "--fit."
 _LISTS: dict[str, Callable[[Any], Any]] = {
@@ -121,12 +122,7 @@ def read_grid_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is missing, is no grid, has an unknown key, or a value of another type.
     """
-    if not path.is_file():
-        raise ValueError(f"--config {path}: no such file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not valid YAML ({error})") from error
+    content = read_config_file(path)
     if not isinstance(content, dict) or "tasks" not in content:
         raise ValueError(f"{path}: is no grid, it has no `tasks:`; configs/finetune/ has examples")
     allowed = [f.name for f in fields(GridConfig)]
@@ -208,25 +204,6 @@ def _with_folders(config: GridConfig, given: Sequence[str]) -> GridConfig:
         else:
             config = replace(config, folder=text)
     return config
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one message."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        raise ValueError(f"{message} ({self.prog} --help lists the options)")
-
-
-def yes_or_no(text: str) -> bool:
-    """The value of a switch: true or false.
-
-    Raises:
-        argparse.ArgumentTypeError: It is neither.
-    """
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def _parser() -> OneLineParser:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pretrain.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from pretrain.sweeps.expansion import command_of, expand, folder_name, trial_names
-from pretrain.sweeps.options import OneLineParser
+from pretrain.sweeps.options import FieldsParser
 from pretrain.sweeps.reading import Sweep, read_sweep
 from pretrain.sweeps.running import LocalRunner, Outcome, gpu_names
 from pretrain.sweeps.trials import LOG_FILE, Trial, prepare_folder
@@ -85,7 +85,7 @@ def parse_sweep(arguments: Sequence[str]) -> tuple[Path, SweepOptions, list[str]
     if "--" in given:
         place = given.index("--")
         given, extra = given[:place], given[place + 1 :]
-    parser = OneLineParser(
+    parser = FieldsParser(
         "ponet-pretrain sweep",
         usage="ponet-pretrain sweep FILE [options] [-- OPTIONS OF EVERY TRIAL]",
         description=_DESCRIPTION,

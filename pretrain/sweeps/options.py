@@ -1,19 +1,15 @@
 """Options of the sweep commands: the fields of a frozen dataclass, their docstrings as help."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 from data_prep.cli import field_help
+from data_prep.shared.command_line import OneLineParser, yes_or_no
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one message, with one option per field of a dataclass."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+class FieldsParser(OneLineParser):
+    """A parser with one option per field of a dataclass."""
 
     def add_options(
         self,
@@ -48,14 +44,3 @@ class OneLineParser(argparse.ArgumentParser):
                 shared["choices"] = choices[field.name]
             spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
             self.add_argument(*spellings, **shared)
-
-
-def yes_or_no(text: str) -> bool:
-    """The value of a switch: true or false.
-
-    Raises:
-        argparse.ArgumentTypeError: It is neither.
-    """
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.interruption import say
-from pretrain.sweeps.options import OneLineParser
+from pretrain.sweeps.options import FieldsParser
 from pretrain.sweeps.study import DOWNSTREAM_FOLDER, write_study
 from pretrain.sweeps.supervision import Supervisor
 
@@ -80,7 +80,7 @@ def parse_trial(arguments: Sequence[str]) -> TrialOptions:
 
 def trial_parser() -> argparse.ArgumentParser:
     """The parser of what stands before `--`."""
-    parser = OneLineParser(
+    parser = FieldsParser(
         "ponet-pretrain trial",
         usage="ponet-pretrain trial [options] -- FIT OPTIONS",
         description=_DESCRIPTION,
