@@ -25,7 +25,8 @@ _DECIDED = ("--run.name", "--run.root", "--run.overwrite")
 _DESCRIPTION = """\
 Runs a sweep file in W&B's format without W&B: every trial is the file's command with its ${args},
 and a run name of its own. The same command again goes on where it was stopped; trials that are
-done are skipped. What stands after `--` is added to every trial's command."""
+done are skipped. What stands after `--` is added to every trial's command, and what the sweep
+varies is repeated behind it: a config file there does not undo the sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +136,14 @@ def planned_trials(
     chosen = expand(sweep, seed=options.seed, count=options.count)
     trials = []
     for name, parameters in zip(trial_names(sweep, chosen), chosen, strict=True):
-        command = with_trial_options(command_of(sweep, parameters), _trial_options(options))
+        command = command_of(sweep, parameters, extra)
         own = [f"--run.name={name}", f"--run.root={folder}"]
         trials.append(
             Trial(
                 name=name,
                 folder=folder / name,
                 parameters=parameters,
-                command=(*command, *extra, *own),
+                command=(*with_trial_options(command, _trial_options(options)), *own),
             )
         )
     return trials

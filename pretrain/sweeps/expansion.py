@@ -128,13 +128,23 @@ def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return result
 
 
-def command_of(sweep: Sweep, parameters: Mapping[str, Any]) -> list[str]:
+def command_of(
+    sweep: Sweep, parameters: Mapping[str, Any], extra: Sequence[str] = ()
+) -> list[str]:
     """The command line of a trial, its macros filled in as `wandb agent` fills them in.
 
+    Args:
+        sweep: The file.
+        parameters: Of the trial.
+        extra: Options of every trial, put behind the command. The trial's own options are repeated
+            behind them: a config file among the extra ones may set what the sweep varies, and the
+            last one wins.
+
     Raises:
-        ValueError: An unknown macro, one that needs W&B, or an environment variable that is not
-            set.
+        ValueError: An unknown macro, one that needs W&B, an environment variable that is not set,
+            or an extra option that the sweep varies.
     """
+    _check_extra(sweep, extra)
     filled: dict[str, list[str]] = {
         "env": [] if os.name == "nt" else ["/usr/bin/env"],
         "interpreter": [sys.executable],
@@ -151,7 +161,19 @@ def command_of(sweep: Sweep, parameters: Mapping[str, Any]) -> list[str]:
         else:
             known = ", ".join(f"${{{name}}}" for name in (*filled, "envvar:NAME"))
             raise ValueError(f"{sweep.path}: command has {text}; the macros here are {known}")
-    return words
+    own = next((filled[c[2:-1]] for c in sweep.command if c.startswith("${args")), [])
+    again = own if extra and all(word.startswith("--") for word in own[:1]) else []
+    return [*words, *extra, *again]
+
+
+def _check_extra(sweep: Sweep, extra: Sequence[str]) -> None:
+    varied = {f"--{p.name}" for p in sweep.parameters} - {"--config"}
+    for word in extra:
+        if word.partition("=")[0] in varied:
+            raise ValueError(
+                f"{word}: {sweep.path} varies it, and every trial has its own value; leave it out, "
+                "or change the file"
+            )
 
 
 def _variable(name: str, sweep: Sweep) -> str:

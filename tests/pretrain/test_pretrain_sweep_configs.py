@@ -49,9 +49,9 @@ def parsed(package: str, options: tuple[str, ...]) -> Any:
     return parser_of(package).parse_args(["fit", *options]).fit
 
 
-def trials_of(name: str) -> list[Trial]:
+def trials_of(name: str, *extra: str) -> list[Trial]:
     path = CONFIGS / "sweeps" / f"{name}.yaml"
-    return planned_trials(read_sweep(path), Path("runs") / name, SweepOptions(), [])
+    return planned_trials(read_sweep(path), Path("runs") / name, SweepOptions(), extra)
 
 
 def trial_options(trial: Trial) -> TrialOptions:
@@ -112,6 +112,21 @@ def test_a_pooling_trial_differs_from_the_full_model_in_one_switch(
     for trial in first_seed:
         sizes = fit_of(trial).model.encoder.init_args
         assert (sizes.hidden_size, sizes.num_layers, sizes.vocab_size) == (256, 4, 8192)
+
+
+def test_a_sweep_at_another_scale_varies_the_same(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    nano = ("configs/pretrain/nano.yaml", "configs/encoder/ponet_nano.yaml")
+    extra = [word for path in nano for word in ("--config", path)]
+    mean_global = fit_of(trials_of("pooling", *extra)[7])
+    sizes = mean_global.model.encoder.init_args
+    assert (sizes.hidden_size, sizes.num_layers, sizes.vocab_size) == (128, 2, 8192)
+    assert (mean_global.seed_everything, changed(mean_global)) == (43, {"global_pool": "mean"})
+    nsp = fit_of(trials_of("objective", *extra)[4])
+    assert (nsp.seed_everything, nsp.model.objective) == (43, "mlm_nsp")
+    assert nsp.trainer.max_steps == 2000
 
 
 def test_the_other_trials_differ_in_what_their_sweep_is_about(

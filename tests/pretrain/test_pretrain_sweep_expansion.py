@@ -124,6 +124,14 @@ def test_a_command_has_its_macros_filled_in(
     assert words == [sys.executable, "-m", "pretrain", "at=here", "--x=1", "--last"]
 
 
+def test_what_the_sweep_varies_stands_behind_the_additions_to_a_command(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, {"x": {"value": 1}}, command=["go", "${args}", "--fixed"])
+    words = command_of(sweep, {"x": 1}, ["--config", "small.yaml"])
+    assert words == ["go", "--x=1", "--fixed", "--config", "small.yaml", "--x=1"]
+    with pytest.raises(ValueError, match="--x=2: .* varies it"):
+        command_of(sweep, {"x": 1}, ["--x=2"])
+
+
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [("${arg}", "the macros here are ${env}"), ("${envvar:NOT_THERE}", "NOT_THERE is not set")],
