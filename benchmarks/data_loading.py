@@ -5,6 +5,8 @@
 Our rates are for all the work: places, pairs, segments, masks, tensors from a memory-mapped token
 file. The rivals get finished rows (input ids, types, segments) from an Arrow table and only collate
 and mask. Single-process rates are per second of CPU time, DataLoader rates per second of wall time.
+Then a consumer that does nothing but take `--consumer_rate` examples per second says how long it
+waited for them.
 """
 
 # ruff: noqa: E402 (the search path is mended before the imports that need it)
@@ -27,7 +29,7 @@ sys.path[:] = [
 
 import numpy as np
 import torch
-from _common import RESULTS, bar_chart, interleaved, machine, save, synthetic_folder
+from _common import RESULTS, bar_chart, interleaved, machine, save, spread, synthetic_folder
 
 from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 from data_prep.shards import TokenShards
@@ -76,6 +78,21 @@ def endless(dataset: PretrainDataset, batch_size: int) -> Iterator[Batch]:
     """Yield batches from one worker process, without end."""
     chosen = [list(range(n, n + batch_size)) for n in range(0, 2_000_000, batch_size)]
     return iter(BatchLoader(dataset, batch_sampler=chosen, collate_fn=pack_batch, num_workers=1))
+
+
+def waiting_share(loader: Iterator[Batch], batch_size: int, *, rate: float, count: int) -> float:
+    """Return the share of its time that a consumer of `rate` examples per second waits for batches.
+
+    The consumer is a sleep, as a GPU is one for the CPU; fetching a batch counts as waiting.
+    """
+    waited_s, step_s = 0.0, batch_size / rate
+    start = time.perf_counter()
+    for _ in range(count):
+        asked = time.perf_counter()
+        next(loader)
+        waited_s += time.perf_counter() - asked
+        time.sleep(step_s)
+    return waited_s / (time.perf_counter() - start)
 
 
 def arrow_rows(dataset: PretrainDataset, count: int) -> Any:
@@ -182,6 +199,24 @@ def planning(shards: TokenShards, max_len: int) -> dict[str, float]:
     }
 
 
+def consumer(shards: TokenShards, max_len: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what one that trains at `--consumer_rate` (at 512 tokens) waits for one worker."""
+    rate, batch_size = arguments.consumer_rate * 512 / max_len, arguments.consumer_batch
+    loader = endless(our_dataset(shards, max_len), batch_size)
+    for _ in range(5):
+        next(loader)  # the worker is started, and its queue is full
+    count = max(10, round(2 * rate / batch_size))
+    shares = [
+        waiting_share(loader, batch_size, rate=rate, count=count) for _ in range(arguments.rounds)
+    ]
+    return {
+        "examples_per_s": rate,
+        "batch_size": batch_size,
+        "workers": 1,
+        "waiting_share": {**spread(shares), "all": shares},
+    }
+
+
 def report(folder: Path, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     shards = TokenShards.open(folder)
@@ -197,7 +232,8 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
     for max_len in arguments.max_len:
         plan = planning(shards, max_len)
         rates = measure(shards, max_len, batch_size=arguments.batch_size, rounds=arguments.rounds)
-        result["lengths"][str(max_len)] = {"plan": plan, "examples_per_s": rates}
+        waits = consumer(shards, max_len, arguments)
+        result["lengths"][str(max_len)] = {"plan": plan, "examples_per_s": rates, "consumer": waits}
         print(
             f"length {max_len}: epoch of {plan['examples']:,} examples planned at "
             f"{plan['sentences_per_s']:,.0f} sentences/s, coverage {plan['coverage']:.4%}, "
@@ -207,6 +243,10 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
             print(f"  {name:46s} {rate['median']:10,.0f} examples/s", end="")
             print(f"  [{rate['min']:,.0f} .. {rate['max']:,.0f}]")
             bars[f"{max_len}: {name}"] = rate["median"]
+        print(
+            f"  a consumer of {waits['examples_per_s']:,.0f} examples/s waits "
+            f"{waits['waiting_share']['median']:.2%} of its time for 1 worker"
+        )
     print(save("data_loading", result, arguments.output))
     title = "Pretraining examples per second, one core"
     print(bar_chart("data_loading", bars, title=title, unit="examples/s", folder=arguments.output))
@@ -218,6 +258,8 @@ def main() -> None:
     parser.add_argument("--max_len", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--consumer_rate", type=float, default=4000, help="examples of 512 per s")
+    parser.add_argument("--consumer_batch", type=int, default=256, help="examples it takes at once")
     parser.add_argument("--sentences", type=int, default=400_000, help="of the synthetic corpus")
     parser.add_argument("--short", action="store_true", help="a quick look: 2 rounds, small corpus")
     parser.add_argument("--output", type=Path, default=RESULTS)

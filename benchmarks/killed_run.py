@@ -34,7 +34,13 @@ from _common import RESULTS, machine, save
 from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
 from pretrain.metrics_file import read_metrics, series
 
-CLOCK = ("elapsed_s", "train/tokens_per_s")
+CLOCK = (
+    "elapsed_s",
+    "train/tokens_per_s",
+    "train/mfu",
+    "train/memory_gib",
+    "train/data_wait_share",
+)
 
 
 def start(options: list[str], root: Path, name: str) -> subprocess.Popen[bytes]:

@@ -30,7 +30,7 @@ def clean_document(text: str, config: CleaningConfig, counters: Counter[str]) ->
         config: What to repair.
         counters: Gets the number of repairs by name.
     """
-    if _RARE.search(text):
+    if not text.replace("\n", " ").isprintable() and _RARE.search(text):
         text = _repair_rare(text, counters)
     if config.unicode_form != "none" and not unicodedata.is_normalized(config.unicode_form, text):
         text = unicodedata.normalize(config.unicode_form, text)
@@ -43,8 +43,19 @@ def clean_document(text: str, config: CleaningConfig, counters: Counter[str]) ->
         paragraphs = text.split("\n")
     else:
         paragraphs = _BLANK_LINE.split(text)
-    joined = (" ".join(paragraph.split()) for paragraph in paragraphs)
-    return "\n\n".join(paragraph for paragraph in joined if paragraph)
+    return "\n\n".join([clean for item in paragraphs if (clean := _single_spaced(item))])
+
+
+def _single_spaced(paragraph: str) -> str:
+    # The space is the only printable white space, and most paragraphs are as they should be.
+    if (
+        paragraph.isprintable()
+        and "  " not in paragraph
+        and not paragraph.startswith(" ")
+        and not paragraph.endswith(" ")
+    ):
+        return paragraph
+    return " ".join(paragraph.split())
 
 
 def _neutral(match: re.Match[str]) -> str:
@@ -71,6 +82,11 @@ def _repair_rare(text: str, counters: Counter[str]) -> str:
 
 
 def document_hash(text: str) -> bytes:
-    """Return 16 bytes that are equal for texts equal up to letter case and white space."""
-    key = " ".join(text.casefold().split())
+    """Return 16 bytes that are equal for texts equal up to letter case and white space.
+
+    Args:
+        text: A clean document, as `clean_document` returns it: paragraphs parted by one blank line
+            and words by one space, so that nothing but the blank lines is left to even out.
+    """
+    key = " ".join([paragraph.casefold() for paragraph in text.split("\n\n")])
     return hashlib.blake2b(key.encode("utf-8"), digest_size=HASH_BYTES).digest()

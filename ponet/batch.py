@@ -1,6 +1,6 @@
 """The one input type of every encoder. B batch, L tokens."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from torch import Tensor
 class EncoderBatch:
     """Token ids with everything the encoders may know about them; all tensors are (B, L).
 
-    Shapes and dtypes are always checked, segment ids where they are on the CPU: elsewhere a look
-    at values would make the device wait.
+    Shapes and dtypes are always checked, values and the flags about them where they are on the
+    CPU: elsewhere a look at values would make the device wait.
 
     Raises:
-        ValueError: If a tensor has another shape, dtype or range than stated here.
+        ValueError: If a tensor has another shape, dtype or range than stated here, or a flag
+            promises what the tensors do not keep.
     """
 
     input_ids: Tensor
@@ -27,32 +28,42 @@ class EncoderBatch:
     """int64 (B, L), in [0, L): the pooling unit of each token. At padding they are ignored."""
     special_mask: Tensor
     """bool (B, L), True at tokens that only delimit text ([CLS], [SEP])."""
+    segments_are_runs: bool = field(default=False, kw_only=True)
+    """The tokens of each segment are adjacent; kernels may then skip the general path."""
+    has_padding: bool = field(default=True, kw_only=True)
+    """False: every token is real; attention then needs no mask."""
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
         shape = self.input_ids.shape
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"input_ids has shape {tuple(shape)}; (batch, tokens) is needed")
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            dtype = torch.bool if field.name.endswith("mask") else torch.int64
+        for name, tensor in self.tensors().items():
+            dtype = torch.bool if name.endswith("mask") else torch.int64
             if tensor.shape != shape:
                 raise ValueError(
-                    f"{field.name} has shape {tuple(tensor.shape)} but input_ids has "
+                    f"{name} has shape {tuple(tensor.shape)} but input_ids has "
                     f"{tuple(shape)}; all tensors of a batch must agree"
                 )
             if tensor.dtype != dtype:
                 raise ValueError(
-                    f"{field.name} is {tensor.dtype}; {dtype} is needed, "
+                    f"{name} is {tensor.dtype}; {dtype} is needed, "
                     f"convert it with .{'bool' if dtype is torch.bool else 'long'}()"
                 )
+        if self.segment_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_segment_ids()
+            self._check_flags()
 
-        self._check_segment_ids()
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by field name, without the flags."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("segments_are_runs", "has_padding")
+        }
 
     def _check_segment_ids(self) -> None:
         """Refuse an id that would fall into another row's segments."""
-        if self.segment_ids.device.type != "cpu" or torch.compiler.is_compiling():
-            return
         smallest, largest = (int(bound) for bound in torch.aminmax(self.segment_ids))
         limit = self.segment_ids.shape[1]
         if smallest < 0 or largest >= limit:
@@ -61,10 +72,30 @@ class EncoderBatch:
                 "the number of tokens: number the segments of each row from 0"
             )
 
+    def _check_flags(self) -> None:
+        """Refuse a flag that the tensors contradict."""
+        if not self.has_padding and not bool(self.mask.all()):
+            raise ValueError(
+                "has_padding=False given, but the mask has padding; leave the flag out"
+            )
+        if not self.segments_are_runs:
+            return
+        limit = self.segment_ids.shape[1]
+        ids_BL = self.segment_ids.masked_fill(~self.mask, limit)
+        starts_BL = self.mask.clone()
+        starts_BL[:, 1:] &= ids_BL[:, 1:] != ids_BL[:, :-1]
+        runs = ids_BL.new_zeros((len(ids_BL), limit + 1)).scatter_add_(1, ids_BL, starts_BL.long())
+        if bool((runs > 1).any()):
+            row, segment = (int(index) for index in (runs > 1).nonzero()[0])
+            raise ValueError(
+                f"segments_are_runs=True given, but the tokens of segment {segment} in row {row} "
+                "are not adjacent; leave the flag out"
+            )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EncoderBatch":
         """Return the batch with every tensor on the device."""
         moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
-            for field in fields(self)
+            name: tensor.to(device, non_blocking=non_blocking)
+            for name, tensor in self.tensors().items()
         }
-        return EncoderBatch(**moved)
+        return replace(self, **moved)  # type: ignore[arg-type]

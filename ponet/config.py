@@ -5,7 +5,7 @@ differ in the token mixer and in nothing else.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
 PresetName = Literal["base", "small", "nano"]
@@ -148,10 +148,13 @@ class PoNetConfig(EncoderConfig):
     """Multiply global and segment pools by a projection of the token itself; else plain sum."""
     guard_special_tokens: bool = True
     """Keep [CLS] and [SEP] out of local windows and give them the global pool alone."""
+    kernels: Literal["auto", "reference", "eager", "triton"] = field(default="auto", compare=False)
+    """Code that computes the pools, never what is computed: auto = Triton on CUDA, else eager."""
 
     def __post_init__(self) -> None:
         """Check the pooling switches."""
         super().__post_init__()
+        self._check_choice("kernels", ("auto", "reference", "eager", "triton"))
         self._check_choice("global_pool", ("attention", "mean", "none"))
         self._check_bools("use_segment_pool", "use_local_pool")
         self._check_bools("fusion_product", "guard_special_tokens")
@@ -163,6 +166,12 @@ class PoNetConfig(EncoderConfig):
                 "global_pool='none', use_segment_pool=False and use_local_pool=False leave nothing "
                 "that mixes tokens; switch at least one pool on"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain dict without `kernels`: that is how a run computes, not what."""
+        values = super().to_dict()
+        del values["kernels"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import activation_function, init_weights
+from ponet.losses import TokenLoss, linear_cross_entropy
 
 ClassifierT = TypeVar("ClassifierT", bound="_Classifier")
 
@@ -33,6 +34,15 @@ class MaskedOutput(NamedTuple):
 
     mlm_logits: Tensor
     """(B, M, V)."""
+    pair_logits: Tensor | None
+    """(B, P), or None without a pair head."""
+
+
+class MaskedLoss(NamedTuple):
+    """What PretrainingModel.masked_loss returns."""
+
+    mlm: TokenLoss
+    """Sums over the masked positions."""
     pair_logits: Tensor | None
     """(B, P), or None without a pair head."""
 
@@ -70,7 +80,22 @@ class MaskedLMHead(nn.Module):
             x: Hidden states.
             word_weight_VD: Weight of the word embeddings.
         """
-        return F.linear(self.norm(self.activation(self.dense(x))), word_weight_VD, self.bias)
+        return F.linear(self.transform(x), word_weight_VD, self.bias)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return what the output weights are applied to, (..., D)."""
+        transformed: Tensor = self.norm(self.activation(self.dense(x)))
+        return transformed
+
+    def loss(self, x_ND: Tensor, word_weight_VD: Tensor, labels_N: Tensor) -> TokenLoss:
+        """Return the summed cross-entropy and hits of positions, without all their logits.
+
+        Args:
+            x_ND: Hidden states.
+            word_weight_VD: Weight of the word embeddings.
+            labels_N: int64, the words; -100 at positions that do not count.
+        """
+        return linear_cross_entropy(self.transform(x_ND), word_weight_VD, self.bias, labels_N)
 
 
 class PretrainingModel(nn.Module):
@@ -117,22 +142,42 @@ class PretrainingModel(nn.Module):
         return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD))
 
     def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
-        """Return masked-LM logits at the given positions only; the path used in training.
+        """Return masked-LM logits at the given positions only.
 
         Args:
             batch: Input.
             masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
         """
         x_BLD = self.encoder(batch)
-        positions_BMD = masked_positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1])
-        mlm_logits_BMV = self.mlm_head(x_BLD.gather(1, positions_BMD), self.decoder_weight)
+        x_BMD = _at_positions(x_BLD, masked_positions_BM)
+        mlm_logits_BMV = self.mlm_head(x_BMD, self.decoder_weight)
         return MaskedOutput(mlm_logits_BMV, self._pair_logits(x_BLD))
+
+    def masked_loss(
+        self, batch: EncoderBatch, masked_positions_BM: Tensor, masked_labels_BM: Tensor
+    ) -> MaskedLoss:
+        """Return the masked-LM loss at the given positions; the path used in training.
+
+        Args:
+            batch: Input.
+            masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
+            masked_labels_BM: int64 (B, M), the words there; -100 at unused entries.
+        """
+        x_BLD = self.encoder(batch)
+        x_ND = _at_positions(x_BLD, masked_positions_BM).flatten(0, 1)
+        mlm = self.mlm_head.loss(x_ND, self.decoder_weight, masked_labels_BM.flatten())
+        return MaskedLoss(mlm, self._pair_logits(x_BLD))
 
     def _pair_logits(self, x_BLD: Tensor) -> Tensor | None:
         if self.pooler is None or self.pair_head is None:
             return None
         logits_BP: Tensor = self.pair_head(self.pooler(x_BLD))
         return logits_BP
+
+
+def _at_positions(x_BLD: Tensor, positions_BM: Tensor) -> Tensor:
+    """Return the hidden states (B, M, D) at some positions of each row."""
+    return x_BLD.gather(1, positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
 class _Classifier(nn.Module):

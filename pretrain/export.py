@@ -212,6 +212,8 @@ def probe_difference(model: Any, other: Any) -> float:
         token_type_ids=torch.zeros(2, size, dtype=torch.int64),
         segment_ids=(torch.arange(size) // 8).expand(2, size).contiguous(),
         special_mask=special,
+        segments_are_runs=True,
+        has_padding=False,
     )
     with torch.inference_mode():
         ours, theirs = model(batch), other(batch)

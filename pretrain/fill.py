@@ -116,4 +116,6 @@ def _single_batch(ids: list[int], segments: list[int]) -> Any:
         token_type_ids=torch.zeros(1, len(ids), dtype=torch.int64),
         segment_ids=torch.tensor([segments]),
         special_mask=special,
+        segments_are_runs=True,
+        has_padding=False,
     )

@@ -1,25 +1,31 @@
 """PretrainModule: the LightningModule around `ponet.PretrainingModel`.
 
-Invariant: the loss needs logits at the masked positions only, and every batch has the same number
-of them, so shapes never change during a run.
+Invariant: the loss looks at the masked positions only, and every batch has the same number of them,
+so shapes never change during a run.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet.flops import training_flops
+from ponet.heads import MaskedLoss
 from pretrain.objectives import OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
 
 IGNORED_LABEL = -100
 CONFIG_KEY = "ponet_run"
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+MAX_COMPILED_SHAPES = 64
+"""Batch shapes, times training or not, that torch.compile may compile; its own limit is 8."""
 
 
 class LossSums(NamedTuple):
@@ -52,29 +58,28 @@ def full_tensor(value: Tensor) -> Tensor:
 
 
 def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
-    """The encoder's part of a data module's batch."""
+    """The encoder's part of a data module's batch; its segments are always runs of tokens."""
     return EncoderBatch(
         input_ids=batch["input_ids"],
         mask=batch["mask"],
         token_type_ids=batch["token_type_ids"],
         segment_ids=batch["segment_ids"],
         special_mask=batch["special_mask"],
+        segments_are_runs=True,
     )
 
 
-def loss_sums(output: MaskedOutput, batch: dict[str, Tensor]) -> LossSums:
+def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
     """Summed cross-entropies (nats), hits and counts of one batch.
 
     Args:
-        output: Logits at the masked positions (B, M, V) and of the pair (B, P) or None.
-        batch: `masked_labels` (B, M) and `pair_labels` (B,), int64, -100 where there is no label.
+        output: Sums over the masked positions, and the pair's logits (B, P) or None.
+        batch: `pair_labels` (B,), int64, -100 where there is no label, and `mask` (B, L).
 
-    Logits are taken to float32 first: a sum of 30,000 exponentials in bfloat16 loses the loss.
+    Pair logits are taken to float32 first, as the masked-LM logits are in `ponet.losses`.
     """
-    labels = batch["masked_labels"].flatten()
-    logits = output.mlm_logits.flatten(0, 1).float()
-    valid = labels != IGNORED_LABEL
-    zero = logits.new_zeros(())
+    mask = batch["mask"]
+    zero = mask.new_zeros((), dtype=torch.float32)
     pair_loss = pair_correct = pair_count = zero
     if output.pair_logits is not None:
         pair_logits, pair_labels = output.pair_logits.float(), batch["pair_labels"]
@@ -83,11 +88,10 @@ def loss_sums(output: MaskedOutput, batch: dict[str, Tensor]) -> LossSums:
         )
         pair_correct = (pair_logits.argmax(-1) == pair_labels).sum().float()
         pair_count = (pair_labels != IGNORED_LABEL).sum().float()
-    mask = batch["mask"]
     return LossSums(
-        mlm_loss=cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum"),
-        mlm_correct=((logits.argmax(-1) == labels) & valid).sum().float(),
-        mlm_count=valid.sum().float(),
+        mlm_loss=output.mlm.loss.float(),
+        mlm_correct=output.mlm.hits.float(),
+        mlm_count=output.mlm.num_positions.float(),
         pair_loss=pair_loss,
         pair_correct=pair_correct,
         pair_count=pair_count,
@@ -123,8 +127,14 @@ class PretrainModule(LightningModule):
         encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or FNetConfig.
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
         optimizer: AdamW and its schedule.
-        compile: Compile the model in place with torch.compile; shapes are static, so it
-            compiles once. Pays on a GPU.
+        compile: Compile the encoder in place with torch.compile, once for each shape of a batch:
+            training has one, evaluation two. Pays on a GPU.
+        compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
+            short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
+            fastest kernels. CUDA graphs have no effect on a CPU. Needs `compile`.
+        checkpoint_every: The first of every this many blocks is computed again in the backward
+            pass: less memory for long inputs and large batches, the same gradients. 1: every
+            block, a third more time; 0: none.
         pair_loss_weight: Weight of the pair loss beside the masked-LM loss; released code: 1.
     """
 
@@ -133,16 +143,27 @@ class PretrainModule(LightningModule):
         encoder: EncoderConfig,
         objective: ObjectiveName = "mlm_sso",
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        *,
         compile: bool = False,
+        compile_mode: CompileMode = "default",
+        checkpoint_every: int = 0,
         pair_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if checkpoint_every < 0:
+            raise ValueError(
+                f"model.checkpoint_every is {checkpoint_every}; it must be 0 (no block is computed "
+                "again) or more"
+            )
         self.encoder_config = encoder
         self.objective = OBJECTIVES[objective]
         self.optimizer_config = optimizer
         self.pair_loss_weight = pair_loss_weight
         self.model = PretrainingModel(encoder, num_pair_classes=self.objective.num_pair_classes)
+        self.model.encoder.gradient_checkpointing = checkpoint_every > 0
+        self.model.encoder.checkpoint_every = max(1, checkpoint_every)
         self.compile_model = compile
+        self.compile_mode = compile_mode
         self.resolved_config: dict[str, Any] = {}
         self.stored_config: dict[str, Any] = {}
         self.grad_norm: Tensor | None = None
@@ -154,16 +175,56 @@ class PretrainModule(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.check_vocab(self.encoder_config.vocab_size)
-        if self.compile_model and stage == "fit":
-            self.model.encoder.compile(dynamic=False)
+        if stage != "fit":
+            return
+        if self.compile_model:
+            self._compile()
+        elif self.compile_mode != "default":
+            rank_zero_warn(f"model.compile_mode {self.compile_mode} does nothing: compile is off")
+
+    def _compile(self) -> None:
+        """Compile the encoder; another shape than expected is compiled too, never run slowly.
+
+        At its limit of shapes torch.compile would go on uncompiled without a word.
+        """
+        import torch._dynamo as dynamo
+
+        device = self.trainer.strategy.root_device  # the module itself is moved there later
+        if self.compile_mode == "reduce-overhead" and device.type != "cuda":
+            rank_zero_warn("model.compile_mode reduce-overhead does nothing without a CUDA device")
+        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
+        dynamo.config.recompile_limit = limit
+        dynamo.config.fail_on_recompile_limit_hit = True
+        mode = None if self.compile_mode == "default" else self.compile_mode
+        self.model.encoder.compile(dynamic=False, mode=mode)
 
     def forward(self, batch: dict[str, Tensor]) -> MaskedOutput:
         """Logits at the masked positions and of the pair."""
         return self.model.forward_masked(encoder_batch(batch), batch["masked_positions"])
 
+    def batch_sums(self, batch: dict[str, Tensor]) -> LossSums:
+        """Losses and hits of a batch, without all logits of its masked positions at once."""
+        if self.compile_model:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        positions_BM, labels_BM = batch["masked_positions"], batch["masked_labels"]
+        return loss_sums(
+            self.model.masked_loss(encoder_batch(batch), positions_BM, labels_BM), batch
+        )
+
+    def batch_flops(self, batch: dict[str, Tensor]) -> float:
+        """Operations of the forward and backward pass over a batch of this shape."""
+        num_rows, num_tokens = batch["input_ids"].shape
+        return training_flops(
+            self.encoder_config,
+            num_rows=num_rows,
+            num_tokens=num_tokens,
+            num_masked=batch["masked_positions"].shape[1],
+            num_pair_classes=self.objective.num_pair_classes,
+        )
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Mean masked-LM loss plus the weighted mean pair loss of one micro-batch."""
-        sums = loss_sums(self(batch), batch)
+        sums = self.batch_sums(batch)
         loss = sums.mlm_loss / sums.mlm_count.clamp(min=1)
         loss = loss + self.pair_loss_weight * sums.pair_loss / sums.pair_count.clamp(min=1)
         return {"loss": loss, "sums": sums.stacked()}
@@ -175,7 +236,7 @@ class PretrainModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the sums."""
-        self._eval_sums += loss_sums(self(batch), batch).stacked()
+        self._eval_sums += self.batch_sums(batch).stacked()
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all ranks, weighted by tokens and pairs, not by batches."""

@@ -1,5 +1,6 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ class RunConfig(TrackingConfig):
     """Delete an earlier run of the same name first; otherwise it is continued (see --resume)."""
     eval_every_n_steps: int = 1000
     """Optimiser steps between two validations, each followed by a checkpoint and a plot; > 0."""
+    peak_tflops: float = 0.0
+    """Rate of matrix products of one device, in 10^12 operations per second, that `train/mfu` is a
+    share of; 0: from the data sheet of a known GPU, else measured for 0.1 s at the start."""
     auto_precision: bool = False
     """Choose bf16-mixed where the device has bfloat16 matrix units and 32-true elsewhere; only
     where trainer.precision is not given."""
@@ -33,6 +37,10 @@ class RunConfig(TrackingConfig):
             )
         if self.eval_every_n_steps < 1:
             raise ValueError(f"eval_every_n_steps must be > 0, got {self.eval_every_n_steps}")
+        if not 0 <= self.peak_tflops < math.inf:
+            raise ValueError(
+                f"run.peak_tflops must be 0 (find out) or more, got {self.peak_tflops}"
+            )
 
     @property
     def folder(self) -> Path:

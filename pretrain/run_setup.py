@@ -100,7 +100,7 @@ def fit_callbacks(
         StepSeeds(),
         watchdog,
         EvaluationInterval(run.eval_every_n_steps),
-        TrainingLog(),
+        TrainingLog(run.peak_tflops),
         guard,
         EvaluationReport(run.folder),
         BundleExport(run.folder / BUNDLE_FOLDER),

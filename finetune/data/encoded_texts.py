@@ -156,6 +156,8 @@ def assemble_batch(texts: Sequence[EncodedText], *, pad_id: int) -> EncoderBatch
         token_type_ids=torch.from_numpy((places_L >= pairs_B[:, None]) & mask_BL).long(),
         segment_ids=segments_from_starts(torch.from_numpy(starts_BL)),
         special_mask=torch.from_numpy(special_BL),
+        segments_are_runs=True,
+        has_padding=bool(lengths_B.min() < lengths_B.max()),
     )
 
 

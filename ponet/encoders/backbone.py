@@ -125,12 +125,14 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Embeddings and a stack of blocks; forward(batch) gives the last hidden states.
 
-    `gradient_checkpointing = True` makes training keep each block's input alone and compute the
-    block again in the backward pass: less memory and about a third more time, the same gradients.
-    It is no part of the configuration, because it does not change what is computed.
+    `gradient_checkpointing = True` makes training keep a block's input alone and compute the block
+    again in the backward pass: less memory and about a third more time, the same gradients. With
+    `checkpoint_every = k` only the first of every k blocks does so, at a k-th of the time.
+    They are no part of the configuration, because they do not change what is computed.
     """
 
     gradient_checkpointing: bool = False
+    checkpoint_every: int = 1
 
     def __init__(self, config: EncoderConfig, make_mixer: Callable[[], TokenMixer]) -> None:
         """Build and initialise all layers.
@@ -156,8 +158,9 @@ class Encoder(nn.Module):
         x_BLD: Tensor = self.embeddings(batch)
         plan = self.prepare(batch)
         recompute = self.gradient_checkpointing and self.training and is_grad_enabled()
-        for block in self.layers:
-            if recompute:  # also repeats the block's dropout and autocast
+        for number, block in enumerate(self.layers):
+            if recompute and number % self.checkpoint_every == 0:
+                # It also repeats the block's dropout and autocast.
                 x_BLD = checkpoint(block, x_BLD, plan, use_reentrant=False)
             else:
                 x_BLD = block(x_BLD, plan)

@@ -23,15 +23,18 @@ class BertMixer(TokenMixer):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout_prob)
 
-    def prepare(self, batch: EncoderBatch) -> Tensor:
-        """Return the bool (B, 1, 1, L) mask of tokens that may be attended to.
+    def prepare(self, batch: EncoderBatch) -> Tensor | None:
+        """Return the bool (B, 1, 1, L) mask of tokens that may be attended to; None: all of them.
 
-        A row without a real token attends to everything, which keeps its softmax finite.
+        Without a mask a GPU has its fastest attention kernel to choose. A row without a real token
+        attends to everything, which keeps its softmax finite.
         """
+        if not batch.has_padding:
+            return None
         allowed_BL: Tensor = batch.mask | ~batch.mask.any(1, keepdim=True)
         return allowed_BL[:, None, None]
 
-    def forward(self, x_BLD: Tensor, plan: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, plan: Tensor | None) -> Tensor:
         """Return the (B, L, D) update."""
         heads = (3, self.config.num_heads, -1)
         query, key, value = self.query_key_value(x_BLD).unflatten(-1, heads).permute(2, 0, 3, 1, 4)

@@ -1,4 +1,6 @@
-"""FNet token mixer: a Fourier transform. B batch, L tokens, D width."""
+"""FNet token mixer: a Fourier transform. B batch, L tokens, D width, K = D // 2 + 1."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -6,6 +8,32 @@ from torch import Tensor
 from ponet.batch import EncoderBatch
 from ponet.encoders.backbone import TokenMixer
 from ponet.pooling import at_least_float32
+
+
+def real_fourier(x_BLD: Tensor) -> Tensor:
+    """Return the real part of the 2-D Fourier transform over tokens and width, (B, L, D).
+
+    The transform of real values at (-l, -d) is the conjugate of that at (l, d). So half of the
+    columns are transformed, and the real part of the others is read from them in reverse.
+
+    Args:
+        x_BLD: float32 or float64.
+    """
+    half_BLK = torch.fft.rfft2(x_BLD, dim=(1, 2)).real
+    rest = half_BLK[..., 1 : x_BLD.shape[2] - half_BLK.shape[2] + 1]
+    return torch.cat([half_BLK, rest.flip(1, 2).roll(1, 1)], 2)
+
+
+class _RealFourier(torch.autograd.Function):
+    """`real_fourier` is a symmetric linear map: its gradient is the same transform again."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor) -> Tensor:
+        return real_fourier(x_BLD)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLD: Tensor) -> Tensor:
+        return real_fourier(grad_BLD)
 
 
 class FNetMixer(TokenMixer):
@@ -23,5 +51,7 @@ class FNetMixer(TokenMixer):
     def forward(self, x_BLD: Tensor, plan: None) -> Tensor:
         """Return the (B, L, D) update."""
         with torch.autocast(x_BLD.device.type, enabled=False):
-            mixed_BLD: Tensor = torch.fft.fft2(at_least_float32(x_BLD), dim=(1, 2)).real
+            mixed_BLD: Tensor = _RealFourier.apply(  # type: ignore[no-untyped-call]
+                at_least_float32(x_BLD)
+            )
             return mixed_BLD.to(x_BLD.dtype)

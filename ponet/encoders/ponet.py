@@ -5,7 +5,7 @@ the global branch (masked mean, softmax, its small products) runs in float32, be
 the whole sequence.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,53 +14,17 @@ from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig
 from ponet.encoders.backbone import TokenMixer
 from ponet.pooling import (
+    PoolInputs,
+    PoolPlan,
     at_least_float32,
+    choose_kernels,
     global_attention,
-    local_max,
+    kernel_set,
     masked_mean,
-    mix_pools,
-    score_bias,
-    segment_max,
-    segment_rows,
+    mix,
+    plan_pools,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolPlan:
-    """Indices and masks of one batch, shared by all layers."""
-
-    mask_BL1: Tensor
-    """bool, True at real tokens."""
-    window_BL1: Tensor
-    """bool, True for tokens that enter local windows."""
-    write_rows_N: Tensor
-    """int64, the segment a token contributes to; see pooling.segment_rows."""
-    read_rows_N: Tensor
-    """int64, the segment a token reads; the padding row for padding and guarded tokens."""
-    score_bias_BL: Tensor
-    """float32, see pooling.score_bias."""
-
-
-def plan_pools(batch: EncoderBatch, *, guard_special_tokens: bool) -> PoolPlan:
-    """Return the indices and masks of a batch.
-
-    Args:
-        batch: Any batch.
-        guard_special_tokens: Whether special tokens stay outside local windows and get neither
-            the local nor the segment pool. They still count for their own segment.
-    """
-    mask_BL = batch.mask
-    guarded_BL = batch.special_mask if guard_special_tokens else torch.zeros_like(mask_BL)
-    pooled_BL = mask_BL & ~guarded_BL
-    write_rows_N = segment_rows(batch.segment_ids, mask_BL)
-    read_rows_N = write_rows_N.masked_fill(~pooled_BL.reshape(-1), mask_BL.numel())
-    return PoolPlan(
-        mask_BL1=mask_BL[..., None],
-        window_BL1=pooled_BL[..., None],
-        write_rows_N=write_rows_N,
-        read_rows_N=read_rows_N,
-        score_bias_BL=score_bias(mask_BL),
-    )
+from ponet.pooling.projected import Weights, pool_projected
 
 
 class PoNetMixer(TokenMixer):
@@ -100,26 +64,36 @@ class PoNetMixer(TokenMixer):
 
     def pool(self, x_BLD: Tensor, plan: PoolPlan) -> Tensor:
         """Return the fused pools (B, L, D) before the output projection."""
+        config, dtype = self.config, autocast_dtype(x_BLD)
+        kernels = choose_kernels(config.kernels, device=x_BLD.device, dtype=dtype)
+        has_tokens = config.use_segment_pool or config.use_local_pool or self.uses_gate
+        if kernels != "reference" and config.global_pool == "attention" and has_tokens:
+            return pool_projected(
+                x_BLD,
+                self.weights(),
+                plan=plan,
+                num_heads=config.num_heads,
+                window=config.local_window,
+                kernels=kernel_set(kernels),
+            )
         global_BD = self.pool_globally(x_BLD, plan)
         # One cast for three products; autocast by itself would cast once for each.
-        x_BLD = autocast_once(x_BLD)
-        gate_BLD = segment_BLD = local_BLD = None
-        if self.uses_gate:
-            gate_BLD = self.gate(x_BLD)
-        if self.config.use_segment_pool:
-            segment_ND = self.segment(x_BLD).flatten(0, 1)
-            segment_ND = segment_max(segment_ND, plan.write_rows_N, plan.read_rows_N)
-            segment_BLD = segment_ND.view_as(x_BLD)
-        if self.config.use_local_pool:
-            window = self.config.local_window
-            local_BLD = local_max(self.local(x_BLD), plan.window_BL1, window=window)
-        return mix_pools(
+        x_BLD = x_BLD.to(dtype)
+        inputs = PoolInputs(
             global_BD=global_BD,
-            segment_BLD=segment_BLD,
-            local_BLD=local_BLD,
-            gate_BLD=gate_BLD,
-            mask_BL1=plan.mask_BL1,
+            segment_BLD=self.segment(x_BLD) if config.use_segment_pool else None,
+            local_BLD=self.local(x_BLD) if config.use_local_pool else None,
+            gate_BLD=self.gate(x_BLD) if self.uses_gate else None,
         )
+        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+
+    def weights(self) -> Weights:
+        """Return the parameters of the projections; None for those the configuration omits."""
+        parameters: list[Any] = []
+        for name in Weights._fields[::2]:
+            layer = getattr(self, name, None)
+            parameters += [None, None] if layer is None else [layer.weight, layer.bias]
+        return Weights(*parameters)
 
     def pool_globally(self, x_BLD: Tensor, plan: PoolPlan) -> Tensor | None:
         """Return the global pool (B, D) in at least float32, or None if it is switched off.
@@ -148,10 +122,10 @@ class PoNetMixer(TokenMixer):
             )
 
 
-def autocast_once(x: Tensor) -> Tensor:
-    """Return the tensor in the dtype autocast would give it, or unchanged outside autocast."""
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that autocast would give the tensor; outside autocast, its own."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:

@@ -6,17 +6,22 @@ from ponet.pooling.global_pool import (
     masked_mean,
     score_bias,
 )
-from ponet.pooling.local import local_max
-from ponet.pooling.mix import mix_pools
-from ponet.pooling.segment import segment_max, segment_rows
+from ponet.pooling.inputs import Kernels, PoolInputs
+from ponet.pooling.mix import KernelName, choose_kernels, kernel_set, mix
+from ponet.pooling.plan import PoolPlan, plan_pools, segment_rows
 
 __all__ = [
+    "KernelName",
+    "Kernels",
+    "PoolInputs",
+    "PoolPlan",
     "at_least_float32",
+    "choose_kernels",
     "global_attention",
-    "local_max",
+    "kernel_set",
     "masked_mean",
-    "mix_pools",
+    "mix",
+    "plan_pools",
     "score_bias",
-    "segment_max",
     "segment_rows",
 ]

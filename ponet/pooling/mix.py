@@ -1,47 +1,127 @@
-"""Fusion of the pools. B batch, L tokens, D width."""
+"""The one entrance to the fusion of the pools, whichever kernels compute it.
+
+B batch, L tokens, D width.
+"""
+
+import importlib
+import importlib.util
+import os
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
+from ponet.pooling import eager
+from ponet.pooling.inputs import Kernels, PoolInputs, check_inputs
+from ponet.pooling.plan import PoolPlan
+from ponet.pooling.reference import mix_reference
 
-def mix_pools(
-    *,
-    global_BD: Tensor | None,
-    segment_BLD: Tensor | None,
-    local_BLD: Tensor | None,
-    gate_BLD: Tensor | None,
-    mask_BL1: Tensor,
-) -> Tensor:
-    """Return (global + segment) * gate + local, 0 at padding; a pool that is None is left out.
+KernelName = Literal["auto", "reference", "eager", "triton"]
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class _Mix(torch.autograd.Function):
+    """Connects a set of kernels to autograd; keeps the inputs and what the kernels saved."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, plan: PoolPlan, window: int, *inputs: Any) -> Tensor:
+        pool_inputs = PoolInputs(*inputs)
+        mixed_BLD, saved = kernels.forward(pool_inputs, plan, window)
+        ctx.save_for_backward(*pool_inputs, *saved)
+        ctx.kernels, ctx.plan, ctx.window = kernels, plan, window
+        return mixed_BLD
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors  # to be read once: recomputation allows no second time
+        inputs, saved = PoolInputs(*tensors[:4]), tensors[4:]
+        grad_BLD = grad_outputs[0].contiguous()
+        grads = ctx.kernels.backward(grad_BLD, inputs, saved, ctx.plan, ctx.window)
+        return (None, None, None, *grads)
+
+
+def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName = "auto") -> Tensor:
+    """Return (global + segment maximum) * gate + local maximum, 0 at padding.
 
     Args:
-        global_BD: Global pool, the same for all tokens of a row.
-        segment_BLD: Segment pool.
-        local_BLD: Local pool.
-        gate_BLD: Projection of the token itself; None = no product.
-        mask_BL1: bool, True at real tokens.
+        inputs: Projected values, finite; parts that are None are left out.
+        plan: Of the batch.
+        window: Odd width of the local windows in tokens.
+        kernels: Which code computes it; the result is the same up to rounding. See
+            PoNetConfig.kernels.
 
     Returns:
-        (B, L, D).
+        (B, L, D), in the dtype of the values per token.
+
+    Raises:
+        ValueError: If the inputs do not belong together, or the kernels cannot run here.
 
     Source:
         PoNet (arXiv 2110.02442), pooling fusion. The product tells apart tokens that share the
         same pools.
     """
-    shared: Tensor | None = segment_BLD
-    if global_BD is not None:
-        per_token_B1D = global_BD[:, None]
-        shared = per_token_B1D if shared is None else shared + per_token_B1D.to(shared.dtype)
-    mixed = _gate_and_add(shared, gate_BLD, local_BLD)
-    # A product, not a fill: three times faster on the CPU. A lone global pool is spread by it.
-    return mixed * mask_BL1.to(mixed.dtype)
+    check_inputs(inputs, plan)
+    device, dtype = plan.mask_BL1.device, _dtype_per_token(inputs)
+    name = choose_kernels(kernels, device=device, dtype=dtype)
+    if name == "reference":
+        return mix_reference(inputs, plan, window)
+    inputs = PoolInputs(*(None if t is None else t.contiguous() for t in inputs))
+    mixed_BLD: Tensor = _Mix.apply(  # type: ignore[no-untyped-call]
+        kernel_set(name), plan, window, *inputs
+    )
+    return mixed_BLD
 
 
-def _gate_and_add(shared: Tensor | None, gate: Tensor | None, local: Tensor | None) -> Tensor:
-    if shared is None:
-        assert local is not None, "the configuration refuses an encoder without pools"
-        return local
-    if gate is None:
-        return shared if local is None else shared + local
-    shared = shared.to(gate.dtype)
-    return shared * gate if local is None else torch.addcmul(local, shared, gate)
+def _dtype_per_token(inputs: PoolInputs) -> torch.dtype:
+    tokens = [tensor for tensor in inputs[1:] if tensor is not None]
+    return tokens[0].dtype if tokens else torch.float32
+
+
+def choose_kernels(
+    kernels: KernelName, *, device: torch.device, dtype: torch.dtype
+) -> Literal["reference", "eager", "triton"]:
+    """Return which kernels run; "auto" is Triton on CUDA where it can be had, else eager.
+
+    Args:
+        kernels: What was asked for.
+        device: Of the inputs.
+        dtype: Of the values per token.
+
+    Raises:
+        ValueError: If the name is unknown, or Triton was asked for where it cannot run.
+    """
+    if kernels not in get_args(KernelName):
+        allowed = ", ".join(get_args(KernelName))
+        raise ValueError(f"kernels={kernels!r} given; allowed are {allowed}")
+    if kernels in ("reference", "eager"):
+        return kernels
+    if kernels == "auto":
+        fits = device.type == "cuda" and dtype in TRITON_DTYPES and triton_is_installed()
+        return "triton" if fits else "eager"
+    if not triton_is_installed():
+        raise ValueError(
+            "kernels='triton' given but triton is not installed; install it or give kernels='auto'"
+        )
+    if dtype not in TRITON_DTYPES:
+        raise ValueError(
+            f"kernels='triton' given for {dtype}; allowed are float32, bfloat16 and float16: "
+            "convert the model, or give kernels='auto'"
+        )
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"kernels='triton' given on device {device.type!r}; Triton needs CUDA: give "
+            "kernels='auto', or, to test without a GPU, set TRITON_INTERPRET=1 before starting"
+        )
+    return "triton"
+
+
+def triton_is_installed() -> bool:
+    """Return whether triton can be imported; does not import it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def kernel_set(name: Literal["eager", "triton"]) -> Kernels:
+    """Return the kernels of a name; Triton is imported only when it is asked for."""
+    if name == "eager":
+        return eager
+    return cast(Kernels, importlib.import_module("ponet.pooling.triton_mix"))

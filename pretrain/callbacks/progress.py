@@ -1,4 +1,4 @@
-"""One bar over the optimiser steps of the run: loss, accuracies, tokens per second, time left."""
+"""One bar over the optimiser steps of the run: loss, accuracies, speed, time left."""
 
 import sys
 from typing import Any
@@ -10,11 +10,15 @@ from tqdm import tqdm
 from pretrain.callbacks.training_log import TrainingLog
 
 SHOWN = {
-    "train/loss": "loss",
-    "train/mlm_accuracy": "mlm acc",
-    "train/pair_accuracy": "pair acc",
-    "train/tokens_per_s": "tok/s",
+    "train/loss": ("loss", ".3f"),
+    "train/mlm_accuracy": ("mlm acc", ".3f"),
+    "train/pair_accuracy": ("pair acc", ".3f"),
+    "train/tokens_per_s": ("tok/s", ",.0f"),
+    "train/mfu": ("mfu", ".0%"),
+    "train/data_wait_share": ("wait", ".0%"),
+    "train/memory_gib": ("GiB", ".1f"),
 }
+"""Metric: label and format."""
 
 
 class _Lines:
@@ -79,8 +83,8 @@ class RunProgressBar(ProgressBar):
         log = next((c for c in trainer.callbacks if isinstance(c, TrainingLog)), None)
         latest = log.latest if log else {}
         shown = {
-            label: f"{latest[name]:,.0f}" if label == "tok/s" else f"{latest[name]:.3f}"
-            for name, label in SHOWN.items()
+            label: format(latest[name], spec)
+            for name, (label, spec) in SHOWN.items()
             if name in latest
         }
         self._bar.set_postfix(shown, refresh=False)

@@ -120,7 +120,8 @@ def shard_model(model: PretrainingModel, mesh: Any) -> None:
     for block in model.encoder.layers:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "forward_masked")
+    for method in ("forward_masked", "masked_loss"):
+        register_fsdp_forward_method(model, method)
 
 
 def map_tensors(value: Any, function: Any) -> Any:

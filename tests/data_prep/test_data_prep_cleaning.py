@@ -1,10 +1,12 @@
+import hashlib
+import sys
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.cleaning import clean_document, document_hash
+from data_prep.cleaning import _RARE, clean_document, document_hash
 from data_prep.config import CleaningConfig, SentencesConfig
 from data_prep.python_docs import prose_paragraphs
 from data_prep.sentences import cut_long, is_heading, split_sentences
@@ -47,6 +49,41 @@ def test_cleaning_a_clean_text_changes_nothing(raw):
     assert again == once and not counters
     once.encode("utf-8")
     assert document_hash(once) == document_hash(once.upper().lower()) or once.lower() != once
+
+
+WHITE = st.text(
+    "ab\u00e9 \t\n\r\x0b\x1c\x85\u00a0\u2000\u2028\u3000\u200b\u037a\u00df\u0130", max_size=40
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(WHITE, st.sampled_from(["join", "paragraph"]), st.sampled_from(["NFC", "none"]))
+def test_a_clean_text_has_single_spaces_and_blank_lines_and_no_other_white_space(
+    raw, line_breaks, unicode_form
+):
+    text = clean(raw, line_breaks=line_breaks, unicode_form=unicode_form)[0]
+    paragraphs = text.split("\n\n") if text else []
+    assert all(item and item == " ".join(item.split()) for item in paragraphs)
+    assert "".join(text.split()) == "".join(
+        clean("".join(raw.split()), unicode_form=unicode_form)[0].split()
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(WHITE | st.text(max_size=60))
+def test_the_hash_of_a_clean_text_is_over_its_folded_words(raw):
+    text = clean(raw)[0]
+    words = " ".join(text.casefold().split())
+    assert document_hash(text) == hashlib.blake2b(words.encode(), digest_size=16).digest()
+
+
+def test_the_space_is_the_only_printable_white_space_and_folding_case_makes_no_other():
+    characters = list(map(chr, range(sys.maxunicode + 1)))
+    assert [item for item in characters if item.isspace() and item.isprintable()] == [" "]
+    rare = [item for item in characters if item != "\n" and _RARE.search(item)]
+    assert len(rare) > 2000 and not any(item.isprintable() for item in rare)
+    folded = [item for item in characters if any(part.isspace() for part in item.casefold())]
+    assert folded == [item for item in characters if item.isspace()]
 
 
 @settings(max_examples=60, deadline=None)

@@ -90,12 +90,15 @@ def test_a_batch_refuses_wrong_shapes_and_dtypes():
     with pytest.raises(ValueError, match="input_ids is torch.int32; torch.int64 is needed"):
         dataclasses.replace(batch, input_ids=batch.input_ids.int())
     with pytest.raises(ValueError, match=r"\(batch, tokens\) is needed"):
-        EncoderBatch(**{f.name: getattr(batch, f.name)[0] for f in dataclasses.fields(batch)})
+        EncoderBatch(**{name: tensor[0] for name, tensor in batch.tensors().items()})
 
 
 def test_a_batch_moves_as_a_whole():
-    moved = make_batch().to("meta")
-    assert {getattr(moved, f.name).device.type for f in dataclasses.fields(moved)} == {"meta"}
+    batch = dataclasses.replace(make_batch((12, 12)), segments_are_runs=True, has_padding=False)
+    moved = batch.to("meta")
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}
+    assert moved.segments_are_runs
+    assert not moved.has_padding
 
 
 def test_segments_grow_at_starts_and_around_separators():
@@ -168,3 +171,32 @@ def test_a_batch_refuses_segment_ids_that_would_reach_into_another_row():
     for wrong in (4, -1):
         with pytest.raises(ValueError, match=r"segment_ids range from .*\[0, 4\)"):
             EncoderBatch(**batch, segment_ids=torch.tensor([[0, 1, 2, 3], [0, 0, 1, wrong]]))
+
+
+def test_kernels_are_how_and_not_what_is_computed():
+    config = PoNetConfig(kernels="eager")
+    assert "kernels" not in config.to_dict()
+    assert config == PoNetConfig()
+    assert EncoderConfig.from_dict(config.to_dict()).kernels == "auto"
+    with pytest.raises(ValueError, match="kernels='cuda' given; allowed are auto, reference"):
+        PoNetConfig(kernels="cuda")
+
+
+def test_a_batch_refuses_flags_that_its_tensors_contradict():
+    batch = make_batch()
+    assert dataclasses.replace(batch, segments_are_runs=True).segments_are_runs
+    with pytest.raises(ValueError, match="has_padding=False given, but the mask has padding"):
+        dataclasses.replace(batch, has_padding=False)
+    scattered = torch.arange(12).expand(3, 12) % 3
+    with pytest.raises(ValueError, match="tokens of segment 0 in row 0 are not adjacent"):
+        dataclasses.replace(batch, segment_ids=scattered, segments_are_runs=True)
+
+
+def test_padding_in_the_middle_of_a_segment_is_no_run():
+    batch = make_batch((12, 12, 12))
+    mask = batch.mask.clone()
+    mask[1, 5] = False
+    whole = dataclasses.replace(batch, segment_ids=torch.zeros_like(batch.segment_ids))
+    assert dataclasses.replace(whole, segments_are_runs=True)
+    with pytest.raises(ValueError, match="segment 0 in row 1"):
+        dataclasses.replace(whole, mask=mask, segments_are_runs=True)

@@ -66,6 +66,18 @@ def test_blocks_run_twice_in_training_steps_and_once_elsewhere(config):
     assert count_block_runs(model, lambda: model(batch).sum().backward()) == num_layers
 
 
+@pytest.mark.parametrize(("every", "again"), [(1, 3), (2, 2), (3, 1), (9, 1)])
+def test_one_of_every_k_blocks_runs_again_with_the_same_gradients(every, again):
+    kept = loss_and_gradients(CONFIGS[0], checkpointing=False)
+    model = classifier_of(CONFIGS[0], checkpointing=True)
+    model.encoder.checkpoint_every = every
+    torch.manual_seed(1)
+    step = lambda: F.cross_entropy(model(make_batch()), torch.tensor([0, 2, 1])).backward()  # noqa: E731
+    assert count_block_runs(model, step) == SIZES["num_layers"] + again
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(found, kept[1], atol=0, rtol=0)
+
+
 def test_checkpointing_keeps_fewer_numbers_for_the_backward_pass():
     def kept_numbers(checkpointing):
         sizes = []

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from ponet_reference import make_batch, pools_reference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ponet import PoNetConfig, PretrainingModel, build_encoder
 from ponet.encoders.ponet import PoNetMixer
@@ -133,15 +134,101 @@ def test_guarded_special_tokens_get_the_global_pool_alone():
     assert not torch.allclose(pooled[~special], expected[~special])
 
 
+class ProductsOfAllTokens(TorchDispatchMode):
+    """Counts matrix products whose left factor has a row for every token."""
+
+    def __init__(self, num_tokens):
+        super().__init__()
+        self.num_tokens, self.count = num_tokens, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.count += args[-2].shape[0] == self.num_tokens
+        return function(*args, **(kwargs or {}))
+
+
 def test_no_query_key_or_value_is_made_for_every_token():
     """Only gate, segment, local and output see all tokens; query and key see pooled vectors."""
     mixer, batch = make_mixer(), make_batch()
-    seen = []
-    for name in ("query", "key", "gate", "segment", "local", "output"):
-        hook = lambda module, args, name=name: seen.append(name)  # noqa: E731
-        getattr(mixer, name).register_forward_pre_hook(hook)
-    mixer(torch.randn(3, 12, 16, dtype=torch.float64), mixer.prepare(batch))
-    assert sorted(seen) == ["gate", "local", "output", "segment"]
+    x, plan = torch.randn(3, 12, 16, dtype=torch.float64), mixer.prepare(batch)
+    with ProductsOfAllTokens(36) as products:
+        mixer(x, plan)
+    assert products.count == 4
+
+
+def pooled_and_gradients(mixer, batch, x, upstream):
+    """Fused pools and gradients by name."""
+    wanted = {n: p for n, p in mixer.named_parameters() if not n.startswith("output")} | {"x": x}
+    pooled = mixer.pool(x, mixer.prepare(batch))
+    grads = torch.autograd.grad(pooled, [*wanted.values()], upstream.to(pooled.dtype))
+    return {"pooled": pooled.detach(), **dict(zip(wanted, grads, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_low_precision_stays_close_to_the_float64_reference(dtype, limit):
+    """In bfloat16 near ties move gradients of the maxima to a neighbour, so they are left out."""
+    batch = make_batch()
+    x = torch.randn(3, 12, 16, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 12, 16, dtype=torch.float64)
+    exact = pooled_and_gradients(make_mixer(), batch, x, upstream)
+    low_x, is_low = x.detach().float().requires_grad_(), dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+        got = pooled_and_gradients(make_mixer().float(), batch, low_x, upstream.float())
+    assert got["pooled"].dtype == dtype
+    for name, wanted in exact.items():
+        if is_low and (name == "x" or name.startswith(("segment", "local"))):
+            continue
+        error = (got[name].double() - wanted).norm() / wanted.norm()
+        assert error <= limit, name
+
+
+def test_frozen_weights_and_inputs_get_no_gradient_and_change_no_other():
+    batch, x = make_batch(), torch.randn(3, 12, 16, dtype=torch.float64)
+    full, frozen = make_mixer(), make_mixer()
+    frozen.segment.weight.requires_grad_(False)
+    frozen.gate.bias.requires_grad_(False)
+    for mixer, hidden in ((full, x.clone().requires_grad_()), (frozen, x)):
+        mixer.pool(hidden, mixer.prepare(batch)).square().sum().backward()
+    assert frozen.segment.weight.grad is None
+    assert frozen.gate.bias.grad is None
+    for name, parameter in frozen.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, full.get_parameter(name).grad)
+
+
+def test_hidden_states_used_twice_collect_both_gradients():
+    mixer, batch = make_mixer(), make_batch()
+    x = torch.randn(3, 12, 16, dtype=torch.float64, requires_grad=True)
+    plan = mixer.prepare(batch)
+    (once,) = torch.autograd.grad(mixer.pool(x, plan).sum(), x)
+    (both,) = torch.autograd.grad((mixer.pool(x, plan) + mixer.pool(x, plan) + x).sum(), x)
+    torch.testing.assert_close(both, 2 * once + 1)
+
+
+def test_the_pools_keep_little_more_than_the_hidden_states_and_three_projections():
+    mixer, batch = make_mixer(), make_batch()
+    x = torch.randn(3, 12, 16, dtype=torch.float64, requires_grad=True)
+    kept = {}
+    pack = lambda tensor: kept.setdefault(id(tensor), tensor.numel()) and tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        mixer.pool(x, mixer.prepare(batch))
+    weights = sum(p.numel() for n, p in mixer.named_parameters() if not n.startswith("output"))
+    global_pool, attention = 3 * 3 * 16, 3 * 4 * 12
+    assert sum(kept.values()) <= 4 * x.numel() + weights + global_pool + attention
+
+
+def test_the_encoder_compiles_as_one_graph_with_the_same_results():
+    config = PoNetConfig(**SIZES, init_range=0.3)
+    encoder, batch = build_encoder(config), make_batch()
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=False, backend="aot_eager")
+    gradients = []
+    for model in (encoder, compiled):
+        encoder.zero_grad()
+        model(batch).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 def test_equal_segment_ids_need_not_be_adjacent():

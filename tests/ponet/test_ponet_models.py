@@ -35,9 +35,7 @@ def make_model(config, **options) -> PretrainingModel:
 
 
 def select(batch, index) -> EncoderBatch:
-    return EncoderBatch(
-        **{f.name: getattr(batch, f.name)[index] for f in dataclasses.fields(batch)}
-    )
+    return EncoderBatch(**{name: tensor[index] for name, tensor in batch.tensors().items()})
 
 
 def widen(batch, num_tokens, seed=1) -> EncoderBatch:
@@ -45,11 +43,10 @@ def widen(batch, num_tokens, seed=1) -> EncoderBatch:
     generator = torch.Generator().manual_seed(seed)
     rows, old = batch.mask.shape
     new = {}
-    for field in dataclasses.fields(batch):
-        value = getattr(batch, field.name)
+    for name, value in batch.tensors().items():
         more = torch.randint(0, 2, (rows, num_tokens - old), generator=generator)
-        more = torch.zeros_like(more) if field.name == "mask" else more
-        new[field.name] = torch.cat([value, more.to(value.dtype)], 1)
+        more = torch.zeros_like(more) if name == "mask" else more
+        new[name] = torch.cat([value, more.to(value.dtype)], 1)
     return EncoderBatch(**new)
 
 
@@ -74,8 +71,8 @@ def test_ids_at_padding_never_matter(config):
     model, batch = make_model(config), make_batch()
     noise = make_batch((12, 12, 12), seed=5)
     changed = EncoderBatch(mask=batch.mask, **{
-        f.name: torch.where(batch.mask, getattr(batch, f.name), getattr(noise, f.name))
-        for f in dataclasses.fields(batch) if f.name != "mask"
+        name: torch.where(batch.mask, tensor, noise.tensors()[name])
+        for name, tensor in batch.tensors().items() if name != "mask"
     })  # fmt: skip
     for ours, theirs in zip(
         real(model(changed), batch), real(model(batch), batch), strict=True

@@ -1,135 +1,245 @@
-"""Each pool against a loop in float64, ties and masks included."""
+"""Every set of kernels against loops in float64: values, gradients, ties, masks and dtypes."""
+
+import dataclasses
+import itertools
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ponet_reference import local_max_reference, segment_max_reference
+from ponet_reference import local_max_reference, make_batch, segment_max_reference
 
+from ponet import EncoderBatch
 from ponet.pooling import (
-    local_max,
+    PoolInputs,
+    blocks,
+    choose_kernels,
     masked_mean,
-    mix_pools,
+    mix,
+    plan_pools,
     score_bias,
-    segment_max,
-    segment_rows,
 )
 
+WAYS = ["reference", "eager in blocks", "eager on whole tensors"]
+PARTS = [
+    parts for parts in itertools.product([True, False], repeat=4)
+    if any(parts[:3]) and (any(parts[:2]) or not parts[3])
+]  # fmt: skip
 
-def values_with_ties(shape, seed):
-    """Small whole numbers, so that most maxima are tied."""
+
+def random_batch(num_rows, num_tokens, *, seed, runs=True, real_share=0.7) -> EncoderBatch:
+    """Segments that are runs or scattered; padding anywhere, also whole rows of it."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-2, 3, shape, generator=generator).double().requires_grad_()
+    shape = (num_rows, num_tokens)
+    if runs:
+        segment_ids = (torch.rand(shape, generator=generator) < 0.3).long().cumsum(1)
+        segment_ids = segment_ids - segment_ids[:, :1]
+    else:
+        segment_ids = torch.randint(0, num_tokens, shape, generator=generator)
+    ids = torch.zeros(shape, dtype=torch.long)
+    return EncoderBatch(
+        input_ids=ids, token_type_ids=ids, segment_ids=segment_ids,
+        mask=torch.rand(shape, generator=generator) < real_share,
+        special_mask=torch.rand(shape, generator=generator) < 0.2,
+    )  # fmt: skip
 
 
-def random_mask(shape, seed):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1)) < 0.7
+def make_inputs(batch, *, parts, width, dtype, seed, has_ties) -> PoolInputs:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for number, present in enumerate(parts):
+        shape = (len(batch.mask), width) if number == 0 else (*batch.mask.shape, width)
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        values = (2 * values).round() if has_ties else values
+        values = values.to(torch.promote_types(dtype, torch.float32) if number == 0 else dtype)
+        inputs.append(values.requires_grad_() if present else None)
+    return PoolInputs(*inputs)
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 9))
-def test_segment_max_equals_a_loop_in_value_and_gradient(seed, num_tokens):
-    x = values_with_ties((2, num_tokens, 3), seed)
-    generator = torch.Generator().manual_seed(seed + 2)
-    segment_ids = torch.randint(0, num_tokens, (2, num_tokens), generator=generator)
-    mask = random_mask((2, num_tokens), seed)
-    upstream = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+def loop(inputs, plan, batch, window):
+    """The fused pools in float64, token by token."""
+    wide = [None if tensor is None else tensor.double() for tensor in inputs]
+    rows = []
+    for row, mask in enumerate(batch.mask):
+        global_D, *tokens = (None if tensor is None else tensor[row] for tensor in wide)
+        segment, local, gate = tokens
+        allowed = plan.window_BL1[row, :, 0]
+        width = next(tensor.shape[-1] for tensor in wide if tensor is not None)
+        shared = torch.zeros(len(mask), width, dtype=torch.float64)
+        shared = shared if global_D is None else shared + global_D
+        if segment is not None:
+            pooled = segment_max_reference(segment, batch.segment_ids[row], mask)
+            shared = shared + pooled * allowed[:, None]
+        shared = shared if gate is None else shared * gate
+        if local is not None:
+            shared = shared + local_max_reference(local, allowed, window)
+        rows.append(shared * mask[:, None])
+    return torch.stack(rows)
 
-    rows = segment_rows(segment_ids, mask)
-    ours = segment_max(x.flatten(0, 1), rows, rows).view_as(x)
-    (grad,) = torch.autograd.grad(ours, x, upstream)
-    expected = torch.stack(
-        [segment_max_reference(*row) for row in zip(x, segment_ids, mask, strict=True)]
-    )
-    (expected_grad,) = torch.autograd.grad(expected, x, upstream, allow_unused=True)
 
-    assert torch.equal(ours, expected)
-    torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=0)
+def results(mixed, inputs, upstream):
+    """The fused pools and the gradients of all inputs that are there."""
+    present = [tensor for tensor in inputs if tensor is not None]
+    grads = torch.autograd.grad(mixed, present, upstream.to(mixed.dtype), materialize_grads=True,
+                                allow_unused=True)  # fmt: skip
+    return [mixed.detach(), *grads]
 
 
-@settings(max_examples=25, deadline=None)
+def run(way, inputs, plan, window, upstream):
+    if way == "eager on whole tensors":
+        plan = dataclasses.replace(plan, blocks=None)
+    name = "reference" if way == "reference" else "eager"
+    mixed = mix(inputs, plan=plan, window=window, kernels=name)
+    return results(mixed, inputs, upstream)
+
+
+def check_all_ways(batch, *, parts, window, width=4, dtype=torch.float32, has_ties, guard, seed):
+    plan = plan_pools(batch, guard_special_tokens=guard)
+    inputs = make_inputs(batch, parts=parts, width=width, dtype=dtype, seed=seed,
+                         has_ties=has_ties)  # fmt: skip
+    generator = torch.Generator().manual_seed(seed + 1)
+    upstream = torch.randn((*batch.mask.shape, width), generator=generator, dtype=torch.float64)
+    upstream = upstream.to(dtype)
+    expected = results(loop(inputs, plan, batch, window), inputs, upstream)
+    for way in WAYS:
+        for got, wanted in zip(run(way, inputs, plan, window, upstream), expected, strict=True):
+            limit = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+            error = (got.double() - wanted.double()).abs().max()
+            assert error <= limit * max(1.0, wanted.abs().max()), (way, error)
+
+
+@settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), num_tokens=st.integers(1, 9), window=st.sampled_from([1, 3, 5, 7])
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 17)),
+    parts=st.sampled_from(PARTS),
+    window=st.sampled_from([1, 3, 3, 5, 7]),
+    block_tokens=st.integers(1, 40),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    real_share=st.sampled_from([0.0, 0.7, 1.0]),
 )
-def test_local_max_equals_a_loop_in_value_and_gradient(seed, num_tokens, window):
-    x = values_with_ties((2, num_tokens, 3), seed)
-    allowed = random_mask((2, num_tokens), seed)
-    generator = torch.Generator().manual_seed(seed + 2)
-    upstream = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-
-    ours = local_max(x, allowed[..., None], window=window)
-    (grad,) = torch.autograd.grad(ours, x, upstream)
-    expected = torch.stack(
-        [local_max_reference(*row, window) for row in zip(x, allowed, strict=True)]
-    )
-    (expected_grad,) = torch.autograd.grad(expected, x, upstream, allow_unused=True)
-
-    assert torch.equal(ours, expected)
-    torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=0)
+def test_all_kernels_equal_a_loop_in_value_and_gradient(
+    seed, shape, parts, window, block_tokens, dtype, flags, real_share
+):
+    runs, has_ties, guard = flags
+    batch = random_batch(*shape, seed=seed, runs=runs, real_share=real_share)
+    with pytest.MonkeyPatch.context() as patch:
+        bytes_per_token = 4 * 4 / torch.get_num_threads()  # four channels of float32
+        patch.setattr(blocks, "BLOCK_BYTES", int(block_tokens * bytes_per_token))
+        check_all_ways(batch, parts=parts, window=window, dtype=dtype, has_ties=has_ties,
+                       guard=guard, seed=seed)  # fmt: skip
 
 
-def test_local_max_gives_the_gradient_to_the_first_maximum_like_max_pool():
-    x = values_with_ties((3, 11, 4), 7)
-    allowed = torch.ones(3, 11, 1, dtype=torch.bool)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_gradient_of_a_window_goes_to_its_first_maximum_like_in_max_pool(way):
+    x = torch.randint(-2, 3, (3, 11, 4)).double().requires_grad_()
+    ids = torch.zeros(3, 11, dtype=torch.long)
+    batch = EncoderBatch(ids, ids == 0, ids, ids, ids != 0)
+    plan = plan_pools(batch, guard_special_tokens=True)
     upstream = torch.randn(3, 11, 4, dtype=torch.float64)
     pooled = torch.nn.functional.max_pool1d(x.transpose(1, 2), 3, 1, 1).transpose(1, 2)
     (expected,) = torch.autograd.grad(pooled, x, upstream)
-    (grad,) = torch.autograd.grad(local_max(x, allowed, window=3), x, upstream)
+    _, grad = run(way, PoolInputs(None, None, x, None), plan, 3, upstream)
     torch.testing.assert_close(grad, expected, atol=1e-12, rtol=0)
 
 
-def test_segment_max_shares_the_gradient_evenly_among_ties_in_bfloat16():
-    x = torch.tensor([[1.0], [1.0], [0.0], [1.0]], dtype=torch.bfloat16, requires_grad=True)
-    rows = torch.tensor([0, 0, 0, 0])
-    segment_max(x, rows, rows).sum().backward()
-    torch.testing.assert_close(x.grad.flatten().float(), torch.tensor([4 / 3, 4 / 3, 0, 4 / 3]),
-                               atol=1e-2, rtol=0)  # fmt: skip
+def segment_gradient(way, values, dtype=torch.bfloat16):
+    """Gradient of the sum of the maxima of one segment of all tokens."""
+    x = torch.tensor(values, dtype=dtype).reshape(1, -1, 1).requires_grad_()
+    ids = torch.zeros(x.shape[:2], dtype=torch.long)
+    plan = plan_pools(EncoderBatch(ids, ids == 0, ids, ids, ids != 0), guard_special_tokens=True)
+    return run(way, PoolInputs(None, x, None, None), plan, 3, torch.ones_like(x))[1].flatten()
 
 
-def test_bfloat16_gradients_of_a_long_segment_do_not_get_lost():
+@pytest.mark.parametrize("way", WAYS)
+def test_tied_segment_maxima_share_the_gradient_evenly(way):
+    grad = segment_gradient(way, [1.0, 1.0, 0.0, 1.0])
+    torch.testing.assert_close(grad.float(), torch.tensor([4 / 3, 4 / 3, 0, 4 / 3]), atol=1e-2,
+                               rtol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bfloat16_gradients_of_a_long_segment_do_not_get_lost(way):
     """4096 ones summed in bfloat16 would stop at 256."""
-    x = torch.zeros(4096, 1, dtype=torch.bfloat16)
-    x[5] = 1
-    x.requires_grad_()
-    rows = torch.zeros(4096, dtype=torch.long)
-    segment_max(x, rows, rows).sum().backward()
-    assert x.grad[5].item() == 4096
+    values = torch.zeros(4096)
+    values[5] = 1
+    assert segment_gradient(way, values.tolist())[5].item() == 4096
 
 
-def test_a_row_without_real_tokens_pools_to_zero():
-    x = torch.randn(1, 5, 4)
-    mask = torch.zeros(1, 5, dtype=torch.bool)
-    rows = segment_rows(torch.arange(5)[None], mask)
-    assert not segment_max(x[0], rows, rows).any()
-    assert not local_max(x, mask[..., None], window=3).any()
+@pytest.mark.parametrize("way", WAYS)
+def test_inputs_and_upstream_gradient_are_left_as_they_were(way):
+    batch = random_batch(2, 9, seed=3)
+    plan = plan_pools(batch, guard_special_tokens=True)
+    inputs = make_inputs(batch, parts=[True] * 4, width=4, dtype=torch.float32, seed=0,
+                         has_ties=False)  # fmt: skip
+    upstream = torch.randn(2, 9, 4)
+    before = [tensor.detach().clone() for tensor in (*inputs, upstream)]
+    run(way, inputs, plan, 3, upstream)
+    for tensor, copy in zip((*inputs, upstream), before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_a_second_run_gives_the_same_bits():
+    batch = random_batch(3, 50, seed=4)
+    plan = plan_pools(batch, guard_special_tokens=True)
+    inputs = make_inputs(batch, parts=[True] * 4, width=16, dtype=torch.float32, seed=0,
+                         has_ties=True)  # fmt: skip
+    upstream = torch.randn(3, 50, 16)
+    first, second = (run("eager in blocks", inputs, plan, 3, upstream) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("num_rows", "num_tokens", "size"), [(3, 7, 20), (2, 40, 16), (1, 5, 1)])
+def test_blocks_cover_every_token_once_and_never_split_across_rows(num_rows, num_tokens, size):
+    bounds = blocks.block_bounds(num_rows, num_tokens, size)
+    assert [n for start, stop in bounds for n in range(start, stop)] == [
+        *range(num_rows * num_tokens)
+    ]
+    for start, stop in bounds:
+        assert stop - start <= size
+        is_whole = start % num_tokens == 0 and stop % num_tokens == 0
+        assert is_whole or start // num_tokens == (stop - 1) // num_tokens
+
+
+def test_a_row_without_real_tokens_has_a_finite_softmax_and_mean():
+    x, mask = torch.randn(1, 5, 4), torch.zeros(1, 5, dtype=torch.bool)
     assert not masked_mean(x, mask).any()
     assert not score_bias(mask).any()
 
 
-def test_inputs_are_left_as_they_were():
-    x = torch.randn(2, 6, 4)
-    before = x.clone()
-    mask = torch.tensor([[1, 1, 1, 0, 1, 0]] * 2).bool()
-    rows = segment_rows(torch.zeros(2, 6, dtype=torch.long), mask)
-    segment_max(x.flatten(0, 1), rows, rows)
-    local_max(x, mask[..., None], window=3)
-    assert torch.equal(x, before)
+def test_inputs_that_do_not_belong_together_are_refused():
+    plan = plan_pools(make_batch(), guard_special_tokens=True)
+    x = torch.zeros(3, 12, 4)
+    with pytest.raises(ValueError, match="no pool given"):
+        mix(PoolInputs(None, None, None, None), plan=plan, window=3)
+    with pytest.raises(ValueError, match="would multiply nothing"):
+        mix(PoolInputs(None, None, x, x), plan=plan, window=3)
+    with pytest.raises(ValueError, match=r"shape \(3, 11, 4\)"):
+        mix(PoolInputs(None, x[:, 1:], None, None), plan=plan, window=3)
+    with pytest.raises(ValueError, match="torch.float64 were given"):
+        mix(PoolInputs(None, x, x.double(), None), plan=plan, window=3)
+    with pytest.raises(ValueError, match="2 global pools given for 3 rows"):
+        mix(PoolInputs(x[:2, 0], x, None, None), plan=plan, window=3)
 
 
-@pytest.mark.parametrize("has_gate", [True, False])
-@pytest.mark.parametrize("has_local", [True, False])
-def test_mixing_leaves_out_absent_pools_and_zeroes_padding(has_gate, has_local):
-    pools = {name: torch.randn(2, 5, 3) for name in ("segment", "gate", "local")}
-    shared = torch.randn(2, 3)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()[..., None]
-    mixed = mix_pools(
-        global_BD=shared,
-        segment_BLD=pools["segment"],
-        local_BLD=pools["local"] if has_local else None,
-        gate_BLD=pools["gate"] if has_gate else None,
-        mask_BL1=mask,
-    )
-    expected = shared[:, None] + pools["segment"]
-    expected = expected * pools["gate"] if has_gate else expected
-    expected = expected + pools["local"] if has_local else expected
-    torch.testing.assert_close(mixed, expected * mask)
+def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):
+    module = sys.modules[choose_kernels.__module__]  # the function mix hides it in the package
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(module, "triton_is_installed", lambda: True)
+    choose, cpu, cuda = choose_kernels, torch.device("cpu"), torch.device("cuda")
+    assert choose("auto", device=cpu, dtype=torch.float32) == "eager"
+    assert choose("auto", device=cuda, dtype=torch.bfloat16) == "triton"
+    assert choose("auto", device=cuda, dtype=torch.float64) == "eager"
+    assert choose("eager", device=cuda, dtype=torch.float32) == "eager"
+    with pytest.raises(ValueError, match="on device 'cpu'; Triton needs CUDA.*TRITON_INTERPRET=1"):
+        choose("triton", device=cpu, dtype=torch.float32)
+    with pytest.raises(ValueError, match="for torch.float64; allowed are float32"):
+        choose("triton", device=cuda, dtype=torch.float64)
+    with pytest.raises(ValueError, match="kernels='fast' given; allowed are auto, reference"):
+        choose("fast", device=cpu, dtype=torch.float32)
+    monkeypatch.setattr(module, "triton_is_installed", lambda: False)
+    assert choose("auto", device=cuda, dtype=torch.bfloat16) == "eager"
+    with pytest.raises(ValueError, match="triton is not installed"):
+        choose("triton", device=cuda, dtype=torch.float32)

@@ -11,7 +11,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
 
-CLOCK = ("elapsed_s", "train/tokens_per_s")
+CLOCK = (
+    "elapsed_s",
+    "train/tokens_per_s",
+    "train/mfu",
+    "train/memory_gib",
+    "train/data_wait_share",
+)
 
 
 class Killed(BaseException):

@@ -10,7 +10,7 @@ from pretrain_corpora import Documents, make_folder
 from ponet import BertConfig, EncoderConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.masking import MaskingConfig
-from pretrain.module import PretrainModule, loss_sums, means
+from pretrain.module import PretrainModule, means
 from pretrain.optim import OptimizerConfig, build_optimizer
 
 NUM_TOPICS, NUM_WORDS = 20, 390
@@ -55,7 +55,7 @@ def test_texts_of_other_documents_are_told_from_the_documents_own(
     newest = torch.zeros(8, dtype=torch.float64)
     for step in range(1500):
         batch = dataset.__getitems__(np.arange(step * 32, step * 32 + 32))
-        sums = loss_sums(module(batch), batch)
+        sums = module.batch_sums(batch)
         (sums.mlm_loss / sums.mlm_count + sums.pair_loss / sums.pair_count).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 50)

@@ -1,0 +1,86 @@
+"""Floating-point operations of a training step, from sizes alone.
+
+B rows, L tokens of a row, D width, F inner width of the feed-forward layer, h heads, M masked
+positions of a row, V vocabulary, P pair classes. A multiplication and an addition count as two
+operations, and every position counts, padding included, because the device computes it.
+
+What is counted: matrix products and Fourier transforms. Norms, activations, maxima and embeddings
+are not; nor is what gradient checkpointing computes again. So a rate divided by the device's peak
+is the model FLOP utilisation (MFU).
+
+Source: PaLM (arXiv 2204.02311), appendix B, for the definition of MFU; a matrix product's backward
+pass is two products of its size. An FFT of n complex values takes 5 n log2(n) operations, one of
+real values half of that (the convention of the FFTW benchmarks, fftw.org/speed).
+"""
+
+import math
+
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.encoders.ponet import projections_in_use
+
+FORWARD_AND_BACKWARD = 3
+"""Products of a linear layer's size in a training step: the output and both gradients."""
+
+
+def training_flops(
+    config: EncoderConfig,
+    *,
+    num_rows: int,
+    num_tokens: int,
+    num_masked: int = 0,
+    num_pair_classes: int = 0,
+) -> float:
+    """Return the operations of one forward and backward pass, the optimiser left out.
+
+    With F = 4 D and many tokens that is, per token and layer: 72 D^2 for PoNet (of which the global
+    pool's 12 h D are a small part more), 72 D^2 + 12 L D for BERT, and 48 D^2 + 5 D log2(L D) for
+    FNet. Each masked position takes 6 D (D + V) more.
+
+    Args:
+        config: Encoder.
+        num_rows: B.
+        num_tokens: L, padding included.
+        num_masked: M, slots of the masked-LM head in each row.
+        num_pair_classes: P; 0: no pair head and no pooler.
+    """
+    width = config.hidden_size
+    linear = mixer_products(config, num_tokens) + 2 * num_tokens * width * config.ffn_size
+    products = config.num_layers * linear + num_masked * width * (width + config.vocab_size)
+    if num_pair_classes:
+        products += width * (width + num_pair_classes)
+    if isinstance(config, FNetConfig) and config.embedding_projection:
+        products += num_tokens * width**2
+    transforms = 2 * config.num_layers * transform_flops(config, num_tokens)
+    return num_rows * (FORWARD_AND_BACKWARD * 2 * products + transforms)
+
+
+def mixer_products(config: EncoderConfig, num_tokens: int) -> int:
+    """Return the multiplications of one mixer's forward pass over one row.
+
+    PoNet's query and key are applied to pooled vectors only: three D x D products per row, and two
+    of h x D per token.
+
+    Raises:
+        TypeError: If the encoder is of a kind without a formula here.
+    """
+    width = config.hidden_size
+    if isinstance(config, FNetConfig):
+        return 0
+    if isinstance(config, BertConfig):
+        return 4 * num_tokens * width**2 + 2 * num_tokens**2 * width
+    if not isinstance(config, PoNetConfig):
+        raise TypeError(f"no operation count for {type(config).__name__}; add its mixer here")
+    in_use = projections_in_use(config)
+    per_token = 1 + sum(name in in_use for name in ("gate", "segment", "local"))
+    products = per_token * num_tokens * width**2
+    if "key" in in_use:
+        products += 2 * (width**2 + num_tokens * config.num_heads * width)
+    return products + (width**2 if "query" in in_use else 0)
+
+
+def transform_flops(config: EncoderConfig, num_tokens: int) -> float:
+    """Return the operations of one mixer's Fourier transform of one row of real values."""
+    if not isinstance(config, FNetConfig):
+        return 0.0
+    size = num_tokens * config.hidden_size
+    return 2.5 * size * math.log2(size)

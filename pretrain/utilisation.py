@@ -1,0 +1,147 @@
+"""How well a run uses its device: the peak rate, the memory, and the wait for data.
+
+Invariant: nothing here makes the device wait once the first step has begun.
+"""
+
+import re
+import resource
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pytorch_lightning.profilers import PassThroughProfiler
+
+FETCH = "[_TrainingEpochLoop].train_dataloader_next"
+"""Lightning's name for the moment in which training asks for the next batch."""
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
+MEASURING_S = 0.1
+"""How long the peak rate is measured, at least."""
+
+# Words of a GPU's name: TFLOP/s of dense matrix products by operand type, from the maker's data
+# sheets (those with sparsity are twice as high). The first entry whose words all occur is taken.
+KNOWN_TFLOPS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
+    (("H200", "NVL"), {"bf16": 835.5, "tf32": 417.5, "fp32": 60.0}),
+    (("H200",), {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}),
+    (("H100", "NVL"), {"bf16": 835.5, "tf32": 417.5, "fp32": 60.0}),
+    (("H100", "PCIE"), {"bf16": 756.0, "tf32": 378.0, "fp32": 51.2}),
+    (("H100", "HBM3"), {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}),
+    (("A100",), {"bf16": 312.0, "tf32": 156.0, "fp32": 19.5}),
+    (("L40S",), {"bf16": 362.0, "tf32": 183.0, "fp32": 91.6}),
+    (("L4",), {"bf16": 121.0, "tf32": 60.0, "fp32": 30.3}),
+    (("A10",), {"bf16": 125.0, "tf32": 62.5, "fp32": 31.2}),
+    (("RTX", "4090"), {"bf16": 165.2, "tf32": 82.6, "fp32": 82.6}),
+    (("RTX", "3090"), {"bf16": 71.0, "tf32": 35.6, "fp32": 35.6}),
+)
+
+
+class PeakRate(NamedTuple):
+    """What a share of the peak is a share of."""
+
+    flops_per_s: float
+    """Operations of matrix products per second and device."""
+    source: str
+    """Where the number comes from, for the log."""
+
+
+def peak_rate(device: torch.device, precision: str, *, tflops: float = 0.0) -> PeakRate:
+    """Return the rate of matrix products that a device could reach.
+
+    Args:
+        device: The device of this rank.
+        precision: Lightning's name, such as `bf16-mixed`.
+        tflops: 10^12 operations per second where the user knows better; 0: from the table of
+            GPUs, or by a short measurement (0.1 s) for other devices.
+    """
+    if tflops:
+        return PeakRate(tflops * 1e12, "given by run.peak_tflops")
+    dtype = operand_type(precision)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = known_tflops(name, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
+        if known:
+            return PeakRate(known * 1e12, f"data sheet of {name}, dense")
+    return PeakRate(measured_rate(device, dtype), f"measured here, {str(dtype)[6:]} product")
+
+
+def operand_type(precision: str) -> torch.dtype:
+    """Return the dtype of the matrix products under one of Lightning's precisions."""
+    return DTYPES.get(precision.partition("-")[0], torch.float32)
+
+
+def known_tflops(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
+    """Return the data sheet's dense TFLOP/s of a GPU; None: not in the table.
+
+    Args:
+        name: As the driver gives it. A part of a GPU (MIG) is not the GPU.
+        dtype: Of the operands.
+        tf32: Whether float32 products may be rounded to TF32.
+    """
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    if "MIG" in words:
+        return None
+    low = dtype in (torch.bfloat16, torch.float16)
+    column = "bf16" if low else "tf32" if tf32 else "fp32"
+    if not low and dtype != torch.float32:
+        return None
+    return next((row[column] for part, row in KNOWN_TFLOPS if words.issuperset(part)), None)
+
+
+@lru_cache(maxsize=8)
+def measured_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations per second of the fastest of some square matrix products.
+
+    It draws from a generator of its own, so a run's random numbers are the same without it.
+    """
+    size, repeats = (8192, 10) if device.type == "cuda" else (1024, 1)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.rand(size, size, generator=generator).to(device, dtype) for _ in range(2))
+    left[:256] @ right  # starts libraries and threads
+    best, begin = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - begin < MEASURING_S:
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            left @ right
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 * repeats / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def memory_gib(device: torch.device) -> float:
+    """Return the largest memory of tensors on a GPU so far, or a CPU process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # without /proc only the height is known
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class FetchClock(PassThroughProfiler):
+    """Adds up the seconds in which training waited for its next batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def start(self, action_name: str) -> None:
+        """Start the clock at a fetch."""
+        if action_name == FETCH:
+            self._start = time.monotonic()
+
+    def stop(self, action_name: str) -> None:
+        """Stop it when the batch is there."""
+        if action_name == FETCH:
+            self.seconds += time.monotonic() - self._start

@@ -1,0 +1,244 @@
+"""Triton kernels against the float64 reference, in Triton's interpreter and so without a GPU.
+
+The interpreter must be chosen before triton is imported. So one test starts this file once more,
+in a process of its own in which it is; there the others run.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ponet import EncoderBatch
+from ponet.pooling import PoolInputs, mix, plan_pools
+from ponet.pooling.triton_tiles import TileSizes
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETS, reason="runs in the process with the interpreter")
+TINY = TileSizes(block=8, slack=3, line_bytes=32, num_warps=1)
+PARTS = PoolInputs._fields
+
+
+@pytest.mark.skipif(INTERPRETS, reason="this is the process that it starts")
+def test_the_kernels_agree_with_the_reference_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", str(Path(__file__)), "-v", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
+@pytest.mark.parametrize("name", ["partial_max", "mix_forward", "mix_backward", "cut_backward"])
+def test_the_kernels_compile_for_a_gpu_without_having_one(name, tmp_path, monkeypatch):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ponet.pooling import triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    constants = {"HAS_GLOBAL": True, "SEGMENT": 1, "HAS_LOCAL": True, "HAS_GATE": True}
+    constants |= {"REACH": 1, "BLOCK": 16, "LINE": 16}
+    kernel = getattr(triton_kernels, name)
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
+    types |= {name: "*bf16" for name in kernel.arg_names if name.endswith("_ptr")}
+    types |= {name: "*i32" for name in ("code_ptr", "tiles_ptr")}
+    types |= {name: "*fp32" for name in types if name.startswith(("piece", "cut", "global"))}
+    source = ASTSource(kernel, types, constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+    assert "st.global" in compiled.asm["ptx"]
+    assert compiled.asm["cubin"]
+
+
+def make_batch(segment_ids, *, mask=None, special=(), are_runs=True):
+    ids = torch.tensor(segment_ids)
+    special_mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, token in special:
+        special_mask[row, token] = True
+    return EncoderBatch(
+        input_ids=torch.zeros_like(ids),
+        mask=torch.ones(ids.shape, dtype=torch.bool) if mask is None else mask,
+        token_type_ids=torch.zeros_like(ids),
+        segment_ids=ids,
+        special_mask=special_mask,
+        segments_are_runs=are_runs,
+    )
+
+
+def make_inputs(batch, *, width, present, device, seed=0):
+    """Float64 values with many ties: small whole numbers, exact in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (*batch.mask.shape, width)
+    shapes = {part: shape for part in PARTS} | {"global_BD": (shape[0], width)}
+    values = dict.fromkeys(PARTS)
+    for part in present:
+        whole_numbers = torch.randint(-3, 4, shapes[part], generator=generator)
+        values[part] = whole_numbers.double().to(device)
+    return PoolInputs(**values), torch.randn(shape, generator=generator).double().to(device)
+
+
+def value_and_gradients(inputs, upstream, *, plan, window, kernels, dtype):
+    tokens = [None if t is None else t.to(dtype).requires_grad_() for t in inputs[1:]]
+    wider = torch.promote_types(dtype, torch.float32)
+    pooled = None if inputs[0] is None else inputs[0].to(wider).requires_grad_()
+    leaves = PoolInputs(pooled, *tokens)
+    mixed = mix(leaves, plan=plan, window=window, kernels=kernels)
+    present = [leaf for leaf in leaves if leaf is not None]
+    return [mixed.detach(), *torch.autograd.grad(mixed, present, upstream.to(mixed.dtype))]
+
+
+def check_agreement(
+    batch, *, width=6, present=PARTS, window=3, dtype=torch.float32, guard=True, are_runs=None,
+    device="cpu",
+):  # fmt: skip
+    plan = plan_pools(batch.to(device), guard_special_tokens=guard)
+    if are_runs is not None:
+        plan = replace(plan, segments_are_runs=are_runs)
+    inputs, upstream = make_inputs(batch, width=width, present=present, device=device)
+    if dtype != torch.float32:
+        upstream = upstream.to(dtype).double()
+    ours = value_and_gradients(
+        inputs, upstream, plan=plan, window=window, kernels="triton", dtype=dtype
+    )
+    expected = value_and_gradients(
+        inputs, upstream, plan=plan, window=window, kernels="reference", dtype=torch.float64
+    )
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2}
+    for value, wanted in zip(ours, expected, strict=True):
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(
+            value.double(), wanted, **{"atol": 2e-2 * max(scale, 1e-3), **tolerance}
+        )
+    return ours
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Tiles of 5 to 8 tokens and 8 (float32) or 16 channels, so that small texts have many."""
+    from ponet.pooling import triton_mix
+
+    monkeypatch.setattr(triton_mix, "SIZES", TINY)
+
+
+SENTENCES = [[0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 6, 6, 6, 7]]
+ONE_RUN = [[0] * 21]
+LONG_AND_SHORT = [[0] * 12 + [1] + [2] * 8, [0, 1] + [2] * 18 + [3]]
+SINGLE_TOKENS = [list(range(21))]
+
+
+@interpreted
+@pytest.mark.parametrize("ids", [SENTENCES, ONE_RUN, LONG_AND_SHORT, SINGLE_TOKENS])
+def test_runs_of_any_length_pool_as_the_reference_does(tiny, ids):
+    check_agreement(make_batch(ids))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_pools_as_the_reference_does(tiny, dtype):
+    check_agreement(make_batch(LONG_AND_SHORT), dtype=dtype)
+
+
+@interpreted
+@pytest.mark.parametrize("num_tokens", [1, 5, 8, 11])
+def test_every_length_around_a_tile_border_is_covered(tiny, num_tokens):
+    ids = [token // 4 for token in range(num_tokens)]
+    check_agreement(make_batch([ids, [0] * num_tokens]), width=2)
+
+
+@interpreted
+def test_padding_inside_runs_between_them_and_at_the_end_counts_for_nothing(tiny):
+    mask = torch.ones(3, 21, dtype=torch.bool)
+    mask[0, 13:] = False
+    mask[1, [0, 1, 6, 7, 14]] = False
+    mask[2] = False
+    ids = [[0] * 9 + [1] * 12, [0] * 11 + [1] * 10, [0] * 21]
+    # Padding may even stand within a run.
+    check_agreement(make_batch(ids, mask=mask, are_runs=False), are_runs=True)
+
+
+@interpreted
+@pytest.mark.parametrize("guard", [True, False])
+def test_guarded_tokens_read_no_segment_and_no_window_but_count_for_their_segment(tiny, guard):
+    batch = make_batch(LONG_AND_SHORT, special=[(0, 0), (0, 5), (0, 12), (1, 9), (1, 20)])
+    check_agreement(batch, guard=guard)
+
+
+@interpreted
+@pytest.mark.parametrize("window", [1, 5])
+def test_windows_of_every_width_give_the_gradient_to_their_first_maximum(tiny, window):
+    check_agreement(make_batch(SENTENCES, special=[(0, 7)]), window=window)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "present",
+    [
+        ("segment_BLD",),
+        ("local_BLD",),
+        ("global_BD",),
+        ("global_BD", "gate_BLD"),
+        ("segment_BLD", "local_BLD"),
+        ("segment_BLD", "gate_BLD"),
+    ],
+)
+def test_parts_that_are_missing_are_left_out(tiny, present):
+    check_agreement(make_batch(SENTENCES, special=[(0, 0)]), present=present, width=2)
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_segments_whose_tokens_lie_apart_pool_as_the_reference_does(tiny, dtype):
+    mask = torch.ones(2, 13, dtype=torch.bool)
+    mask[1, [2, 3, 9]] = False
+    ids = [[token * 7 % 3 for token in range(13)], [token % 2 * 5 for token in range(13)]]
+    batch = make_batch(ids, mask=mask, special=[(0, 0), (1, 12)], are_runs=False)
+    check_agreement(batch, dtype=dtype, width=2)
+
+
+@interpreted
+@pytest.mark.parametrize("width", [1, 9])
+def test_a_width_that_fills_no_whole_line_is_masked(tiny, width):
+    check_agreement(make_batch(SENTENCES), width=width)
+
+
+@interpreted
+def test_runs_are_joined_in_several_steps_where_they_have_many_pieces(tiny, monkeypatch):
+    from ponet.pooling import triton_mix
+
+    monkeypatch.setattr(triton_mix, "_COMBINE_STEP", 2)
+    check_agreement(make_batch([[0] * 40]), width=3)
+
+
+@interpreted
+def test_the_sizes_that_a_gpu_runs_with_give_the_same_values():
+    ids = [[token // 25 for token in range(70)]]
+    check_agreement(make_batch(ids), width=2)
+
+
+@interpreted
+def test_results_repeat_bit_by_bit(tiny):
+    batch = make_batch(ONE_RUN)
+    first, second = check_agreement(batch), check_agreement(batch)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("ids", [[[n // 25 for n in range(517)]] * 3, [[0] * 5000]])
+@pytest.mark.parametrize("are_runs", [True, False])
+def test_the_kernels_agree_with_the_reference_on_a_gpu(ids, are_runs, dtype):
+    mask = torch.ones(len(ids), len(ids[0]), dtype=torch.bool)
+    mask[0, 400:] = False
+    batch = make_batch(ids, mask=mask, special=[(0, 0), (0, 60)], are_runs=are_runs)
+    check_agreement(batch, width=200, dtype=dtype, device="cuda")

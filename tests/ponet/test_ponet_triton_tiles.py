@@ -1,0 +1,117 @@
+"""Tiles of the Triton kernels against what their definition says; needs no Triton."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ponet.pooling.triton_tiles import (
+    FIRST_RUN,
+    IN_LEFT,
+    IN_RIGHT,
+    IS_ALONE,
+    IS_REAL,
+    TileSizes,
+    tile_runs,
+    tile_sorted,
+)
+
+SIZES = TileSizes(block=8, slack=3)
+
+
+def random_rows(seed, num_tokens):
+    """Runs of random length and random padding, also inside runs."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.rand((2, num_tokens), generator=generator) < 0.2
+    mask = torch.rand((2, num_tokens), generator=generator) < 0.8
+    return starts.long().cumsum(1) + torch.tensor([[0], [num_tokens + 1]]), mask
+
+
+def tiles_of(rows, mask):
+    return tile_runs(mask, mask, mask, rows, sizes=SIZES)
+
+
+def segments_by_tile(tiles, rows, mask):
+    """Per tile its tokens and, of every segment in the whole batch, the set of tiles it lies in."""
+    begin = tiles.tiles_4T1[0].tolist()
+    members = [range(a, b) for a, b in zip(begin, begin[1:], strict=False)]
+    lies_in: dict[int, set[int]] = {}
+    for tile, tokens in enumerate(members):
+        for token in tokens:
+            if mask.flatten()[token]:
+                lies_in.setdefault(int(rows.flatten()[token]), set()).add(tile)
+    return members, lies_in
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 40))
+def test_tiles_hold_every_token_once_and_no_more_than_a_block_of_one_row(seed, num_tokens):
+    rows, mask = random_rows(seed, num_tokens)
+    begin = tiles_of(rows, mask).tiles_4T1[0].tolist()
+    assert begin[0] == 0 and begin[-1] == 2 * num_tokens and num_tokens in begin
+    assert all(0 < b - a <= SIZES.block for a, b in zip(begin, begin[1:], strict=False))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 40))
+def test_codes_tell_cut_runs_from_whole_ones_and_number_those(seed, num_tokens):
+    rows, mask = random_rows(seed, num_tokens)
+    tiles = tiles_of(rows, mask)
+    members, lies_in = segments_by_tile(tiles, rows, mask)
+    for tile, tokens in enumerate(members):
+        numbers: dict[int, int] = {}
+        for token in tokens:
+            code = int(tiles.code_N[token])
+            assert bool(code & IS_REAL) == bool(mask.flatten()[token])
+            if not code & IS_REAL:
+                continue
+            segment = int(rows.flatten()[token])
+            where = sorted(lies_in[segment])
+            assert bool(code & IN_LEFT) == (where[0] < tile)
+            assert bool(code & IN_RIGHT) == (where[0] == tile < where[-1])
+            size = int(((rows == segment) & mask).sum())
+            assert bool(code & IS_ALONE) == (size == 1)
+            is_numbered = len(where) == 1 and size > 1
+            assert (code // FIRST_RUN > 0) == is_numbered
+            if is_numbered:
+                assert numbers.setdefault(segment, code // FIRST_RUN) == code // FIRST_RUN
+        assert sorted(numbers.values()) == list(range(1, int(tiles.tiles_4T1[3, tile]) + 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 40))
+def test_cut_runs_name_their_first_and_last_tile(seed, num_tokens):
+    rows, mask = random_rows(seed, num_tokens)
+    tiles = tiles_of(rows, mask)
+    _, lies_in = segments_by_tile(tiles, rows, mask)
+    owner, final = tiles.tiles_4T1[1].tolist(), tiles.tiles_4T1[2].tolist()
+    enters = {tile: -1 for tile in range(len(owner))}
+    for where in lies_in.values():
+        for tile in sorted(where)[1:]:
+            enters[tile] = min(where)
+        if len(where) > 1:
+            assert final[min(where)] == max(where)
+            assert max(where) - min(where) + 1 == len(where)
+    assert owner == [enters[tile] for tile in range(len(owner))]
+
+
+def test_runs_of_at_most_the_slack_are_never_cut():
+    rows = (torch.arange(40) // SIZES.slack)[None]
+    tiles = tiles_of(rows, torch.ones(1, 40, dtype=torch.bool))
+    assert (tiles.tiles_4T1[1] == -1).all()
+
+
+def test_tokens_sorted_by_segment_come_back_to_their_places():
+    rows = torch.tensor([[1, 0, 1, 8, 0, 1, 0, 0], [9, 9, 8, 16, 16, 10, 8, 9]])
+    mask = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 1, 1, 1]]).bool()
+    order_N, place_N = tile_sorted(mask, mask, rows, sizes=SIZES).order_2N
+    values = torch.randn(16)
+    assert torch.equal(values[order_N][place_N], values)
+    in_order = rows.flatten()[order_N].view(2, 8)
+    assert torch.equal(in_order, rows.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("sizes", [{"block": 48}, {"block": 16, "slack": 8}, {"line_bytes": 0}])
+def test_sizes_that_do_not_fit_together_are_refused(sizes):
+    with pytest.raises(ValueError, match="given"):
+        TileSizes(**sizes)

@@ -1,0 +1,123 @@
+"""Compiling in place: how many graphs a run needs, and that it never goes on uncompiled."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo as dynamo
+from pytorch_lightning import Trainer
+
+from ponet import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from pretrain.datamodule import PretrainDataModule
+from pretrain.module import MAX_COMPILED_SHAPES, PretrainModule
+
+SIZES = {"vocab_size": 65, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 16,
+         "max_positions": 32}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """No graph of another test counts, and none of its limits stays."""
+    dynamo.reset()
+    with dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        yield
+    dynamo.reset()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options of every graph that is compiled; the graphs run as they are."""
+    compiled: list[dict[str, Any]] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any, **options: Any) -> Any:
+        compiled.append(options)
+        return graph.forward
+
+    original = torch.compile
+
+    def with_backend(model: Any = None, **options: Any) -> Any:
+        return original(model, **{**options, "backend": keep})
+
+    monkeypatch.setattr(torch, "compile", with_backend)
+    return compiled
+
+
+def trainer_of(folder: Path, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def data_of(shards: Path) -> PretrainDataModule:
+    """Training batches of 4, evaluation batches of 6, 6, and 4 at the end."""
+    sizes = {"global_batch_size": 8, "micro_batch_size": 4, "eval_batch_size": 6}
+    return PretrainDataModule(
+        folder=str(shards), max_len=32, num_workers=0, eval_examples=16, **sizes
+    )
+
+
+@pytest.mark.parametrize("encoder", [PoNetConfig, BertConfig, FNetConfig])
+def test_a_run_compiles_one_graph_for_training_and_two_for_evaluation(
+    encoder: type[EncoderConfig], tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
+) -> None:
+    module = PretrainModule(encoder(**SIZES), compile=True)
+    trainer = trainer_of(tmp_path, max_steps=6, val_check_interval=4, check_val_every_n_epoch=None)
+    trainer.fit(module, datamodule=data_of(tiny_shards))
+    assert trainer.global_step == 6 and "val/loss" in trainer.callback_metrics
+    assert len(graphs) == 3
+    assert all(name.find("_orig_mod") < 0 for name in module.state_dict())
+
+
+def test_compiled_steps_take_the_weights_to_where_plain_steps_do(
+    tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
+) -> None:
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = PretrainModule(PoNetConfig(**SIZES, dropout_prob=0.0), compile=compiled)
+        trainer_of(tmp_path, max_steps=3, limit_val_batches=0).fit(
+            module, datamodule=data_of(tiny_shards)
+        )
+        ends.append(module.state_dict())
+    assert len(graphs) == 1
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_mode_reaches_the_compiler_and_is_warned_about_where_it_does_nothing(
+    tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
+) -> None:
+    def fit(**options: Any) -> None:
+        module = PretrainModule(BertConfig(**SIZES), compile_mode="reduce-overhead", **options)
+        trainer_of(tmp_path, max_steps=1, limit_val_batches=0).fit(
+            module, datamodule=data_of(tiny_shards)
+        )
+
+    with pytest.warns(UserWarning, match="reduce-overhead does nothing without a CUDA device"):
+        fit(compile=True)
+    assert graphs == [{"mode": "reduce-overhead"}]
+    with pytest.warns(UserWarning, match="reduce-overhead does nothing: compile is off"):
+        fit()
+    assert len(graphs) == 1
+
+
+def test_too_many_shapes_are_an_error_and_not_a_slow_run(
+    tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]], monkeypatch: Any
+) -> None:
+    assert MAX_COMPILED_SHAPES > 8
+    monkeypatch.setattr("pretrain.module.MAX_COMPILED_SHAPES", 2)
+    module = PretrainModule(BertConfig(**SIZES), compile=True)
+    with dynamo.config.patch(recompile_limit=1):
+        trainer = trainer_of(tmp_path, max_steps=4, val_check_interval=2)
+        with pytest.raises(dynamo.exc.FailOnRecompileLimitHit):
+            trainer.fit(module, datamodule=data_of(tiny_shards))
+    assert len(graphs) == 2

@@ -1,0 +1,174 @@
+"""The benchmark scripts run, their rivals do the same task, and the page shows what they wrote."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from benchmark_modules import benchmark_module
+
+rivals = benchmark_module("_rivals")
+encoders = benchmark_module("encoders")
+fits = benchmark_module("_fits")
+lra = benchmark_module("lra_table2")
+pages = benchmark_module("performance_page")
+pretraining = benchmark_module("pretraining")
+timing = benchmark_module("_timing")
+common = benchmark_module("_common")
+
+
+@pytest.fixture(autouse=True)
+def small_probes(monkeypatch) -> None:
+    monkeypatch.setitem(timing.SHORTEST_S, "cpu", 0.0)
+    monkeypatch.setitem(encoders.SQUARE, "cpu", 16)
+    monkeypatch.setitem(encoders.COPIED_BYTES, "cpu", 1024)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # half a second with all that is imported
+
+
+def encoder_options(output, **changes) -> argparse.Namespace:
+    options = {"sizes": ["nano"], "parts": ["layer"], "modes": ["training"], "precisions": ["32"]}
+    options |= {"lengths": [16], "tokens_per_step": 32, "rounds": 1, "slow_s": 10.0}
+    options |= {"device": "cpu", "threads": 1, "compile": False, "compile_mode": "default"}
+    return argparse.Namespace(**options, name="", output=output, **changes)
+
+
+def test_encoders_writes_a_row_for_every_rival_and_the_page_shows_them(tmp_path) -> None:
+    threads = torch.get_num_threads()
+    encoders.report(encoder_options(tmp_path))
+    torch.set_num_threads(threads)
+    content = json.loads((tmp_path / "encoders_cpu.json").read_text())
+    labels = {row["rival"] for row in content["rows"]}
+    assert labels == {"official PoNet", "PoNet reference", "PoNet eager", "BERT", "FNet"}
+    assert len(content["rows"]) == len(labels)
+    for row in content["rows"]:
+        assert set(row["times_as_fast_as"]) == labels - {row["rival"]}
+        assert row["peak_mib"] > 0
+    assert all(entry["met"] is None for entry in content["targets"])  # nano is not claimed
+    page = pages.page(pages.read_results(tmp_path))
+    own = next(row for row in content["rows"] if row["rival"] == "PoNet eager")
+    assert f"{1e3 * own['s']['median']:,.1f}" in page
+    assert f"{own['times_as_fast_as']['BERT']['median']:.2f}" in page
+    assert "Not measured: mixer, fp32, width 768, 512 tokens: x official PoNet (>= 2.2)" in page
+
+
+@pytest.mark.parametrize("part", ["mixer", "layer", "model"])
+@pytest.mark.parametrize("mode", ["training", "inference"])
+def test_every_rival_does_every_part_and_leaves_no_gradient(part, mode) -> None:
+    setting = rivals.Setting(part=part, mode=mode, size="nano", precision="bf16", device="cpu")
+    for rival in rivals.rivals_on("cpu", compile_mode=""):
+        subject = rivals.Subject(rival, setting, [(2, 8)])
+        subject.step(8)()
+        assert all(p.grad is None for p in subject.encoder.parameters())
+        if mode == "training" and (part != "mixer" or rival.kind != "fnet"):
+            subject.step(8, keep_gradients=True)()
+            assert any(p.grad is not None for p in subject.encoder.parameters())
+
+
+def masked_batch() -> dict[str, torch.Tensor]:
+    batch = rivals.make_batch(2, 16, vocab_size=64, device="cpu")
+    positions_BM = torch.tensor([[2, 5, 9], [1, 7, 0]])
+    labels_BM = torch.tensor([[6, 7, 8], [9, 10, -100]])  # the last slot is unused
+    return {
+        **{name: tensor for name, tensor in batch.tensors().items()},
+        "masked_positions": positions_BM,
+        "masked_labels": labels_BM,
+        "pair_labels": torch.tensor([1, 2]),
+    }
+
+
+def fit_options(**changes) -> argparse.Namespace:
+    options = {"encoder": "nano", "vocab_size": 64, "dropout": 0.0, "tokens_per_step": 64}
+    options |= {"num_workers": 0, "device": "cpu", "threads": 1, "warmup": 1, "steps": 1}
+    return argparse.Namespace(**{**options, **changes})
+
+
+def test_the_released_step_has_the_loss_of_ours() -> None:
+    ours, theirs = (
+        fits.make_module(rival, 16, fit_options())
+        for rival in (
+            fits.FitRival(kind="ponet", precision="32"),
+            fits.FitRival(kind="official", precision="32", every_position=True),
+        )
+    )
+    theirs.load_state_dict(ours.state_dict())
+    batch = masked_batch()
+    expected, found = (module.training_step(batch, 0)["loss"] for module in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
+    shards = common.synthetic_folder(
+        tmp_path / "shards", num_sentences=400, vocab_size=64, validation_sentences=100
+    )
+    rival = fits.FitRival(kind="bert", precision="32")
+    options = fit_options()
+    found = fits.fit(fits.make_module(rival, 16, options), rival, shards, 16, options)
+    assert found["positions"] == 64
+    assert found["flops"] > 0
+    assert found["wall_s"] > 0
+    assert 0 <= found["waiting_share"] < 1
+
+
+def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
+    options = argparse.Namespace(device="cuda", precision="bf16", lengths=[512, 4096, 16_384])
+    rows = []
+    labels = [rival.label for rival in pretraining.rivals_for(options)]
+    for length in options.lengths:
+        ratios = {other: {"median": 9.0, "min": 9.0, "max": 9.0} for other in labels}
+        row = {"num_tokens": length, "times_as_fast_as": ratios, "mfu": 0.5}
+        rows += [{**row, "rival": name, "waiting_share": {"median": 0.0}} for name in labels]
+    claims = pretraining.claims(rows, options)
+    assert [entry["met"] for entry in claims] == [True] * len(claims)
+    options = argparse.Namespace(device="cpu", precision="bf16", lengths=[512], encoder="small")
+    names = {rival.label for rival in pretraining.rivals_for(options)}
+    ratios = {other: {"median": 9.0, "min": 9.0, "max": 9.0} for other in names}
+    rows = [{"rival": name, "num_tokens": 512, "times_as_fast_as": ratios} for name in names]
+    assert [entry["met"] for entry in pretraining.claims(rows, options)] == [True, True]
+
+
+def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
+    options = argparse.Namespace(
+        lengths=[512], num_texts=1, dropout=0.1, precision="32", rounds=1, slow_s=10.0,
+        limit_gib=0.0, device="cpu", threads=1, short=True, output=tmp_path,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    lra.report(options)
+    torch.set_num_threads(threads)
+    content = json.loads((tmp_path / "lra_table2_cpu.json").read_text())
+    over = {row["rival"] for row in content["rows"] if row["over_memory"]}
+    assert over == {lra.PLAIN}  # no memory was allowed to it
+    assert all(entry["met"] is None for entry in content["targets"])  # a CPU proves nothing here
+    published = pages.page(pages.read_results(tmp_path)).split("**published**, not measured")[1]
+    assert "50.4, 1.1 GB" in published
+
+
+def test_the_loader_is_held_to_its_claims_by_the_page() -> None:
+    rates = {"ours, one process (CPU time)": {"median": 30_000.0}}
+    consumer = {"examples_per_s": 4000.0, "waiting_share": {"median": 0.05}}
+    machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
+    lengths = {"512": {"examples_per_s": rates, "consumer": consumer}}
+    results = {"data_loading": ("data_loading", {"machine": machine, "lengths": lengths})}
+    lines = pages.page(results).splitlines()
+    (rate,) = (line for line in lines if "examples per second and core" in line)
+    (waiting,) = (line for line in lines if "consumer of 4,000" in line)
+    assert "| met |" in rate
+    assert "| MISSED |" in waiting
+
+
+def test_the_page_shows_the_slowest_triton_kernel_against_its_claim() -> None:
+    spread = {"median": 0.7, "min": 0.6, "max": 0.75}
+    way = {"seconds": {"triton": {"median": 0.002}}, "share": spread, "eager_over_triton": spread}
+    content = {
+        "machine": {"cpu": "a CPU", "cores": 2, "load_average": [0.1], "gpu": "a GPU"},
+        "passes": {"forward": 4},
+        "cases": [{"tokens_per_text": 512, "tokens_per_segment": "25", "forward": way}],
+        "targets": [{"what": "slowest case", "target": 0.8, "measured": 0.7, "met": False}],
+    }
+    lines = pages.page({"triton_kernels": ("triton_kernels", content)}).splitlines()
+    assert "| slowest case | >= 0.8 | 0.7 | MISSED | `triton_kernels.json` |" in lines
+    assert "| 512 | 25 | forward | 2.000 | 70% | 0.70 (0.60 to 0.75) |" in lines
+
+
+def test_the_page_in_docs_is_what_the_results_say(repository) -> None:
+    results = pages.read_results(repository / "docs" / "results")
+    assert (repository / "docs" / "performance.md").read_text() == pages.page(results)
