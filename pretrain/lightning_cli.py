@@ -250,7 +250,7 @@ class PretrainCLI(LightningCLI):
 
     def _owes_validation(self, step: int) -> bool:
         metrics = self.run.folder / METRICS_FILE
-        if step % self.run.eval_every_n_steps or not metrics.exists():
+        if not metrics.exists():
             return False
         return step not in series(read_metrics(metrics), "val/loss")[0]
 

@@ -1,4 +1,6 @@
-"""Validation every n optimiser steps, whatever the accumulation."""
+"""Validation every n optimiser steps, whatever the accumulation, and after the last one."""
+
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -6,7 +8,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 class EvaluationInterval(Callback):
     """Set Lightning's validation interval, which counts micro-batches, from optimiser steps.
 
-    Runs after the data module's set-up, which derives the accumulation from the devices.
+    The last step is validated too where the interval does not divide the run, so that every run
+    ends in a score of the weights it leaves. Runs after the data module's set-up, which derives the accumulation from the devices.
 
     Args:
         every_n_steps: Optimiser steps between validations, > 0.
@@ -20,3 +23,15 @@ class EvaluationInterval(Callback):
         if stage == "fit":
             trainer.check_val_every_n_epoch = None
             trainer.val_check_interval = self.every_n_steps * trainer.accumulate_grad_batches
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Ask for a validation after the last step: Lightning validates where a run shall stop."""
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            trainer.should_stop = True

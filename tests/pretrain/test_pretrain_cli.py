@@ -99,6 +99,22 @@ def test_a_logger_of_the_users_own_is_used_beside_the_metrics_file(
     assert "val/mlm_loss" in next((tmp_path / "csv").rglob("metrics.csv")).read_text()
 
 
+def test_the_last_step_is_validated_where_the_interval_does_not_divide_the_run(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_run, "--trainer.max_steps", "3"]
+    assert main(["fit", *options]) == 0
+    metrics = tmp_path / "tiny" / "metrics.jsonl"
+    rows = read_metrics(metrics)
+    assert series(rows, "val/mlm_loss")[0] == [2, 3]
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    metrics.write_text(
+        "".join(line for line in lines if '"step": 3, ' not in line or "val/" not in line)
+    )
+    assert main(["fit", *options]) == 0  # complete, but for what was lost
+    assert series(read_metrics(metrics), "val/mlm_loss") == series(rows, "val/mlm_loss")
+
+
 def test_validate_test_and_predict_use_the_runs_checkpoint(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
