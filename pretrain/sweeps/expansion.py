@@ -128,9 +128,7 @@ def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return result
 
 
-def command_of(
-    sweep: Sweep, parameters: Mapping[str, Any], extra: Sequence[str] = ()
-) -> list[str]:
+def command_of(sweep: Sweep, parameters: Mapping[str, Any], extra: Sequence[str] = ()) -> list[str]:
     """The command line of a trial, its macros filled in as `wandb agent` fills them in.
 
     Args:
