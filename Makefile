@@ -64,6 +64,9 @@ bench: $(VENV)/.dev
 	$(PY) benchmarks/data_loading.py --short
 	$(PY) benchmarks/resilience.py --short
 	$(PY) benchmarks/long_documents.py --short
+	$(PY) benchmarks/encoders.py --short
+	$(PY) benchmarks/pretraining.py --short
+	$(PY) benchmarks/lra_table2.py --short
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
