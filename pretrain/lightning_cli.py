@@ -31,6 +31,7 @@ from data_prep.shared.wandb_run import OwnTracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, RunHistory
 from pretrain.callbacks.guards import BadState
+from pretrain.callbacks.history import rewind_metrics
 from pretrain.checkpoints.resume import chosen_checkpoint
 from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
@@ -243,6 +244,8 @@ class PretrainCLI(LightningCLI):
             "--trainer.max_steps, to train anew give another --run.name or --run.overwrite true"
         )
         if self._owes_validation(step):
+            if self.trainer.is_global_zero:
+                rewind_metrics(self.trainer)
             self.trainer.validate(self.model, datamodule=self.datamodule)
         export = _callback(self.trainer, BundleExport)
         if not export.done():

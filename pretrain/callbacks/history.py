@@ -12,6 +12,12 @@ from pretrain.metrics_file import MetricsFileLogger
 from pretrain.provenance import provenance
 
 
+def rewind_metrics(trainer: Trainer) -> int:
+    """Let the metrics go on behind the trainer's step; returns the number of lines cut off."""
+    loggers = (logger for logger in trainer.loggers if isinstance(logger, MetricsFileLogger))
+    return sum(logger.rewind(trainer.global_step) for logger in loggers)
+
+
 class RunHistory(Callback):
     """Rewind metrics and checkpoints to the step a run starts from; keep a list of events.
 
@@ -39,11 +45,7 @@ class RunHistory(Callback):
         for saved in saved_checkpoints(self.checkpoints):
             if saved.step > step:
                 say(f"{saved.path.name} is not part of this run any more: {set_aside(saved.path)}")
-        cut = sum(
-            logger.rewind(step)
-            for logger in trainer.loggers
-            if isinstance(logger, MetricsFileLogger)
-        )
+        cut = rewind_metrics(trainer)
         if cut:
             say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
         if self.resumed_from is None:
