@@ -195,13 +195,16 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _overlap_notes(title: str, runs: Sequence[Run]) -> list[str]:
-    """Rows of scored splits that stand in another split too; of splits not scored no word."""
+    """Rows of scored splits that stand in another split too; of splits not scored no word.
+
+    Overlap is counted on whole splits, also where a subset is scored.
+    """
     most: dict[str, tuple[int, int]] = {}
     for run in runs:
         for name, count in (run.result["data"].get("overlaps") or {}).items():
             split = name.split(" in ")[0]
             if count and split in run.result["evaluation"]:
-                rows = int(run.result["evaluation"][split]["num_rows"])
+                rows = int(run.split_facts(split)["num_rows_whole"])
                 most[name] = max(most.get(name, (0, 0)), (int(count), rows))
     parts = [
         f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) of {name}"

@@ -19,6 +19,7 @@ PAGE_WIDTH = 7.2
 """Inches; the figure is drawn at the size it is printed at."""
 _PANELS_PER_ROW = 3
 _PUBLISHED_PLACE = -1.0
+_SIGNED = {"matthews", "pearson", "spearman"}
 
 
 def plot_results(report: Report, path: Path) -> Path:
@@ -82,6 +83,14 @@ def _draw_panel(
     axis.grid(axis="x", alpha=0.25, lw=0.6)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.margins(x=0.1)
+    _keep_to_possible(axis, column)
+
+
+def _keep_to_possible(axis: Any, column: Column) -> None:
+    """Show no score that cannot be: the interval of few, very different seeds may run out."""
+    lowest = -100 if _SIGNED.intersection(column.metrics) else 0
+    left, right = axis.get_xlim()
+    axis.set_xlim(max(left, lowest - 4), min(right, 104))
 
 
 def _draw_title(axis: Any, column: Column, entries: dict[str, Entry]) -> None:

@@ -183,6 +183,7 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
         "validation_mismatched in train": 7,
     }
     result["data"]["splits"]["test"]["lengths"]["share_truncated"] = 0.18
+    result["data"]["splits"]["test"]["num_rows_whole"] = 400
     result["data"]["warning"] = "leaky"
     result["data"]["splits"]["train"]["num_rows_whole"] = 9000
     write(tmp_path, result)
@@ -192,7 +193,7 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
             (tmp_path / name / file).write_text("{}")
     text = markdown(report_of(tmp_path))
     assert "RTE: leaky." in text
-    assert "OVERLAP between splits, 51 of 200 rows (25.5 %) of test in train." in text
+    assert "OVERLAP between splits, 51 of 400 rows (12.8 %) of test in train." in text
     assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
     assert "texts cut at the length above, 18 % of test." in text
     assert "failed, 1 trial(s): `a`." in text and "did not end, 1 trial(s): `b`." in text
