@@ -148,6 +148,12 @@ def test_a_released_folder_loads_like_the_single_file(released, tmp_path, legacy
     torch.testing.assert_close(output.mlm_logits, tensors["outputs.mlm_logits"], atol=1e-5, rtol=0)
 
 
+def test_the_released_config_that_calls_its_type_bert_loads(released, tmp_path):
+    weights, config, _ = released
+    stated = {"model_type": "bert", "architectures": ["PoNetForPreTraining"]}
+    load_official(write_folder(tmp_path / "m", weights, {**config, **stated}, legacy=False))
+
+
 def test_legacy_layer_norm_names_load(released, tmp_path):
     weights, config, _ = released
     renames = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
