@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 from data_prep.shared.tracking import masked_context
 from ponet import load_bundle
 from pretrain.dataset import PretrainDataset
-from pretrain.module import IGNORED_LABEL, encoder_batch
+from pretrain.module import encoder_batch
+from pretrain.objectives import IGNORED_LABEL
 
 _TOP = 3
 

@@ -18,10 +18,9 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
-from pretrain.objectives import OBJECTIVES, ObjectiveName
+from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
 
-IGNORED_LABEL = -100
 CONFIG_KEY = "ponet_run"
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 MAX_COMPILED_SHAPES = 64

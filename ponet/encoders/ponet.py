@@ -119,7 +119,7 @@ class PoNetMixer(TokenMixer):
                 at_least_float32(self.key.bias),
                 bias_BL=plan.score_bias_BL,
                 num_heads=self.config.num_heads,
-            )
+            ).pooled_BD
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

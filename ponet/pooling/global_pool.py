@@ -3,6 +3,8 @@
 B batch, L tokens, D width, H heads, K head width (D = H * K).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,10 +36,21 @@ def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return total_BD / real_BL.sum(1, keepdim=True).clamp_(min=1.0)
 
 
+class GlobalPool(NamedTuple):
+    """The global pool and how it came about, all in the dtype of the hidden states."""
+
+    pooled_BD: Tensor
+    """What every token of a row gets."""
+    query_BHK: Tensor
+    """Projected mean, divided by the square root of K."""
+    probs_BHL: Tensor
+    """Weight of every token."""
+
+
 def global_attention(
     x_BLD: Tensor, query_BD: Tensor, key_weight_DD: Tensor, key_bias_D: Tensor, *, bias_BL: Tensor,
     num_heads: int,
-) -> Tensor:  # fmt: skip
+) -> GlobalPool:  # fmt: skip
     """Return the attention of one query per row and head over all tokens, value = key.
 
     With u = Wk_h^T q_h / sqrt(K) per head: scores are x . u (the key bias adds a constant that
@@ -52,18 +65,15 @@ def global_attention(
         bias_BL: Added to the scores, see score_bias.
         num_heads: H; divides D.
 
-    Returns:
-        (B, D).
-
     Source:
         PoNet (arXiv 2110.02442), global aggregation, both stages; the released code uses one
         projection for key and value.
     """
-    head_size = query_BD.shape[-1] // num_heads
-    query_BHK = query_BD.reshape(-1, num_heads, head_size) * head_size**-0.5
-    key_weight_HKD = key_weight_DD.reshape(num_heads, head_size, -1)
+    query_BHK = query_BD.reshape(len(query_BD), num_heads, -1)
+    query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
+    key_weight_HKD = key_weight_DD.reshape(num_heads, -1, x_BLD.shape[-1])
     probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_weight_HKD)
-    scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2)) + bias_BL.to(x_BLD.dtype)[:, None]
-    pooled_BHD = torch.bmm(F.softmax(scores_BHL, dim=-1), x_BLD)
-    value_BHK = torch.einsum("bhd,hkd->bhk", pooled_BHD, key_weight_HKD)
-    return value_BHK.flatten(1) + key_bias_D
+    scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2))
+    probs_BHL = F.softmax(scores_BHL.add_(bias_BL.to(x_BLD.dtype)[:, None]), dim=-1)
+    value_BHK = torch.einsum("bhd,hkd->bhk", torch.bmm(probs_BHL, x_BLD), key_weight_HKD)
+    return GlobalPool(value_BHK.flatten(1) + key_bias_D, query_BHK, probs_BHL)

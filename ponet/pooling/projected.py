@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ponet.pooling.global_pool import at_least_float32, masked_mean
+from ponet.pooling.global_pool import at_least_float32, global_attention, masked_mean
 from ponet.pooling.inputs import Kernels, PoolInputs
 from ponet.pooling.plan import PoolPlan
 
@@ -135,16 +135,11 @@ def attend(
     like = x_BLD.dtype
     mean_BD = masked_mean(x_BLD, plan.mask_BL1[..., 0])
     query_BD = torch.addmm(weights.query_bias.to(like), mean_BD, weights.query.to(like).t())
-    query_BHK = query_BD.view(len(query_BD), num_heads, -1)
-    query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
-    key_HKD = weights.key.to(like).view(num_heads, -1, x_BLD.shape[-1])
-    probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
-    scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2))
-    probs_BHL = scores_BHL.add_(plan.score_bias_BL.to(like)[:, None]).softmax(-1)
-    pooled_BHD = torch.bmm(probs_BHL, x_BLD)
-    value_BHK = torch.einsum("bhd,hkd->bhk", pooled_BHD, key_HKD)
-    global_BD = value_BHK.flatten(1) + weights.key_bias.to(like)
-    return global_BD, Attention(mean_BD, query_BHK, probs_BHL)
+    pool = global_attention(
+        x_BLD, query_BD, weights.key.to(like), weights.key_bias.to(like),
+        bias_BL=plan.score_bias_BL, num_heads=num_heads,
+    )  # fmt: skip
+    return pool.pooled_BD, Attention(mean_BD, pool.query_BHK, pool.probs_BHL)
 
 
 def attend_backward(

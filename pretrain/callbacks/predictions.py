@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from tokenizers import Tokenizer
 
-from pretrain.module import IGNORED_LABEL
+from pretrain.objectives import IGNORED_LABEL
 
 
 class PredictionsFile(BasePredictionWriter):
