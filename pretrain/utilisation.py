@@ -44,6 +44,8 @@ class PeakRate(NamedTuple):
     """Operations of matrix products per second and device."""
     source: str
     """Where the number comes from, for the log."""
+    is_measured: bool = False
+    """Whether this process has measured it."""
 
 
 def peak_rate(device: torch.device, precision: str, *, tflops: float = 0.0) -> PeakRate:
@@ -63,7 +65,8 @@ def peak_rate(device: torch.device, precision: str, *, tflops: float = 0.0) -> P
         known = known_tflops(name, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
         if known:
             return PeakRate(known * 1e12, f"data sheet of {name}, dense")
-    return PeakRate(measured_rate(device, dtype), f"measured here, {str(dtype)[6:]} product")
+    rate = measured_rate(device, dtype)
+    return PeakRate(rate, f"measured here, {str(dtype)[6:]} product", is_measured=True)
 
 
 def operand_type(precision: str) -> torch.dtype:
@@ -87,6 +90,28 @@ def known_tflops(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
     if not low and dtype != torch.float32:
         return None
     return next((row[column] for part, row in KNOWN_TFLOPS if words.issuperset(part)), None)
+
+
+def corrected_rate(
+    peak: PeakRate, reached: float, device: torch.device, precision: str
+) -> PeakRate:
+    """Return a peak rate that is not below what a run has reached.
+
+    A CPU that was busy when its rate was measured looks slower than it is, and a run would seem to
+    use more than all of it. So the rate is measured again (0.1 s) where a run passes it, and what
+    the run reached counts as a measurement too. Rates of data sheets and users stand as they are.
+
+    Args:
+        peak: As it was found.
+        reached: Operations per second of the run.
+        device: The device of this rank.
+        precision: Lightning's name.
+    """
+    if device.type != "cpu" or not peak.is_measured or reached <= peak.flops_per_s:
+        return peak
+    measured_rate.cache_clear()
+    again = peak_rate(device, precision)
+    return again._replace(flops_per_s=max(again.flops_per_s, reached))
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.interruption import say
 from pretrain.module import LossSums, PretrainModule, means
-from pretrain.utilisation import FetchClock, memory_gib, peak_rate
+from pretrain.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 
 
 class TrainingLog(Callback):
@@ -34,7 +34,7 @@ class TrainingLog(Callback):
 
     def __init__(self, peak_tflops: float = 0.0) -> None:
         self._peak_tflops = peak_tflops
-        self._peak_flops_per_s = 0.0
+        self._peak = PeakRate(0.0, "")
         self._flops = 0.0
         self._fetching: FetchClock | None = None
         self._sums: torch.Tensor | None = None
@@ -47,13 +47,22 @@ class TrainingLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out the peak rate, and begin the first window."""
         device, precision = trainer.strategy.root_device, str(trainer.precision)
-        peak = peak_rate(device, precision, tflops=self._peak_tflops)
-        self._peak_flops_per_s = peak.flops_per_s
-        rank_zero_only(say)(f"train/mfu is of {peak.flops_per_s / 1e12:.3g} TFLOP/s: {peak.source}")
+        self._use_peak(peak_rate(device, precision, tflops=self._peak_tflops))
         if type(trainer.profiler) is PassThroughProfiler:
             trainer.profiler = self._fetching = FetchClock()
         self._last_step = trainer.global_step
         self._begin_window()
+
+    def _use_peak(self, peak: PeakRate) -> None:
+        self._peak = peak
+        rank_zero_only(say)(f"train/mfu is of {peak.flops_per_s / 1e12:.3g} TFLOP/s: {peak.source}")
+
+    def _share_of_peak(self, trainer: Trainer, flops_per_s: float) -> float:
+        device, precision = trainer.strategy.root_device, str(trainer.precision)
+        peak = corrected_rate(self._peak, flops_per_s, device, precision)
+        if peak != self._peak:
+            self._use_peak(peak)
+        return flops_per_s / peak.flops_per_s
 
     def _begin_window(self) -> None:
         self._sums, self._flops, self._paused_s = None, 0.0, 0.0
@@ -99,7 +108,7 @@ class TrainingLog(Callback):
             metrics["train/grad_norm"] = float(pl_module.grad_norm)
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics["train/tokens_per_s"] = float(sums[LossSums._fields.index("tokens")]) / seconds
-        metrics["train/mfu"] = self._flops / (seconds * self._peak_flops_per_s)
+        metrics["train/mfu"] = self._share_of_peak(trainer, self._flops / seconds)
         metrics["train/memory_gib"] = memory_gib(trainer.strategy.root_device)
         if self._fetching is not None:
             metrics["train/data_wait_share"] = self._fetching.seconds / seconds

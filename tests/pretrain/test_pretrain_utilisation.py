@@ -15,6 +15,7 @@ from pretrain.run_config import RunConfig
 from pretrain.utilisation import (
     FETCH,
     FetchClock,
+    corrected_rate,
     known_tflops,
     measured_rate,
     memory_gib,
@@ -64,13 +65,27 @@ def test_precisions_name_the_type_of_the_matrix_products() -> None:
 
 def test_a_peak_rate_says_where_it_comes_from() -> None:
     given = peak_rate(CPU, "32-true", tflops=1.5)
-    assert given == (1.5e12, "given by run.peak_tflops")
+    assert given == (1.5e12, "given by run.peak_tflops", False)
     before = torch.random.get_rng_state()
     found = peak_rate(CPU, "32-true")
     assert found.source == "measured here, float32 product"
     assert 1e8 < found.flops_per_s < 1e16
     assert found.flops_per_s == measured_rate(CPU, torch.float32)  # once in a process
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_cpu_that_was_busy_when_measured_is_measured_again() -> None:
+    found = peak_rate(CPU, "32-true")
+    slow = found._replace(flops_per_s=found.flops_per_s / 1e6)
+    reached = slow.flops_per_s * 2
+    again = corrected_rate(slow, reached, CPU, "32-true")
+    assert again.is_measured and again.flops_per_s > 100 * reached
+    assert again.flops_per_s == measured_rate(CPU, torch.float32)
+    assert corrected_rate(again, again.flops_per_s / 2, CPU, "32-true") is again
+    beyond = corrected_rate(again, 1e17, CPU, "32-true")
+    assert beyond.flops_per_s == 1e17  # what was reached was possible
+    given = peak_rate(CPU, "32-true", tflops=1e-6)
+    assert corrected_rate(given, 1e17, CPU, "32-true") is given
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
