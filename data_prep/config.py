@@ -34,6 +34,10 @@ class LocalSource:
     """Whether lines like ` = Title = ` start a new document (WikiText)."""
     on_error: Literal["error", "skip"] = "error"
     """Stop at a damaged row or file, or skip what is damaged and count it."""
+    licence: str = ""
+    """Licence of the text, such as `CC BY-SA 4.0`; for the manifest and model cards only."""
+    date: str = ""
+    """When the text is from, such as `2018-10`; for the manifest and model cards only."""
     max_documents: int = 0
     """Use at most so many documents, counted before duplicates are dropped; 0: all."""
     max_megabytes: float = 0.0
@@ -70,6 +74,10 @@ class HubSource:
     """Read rows while they are downloaded instead of downloading first."""
     on_error: Literal["error", "skip"] = "error"
     """Stop at a row without text, or skip it and count it."""
+    licence: str = ""
+    """Licence of the text, such as `CC BY-SA 4.0`; for the manifest and model cards only."""
+    date: str = ""
+    """When the text is from, such as `2018-10`; for the manifest and model cards only."""
     max_documents: int = 0
     """Use at most so many documents, counted before duplicates are dropped; 0: all."""
     max_megabytes: float = 0.0

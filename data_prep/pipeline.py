@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 Parts = list[tuple[int, Path]]
+_LABELS = ("licence", "date")
 _NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_disk")
 
 
@@ -133,6 +134,7 @@ def build(
     sources = [describe(source) for source in config.sources]
     digest = _content_digest(config, sources)
     if _is_already_built(output, digest, overwrite=config.overwrite):
+        _relabel(output, _labelled(config, sources))
         remove_leftovers(output, made_by=_stage_name("tokenizer", digest))
         logger.info("%s is up to date", named)
         return named
@@ -174,8 +176,8 @@ def content_settings(config: BuildConfig) -> dict[str, Any]:
     """Return the settings that determine the content: no paths, no workers."""
     settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_CONTENT}
     for source in settings["sources"]:
-        source.pop("path", None)
-        source.pop("streaming", None)
+        for name in ("path", "streaming", *_LABELS):
+            source.pop(name, None)
     settings["sources"] = list(settings["sources"])
     settings["tokenizer"]["loaded"] = bool(settings["tokenizer"].pop("path"))
     plain: dict[str, Any] = json.loads(json.dumps(settings))
@@ -218,6 +220,22 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output {output} exists and is no shard folder; name another folder.")
     return False
+
+
+def _labelled(config: BuildConfig, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was read, with what the user says about it."""
+    labels = [
+        {name: getattr(source, name, "") for name in _LABELS if getattr(source, name, "")}
+        for source in config.sources
+    ]
+    return [{**source, **own} for source, own in zip(sources, labels, strict=True)]
+
+
+def _relabel(output: Path, sources: list[dict[str, Any]]) -> None:
+    """Bring the labels of a finished folder up to date; its content stays as it is."""
+    manifest = Manifest.load(output)
+    if manifest.sources != sources:
+        replace(manifest, sources=sources).save(output)
 
 
 def _read_stage(plan: _Plan, pool: Pool, counters: Counter[str]) -> Parts:
@@ -364,7 +382,7 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
         splits=splits,
         files=files,
         settings={**content_settings(plan.config), "versions": _versions()},
-        sources=plan.sources,
+        sources=_labelled(plan.config, plan.sources),
         counters={name: int(np.int64(count)) for name, count in sorted(counters.items()) if count},
         digest=plan.digest,
     ).save(final)

@@ -66,6 +66,21 @@ def test_the_result_is_the_same_bytes_for_any_number_of_workers_and_chunk_size(t
     assert not (tmp_path / "one.building").exists()
 
 
+def test_licence_and_date_stand_in_the_manifest_and_change_nothing_else(texts, tmp_path):
+    def built(**labels):
+        source = {"kind": "local", "path": str(texts), **labels}
+        files = content(build(config_of(texts, tmp_path / "one", source=source), progress=False))
+        return json.loads(files.pop("manifest.json")), files
+
+    manifest, files = built()
+    assert not {"licence", "date"} & set(manifest["sources"][0])
+    labels = {"licence": "CC0-1.0", "date": "2018-10"}
+    labelled, same_files = built(**labels)  # the folder is up to date: only the labels are new
+    assert labelled["sources"] == [{**manifest["sources"][0], **labels}]
+    assert same_files == files and built() == (manifest, files)
+    assert {**labelled, "sources": manifest["sources"]} == manifest
+
+
 @pytest.mark.parametrize("limit", [{"max_documents": 7}, {"max_megabytes": 0.006}])
 def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_path):
     source = {"kind": "local", "path": str(texts), **limit}
