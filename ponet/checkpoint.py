@@ -6,25 +6,36 @@ file is accounted for.
 
 import json
 import os
-import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ponet.config import EncoderConfig, PoNetConfig
+from ponet.config import EncoderConfig
+from ponet.foreign_configs import official_config
 from ponet.heads import PretrainingModel
-from ponet.key_maps import drop_tied_decoder, encoder_table, head_table, import_state
+from ponet.importing.foreign import foreign_model, load_strictly, read_foreign
+from ponet.weight_files import (
+    CONFIG_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    read_json,
+    read_safetensors,
+)
+
+if TYPE_CHECKING:
+    from ponet.inference import Guess, Pooling
+    from ponet.text_format import LongTexts, TextFormat
+
+__all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bundle"]
 
 _FORMAT_VERSION = 1
-_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,76 @@ class Bundle:
     """tokenizer.json (Hugging Face tokenizers format), if the bundle has one."""
     metadata: dict[str, Any]
     """What the writer stored beside the model: JSON types only."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: "Pooling" = "mean",
+        batch_size: int = 32,
+        max_len: int | None = None,
+        long_texts: "LongTexts" = "windows",
+        progress: bool = True,
+    ) -> Tensor:
+        """Return one vector for each text: float32 (n, D), on the CPU.
+
+        Texts are cut into sentences, the segments of pretraining; text of any length is taken.
+        The model may be moved to a GPU before: `bundle.model.to("cuda")`.
+
+        Args:
+            texts: Any number of texts.
+            pooling: "mean" over all tokens, or "cls", the vector at [CLS].
+            batch_size: Rows of max_len tokens in a batch, >= 1.
+            max_len: Longest row in tokens, >= 3; None: what the model was pretrained with.
+            long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
+                whose tokens are pooled together, "tile" = one row with the position table
+                repeated, "cut" = its beginning alone.
+            progress: Say on stderr how far it is, once it has taken five seconds.
+
+        Raises:
+            ValueError: If an option is outside of its range, or the bundle has no tokenizer.
+        """
+        from ponet.inference import EncodeOptions, default_max_len, encode
+
+        options = EncodeOptions(
+            pooling=pooling,
+            batch_size=batch_size,
+            max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
+            long_texts=long_texts,
+            progress=progress,
+        )
+        return encode(self.model, texts, self.text_format, options)
+
+    def fill(self, text: str, *, top: int = 5) -> "list[list[Guess]]":
+        """Return for each [MASK] of a text, in order, `top` guesses, most likely first.
+
+        Args:
+            text: Of any length, with at least one [MASK].
+            top: From 1 to the vocabulary's size.
+
+        Raises:
+            ValueError: If the text has no [MASK], or the bundle has no tokenizer or no trained
+                masked-LM head.
+        """
+        from ponet.inference import default_max_len, fill
+
+        if any(name.startswith("mlm_head.") for name in self.metadata.get("untrained", ())):
+            raise ValueError(
+                "the masked-LM head of this bundle was never trained: its weights came without one"
+            )
+        max_len = default_max_len(self.model, self.metadata)
+        return fill(self.model, text, self.text_format, max_len=max_len, top=top)
+
+    @cached_property
+    def text_format(self) -> "TextFormat":
+        """Tokenizer and layout of text; loaded when it is first needed.
+
+        Raises:
+            ValueError: If the bundle has no tokenizer.
+        """
+        from ponet.inference import text_format
+
+        return text_format(self.tokenizer_path, self.metadata)
 
 
 def save_bundle(
@@ -77,10 +158,10 @@ def save_bundle(
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, staging / _WEIGHTS)
+        save_file(state, staging / WEIGHTS_NAME)
         if tokenizer_json is not None:
-            shutil.copyfile(tokenizer_json, staging / _TOKENIZER)
-        (staging / _CONFIG).write_text(config_text, encoding="utf-8")
+            shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
+        (staging / CONFIG_NAME).write_text(config_text, encoding="utf-8")
         staging.chmod(0o755)
         _swap_in(staging, target)
     finally:
@@ -95,23 +176,28 @@ def load_bundle(folder: str | Path) -> Bundle:
         ValueError: If a file is missing, damaged, or does not fit the others.
     """
     source = Path(folder)
-    config = _read_json(source / _CONFIG)
+    config = read_json(source / CONFIG_NAME)
+    if "model_type" in config:
+        raise ValueError(
+            f"{source} is a checkpoint in the layout of transformers, not a bundle; run: "
+            f"python -m ponet import {source} --output BUNDLE"
+        )
     if config.get("format_version") != _FORMAT_VERSION:
         raise ValueError(
-            f"{source / _CONFIG} has format_version {config.get('format_version')!r}; "
+            f"{source / CONFIG_NAME} has format_version {config.get('format_version')!r}; "
             f"this version reads {_FORMAT_VERSION}"
         )
     expected = {"format_version", "encoder", "num_pair_classes", "metadata"}
     if set(config) != expected:
         raise ValueError(
-            f"{source / _CONFIG} has the keys {', '.join(sorted(config))}; "
+            f"{source / CONFIG_NAME} has the keys {', '.join(sorted(config))}; "
             f"needed are {', '.join(sorted(expected))}"
         )
     model = PretrainingModel(
         EncoderConfig.from_dict(config["encoder"]), num_pair_classes=config["num_pair_classes"]
     )
-    _load_strictly(model, _read_safetensors(source / _WEIGHTS), source / _WEIGHTS)
-    tokenizer_path = source / _TOKENIZER
+    load_strictly(model, read_safetensors(source / WEIGHTS_NAME), source / WEIGHTS_NAME)
+    tokenizer_path = source / TOKENIZER_NAME
     return Bundle(
         model=model.eval(),
         tokenizer_path=tokenizer_path if tokenizer_path.is_file() else None,
@@ -132,68 +218,12 @@ def load_official(path: str | Path) -> PretrainingModel:
             missing, unexpected, or contradicts what it is tied to.
     """
     source = Path(path)
-    if source.is_dir():
-        values, state = _read_json(source / _CONFIG), _read_official_weights(source)
-    else:
-        state = _read_safetensors(source)
-        values = _read_config_metadata(source)
-    if any(key.startswith("weights.") for key in state):
-        state = {
-            key.removeprefix("weights."): tensor
-            for key, tensor in state.items()
-            if key.startswith("weights.")
-        }
-    config = official_config(values)
-    state = drop_tied_decoder(state, word_key="ponet.embeddings.word_embeddings.weight")
-    pair_weight = state.get("cls.seq_relationship.weight")
-    num_pair_classes = 3 if pair_weight is None else pair_weight.shape[0]
-    model = PretrainingModel(config, num_pair_classes=num_pair_classes)
-    table = encoder_table(config, foreign_prefix="ponet.") + head_table()
-    _load_strictly(model, import_state(state, table), source)
-    return model.eval()
-
-
-def official_config(values: Mapping[str, Any]) -> PoNetConfig:
-    """Return the configuration that a released config.json describes.
-
-    Raises:
-        ValueError: If it describes another model or a function that this PoNet does not compute.
-    """
-    supported = {"model_type": ("ponet",), "position_embedding_type": ("absolute",)}
-    if any(str(name).startswith("PoNet") for name in values.get("architectures") or ()):
-        supported.pop("model_type")  # the released config.json says "bert": it was made from BERT's
-    for key, allowed in supported.items():
-        if values.get(key, allowed[0]) not in allowed:
-            raise ValueError(f"config has {key}={values[key]!r}; supported: {', '.join(allowed)}")
-    activations: dict[str, Literal["gelu", "gelu_tanh"]] = {
-        "gelu": "gelu",
-        "gelu_new": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-    }
-    activation = values.get("hidden_act", "gelu")
-    if activation not in activations:
-        raise ValueError(
-            f"config has hidden_act={activation!r}; supported: {', '.join(activations)}"
-        )
-    names = {
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "intermediate_size": "ffn_size",
-        "max_position_embeddings": "max_positions",
-        "type_vocab_size": "type_vocab_size",
-        "hidden_dropout_prob": "dropout_prob",
-        "layer_norm_eps": "layer_norm_eps",
-        "initializer_range": "init_range",
-        "clsgsepg": "guard_special_tokens",
-    }
-    fields = {ours: values[theirs] for theirs, ours in names.items() if theirs in values}
-    return PoNetConfig(**fields, activation=activations[activation])
+    values, state = read_foreign(source)
+    return foreign_model(official_config(values), state, where=str(source)).model
 
 
 def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / _CONFIG).is_file()
+    return any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file()
 
 
 def _swap_in(staging: Path, target: Path) -> None:
@@ -209,65 +239,3 @@ def _swap_in(staging: Path, target: Path) -> None:
         os.rename(aside / "bundle", target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return _parse_object(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; give a folder that holds {path.name}") from error
-
-
-def _parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is not valid JSON ({error}); restore or re-create it") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} holds a {type(values).__name__}; a JSON object is needed")
-    return values
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a path that holds the weights")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy or export it again") from error
-
-
-def _read_config_metadata(path: Path) -> dict[str, Any]:
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if "config" not in metadata:
-        raise ValueError(
-            f"{path} has no configuration in its metadata; give the folder with config.json instead"
-        )
-    return _parse_object(metadata["config"], f"the metadata of {path}")
-
-
-def _read_official_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / _WEIGHTS).is_file():
-        return _read_safetensors(folder / _WEIGHTS)
-    path = folder / "pytorch_model.bin"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds neither {_WEIGHTS} nor {path.name}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is damaged or holds more than tensors, which is refused ({reason}); "
-            "convert it to safetensors where you trust it"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} holds no state dict; a dict of tensors is needed")
-    return state
-
-
-def _load_strictly(model: PretrainingModel, state: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its configuration: {error}") from error

@@ -4,7 +4,7 @@ One table serves both directions: a native name and the foreign names whose tens
 each other, make it up. Nothing is skipped silently: whatever a table does not explain is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ _PONET_PROJECTIONS = {
 }
 
 
-def encoder_table(config: EncoderConfig, *, foreign_prefix: str = "") -> KeyTable:
-    """Return the table of the encoder and the pooler.
+def encoder_table(
+    config: EncoderConfig, *, foreign_prefix: str = "", has_pooler: bool = True
+) -> KeyTable:
+    """Return the table of the encoder and, if it has one, the pooler.
 
     Native names are those of PretrainingModel; foreign ones those of the released PoNetModel and
     of transformers' BertModel and FNetModel.
@@ -31,6 +33,7 @@ def encoder_table(config: EncoderConfig, *, foreign_prefix: str = "") -> KeyTabl
     Args:
         config: Encoder configuration.
         foreign_prefix: What the foreign names start with, such as "ponet." or "bert.".
+        has_pooler: Whether there is one; a model without a pair head has none.
     """
     names = [
         ("embeddings.word.weight", ("embeddings.word_embeddings.weight",)),
@@ -43,18 +46,30 @@ def encoder_table(config: EncoderConfig, *, foreign_prefix: str = "") -> KeyTabl
     for layer in range(config.num_layers):
         names += _layer_table(config, f"layers.{layer}.", f"encoder.layer.{layer}.")
     table = [(f"encoder.{native}", foreign) for native, foreign in names]
-    table += _affine("pooler.dense", "pooler.dense")
+    if has_pooler:
+        table += _affine("pooler.dense", "pooler.dense")
     return [(native, tuple(foreign_prefix + key for key in keys)) for native, keys in table]
 
 
-def head_table(*, has_pair_head: bool = True) -> KeyTable:
+def head_table(*, has_mlm_head: bool = True, has_pair_head: bool = True) -> KeyTable:
     """Return the table of the pretraining heads, the same in all three code bases."""
-    table = [
-        ("mlm_head.bias", ("cls.predictions.bias",)),
-        *_affine("mlm_head.dense", "cls.predictions.transform.dense"),
-        *_affine("mlm_head.norm", "cls.predictions.transform.LayerNorm"),
-    ]
+    table: KeyTable = []
+    if has_mlm_head:
+        table.append(("mlm_head.bias", ("cls.predictions.bias",)))
+        table += _affine("mlm_head.dense", "cls.predictions.transform.dense")
+        table += _affine("mlm_head.norm", "cls.predictions.transform.LayerNorm")
     return table + _affine("pair_head", "cls.seq_relationship") if has_pair_head else table
+
+
+def twin_table(names: Iterable[str], *, foreign_prefix: str = "ponet.") -> KeyTable:
+    """Return the table of PoNet's own models of transformers, which keep the native names.
+
+    Args:
+        names: Native names.
+        foreign_prefix: What stands before the encoder and the pooler: "" in a bare encoder.
+    """
+    inner = ("encoder.", "pooler.")
+    return [(name, (foreign_prefix * name.startswith(inner) + name,)) for name in names]
 
 
 def import_state(foreign: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:

@@ -1,0 +1,183 @@
+"""The tokenizer of a checkpoint as tokenizer.json: copied, or built from a vocab.txt."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ponet.text_format import load_tokenizer
+from ponet.weight_files import TOKENIZER_NAME, read_json
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NO_TOKENIZER = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFile:
+    """A tokenizer.json ready to be copied into a bundle."""
+
+    path: Path
+    """The file."""
+    description: str
+    """Where it comes from, its kind and size."""
+
+
+def prepare_tokenizer(
+    folder: Path, staging: Path, *, given: str | None, lowercase: bool | None, vocab_size: int
+) -> TokenizerFile | None:
+    """Return the tokenizer of a checkpoint, put into a folder of its own.
+
+    Args:
+        folder: The checkpoint's; searched for tokenizer.json, then for vocab.txt.
+        staging: Empty folder that gets the file.
+        given: A file to take instead, or "none" for a bundle without one.
+        lowercase: For a vocab.txt: lowercase and strip accents; None: as tokenizer_config.json
+            says, else yes, which is what transformers and ModelScope assume.
+        vocab_size: Rows of the word embeddings; the tokenizer may have fewer entries.
+
+    Raises:
+        ValueError: If there is none, or it does not fit the model.
+    """
+    if given == NO_TOKENIZER:
+        return None
+    path = Path(given).expanduser() if given else _search(folder)
+    target = staging / TOKENIZER_NAME
+    if path.suffix == ".txt":
+        options = _wordpiece_options(path.parent, lowercase)
+        wordpiece(read_vocab(path), **options).save(str(target))
+        how = f"{path.name} -> {TOKENIZER_NAME}; " + "; ".join(
+            f"{name} {str(value).lower()}" for name, value in options.items()
+        )
+    else:
+        if lowercase is not None:
+            raise ValueError(f"--lowercase is for a vocab.txt; {path} says itself what it does")
+        tokenizer = load_tokenizer(path)
+        shutil.copyfile(path, target)
+        how = path.name
+    tokenizer = load_tokenizer(target)
+    missing = [name for name in ("[CLS]", "[SEP]", "[MASK]") if tokenizer.token_to_id(name) is None]
+    if missing:
+        raise ValueError(f"{path}: the tokenizer lacks {', '.join(missing)}")
+    size = max(tokenizer.get_vocab().values()) + 1
+    if size > vocab_size:
+        raise ValueError(
+            f"{path} has {size} entries, but the model's word embeddings have {vocab_size} rows; "
+            "give the tokenizer of this model by --tokenizer"
+        )
+    kind = type(tokenizer.model).__name__
+    return TokenizerFile(path=target, description=f"{how}; {kind}, {size:,} entries")
+
+
+def read_vocab(path: Path) -> dict[str, int]:
+    """Return the pieces of a vocab.txt, one in a line, with their numbers.
+
+    Raises:
+        ValueError: If the file is missing, not UTF-8, or repeats a piece.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give the path of a vocab.txt")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it") from error
+    pieces = [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
+    vocab: dict[str, int] = {}
+    for number, piece in enumerate(pieces):
+        if piece in vocab:
+            raise ValueError(
+                f"{path}:{number + 1}: {piece!r} stands in line {vocab[piece] + 1} too, so the "
+                "numbers of the pieces are not clear; give the unchanged file"
+            )
+        vocab[piece] = number
+    return vocab
+
+
+def wordpiece(
+    vocab: Mapping[str, int],
+    *,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    chinese_chars: bool = True,
+) -> Any:
+    """Return a `tokenizers.Tokenizer` that does what BERT's tokenizer does.
+
+    Args:
+        vocab: Piece -> id.
+        lowercase: Whether to lowercase text.
+        strip_accents: None: as lowercase.
+        chinese_chars: Whether every Chinese character is a word.
+
+    Raises:
+        ValueError: If a special token is missing.
+    """
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
+
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+        raise ValueError(
+            f"the vocabulary lacks {', '.join(missing)}; it must hold {', '.join(SPECIAL_TOKENS)}"
+        )
+    tokenizer = Tokenizer(models.WordPiece(dict(vocab), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer_json: Path) -> str:
+    """Return what our training stores of its tokenizer: sha256 over what decides the token ids."""
+    content = read_json(tokenizer_json)
+    parts = {key: content.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _search(folder: Path) -> Path:
+    for name in (TOKENIZER_NAME, "vocab.txt"):
+        if (folder / name).is_file():
+            return folder / name
+    advice = "give one by --tokenizer FILE, or --tokenizer none for a bundle without one"
+    if (folder / "spiece.model").is_file():
+        advice = (
+            "its spiece.model must be converted first: AutoTokenizer.from_pretrained(FOLDER)"
+            ".save_pretrained(FOLDER), with transformers and sentencepiece, writes tokenizer.json"
+        )
+    raise ValueError(f"{folder} has neither {TOKENIZER_NAME} nor vocab.txt; {advice}")
+
+
+def _wordpiece_options(folder: Path, lowercase: bool | None) -> dict[str, Any]:
+    """Return the settings of a vocab.txt from the tokenizer_config.json beside it."""
+    path = folder / "tokenizer_config.json"
+    values = read_json(path) if path.is_file() else {}
+    own = values.get("do_lower_case")
+    if lowercase is not None and own is not None and lowercase != own:
+        raise ValueError(
+            f"--lowercase {str(lowercase).lower()} contradicts {path}, which says {own}"
+        )
+    chosen = lowercase if lowercase is not None else own
+    return {
+        "lowercase": True if chosen is None else bool(chosen),
+        "strip_accents": values.get("strip_accents"),
+        "chinese_chars": bool(values.get("tokenize_chinese_chars", True)),
+    }

@@ -1,0 +1,170 @@
+"""Texts to the input of an encoder, in the format of pretraining: [CLS], sentences, [SEP].
+
+[CLS], every sentence and [SEP] are one pooling segment each. A text that does not fit becomes
+several windows, each with its own [CLS] and [SEP], cut between sentences where that is possible.
+Invariant: the windows of a text hold each of its tokens once and in order, unless it is cut.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from ponet.batch import EncoderBatch
+from ponet.sentences import sentences_of
+from ponet.weight_files import read_json
+
+MASK = "[MASK]"
+LongTexts = Literal["windows", "tile", "cut"]
+_NUM_DELIMITERS = 2
+
+
+class Window(NamedTuple):
+    """One row of input."""
+
+    text: int
+    """Number of the text in the sequence that was given."""
+    ids: list[int]
+    """Token ids with [CLS] and [SEP]."""
+    segments: list[int]
+    """Pooling segment of each token, from 0."""
+
+
+class TextFormat:
+    """A tokenizer, and how its tokens are laid out.
+
+    Args:
+        tokenizer_json: File of the tokenizers library.
+        language: Language code of sentencex.
+
+    Raises:
+        ValueError: If the file cannot be read or has no [CLS] or [SEP].
+    """
+
+    def __init__(self, tokenizer_json: Path, *, language: str = "en") -> None:
+        """Load the tokenizer."""
+        self._tokenizer = load_tokenizer(tokenizer_json)
+        self._language = language
+        self._cls, self._sep = (self.token_id(token) for token in ("[CLS]", "[SEP]"))
+
+    def token_id(self, token: str) -> int:
+        """Return the id of a special token.
+
+        Raises:
+            ValueError: If the tokenizer has none.
+        """
+        number: int | None = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ValueError(f"the tokenizer has no {token}; import or train one that has it")
+        return number
+
+    def word(self, token_id: int) -> str:
+        """Return the token of an id; a number in <> where the tokenizer is the smaller one."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return f"<{token_id}>" if token is None else token
+
+    def windows(
+        self,
+        texts: Sequence[str],
+        *,
+        max_len: int,
+        long_texts: LongTexts = "windows",
+        has_masks: bool = False,
+    ) -> list[Window]:
+        """Return the rows of some texts, at least one for each, in order.
+
+        Args:
+            texts: Any text, also an empty one.
+            max_len: Longest row in tokens, [CLS] and [SEP] included, >= 3.
+            long_texts: A longer text becomes several windows, or is cut; "tile": rows may be
+                longer than max_len.
+            has_masks: "[MASK]" in a text is the token; otherwise six characters like any others.
+        """
+        self._tokenizer.encode_special_tokens = not has_masks
+        split = [sentences_of(text, language=self._language) for text in texts]
+        flat = [sentence for sentences in split for sentence in sentences]
+        encodings = iter(self._tokenizer.encode_batch(flat, add_special_tokens=False))
+        rows: list[Window] = []
+        for number, sentences in enumerate(split):
+            tokens = [list(next(encodings).ids) for _ in sentences]
+            for piece in _laid_out(tokens, max_len - _NUM_DELIMITERS, long_texts):
+                rows.append(self._window(number, piece))
+        return rows
+
+    def _window(self, text: int, sentences: Sequence[Sequence[int]]) -> Window:
+        ids, segments = [self._cls], [0]
+        for number, tokens in enumerate(sentences, start=1):
+            ids += tokens
+            segments += [number] * len(tokens)
+        return Window(text, [*ids, self._sep], [*segments, segments[-1] + 1])
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of a tokenizer.json.
+
+    Raises:
+        ValueError: If the file is missing or broken.
+    """
+    from tokenizers import Tokenizer
+
+    if "model" not in read_json(path):
+        raise ValueError(f"{path} holds no model; give a tokenizer.json of the tokenizers library")
+    return Tokenizer.from_file(str(path))
+
+
+def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
+    """Return some rows as one batch, padded to the longest of them.
+
+    Args:
+        windows: At least one.
+        pad_id: Token id at padding, which no encoder but FNet looks at.
+    """
+    longest = max(len(window.ids) for window in windows)
+    input_ids = torch.full((len(windows), longest), pad_id)
+    segment_ids = torch.zeros_like(input_ids)
+    special_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    lengths = torch.tensor([len(window.ids) for window in windows])
+    for row, window in enumerate(windows):
+        length = len(window.ids)
+        input_ids[row, :length] = torch.tensor(window.ids)
+        segment_ids[row, :length] = torch.tensor(window.segments)
+        special_mask[row, [0, length - 1]] = True
+    return EncoderBatch(
+        input_ids=input_ids,
+        mask=torch.arange(longest) < lengths[:, None],
+        token_type_ids=torch.zeros_like(input_ids),
+        segment_ids=segment_ids,
+        special_mask=special_mask,
+        segments_are_runs=True,
+        has_padding=bool((lengths < longest).any()),
+    )
+
+
+def _laid_out(
+    sentences: Sequence[list[int]], room: int, long_texts: LongTexts
+) -> Iterator[list[list[int]]]:
+    """Yield the sentences of each window of one text; sentences without tokens are left out."""
+    sentences = [tokens for tokens in sentences if tokens]
+    if long_texts == "tile":
+        yield sentences
+        return
+    window: list[list[int]] = []
+    used = 0
+    for tokens in _no_longer_than(sentences, room):
+        if used + len(tokens) > room:
+            if long_texts == "cut":
+                if used < room:
+                    window.append(tokens[: room - used])
+                break
+            yield window
+            window, used = [], 0
+        window.append(tokens)
+        used += len(tokens)
+    yield window
+
+
+def _no_longer_than(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
+    for tokens in sentences:
+        for start in range(0, len(tokens), room):
+            yield tokens[start : start + room]

@@ -1,0 +1,123 @@
+"""The `ponet` command: what it prints, what it writes, and how it fails."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ponet_bundles import TEXTS, make_model, write_foreign, write_tokenizer
+
+from ponet import load_bundle, save_bundle
+from ponet.cli import COMMANDS, HELP, main
+from ponet.encode_files import _BLOCK_TEXTS
+
+
+@pytest.fixture
+def bundle_folder(tmp_path):
+    return save_bundle(tmp_path / "b", make_model(), tokenizer_json=write_tokenizer(tmp_path))
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == HELP and main([]) == 2
+    assert all(f"\n  {command}  " in HELP for command in COMMANDS)
+
+
+def test_the_module_runs_as_a_command(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "ponet", "nonsense"], cwd=repository, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: unknown command 'nonsense'; the commands are import")
+
+
+def test_import_prints_its_report_and_three_examples(tmp_path, capsys):
+    folder = write_foreign(tmp_path / "m", make_model())
+    assert main(["import", str(folder), "--output", str(tmp_path / "out"), "--names"]) == 0
+    printed = capsys.readouterr().out
+    assert "mapped      " in printed and "checked     the bundle was read back" in printed
+    assert printed.count("  [MASK] 1: ") == 3
+    assert "ponet.pooler.dense.bias -> pooler.dense.bias" in printed
+    assert load_bundle(tmp_path / "out").metadata["language"] == "en"
+
+
+def test_a_mistake_is_one_line_without_a_traceback(tmp_path, capsys, monkeypatch):
+    assert main(["import", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "config.json does not exist" in message
+    monkeypatch.setenv("PONET_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"config.json does not exist"):
+        main(["import", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+def test_fill_prints_words_with_probabilities(bundle_folder, capsys):
+    arguments = [str(bundle_folder), "the [MASK] rises", "boats [MASK] [MASK]!", "--top", "2"]
+    assert main(["fill", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "[MASK] 2:" in printed and printed.count("%") == 6
+    from pretrain.cli import main as pretrain_main
+
+    assert pretrain_main(["fill", *arguments]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_encode_writes_one_row_for_each_line(bundle_folder, tmp_path, capsys):
+    lines = "".join(f"{text}\n" for text in TEXTS)
+    (tmp_path / "in.txt").write_text(lines, encoding="utf-8-sig", newline="\r\n")
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"body": text, "other": 1}) + "\n" for text in TEXTS), encoding="utf-8"
+    )
+    expected = load_bundle(bundle_folder).encode(TEXTS).numpy()
+    base = ["encode", str(bundle_folder)]
+    assert main([*base, str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.npy")]) == 0
+    assert "4 vectors of 16 numbers" in capsys.readouterr().out
+    found = np.load(tmp_path / "v.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    output = tmp_path / "new" / "v.jsonl"
+    assert main([*base, str(tmp_path / "in.jsonl"), "--output", str(output), "--field", "body",
+                 "--batch-size", "2"]) == 0  # fmt: skip
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["row"] for row in rows] == [0, 1, 2, 3]
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
+    assert {path.name for path in output.parent.iterdir()} == {"v.jsonl"}
+
+
+def test_encode_reads_stdin_and_more_than_one_block(bundle_folder, tmp_path, monkeypatch):
+    num_texts = _BLOCK_TEXTS + 3
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n" * num_texts)))
+    output = tmp_path / "v.npy"
+    assert main(["encode", str(bundle_folder), "-", "--output", str(output), "--pooling", "cls",
+                 "--batch-size", "512"]) == 0  # fmt: skip
+    found = np.load(output)
+    assert found.shape == (num_texts, 16)
+    np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.jsonl", b'{"text": "a"}\n{"text": 3}\n', "in.jsonl:2 has no text under 'text'"),
+        ("in.jsonl", b'{"text": "a"}\n{"tex', "in.jsonl:2 is not valid JSON"),
+        ("in.txt", b"fine\nnot \xff\n", "in.txt:2 is not UTF-8"),
+        (None, b"", "does not exist; give a file of texts"),
+    ],
+)
+def test_a_broken_input_names_its_line_and_leaves_no_output(
+    name, content, message, bundle_folder, tmp_path, capsys
+):
+    path = tmp_path / (name or "absent.txt")
+    if name:
+        path.write_bytes(content)
+    before = set(tmp_path.iterdir())
+    assert main(["encode", str(bundle_folder), str(path), "--output", str(tmp_path / "v.npy")]) == 2
+    assert message in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_output_of_another_kind_is_refused(bundle_folder, tmp_path, capsys):
+    assert main(["encode", str(bundle_folder), "-", "--output", str(tmp_path / "v.csv")]) == 2
+    assert "must end in .npy or .jsonl" in capsys.readouterr().err

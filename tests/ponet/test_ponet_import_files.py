@@ -1,0 +1,240 @@
+"""Tokenizer files, the Hub, and checkpoint files of our own training."""
+
+import sys
+import types
+
+import pytest
+import torch
+from ponet_bundles import VOCAB, make_model, write_foreign, write_tokenizer
+
+from ponet import load_bundle
+from ponet.importing.bundle_import import ImportOptions, import_bundle
+from ponet.importing.report import report_lines
+from ponet.importing.tokenizer_files import read_vocab, tokenizer_digest, wordpiece
+from ponet.text_format import load_tokenizer
+
+SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
+
+
+def do_import(source, output, **options):
+    return import_bundle(str(source), output, ImportOptions(**options))
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_a_vocab_txt_becomes_what_transformers_makes_of_it(lowercase):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.BertTokenizer(vocab=VOCAB, do_lower_case=lowercase)
+    ours = wordpiece(VOCAB, lowercase=lowercase)
+    for sentence in SENTENCES:
+        assert ours.encode(sentence).ids == theirs(sentence)["input_ids"]
+    pair = ours.encode(*SENTENCES[1:])
+    expected = theirs(*SENTENCES[1:])
+    assert (pair.ids, pair.type_ids) == (expected["input_ids"], expected["token_type_ids"])
+
+
+def test_a_vocab_txt_becomes_what_data_preparation_makes_of_it(tmp_path):
+    from data_prep.manifest import TokenizerInfo
+    from data_prep.tokenizer import wordpiece_from_vocab
+
+    path = write_tokenizer(tmp_path)
+    theirs = tmp_path / "theirs.json"
+    wordpiece_from_vocab(VOCAB, lowercase=True).save(str(theirs))
+    assert path.read_text() == theirs.read_text()
+    assert tokenizer_digest(path) == TokenizerInfo.from_file(path).digest
+
+
+def test_the_settings_beside_a_vocab_txt_are_followed(tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    (folder / "tokenizer_config.json").write_text(
+        '{"do_lower_case": false, "strip_accents": null, "tokenize_chinese_chars": false}'
+    )
+    imported = do_import(folder, tmp_path / "b")
+    tokenizer = load_tokenizer(imported.bundle.tokenizer_path)
+    assert tokenizer.encode("SUN").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+    text = "\n".join(report_lines(imported))
+    assert "vocab.txt -> tokenizer.json; lowercase false" in text
+    with pytest.raises(ValueError, match="contradicts .*tokenizer_config.json"):
+        do_import(folder, tmp_path / "c", lowercase=True)
+
+
+def test_a_tokenizer_json_is_copied_as_it_is_and_comes_first(tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    path = write_tokenizer(folder, lowercase=False)
+    bundle = do_import(folder, tmp_path / "b").bundle
+    assert bundle.tokenizer_path.read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match="--lowercase is for a vocab.txt"):
+        do_import(folder, tmp_path / "c", lowercase=True)
+
+
+def add_words(folder):
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("more\nwords\n")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda f: (f / "vocab.txt").unlink(), "neither tokenizer.json nor vocab.txt"),
+        (lambda f: (f / "vocab.txt").rename(f / "spiece.model"), "must be converted first"),
+        (add_words, "entries, but the model's word embeddings have"),
+        (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n"), r"lacks \[CLS\], \[SEP\]"),
+        (lambda f: (f / "vocab.txt").write_text("a\nb\na\n"), "vocab.txt:3: 'a' stands in line 1"),
+        (lambda f: (f / "vocab.txt").write_bytes(b"\xff\n"), "is not UTF-8"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "holds no model"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(prepare, message, tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    prepare(folder)
+    with pytest.raises(ValueError, match=message):
+        do_import(folder, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_vocab_txt_keeps_pieces_of_odd_characters(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("a\r\n\u2028\n\u00a0\n".encode())
+    assert read_vocab(path) == {"a": 0, "\u2028": 1, "\u00a0": 2}
+
+
+class FakeHub:
+    """`huggingface_hub` with one repository; every file of it that is asked for is noted."""
+
+    def __init__(self, folder, monkeypatch):
+        class EntryNotFoundError(Exception):
+            pass
+
+        class LocalEntryNotFoundError(FileNotFoundError, EntryNotFoundError):
+            pass
+
+        self.folder, self.asked = folder, []
+        self.missing, self.offline = EntryNotFoundError, LocalEntryNotFoundError
+        hub = types.ModuleType("huggingface_hub")
+        hub.hf_hub_download = self.download
+        errors = types.ModuleType("huggingface_hub.errors")
+        errors.EntryNotFoundError = EntryNotFoundError
+        monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+
+    def download(self, repo, name, *, revision):
+        if repo != "chtan/ponet-base-uncased":
+            raise self.offline(repo)
+        self.asked.append((name, revision))
+        if not (self.folder / name).is_file():
+            raise self.missing(name)
+        return str(self.folder / name)
+
+
+def test_a_hub_id_is_downloaded_at_one_commit_without_a_second_form_of_the_weights(
+    tmp_path, monkeypatch
+):
+    commit = "0123456789" * 4
+    folder = write_foreign(tmp_path / commit, make_model(), pickled=False)
+    (folder / "pytorch_model.bin").write_bytes(b"never looked at")
+    hub = FakeHub(folder, monkeypatch)
+    imported = do_import("chtan/ponet-base-uncased", tmp_path / "b", revision="v1")
+    assert hub.asked[0] == ("config.json", "v1")
+    assert {revision for _, revision in hub.asked[1:]} == {commit}
+    assert "pytorch_model.bin" not in {name for name, _ in hub.asked}
+    metadata = imported.bundle.metadata
+    assert metadata["imported_from"] == "chtan/ponet-base-uncased"
+    assert metadata["revision"] == commit
+    assert f"commit {commit}" in "\n".join(report_lines(imported))
+    with pytest.raises(ValueError, match="nor to be had from the Hub at revision main"):
+        do_import("someone/else", tmp_path / "c")
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has no config.json at revision main"):
+        do_import("chtan/ponet-base-uncased", tmp_path / "c")
+
+
+def test_the_real_hub_client_says_that_it_cannot_connect(tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="nor to be had from the Hub"):
+        do_import("nobody/nothing-of-this-name", tmp_path / "b")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A .ckpt file as pretraining writes it, with its digest, and its folder of shards."""
+    from pretrain.checkpoints.storage import write_checkpoint
+
+    model = make_model()
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    tokenizer = write_tokenizer(shards)
+    content = {
+        "ponet_run": {
+            **model.config.to_dict(),
+            "objective": "mlm_sso",
+            "config": {"data": {"folder": str(shards)}},
+        },
+        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
+        "global_step": 7,
+        "PretrainDataModule": {
+            "samples_seen": 28,
+            "fingerprint": {"max_len": 16, "data": "abc", "tokenizer": tokenizer_digest(tokenizer)},
+        },
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(7.0)}}}],
+    }
+    path = tmp_path / "step-00000007.ckpt"
+    write_checkpoint(content, path)
+    return path, content, shards
+
+
+def test_a_checkpoint_file_becomes_the_bundle_that_pretraining_would_export(checkpoint, tmp_path):
+    from pretrain.export import export_bundle
+
+    path, content, _ = checkpoint
+    (tmp_path / "last.ckpt").symlink_to(path.name)
+    imported = do_import(tmp_path / "last.ckpt", tmp_path / "b")
+    export_bundle(content, content["state_dict"], tmp_path / "exported")
+    ours, theirs = load_bundle(tmp_path / "b"), load_bundle(tmp_path / "exported")
+    assert ours.metadata == theirs.metadata and ours.metadata["steps"] == 7
+    assert ours.model.config == theirs.model.config
+    assert ours.tokenizer_path.read_bytes() == theirs.tokenizer_path.read_bytes()
+    assert all(torch.equal(value, theirs.model.state_dict()[name])
+               for name, value in ours.model.state_dict().items())  # fmt: skip
+    assert "whole, as its digest says" in "\n".join(report_lines(imported))
+
+
+def test_a_damaged_or_foreign_checkpoint_file_is_refused(checkpoint, tmp_path):
+    path, content, _ = checkpoint
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of"):
+        do_import(tmp_path / "other.ckpt", tmp_path / "b")
+    del content["state_dict"]["model.mlm_head.bias"]
+    torch.save(content, tmp_path / "less.ckpt")
+    with pytest.raises(ValueError, match=r"(?s)Missing key.*mlm_head.bias"):
+        do_import(tmp_path / "less.ckpt", tmp_path / "b")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="is damaged: its content is not what"):
+        do_import(path, tmp_path / "b")
+
+
+def test_a_checkpoint_without_its_shards_needs_their_tokenizer(checkpoint, tmp_path):
+    path, _, shards = checkpoint
+    tokenizer = (shards / "tokenizer.json").rename(tmp_path / "kept.json")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_tokenizer(other, lowercase=False)
+    shards.rmdir()
+    with pytest.raises(ValueError, match="neither with the shards it was trained on nor"):
+        do_import(path, tmp_path / "b")
+    with pytest.raises(ValueError, match="not the tokenizer of the run"):
+        do_import(path, tmp_path / "b", tokenizer=str(other / "tokenizer.json"))
+    assert do_import(path, tmp_path / "b", tokenizer=str(tokenizer)).tokenizer is not None
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "bundle").mkdir()
+    tokenizer.rename(run / "bundle" / "tokenizer.json")
+    (run / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    in_run = do_import(run / "checkpoints" / path.name, tmp_path / "b")
+    assert in_run.bundle.tokenizer_path is not None
+    path.with_name(path.name + ".sha256").unlink()
+    imported = do_import(path, tmp_path / "c", tokenizer="none")
+    text = "\n".join(report_lines(imported))
+    assert "there is no digest beside it" in text and "tokenizer   none" in text

@@ -1,0 +1,73 @@
+"""There and back: bundle -> `ponet export --format huggingface` -> `ponet import` -> bundle."""
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from ponet_bundles import VOCAB, make_model, write_tokenizer  # noqa: E402
+from ponet_reference import make_batch  # noqa: E402
+
+from ponet import BertConfig, FNetConfig, PoNetConfig, load_bundle, save_bundle  # noqa: E402
+from ponet.cli import main  # noqa: E402
+
+FNET = {"num_heads": 12, "type_vocab_size": 4, "embedding_projection": True,
+        "activation": "gelu_tanh"}  # fmt: skip
+MODELS = {
+    "ponet": (PoNetConfig, 3, {}),
+    "ponet ablated": (PoNetConfig, 0, {"global_pool": "mean", "fusion_product": False}),
+    "bert": (BertConfig, 2, {"activation": "gelu_tanh", "attention_dropout_prob": 0.2}),
+    "bert with sentence order": (BertConfig, 3, {}),
+    "bert without pairs": (BertConfig, 0, {}),
+    "fnet": (FNetConfig, 2, FNET),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exported_bundle_comes_back_weight_by_weight(name, tmp_path, capsys):
+    config_class, num_pair_classes, fields = MODELS[name]
+    model = make_model(config_class, num_pair_classes=num_pair_classes, **fields)
+    save_bundle(tmp_path / "a", model, tokenizer_json=write_tokenizer(tmp_path))
+    folder = str(tmp_path / "hf")
+    assert main(["export", str(tmp_path / "a"), "--format", "huggingface", "--output", folder]) == 0
+    assert main(["import", folder, "--output", str(tmp_path / "b")]) == 0, capsys.readouterr()
+    back = load_bundle(tmp_path / "b")
+    assert back.model.config == model.config and back.metadata["untrained"] == []
+    expected = model.state_dict()
+    assert back.model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in back.model.state_dict().items())
+    assert back.tokenizer_path is not None
+    sun = back.text_format.windows(["the sun"], max_len=8)[0].ids
+    assert sun == [VOCAB[word] for word in ("[CLS]", "the", "sun", "[SEP]")]
+
+
+def test_an_fnet_without_projection_comes_back_as_one_with_the_same_outputs(tmp_path):
+    model = make_model(FNetConfig, num_pair_classes=2)
+    save_bundle(tmp_path / "a", model, tokenizer_json=write_tokenizer(tmp_path))
+    folder = str(tmp_path / "hf")
+    assert main(["export", str(tmp_path / "a"), "--format", "huggingface", "--output", folder]) == 0
+    assert main(["import", folder, "--output", str(tmp_path / "b")]) == 0
+    back, batch = load_bundle(tmp_path / "b").model, make_batch(vocab_size=len(VOCAB))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            back(batch).mlm_logits, model(batch).mlm_logits, atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ["ponet_guarded", "ponet_unguarded"])
+def test_the_official_fixture_there_and_back_gives_the_official_outputs(name, shared_dir, tmp_path):
+    from test_ponet_parity import official_batch, read
+
+    path = shared_dir / "oracle" / f"{name}.safetensors"
+    bundle, folder, back = (str(tmp_path / part) for part in ("bundle", "hf", "back"))
+    bare = ["--tokenizer", "none", "--output"]
+    assert main(["import", str(path), *bare, bundle]) == 0
+    assert main(["export", bundle, "--format", "huggingface", "--separator-ids", "101", "102",
+                 "--output", folder]) == 0  # fmt: skip
+    assert main(["import", folder, *bare, back]) == 0
+    tensors, config = read(path)
+    with torch.no_grad():
+        output = load_bundle(back).model(official_batch(tensors, config))
+    for field in ("last_hidden_state", "mlm_logits", "pair_logits"):
+        expected = tensors[f"outputs.{field}"]
+        torch.testing.assert_close(getattr(output, field), expected, atol=1e-5, rtol=0)
