@@ -81,8 +81,8 @@ def check_inputs(inputs: PoolInputs, plan: PoolPlan) -> None:
                 f"values per token of shape {tuple(tensor.shape)} and {tensor.dtype} were given; "
                 f"all must be {(*shape_BL, 'width')} as the plan and {tokens[0].dtype} as the first"
             )
-    if inputs.global_BD is not None and len(inputs.global_BD) != shape_BL[0]:
+    if inputs.global_BD is not None and inputs.global_BD.shape[0] != shape_BL[0]:
         raise ValueError(
-            f"{len(inputs.global_BD)} global pools given for {shape_BL[0]} rows; one per row is "
-            "needed"
+            f"{inputs.global_BD.shape[0]} global pools given for {shape_BL[0]} rows; "
+            "one per row is needed"
         )

@@ -1,0 +1,153 @@
+"""Which tokens delimit, pad and mask, and the tokenizer's files as transformers wants them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_ROLES = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
+"""Role -> names that tokenizers give it; the first one in the vocabulary counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Ids that a model needs to know."""
+
+    cls_token_id: int
+    """Begins a sequence."""
+    sep_token_id: int
+    """Ends each text."""
+    pad_token_id: int = 0
+    """Fills rows up to a common length."""
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the ids by the names that configurations of transformers use."""
+        return {
+            "cls_token_id": self.cls_token_id,
+            "sep_token_id": self.sep_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+
+
+def find_special_tokens(
+    tokenizer_path: Path | None, *, vocab_size: int, separator_ids: Sequence[int] | None = None
+) -> SpecialTokens:
+    """Return the ids of a tokenizer, or those given where there is no tokenizer.
+
+    Args:
+        tokenizer_path: tokenizer.json, or None.
+        vocab_size: Of the model.
+        separator_ids: Ids of [CLS] and [SEP]; only without a tokenizer.
+
+    Raises:
+        ValueError: If neither or both are given, a token is missing, or an id is outside of the
+            vocabulary.
+    """
+    if tokenizer_path is None:
+        if separator_ids is None:
+            raise ValueError(
+                "the bundle has no tokenizer.json, so the ids of [CLS] and [SEP] are not known; "
+                "give them by --separator-ids CLS SEP"
+            )
+        cls_id, sep_id = separator_ids
+        for value in (cls_id, sep_id):
+            if not 0 <= value < vocab_size:
+                raise ValueError(f"--separator-ids {value} is not in [0, {vocab_size})")
+        return SpecialTokens(cls_token_id=cls_id, sep_token_id=sep_id)
+    if separator_ids is not None:
+        raise ValueError("--separator-ids given, but the bundle has a tokenizer.json; leave it out")
+    tokenizer = _read_tokenizer(tokenizer_path)
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise ValueError(
+            f"{tokenizer_path} has {tokenizer.get_vocab_size()} entries, the model {vocab_size}; "
+            "this is not the tokenizer the model was trained with"
+        )
+    names = special_names(tokenizer, str(tokenizer_path))
+    ids = {f"{role}_id": tokenizer.token_to_id(name) for role, name in names.items()}
+    return SpecialTokens(
+        cls_token_id=ids["cls_token_id"],
+        sep_token_id=ids["sep_token_id"],
+        pad_token_id=ids["pad_token_id"],
+    )
+
+
+def special_names(tokenizer: Any, where: str) -> dict[str, str]:
+    """Return role -> token of a tokenizer; a mask token and one for unknown words may be missing.
+
+    Raises:
+        ValueError: If there is none to begin, end or pad a sequence.
+    """
+    found = {}
+    for role, names in _ROLES.items():
+        known = [name for name in names if tokenizer.token_to_id(name) is not None]
+        if known:
+            found[role] = known[0]
+        elif role in ("cls_token", "sep_token", "pad_token"):
+            raise ValueError(f"{where} has no {role}; one of {', '.join(names)} is needed")
+    return found
+
+
+def write_tokenizer(
+    tokenizer_path: Path, folder: Path, *, max_len: int, input_names: Sequence[str]
+) -> None:
+    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    A tokenizer that does not put [CLS] and [SEP] around a text gets a template that does.
+
+    Args:
+        tokenizer_path: tokenizer.json.
+        folder: Target.
+        max_len: Positions of the model in tokens; longer texts are cut where truncation is on.
+        input_names: What the model's forward takes, such as "input_ids".
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = _read_tokenizer(tokenizer_path)
+    names = special_names(tokenizer, str(tokenizer_path))
+    _add_template(tokenizer, names)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_len,
+        model_input_names=list(input_names),
+        **names,
+    )
+    wrapped.save_pretrained(folder)
+    text = json.dumps(names, indent=2) + "\n"
+    (folder / "special_tokens_map.json").write_text(text, encoding="utf-8")
+
+
+def _add_template(tokenizer: Any, names: dict[str, str]) -> None:
+    from tokenizers import processors
+
+    cls, sep = names["cls_token"], names["sep_token"]
+    if tokenizer.encode("").tokens == [cls, sep]:
+        return
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+
+
+def _read_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of a file.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        json.loads(path.read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no tokenizer of the tokenizers library ({error})") from error
+    return Tokenizer.from_file(str(path))
