@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS   ?= 2
 
-.PHONY: quickstart test test-slow test-faults check format lint types bench clean help
+.PHONY: quickstart test test-slow test-faults check format lint types docs test-minimum bench clean help
 
 help:
 	@grep -E '^#   ' Makefile | sed 's/^# *//'
@@ -57,6 +57,17 @@ test-slow: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults -m faults -n $(JOBS) --dist loadfile \
 	    --write-guarantees docs/guarantees.md
+
+#   make docs         the documentation as a site in site/
+docs: $(VENV)/.core
+	$(PIP) -e '.[docs]'
+	$(PY) docs/figures/draw.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+#   make test-minimum the test suite with the oldest versions that pyproject.toml accepts
+test-minimum: $(PY)
+	$(PY) tools/minimum_versions.py --install .venv-minimum
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 #   make bench        short forms of the benchmarks; JSON and plots in benchmarks/results/
 bench: $(VENV)/.dev
