@@ -23,19 +23,21 @@ def _speed(rows: list[Row], other: str, **wanted: Any) -> float | None:
     return found["median"] if found else None
 
 
-def claims(rows: list[Row], our_label: str, *, device: str) -> list[Target]:
-    """Return every claim with what these rows say of it."""
+def claims(
+    rows: list[Row], our_label: str, *, device: str, has_amx: bool | None = None
+) -> list[Target]:
+    """Return every claim with what these rows say of it; those for bf16 on a CPU are for AMX."""
     training = [row for row in rows if row["mode"] == "training"]
     found: list[Target] = []
     for size, width in WIDTHS.items():
         mine = {"rival": our_label, "size": size}
         if device == "cpu":
-            found += _cpu_speed(training, mine, width)
+            found += _cpu_speed(training, mine, width, lacks="" if has_amx else "AMX")
         found += _memory_and_length(training, mine, width, device)
     return found
 
 
-def _cpu_speed(rows: list[Row], mine: Row, width: int) -> list[Target]:
+def _cpu_speed(rows: list[Row], mine: Row, width: int, *, lacks: str) -> list[Target]:
     found = []
     for length in (512, 8192):
         place = {**mine, "num_tokens": length}
@@ -44,7 +46,8 @@ def _cpu_speed(rows: list[Row], mine: Row, width: int) -> list[Target]:
             form = "fp32" if precision == "32" else precision
             claim = f"{part}, {form}, width {width}, {length} tokens: x {OFFICIAL}"
             speed = _speed(rows, OFFICIAL, part=part, precision=precision, **place)
-            found.append(target(claim, speed, at_least=bound))
+            needed = lacks if precision == "bf16" else ""
+            found.append(target(claim, speed, at_least=bound, lacks=needed))
         claim = f"layer, fp32, width {width}, {length} tokens: x {BERT}"
         speed = _speed(rows, BERT, part="layer", precision="32", **place)
         found.append(target(claim, speed, at_least=1.2 if length == 512 else 3.5))

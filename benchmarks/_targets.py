@@ -8,7 +8,7 @@ Target = dict[str, Any]
 
 def target(
     claim: str, measured: float | None, *, at_least: float | None = None,
-    at_most: float | None = None,
+    at_most: float | None = None, lacks: str = "",
 ) -> Target:  # fmt: skip
     """Return one line of the list.
 
@@ -17,20 +17,25 @@ def target(
         measured: Median; None if this run does not cover it.
         at_least: The bound, or
         at_most: the bound.
+        lacks: What the claim takes for granted and this machine has not, such as "AMX"; the
+            figure is shown then, and not judged.
 
     Returns:
-        claim, bound as text, measured, and `met`: True, False or None (not measured).
+        claim, bound as text, measured, `met`: True, False or None (not measured, or not judged),
+        and `lacks`.
     """
     assert (at_least is None) != (at_most is None), "one bound is needed"
     bound = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
     met = None
-    if measured is not None:
+    if measured is not None and not lacks:
         met = measured >= at_least if at_least is not None else measured <= (at_most or 0.0)
-    return {"claim": claim, "target": bound, "measured": measured, "met": met}
+    return {"claim": claim, "target": bound, "measured": measured, "met": met, "lacks": lacks}
 
 
 def verdict(entry: Target) -> str:
-    """Return met, MISSED or not measured."""
+    """Return met, MISSED, not judged or not measured."""
+    if entry.get("lacks") and entry["measured"] is not None:
+        return f"not judged: no {entry['lacks']} here"
     return {True: "met", False: "MISSED", None: "not measured"}[entry["met"]]
 
 

@@ -176,9 +176,10 @@ def report(options: Options) -> None:
         rows += found["rows"]
         rates.append({"size": setting.size, "precision": setting.precision, **found["rates"]})
         print(table(found["rows"], found["rates"], our_label=ours(rivals).label), flush=True)
-    targets = claims(rows, ours(rivals).label, device=options.device)
+    features = cpu_features()
+    targets = claims(rows, ours(rivals).label, device=options.device, has_amx=features["amx_bf16"])
     print(targets_table(targets))
-    content: dict[str, Any] = {"machine": {**machine(), **cpu_features()}}
+    content: dict[str, Any] = {"machine": {**machine(), **features}}
     content["torch"] = torch.__version__
     if options.device == "cuda":
         content["gpu"] = torch.cuda.get_device_name()

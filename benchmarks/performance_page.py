@@ -82,6 +82,7 @@ def page(results: dict[str, tuple[str, Content]]) -> str:
     """Return the whole page."""
     lines = [INTRODUCTION, "", "## Claims", ""]
     lines += sections.claims(results) if results else ["Nothing has been measured yet."]
+    lines += ["", *sections.gpu_note(results)]
     for kind, (heading, render) in KINDS.items():
         lines += ["", f"## {heading}", ""]
         mine = {name: content for name, (its, content) in results.items() if its == kind}

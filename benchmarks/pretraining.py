@@ -46,9 +46,9 @@ Row = dict[str, Any]
 def rivals_for(options: Options) -> list[FitRival]:
     """Return what is compared on a device; the first is ours."""
     if options.device == "cpu":
+        mine = [FitRival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         return [
-            FitRival(kind="ponet", precision="bf16"),
-            FitRival(kind="ponet", precision="32"),
+            *(mine if cpu_features()["amx_bf16"] else mine[::-1]),
             FitRival(kind="official", precision="32"),
             FitRival(kind="official", precision="32", every_position=True),
             FitRival(kind="bert", precision="32"),
@@ -124,11 +124,12 @@ def claims(rows: list[Row], options: Options) -> list[Target]:
     released = "official PoNet, head at every position, "
     if options.device == "cpu":
         name = f"{options.encoder} step, 512 tokens: PoNet bf16 x"
+        lacks = "" if cpu_features()["amx_bf16"] else "AMX"
         return [
             target(f"{name} official arrangement fp32, head at every position",
-                   speed("PoNet, bf16", f"{released}fp32", 512), at_least=2.5),
+                   speed("PoNet, bf16", f"{released}fp32", 512), at_least=2.5, lacks=lacks),
             target(f"{name} official arrangement fp32, head at masked positions",
-                   speed("PoNet, bf16", "official PoNet, fp32", 512), at_least=2.5),
+                   speed("PoNet, bf16", "official PoNet, fp32", 512), at_least=2.5, lacks=lacks),
         ]  # fmt: skip
     mine = f"PoNet, compiled, {options.precision}"
     found = [

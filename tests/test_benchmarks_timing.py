@@ -80,6 +80,14 @@ def test_a_claim_is_met_missed_or_not_measured(measured, bound, met) -> None:
     assert targets.target("claim", measured, **bound)["met"] is met
 
 
+def test_a_claim_is_not_judged_where_its_premise_is_not_given() -> None:
+    entry = targets.target("fast in bf16", 1.0, at_least=2.0, lacks="AMX")
+    assert entry["met"] is None and entry["measured"] == 1.0
+    assert targets.verdict(entry) == "not judged: no AMX here"
+    nothing = targets.target("fast in bf16", None, at_least=2.0, lacks="AMX")
+    assert targets.verdict(nothing) == "not measured"
+
+
 def test_the_table_of_claims_names_what_was_missed() -> None:
     entries = [targets.target("fast", 1.0, at_least=2.0), targets.target("small", 1.0, at_most=2.0)]
     lines = targets.targets_table(entries).splitlines()
