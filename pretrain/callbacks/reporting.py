@@ -30,6 +30,7 @@ class EvaluationReport(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what chance and a unigram guesser score on the validation examples."""
+        self._drawn_at = time.monotonic()  # the first drawing is due when there is something to see
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         self.baselines = datamodule.baselines()
         counts = datamodule.plan_counts()
