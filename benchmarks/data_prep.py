@@ -187,6 +187,8 @@ def plot(medians: dict[str, float], rates: dict[str, list[float]], path: Path) -
 
 
 def parse() -> argparse.Namespace:
+    from _common import RESULTS
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", default="", help="file, folder or glob; empty: Python's docs")
     parser.add_argument("--short", action="store_true", help="1.5 MB of text, one repeat")
@@ -195,7 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=float, default=16.0, help="text to take; 0: all of it")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=available_cores())
-    parser.add_argument("--output", default="benchmarks/results/data_prep.json")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
     options = parser.parse_args()
     if options.short:
         options.megabytes, options.repeats = 1.5, 1
@@ -232,9 +234,8 @@ def main() -> int:
     from _common import save
     from _targets import targets_table
 
-    output = Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer_json = Path(options.tokenizer or output.with_name("data_prep_tokenizer.json"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    tokenizer_json = Path(options.tokenizer or options.output / "data_prep_tokenizer.json")
     if not options.tokenizer:
         size = min(4.0, options.megabytes or 4.0)
         sample = [text for batch in read_batches(options.text, size) for text in batch]
@@ -251,8 +252,8 @@ def main() -> int:
         ratio = rate / medians["encode_batch_fast"]
         print(f"{LABELS[name]:<48} {rate:8.2f} MB/s and core   {ratio:6.2f} x encode_batch_fast")
     print(targets_table(result["targets"]))
-    save(output.stem, result, output.parent)
-    plot(medians, found["rates"], output.with_suffix(".png"))
+    print(save("data_prep", result, options.output))
+    plot(medians, found["rates"], options.output / "data_prep.png")
     return 0 if all(entry["met"] for entry in result["targets"]) else 1
 
 

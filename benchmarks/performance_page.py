@@ -87,8 +87,8 @@ def page(results: dict[str, tuple[str, Content]]) -> str:
         lines += ["", f"## {heading}", ""]
         mine = {name: content for name, (its, content) in results.items() if its == kind}
         if not mine:
-            target = "docs/results" + ("/data_prep.json" if kind == "data_prep" else "")
-            lines.append(f"Not measured yet: `python benchmarks/{kind}.py --output {target}`.")
+            command = f"python benchmarks/{kind}.py --output docs/results"
+            lines.append(f"Not measured yet: `{command}`.")
         for name, content in mine.items():
             first, *others = render(content)
             lines += [f"`{name}.json`: {first}", *others, ""]
