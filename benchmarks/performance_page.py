@@ -74,7 +74,9 @@ def read_results(folder: Path) -> dict[str, tuple[str, Content]]:
     found = {}
     for kind in KINDS:
         for path in sorted(folder.glob(f"{kind}*.json")):
-            found[path.stem] = (kind, json.loads(path.read_text()))
+            content = json.loads(path.read_text())
+            content["has_plot"] = path.with_suffix(".png").is_file()
+            found[path.stem] = (kind, content)
     return found
 
 
@@ -91,7 +93,11 @@ def page(results: dict[str, tuple[str, Content]]) -> str:
             lines.append(f"Not measured yet: `{command}`.")
         for name, content in mine.items():
             first, *others = render(content)
-            lines += [f"`{name}.json`: {first}", *others, ""]
+            lines.append(f"`{name}.json`: {first}")
+            if content.get("has_plot"):
+                plot = f"results/{name}.png"
+                lines += ["", f"[![{heading}: {name}]({plot})]({plot})"]
+            lines += [*others, ""]
         while lines[-1] == "":
             lines.pop()
         if kind == "encoders":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +168,14 @@ def test_the_page_shows_the_slowest_triton_kernel_against_its_claim() -> None:
     lines = pages.page({"triton_kernels": ("triton_kernels", content)}).splitlines()
     assert "| slowest case | >= 0.8 | 0.7 | MISSED | `triton_kernels.json` |" in lines
     assert "| 512 | 25 | forward | 2.000 | 70% | 0.70 (0.60 to 0.75) |" in lines
+
+
+def test_a_result_with_a_plot_shows_it(tmp_path: Path) -> None:
+    machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
+    (tmp_path / "data_loading.json").write_text(json.dumps({"machine": machine, "lengths": {}}))
+    assert ".png" not in pages.page(pages.read_results(tmp_path))
+    (tmp_path / "data_loading.png").touch()
+    assert "](results/data_loading.png)" in pages.page(pages.read_results(tmp_path))
 
 
 def test_the_page_in_docs_is_what_the_results_say(repository) -> None:

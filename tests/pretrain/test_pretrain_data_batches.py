@@ -1,6 +1,7 @@
 """Batches: the input format, segments, and independence from everything around an example."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pretrain.masking import MaskingConfig
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.sampler import SampleStream
-from pretrain.transport import BatchLoader, pack_batch, unpack_batch
+from pretrain.transport import BatchLoader, ReadAhead, pack_batch, unpack_batch
 
 
 def dataset(
@@ -191,3 +192,47 @@ def test_known_sizes_save_planning_and_must_agree(shards: TokenShards) -> None:
 def test_segment_length_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         SegmentConfig(rule="fixed", tokens_per_segment=0)
+
+
+def test_reading_ahead_changes_neither_items_nor_order_nor_errors() -> None:
+    def source() -> Iterator[int]:
+        yield from range(50)
+        raise OSError("the disk is gone")
+
+    ahead = ReadAhead(source())
+    items = iter(ahead)
+    assert [next(items) for _ in range(50)] == list(range(50))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+    assert list(ReadAhead(iter([]))) == []
+
+
+def test_what_is_read_ahead_is_one_item_and_the_one_in_work() -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    ahead = ReadAhead(source())
+    items = iter(ahead)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    ahead.close()
+    assert not ahead._thread.is_alive()
+    assert len(taken) <= 3 + 2
+
+
+def test_an_iteration_that_is_left_early_disturbs_no_later_one(shards: TokenShards) -> None:
+    data = dataset(shards)
+    chosen = [list(range(first, first + 4)) for first in range(0, 40, 4)]
+    loader = BatchLoader(
+        data, batch_sampler=chosen, collate_fn=pack_batch, num_workers=2, persistent_workers=True
+    )
+    expected = [data.__getitems__(samples) for samples in chosen]
+    left = iter(loader)
+    assert [same(wanted, next(left)) for wanted in expected[:3]] == [True] * 3
+    for _ in range(2):
+        for wanted, batch in zip(expected, loader, strict=True):
+            assert same(wanted, batch)
+    assert list(left) == []
