@@ -37,7 +37,10 @@ def offline_logs(folder: Path) -> list[Path]:
 def read_offline_run(log: Path) -> OfflineRun:
     """Records of a log, put together."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode and "No such" in done.stderr:
+        pytest.skip("wandb before 0.31 has no `leet inspect --json` to read offline runs with")
+    assert not done.returncode, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
 
     def contents(kind: str) -> list[dict[str, Any]]:

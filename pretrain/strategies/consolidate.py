@@ -42,7 +42,8 @@ def consolidate(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{folder} holds {len(files)} of {info.world_size} partitions")
     stored = read_file(folder / TAG / MODEL_FILE)
     parts = [read_file(file)["optimizer_state_dict"] for file in files]
-    if any(padding for group in parts[0]["param_alignment_paddings"] for padding in group):
+    paddings = parts[0].get("param_alignment_paddings", ())  # deepspeed before 0.19.7 has none
+    if any(padding for group in paddings for padding in group):
         raise ValueError(f"{folder}: weights padded one by one (parameter_alignment) are not read")
     shapes: list[Mapping[str, torch.Size]] = stored["param_shapes"]
     masters: dict[str, Tensor] = {}
