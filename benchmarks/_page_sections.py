@@ -61,18 +61,18 @@ def targets_of(kind: str, content: Content) -> list[Target]:
 
 def claims(results: dict[str, tuple[str, Content]]) -> list[str]:
     """Return the table of all claims that were measured, and of the others by name."""
-    rows, open_claims = [], []
+    found: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for name, (kind, content) in results.items():
         for entry in targets_of(kind, content):
-            if entry["measured"] is None:
-                open_claims.append(f"{entry['claim']} ({entry['target']})")
-                continue
-            cells = (entry["claim"], entry["target"], f"{entry['measured']:.4g}", verdict(entry))
-            rows.append((*cells, f"`{name}.json`"))
-    measured = {row[0] for row in rows}
-    missing = [
-        text for text in dict.fromkeys(open_claims) if text.rsplit(" (", 1)[0] not in measured
+            cells = found.setdefault((entry["claim"], entry["target"]), [])
+            if entry["measured"] is not None:
+                cells.append((f"{entry['measured']:.4g}", verdict(entry), f"`{name}.json`"))
+    rows = [
+        (*claim, *(", ".join(dict.fromkeys(column)) for column in zip(*cells, strict=True)))
+        for claim, cells in found.items()
+        if cells
     ]
+    missing = [f"{claim} ({bound})" for (claim, bound), cells in found.items() if not cells]
     lines = grid(("claim", "target", "measured", "", "from"), rows)
     return [*lines, "", "Not measured: " + "; ".join(missing) + "."] if missing else lines
 
