@@ -120,11 +120,19 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
         rows += [{**row, "rival": name, "waiting_share": {"median": 0.0}} for name in labels]
     claims = pretraining.claims(rows, options)
     assert [entry["met"] for entry in claims] == [True] * len(claims)
+
+
+@pytest.mark.parametrize(("has_amx", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])
+def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
+    has_amx: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "cpu_features", lambda: {"amx_bf16": has_amx})
     options = argparse.Namespace(device="cpu", precision="bf16", lengths=[512], encoder="small")
+    assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}
     ratios = {other: {"median": 9.0, "min": 9.0, "max": 9.0} for other in names}
     rows = [{"rival": name, "num_tokens": 512, "times_as_fast_as": ratios} for name in names]
-    assert [entry["met"] for entry in pretraining.claims(rows, options)] == [True, True]
+    assert [entry["met"] for entry in pretraining.claims(rows, options)] == [met, met]
 
 
 def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
