@@ -63,7 +63,7 @@ def import_ray(address: str = "") -> Any:
         import ray
     except ImportError as error:
         raise ValueError(
-            f"--engine ray needs Ray, which cannot be imported ({error}): pip install 'ponet[ray]'."
+            f"--engine ray needs Ray, which cannot be imported ({error}): pip install -e '.[ray]'."
         ) from error
     return ray
 

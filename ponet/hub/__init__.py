@@ -15,7 +15,7 @@ try:
     )
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"ponet.hub needs transformers, and {error.name} is not installed; pip install 'ponet[hub]'"
+        f"ponet.hub needs transformers, and {error.name} is not installed; pip install -e '.[hub]'"
     ) from error
 
 from ponet.hub.configuration_ponet import PoNetHubConfig

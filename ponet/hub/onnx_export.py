@@ -172,7 +172,7 @@ def _require_packages() -> None:
     if missing:
         raise ModuleNotFoundError(
             f"--format onnx needs {', '.join(missing)}, not installed here; "
-            "pip install 'ponet[onnx]'"
+            "pip install -e '.[onnx]'"
         )
 
 

@@ -59,7 +59,7 @@ def _fetcher(repo: str) -> Callable[[str, str], Path | None]:
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
         raise ValueError(
-            f"{repo} is no file here, and the Hub needs a package: pip install 'ponet[hub]'"
+            f"{repo} is no file here, and the Hub needs a package: pip install -e '.[hub]'"
         ) from error
 
     def fetch(name: str, revision: str) -> Path | None:

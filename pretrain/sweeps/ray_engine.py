@@ -68,7 +68,7 @@ def _import_tune() -> Any:
     except ImportError as error:
         raise ValueError(
             f"--engine ray needs Ray Tune, which cannot be imported ({error}): "
-            "pip install 'ponet[ray]'"
+            "pip install -e '.[ray]'"
         ) from error
     return tune
 

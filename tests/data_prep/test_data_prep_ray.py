@@ -25,7 +25,7 @@ STORE_BYTES = 100 << 20
 @pytest.fixture(scope="module")
 def cluster():
     cluster_utils = pytest.importorskip(
-        "ray.cluster_utils", reason="Ray is not installed: pip install 'ponet[ray]'"
+        "ray.cluster_utils", reason="Ray is not installed: pip install -e '.[ray]'"
     )
     node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
     started = cluster_utils.Cluster(
@@ -106,7 +106,7 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
 
 
 def test_addresses_that_ray_cannot_use_are_refused_with_the_way_out(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ponet[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     with pytest.raises(ValueError, match="clients outside"):
         RayPool(2, "ray://somewhere:10001")
     with pytest.raises(ValueError, match="nothing answers there"), RayPool(2, "127.0.0.1:9"):

@@ -203,7 +203,7 @@ def test_a_disk_that_is_really_full_is_named_and_the_next_run_goes_on(
 def cluster():
     """Ray on this machine: a head node with one CPU, to which others are added."""
     cluster_utils = pytest.importorskip(
-        "ray.cluster_utils", reason="Ray is not installed: pip install 'ponet[ray]'"
+        "ray.cluster_utils", reason="Ray is not installed: pip install -e '.[ray]'"
     )
     started = cluster_utils.Cluster(
         initialize_head=True, head_node_args={**NODE, "include_dashboard": False}
@@ -272,7 +272,7 @@ def test_a_cluster_that_is_lost_ends_in_one_message_and_the_work_goes_on_without
     ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
 def test_a_stopped_build_takes_the_ray_it_started_with_it(number, code, large, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ponet[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     path, expected = large
     output = tmp_path / "out"
     process = processes.run_build(path, output, "--engine", "ray", "--num_workers", "2")
@@ -287,7 +287,7 @@ def test_a_stopped_build_takes_the_ray_it_started_with_it(number, code, large, t
 
 
 def test_a_task_that_kills_every_worker_of_ray_ends_in_one_message():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ponet[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     code = (
         "import os\nfrom data_prep.ray_pool import RayPool\n"
         "with RayPool(2) as pool:\n"

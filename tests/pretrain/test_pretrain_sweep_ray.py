@@ -10,7 +10,7 @@ from sweep_files import REPOSITORY, record, start_sweep, starts, write_sweep
 
 @pytest.mark.slow
 def test_ray_tune_runs_what_is_open_and_tells_what_failed(tmp_path: Path) -> None:
-    pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'ponet[ray]'")
+    pytest.importorskip("ray.tune", reason="Ray is not installed: pip install -e '.[ray]'")
     file = write_sweep(tmp_path, {"x": {"values": [1, 2]}, "end": {"values": ["0", "fail"]}})
     output = tmp_path / "out"
     printed = start_sweep(file, output, "--count", "1").communicate(timeout=60)[0]
@@ -33,5 +33,5 @@ def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and "pip install 'ponet[ray]'" in done.stderr
+    assert done.returncode == 2 and "pip install -e '.[ray]'" in done.stderr
     assert not starts(tmp_path / "out")
