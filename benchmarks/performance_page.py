@@ -38,8 +38,9 @@ KINDS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
 
 INTRODUCTION = """# Speed and memory
 
-Written by `python benchmarks/performance_page.py` from the JSON files in [results](results/README.md), which
-the scripts in `benchmarks/` write (`--output docs/results`). Ratios are what to trust: all rivals
+Written by `python benchmarks/performance_page.py` from the JSON files in
+[results](results/README.md), which the scripts in `benchmarks/` write (`--output docs/results`).
+Ratios are what to trust: all rivals
 of a table ran in turn, in one process, in rounds of changing order; a ratio is formed within a
 round, and the median over rounds is shown, with the lowest and the highest in brackets. On one CPU
 thread the time is CPU time of the process.
