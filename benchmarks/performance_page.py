@@ -40,10 +40,9 @@ INTRODUCTION = """# Speed and memory
 
 Written by `python benchmarks/performance_page.py` from the JSON files in
 [results](results/README.md), which the scripts in `benchmarks/` write (`--output docs/results`).
-Ratios are what to trust: all rivals
-of a table ran in turn, in one process, in rounds of changing order; a ratio is formed within a
-round, and the median over rounds is shown, with the lowest and the highest in brackets. On one CPU
-thread the time is CPU time of the process.
+Ratios are what to trust: all rivals of a table ran in turn, in one process, in rounds of changing
+order; a ratio is formed within a round, and the median over rounds is shown, with the lowest and
+the highest in brackets. On one CPU thread the time is CPU time of the process.
 
 **official PoNet** is the arrangement of the authors' released code as this project's own
 implementation (`benchmarks/_official.py`, held to the same outputs and gradients by a test): five

@@ -69,7 +69,7 @@ def global_attention(
         PoNet (arXiv 2110.02442), global aggregation, both stages; the released code uses one
         projection for key and value.
     """
-    query_BHK = query_BD.unflatten(1, (num_heads, -1))
+    query_BHK = query_BD.reshape(query_BD.shape[0], num_heads, -1)  # no len(): it may be traced
     query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
     key_weight_HKD = key_weight_DD.reshape(num_heads, -1, x_BLD.shape[-1])
     probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_weight_HKD)
