@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ponet import PretrainingModel, load_bundle, load_official
+from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, file_digest, find_weights
 
-BUNDLE, TOKENIZER, WEIGHTS = "bundle", "tokenizer.json", "model.safetensors"
+BUNDLE = "bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class EncoderSource:
     name: str
     """Name of its run: the folder's, or that of the folder above one called bundle."""
     digest: str
-    """sha256 of the weights file."""
+    """sha256 of the weights file; of several, that of their digests one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +48,13 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
     folder = given / BUNDLE if (given / BUNDLE).is_dir() else given
     if not folder.exists():
         raise ValueError(f"--model.encoder {path}: no such folder; give a bundle or a run's folder")
-    if not folder.is_file() and not (folder / "config.json").is_file():
+    if not folder.is_file() and not (folder / CONFIG_NAME).is_file():
         raise ValueError(
             f"--model.encoder {path}: holds neither {BUNDLE}/ nor config.json; give the folder of "
             "a bundle, of a pretraining run, or of released weights"
         )
     model = load_bundle(folder).model if _is_bundle(folder) else load_official(folder)
-    tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER
+    tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER_NAME
     if not tokenizer_json.is_file():
         raise ValueError(f"{tokenizer_json}: no such file; put the pretraining tokenizer there")
     absolute = folder.absolute()
@@ -61,7 +62,7 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
     source = EncoderSource(
         tokenizer_json=tokenizer_json,
         name=named.stem if folder.is_file() else named.name,
-        digest=_digest(_weights_file(folder)),
+        digest=_digest(folder),
     )
     return PretrainedEncoder(model=model, source=source)
 
@@ -70,22 +71,14 @@ def _is_bundle(folder: Path) -> bool:
     if folder.is_file():
         return False
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     except ValueError:
         return True  # load_bundle says what is wrong with the file
     return isinstance(config, dict) and "encoder" in config
 
 
-def _weights_file(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    safe = folder / WEIGHTS
-    return safe if safe.is_file() else folder / "pytorch_model.bin"
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _digest(source: Path) -> str:
+    """Return the digest of a weights file, or of a folder's."""
+    files = [source] if source.is_file() else find_weights(source)
+    first, *others = map(file_digest, files)
+    return hashlib.sha256("".join((first, *others)).encode()).hexdigest() if others else first

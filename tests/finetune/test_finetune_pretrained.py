@@ -1,0 +1,55 @@
+"""Where fine-tuning starts: the authors' layout, in one weights file or cut into parts."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from finetune.pretrained import load_pretrained
+from ponet import PoNetConfig, PretrainingModel
+from ponet.key_maps import encoder_table, export_state, head_table
+
+SIZES = {
+    "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 24,
+}  # fmt: skip
+
+
+def released_state() -> dict[str, torch.Tensor]:
+    config = PoNetConfig(
+        vocab_size=30, hidden_size=16, num_layers=1, num_heads=2, ffn_size=32, max_positions=24
+    )
+    model = PretrainingModel(config, num_pair_classes=3)
+    table = encoder_table(config, foreign_prefix="ponet.") + head_table()
+    return export_state(model.state_dict(), table)
+
+
+def released_folder(folder: Path) -> Path:
+    folder.mkdir()
+    values = {"model_type": "bert", "architectures": ["PoNetForPreTraining"], **SIZES}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def test_weights_in_parts_are_the_weights_in_one_file(tmp_path: Path) -> None:
+    state = released_state()
+    whole, cut = released_folder(tmp_path / "whole"), released_folder(tmp_path / "cut")
+    save_file(state, whole / "model.safetensors")
+    names = sorted(state)
+    parts = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({key: state[key] for key in keys}, cut / file)
+    weight_map = {key: file for file, keys in parts.items() for key in keys}
+    index = json.dumps({"weight_map": weight_map})
+    (cut / "model.safetensors.index.json").write_text(index)
+
+    one, two = load_pretrained(whole), load_pretrained(cut)
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, two.model.state_dict()[name])
+    weights = (whole / "model.safetensors").read_bytes()
+    assert one.source.digest == hashlib.sha256(weights).hexdigest()
+    digests = [hashlib.sha256((cut / file).read_bytes()).hexdigest() for file in sorted(parts)]
+    assert two.source.digest == hashlib.sha256("".join(digests).encode()).hexdigest()
