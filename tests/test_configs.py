@@ -1,6 +1,7 @@
 """Every YAML parses, says in its first line what it is, and the README's commands are real."""
 
 import functools
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -22,9 +23,10 @@ def test_first_line_says_what_the_config_reproduces(path: Path) -> None:
 
 
 @functools.cache
-def pretrain_parser() -> Any:
-    """The parser of `python -m pretrain fit`, built once."""
-    from pretrain.lightning_cli import PretrainCLI, run_command
+def fit_parser(package: str) -> Any:
+    """The parser of `python -m PACKAGE fit`, built once."""
+    cli = importlib.import_module(f"{package}.lightning_cli")
+    cli_class = {"pretrain": "PretrainCLI", "finetune": "FinetuneCLI"}[package]
 
     class Built(BaseException):
         pass
@@ -33,17 +35,17 @@ def pretrain_parser() -> Any:
         raise Built(parser)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Built) as caught:
-        patch.setattr(PretrainCLI, "parse_arguments", stop_with_parser)
-        run_command(["fit"])
+        patch.setattr(getattr(cli, cli_class), "parse_arguments", stop_with_parser)
+        cli.run_command(["fit"])
     return caught.value.args[0]
 
 
-def parsed_pretrain_fit(options: list[str]) -> Any:
+def parsed_fit(package: str, options: list[str]) -> Any:
     from data_prep.shared.command_line import reject_decided_values
-    from pretrain.lightning_cli import DECIDED_BY
 
-    reject_decided_values(options, DECIDED_BY)
-    return pretrain_parser().parse_args(["fit", *options]).fit
+    cli = importlib.import_module(f"{package}.lightning_cli")
+    reject_decided_values(options, cli.DECIDED_BY)
+    return fit_parser(package).parse_args(["fit", *options]).fit
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,8 @@ def parsed_pretrain_fit(options: list[str]) -> Any:
 )
 def test_pretraining_configs_parse(path: Path) -> None:
     encoder = path.parent.parent / "encoder" / "ponet_nano.yaml"
-    parsed = parsed_pretrain_fit(
-        ["--config", str(encoder), "--config", str(path), "--data.folder", "x"]
+    parsed = parsed_fit(
+        "pretrain", ["--config", str(encoder), "--config", str(path), "--data.folder", "x"]
     )
     assert parsed.model.encoder.class_path.startswith("ponet.")
     assert parsed.data.global_batch_size > 0
@@ -61,8 +63,8 @@ def test_pretraining_configs_parse(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "strategy"], ids=ids)
 def test_strategy_configs_parse(path: Path) -> None:
     encoder = path.parent.parent / "encoder" / "ponet_nano.yaml"
-    parsed = parsed_pretrain_fit(
-        ["--config", str(encoder), "--config", str(path), "--data.folder", "x"]
+    parsed = parsed_fit(
+        "pretrain", ["--config", str(encoder), "--config", str(path), "--data.folder", "x"]
     )
     assert parsed.trainer.strategy != "auto"
 
@@ -94,7 +96,7 @@ def test_readme_commands_exist_and_parse(repository: Path, monkeypatch: pytest.M
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), command
         elif words[1:4] == ["-m", "pretrain", "fit"]:
-            assert parsed_pretrain_fit(words[4:]).data.folder
+            assert parsed_fit("pretrain", words[4:]).data.folder
         elif words[:2] == [".venv/bin/python", "-m"]:
             check_other_command(words[2], words[3:])
         else:
@@ -166,7 +168,7 @@ def check_finetune_command(arguments: list[str]) -> None:
     command, *options = arguments
     assert command in COMMANDS, arguments
     if command == "fit":
-        assert parsed_finetune_fit(options).model.encoder
+        assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
         from finetune.options import parse_config
         from finetune.predict import PredictConfig
@@ -182,31 +184,6 @@ def check_finetune_command(arguments: list[str]) -> None:
         assert parse_report(options).folders
 
 
-@functools.cache
-def finetune_parser() -> Any:
-    """The parser of `python -m finetune fit`, built once."""
-    from finetune.lightning_cli import FinetuneCLI, run_command
-
-    class Built(BaseException):
-        pass
-
-    def stop_with_parser(self: Any, parser: Any, args: Any) -> None:
-        raise Built(parser)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Built) as caught:
-        patch.setattr(FinetuneCLI, "parse_arguments", stop_with_parser)
-        run_command(["fit"])
-    return caught.value.args[0]
-
-
-def parsed_finetune_fit(options: list[str]) -> Any:
-    from data_prep.shared.command_line import reject_decided_values
-    from finetune.lightning_cli import DECIDED_BY
-
-    reject_decided_values(options, DECIDED_BY)
-    return finetune_parser().parse_args(["fit", *options]).fit
-
-
 def is_grid(path: Path) -> bool:
     from finetune.grids.config import is_grid_yaml
 
@@ -219,7 +196,7 @@ FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune"]
 @pytest.mark.parametrize("path", [p for p in FINETUNE if not is_grid(p)], ids=ids)
 def test_finetuning_configs_parse(path: Path) -> None:
     given = ["--model.encoder", "b", "--data.train", "t.csv", "--data.validation", "d.csv"]
-    assert parsed_finetune_fit(["--config", str(path), *given]).data.encoder == "b"
+    assert parsed_fit("finetune", ["--config", str(path), *given]).data.encoder == "b"
 
 
 @pytest.mark.parametrize("path", [p for p in FINETUNE if is_grid(p)], ids=ids)
@@ -236,7 +213,7 @@ def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
         key = (trial.task, trial.lr, trial.batch_size, trial.fold, trial.repeat)
         settings_of.setdefault(key, PlannedTrial(trial=trial, output=options.output).settings)
     for (task, lr, *_), settings in settings_of.items():
-        parsed = finetune_parser().parse_object({"subcommand": "fit", "fit": settings}).fit
+        parsed = fit_parser("finetune").parse_object({"subcommand": "fit", "fit": settings}).fit
         recipe = task_named(task).recipe
         assert (parsed.data.task, parsed.model.optimizer.lr) == (task, lr)
         if not path.name.startswith("small"):

@@ -13,8 +13,7 @@ from test_configs import (
     check_finetune_command,
     check_ponet_command,
     check_pretrain_command,
-    parsed_finetune_fit,
-    parsed_pretrain_fit,
+    parsed_fit,
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,12 +62,12 @@ def check_module(package: str, arguments: list[str], block: Block) -> None:
     """Parse the options of one `python -m` command."""
     if package == "pretrain":
         if arguments[0] == "fit":
-            assert parsed_pretrain_fit(arguments[1:]).data.folder
+            assert parsed_fit("pretrain", arguments[1:]).data.folder
         else:
             check_pretrain_command(arguments)
     elif package == "finetune":
         if arguments[0] == "fit":
-            assert parsed_finetune_fit(arguments[1:]).model.encoder
+            assert parsed_fit("finetune", arguments[1:]).model.encoder
         else:
             check_finetune_command(arguments)
     elif package == "data_prep":
