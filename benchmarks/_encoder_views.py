@@ -61,7 +61,9 @@ def plot(rows: list[Row], our_label: str, path: Path) -> Path:
         axis.set_title(title, fontsize=10)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
-    figure.suptitle(f"{our_label}: speed as a multiple of each rival's, medians, lowest to highest")
+    spread = "\n" if columns == 1 else " "  # one panel is narrower than the title
+    text = f"{our_label}: speed as a multiple of each rival's,{spread}medians, lowest to highest"
+    figure.suptitle(text, fontsize=10 if columns == 1 else None)
     figure.tight_layout(rect=(0, 0.1 if lines == 1 else 0.06, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
