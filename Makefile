@@ -1,4 +1,4 @@
-# Two commands do everything on a machine that has Python (>= 3.10), pip and make:
+# Two commands do everything on a machine that has Python (3.10 to 3.13), pip and make:
 #   make quickstart   set-up, then corpus -> tokenizer -> pretraining -> a table, a plot and a bundle
 #   make test         set-up, then the test suite
 PYTHON ?= python3

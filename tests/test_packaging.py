@@ -226,3 +226,59 @@ def test_the_installed_wheel_has_commands_that_answer(repository: Path, tmp_path
         command = [sys.executable, "-I", "-c", code]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+"""The Python versions that README names."""
+
+
+def pins(repository: Path) -> list[Any]:
+    requirements = pytest.importorskip("packaging.requirements")
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [requirements.Requirement(line) for line in lines if not line.startswith("#")]
+
+
+def test_readme_and_pyproject_name_the_same_pythons(
+    repository: Path, pyproject: dict[str, Any]
+) -> None:
+    oldest, newest = PYTHONS[0], PYTHONS[-1]
+    assert pyproject["project"]["requires-python"] == f">={oldest}"
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert f"Python {oldest} to {newest}" in readme
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_python_that_readme_names_has_one_pin_of_every_package(
+    repository: Path, python: str
+) -> None:
+    names = [
+        pin.name.lower()
+        for pin in pins(repository)
+        if pin.marker is None
+        or pin.marker.evaluate({"python_version": python, "platform_system": "Linux"})
+    ]
+    assert len(names) == len(set(names))
+    only_before_311 = {"async-timeout", "coloredlogs", "exceptiongroup", "humanfriendly"}
+    only_before_311 |= {"pytz", "six", "tomli"}
+    expected = {pin.name.lower() for pin in pins(repository)}
+    assert expected - set(names) == (set() if python == "3.10" else only_before_311)
+
+
+def test_no_pin_is_for_a_python_that_its_release_has_left(repository: Path) -> None:
+    """The releases that are installed say which Python they need: pip would refuse the pin."""
+    metadata = importlib.import_module("importlib.metadata")
+    specifiers = pytest.importorskip("packaging.specifiers")
+    compared = 0
+    for pin in pins(repository):
+        try:
+            found = metadata.distribution(pin.name)
+        except metadata.PackageNotFoundError:
+            continue
+        if not pin.specifier.contains(found.version, prereleases=True):
+            continue
+        needed = specifiers.SpecifierSet(found.metadata.get("Requires-Python") or "")
+        compared += 1
+        for python in PYTHONS:
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                assert needed.contains(f"{python}.13"), f"{pin} needs Python {needed}"
+    assert compared > 20
