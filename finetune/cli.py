@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
+
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
   fit        train on a task: --data.task NAME --model.encoder FOLDER --run.name NAME [options];
@@ -32,6 +34,7 @@ COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
 EXIT_MISTAKE = 2
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 a mistake or a run that diverged)."""
     started = time.monotonic()
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE

@@ -8,8 +8,10 @@ import pytest
 import zstandard
 
 from data_prep.config import HubSource, LocalSource
+from data_prep.documents import read_documents
+from data_prep.find import find_files
 from data_prep.hub import group_rows, load_rows, row_texts
-from data_prep.readers import DamagedInput, ReadLog, find_files, read_documents
+from data_prep.readers import DamagedInput, ReadLog
 from data_prep.sources import describe, iterate_chunks
 
 ROWS = ["First one.\n\nSecond paragraph.", "Second document."]
