@@ -268,6 +268,11 @@ class BuildConfig:
             if "sources" in values:
                 raise ValueError("both `source` and `sources` are given; use one of them.")
             values["sources"] = [values.pop("source")]
+        elif "sources" not in values:
+            raise ValueError(
+                "'sources' is missing: write `source:` in a YAML file, or give --source.path "
+                "FILE_FOLDER_OR_GLOB."
+            )
         return from_mapping(cls, values)
 
     @classmethod

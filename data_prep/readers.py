@@ -100,8 +100,6 @@ class _ZstdStream(io.RawIOBase):
 
     def _fault(self, reason: str, data: bytes) -> Exception:
         """Return what a message of the library means: damage, or a frame that is not for here."""
-        import zstandard
-
         lowered = reason.lower()
         if "dictionary" in lowered:
             return UnsupportedInput(
@@ -109,14 +107,12 @@ class _ZstdStream(io.RawIOBase):
                 "with `zstd -d -D DICTIONARY` and pack it without one."
             )
         if "too much memory" in lowered or "allocation" in lowered:
-            try:
-                window = f"{zstandard.get_frame_parameters(data).window_size / 2**20:,.0f} MiB"
-            except self._error:
-                window = "too much memory"
+            window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
+            size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
             return UnsupportedInput(
-                f"{self._name}: needs a window of {window} to be unpacked, which is more than "
-                f"{_MAX_WINDOW >> 20:,} MiB or than the memory here ({reason}); pack it again, for "
-                f"example with `zstd -d --long=31 --memory=4GB -c FILE | zstd -o SMALLER.zst`."
+                f"{self._name}: needs {size} in memory to be unpacked, which is more than "
+                f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
+                "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
             )
         return OSError(f"the compressed data is damaged ({reason})")
 
@@ -194,7 +190,7 @@ def _wide_encoding(start: bytes) -> str:
         if start.startswith(mark):
             return name
     start = start[:400]
-    zeros = [start[place::4].count(0) * 4 > 3 * len(start) for place in range(4)]
+    zeros = [start[place::4].count(0) * 16 > 3 * len(start) for place in range(4)]
     if len(start) < 8 or not any(zeros):
         return ""
     order = "LE" if zeros[3] else "BE"
