@@ -35,7 +35,7 @@ _REPAIRED = {
     "documents_unicode_normalised": "documents in another Unicode form",
     "documents_cut": "documents cut for their length",
 }
-MOST_UNKNOWN = 0.02
+MOST_UNKNOWN = 0.05
 MOST_MARKS_LOST = 0.01
 
 
@@ -78,7 +78,9 @@ def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
 
 
 def _separator_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
-    wanted = [source.get("document_separator", "") for source in manifest.settings["sources"]]
+    wanted = [
+        source.get("document_separator", "") for source in manifest.settings.get("sources", ())
+    ]
     if any(wanted) and not counters["separator_lines"]:
         names = ", ".join(
             "an empty line" if name == BLANK_LINE else name for name in wanted if name
@@ -114,6 +116,8 @@ def _token_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
 def _split_notes(manifest: Manifest, _: Counter[str]) -> Iterator[str]:
     counts = {name: split.documents for name, split in manifest.splits.items()}
     validation, total = counts.get("validation", 0), sum(counts.values())
+    if "validation_fraction" not in manifest.settings:
+        return
     if not validation and not manifest.settings["validation_fraction"]:
         yield (
             "there is no validation split (validation_fraction 0), which pretraining needs: build "

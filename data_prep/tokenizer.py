@@ -153,7 +153,7 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
             "[UNK]. Set tokenizer.lowercase false, or strip_accents false, for this vocabulary."
         ]
     keeps_case = normalized("A").strip() == "A"
-    if keeps_case and not any(map(str.isupper, words)) and any(map(str.islower, words)):
+    if keeps_case and all(word == word.lower() for word in words) and any(map(str.islower, words)):
         return [
             f"tokenizer.path {config.path}: no entry has a capital letter and the text keeps "
             "them: words with one become [UNK]. Set tokenizer.lowercase true."
