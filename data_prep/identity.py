@@ -13,7 +13,10 @@ from data_prep.tokenizer import load_tokenizer
 LABELS = ("licence", "date")
 _RULES = "2"
 """Raised when the same text and settings give other sentences, documents or splits than before."""
-_SINCE_FORMAT = {"sentences": {"split": "language"}, "tokenizer": {"strip_accents": True}}
+_SINCE_FORMAT: dict[str, dict[str, Any]] = {
+    "sentences": {"split": "language"},
+    "tokenizer": {"strip_accents": True},
+}
 """Settings that came later, with the value older folders were made with: left out where equal."""
 _NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_disk")
 
