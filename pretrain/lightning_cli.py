@@ -29,7 +29,7 @@ from data_prep.shared.allowed_modules import (
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.wandb_run import OwnTracking
 from ponet import EncoderConfig
-from pretrain.callbacks import BundleExport, RunHistory
+from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
 from pretrain.callbacks.guards import BadState
 from pretrain.callbacks.history import rewind_metrics
 from pretrain.checkpoints.resume import chosen_checkpoint
@@ -51,12 +51,14 @@ from pretrain.run_setup import (
     checkpoint_to_evaluate,
     evaluation_callbacks,
     fit_callbacks,
+    rehearsal_callbacks,
     remove_earlier_run,
     run_loggers,
     run_plugins,
     take_over_signals,
 )
 from pretrain.summary import print_summary
+from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
 
 Kind = TypeVar("Kind")
 
@@ -106,6 +108,8 @@ class PretrainCLI(LightningCLI):
 
     run: RunConfig
     resumed_from: Path | None = None
+    rehearses = False
+    """Whether `trainer.fast_dev_run` is given: a few steps and a validation that leave nothing."""
 
     def __init__(self, *args: Any, started: float, rolled_back: bool, **kwargs: Any) -> None:
         self.started = started
@@ -155,18 +159,22 @@ class PretrainCLI(LightningCLI):
             config.trainer.precision = automatic_precision()
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
-            self._choose_checkpoint(config)
+            self._check_trainer(config)
+            if not self.rehearses:
+                self._choose_checkpoint(config)
         elif config.ckpt_path is None:
             config.ckpt_path = str(checkpoint_to_evaluate(self.run))
 
-    def _choose_checkpoint(self, config: Any) -> None:
+    def _check_trainer(self, config: Any) -> None:
         if config.ckpt_path is not None:
             raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
-        if config.trainer.enable_checkpointing is False:
-            raise ValueError(
-                "trainer.enable_checkpointing is false, but a run always saves at its end; use "
-                "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
-            )
+        given = vars(config.trainer)
+        check_trainer_options(given)
+        for line in remarks(given):
+            rank_zero_only(say)(line)
+        self.rehearses = bool(given["fast_dev_run"])
+
+    def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
@@ -183,8 +191,10 @@ class PretrainCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
-        fits = self.subcommand == "fit"
-        if fits:
+        fits = self.subcommand == "fit" and not self.rehearses
+        if self.rehearses:
+            callbacks = [*callbacks, *rehearsal_callbacks(self.run, self.guards, show=show)]
+        elif fits:
             options = {"stop": self.stop, "resumed_from": self.resumed_from, "show": show}
             groups = (self.run, self.checkpoints, self.preemption, self.guards)
             callbacks = [*callbacks, *fit_callbacks(*groups, **options)]
@@ -192,8 +202,16 @@ class PretrainCLI(LightningCLI):
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
         config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
         continues = not fits or self.resumed_from is not None
-        own = run_loggers(self.run, self._plain_config(), continues=continues)
-        config["logger"] = [*own, *listed(config.get("logger"))]
+        if self.rehearses:
+            config["logger"] = False
+        else:
+            own = run_loggers(self.run, self._plain_config(), continues=continues)
+            config["logger"] = [*own, *listed(config.get("logger"))]
+        if self.subcommand == "fit":
+            given = listed(config.get("callbacks"))
+            check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
+            # First: callbacks such as EarlyStopping decide in their set-up when they look.
+            config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
             take_over_signals(trainer)
@@ -231,6 +249,12 @@ class PretrainCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Finish what a run that was already complete lacks; print its table on the first rank."""
+        if self.rehearses:
+            rank_zero_only(print)(
+                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
+                "nothing was written; leave the option out to train"
+            )
+            return
         if not _callback(self.trainer, RunHistory).started:
             self._complete()
         if self.trainer.is_global_zero:
@@ -239,9 +263,12 @@ class PretrainCLI(LightningCLI):
     def _complete(self) -> None:
         """Every step was done by an earlier start: make up for a validation and the bundle."""
         step = self.trainer.global_step
+        early = self.trainer.should_stop
         rank_zero_only(say)(
-            f"{self.run.folder} is complete: {step} steps are done. To train longer raise "
-            "--trainer.max_steps, to train anew give another --run.name or --run.overwrite true"
+            f"{self.run.folder} is complete: {step} steps are done"
+            + (", then a callback ended it" if early else "")
+            + f". To train longer {'change its options' if early else 'raise --trainer.max_steps'}"
+            ", to train anew give another --run.name or --run.overwrite true"
         )
         if self._owes_validation(step):
             if self.trainer.is_global_zero:

@@ -14,7 +14,7 @@ from data_prep.shared.configuration import configuration_name, flatten
 from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
-    EvaluationInterval,
+    EndedEarly,
     EvaluationReport,
     Guards,
     PredictionsFile,
@@ -98,11 +98,11 @@ def fit_callbacks(
     callbacks: list[Callback] = [
         RunHistory(run.folder, folder, resumed_from=resumed_from),
         StepSeeds(),
+        EndedEarly(run.folder),
         watchdog,
-        EvaluationInterval(run.eval_every_n_steps),
+        EvaluationReport(run.folder),
         TrainingLog(run.peak_tflops),
         guard,
-        EvaluationReport(run.folder),
         BundleExport(run.folder / BUNDLE_FOLDER),
         *tracking_callbacks(run),
         RunCheckpoints(
@@ -115,6 +115,17 @@ def fit_callbacks(
             before_stop=before_stop,
             around_save=watchdog.saving,
         ),
+    ]
+    return [*callbacks, RunProgressBar()] if show else callbacks
+
+
+def rehearsal_callbacks(run: RunConfig, guards: GuardConfig, *, show: bool) -> list[Callback]:
+    """The callbacks of a `fit` that is a rehearsal: none of them writes a file."""
+    callbacks: list[Callback] = [
+        StepSeeds(),
+        EvaluationReport(run.folder, draws=False),
+        TrainingLog(run.peak_tflops),
+        Guards(guards),
     ]
     return [*callbacks, RunProgressBar()] if show else callbacks
 

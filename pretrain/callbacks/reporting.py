@@ -21,10 +21,12 @@ class EvaluationReport(Callback):
 
     Args:
         folder: The run's folder, with its metrics file.
+        draws: Whether there are curves to draw; a rehearsal has none.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, draws: bool = True) -> None:
         self.folder = Path(folder)
+        self.draws = draws
         self.baselines: dict[str, float] = {}
         self._drawn_at = -math.inf
 
@@ -56,7 +58,7 @@ class EvaluationReport(Callback):
 
     def _draw(self) -> None:
         path = self.folder / METRICS_FILE
-        if path.exists():
+        if self.draws and path.exists():
             plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
             self._drawn_at = time.monotonic()
 

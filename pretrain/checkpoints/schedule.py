@@ -172,7 +172,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take note of the best; save."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._validated_step = trainer.global_step
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
@@ -254,7 +254,9 @@ class RunCheckpoints(Checkpoint):
     def _after_save(self, path: Path) -> None:
         """Point to the newest and the best; remove what need not be kept any more."""
         saved = saved_checkpoints(self.folder)
-        step = next(s.step for s in saved if s.path == path)
+        step = next((s.step for s in saved if s.path == path), None)
+        if step is None:  # a checkpoint that another callback has saved elsewhere
+            return
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)
