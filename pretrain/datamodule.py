@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from data_prep.shared.interruption import ignore_signals_in_worker
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
-from pretrain.interruption import ignore_signals_in_worker
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig

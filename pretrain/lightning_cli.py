@@ -27,6 +27,7 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
 from data_prep.shared.wandb_run import OwnTracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
@@ -36,7 +37,6 @@ from pretrain.checkpoints.resume import chosen_checkpoint
 from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
 from pretrain.guards import GuardConfig
-from pretrain.interruption import RunInterrupted, StopRequest, parse_duration, say
 from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
 from pretrain.run_config import (

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.shared.interruption import signal_named
 from data_prep.shared.tracking import TrackingConfig
-from pretrain.interruption import signal_named
 
 
 @dataclass(frozen=True, kw_only=True)

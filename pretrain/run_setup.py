@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.configuration import configuration_name, flatten
+from data_prep.shared.interruption import StopRequest, say
 from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
@@ -29,7 +30,6 @@ from pretrain.checkpoints.io import VerifiedCheckpointIO
 from pretrain.checkpoints.schedule import RunCheckpoints
 from pretrain.checkpoints.storage import newest_valid
 from pretrain.guards import GuardConfig
-from pretrain.interruption import StopRequest, say
 from pretrain.metrics_file import MetricsFileLogger
 from pretrain.run_config import (
     BUNDLE_FOLDER,

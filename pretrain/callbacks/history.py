@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from data_prep.shared.interruption import say
 from pretrain.checkpoints.resume import changed_options, set_aside
 from pretrain.checkpoints.storage import remove_temporaries, saved_checkpoints
 from pretrain.events import add_event
-from pretrain.interruption import say
 from pretrain.metrics_file import MetricsFileLogger
 from pretrain.provenance import provenance
 
