@@ -7,7 +7,7 @@ from pretrain.callbacks.guards import Guards
 from pretrain.callbacks.history import RunHistory
 from pretrain.callbacks.predictions import PredictionsFile
 from pretrain.callbacks.progress import RunProgressBar
-from pretrain.callbacks.reporting import EvaluationReport
+from pretrain.callbacks.reporting import EvaluationRecord, EvaluationReport
 from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
 from pretrain.callbacks.wandb_records import WandbRecords
@@ -17,6 +17,7 @@ __all__ = [
     "BundleExport",
     "EndedEarly",
     "EvaluationInterval",
+    "EvaluationRecord",
     "EvaluationReport",
     "Guards",
     "PredictionsFile",
