@@ -30,7 +30,7 @@ from data_prep.shared.allowed_modules import (
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
 from data_prep.shared.run_folder import is_first_process, sole_writer
-from data_prep.shared.wandb_run import OwnTracking
+from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
 from pretrain.callbacks.guards import BadState
@@ -172,6 +172,7 @@ class PretrainCLI(LightningCLI):
             self._check_trainer(config)
             if self.rehearses:
                 return
+            rank_zero_only(check_tracking)(self.run)
             if is_first_process() and not self.rolled_back:
                 self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
             self._choose_checkpoint(config)
