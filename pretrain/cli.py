@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from data_prep.shared.quiet_output import output_is_closed, quiet_output
-from pretrain.interruption import (
+from data_prep.shared.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
 )
-from pretrain.processes import end_workers
+from data_prep.shared.processes import end_workers
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 

@@ -12,6 +12,8 @@ CONFIG_OPTIONS = ("-c", "--config")
 NULLS = ("null", "None", "~")
 """Words of a command line that stand for no value; `None` is what W&B's agent writes."""
 
+_OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune")
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one message."""
@@ -49,6 +51,29 @@ def seed_number(seed: bool | int) -> int:
             f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
         )
     return seed
+
+
+def check_monitors(callbacks: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse a callback whose `monitor` is no metric of the run, before anything is trained.
+
+    Beside a callback from elsewhere, which may log metrics of its own, any name may be right.
+
+    Args:
+        callbacks: Those that the user has given.
+        names: The metrics that a validation gives.
+
+    Raises:
+        ValueError: Names the callback and the metrics.
+    """
+    if any(type(callback).__module__.split(".")[0] not in _OWN_METRICS for callback in callbacks):
+        return
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in names and getattr(callback, "strict", True):
+            raise ValueError(
+                f"{type(callback).__name__} looks at a metric {monitor!r}, which there is not; "
+                f"there are {', '.join(names)}"
+            )
 
 
 def reject_decided_values(arguments: Sequence[str], decided_by: Mapping[str, str]) -> None:

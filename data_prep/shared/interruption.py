@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from data_prep.shared.processes import kill_descendants
 from data_prep.shared.quiet_output import EXIT_PIPE
-from pretrain.processes import kill_descendants
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
