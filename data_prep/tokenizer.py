@@ -145,6 +145,12 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
     words = [piece.removeprefix("##") for piece in tokenizer.get_vocab() if piece[:1] != "["]
     normalized = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     lost = sorted(word for word in words if normalized(word).strip() != word.strip())
+    keeps_case, keeps_accents = (normalized(mark).strip() == mark for mark in ("A", "é"))
+    if not (config.lowercase or keeps_case) or not (config.strip_accents or keeps_accents):
+        return [
+            f"tokenizer.path {config.path}: brings a normaliser of its own, so that lowercase and "
+            "strip_accents have no effect; give its vocab.txt to choose them."
+        ]
     if len(lost) > len(words) // 100:
         return [
             f"tokenizer.path {config.path}: {len(lost):,} of {len(words):,} entries can never "
@@ -152,7 +158,6 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
             f"{', '.join(lost[:: max(1, len(lost) // 3)][:3])}); words that need them become "
             "[UNK]. Set tokenizer.lowercase false, or strip_accents false, for this vocabulary."
         ]
-    keeps_case = normalized("A").strip() == "A"
     if keeps_case and all(word == word.lower() for word in words) and any(map(str.islower, words)):
         return [
             f"tokenizer.path {config.path}: no entry has a capital letter and the text keeps "

@@ -15,6 +15,7 @@ from typing import ParamSpec, TextIO
 
 EXIT_PIPE = 141
 """As a shell reports a program that SIGPIPE ended: the reader of its output has gone."""
+EXIT_UNWRITABLE = 2
 P = ParamSpec("P")
 
 
@@ -33,13 +34,17 @@ def quiet_output(main: Callable[P, int]) -> Callable[P, int]:
             try:
                 return main(*args, **kwargs)
             finally:
-                sys.stdout.flush()
-        except BrokenPipeError as error:
-            if not output_is_closed(error):
+                if sys.stdout:
+                    sys.stdout.flush()
+        except OSError as error:
+            gone = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+            if not gone and os.environ.get("PONET_TRACEBACK"):
                 raise
-            for stream in filter(_is_closed, (sys.stdout, sys.stderr)):
+            if not gone:
+                print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            for stream in gone or [sys.stdout]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            return EXIT_PIPE
+            return EXIT_PIPE if gone else EXIT_UNWRITABLE
 
     return run
 

@@ -137,6 +137,17 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(package: str, repository
     assert run_into_closed_pipe(repository, code) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line(repository: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "finetune", "--help"]
+        done = subprocess.run(
+            command, cwd=repository, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"error: the output cannot be written: No space left on device\n"
+
+
 def test_inspect_shows_replacements_in_a_plain_locale_and_ends_quietly_before_head(
     tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,13 @@ def test_a_vocabulary_that_does_not_fit_its_normaliser_is_said(entries, options,
     assert not found or re.search(words, found[0])
 
 
+def test_options_that_a_loaded_tokenizer_json_decides_are_said(tokenizer_json):
+    for options in ({"strip_accents": False}, {"lowercase": False}):
+        [note] = vocabulary_notes(TokenizerConfig(path=str(tokenizer_json), **options))
+        assert "have no effect" in note
+    assert vocabulary_notes(TokenizerConfig(path=str(tokenizer_json))) == []
+
+
 def test_too_small_a_vocabulary_names_both_numbers():
     with pytest.raises(ValueError, match=r"vocab_size is 64, .* characters need \d+"):
         train(vocab_size=64)
