@@ -38,12 +38,13 @@ _MAY_MISS = re.compile(
 _MISSED = re.compile(
     "(?:[\u0df4\u0f0d-\u0f12\u17d4\u17d5\u1b4e\u1b4f\u1b7f\u2cf9-\u2cfb\ufe12\ufe15\ufe16]"
     f"|\u1361\u1361)[{_CLOSERS}]*(?: ?[\u0f0d-\u0f12])*(?:\\s+|(?=\\w))"
-    '|(?<=[\u0370-\u03ff\u1f00-\u1fff]);\\s+(?=[\u0370-\u03ff\u1f00-\u1fff«“"])'
+    '|(?<=[\u0370-\u03ff\u1f00-\u1fff]);\\s+(?=[«“"]?[\u0386\u0388-\u03ab\u1f08-\u1f0f\u1f18-\u1f1d'
+    "\u1f28-\u1f2f\u1f38-\u1f3f\u1f48-\u1f4d\u1f59-\u1f5f\u1f68-\u1f6f])"
     "|(?<=[\u0e00-\u0eff]{10}) (?=[\u0e00-\u0eff]{10})"
 )
 """Where sentences end that sentencex leaves together: marks of Sinhala, Tibetan, Khmer, Balinese,
-Coptic and vertical Chinese, two Ethiopic word spaces, the Greek question mark, and the space
-between clauses of Thai and Lao, which have no mark."""
+Coptic and vertical Chinese, two Ethiopic word spaces, the Greek question mark before a capital,
+and the space between clauses of Thai and Lao, which have no mark."""
 
 
 def split_missed(sentence: str) -> Iterator[str]:

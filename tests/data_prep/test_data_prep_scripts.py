@@ -56,6 +56,12 @@ def test_titles_are_headings_and_long_lines_without_a_mark_are_none() -> None:
     assert not is_heading("他说：“今天天气很好。”", 12) and not is_heading("「行きました。」", 12)
 
 
+def test_a_semicolon_between_quoted_greek_words_is_no_question_mark() -> None:
+    text = 'He wrote (πρωται ουσιαι; "Categories") and (λόγος; νοῦς) there.'
+    assert split_sentences(text, SentencesConfig(), Counter()) == [text]
+    assert split_sentences("Θα έρθεις; Ναι.", SentencesConfig(), Counter())[0] == "Θα έρθεις;"
+
+
 @pytest.mark.parametrize("language", TEXTS)
 def test_inference_cuts_text_like_data_preparation(language: str) -> None:
     text = "".join(TEXTS[language]) + "\n\n红楼梦"
