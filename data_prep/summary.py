@@ -21,6 +21,7 @@ _DROPPED = {
     "headings_dropped": "headings",
     "damaged_rows": "damaged rows",
     "truncated_files": "damaged files",
+    "packages_missing": "packages that are not installed",
     "modules_too_large": "modules that are too large",
     "modules_unreadable": "unreadable modules",
 }
