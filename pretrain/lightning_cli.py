@@ -3,6 +3,7 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -27,21 +28,23 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
-from data_prep.shared.wandb_run import OwnTracking
+from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
+from data_prep.shared.run_folder import is_first_process, sole_writer
+from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
-from pretrain.callbacks import BundleExport, RunHistory
+from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
 from pretrain.callbacks.guards import BadState
 from pretrain.callbacks.history import rewind_metrics
 from pretrain.checkpoints.resume import chosen_checkpoint
 from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
 from pretrain.guards import GuardConfig
-from pretrain.interruption import RunInterrupted, StopRequest, parse_duration, say
 from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
 from pretrain.run_config import (
     CONFIG_FILE,
     METRICS_FILE,
+    RUN_FILES,
     CheckpointConfig,
     PreemptionConfig,
     RunConfig,
@@ -51,12 +54,14 @@ from pretrain.run_setup import (
     checkpoint_to_evaluate,
     evaluation_callbacks,
     fit_callbacks,
-    remove_earlier_run,
-    run_loggers,
+    metrics_logger,
+    rehearsal_callbacks,
     run_plugins,
     take_over_signals,
+    wandb_logger,
 )
 from pretrain.summary import print_summary
+from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
 
 Kind = TypeVar("Kind")
 
@@ -88,17 +93,16 @@ class OneLineParser(LightningArgumentParser):
 class RunConfigFile(SaveConfigCallback):
     """Write the resolved configuration of a `fit`; `--config` with that file repeats the run."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: the run may yet be refused; RunHistory writes it when the run begins."""
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it on the first rank."""
-        if stage == "fit":
-            folder = Path(self.config.run.root) / self.config.run.name
-            folder.mkdir(parents=True, exist_ok=True)
-            config = self.config.clone()
-            for key in (*DECIDED_BY, "ckpt_path"):
-                config.pop(key, None)
-            self.parser.save(
-                config, folder / CONFIG_FILE, skip_unset=False, overwrite=True, multifile=False
-            )
+        """Write it."""
+        path = Path(self.config.run.root) / self.config.run.name / CONFIG_FILE
+        config = self.config.clone()
+        for key in (*DECIDED_BY, "ckpt_path"):
+            config.pop(key, None)
+        self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class PretrainCLI(LightningCLI):
@@ -106,10 +110,20 @@ class PretrainCLI(LightningCLI):
 
     run: RunConfig
     resumed_from: Path | None = None
+    rehearses = False
+    """Whether `trainer.fast_dev_run` is given: a few steps and a validation that leave nothing."""
 
-    def __init__(self, *args: Any, started: float, rolled_back: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        started: float,
+        rolled_back: bool,
+        held: contextlib.ExitStack,
+        **kwargs: Any,
+    ) -> None:
         self.started = started
         self.rolled_back = rolled_back
+        self.held = held
         super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -155,18 +169,26 @@ class PretrainCLI(LightningCLI):
             config.trainer.precision = automatic_precision()
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
+            self._check_trainer(config)
+            if self.rehearses:
+                return
+            rank_zero_only(check_tracking)(self.run)
+            if is_first_process() and not self.rolled_back:
+                self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
             self._choose_checkpoint(config)
         elif config.ckpt_path is None:
             config.ckpt_path = str(checkpoint_to_evaluate(self.run))
 
-    def _choose_checkpoint(self, config: Any) -> None:
+    def _check_trainer(self, config: Any) -> None:
         if config.ckpt_path is not None:
             raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
-        if config.trainer.enable_checkpointing is False:
-            raise ValueError(
-                "trainer.enable_checkpointing is false, but a run always saves at its end; use "
-                "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
-            )
+        given = vars(config.trainer)
+        check_trainer_options(given)
+        for line in remarks(given):
+            rank_zero_only(say)(line)
+        self.rehearses = bool(given["fast_dev_run"])
+
+    def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
@@ -176,28 +198,38 @@ class PretrainCLI(LightningCLI):
             self.run, config.resume = replace(self.run, overwrite=False), "auto"
         chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))
         self.resumed_from = chosen
-        remove_earlier_run(self.run)
         if chosen is not None:
             rank_zero_only(say)(f"going on from {chosen}")
             config.ckpt_path = str(chosen)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
-        fits = self.subcommand == "fit"
-        if fits:
+        fits = self.subcommand == "fit" and not self.rehearses
+        if self.rehearses:
+            callbacks = [*callbacks, *rehearsal_callbacks(self.run, self.guards, show=show)]
+        elif fits:
             options = {"stop": self.stop, "resumed_from": self.resumed_from, "show": show}
+            options["tracker"] = self._tracker
             groups = (self.run, self.checkpoints, self.preemption, self.guards)
             callbacks = [*callbacks, *fit_callbacks(*groups, **options)]
         else:
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
         config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
-        continues = not fits or self.resumed_from is not None
-        own = run_loggers(self.run, self._plain_config(), continues=continues)
-        config["logger"] = [*own, *listed(config.get("logger"))]
+        own = [metrics_logger(self.run)] if fits else []
+        config["logger"] = [*own, *listed(config.get("logger"))] or False
+        if self.subcommand == "fit":
+            given = listed(config.get("callbacks"))
+            check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
+            # First: callbacks such as EarlyStopping decide in their set-up when they look.
+            config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
             take_over_signals(trainer)
         return trainer
+
+    def _tracker(self) -> Any:
+        continues = self.resumed_from is not None
+        return wandb_logger(self.run, self._plain_config(), continues=continues)
 
     def _plain_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
@@ -231,6 +263,12 @@ class PretrainCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Finish what a run that was already complete lacks; print its table on the first rank."""
+        if self.rehearses:
+            rank_zero_only(print)(
+                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
+                "nothing was written; leave the option out to train"
+            )
+            return
         if not _callback(self.trainer, RunHistory).started:
             self._complete()
         if self.trainer.is_global_zero:
@@ -239,13 +277,17 @@ class PretrainCLI(LightningCLI):
     def _complete(self) -> None:
         """Every step was done by an earlier start: make up for a validation and the bundle."""
         step = self.trainer.global_step
+        early = self.trainer.should_stop
         rank_zero_only(say)(
-            f"{self.run.folder} is complete: {step} steps are done. To train longer raise "
-            "--trainer.max_steps, to train anew give another --run.name or --run.overwrite true"
+            f"{self.run.folder} is complete: {step} steps are done"
+            + (", then a callback ended it" if early else "")
+            + f". To train longer {'change its options' if early else 'raise --trainer.max_steps'}"
+            ", to train anew give another --run.name or --run.overwrite true"
         )
         if self._owes_validation(step):
             if self.trainer.is_global_zero:
                 rewind_metrics(self.trainer)
+            _callback(self.trainer, RunHistory).track(self.trainer)
             self.trainer.validate(self.model, datamodule=self.datamodule)
         export = _callback(self.trainer, BundleExport)
         if not export.done():
@@ -286,11 +328,11 @@ def run_command(
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
-    with OwnTracking():
+    with contextlib.ExitStack() as held, OwnTracking():
         while True:
             try:
                 with only_allowed_modules(allowed):
-                    options = {"started": started, "rolled_back": rolled_back}
+                    options = {"started": started, "rolled_back": rolled_back, "held": held}
                     return _start_cli(arguments, cli_class, **options)
             except MisconfigurationException as error:  # Lightning's name for a wrong option
                 raise ValueError(str(error)) from error

@@ -252,6 +252,8 @@ class PretrainModule(LightningModule):
         sums = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
         metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
         self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
+        if self.trainer.sanity_checking:  # not a validation of the run
+            return
         # Lightning would write the step before: it counts batches, and this one is not yet done.
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.evaluated_step)
