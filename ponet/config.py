@@ -28,6 +28,8 @@ class EncoderConfig:
     """
 
     kind: ClassVar[str] = ""
+    padding_changes_outputs: ClassVar[bool] = False
+    """Whether padding beside a real token changes its output; evaluation then batches by length."""
 
     vocab_size: int = 30522
     """Number of word pieces, from the tokenizer. Published models: 30522."""
@@ -199,6 +201,7 @@ class FNetConfig(EncoderConfig):
     """
 
     kind: ClassVar[str] = "fnet"
+    padding_changes_outputs: ClassVar[bool] = True
 
     embedding_projection: bool = False
     """A D x D linear layer after the embedding norm, as in the released FNet."""
