@@ -21,6 +21,7 @@ from ponet.config import EncoderConfig
 from ponet.foreign_configs import official_config
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import foreign_model, load_strictly, read_foreign
+from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bundle"]
 
 _FORMAT_VERSION = 1
+_KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
+_DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
+_IN_RUN = "bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +140,8 @@ def save_bundle(
         metadata: Anything that fits into JSON, such as the steps trained.
 
     Raises:
-        ValueError: If the target exists and is not a bundle, the tokenizer is missing, or the
-            metadata does not fit into JSON.
+        ValueError: If the target exists and is not a bundle, the tokenizer is missing or larger
+            than the embeddings, or the metadata does not fit into JSON.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or _is_foreign(target)):
@@ -150,6 +154,9 @@ def save_bundle(
         "num_pair_classes": model.num_pair_classes,
         "metadata": metadata or {},
     }
+    if tokenizer_json is not None:
+        check_tokenizer(Path(tokenizer_json), vocab_size=model.config.vocab_size)
+        config[_DIGEST] = ids_digest(Path(tokenizer_json))
     try:
         config_text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
@@ -172,11 +179,21 @@ def save_bundle(
 def load_bundle(folder: str | Path) -> Bundle:
     """Return what save_bundle wrote.
 
+    Args:
+        folder: The bundle's, or that of the run that holds it.
+
     Raises:
-        ValueError: If a file is missing, damaged, or does not fit the others.
+        ValueError: If a file is missing, damaged, or does not fit the others, such as a tokenizer
+            with more entries than the embeddings have rows, or another one than was stored.
     """
-    source = Path(folder)
+    source = bundle_folder(folder)
     config = read_json(source / CONFIG_NAME)
+    if "num_pair_classes" not in config and {"encoder", "labels"} <= set(config):
+        raise ValueError(
+            f"{source} is a fine-tuned classifier, not a bundle; label texts with `python -m "
+            "finetune predict --model`, or take it to transformers with `python -m ponet export "
+            "--format huggingface`"
+        )
     if "model_type" in config:
         raise ValueError(
             f"{source} is a checkpoint in the layout of transformers, not a bundle; run: "
@@ -187,22 +204,34 @@ def load_bundle(folder: str | Path) -> Bundle:
             f"{source / CONFIG_NAME} has format_version {config.get('format_version')!r}; "
             f"this version reads {_FORMAT_VERSION}"
         )
-    expected = {"format_version", "encoder", "num_pair_classes", "metadata"}
-    if set(config) != expected:
+    if set(config) - {_DIGEST} != _KEYS:
         raise ValueError(
             f"{source / CONFIG_NAME} has the keys {', '.join(sorted(config))}; "
-            f"needed are {', '.join(sorted(expected))}"
+            f"needed are {', '.join(sorted(_KEYS))}"
         )
     model = PretrainingModel(
         EncoderConfig.from_dict(config["encoder"]), num_pair_classes=config["num_pair_classes"]
     )
     load_strictly(model, read_safetensors(source / WEIGHTS_NAME), source / WEIGHTS_NAME)
     tokenizer_path = source / TOKENIZER_NAME
+    has_tokenizer = tokenizer_path.is_file()
+    if has_tokenizer:
+        check_tokenizer(
+            tokenizer_path, vocab_size=model.config.vocab_size, digest=config.get(_DIGEST)
+        )
     return Bundle(
         model=model.eval(),
-        tokenizer_path=tokenizer_path if tokenizer_path.is_file() else None,
+        tokenizer_path=tokenizer_path if has_tokenizer else None,
         metadata=config["metadata"],
     )
+
+
+def bundle_folder(path: str | Path) -> Path:
+    """Return the folder of a bundle for that folder itself, or for the run that holds it."""
+    given = Path(path)
+    inside = given / _IN_RUN
+    is_run = not (given / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file()
+    return inside if is_run else given
 
 
 def load_official(path: str | Path) -> PretrainingModel:
@@ -223,7 +252,11 @@ def load_official(path: str | Path) -> PretrainingModel:
 
 
 def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file()
+    """Return whether a folder holds something that is no bundle, such as weights of others."""
+    if not any(folder.iterdir()):
+        return False
+    path = folder / CONFIG_NAME
+    return not path.is_file() or "num_pair_classes" not in read_json(path)
 
 
 def _swap_in(staging: Path, target: Path) -> None:

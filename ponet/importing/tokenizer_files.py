@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.text_format import load_tokenizer
+from ponet.tokenizer import load_tokenizer
 from ponet.weight_files import TOKENIZER_NAME, read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

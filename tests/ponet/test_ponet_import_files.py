@@ -11,7 +11,7 @@ from ponet import load_bundle
 from ponet.importing.bundle_import import ImportOptions, import_bundle
 from ponet.importing.report import report_lines
 from ponet.importing.tokenizer_files import read_vocab, tokenizer_digest, wordpiece
-from ponet.text_format import load_tokenizer
+from ponet.tokenizer import load_tokenizer
 
 SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
 

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from ponet_bundles import TEXTS, VOCAB, make_model, write_tokenizer
+from tokenizers import Tokenizer
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
@@ -191,10 +192,33 @@ def test_odd_characters_are_no_reason_to_fail(bundle):
     assert sentences_of("a\ud800") == ["a\ufffd"]
 
 
-def test_a_broken_tokenizer_file_is_named(tmp_path):
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
-    with pytest.raises(ValueError, match="holds no model"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"version": "1.0"}', "holds no model"),
+        (
+            '{"model": {"type": "New", "vocab": {}}}',
+            "tokenizers .* newer version",
+        ),
+    ],
+)
+def test_a_broken_tokenizer_file_is_named(content, message, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
         TextFormat(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("length", [None, 3, 40])
+def test_padding_and_truncation_stored_in_a_tokenizer_change_nothing(length, bundle, tmp_path):
+    plain = write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_file(str(plain))
+    tokenizer.enable_padding(length=length)
+    tokenizer.enable_truncation(length or 3)
+    tokenizer.save(str(tmp_path / "stored.json"))
+    form, padded = TextFormat(plain), TextFormat(tmp_path / "stored.json")
+    options = {"max_len": 24, "has_masks": True}
+    texts = [*TEXTS, LONG, "the [MASK] rises"]
+    assert padded.windows(texts, **options) == form.windows(texts, **options)
 
 
 DOCUMENTS = [
