@@ -31,7 +31,7 @@ from ponet.weight_files import (
 )
 
 if TYPE_CHECKING:
-    from ponet.inference import Guess, Pooling
+    from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
 
 __all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bundle"]
@@ -61,7 +61,7 @@ class Bundle:
         batch_size: int = 32,
         max_len: int | None = None,
         long_texts: "LongTexts" = "windows",
-        progress: bool = True,
+        progress: "bool | Progress" = True,
     ) -> Tensor:
         """Return one vector for each text: float32 (n, D), on the CPU.
 
@@ -76,9 +76,11 @@ class Bundle:
             long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
                 whose tokens are pooled together, "tile" = one row with the position table
                 repeated, "cut" = its beginning alone.
-            progress: Say on stderr how far it is, once it has taken five seconds.
+            progress: Say on stderr how far it is, once it has taken five seconds; a Progress
+                counts on over several calls.
 
         Raises:
+            TypeError: If texts is a generator, a set or a dict.
             ValueError: If an option is outside of its range, or the bundle has no tokenizer.
         """
         from ponet.inference import EncodeOptions, default_max_len, encode
@@ -100,6 +102,7 @@ class Bundle:
             top: From 1 to the vocabulary's size.
 
         Raises:
+            TypeError: If text is no str.
             ValueError: If the text has no [MASK], or the bundle has no tokenizer or no trained
                 masked-LM head.
         """

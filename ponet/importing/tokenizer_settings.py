@@ -98,8 +98,8 @@ class TokenizerSettings:
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         new = sorted(self.added.keys() - known, key=lambda name: int(self.added[name]["id"]))
         for name in new:
-            flags = {key: value for key, value in self.added[name].items() if key != "id"}
-            tokenizer.add_tokens([AddedToken(name, **flags)])
+            own = {key: value for key, value in self.added[name].items() if key != "id"}
+            tokenizer.add_tokens([AddedToken(name, **own)])
         for name, flags in self.added.items():
             found = tokenizer.token_to_id(name)
             if found != flags["id"]:
@@ -147,17 +147,17 @@ def _added_tokens(
         is_special = name in special
         found[name] = {"id": number, "special": is_special, "normalized": not is_special}
     for number, flags in (values.get("added_tokens_decoder") or {}).items():
-        name = _content(flags)
-        if name is None or not str(number).isdigit():
+        token = _content(flags)
+        if token is None or not str(number).isdigit():
             raise ValueError(f"{folder / SETTINGS_NAME}: added_tokens_decoder has no token {flags}")
-        if name in found and found[name]["id"] != int(number):
+        if token in found and found[token]["id"] != int(number):
             raise ValueError(
-                f"{folder}: {ADDED_NAME} gives {name!r} the id {found[name]['id']}, "
+                f"{folder}: {ADDED_NAME} gives {token!r} the id {found[token]['id']}, "
                 f"{SETTINGS_NAME} {number}; restore the files"
             )
         names = ("single_word", "lstrip", "rstrip", "normalized", "special")
         own = flags if isinstance(flags, dict) else {}
-        found[name] = {"id": int(number), **{key: own[key] for key in names if key in own}}
+        found[token] = {"id": int(number), **{key: own[key] for key in names if key in own}}
     return found
 
 

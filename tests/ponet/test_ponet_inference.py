@@ -138,6 +138,17 @@ def test_wrong_options_are_named(bundle, texts, options, message):
         bundle.encode(texts, **options)
 
 
+@pytest.mark.parametrize("texts", [(text for text in TEXTS), {"a": 1}, {"a", "b"}, iter(TEXTS), 3])
+def test_texts_without_an_order_or_a_number_are_refused_in_words(bundle, texts):
+    with pytest.raises(TypeError, match=r"texts is a \w+, whose texts .* give a list"):
+        bundle.encode(texts)
+
+
+def test_a_list_is_not_filled(bundle):
+    with pytest.raises(TypeError, match="text is a list; give one str"):
+        bundle.fill(["a [MASK]"])
+
+
 def test_filled_masks_are_the_most_likely_words_of_the_model(bundle):
     [first, second] = bundle.fill("The [MASK] rises. [MASK]!", top=3)
     words = ["[CLS]", "the", "[MASK]", "rises", ".", "[MASK]", "!", "[SEP]"]
