@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ponet.importing.tokenizer_settings import SETTINGS_NAME
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names
+from ponet.weight_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,10 @@ def write_tokenizer(
         **names,
     )
     wrapped.save_pretrained(folder)
+    settings = folder / SETTINGS_NAME
+    # The name that every version of transformers knows for what it writes as TokenizersBackend.
+    values = {**read_json(settings), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(names, indent=2) + "\n"
     (folder / "special_tokens_map.json").write_text(text, encoding="utf-8")
 
