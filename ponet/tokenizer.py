@@ -7,6 +7,7 @@ padding are the caller's business, and a stored setting would change what a text
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,42 @@ def special_names(tokenizer: Any, where: str) -> dict[str, str]:
         elif role in ("cls_token", "sep_token", "pad_token"):
             raise ValueError(f"{where} has no {role}; one of {', '.join(names)} is needed")
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """What a reader of texts needs to know of a tokenizer of any kind."""
+
+    digest: str
+    """`ids_digest` of its file."""
+    vocab_size: int
+    """Rows of word embeddings that it needs."""
+    cls_id: int
+    """Begins a sequence."""
+    sep_id: int
+    """Ends each text."""
+    pad_id: int
+    """Fills rows up to a common length."""
+
+
+def tokenizer_facts(tokenizer: Any, path: Path) -> TokenizerFacts:
+    """Return the facts of a tokenizer.
+
+    Args:
+        tokenizer: What `load_tokenizer` returned.
+        path: Its file.
+
+    Raises:
+        ValueError: If it has no token to begin, end or pad a sequence.
+    """
+    names = special_names(tokenizer, str(path))
+    return TokenizerFacts(
+        digest=ids_digest(path),
+        vocab_size=num_ids(path),
+        cls_id=tokenizer.token_to_id(names["cls_token"]),
+        sep_id=tokenizer.token_to_id(names["sep_token"]),
+        pad_id=tokenizer.token_to_id(names["pad_token"]),
+    )
 
 
 def num_ids(path: Path) -> int:

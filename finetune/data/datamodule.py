@@ -312,7 +312,7 @@ class TaskDataModule(pl.LightningDataModule):
         texts = encoder.encode_packed(split.rows, split.source)
         self._repairs[name] = dict(encoder.counters - before)
         targets = targets_of(self.spec, split.rows)
-        return EncodedSplit(texts, targets, pad_id=encoder.pad_id)
+        return EncodedSplit(texts, targets, pad_id=encoder.info.pad_id)
 
     def _evaluation_loader(self, name: str) -> DataLoader[TaskBatch]:
         split = self._encoded[name]

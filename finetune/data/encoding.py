@@ -20,7 +20,7 @@ from finetune.data.encoded_texts import (
 )
 from finetune.tasks.spec import Row, SegmentRule
 from ponet import EncoderBatch
-from ponet.tokenizer import load_tokenizer, special_names
+from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
 
 __all__ = ["EncodedText", "PackedTexts", "TextEncoder", "tokenizer_file"]
@@ -59,11 +59,7 @@ class TextEncoder:
             raise ValueError(f"max_len is {max_len}; {SHORTEST_MAX_LEN} or more is needed")
         self._tokenizer = load_tokenizer(Path(tokenizer_json))
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
-        names = special_names(self._tokenizer, str(tokenizer_json))
-        self.cls_id, self.sep_id, self.pad_id = (
-            int(self._tokenizer.token_to_id(names[role]))
-            for role in ("cls_token", "sep_token", "pad_token")
-        )
+        self.info = tokenizer_facts(self._tokenizer, Path(tokenizer_json))
         self.max_len = max_len
         self.segments = segments
         self.language = language
@@ -102,7 +98,7 @@ class TextEncoder:
 
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch padded to its longest text."""
-        return assemble_batch(texts, pad_id=self.pad_id)
+        return assemble_batch(texts, pad_id=self.info.pad_id)
 
     def _tokens(self, texts: list[str]) -> Iterator["_Tokens"]:
         """Yield the tokens of each text; offsets are asked for only where a rule needs them."""
@@ -127,10 +123,10 @@ class TextEncoder:
         num_special = 3 if pair.num_whole else 2
         room = self.max_len - num_special
         num_text, num_pair = shortened_lengths(text.num_whole, pair.num_whole, room)
-        ids = [self.cls_id, *text.ids[:num_text], self.sep_id]
+        ids = [self.info.cls_id, *text.ids[:num_text], self.info.sep_id]
         pair_start = len(ids)
         if pair.num_whole:
-            ids += [*pair.ids[:num_pair], self.sep_id]
+            ids += [*pair.ids[:num_pair], self.info.sep_id]
         starts = (
             text.starts[text.starts < num_text] + 1,
             pair.starts[pair.starts < num_pair] + pair_start,

@@ -72,7 +72,7 @@ def test_sentences_of_a_sentencepiece_tokenizer_begin_with_their_own_first_token
     encoder = TextEncoder(unigram_json, max_len=40, segments="sentences")
     (text,) = encoder.encode(rows(("It was bad.  A film. Good", "Good! The film")), "x.csv")
     tokens = [encoder._tokenizer.id_to_token(number) for number in text.input_ids.tolist()]
-    assert (tokens[0], tokens[-1], encoder.pad_id) == ("[CLS]", "[SEP]", 3)
+    assert (tokens[0], tokens[-1], encoder.info.pad_id) == ("[CLS]", "[SEP]", 3)
     begins = [tokens[start] for start in text.segment_starts.tolist()]
     assert begins == ["\u2581it", "\u2581a", "\u2581good", "\u2581good", "\u2581the"]
 

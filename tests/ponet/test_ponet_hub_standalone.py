@@ -83,7 +83,10 @@ def test_an_older_transformers_is_told_which_version_is_needed(monkeypatch, repo
     text = standalone.code_files()["configuration_ponet.py"]
     oldest = configuration_ponet.OLDEST_TRANSFORMERS
     with pytest.raises(ImportError, match=f"needs transformers {oldest} or newer, and 4.57.1 is"):
-        exec(compile(text.replace("from .ponet_config", "from ponet.config"), "copy", "exec"), {"__name__": "x"})
+        exec(
+            compile(text.replace("from .ponet_config", "from ponet.config"), "copy", "exec"),
+            {"__name__": "x"},
+        )
     assert f'"transformers>={oldest}"' in (repository / "pyproject.toml").read_text()
 
 

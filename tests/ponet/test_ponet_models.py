@@ -67,7 +67,7 @@ def test_padding_never_changes_other_tokens(config):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
 @torch.no_grad()
-def test_a_config_says_whether_padding_changes_outputs(config):
+def test_a_config_says_whether_sees_padding(config):
     model, batch = make_model(config), make_batch((5, 9, 12))
     wide = widen(batch, 24)
     changed = [
