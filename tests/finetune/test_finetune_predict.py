@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_runs import json_lines, run_fit
+from finetune_runs import json_lines
 from test_finetune_artifact import classifier, info
 
 from finetune.artifact import load_classifier, save_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.tables import TextRow
-from ponet import FNetConfig, PretrainingModel, save_bundle
 
 WORDS = "good great fine bad awful poor a film it was the".split()
 
@@ -40,20 +39,6 @@ def predict(model: Path, rows: Path, *options: str) -> list[dict]:
     arguments = ["--model", str(model), "--input", str(rows), "--output", str(output)]
     assert main(["predict", *arguments, *options]) == 0
     return json_lines(output)
-
-
-def test_an_encoder_with_a_sentencepiece_tokenizer_is_fine_tuned_and_used(
-    unigram_json: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    sizes = {"num_layers": 1, "hidden_size": 32, "ffn_size": 64, "max_positions": 24}
-    config = FNetConfig.preset("nano", vocab_size=60, **sizes)
-    bundle = save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=unigram_json)
-    assert run_fit(bundle, tmp_path, "fnet", "--data.segments", "sentences") == 0
-    rows = write_rows(tmp_path / "new.jsonl", texts(5))
-    answers = predict(tmp_path / "fnet", rows)
-    assert len(answers) == 5
-    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_every_row_is_answered_in_order_as_if_it_were_alone(
