@@ -28,6 +28,7 @@ from ponet.weight_files import (
     WEIGHTS_NAME,
     read_json,
     read_safetensors,
+    refuse_classifier,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ __all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bu
 _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
-_IN_RUN = "bundle"
+_IN_RUN = ("bundle", "classifier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +192,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """
     source = bundle_folder(folder)
     config = read_json(source / CONFIG_NAME)
-    if "num_pair_classes" not in config and {"encoder", "labels"} <= set(config):
-        raise ValueError(
-            f"{source} is a fine-tuned classifier, not a bundle; label texts with `python -m "
-            "finetune predict --model`, or take it to transformers with `python -m ponet export "
-            "--format huggingface`"
-        )
+    refuse_classifier(source, config)
     if "model_type" in config:
         raise ValueError(
             f"{source} is a checkpoint in the layout of transformers, not a bundle; run: "
@@ -230,11 +226,15 @@ def load_bundle(folder: str | Path) -> Bundle:
 
 
 def bundle_folder(path: str | Path) -> Path:
-    """Return the folder of a bundle for that folder itself, or for the run that holds it."""
+    """Return the folder of a bundle for that folder itself, or for the run that holds it.
+
+    Of a run with a classifier and no bundle it is the classifier's, which readers refuse by name.
+    """
     given = Path(path)
-    inside = given / _IN_RUN
-    is_run = not (given / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file()
-    return inside if is_run else given
+    for inside in (given, *(given / name for name in _IN_RUN)):
+        if (inside / CONFIG_NAME).is_file():
+            return inside
+    return given
 
 
 def load_official(path: str | Path) -> PretrainingModel:

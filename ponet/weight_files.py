@@ -36,6 +36,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist; give a folder that holds {path.name}") from error
 
 
+def refuse_classifier(folder: Path, config: dict[str, Any]) -> None:
+    """Say what a fine-tuned classifier is for where a bundle is needed.
+
+    Raises:
+        ValueError: If the config.json of the folder is that of a classifier.
+    """
+    if {"encoder", "labels"} <= config.keys():
+        raise ValueError(
+            f"{folder} is a fine-tuned classifier, not a bundle; label texts with `python -m "
+            "finetune predict --model`, or take it to transformers with `python -m ponet export "
+            "--format huggingface`"
+        )
+
+
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
