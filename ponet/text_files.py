@@ -41,7 +41,8 @@ class TextFile:
         self.source = source
         path = Path(source)
         if source != STDIN and (path.is_dir() or not path.exists()):
-            raise ValueError(f"{source} does not exist; give a file of texts, or - for stdin")
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f"{source} {what}; give a file of texts, or - for stdin")
         self.is_stream = source == STDIN or not path.is_file()
         """It can be read once only."""
         self._kind, self._compression = _kind_of(source)
