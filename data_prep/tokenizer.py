@@ -167,9 +167,13 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
 
 
 def _load_json(path: Path) -> Any:
+    """Return a tokenizer without the padding and truncation that its file may store."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _load_from_hub(config: TokenizerConfig) -> Any:

@@ -17,7 +17,6 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy, mse_loss
 
-from data_prep.manifest import TokenizerInfo
 from finetune.artifact import load_classifier
 from finetune.data.datamodule import TaskBatch, TaskDataModule
 from finetune.metrics import scores
@@ -25,6 +24,7 @@ from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_facto
 from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, EncoderConfig, SequenceClassifier
+from ponet.tokenizer import check_tokenizer
 
 
 def row_losses(outputs_BC: Tensor, targets_B: Tensor, *, is_regression: bool) -> Tensor:
@@ -134,12 +134,7 @@ class FinetuneModule(LightningModule):
 
     def _check_fit(self, sizes: EncoderConfig) -> None:
         assert self.source is not None
-        vocab_size = TokenizerInfo.from_file(self.source.tokenizer_json).vocab_size
-        if vocab_size > sizes.vocab_size:
-            raise ValueError(
-                f"{self.source.tokenizer_json} has {vocab_size} entries but the model "
-                f"{sizes.vocab_size}; put the pretraining tokenizer there"
-            )
+        check_tokenizer(self.source.tokenizer_json, vocab_size=sizes.vocab_size)
         if self.spec.has_pair and sizes.type_vocab_size < 2:
             raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
 

@@ -21,21 +21,26 @@ from ponet.config import EncoderConfig
 from ponet.foreign_configs import official_config
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import foreign_model, load_strictly, read_foreign
+from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     read_json,
     read_safetensors,
+    refuse_classifier,
 )
 
 if TYPE_CHECKING:
-    from ponet.inference import Guess, Pooling
+    from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
 
 __all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bundle"]
 
 _FORMAT_VERSION = 1
+_KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
+_DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
+_IN_RUN = ("bundle", "classifier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ class Bundle:
         batch_size: int = 32,
         max_len: int | None = None,
         long_texts: "LongTexts" = "windows",
-        progress: bool = True,
+        progress: "bool | Progress" = True,
     ) -> Tensor:
         """Return one vector for each text: float32 (n, D), on the CPU.
 
@@ -72,9 +77,11 @@ class Bundle:
             long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
                 whose tokens are pooled together, "tile" = one row with the position table
                 repeated, "cut" = its beginning alone.
-            progress: Say on stderr how far it is, once it has taken five seconds.
+            progress: Say on stderr how far it is, once it has taken five seconds; a Progress
+                counts on over several calls.
 
         Raises:
+            TypeError: If texts is a generator, a set or a dict.
             ValueError: If an option is outside of its range, or the bundle has no tokenizer.
         """
         from ponet.inference import EncodeOptions, default_max_len, encode
@@ -96,6 +103,7 @@ class Bundle:
             top: From 1 to the vocabulary's size.
 
         Raises:
+            TypeError: If text is no str.
             ValueError: If the text has no [MASK], or the bundle has no tokenizer or no trained
                 masked-LM head.
         """
@@ -136,8 +144,8 @@ def save_bundle(
         metadata: Anything that fits into JSON, such as the steps trained.
 
     Raises:
-        ValueError: If the target exists and is not a bundle, the tokenizer is missing, or the
-            metadata does not fit into JSON.
+        ValueError: If the target exists and is not a bundle, the tokenizer is missing or larger
+            than the embeddings, or the metadata does not fit into JSON.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or _is_foreign(target)):
@@ -150,6 +158,9 @@ def save_bundle(
         "num_pair_classes": model.num_pair_classes,
         "metadata": metadata or {},
     }
+    if tokenizer_json is not None:
+        check_tokenizer(Path(tokenizer_json), vocab_size=model.config.vocab_size)
+        config[_DIGEST] = ids_digest(Path(tokenizer_json))
     try:
         config_text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
@@ -172,11 +183,16 @@ def save_bundle(
 def load_bundle(folder: str | Path) -> Bundle:
     """Return what save_bundle wrote.
 
+    Args:
+        folder: The bundle's, or that of the run that holds it.
+
     Raises:
-        ValueError: If a file is missing, damaged, or does not fit the others.
+        ValueError: If a file is missing, damaged, or does not fit the others, such as a tokenizer
+            with more entries than the embeddings have rows, or another one than was stored.
     """
-    source = Path(folder)
+    source = bundle_folder(folder)
     config = read_json(source / CONFIG_NAME)
+    refuse_classifier(source, config)
     if "model_type" in config:
         raise ValueError(
             f"{source} is a checkpoint in the layout of transformers, not a bundle; run: "
@@ -187,22 +203,38 @@ def load_bundle(folder: str | Path) -> Bundle:
             f"{source / CONFIG_NAME} has format_version {config.get('format_version')!r}; "
             f"this version reads {_FORMAT_VERSION}"
         )
-    expected = {"format_version", "encoder", "num_pair_classes", "metadata"}
-    if set(config) != expected:
+    if set(config) - {_DIGEST} != _KEYS:
         raise ValueError(
             f"{source / CONFIG_NAME} has the keys {', '.join(sorted(config))}; "
-            f"needed are {', '.join(sorted(expected))}"
+            f"needed are {', '.join(sorted(_KEYS))}"
         )
     model = PretrainingModel(
         EncoderConfig.from_dict(config["encoder"]), num_pair_classes=config["num_pair_classes"]
     )
     load_strictly(model, read_safetensors(source / WEIGHTS_NAME), source / WEIGHTS_NAME)
     tokenizer_path = source / TOKENIZER_NAME
+    has_tokenizer = tokenizer_path.is_file()
+    if has_tokenizer:
+        check_tokenizer(
+            tokenizer_path, vocab_size=model.config.vocab_size, digest=config.get(_DIGEST)
+        )
     return Bundle(
         model=model.eval(),
-        tokenizer_path=tokenizer_path if tokenizer_path.is_file() else None,
+        tokenizer_path=tokenizer_path if has_tokenizer else None,
         metadata=config["metadata"],
     )
+
+
+def bundle_folder(path: str | Path) -> Path:
+    """Return the folder of a bundle for that folder itself, or for the run that holds it.
+
+    Of a run with a classifier and no bundle it is the classifier's, which readers refuse by name.
+    """
+    given = Path(path)
+    for inside in (given, *(given / name for name in _IN_RUN)):
+        if (inside / CONFIG_NAME).is_file():
+            return inside
+    return given
 
 
 def load_official(path: str | Path) -> PretrainingModel:
@@ -223,7 +255,11 @@ def load_official(path: str | Path) -> PretrainingModel:
 
 
 def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file()
+    """Return whether a folder holds something that is no bundle, such as weights of others."""
+    if not any(folder.iterdir()):
+        return False
+    path = folder / CONFIG_NAME
+    return not path.is_file() or "num_pair_classes" not in read_json(path)
 
 
 def _swap_in(staging: Path, target: Path) -> None:

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPT
     except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra is missing
         if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):

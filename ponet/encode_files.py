@@ -7,7 +7,6 @@ it is complete.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -16,73 +15,59 @@ from typing import IO, Any
 
 import numpy as np
 
-STDIN = "-"
+from ponet.text_files import DEFAULT_FIELD, STDIN, TextFile
+
 _BLOCK_TEXTS = 4096
 
 
 def run_encode(arguments: Sequence[str]) -> None:
     """`encode BUNDLE INPUT --output FILE`."""
     options = _parser().parse_args(arguments)
-    if options.output.suffix not in (".npy", ".jsonl"):
-        raise ValueError(f"--output {options.output}: the name must end in .npy or .jsonl")
+    _check_output(options.output, options.input)
+    texts = TextFile(options.input, field=options.field)
     from ponet.checkpoint import load_bundle
+    from ponet.inference import Progress
 
     bundle = load_bundle(options.bundle)
-    bundle.model.to(options.device)
-    write = _write_npy if options.output.suffix == ".npy" else _write_jsonl
-    source = options.input
+    bundle.model.to(_device(options.device))
+    # Read once before the work begins: a bad last line must not cost what stands before it.
+    progress = Progress(None if texts.is_stream else sum(1 for _ in texts))
 
-    def vectors(texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        encoded = bundle.encode(
-            texts,
+    def vectors(block: list[str]) -> Array:
+        return bundle.encode(
+            block,
             pooling=options.pooling,
             batch_size=options.batch_size,
             max_len=options.max_len,
             long_texts=options.long_texts,
-        )
-        array: np.ndarray[Any, np.dtype[np.float32]] = encoded.numpy()
-        return array
+            progress=progress,
+        ).numpy()
 
-    with _input(source) as lines:
-        texts = read_texts(lines, source=source, field=options.field)
-        blocks = _blocks(texts, vectors)
-        num_rows = write(blocks, options.output, width=bundle.model.config.hidden_size)
-    print(f"{num_rows:,} vectors of {bundle.model.config.hidden_size} numbers: {options.output}")
+    write = _write_npy if options.output.suffix == ".npy" else _write_jsonl
+    width = bundle.model.config.hidden_size
+    num_rows = write(_blocks(iter(texts), vectors), options.output, width=width)
+    print(f"{num_rows:,} vectors of {width} numbers: {options.output}")
 
 
-def read_texts(lines: IO[bytes], *, source: str, field: str) -> Iterator[str]:
-    """Yield the texts of a file, one for each line.
+def _check_output(output: Path, source: str) -> None:
+    if output.suffix not in (".npy", ".jsonl"):
+        raise ValueError(f"--output {output}: the name must end in .npy or .jsonl")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file")
+    if source != STDIN and output.exists() and output.samefile(source):
+        raise ValueError(f"--output {output} is the input itself; choose another name")
 
-    Args:
-        lines: The open file; UTF-8, with or without a byte order mark.
-        source: Its name; .jsonl means an object in every line, any other name plain text, where
-            an empty line is an empty text.
-        field: Which value of an object is the text.
 
-    Raises:
-        ValueError: If a line is not UTF-8, or holds no object or no such text; the message names
-            the line.
-    """
-    is_json = source.endswith(".jsonl")
-    for number, raw in enumerate(lines, start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{source}:{number} is not UTF-8 ({error}); convert the file"
-            ) from error
-        if not is_json:
-            yield line.rstrip("\r\n")
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{source}:{number} is not valid JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise ValueError(
-                f"{source}:{number} has no text under {field!r}; name its key by --field"
-            )
-        yield row[field]
+def _device(name: str) -> Any:
+    """Return a device that is there."""
+    import torch
+
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in (*there, *(["cuda"] if "cuda:0" in there else [])):
+        raise ValueError(f"--device {name} is not on this machine, which has {', '.join(there)}")
+    return torch.device(name)
 
 
 Array = Any
@@ -137,26 +122,17 @@ def _put_in_place(output: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _input(source: str) -> Iterator[IO[bytes]]:
-    if source == STDIN:
-        yield sys.stdin.buffer
-        return
-    if not Path(source).is_file():
-        raise ValueError(f"{source} does not exist; give a file of texts, or - for stdin")
-    with Path(source).open("rb") as file:
-        yield file
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "ponet encode",
         description="One vector for each text of a file. Texts are cut into sentences, the "
         "segments of pretraining, and may have any length.",
     )
-    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("bundle", type=Path, help="folder of a bundle, or of a run that holds one")
     parser.add_argument(
-        "input", help="one text in a line; .jsonl: one object in a line; - : lines from stdin"
+        "input",
+        help=".txt: one text in a line; .jsonl: one object in a line; .csv or .tsv: a row, with "
+        "names in the first line; also .gz or .zst; - : lines from stdin",
     )
     parser.add_argument(
         "--output",
@@ -164,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help=".npy (float32, texts x width) or .jsonl ({row, embedding})",
     )
-    parser.add_argument("--field", default="text", help="key of the text in .jsonl (default: text)")
+    parser.add_argument(
+        "--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})"
+    )
     parser.add_argument(
         "--pooling", choices=("mean", "cls"), default="mean", help="default: mean over all tokens"
     )

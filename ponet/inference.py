@@ -7,7 +7,7 @@ but for the rounding of floats; FNet, which sees padding, gets batches of equal 
 import copy
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,9 @@ class EncodeOptions:
     long_texts: LongTexts = "windows"
     """A text longer than max_len: windows = several rows; tile = one row of any length, with the
     position table repeated (PoNet's long-text runs); cut = its beginning alone."""
-    progress: bool = True
-    """Say on stderr how far it is, every few seconds, once it has taken five."""
+    progress: "bool | Progress" = True
+    """Say on stderr how far it is, every few seconds, once it has taken five; one that is given
+    goes on counting."""
 
     def __post_init__(self) -> None:
         """Check everything but what depends on the model."""
@@ -101,7 +102,8 @@ def encode(
         options: With max_len set.
 
     Raises:
-        ValueError: If texts is no sequence of str, or max_len goes beyond the positions.
+        TypeError: If texts is a generator, a set or a dict.
+        ValueError: If texts holds something but str, or max_len goes beyond the positions.
     """
     _check_texts(texts)
     max_len, max_positions = options.max_len, model.config.max_positions
@@ -113,19 +115,20 @@ def encode(
         )
     sums_ND = torch.zeros(len(texts), model.config.hidden_size)
     weights_N1 = torch.zeros(len(texts), 1)
-    progress = _Progress(len(texts), shown=options.progress)
+    progress = Progress(len(texts)) if options.progress is True else options.progress
     with _evaluating(model):
         for start in range(0, len(texts), _BLOCK_TEXTS):
             block = texts[start : start + _BLOCK_TEXTS]
             rows = form.windows(block, max_len=max_len, long_texts=options.long_texts)
             encoder = _long_enough(model.encoder, max(len(row.ids) for row in rows))
-            is_exact = model.config.kind == "fnet"
+            is_exact = model.config.sees_padding
             for group in _groups(rows, options.batch_size * max_len, is_exact=is_exact):
                 sums_BD, weights_B1 = _pooled(encoder, group, options.pooling)
                 where_B = torch.tensor([start + row.text for row in group])
                 sums_ND.index_add_(0, where_B, sums_BD)
                 weights_N1.index_add_(0, where_B, weights_B1)
-                progress.add(len(group), share=len(block) / len(rows))
+                if progress:
+                    progress.add(len(group) * len(block) / len(rows))
     return sums_ND / weights_N1
 
 
@@ -144,13 +147,16 @@ def fill(
         top: From 1 to the vocabulary's size.
 
     Raises:
+        TypeError: If text is no str.
         ValueError: If the text has no [MASK] or holds another special token, or top is outside
             of its range.
     """
     vocab_size = model.config.vocab_size
     if not 1 <= top <= vocab_size:
         raise ValueError(f"top is {top}; it must be from 1 to the vocabulary's {vocab_size}")
-    if not isinstance(text, str) or MASK not in text:
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}; give one str, several one by one")
+    if MASK not in text:
         raise ValueError(f"the text has no {MASK}: {text!r}")
     for token in ("[CLS]", "[SEP]", "[PAD]", "<pad>"):
         if token in text:
@@ -235,28 +241,36 @@ def _evaluating(model: PretrainingModel) -> Iterator[None]:
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise ValueError("texts is one str; give a list, such as ['one text']")
+    is_listed = hasattr(texts, "__len__") and hasattr(texts, "__getitem__")
+    if not is_listed or isinstance(texts, Mapping):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}, whose texts have no numbers; give a list, such "
+            "as list(texts), in the order that the vectors shall have"
+        )
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"texts[{number}] is a {type(text).__name__}; a str is needed")
 
 
-class _Progress:
-    """A line on stderr every few seconds, for what takes long."""
+class Progress:
+    """A line on stderr every few seconds, for what takes long; for one call or several.
 
-    def __init__(self, num_texts: int, *, shown: bool) -> None:
-        self._num_texts, self._shown = num_texts, shown
+    Args:
+        num_texts: Of all calls together; None: not known.
+    """
+
+    def __init__(self, num_texts: int | None) -> None:
+        """Start the clock."""
+        self._of = "" if num_texts is None else f" of {num_texts:,}"
         self._done = 0.0
         self._started = self._said = time.monotonic()
 
-    def add(self, rows: int, *, share: float) -> None:
-        """Count rows, each of which is a share of a text."""
-        self._done += rows * share
+    def add(self, num_texts: float) -> None:
+        """Count texts, whole ones or parts."""
+        self._done += num_texts
         now = time.monotonic()
-        if not self._shown or now - self._said < _QUIET_S:
+        if now - self._said < _QUIET_S:
             return
         self._said = now
         rate = self._done / (now - self._started)
-        print(
-            f"encoded {self._done:,.0f} of {self._num_texts:,} texts, {rate:,.1f} texts/s",
-            file=sys.stderr,
-        )
+        print(f"encoded {self._done:,.0f}{self._of} texts, {rate:,.1f} texts/s", file=sys.stderr)

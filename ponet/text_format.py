@@ -7,13 +7,13 @@ Invariant: the windows of a text hold each of its tokens once and in order, unle
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from ponet.batch import EncoderBatch
 from ponet.sentences import sentences_of
-from ponet.weight_files import read_json
+from ponet.tokenizer import load_tokenizer
 
 MASK = "[MASK]"
 LongTexts = Literal["windows", "tile", "cut"]
@@ -98,19 +98,6 @@ class TextFormat:
             ids += tokens
             segments += [number] * len(tokens)
         return Window(text, [*ids, self._sep], [*segments, segments[-1] + 1])
-
-
-def load_tokenizer(path: Path) -> Any:
-    """Return the tokenizer of a tokenizer.json.
-
-    Raises:
-        ValueError: If the file is missing or broken.
-    """
-    from tokenizers import Tokenizer
-
-    if "model" not in read_json(path):
-        raise ValueError(f"{path} holds no model; give a tokenizer.json of the tokenizers library")
-    return Tokenizer.from_file(str(path))
 
 
 def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:

@@ -6,6 +6,7 @@ Invariant: nothing that a file holds is ever run, and a damaged file is named in
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor
 
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
 PICKLE_NAME = "pytorch_model.bin"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_OTHER_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 INDEX_SUFFIX = ".index.json"
 """A file of this name beside a weights file's name lists the parts it was cut into."""
 
@@ -31,6 +34,20 @@ def read_json(path: Path) -> dict[str, Any]:
         return parse_object(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; give a folder that holds {path.name}") from error
+
+
+def refuse_classifier(folder: Path, config: dict[str, Any]) -> None:
+    """Say what a fine-tuned classifier is for where a bundle is needed.
+
+    Raises:
+        ValueError: If the config.json of the folder is that of a classifier.
+    """
+    if {"encoder", "labels"} <= config.keys():
+        raise ValueError(
+            f"{folder} is a fine-tuned classifier, not a bundle; label texts with `python -m "
+            "finetune predict --model`, or take it to transformers with `python -m ponet export "
+            "--format huggingface`"
+        )
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
@@ -92,10 +109,14 @@ def read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        found = _OTHER_OBJECT.search(str(error))  # torch's own text tells how to run it
+        if found is None:
+            raise ValueError(
+                f"{path} is damaged or not written by torch.save; copy it again"
+            ) from error
         raise ValueError(
-            f"{path} is damaged or holds more than tensors, which is refused ({reason}); "
-            "convert it to safetensors where you trust it"
+            f"{path} holds more than tensors ({found[1]}), which is refused, because reading it "
+            "could run any code; save model.state_dict() alone where you trust it"
         ) from error
 
 
@@ -107,10 +128,22 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    state = read_pickle(path)
+    content = read_pickle(path)
+    state = _unwrapped(content)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} holds no state dict; a dict of tensors is needed")
+        keys = f" under {', '.join(map(str, content))}"[:200] if isinstance(content, dict) else ""
+        raise ValueError(f"{path} holds no state dict{keys}; a dict of tensors is needed")
     return state
+
+
+def _unwrapped(content: Any) -> Any:
+    """Return the state dict inside what training scripts save beside their optimiser's state."""
+    while isinstance(content, dict):
+        inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)]
+        if len(inner) != 1:
+            break
+        content = inner[0]
+    return content
 
 
 def find_weights(folder: Path) -> list[Path]:

@@ -4,13 +4,12 @@ Invariant: [CLS], [SEP] and segments are known by position; a literal "[SEP]" in
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.manifest import TOKENIZER_NAME, TokenizerInfo
 from finetune.data.boundaries import paragraph_starts, sentence_starts
 from finetune.data.encoded_texts import (
     NO_STARTS,
@@ -22,6 +21,8 @@ from finetune.data.encoded_texts import (
 from finetune.inputs import RUN_PARTS
 from finetune.tasks.spec import Row, SegmentRule
 from ponet import EncoderBatch
+from ponet.tokenizer import load_tokenizer, tokenizer_facts
+from ponet.weight_files import TOKENIZER_NAME
 
 __all__ = ["EncodedText", "PackedTexts", "TextEncoder", "tokenizer_file"]
 
@@ -36,7 +37,7 @@ class TextEncoder:
     """Turns rows into token ids, and token ids into batches.
 
     Args:
-        tokenizer_json: WordPiece tokenizer in the `tokenizers` format.
+        tokenizer_json: Tokenizer of any kind in the `tokenizers` format.
         max_len: Most tokens of an example, special tokens included; 5 or more. A single text keeps
             its head, of a pair the longer one is cut first.
         segments: What a pooling segment is: a whole text, its sentences, or its paragraphs;
@@ -55,20 +56,16 @@ class TextEncoder:
         segments: SegmentRule = "separators",
         language: str = "en",
     ) -> None:
-        from tokenizers import Tokenizer
-
         if max_len < SHORTEST_MAX_LEN:
             raise ValueError(f"max_len is {max_len}; {SHORTEST_MAX_LEN} or more is needed")
-        self.info = TokenizerInfo.from_file(tokenizer_json)
+        self._tokenizer = load_tokenizer(Path(tokenizer_json))
+        self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
+        self.info = tokenizer_facts(self._tokenizer, Path(tokenizer_json))
         self.max_len = max_len
         self.segments = segments
         self.language = language
         self.counters: Counter[str] = Counter()
         """Repairs made while encoding; empty: none."""
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
 
     def encode(self, rows: Sequence[Row], source: str | Path) -> list[EncodedText]:
         """Return the token ids of rows.
@@ -115,7 +112,7 @@ class TextEncoder:
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
             offsets = encoding.offsets[: self.max_len]
-            starts = token_starts(offsets, self._character_starts(text))
+            starts = token_starts(_without_spaces(text, offsets), self._character_starts(text))
             yield _Tokens(ids[: self.max_len], len(ids), starts)
 
     def _character_starts(self, text: str) -> list[int]:
@@ -143,7 +140,7 @@ class TextEncoder:
         )
 
 
-def token_starts(offsets: Sequence[tuple[int, int]], starts: Sequence[int]) -> Int32Array:
+def token_starts(offsets: Iterable[tuple[int, int]], starts: Sequence[int]) -> Int32Array:
     """Return which tokens are the first of a piece of the text.
 
     A token belongs to the piece that holds its first character; a piece without tokens vanishes.
@@ -152,10 +149,18 @@ def token_starts(offsets: Sequence[tuple[int, int]], starts: Sequence[int]) -> I
         offsets: First character and end of each token.
         starts: Characters where pieces begin, growing, the first one 0.
     """
-    begins = np.fromiter((begin for begin, _ in offsets), dtype=np.int64, count=len(offsets))
+    begins = np.fromiter((begin for begin, _ in offsets), dtype=np.int64)
     begins = np.maximum.accumulate(begins) if len(begins) else begins
     pieces = np.searchsorted(np.asarray(starts, dtype=np.int64), begins, side="right")
     return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
+
+
+def _without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield offsets without the spaces that a SentencePiece token has before its word."""
+    for begin, end in offsets:
+        while begin < end and text[begin].isspace():
+            begin += 1  # noqa: PLW2901
+        yield begin, end
 
 
 def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, is_grad_enabled, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ponet.batch import EncoderBatch
@@ -30,10 +29,9 @@ class TokenMixer(nn.Module, ABC):
         """Return the mixed (B, L, D) update that the block adds to x_BLD."""
 
 
-def activation_function(name: str) -> Callable[[Tensor], Tensor]:
-    """Return exact GELU for "gelu" and its tanh form for "gelu_tanh"."""
-    approximate = {"gelu": "none", "gelu_tanh": "tanh"}[name]
-    return lambda x: F.gelu(x, approximate=approximate)
+def activation_function(name: str) -> nn.GELU:
+    """Return exact GELU for "gelu" and its tanh form for "gelu_tanh"; a module can be pickled."""
+    return nn.GELU(approximate={"gelu": "none", "gelu_tanh": "tanh"}[name])
 
 
 def init_weights(module: nn.Module, std: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import ponet
 from ponet.config import EncoderConfig, PoNetConfig
 from ponet.heads import PretrainingModel
+from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
 from ponet.weight_files import read_json
 
 UNKNOWN = "unknown: no file given at the export says so"
@@ -132,8 +133,9 @@ def _usage(config: EncoderConfig, has_tokenizer: bool) -> str:
     if trust:
         lines += [
             "",
-            "`trust_remote_code=True` runs the Python files of this folder, which need torch and "
-            "transformers alone. With the ponet package installed, `import ponet.hub` does the "
+            "`trust_remote_code=True` (for the tokenizer too, or it asks) runs the Python files of "
+            f"this folder, which need torch and transformers {OLDEST_TRANSFORMERS} or newer, and "
+            "nothing else. With the ponet package installed, `import ponet.hub` does the "
             "same without running them. `segment_ids` (the pooling unit of each token, from 0 in "
             "every row) may be given; without them each text between separators is one segment, "
             "where training may have used sentences.",

@@ -6,9 +6,20 @@ weights (see standalone.py), so it imports torch, transformers and the package's
 
 from typing import Any, Literal
 
-from transformers import PreTrainedConfig
+import transformers
 
 from ponet.config import PoNetConfig
+
+OLDEST_TRANSFORMERS = "5.20"
+"""The version that the code needs; pyproject.toml says the same."""
+
+try:
+    from transformers import PreTrainedConfig
+except ImportError as error:
+    raise ImportError(
+        f"this model's code needs transformers {OLDEST_TRANSFORMERS} or newer, and "
+        f"{transformers.__version__} is installed; pip install -U transformers"
+    ) from error
 
 _NAMES = {
     "vocab_size": "vocab_size",

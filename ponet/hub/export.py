@@ -13,6 +13,7 @@ import ponet
 from ponet.checkpoint import Bundle
 from ponet.config import PoNetConfig
 from ponet.hub.card import CardSources, model_card
+from ponet.hub.classifier import classifier_folder, export_classifier, read_classifier
 from ponet.hub.huggingface import export_huggingface, put_in_place
 from ponet.hub.onnx_export import OnnxOptions, compare_onnx, write_onnx
 from ponet.hub.special_tokens import SpecialTokens, find_special_tokens, write_tokenizer
@@ -21,7 +22,7 @@ ONNX_NAME = "model.onnx"
 
 
 def run_export(arguments: Sequence[str]) -> None:
-    """`export BUNDLE --format huggingface|onnx --output DIR [--push REPO]`.
+    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`.
 
     Raises:
         ValueError: If an option does not fit, the target is in use, or what was written is not the
@@ -29,6 +30,11 @@ def run_export(arguments: Sequence[str]) -> None:
     """
     options = _parser().parse_args(arguments)
     _check_options(options)
+    if (folder := classifier_folder(options.bundle)) is not None:
+        export_classifier(read_classifier(folder), options)
+        if options.push:
+            print(push(options.output, options.push, private=not options.public))
+        return
     bundle = ponet.load_bundle(options.bundle)
     special_tokens = find_special_tokens(
         bundle.tokenizer_path,
@@ -60,8 +66,15 @@ def run_export(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("ponet export", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="bundle folder, for instance runs/default/bundle")
+    parser = argparse.ArgumentParser(
+        "ponet export",
+        description="A bundle, or a classifier of `python -m finetune fit`, as a folder of "
+        "transformers; a bundle also as an ONNX graph. What is written has been loaded by the "
+        "other side and compared with the model; otherwise there is no output.",
+    )
+    parser.add_argument(
+        "bundle", type=Path, help="folder of a bundle or a fine-tuned classifier, or of its run"
+    )
     parser.add_argument(
         "--format", choices=("huggingface", "onnx"), required=True,
         help="huggingface: a folder for transformers; onnx: a graph for onnxruntime",

@@ -7,7 +7,7 @@ logits, the hidden states and every weight of the bundle's model.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,35 +18,43 @@ from torch import Tensor
 
 from ponet.batch import EncoderBatch
 from ponet.config import BertConfig, FNetConfig, PoNetConfig
-from ponet.heads import PretrainingModel
+from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.probe import probe_batch
 from ponet.hub.special_tokens import SpecialTokens, write_tokenizer
 from ponet.hub.standalone import write_code
-from ponet.key_maps import encoder_table, export_state, head_table, twin_table
+from ponet.key_maps import KeyTable, encoder_table, export_state, head_table, twin_table
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
 FOREIGN_TOLERANCE = 1e-4
 """The same for BERT and FNet, which transformers computes by code of its own."""
+_CLASSIFIER_TABLE: KeyTable = [
+    (name, (name,)) for name in ("classifier.weight", "classifier.bias")
+]  # fmt: skip
+Exportable = PretrainingModel | SequenceClassifier
 
 
 def export_huggingface(
-    model: PretrainingModel,
+    model: Exportable,
     folder: str | Path,
     *,
     special_tokens: SpecialTokens,
     tokenizer_path: Path | None = None,
     card: str = "",
+    max_len: int | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> float:
     """Write a model as a folder of transformers, compare it, and put it in place.
 
     Args:
-        model: Any of our pretraining models.
+        model: Any of our pretraining models, or a classifier of sequences.
         folder: Target; must not exist or be empty.
         special_tokens: Ids that delimit and pad.
         tokenizer_path: tokenizer.json, or None to write no tokenizer.
         card: Text of README.md; nothing is written for an empty one.
+        max_len: Where the tokenizer cuts if asked to; None: at the model's positions.
+        labels: What a classifier's configuration says of its outputs: id2label and the like.
 
     Returns:
         The largest difference of any logit, hidden state or pooled output of the probe batches.
@@ -57,15 +65,16 @@ def export_huggingface(
     """
 
     def write(staging: Path) -> float:
-        write_twin(model, staging, special_tokens)
+        write_twin(model, staging, special_tokens, labels or {})
+        config = model.encoder.config
         if tokenizer_path is not None:
             names = ["input_ids", "token_type_ids", "attention_mask"]
             write_tokenizer(
                 tokenizer_path,
                 staging,
-                max_len=model.config.max_positions,
+                max_len=max_len or config.max_positions,
                 # A Fourier transform has no mask, and transformers' FNet refuses one.
-                input_names=names[:2] if isinstance(model.config, FNetConfig) else names,
+                input_names=names[:2] if isinstance(config, FNetConfig) else names,
             )
         if card:
             (staging / "README.md").write_text(card, encoding="utf-8")
@@ -95,28 +104,31 @@ def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
     return result
 
 
-def write_twin(model: PretrainingModel, folder: Path, special_tokens: SpecialTokens) -> None:
+def write_twin(
+    model: Exportable, folder: Path, special_tokens: SpecialTokens, labels: Mapping[str, Any]
+) -> None:
     """Write config.json and model.safetensors, and PoNet's code beside them."""
-    config = twin_config(model, special_tokens)
+    config = twin_config(model, special_tokens, labels)
     config.architectures = [_class_name(model)]
     config.save_pretrained(folder)
     save_file(twin_state(model), folder / "model.safetensors", metadata={"format": "pt"})
-    if isinstance(model.config, PoNetConfig):
+    if isinstance(model.encoder.config, PoNetConfig):
         write_code(folder)
 
 
-def twin_config(model: PretrainingModel, special_tokens: SpecialTokens) -> Any:
+def twin_config(model: Exportable, special_tokens: SpecialTokens, labels: Mapping[str, Any]) -> Any:
     """Return the configuration of the same model in transformers."""
     import transformers
 
-    config = model.config
+    config = model.encoder.config
     ids = special_tokens.to_dict()
     if isinstance(config, PoNetConfig):
         return PoNetHubConfig.from_native(
             config,
-            num_pair_classes=model.num_pair_classes,
+            num_pair_classes=getattr(model, "num_pair_classes", 0),
             has_pooler=model.pooler is not None,
             **ids,
+            **labels,
         )
     shared = {
         "vocab_size": config.vocab_size,
@@ -130,6 +142,7 @@ def twin_config(model: PretrainingModel, special_tokens: SpecialTokens) -> Any:
         "initializer_range": config.init_range,
         "hidden_act": {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[config.activation],
         "pad_token_id": ids["pad_token_id"],
+        **labels,
     }
     if isinstance(config, BertConfig):
         return transformers.BertConfig(
@@ -140,40 +153,46 @@ def twin_config(model: PretrainingModel, special_tokens: SpecialTokens) -> Any:
     return transformers.FNetConfig(**shared)
 
 
-def twin_state(model: PretrainingModel) -> dict[str, Tensor]:
+def twin_state(model: Exportable) -> dict[str, Tensor]:
     """Return the weights by the names of transformers' class; tied ones stand there once.
 
     transformers' FNet always has a linear layer after the embeddings; where ours has none, it gets
     the identity, which changes no value.
     """
     native = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    prefix = f"{model.config.kind}."
-    if isinstance(model.config, PoNetConfig):
+    config = model.encoder.config
+    prefix = f"{config.kind}."
+    if isinstance(config, PoNetConfig):
         state = export_state(native, twin_table(list(native), foreign_prefix=prefix))
     else:
         has_pooler = model.pooler is not None
-        table = encoder_table(model.config, foreign_prefix=prefix, has_pooler=has_pooler)
-        table += head_table(has_pair_head=model.num_pair_classes > 0)
+        table = encoder_table(config, foreign_prefix=prefix, has_pooler=has_pooler)
+        if isinstance(model, PretrainingModel):
+            table += head_table(has_pair_head=model.num_pair_classes > 0)
+        else:
+            table += _CLASSIFIER_TABLE
         state = export_state(native, table)
-    if isinstance(model.config, FNetConfig) and not model.config.embedding_projection:
-        width = model.config.hidden_size
+    if isinstance(config, FNetConfig) and not config.embedding_projection:
+        width = config.hidden_size
         state[f"{prefix}embeddings.projection.weight"] = torch.eye(width)
         state[f"{prefix}embeddings.projection.bias"] = torch.zeros(width)
     return {name: value.contiguous() for name, value in state.items()}
 
 
-def _class_name(model: PretrainingModel) -> str:
+def _class_name(model: Exportable) -> str:
     """Return transformers' class for the heads there are.
 
     BertForPreTraining and FNetForPreTraining have a head of exactly two classes. Another one stays
     in the file under the same name, where AutoModelForMaskedLM leaves it aside.
     """
-    kind = {"ponet": "PoNet", "bert": "Bert", "fnet": "FNet"}[model.config.kind]
+    kind = {"ponet": "PoNet", "bert": "Bert", "fnet": "FNet"}[model.encoder.config.kind]
+    if isinstance(model, SequenceClassifier):
+        return f"{kind}ForSequenceClassification"
     has_class = model.num_pair_classes == 2 or (kind == "PoNet" and model.num_pair_classes > 0)
     return f"{kind}ForPreTraining" if has_class else f"{kind}ForMaskedLM"
 
 
-def compare_twin(model: PretrainingModel, folder: Path, special_tokens: SpecialTokens) -> float:
+def compare_twin(model: Exportable, folder: Path, special_tokens: SpecialTokens) -> float:
     """Load a written folder by the Auto classes and compare it with the model.
 
     Returns:
@@ -184,19 +203,16 @@ def compare_twin(model: PretrainingModel, folder: Path, special_tokens: SpecialT
     """
     import transformers
 
-    wants_pairs = _class_name(model).endswith("ForPreTraining")
-    auto = (
-        transformers.AutoModelForPreTraining if wants_pairs else transformers.AutoModelForMaskedLM
-    )
+    task = _class_name(model).partition("For")[2]
+    auto = getattr(transformers, f"AutoModelFor{task}")
+    config = model.encoder.config
     twin, body = _loaded(auto, folder), _loaded(transformers.AutoModel, folder)
-    tolerance = TOLERANCE if isinstance(model.config, PoNetConfig) else FOREIGN_TOLERANCE
+    tolerance = TOLERANCE if isinstance(config, PoNetConfig) else FOREIGN_TOLERANCE
     largest, was_training = 0.0, model.training
     model.eval()
-    is_fnet = isinstance(model.config, FNetConfig)
+    is_fnet = isinstance(config, FNetConfig)
     for length in (33, 64):
-        batch = probe_batch(
-            model.config, special_tokens, shape=(3, length), has_padding=not is_fnet
-        )
+        batch = probe_batch(config, special_tokens, shape=(3, length), has_padding=not is_fnet)
         # FNet mixes padding in, so it has none here, and no argument for it.
         inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
         if not is_fnet:
@@ -249,10 +265,13 @@ def _quiet() -> Iterator[None]:
 
 @torch.inference_mode()
 def _outputs(
-    model: PretrainingModel, batch: EncoderBatch, twin: Any, body: Any, inputs: dict[str, Tensor]
+    model: Exportable, batch: EncoderBatch, twin: Any, body: Any, inputs: dict[str, Tensor]
 ) -> list[tuple[str, Tensor, Tensor]]:
     """Return name, our value and transformers' value of all that both compute, at real tokens."""
     ours, theirs, encoded = model(batch), twin(**inputs), body(**inputs)
+    if isinstance(model, SequenceClassifier):
+        pooled = model.pooler(model.encoder(batch))
+        return [("logits", ours, theirs.logits), ("pooled output", pooled, encoded.pooler_output)]
     logits = theirs.prediction_logits if "prediction_logits" in theirs else theirs.logits
     real_BL = batch.mask
     found = [

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ROLES = {
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "unk_token": ("[UNK]", "<unk>"),
-}
-"""Role -> names that tokenizers give it; the first one in the vocabulary counts."""
+from ponet.importing.tokenizer_settings import SETTINGS_NAME
+from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names
+from ponet.weight_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +58,8 @@ def find_special_tokens(
         return SpecialTokens(cls_token_id=cls_id, sep_token_id=sep_id)
     if separator_ids is not None:
         raise ValueError("--separator-ids given, but the bundle has a tokenizer.json; leave it out")
-    tokenizer = _read_tokenizer(tokenizer_path)
-    if tokenizer.get_vocab_size() > vocab_size:
-        raise ValueError(
-            f"{tokenizer_path} has {tokenizer.get_vocab_size()} entries, the model {vocab_size}; "
-            "this is not the tokenizer the model was trained with"
-        )
+    check_tokenizer(tokenizer_path, vocab_size=vocab_size)
+    tokenizer = load_tokenizer(tokenizer_path)
     names = special_names(tokenizer, str(tokenizer_path))
     ids = {f"{role}_id": tokenizer.token_to_id(name) for role, name in names.items()}
     return SpecialTokens(
@@ -76,22 +67,6 @@ def find_special_tokens(
         sep_token_id=ids["sep_token_id"],
         pad_token_id=ids["pad_token_id"],
     )
-
-
-def special_names(tokenizer: Any, where: str) -> dict[str, str]:
-    """Return role -> token of a tokenizer; a mask token and one for unknown words may be missing.
-
-    Raises:
-        ValueError: If there is none to begin, end or pad a sequence.
-    """
-    found = {}
-    for role, names in _ROLES.items():
-        known = [name for name in names if tokenizer.token_to_id(name) is not None]
-        if known:
-            found[role] = known[0]
-        elif role in ("cls_token", "sep_token", "pad_token"):
-            raise ValueError(f"{where} has no {role}; one of {', '.join(names)} is needed")
-    return found
 
 
 def write_tokenizer(
@@ -109,11 +84,9 @@ def write_tokenizer(
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _read_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
     names = special_names(tokenizer, str(tokenizer_path))
     _add_template(tokenizer, names)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_len,
@@ -121,6 +94,10 @@ def write_tokenizer(
         **names,
     )
     wrapped.save_pretrained(folder)
+    settings = folder / SETTINGS_NAME
+    # The name that every version of transformers knows for what it writes as TokenizersBackend.
+    values = {**read_json(settings), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(names, indent=2) + "\n"
     (folder / "special_tokens_map.json").write_text(text, encoding="utf-8")
 
@@ -136,18 +113,3 @@ def _add_template(tokenizer: Any, names: dict[str, str]) -> None:
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
     )
-
-
-def _read_tokenizer(path: Path) -> Any:
-    """Return the tokenizer of a file.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        json.loads(path.read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no tokenizer of the tokenizers library ({error})") from error
-    return Tokenizer.from_file(str(path))

@@ -29,6 +29,7 @@ from ponet.weight_files import (
 )
 
 _OFFICIAL_GROUP = "weights."
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -67,14 +68,18 @@ def read_foreign(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def weights_group(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under "weights.", without that prefix, or all where there are none."""
-    if not any(key.startswith(_OFFICIAL_GROUP) for key in state):
-        return dict(state)
-    return {
+    """Return the tensors under "weights.", without that prefix, or all where there are none.
+
+    What a wrapper has put before every name, such as "module.", is left out too.
+    """
+    inner = {
         key.removeprefix(_OFFICIAL_GROUP): tensor
         for key, tensor in state.items()
         if key.startswith(_OFFICIAL_GROUP)
-    }
+    } or dict(state)
+    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in inner)), ""):
+        inner = {key.removeprefix(prefix): tensor for key, tensor in inner.items()}
+    return inner
 
 
 def foreign_model(
@@ -104,6 +109,12 @@ def foreign_model(
     _check_dtypes(kept, where)
     names = _Naming.of(config, kept)
     state = drop_tied_decoder(kept, word_key=names.word_key)
+    if names.word_key not in state:
+        raise ValueError(
+            f"{where} has no word embeddings ({names.word_key}); its names are like "
+            f"{', '.join(sorted(state)[:3]) or 'nothing'}: take off what stands before the "
+            "encoder's names, or give the whole model's weights"
+        )
     has_mlm, has_pair, has_pooler = names.parts(state)
     if not add_missing_heads:
         _check_heads(where, names, has_mlm=has_mlm, has_pair=has_pair, has_pooler=has_pooler)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ponet.importing.tokenizer_settings import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.weight_files import (
     CONFIG_NAME,
     INDEX_SUFFIX,
@@ -13,7 +14,8 @@ from ponet.weight_files import (
     read_json,
 )
 
-_OPTIONAL = ("configuration.json", TOKENIZER_NAME, "tokenizer_config.json", "vocab.txt")
+_OPTIONAL = ("configuration.json", TOKENIZER_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME, ADDED_NAME,
+             "vocab.txt")  # fmt: skip
 _COMMIT_LEN = 40
 
 

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ponet.importing.hub import download
-from ponet.weight_files import CONFIG_NAME, find_weights, read_config_metadata, read_json
+from ponet.weight_files import (
+    CONFIG_NAME,
+    find_weights,
+    read_config_metadata,
+    read_json,
+    refuse_classifier,
+)
 
 CHECKPOINT_SUFFIX = ".ckpt"
 _MODELSCOPE_OWNERS = ("damo", "iic")
@@ -83,7 +89,10 @@ def _from_folder(folder: Path, revision: str | None = None) -> Source:
         )
     if not (folder / CONFIG_NAME).is_file() and (folder / "bundle" / CONFIG_NAME).is_file():
         raise ValueError(f"{folder} is the folder of a run; its bundle is {folder / 'bundle'}")
+    if not (folder / CONFIG_NAME).is_file() and (folder / "classifier" / CONFIG_NAME).is_file():
+        folder = folder / "classifier"
     values = read_json(folder / CONFIG_NAME)
+    refuse_classifier(folder, values)
     if "format_version" in values and "encoder" in values:
         raise ValueError(f"{folder} is a bundle already; use it as it is")
     return Source(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.text_format import load_tokenizer
+from ponet.importing.tokenizer_settings import SETTINGS_NAME, TokenizerSettings, read_settings
+from ponet.tokenizer import load_tokenizer, num_ids
 from ponet.weight_files import TOKENIZER_NAME, read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -45,30 +46,50 @@ def prepare_tokenizer(
         return None
     path = Path(given).expanduser() if given else _search(folder)
     target = staging / TOKENIZER_NAME
-    if path.suffix == ".txt":
-        options = _wordpiece_options(path.parent, lowercase)
-        wordpiece(read_vocab(path), **options).save(str(target))
-        how = f"{path.name} -> {TOKENIZER_NAME}; " + "; ".join(
-            f"{name} {str(value).lower()}" for name, value in options.items()
-        )
-    else:
+    has_file = path.suffix != ".txt"
+    # A tokenizer.json that the user names says all by itself.
+    settings = (
+        TokenizerSettings(folder=path.parent) if has_file and given else read_settings(path.parent)
+    )
+    settings.check(has_file=has_file)
+    how = path.name
+    if has_file:
         if lowercase is not None:
             raise ValueError(f"--lowercase is for a vocab.txt; {path} says itself what it does")
         tokenizer = load_tokenizer(path)
+        content = read_json(path)
+        settings.check_normalizer(content.get("normalizer"))
+        stored = [name for name in ("padding", "truncation") if content.get(name)]
+        how += "".join(f"; stored {name} left out" for name in stored)
+    else:
+        options = _wordpiece_options(settings, lowercase)
+        tokenizer = wordpiece(read_vocab(path), **options)
+        how += f" -> {TOKENIZER_NAME}; " + "; ".join(
+            f"{name} {str(value).lower()}" for name, value in options.items()
+        )
+    num_added = settings.add_to(tokenizer)
+    how += f"; {num_added} added tokens" if num_added else ""
+    if has_file and not stored and not num_added:
         shutil.copyfile(path, target)
-        how = path.name
-    tokenizer = load_tokenizer(target)
+    else:
+        tokenizer.save(str(target))
+    fit = _checked_size(tokenizer, target, where=str(path), vocab_size=vocab_size)
+    return TokenizerFile(path=target, description=f"{how}; {type(tokenizer.model).__name__}, {fit}")
+
+
+def _checked_size(tokenizer: Any, file: Path, *, where: str, vocab_size: int) -> str:
+    """Return how many entries a tokenizer has, in words, if it fits the model."""
     missing = [name for name in ("[CLS]", "[SEP]", "[MASK]") if tokenizer.token_to_id(name) is None]
     if missing:
-        raise ValueError(f"{path}: the tokenizer lacks {', '.join(missing)}")
-    size = max(tokenizer.get_vocab().values()) + 1
+        raise ValueError(f"{where}: the tokenizer lacks {', '.join(missing)}")
+    size = num_ids(file)
     if size > vocab_size:
         raise ValueError(
-            f"{path} has {size} entries, but the model's word embeddings have {vocab_size} rows; "
+            f"{where} has {size} entries, but the model's word embeddings have {vocab_size} rows; "
             "give the tokenizer of this model by --tokenizer"
         )
-    kind = type(tokenizer.model).__name__
-    return TokenizerFile(path=target, description=f"{how}; {kind}, {size:,} entries")
+    unused = f" for {vocab_size:,} rows of embeddings" if size < vocab_size else ""
+    return f"{size:,} entries{unused}"
 
 
 def read_vocab(path: Path) -> dict[str, int]:
@@ -166,14 +187,14 @@ def _search(folder: Path) -> Path:
     raise ValueError(f"{folder} has neither {TOKENIZER_NAME} nor vocab.txt; {advice}")
 
 
-def _wordpiece_options(folder: Path, lowercase: bool | None) -> dict[str, Any]:
+def _wordpiece_options(settings: TokenizerSettings, lowercase: bool | None) -> dict[str, Any]:
     """Return the settings of a vocab.txt from the tokenizer_config.json beside it."""
-    path = folder / "tokenizer_config.json"
-    values = read_json(path) if path.is_file() else {}
+    values = settings.values
     own = values.get("do_lower_case")
     if lowercase is not None and own is not None and lowercase != own:
         raise ValueError(
-            f"--lowercase {str(lowercase).lower()} contradicts {path}, which says {own}"
+            f"--lowercase {str(lowercase).lower()} contradicts "
+            f"{settings.folder / SETTINGS_NAME}, which says {own}"
         )
     chosen = lowercase if lowercase is not None else own
     return {

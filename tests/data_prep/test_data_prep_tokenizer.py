@@ -105,6 +105,19 @@ def test_vocab_txt_and_tokenizer_json_give_the_same_ids(shared_dir):
         assert by_text.encode(text).ids == by_json.encode(text).ids
 
 
+def test_padding_and_truncation_stored_in_a_file_are_switched_off(tmp_path, tokenizer_json):
+    from tokenizers import Tokenizer
+
+    stored = Tokenizer.from_file(str(tokenizer_json))
+    stored.enable_padding(length=64)
+    stored.enable_truncation(4)
+    stored.save(str(tmp_path / "stored.json"))
+    found = load_tokenizer(TokenizerConfig(path=str(tmp_path / "stored.json")))
+    plain = load_tokenizer(TokenizerConfig(path=str(tokenizer_json)))
+    assert found.encode(TEXTS[0]).ids == plain.encode(TEXTS[0]).ids
+    assert found.to_str() == plain.to_str()
+
+
 def test_wrong_tokenizer_files_are_clear_errors(tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "vocab.txt").write_text("a\nb\n")

@@ -5,13 +5,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from finetune_runs import run_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune.artifact import load_classifier
+from finetune.cli import main
 from finetune.data import encoding as encoding_module
 from finetune.data.boundaries import paragraph_starts, sentence_starts
 from finetune.data.encoding import TextEncoder, shortened_lengths, tokenizer_file
 from finetune.tasks.spec import Row
+from ponet import FNetConfig, PretrainingModel, save_bundle
 
 PAD, CLS, SEP = 0, 2, 3
 RULES = ("separators", "sentences", "paragraphs")
@@ -64,6 +68,34 @@ def test_paragraphs_are_segments_with_rule_paragraphs(tokenizer_json) -> None:
     encoder = TextEncoder(tokenizer_json, max_len=40, segments="paragraphs")
     (text,) = encoder.encode(rows(("It was bad. A film\n\ngood film", "")), "x.csv")
     assert text.segment_starts.tolist() == [1, 7]
+
+
+def test_sentences_of_a_sentencepiece_tokenizer_begin_with_their_own_first_token(
+    unigram_json,
+) -> None:
+    encoder = TextEncoder(unigram_json, max_len=40, segments="sentences")
+    (text,) = encoder.encode(rows(("It was bad.  A film. Good", "Good! The film")), "x.csv")
+    tokens = [encoder._tokenizer.id_to_token(number) for number in text.input_ids.tolist()]
+    assert (tokens[0], tokens[-1], encoder.info.pad_id) == ("[CLS]", "[SEP]", 3)
+    begins = [tokens[start] for start in text.segment_starts.tolist()]
+    assert begins == ["\u2581it", "\u2581a", "\u2581good", "\u2581good", "\u2581the"]
+
+
+def test_an_encoder_with_a_sentencepiece_tokenizer_is_fine_tuned_and_used(
+    unigram_json, tmp_path
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"num_layers": 1, "hidden_size": 32, "ffn_size": 64, "max_positions": 24}
+    config = FNetConfig.preset("nano", vocab_size=60, **sizes)
+    bundle = save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=unigram_json)
+    assert run_fit(bundle, tmp_path, "fnet", "--data.segments", "sentences") == 0
+    loaded = load_classifier(tmp_path / "fnet")
+    texts = loaded.encoder.encode(rows(("it was good.", ""), ("bad", "")), "x.csv")
+    assert loaded.model(loaded.encoder.batch(texts)).shape == (2, 2)
+    predicted = tmp_path / "predicted.jsonl"
+    arguments = ["--model", str(tmp_path / "fnet"), "--input", str(tmp_path / "validation.csv")]
+    assert main(["predict", *arguments, "--output", str(predicted)]) == 0
+    assert len(predicted.read_text().splitlines()) == 50
 
 
 def test_a_literal_separator_in_a_text_is_text(tokenizer_json) -> None:

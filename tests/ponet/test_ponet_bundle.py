@@ -1,9 +1,14 @@
 """Bundles: what is written comes back, and what is broken is named."""
 
+import copy
 import json
+import multiprocessing
+import pickle
 
 import pytest
 import torch
+from ponet_bundles import VOCAB, write_foreign, write_tokenizer
+from ponet_bundles import make_model as make_text_model
 from ponet_reference import make_batch
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +25,7 @@ def make_model(config_class=PoNetConfig, *, num_pair_classes=3, **fields):
 @pytest.fixture
 def tokenizer(tmp_path):
     path = tmp_path / "some_tokenizer.json"
-    path.write_text('{"version": "1.0"}')
+    path.write_text('{"version": "1.0", "model": {"vocab": {"a": 39, "b": 0}}}')
     return path
 
 
@@ -63,6 +68,104 @@ def test_a_folder_that_is_no_bundle_is_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match="is no bundle"):
         save_bundle(tmp_path / "precious", make_model(), tokenizer_json=None)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_weights_of_others_are_never_overwritten(tmp_path):
+    folder = write_foreign(tmp_path / "bert", make_text_model(BertConfig))
+    with pytest.raises(ValueError, match="is no bundle"):
+        save_bundle(folder, make_model(), tokenizer_json=None)
+    assert (folder / "pytorch_model.bin").is_file()
+
+
+def test_a_run_is_taken_for_its_bundle(tmp_path):
+    save_bundle(tmp_path / "run" / "bundle", make_model(), tokenizer_json=None, metadata={"a": 1})
+    assert load_bundle(tmp_path / "run").metadata == {"a": 1}
+
+
+def edit_tokenizer(folder, change):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def permute(content):
+    vocab = content["model"]["vocab"]
+    vocab["the"], vocab["sun"] = vocab["sun"], vocab["the"]
+
+
+def add_token(content):
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 500, "content": "new"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"]["vocab"].update(new=len(VOCAB)), f"embeddings have {len(VOCAB)} row"),
+        (add_token, f"has 501 entries, but the model's word embeddings have {len(VOCAB)} rows"),
+        (permute, "is not the tokenizer that this model was stored with"),
+        (lambda c: c["normalizer"].update(lowercase=False), "is not the tokenizer"),
+        (lambda c: c.pop("model"), "holds no model"),
+    ],
+)
+def test_another_tokenizer_in_a_bundle_is_refused(change, message, tmp_path):
+    folder = save_bundle(
+        tmp_path / "b", make_text_model(), tokenizer_json=write_tokenizer(tmp_path)
+    )
+    edit_tokenizer(folder, lambda c: c.update(padding=None, truncation=None))  # another layout
+    load_bundle(folder)
+    edit_tokenizer(folder, change)
+    with pytest.raises(ValueError, match=message):
+        load_bundle(folder)
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_not_stored(tmp_path, tokenizer):
+    tokenizer.write_text('{"model": {"vocab": {"a": 40}}}')
+    with pytest.raises(ValueError, match="41 entries, but the model's word embeddings have 40"):
+        save_bundle(tmp_path / "m", make_model(), tokenizer_json=tokenizer)
+
+
+def test_a_bundle_of_an_earlier_version_has_no_digest_and_loads(tmp_path, tokenizer):
+    folder = save_bundle(tmp_path / "m", make_model(), tokenizer_json=tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    del config["tokenizer_digest"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_bundle(folder).tokenizer_path is not None
+
+
+def test_a_classifier_is_told_from_a_bundle(tmp_path):
+    encoder = make_model().config.to_dict()
+    config = {"format_version": 2, "encoder": encoder, "labels": ["a", "b"], "task": "own"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is a fine-tuned classifier, not a bundle"):
+        load_bundle(tmp_path)
+
+
+def encode_one(bundle):
+    return bundle.encode(["the sun"]).tolist()
+
+
+@pytest.mark.parametrize("config_class", [PoNetConfig, BertConfig, FNetConfig])
+def test_a_bundle_can_be_pickled_saved_and_copied_before_and_after_use(config_class, tmp_path):
+    model = make_text_model(config_class)
+    bundle = load_bundle(
+        save_bundle(tmp_path / "b", model, tokenizer_json=write_tokenizer(tmp_path))
+    )
+    fresh = pickle.loads(pickle.dumps(bundle))
+    expected = encode_one(bundle)
+    torch.save(bundle, tmp_path / "b.pt")
+    saved = torch.load(tmp_path / "b.pt", weights_only=False)
+    for twin in (fresh, saved, copy.deepcopy(bundle), pickle.loads(pickle.dumps(bundle))):
+        assert encode_one(twin) == expected
+
+
+def test_a_bundle_can_be_sent_to_another_process(tmp_path):
+    bundle = load_bundle(
+        save_bundle(tmp_path / "b", make_text_model(), tokenizer_json=write_tokenizer(tmp_path))
+    )
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        [found] = pool.map(encode_one, [bundle])
+    torch.testing.assert_close(torch.tensor(found), bundle.encode(["the sun"]))
 
 
 def test_failed_writes_leave_the_old_bundle_and_no_rubbish(tmp_path):

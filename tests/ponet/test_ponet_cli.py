@@ -1,12 +1,15 @@
 """The `ponet` command: what it prints, what it writes, and how it fails."""
 
+import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import zstandard
 from ponet_bundles import TEXTS, make_model, write_foreign, write_tokenizer
 
 from ponet import load_bundle, save_bundle
@@ -102,6 +105,22 @@ def test_encode_reads_stdin_and_more_than_one_block(bundle_folder, tmp_path, mon
     [
         ("in.jsonl", b'{"text": "a"}\n{"text": 3}\n', "in.jsonl:2 has no text under 'text'"),
         ("in.jsonl", b'{"text": "a"}\n{"tex', "in.jsonl:2 is not valid JSON"),
+        ("in.JSONL", b'\n{"text": "a"}\n\n3\n', "in.JSONL:4 has no text under 'text'"),
+        ("in.json", b'[\n {"text": "a"}\n]\n', ".json files are not read; give .txt"),
+        ("in.parquet", b"PAR1", ".parquet files are not read"),
+        ("in.txt.bz2", b"BZh", ".bz2 files are not read"),
+        ("in.csv", b"text;label\na;1\n", "in.csv:1 names no column 'text'; it has 'text;label'"),
+        ("in.csv", b'text,n\n"a\nb",1\nc\n', "in.csv:4 has 1 columns, but the first line names 2"),
+        ("in.csv", b'text\n"a\n', "in.csv:2 is not valid CSV"),
+        ("in.csv", b"text,text\na,b\n", "names the column 'text' more than once"),
+        ("in.tsv", b'text\tn\n"a\nb"\t1\n', "in.tsv:2 has 1 columns, .* has no quotes"),
+        ("in.tsv", b'text\n"a\nb"\n', "in.tsv:2 begins with a quote that is left open"),
+        ("in.tsv", b"", "in.tsv:1 names no column 'text'; it has none"),
+        ("in.csv", "text\nn\u00e9e\n".encode("cp1252"), "in.csv:2 is not UTF-8 .* iconv"),
+        ("in.txt", "a\n".encode("utf-16"), "in.txt:1 is not UTF-8"),
+        ("in.txt.gz", gzip.compress(b"a\n" * 999)[:-9], "cannot be read"),
+        ("in.txt.zst", zstandard.compress(b"a\n" * 999)[:-3], "in the middle of its data"),
+        ("in.txt.zst", b"no zst at all", "compressed data is damaged"),
         ("in.txt", b"fine\nnot \xff\n", "in.txt:2 is not UTF-8"),
         (None, b"", "does not exist; give a file of texts"),
     ],
@@ -114,7 +133,94 @@ def test_a_broken_input_names_its_line_and_leaves_no_output(
         path.write_bytes(content)
     before = set(tmp_path.iterdir())
     assert main(["encode", str(bundle_folder), str(path), "--output", str(tmp_path / "v.npy")]) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
+    assert set(tmp_path.iterdir()) == before
+
+
+def compressed(name, content):
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(name[name.rfind(".") :])
+    return pack(content[:9]) + pack(content[9:]) if pack else content  # two members, or frames
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.csv", b'\xef\xbb\xbfid, body \r\n1,"sun, ""the"" sun"\r\n\r\n2,"a\nb"\r\n3,\r\n'),
+        ("in.CSV.gz", b'body\n"sun, ""the"" sun"\n"a\nb"\n""\n'),
+        ("in.tsv.zst", b'n\tbody\n1\tsun, "the" sun\n\n2\ta b\n3\t\n'),
+        ("in.JSONL", b'{"body": "sun, \\"the\\" sun"}\n\n{"body": "a\\nb"}\n \n{"body": ""}\n'),
+        ("in.jsonl.ZST", b'{"body": "sun, \\"the\\" sun"}\n{"body": "a b"}\n{"body": ""}'),
+        ("in.txt.gz", b'\xef\xbb\xbfsun, "the" sun\r\na b\n\n'),
+        ("in", b'sun, "the" sun\na b\n\n'),
+    ],
+)
+def test_every_kind_of_file_gives_its_texts_and_not_its_lines(
+    name, content, bundle_folder, tmp_path
+):
+    path, output = tmp_path / name, tmp_path / "v.npy"
+    path.write_bytes(compressed(name.lower(), content))
+    field = [] if name in ("in", "in.txt.gz") else ["--field", "body"]
+    assert main(["encode", str(bundle_folder), str(path), "--output", str(output), *field]) == 0
+    expected = load_bundle(bundle_folder).encode(['sun, "the" sun', "a b", ""]).numpy()
+    np.testing.assert_allclose(np.load(output), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--field", "body"], "--field body would do nothing: .* holds a text in every line"),
+        (["--device", "cuda:7"], "--device cuda:7 is not on this machine, which has cpu"),
+        (["--device", "gpu"], "--device gpu is not on this machine, which has cpu"),
+        (["--device", "meta"], "--device meta is not on this machine"),
+        (["--output", "{input}"], "must end in"),
+        (["--output", "{folder}"], "is a folder; name a file"),
+    ],
+)
+def test_options_of_encode_that_cannot_be_followed_are_one_line(
+    options, message, bundle_folder, tmp_path, capsys
+):
+    path = tmp_path / "in.txt"
+    path.write_text("a\n")
+    (tmp_path / "folder.npy").mkdir()
+    places = {"input": path, "folder": tmp_path / "folder.npy"}
+    options = [option.format(**places) for option in options]
+    base = ["encode", str(bundle_folder), str(path), "--output", str(tmp_path / "v.npy")]
+    assert main([*base, *options]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+    assert not (tmp_path / "v.npy").exists()
+
+
+def test_the_input_is_never_written_over(bundle_folder, tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "a"}\n')
+    assert main(["encode", str(bundle_folder), str(path), "--output", str(path)]) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    assert path.read_text() == '{"text": "a"}\n'
+
+
+def test_progress_counts_the_texts_of_the_whole_file(bundle_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ponet.inference._QUIET_S", 0.0)
+    monkeypatch.setattr("ponet.encode_files._BLOCK_TEXTS", 2)
+    path = tmp_path / "in.txt"
+    path.write_text("a\n" * 5)
+    assert main(["encode", str(bundle_folder), str(path), "--output", str(tmp_path / "v.npy")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [
+        f"encoded {count} of 5 texts" for count in (2, 4, 5)
+    ]
+
+
+def test_an_interrupt_ends_in_130_without_a_traceback(bundle_folder, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ponet.inference.encode", interrupted)
+    (tmp_path / "in.txt").write_text("a\n")
+    before = set(tmp_path.iterdir())
+    output = str(tmp_path / "v.npy")
+    assert main(["encode", str(bundle_folder), str(tmp_path / "in.txt"), "--output", output]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert set(tmp_path.iterdir()) == before
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 
 from ponet.hub import export  # noqa: E402 (transformers may be missing)
 from ponet.hub.card import CardSources, model_card  # noqa: E402
+from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS  # noqa: E402
 from ponet.hub.export import run_export  # noqa: E402
 
 
@@ -135,7 +136,17 @@ def test_the_command_writes_a_folder_with_its_card(bundle, tmp_path, run, capsys
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json",
             "modeling_ponet.py"} <= files  # fmt: skip
-    assert "# Small" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# Small" in card and f"transformers {OLDEST_TRANSFORMERS} or newer" in card
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # known before version 5 too
+
+
+def test_a_run_is_taken_for_its_bundle(bundle, tmp_path):
+    (tmp_path / "run").mkdir()
+    bundle.rename(tmp_path / "run" / "bundle")
+    run_export([str(tmp_path / "run"), "--format", "huggingface", "--output", str(tmp_path / "o")])
+    assert (tmp_path / "o" / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_configurations_that_do_not_fit_are_refused():
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
     path = write_tokenizer_json(tmp_path / "tokenizer.json")
-    with pytest.raises(ValueError, match="16 entries, the model 9"):
+    with pytest.raises(ValueError, match="16 entries, but the model's word embeddings have 9"):
         find_special_tokens(path, vocab_size=9)
     with pytest.raises(ValueError, match="--separator-ids CLS SEP"):
         find_special_tokens(None, vocab_size=9)
@@ -284,5 +284,5 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no pad_token"):
         find_special_tokens(path, vocab_size=20)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="holds no model"):
         find_special_tokens(path, vocab_size=20)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ponet import load_bundle
 
 pytest.importorskip("transformers")
 
-from ponet.hub import PoNetHubConfig, standalone  # noqa: E402 (transformers may be missing)
+from ponet.hub import PoNetHubConfig, configuration_ponet, standalone  # noqa: E402 (transformers may be missing)
 from ponet.hub.huggingface import export_huggingface  # noqa: E402
 from ponet.hub.probe import probe_batch  # noqa: E402
 from ponet.hub.special_tokens import SpecialTokens  # noqa: E402
@@ -73,6 +74,20 @@ def test_copies_import_nothing_but_each_other_torch_and_transformers():
             elif isinstance(node, ast.ImportFrom):
                 files = [node.module] if node.module else [alias.name for alias in node.names]
                 assert {f"{file}.py" for file in files} <= set(copies), name
+
+
+def test_an_older_transformers_is_told_which_version_is_needed(monkeypatch, repository):
+    old = types.ModuleType("transformers")
+    old.__version__ = "4.57.1"
+    monkeypatch.setitem(sys.modules, "transformers", old)
+    text = standalone.code_files()["configuration_ponet.py"]
+    oldest = configuration_ponet.OLDEST_TRANSFORMERS
+    with pytest.raises(ImportError, match=f"needs transformers {oldest} or newer, and 4.57.1 is"):
+        exec(
+            compile(text.replace("from .ponet_config", "from ponet.config"), "copy", "exec"),
+            {"__name__": "x"},
+        )
+    assert f'"transformers>={oldest}"' in (repository / "pyproject.toml").read_text()
 
 
 def test_transformers_finds_every_copy(export):

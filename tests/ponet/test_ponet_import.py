@@ -239,8 +239,47 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     model = make_model()
     weights = {**foreign_weights(model), "x": Bomb()}
     folder = write_foreign(tmp_path / "m", model, weights=weights)
-    with pytest.raises(ValueError, match="more than tensors"):
+    with pytest.raises(ValueError, match=r"bin holds more than tensors \(eval\)") as raised:
         do_import(folder, tmp_path / "b")
+    assert "\x1b" not in str(raised.value) and "weights_only" not in str(raised.value)
+    torch.save(model, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"more than tensors \(ponet.heads.PretrainingModel\)"):
+        do_import(folder, tmp_path / "b")
+
+
+def behind(prefix, weights):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: behind("module.", w),
+        lambda w: behind("_orig_mod.module.", w),
+        lambda w: {"state_dict": behind("model.", w), "epoch": 3, "optimizer": {"lr": 0.1}},
+        lambda w: {"model": behind("module.", w), "args": {"a": 1}},
+        lambda w: {"model_state_dict": w, "step": torch.tensor(3)},
+    ],
+)
+def test_what_training_scripts_put_around_weights_is_taken_off(wrap, tmp_path):
+    model = make_model()
+    folder = write_foreign(tmp_path / "m", model, weights=wrap(foreign_weights(model)))
+    same_outputs(do_import(folder, tmp_path / "b").bundle.model, model)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda w: behind("mine.", w), "has no word embeddings .* names are like mine.cls"),
+        (lambda w: {"weights": w, "lr": 1}, "no state dict under weights, lr; a dict of tensors"),
+        (lambda w: {"model": w, "state_dict": w}, "no state dict under model, state_dict"),
+    ],
+)
+def test_a_wrapper_that_is_not_known_is_named(wrap, message, tmp_path):
+    model = make_model()
+    folder = write_foreign(tmp_path / "m", model, weights=wrap(foreign_weights(model)))
+    with pytest.raises(ValueError, match=message):
+        do_import(folder, tmp_path / "b", add_missing_heads=True)
 
 
 def split_in_two(folder, *, name="model.safetensors"):

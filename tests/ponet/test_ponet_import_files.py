@@ -1,17 +1,18 @@
 """Tokenizer files, the Hub, and checkpoint files of our own training."""
 
+import json
 import sys
 import types
 
 import pytest
 import torch
-from ponet_bundles import VOCAB, make_model, write_foreign, write_tokenizer
+from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, write_tokenizer
 
 from ponet import load_bundle
 from ponet.importing.bundle_import import ImportOptions, import_bundle
 from ponet.importing.report import report_lines
 from ponet.importing.tokenizer_files import read_vocab, tokenizer_digest, wordpiece
-from ponet.text_format import load_tokenizer
+from ponet.tokenizer import load_tokenizer
 
 SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
 
@@ -64,6 +65,100 @@ def test_a_tokenizer_json_is_copied_as_it_is_and_comes_first(tmp_path):
     assert bundle.tokenizer_path.read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="--lowercase is for a vocab.txt"):
         do_import(folder, tmp_path / "c", lowercase=True)
+
+
+def write_json(path, **values):
+    path.write_text(json.dumps(values))
+
+
+def with_added_tokens(folder, how):
+    """A model with two more words than its vocabulary file, as several versions save it."""
+    model = make_model(vocab_size=len(VOCAB) + 2)
+    write_foreign(folder, model)
+    ids = {"covid19": len(VOCAB), "[E1]": len(VOCAB) + 1}
+    flags = {"lstrip": False, "rstrip": False, "single_word": False}
+    decoder = {
+        str(ids["covid19"]): {"content": "covid19", **flags, "normalized": True, "special": False},
+        str(ids["[E1]"]): {"content": "[E1]", **flags, "normalized": False, "special": True},
+    }
+    if how != "decoder":
+        write_json(folder / "added_tokens.json", **ids)
+        write_json(folder / "special_tokens_map.json", additional_special_tokens=["[E1]"])
+    if how != "listed":
+        write_json(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
+    if how == "tokenizer.json":
+        write_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["listed", "decoder", "both", "tokenizer.json"])
+def test_added_tokens_beside_a_vocabulary_keep_their_ids(how, tmp_path):
+    folder = with_added_tokens(tmp_path / "m", how)
+    imported = do_import(folder, tmp_path / "b")
+    assert "2 added tokens" in imported.tokenizer
+    form = imported.bundle.text_format
+    [row] = form.windows(["the COVID19 is [E1]"], max_len=24)
+    assert row.ids[2] == len(VOCAB)  # a word, in any case
+    assert len(VOCAB) + 1 not in row.ids  # but a special token in a text is text
+    assert load_tokenizer(imported.bundle.tokenizer_path).token_to_id("[E1]") == len(VOCAB) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        (
+            "added_tokens.json",
+            {"new": len(VOCAB) + 7},
+            rf"'new' has the id {len(VOCAB) + 7} .* tokenizer has {len(VOCAB)}",
+        ),
+        ("added_tokens.json", {"sun": 0}, "added token 'sun' has the id 0"),
+        ("special_tokens_map.json", {"additional_special_tokens": ["[E1]"]}, r"names '\[E1\]' in"),
+        ("special_tokens_map.json", {"cls_token": "<s>"}, "'<s>' for its cls_token"),
+        ("tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "is for a BertJap"),
+        ("tokenizer_config.json", {"tokenizer_class": "TapasTokenizer"}, "is for a TapasTokenizer"),
+        ("tokenizer_config.json", {"word_tokenizer_type": "mecab"}, "word_tokenizer_type='mecab'"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "has auto_map="),
+        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize=False"),
+        ("tokenizer_config.json", {"never_split": ["sun"]}, "never_split="),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": {}}}, "decoder has no token"),
+    ],
+)
+def test_what_stands_beside_a_vocabulary_is_never_passed_over(name, values, message, tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    write_json(folder / name, **values)
+    with pytest.raises(ValueError, match=message):
+        do_import(folder, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    assert do_import(folder, tmp_path / "b", tokenizer="none").tokenizer is None
+
+
+def test_a_tokenizer_class_named_by_the_model_is_refused_too(tmp_path):
+    values = foreign_values(make_model(), tokenizer_class="BertJapaneseTokenizer")
+    folder = write_foreign(tmp_path / "m", make_model(), values=values)
+    with pytest.raises(ValueError, match="BertJapaneseTokenizer"):
+        do_import(folder, tmp_path / "b")
+    given = write_tokenizer(tmp_path)  # a file that the user names says all by itself
+    assert do_import(folder, tmp_path / "b", tokenizer=str(given)).tokenizer is not None
+
+
+def test_settings_that_contradict_a_tokenizer_json_are_refused(tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    write_tokenizer(folder)
+    write_json(folder / "tokenizer_config.json", do_lower_case=False)
+    with pytest.raises(ValueError, match="do_lower_case False, but tokenizer.json lowercase True"):
+        do_import(folder, tmp_path / "b")
+
+
+def test_stored_padding_does_not_come_into_the_bundle(tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    tokenizer = load_tokenizer(write_tokenizer(folder))
+    tokenizer.enable_padding(length=64)
+    tokenizer.enable_truncation(8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    imported = do_import(folder, tmp_path / "b")
+    assert "stored padding left out; stored truncation left out" in imported.tokenizer
+    content = json.loads(imported.bundle.tokenizer_path.read_text())
+    assert content["padding"] is None and content["truncation"] is None
 
 
 def add_words(folder):

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from ponet_bundles import TEXTS, VOCAB, make_model, write_tokenizer
+from tokenizers import Tokenizer
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
@@ -137,6 +138,17 @@ def test_wrong_options_are_named(bundle, texts, options, message):
         bundle.encode(texts, **options)
 
 
+@pytest.mark.parametrize("texts", [(text for text in TEXTS), {"a": 1}, {"a", "b"}, iter(TEXTS), 3])
+def test_texts_without_an_order_or_a_number_are_refused_in_words(bundle, texts):
+    with pytest.raises(TypeError, match=r"texts is a \w+, whose texts .* give a list"):
+        bundle.encode(texts)
+
+
+def test_a_list_is_not_filled(bundle):
+    with pytest.raises(TypeError, match="text is a list; give one str"):
+        bundle.fill(["a [MASK]"])
+
+
 def test_filled_masks_are_the_most_likely_words_of_the_model(bundle):
     [first, second] = bundle.fill("The [MASK] rises. [MASK]!", top=3)
     words = ["[CLS]", "the", "[MASK]", "rises", ".", "[MASK]", "!", "[SEP]"]
@@ -191,10 +203,33 @@ def test_odd_characters_are_no_reason_to_fail(bundle):
     assert sentences_of("a\ud800") == ["a\ufffd"]
 
 
-def test_a_broken_tokenizer_file_is_named(tmp_path):
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
-    with pytest.raises(ValueError, match="holds no model"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"version": "1.0"}', "holds no model"),
+        (
+            '{"model": {"type": "New", "vocab": {}}}',
+            "tokenizers .* newer version",
+        ),
+    ],
+)
+def test_a_broken_tokenizer_file_is_named(content, message, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
         TextFormat(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("length", [None, 3, 40])
+def test_padding_and_truncation_stored_in_a_tokenizer_change_nothing(length, bundle, tmp_path):
+    plain = write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_file(str(plain))
+    tokenizer.enable_padding(length=length)
+    tokenizer.enable_truncation(length or 3)
+    tokenizer.save(str(tmp_path / "stored.json"))
+    form, padded = TextFormat(plain), TextFormat(tmp_path / "stored.json")
+    options = {"max_len": 24, "has_masks": True}
+    texts = [*TEXTS, LONG, "the [MASK] rises"]
+    assert padded.windows(texts, **options) == form.windows(texts, **options)
 
 
 DOCUMENTS = [

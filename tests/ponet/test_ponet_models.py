@@ -65,6 +65,18 @@ def test_padding_never_changes_other_tokens(config):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
+@torch.no_grad()
+def test_a_config_says_whether_padding_changes_outputs(config):
+    model, batch = make_model(config), make_batch((5, 9, 12))
+    wide = widen(batch, 24)
+    changed = [
+        not torch.allclose(ours, theirs, atol=1e-4)
+        for ours, theirs in zip(real(model(wide), wide), real(model(batch), batch), strict=True)
+    ]
+    assert changed == [config.sees_padding] * 2
+
+
 @pytest.mark.parametrize("config", MASKING, ids=lambda c: c.kind)
 @torch.no_grad()
 def test_ids_at_padding_never_matter(config):
