@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -27,6 +27,7 @@ from data_prep.shared.allowed_modules import (
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, say
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
 from data_prep.shared.run_folder import sole_writer
 from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from finetune.artifact import load_weights, read_info
@@ -71,13 +72,11 @@ DECIDED_BY = {
 EVALUATIONS = ("validate", "test")
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-finetune COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message} {hint}") from ex
+    command = "ponet-finetune"
+    decided = tuple(DECIDED_BY)
 
 
 class FinetuneCLI(LightningCLI):
@@ -112,7 +111,7 @@ class FinetuneCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -331,7 +330,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     if arguments[0] in EVALUATIONS:
         arguments = with_run_config(arguments)
     reject_decided_values(arguments[1:], DECIDED_BY)
@@ -339,7 +338,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     try:
         with only_allowed_modules(allowed), OwnTracking(), ExitStack() as held:
             return _start_cli(arguments, started=started, held=held)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
         raise ValueError(str(error)) from error
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's answer to a Ctrl-C
@@ -348,6 +347,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
 
 
 def _start_cli(arguments: list[str], *, started: float, held: ExitStack) -> FinetuneCLI:
+    use_strict_yaml()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return FinetuneCLI(
         FinetuneModule,

@@ -11,7 +11,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -29,6 +29,7 @@ from data_prep.shared.allowed_modules import (
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
 from data_prep.shared.run_folder import is_first_process, sole_writer
 from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
@@ -81,13 +82,11 @@ class RolledBack(Exception):
     """The run is to be started again from its newest checkpoint."""
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-pretrain COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message}\n{hint}") from ex
+    command = "ponet-pretrain"
+    decided = tuple(DECIDED_BY)
 
 
 class RunConfigFile(SaveConfigCallback):
@@ -128,7 +127,7 @@ class PretrainCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -324,7 +323,7 @@ def run_command(
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
@@ -334,7 +333,7 @@ def run_command(
                 with only_allowed_modules(allowed):
                     options = {"started": started, "rolled_back": rolled_back, "held": held}
                     return _start_cli(arguments, cli_class, **options)
-            except MisconfigurationException as error:  # Lightning's name for a wrong option
+            except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
                 raise ValueError(str(error)) from error
             except RolledBack:
                 rolled_back = True
@@ -349,6 +348,7 @@ def _quiet_libraries() -> None:
 
 
 def _start_cli(arguments: list[str], cli_class: type[PretrainCLI], **options: Any) -> PretrainCLI:
+    use_strict_yaml()
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )
