@@ -16,6 +16,7 @@ from data_prep.shared.interruption import (
     RunInterrupted,
 )
 from data_prep.shared.processes import end_workers
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
@@ -40,6 +41,7 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test")
 COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, see `HELP`."""
     started = time.monotonic()
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped by Ctrl-C", file=sys.stderr)
         return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE

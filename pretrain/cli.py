@@ -15,6 +15,7 @@ from data_prep.shared.interruption import (
     RunInterrupted,
 )
 from data_prep.shared.processes import end_workers
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -41,6 +42,7 @@ exit codes:
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns one of `EXIT_CODES`."""
     started = time.monotonic()
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE

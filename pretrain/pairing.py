@@ -102,7 +102,8 @@ def _check_two_documents(chunks: Chunks, document_starts_D: IntArray, objective:
     if ends[0] == ends[1]:
         raise ValueError(
             f"objective {objective.name!r} takes text2 from another document, but only one "
-            "document has two or more tokens; add documents, or use objective 'mlm'."
+            "document has two or more tokens; add documents, raise "
+            "validation_fraction where it is the validation split, or use objective 'mlm'."
         )
 
 

@@ -96,8 +96,9 @@ def make_plan(
     if not chunks.start_N.size:
         raise ValueError(
             f"{shards.folder}: split '{shards.split}' has {shards.num_tokens} tokens and no "
-            "document of two or more; build it from more text"
-            + ("." if shards.split == "train" else " or raise validation_fraction.")
+            "document of two or more; build it from more documents: part one text into several "
+            "with document_separator (blank_line, or a line such as ***)"
+            + ("." if shards.split == "train" else ", with a validation_fraction above 0.")
         )
     try:
         pairs = make_pairs(
