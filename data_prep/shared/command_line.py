@@ -5,7 +5,9 @@ Invariant: nothing here depends on what a command does.
 
 import argparse
 import difflib
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,6 +58,16 @@ def with_near_name(message: str, parser: Any) -> str:
         near = [name for name in names if name.rpartition(".")[2] == last][:1]
     dashes = "--" if found["option"] else ""
     return f"{message}; did you mean {dashes}{near[0]}?" if near else message
+
+
+def announce(program: str, arguments: Sequence[str]) -> None:
+    """Say on stderr what a command is busy with before it can say more; on the first rank."""
+    if "torch" in sys.modules:
+        return
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    if is_first and not {"-h", "--help"} & set(arguments):
+        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
+        print(text, file=sys.stderr, flush=True)
 
 
 def yes_or_no(text: str) -> bool:

@@ -1,6 +1,7 @@
 """What is printed can be read, pipes are files, unknown names get a near one, None is null."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +112,22 @@ def test_a_wrong_type_is_named_without_an_account_of_every_type_tried() -> None:
         " <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: 64x\n"
     )
     assert shortened(message) == "trainer.precision is '64x'; allowed: '64', '32', null"
+
+
+@pytest.mark.parametrize("package", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
+def test_a_command_says_at_once_what_it_loads(package: str, repository: Path) -> None:
+    command = [sys.executable, "-m", package, "fit", "--config", "nowhere.yaml"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    first, last = done.stderr.splitlines()
+    assert done.returncode == 2 and first.startswith(f"ponet-{package} fit: loading PyTorch")
+    assert last == "error: --config nowhere.yaml: no such file"
+
+
+def test_the_first_lines_say_what_runs_on_what_for_how_long_and_where_it_goes(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny_run, "--trainer.enable_progress_bar", "false"]) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("run tiny: 4 steps of 8 examples; objective mlm_sso; everything goes")
+    assert str(tmp_path / "tiny") in first and second.startswith("data ") and "tokens" in second
+    assert third.startswith("model: ponet, 2 layers x 16, ") and "4 examples x 2 acc" in third
