@@ -1,10 +1,9 @@
 """Where a run writes, how it is tracked, whether it looks at the test split: `run.*` options."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig
+from data_prep.shared.tracking import TrackingConfig, check_run_name
 from finetune.artifact import CLASSIFIER_FOLDER
 from finetune.inputs import INPUTS_FILE
 
@@ -46,12 +45,7 @@ class RunConfig(TrackingConfig):
             raise ValueError(
                 f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
             )
-        parts = self.name.split("/")
-        if not all(re.fullmatch(r"[\w.\-]+", part) for part in parts) or {".", ".."} & set(parts):
-            raise ValueError(
-                f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "
-                "and '/' between them"
-            )
+        check_run_name(self.name)
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -11,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.configuration import configuration_name, flatten
 from data_prep.shared.wandb_run import logger_options
-from finetune.callbacks import TrainingLog, TrainingSeeds, WandbLineage
+from finetune.callbacks import ProgressLines, TrainingLog, TrainingSeeds, WandbLineage
 from finetune.run_config import RunConfig
 
 
@@ -22,8 +23,10 @@ def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[
 
 
 def progress_callbacks(show: bool) -> list[Callback]:
-    """Return the progress bar, if one is wanted."""
-    return [TQDMProgressBar(refresh_rate=10)] if show else []
+    """Return the progress bar, if one is wanted: lines where the output is no terminal."""
+    if not show:
+        return []
+    return [TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else ProgressLines()]
 
 
 def leave_signals_alone(trainer: Trainer) -> None:
