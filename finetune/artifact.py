@@ -14,13 +14,17 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from data_prep.manifest import TokenizerInfo
 from finetune.data.encoding import TextEncoder
+from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.positions import PositionMethod
 
 FORMAT_VERSION = 2
 CLASSIFIER_FOLDER = "classifier"
+_LATER = {"scale", "tokenizer_digest"}
+"""Keys that the first classifiers lack."""
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -48,6 +52,10 @@ class ClassifierInfo:
     """What a pooling segment of the text is."""
     positions: PositionMethod
     """How the position table is made longer."""
+    scale: ScoreScale = ScoreScale()
+    """Of a regression."""
+    tokenizer_digest: str = ""
+    """Of vocabulary and rules of the tokenizer that belongs to the weights; empty: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +156,24 @@ def load_classifier(
     if max_len > sizes.max_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
+    _check_tokenizer(encoder.info, info, sizes.vocab_size, folder / _TOKENIZER)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def _check_tokenizer(
+    found: TokenizerInfo, info: ClassifierInfo, vocab_size: int, path: Path
+) -> None:
+    """Refuse a tokenizer whose numbers mean other words than those of training."""
+    if found.vocab_size > vocab_size:
+        raise ValueError(
+            f"{path}: has {found.vocab_size} entries but the model {vocab_size}; put the tokenizer "
+            "that it was trained with back"
+        )
+    if info.tokenizer_digest not in ("", found.digest):
+        raise ValueError(
+            f"{path}: is not the tokenizer that this classifier was trained with (its vocabulary "
+            "or rules differ); put that one back"
+        )
 
 
 def read_info(folder: str | Path) -> ClassifierInfo:
@@ -177,7 +202,7 @@ def load_weights(model: SequenceClassifier, folder: Path) -> None:
 
 def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
     names = {field.name for field in fields(ClassifierInfo)}
-    if set(config) != names:
+    if not names - _LATER <= set(config) <= names:
         raise ValueError(
             f"{path}: has the keys {', '.join(sorted(config))}; needed are "
             f"{', '.join(sorted(names))}"
@@ -187,6 +212,7 @@ def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
         **config,
         "labels": tuple(config["labels"]),
         "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
+        "scale": ScoreScale(**config.get("scale", {})),
     }
     return ClassifierInfo(**values)
 

@@ -1,5 +1,6 @@
 """What a run found: its result.json, and the table a user reads."""
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from pytorch_lightning import Trainer
 import ponet
 from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
+from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
 from finetune.result import FORMAT_VERSION, read_result
 from finetune.tasks.spec import LoadedTask, TaskSpec
@@ -117,13 +119,15 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
         **(best if data["best_constant"] else {}),
     }
     for split in result["evaluation"] or result["majority"]:
-        names = _metric_names((result["evaluation"] or result["majority"])[split])
         found = {f"epoch {result['best_epoch']} of {settings['epochs']}": result["evaluation"]}
-        lines += _table(split, {**found, **constants}, names)
+        lines += _table(split, {**found, **constants}, data["f1_label"])
+        lines += _class_lines(result["evaluation"].get(split, {}), data["splits"][split]["labels"])
     lines.append(
-        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation, "
-        "so that score flatters a little"
+        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation by "
+        f"{' + '.join(metric_title(m, data['f1_label']) for m in result['score'])}, so that score "
+        "flatters a little"
     )
+    lines += _warnings(result, constants)
     if result["diverged"]:
         lines.append(f"diverged: {result['reason']}")
     return [*lines, f"run: {folder}"]
@@ -141,8 +145,8 @@ def evaluation_lines(
     """
     lines: list[str] = []
     for split, values in evaluation.items():
-        names = _metric_names(values)
-        lines += _table(split, {spec.title: evaluation, **constants}, names)
+        lines += _table(split, {spec.title: evaluation, **constants}, spec.f1_label)
+        lines += _class_lines(values, dict.fromkeys(spec.labels))
     return lines
 
 
@@ -167,21 +171,49 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     return constants
 
 
-def _metric_names(values: Mapping[str, float]) -> tuple[str, ...]:
-    return tuple(name for name in values if name != "num_rows")
-
-
-def _table(split: str, found: Mapping[str, Scores], names: tuple[str, ...]) -> list[str]:
-    counts = [
-        scores[split]["num_rows"]
-        for scores in found.values()
-        if "num_rows" in scores.get(split, {})
-    ]
-    heading = f"{split}, {counts[0]:,} rows" if counts else split
-    lines = [f"{heading:<34}" + "".join(f"{name:>11}" for name in names)]
-    for name, scores in found.items():
-        if split in scores:
-            cells = (scores[split].get(metric) for metric in names)
-            text = "".join(f"{'' if cell is None else f'{cell:.4f}':>11}" for cell in cells)
-            lines.append(f"  {name:<32}{text}")
+def _warnings(result: dict[str, Any], constants: Mapping[str, Scores]) -> list[str]:
+    """Say where the best epoch is the last one, or no better than a constant answer."""
+    lines = []
+    if result["best_epoch"] == result["settings"]["epochs"] > 1:
+        lines.append(
+            "the last epoch is the best: more --trainer.max_epochs, or a greater "
+            "--model.optimizer.lr, may score more"
+        )
+    metric = "r2" if result["kind"] == "regression" else "score"
+    for split, values in result["evaluation"].items():
+        best = max((c[split].get(metric, -math.inf) for c in constants.values() if split in c),
+                   default=-math.inf)  # fmt: skip
+        if values.get(metric, math.inf) <= best:
+            lines.append(f"WARNING: on {split} this is no better than a constant answer")
     return lines
+
+
+def _class_lines(values: Mapping[str, float], labels: Mapping[str, Any]) -> list[str]:
+    """Return precision, recall and F1 of each class, where they were computed."""
+    names = ("precision", "recall", "f1")
+    if any(f"{name}/{label}" not in values for label in labels for name in names):
+        return []
+    width = max([30, *map(len, labels)])
+    heading = f"  {'class':<{width}}" + "".join(f"{name:>11}" for name in names)
+    rows = [
+        f"  {label:<{width}}"
+        + "".join(f" {value_text(values[f'{name}/{label}']):>10}" for name in names)
+        + ("" if count is None else f"   {count:,} rows")
+        for label, count in labels.items()
+    ]
+    return [heading, *rows] if rows else []
+
+
+def _table(split: str, found: Mapping[str, Scores], f1_label: str) -> list[str]:
+    known = [scores[split] for scores in found.values() if split in scores]
+    names = [name for name in known[0] if name != "num_rows" and not is_of_one_class(name)]
+    counts = [scores["num_rows"] for scores in known if "num_rows" in scores]
+    heading = f"{split}, {counts[0]:,} rows" if counts else split
+    table = [[metric_title(name, f1_label) for name in names]]
+    table += [["" if n not in row else value_text(row[n]) for n in names] for row in known]
+    widths = [max(10, *(len(cells[place]) for cells in table)) for place in range(len(names))]
+    titles = [heading, *(f"  {name}" for name, scores in found.items() if split in scores)]
+    return [
+        f"{title:<34}" + "".join(f" {c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
+        for title, cells in zip(titles, table, strict=True)
+    ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.tasks.labels import label_hints
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 if TYPE_CHECKING:  # readers of tasks need `normalised`, but not torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # readers of tasks need `normalised`, but not torch
 LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lower ends of the length histogram's bins, in tokens; the last bin is open."""
 _LABELS_SHOWN = 11
+_FEW, _RARE = 20, 0.2
+"""Of up to 20 classes, one with less than a fifth of its equal share is rare."""
 _DUPLICATES = "duplicates in train"
 
 
@@ -107,6 +110,10 @@ class Inspection:
     another one: binary F1 is 0 for the negative class, however frequent it is."""
     best_constant_answer: str
     """That label; empty where it is the most frequent one."""
+    f1_label: str
+    """The label that F1 is of; empty where there are not two."""
+    hints: tuple[str, ...]
+    """What looks unlike what was meant, in words."""
 
     @property
     def num_leaks(self) -> int:
@@ -160,6 +167,25 @@ def inspect_task(
         majority_answer=_answer(spec, majority),
         best_constant=constant_metrics(loaded, best) if best != majority else {},
         best_constant_answer=_answer(spec, best) if best != majority else "",
+        f1_label=spec.f1_label,
+        hints=(*label_hints(spec.labels), *_imbalance(loaded)),
+    )
+
+
+def _imbalance(loaded: LoadedTask) -> tuple[str, ...]:
+    """Return a sentence where accuracy chooses although a class is rare."""
+    spec = loaded.spec
+    if "train" not in loaded.splits or spec.score != ("accuracy",) or len(spec.labels) > _FEW:
+        return ()
+    targets = targets_of(spec, loaded.splits["train"].rows)
+    counts = np.bincount(targets, minlength=len(spec.labels))
+    share = counts.min() / counts.sum()
+    if share * len(spec.labels) > _RARE:
+        return ()
+    return (
+        f"{spec.labels[int(counts.argmin())]!r} is {share:.1%} of the training rows, so accuracy "
+        "hardly sees it; --data.score macro_f1 lets another metric choose the epoch, "
+        "--model.class_weights balanced counts rare classes as much as frequent ones",
     )
 
 
@@ -223,7 +249,8 @@ def constant_targets(loaded: LoadedTask) -> tuple[float | None, float | None]:
         return None, None
     targets = targets_of(spec, loaded.splits["train"].rows)
     if spec.is_regression:
-        return float(targets.mean()), float(targets.mean())
+        mean = float(targets.mean(dtype=np.float64))
+        return mean, mean
     counts = np.bincount(targets, minlength=len(spec.labels))
     found = {
         label: scores(spec, *_constant(spec, label, targets))["score"]
@@ -271,8 +298,10 @@ def overview_lines(inspection: Inspection) -> list[str]:
         lines += _split_lines(name, split)
     lines += [f"{'ROWS':<12}{sentence}" for sentence in inspection.unlike_published]
     lines.append(_overlap_line(inspection))
-    lines += _baseline_lines(inspection.majority, inspection.majority_answer)
-    lines += _baseline_lines(inspection.best_constant, inspection.best_constant_answer)
+    f1_label = inspection.f1_label
+    lines += _baseline_lines(inspection.majority, inspection.majority_answer, f1_label)
+    lines += _baseline_lines(inspection.best_constant, inspection.best_constant_answer, f1_label)
+    lines += [f"{'hint':<12}{sentence}" for sentence in inspection.hints]
     if inspection.warning:
         lines.append(f"{'warning':<12}{inspection.warning}")
     return lines
@@ -297,8 +326,8 @@ def _inspect_split(
         num_rows=len(split.rows),
         num_rows_whole=num_rows_whole,
         labels=labels,
-        target_mean=float(targets.mean()) if has_scores else None,
-        target_std=float(targets.std()) if has_scores else None,
+        target_mean=float(targets.mean(dtype=np.float64)) if has_scores else None,
+        target_std=float(targets.std(dtype=np.float64)) if has_scores else None,
         lengths=LengthInspection.of(texts) if texts is not None else None,
         repairs=repairs,
     )
@@ -324,10 +353,18 @@ def _answer(spec: TaskSpec, answer: float | None) -> str:
     return f"{answer:.3f}" if spec.is_regression else repr(spec.labels[int(answer)])
 
 
-def _baseline_lines(metrics: Mapping[str, Mapping[str, float]], answer: str) -> list[str]:
+def _baseline_lines(
+    metrics: Mapping[str, Mapping[str, float]], answer: str, f1_label: str
+) -> list[str]:
+    from finetune.metrics import is_of_one_class, metric_title, value_text
+
     lines = []
     for name, found in metrics.items():
-        values = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
+        values = ", ".join(
+            f"{metric_title(key, f1_label)} {value_text(value)}"
+            for key, value in found.items()
+            if not is_of_one_class(key)
+        )
         lines.append(f"{'baseline':<12}{name}, always {answer}: {values}")
     return lines
 
