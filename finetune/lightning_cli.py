@@ -26,7 +26,7 @@ from data_prep.shared.wandb_run import OwnTracking
 from finetune.artifact import load_weights, read_info
 from finetune.callbacks import BestClassifier, record_result
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.module import FinetuneModule
 from finetune.outcome import evaluation_lines, fit_lines, fit_result, trained_constants
 from finetune.result import write_result

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ponet import PretrainingModel, load_bundle, load_official
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, file_digest, find_weights
@@ -53,6 +54,7 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
             f"--model.encoder {path}: holds neither {BUNDLE}/ nor config.json; give the folder of "
             "a bundle, of a pretraining run, or of released weights"
         )
+    _refuse_other_family(folder)
     model = load_bundle(folder).model if _is_bundle(folder) else load_official(folder)
     tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER_NAME
     if not tokenizer_json.is_file():
@@ -67,14 +69,33 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
     return PretrainedEncoder(model=model, source=source)
 
 
-def _is_bundle(folder: Path) -> bool:
-    if folder.is_file():
-        return False
+def _config(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's config.json; None: it is no JSON object."""
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     except ValueError:
-        return True  # load_bundle says what is wrong with the file
-    return isinstance(config, dict) and "encoder" in config
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _is_bundle(folder: Path) -> bool:
+    if folder.is_file():
+        return False
+    config = _config(folder)
+    return config is None or "encoder" in config  # load_bundle says what is wrong with the file
+
+
+def _refuse_other_family(folder: Path) -> None:
+    config = None if folder.is_file() else _config(folder)
+    if config is None or "encoder" in config:
+        return
+    family = config.get("model_type")
+    is_ponet = any("ponet" in str(name).casefold() for name in config.get("architectures") or ())
+    if isinstance(family, str) and family != "ponet" and not is_ponet:
+        raise ValueError(
+            f"--model.encoder {folder}: holds a model of the type {family} in the layout of "
+            f"transformers; make it a bundle first: python -m ponet import {folder} --output BUNDLE"
+        )
 
 
 def _digest(source: Path) -> str:

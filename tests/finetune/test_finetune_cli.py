@@ -35,7 +35,7 @@ def scored(
     start = [command, "--run.root", str(runs), "--run.name", "one"]
     assert main([*start, "--trainer.enable_progress_bar", "false", *options]) == 0
     heading, values, *_ = capsys.readouterr().out.strip().splitlines()
-    names = heading.split("rows")[1].split()
+    names = heading.split("rows")[1].replace(" (yes)", "").split()
     numbers = [float(value) for value in values.split()[-len(names) :]]
     return dict(zip(names, numbers, strict=True))
 

@@ -12,9 +12,9 @@ from finetune.data.inspection import (
     inspect_task,
     normalised,
     overlaps,
-    overview_lines,
     unlike_published,
 )
+from finetune.data.overview import overview_lines
 from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
 
 RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=24, source="a test")
