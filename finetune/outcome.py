@@ -90,6 +90,7 @@ def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, 
         "segments": module.spec.segments,
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
+        "class_weights": module.class_weights,
     }
 
 

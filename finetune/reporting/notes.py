@@ -24,6 +24,7 @@ def notes(report: Report) -> list[str]:
     return [
         *_split_notes(report.entries),
         *_setting_notes(report.found.runs),
+        *_f1_notes(report.found.runs),
         *_seed_notes(report.entries),
         *_comparison_notes(report.comparisons),
         *_missing_notes(report),
@@ -77,6 +78,15 @@ def _setting_notes(runs: Sequence[Run]) -> list[str]:
         text = ", ".join(f"{name} {value}" for name, value in assumed.items())
         lines.append(f"Older results do not say {text}; they are taken to have what the others do.")
     return lines
+
+
+def _f1_notes(runs: Sequence[Run]) -> list[str]:
+    labels = {
+        str(run.result["title"]): run.result["data"]["f1_label"]
+        for run in runs
+        if "f1" in run.result["score"] and run.result["data"].get("f1_label")
+    }
+    return [f"{title}: F1 is that of the label {label!r}." for title, label in labels.items()]
 
 
 def _seed_notes(entries: Sequence[Entry]) -> list[str]:
