@@ -57,6 +57,56 @@ def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> 
     assert result["diverged"] is False and result["data"]["splits"]["train"]["num_rows"] == 320
 
 
+def test_another_metric_and_label_choose_and_are_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.score", "f1", "--data.positive_label", "no", "--model.class_weights"]
+    assert run_fit(bundle, tmp_path, "f", *options, "balanced") == 0
+    printed, result = capsys.readouterr().out, result_of(tmp_path / "f")
+    assert "f1 (no)" in printed and "was chosen on validation by f1 (no)" in printed
+    assert result["settings"]["class_weights"] == "balanced"
+    found = result["evaluation"]["validation"]
+    assert result["score"] == ["f1"] and result["data"]["f1_label"] == "no"
+    assert found["score"] == found["f1"] == found["f1/no"]
+    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "f"]) == 0
+    assert "f1 (no)" in capsys.readouterr().out
+
+
+def test_a_carved_validation_split_is_scored_again_with_the_same_rows(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "c", "--data.validation_fraction", "0.2")
+    place = arguments.index("--data.validation")
+    del arguments[place : place + 2]
+    assert main(arguments) == 0
+    found = result_of(tmp_path / "c")["evaluation"]["validation"]
+    assert found["num_rows"] == 32
+    capsys.readouterr()
+    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "c"]) == 0
+    assert f" {found['accuracy']:.4f} " in capsys.readouterr().out
+
+
+def test_predictions_of_a_regression_are_on_the_scale_of_its_scores(
+    bundle: Path, tmp_path: Path
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "r", "--data.kind", "regression", num_train=320)
+    for name in ("train.csv", "validation.csv"):
+        text = (tmp_path / name).read_text()
+        text = text.replace(",1.5\n", ",265000\n").replace(",-0.5\n", ",245000\n")
+        (tmp_path / name).write_text(text)
+    assert main([*arguments, "--data.label", "stars"]) == 0
+    found = result_of(tmp_path / "r")["evaluation"]["validation"]
+    assert found["r2"] > 0.5
+    files = ["--input", str(tmp_path / "validation.csv"), "--output", str(tmp_path / "p.jsonl")]
+    assert main(["predict", "--model", str(tmp_path / "r"), *files]) == 0
+    scores = [row["score"] for row in json_lines(tmp_path / "p.jsonl")]
+    assert all(230_000 < score < 280_000 for score in scores)
+    text = (tmp_path / "train.csv").read_text().replace(",265000", ",245000")
+    (tmp_path / "train.csv").write_text(text)
+    again = [*arguments, "--data.label", "stars", "--run.name", "constant"]
+    assert main(again) == 2 and not (tmp_path / "constant" / "classifier").exists()
+
+
 def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> None:
     rows = json_lines(fitted / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/loss" in row] == [10, 20, 30, 40]

@@ -207,6 +207,18 @@ def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
         assert not torch.allclose(network(alone)[0], network(padded)[0], atol=1e-4)
 
 
+def test_progress_is_told_while_it_takes_long(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "new.jsonl", texts(3))
+    predict(model, path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
+    predict(model, path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" rows")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+
+
 def test_texts_are_labelled_in_python(model: Path) -> None:
     predictor = Predictor(load_classifier(model))
     answers = predictor(["good film", "", "bad"])
