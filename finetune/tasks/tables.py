@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune.tasks.dialect import PLAIN_TSV, Dialect, csv_cells, find_dialect
+from finetune.tasks.dialect import PLAIN_TSV, Dialect, csv_cells
 from finetune.tasks.lines import file_lines, table_format
 
 Lined = tuple[int, dict[str, Any]]
@@ -41,24 +41,18 @@ class TextRow(NamedTuple):
     """Empty without a label."""
 
 
-def read_examples(path: str | Path, columns: Columns) -> Iterator[TextRow]:
-    """Yield the examples of a user's file in order, without the white space around texts.
+def example(line: int, values: Mapping[str, Any], columns: Columns, place: str) -> TextRow:
+    """Return one example, without the white space around its texts.
 
     Args:
-        path: .csv, .tsv (see `find_dialect`) or .jsonl (an object per line), each also .gz or
-            .zst. UTF-8, with column names in the first line of .csv and .tsv.
+        line: Where the row begins in its file.
+        values: The row.
         columns: Names of the columns to read; others are ignored.
+        place: File and line, for messages.
 
     Raises:
-        ValueError: No such file, unknown format, damage, a missing column, or an empty or
-            non-text value; names file and line.
+        ValueError: A missing column, or an empty or non-text value.
     """
-    for line, values in read_table(path, dialect=find_dialect(path)):
-        yield example(line, values, columns, f"{path}, line {line}")
-
-
-def example(line: int, values: Mapping[str, Any], columns: Columns, place: str) -> TextRow:
-    """Return one example; see `read_examples`."""
     return TextRow(
         line,
         text_value(values, columns.text, place, option="text"),

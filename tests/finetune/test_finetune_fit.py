@@ -118,11 +118,12 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
-    from finetune.predict import Predictor
-    from finetune.tasks.tables import Columns, read_examples
+    from finetune.predict import Predictor, read_input
+    from finetune.tasks.tables import Columns
 
     path = fitted.parent / "test.csv"
-    rows = list(read_examples(path, Columns(text="text", label="label")))
+    columns = Columns(text="text", label="label")
+    rows = [item.row for item in read_input(str(path), columns)]
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
     hits = [answer == row.label for answer, row in zip(answers, rows, strict=True)]

@@ -12,10 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.tasks.dialect import find_dialect
-from finetune.tasks.tables import Columns, TextRow, read_examples, read_table
+from finetune.tasks.tables import Columns, TextRow, example, read_table
 
 COLUMNS = Columns(text="text", label="label")
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
+
+
+def read_examples(path: Path, columns: Columns) -> list[TextRow]:
+    rows = read_table(path, dialect=find_dialect(path))
+    return [example(line, values, columns, f"{path}, line {line}") for line, values in rows]
 
 
 def read(path: Path, columns: Columns = COLUMNS) -> list[tuple[str, str]]:
@@ -49,7 +54,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix, content, packing) ->
 def test_byte_order_mark_crlf_and_blank_lines_are_no_content(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\r\ngood,1\r\n\r\nbad,0\r\n")
-    assert list(read_examples(path, COLUMNS)) == [
+    assert read_examples(path, COLUMNS) == [
         TextRow(2, "good", "", "1"),
         TextRow(4, "bad", "", "0"),
     ]
