@@ -11,11 +11,11 @@ from finetune.inputs import INPUTS_FILE
 CONFIG_FILE = "run_config.yaml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
-CHECKPOINT_FILE = "resume.ckpt"
+RESUME_FILES = "resume-*.ckpt"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{CHECKPOINT_FILE}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
+    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
 )
 """Patterns of the names of all that a fit writes into its folder."""
 _FOREIGN = ("bundle", "checkpoints")

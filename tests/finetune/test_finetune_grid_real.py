@@ -48,3 +48,12 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
     assert "Rows scored: own 40 (one row: 2.5 points)." in printed
     assert "equal in every pair" in printed  # the two encoders have the same weights
     assert (tmp_path / "grid/report/figure.png").is_file()
+    for path in (train, tmp_path / "first" / "bundle" / "model.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes(2))
+        with pytest.raises(ValueError, match=f"other settings or files .*{path} has changed"):
+            run_grid(options)
+        run_report([str(tmp_path / "grid")])
+        assert f"{path} has changed since" in capsys.readouterr().out
+        path.write_bytes(content)
+    run_grid(options)
