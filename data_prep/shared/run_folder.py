@@ -24,7 +24,13 @@ MOVING, MOVED, UNWANTED = ".replacing", ".replaced", ".removing"
 """Folders of an earlier run's files: on their way out or back; all out, while the new run begins;
 to be deleted, since the new run has begun."""
 _METRICS_FILE = "metrics.jsonl"
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 _held: set[TextIO] = set()
+
+
+def is_first_process() -> bool:
+    """Whether this process, of all that a launcher started for one run, writes its folder."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
 
 
 @contextlib.contextmanager
