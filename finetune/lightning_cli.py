@@ -28,7 +28,7 @@ from data_prep.shared.allowed_modules import (
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, say
-from data_prep.shared.run_folder import sole_writer
+from data_prep.shared.run_folder import is_first_process, sole_writer
 from data_prep.shared.wandb_run import OwnTracking
 from finetune.artifact import load_weights, read_info
 from finetune.begin import RunFolder
@@ -144,7 +144,7 @@ class FinetuneCLI(LightningCLI):
         self.stop = StopRequest()
         if is_rehearsal:
             return
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if is_first_process():
             self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
         kept = self._plain_config(without=tuple(DECIDED_BY))
         self.earlier = earlier_run(self.run, kept)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig
+from data_prep.shared.tracking import RECORD_FILE, TrackingConfig
 from finetune.artifact import CLASSIFIER_FOLDER
 from finetune.inputs import INPUTS_FILE
 
@@ -15,9 +15,9 @@ RESUME_FILES = "resume-*.ckpt"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
+    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
 )
-"""Patterns of the names of all that a fit writes into its folder."""
+"""Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 _FOREIGN = ("bundle", "checkpoints")
 
 

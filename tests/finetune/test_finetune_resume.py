@@ -4,13 +4,20 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from finetune_runs import fit_arguments, json_lines, result_of
-from pytorch_lightning import Callback
+from finetune_runs import (
+    FaultAt,
+    fit_arguments,
+    interrupt,
+    json_lines,
+    result_of,
+    with_callback,
+)
 from safetensors.torch import load_file
 
 from data_prep.shared.run_folder import sole_writer
@@ -28,29 +35,8 @@ class Hit(BaseException):
     """What stands for a kill: nothing in the code catches it."""
 
 
-class FaultAt(Callback):
-    """Does something once, before a micro-batch of an epoch or at a validation's end."""
-
-    def __init__(self, fault: Any, *, epoch: int, batch: int = -1, validation: int = -1) -> None:
-        self.fault, self.epoch, self.batch, self.validation = fault, epoch, batch, validation
-        self.validations = 0
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, n: int):  # type: ignore[no-untyped-def]
-        if (trainer.current_epoch, n) == (self.epoch, self.batch):
-            self.fault()
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.validations += 1
-        if self.validations == self.validation:
-            self.fault()
-
-
 def kill() -> None:
     raise Hit
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def terminate() -> None:
@@ -66,18 +52,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give the next fit a callback."""
-
-    def install(callback: Callback | None) -> None:
-        from finetune import run_setup
-
-        own = run_setup.fit_callbacks
-        monkeypatch.setattr(
-            "finetune.lightning_cli.fit_callbacks",
-            lambda *a, **k: [*own(*a, **k), *([callback] if callback else [])],
-        )
-
-    return install
+    """Give the fits from now on a callback."""
+    return partial(with_callback, monkeypatch)
 
 
 def assert_same_story(run: Path, other: Path) -> None:
