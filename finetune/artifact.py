@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from data_prep.shared.interruption import say
 from finetune.data.encoding import TextEncoder
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
@@ -164,6 +165,9 @@ def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
     Raises:
         ValueError: A file is missing, damaged, or does not fit the others.
     """
+    run = folder.absolute().parent
+    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
+        say(f"{run}: this fit has not ended; what it has is its best classifier so far")
     sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
     info = read_info(folder)
     model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)

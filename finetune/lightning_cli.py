@@ -177,7 +177,8 @@ class FinetuneCLI(LightningCLI):
             config["logger"] = [MetricsFileLogger(self.run.folder / METRICS_FILE), *given]
         else:
             config["logger"] = given or False
-        callbacks = [*callbacks, *progress_callbacks(show)]
+        config["enable_progress_bar"] = show and sys.stderr.isatty()
+        callbacks = [*callbacks, *progress_callbacks(show, fits=self.subcommand == "fit")]
         trainer = super()._instantiate_trainer(config, callbacks)
         if self.subcommand == "fit":
             leave_signals_alone(trainer)

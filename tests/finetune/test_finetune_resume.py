@@ -21,6 +21,7 @@ from finetune_runs import (
 from safetensors.torch import load_file
 
 from data_prep.shared.run_folder import sole_writer
+from finetune.artifact import load_classifier
 from finetune.callbacks import ResumePoint
 from finetune.cli import main
 
@@ -115,9 +116,13 @@ def test_a_signal_stops_between_two_steps_with_a_checkpoint(
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("stopped: SIGTERM was received: stopped after step 8 with ")
     assert ".ckpt; the same command goes on from there" in message
+    assert load_classifier(undisturbed.parent / name).info.labels == ("no", "yes")
+    assert "this fit has not ended" in capsys.readouterr().err
     faulty(None)
-    assert main(arguments) == 0
-    assert "going on after step 8" in capsys.readouterr().err
+    options = ["--trainer.enable_progress_bar", "true"]
+    assert main([*arguments, *options]) == 0
+    said = capsys.readouterr().err
+    assert "going on after step 8" in said and "\nstep 9 of 15: score 0." in said
     assert_same_story(undisturbed.parent / name, undisturbed)
 
 
