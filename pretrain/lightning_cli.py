@@ -98,7 +98,7 @@ class RunConfigFile(SaveConfigCallback):
         """Write it."""
         path = Path(self.config.run.root) / self.config.run.name / CONFIG_FILE
         config = self.config.clone()
-        for key in (*DECIDED_BY, "ckpt_path"):
+        for key in (*DECIDED_BY, "ckpt_path", "run.overwrite"):  # the last would delete this run
             config.pop(key, None)
         self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
