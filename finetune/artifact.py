@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data_prep.manifest import TokenizerInfo
+from data_prep.shared.interruption import say
 from finetune.data.encoding import TextEncoder
 from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
@@ -116,6 +117,15 @@ def _swap_in(staging: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def restore_classifier(folder: Path) -> None:
+    """Bring back the classifier that a killed `save_classifier` had moved aside; clear up."""
+    old = next(folder.parent.glob(f".{folder.name}.old.*/{folder.name}"), None)
+    if old is not None and not folder.exists():
+        os.rename(old, folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def classifier_folder(path: str | Path) -> Path:
     """Return the classifier's folder for that folder itself or for the run that holds it.
 
@@ -146,10 +156,8 @@ def load_classifier(
         ValueError: A file is missing, damaged, or does not fit the others.
     """
     folder = classifier_folder(folder)
-    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
-    info = read_info(folder)
-    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
-    load_weights(model, folder)
+    model, info = load_model(folder)
+    sizes = model.encoder.config
     max_len = max_len or info.max_len
     if max_len < 5:
         raise ValueError(f"max_len is {max_len}; a pair needs 5 tokens or more")
@@ -174,6 +182,22 @@ def _check_tokenizer(
             f"{path}: is not the tokenizer that this classifier was trained with (its vocabulary "
             "or rules differ); put that one back"
         )
+
+
+def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
+    """Return the model of a classifier's folder, as it was trained, and what is said about it.
+
+    Raises:
+        ValueError: A file is missing, damaged, or does not fit the others.
+    """
+    run = folder.absolute().parent
+    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
+        say(f"{run}: this fit has not ended; what it has is its best classifier so far")
+    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
+    info = read_info(folder)
+    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
+    load_weights(model, folder)
+    return model.eval(), info
 
 
 def read_info(folder: str | Path) -> ClassifierInfo:

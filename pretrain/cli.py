@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pretrain.interruption import (
+from data_prep.shared.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
 )
-from pretrain.processes import end_workers
+from data_prep.shared.processes import end_workers
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from data_prep.shared.interruption import ignore_signals_in_worker
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
-from pretrain.interruption import ignore_signals_in_worker
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
@@ -30,10 +30,15 @@ from pretrain.transport import BatchLoader, pack_batch
 
 TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"
+_EVALUATED = ("data", "max_len", "short_prob", "segments")
+"""Entries of a fingerprint that decide what an evaluation reads, once the model is the same."""
 
 
 class PretrainDataModule(LightningDataModule):
     """Serves batches for training and evaluation from a folder of token shards."""
+
+    differs_from_training: Sequence[str] = ()
+    """Where an evaluation reads other data than its checkpoint was trained on, and how."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -300,7 +305,7 @@ class PretrainDataModule(LightningDataModule):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that decides the training stream, as plain values."""
-        manifest = self._stream(TRAIN_SPLIT).shards.manifest
+        manifest = self._stream(EVALUATION_SPLIT).shards.manifest  # one of both splits
         return {
             "tokenizer": manifest.tokenizer.digest,
             "data": manifest.digest,
@@ -330,11 +335,23 @@ class PretrainDataModule(LightningDataModule):
         run, and those that a guard added since.
 
         Raises:
-            ValueError: The saved run used other data or settings; the message names the fields.
+            ValueError: The saved run used other data or settings, or an evaluation reads shards of
+                another tokenizer; the message names the fields.
         """
+        saved_with, own = state_dict["fingerprint"], self.fingerprint()
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            if saved_with["tokenizer"] != own["tokenizer"]:
+                raise ValueError(
+                    f"the shards in {self.folder} have another tokenizer than the checkpoint was "
+                    f"trained with (digest {own['tokenizer'][:12]}, not "
+                    f"{saved_with['tokenizer'][:12]}), so its tokens mean other words. Give shards "
+                    "that were built with the run's tokenizer (data_prep's --tokenizer.path, the "
+                    "tokenizer.json of the run's bundle)."
+                )
+            saved_with, own = ({k: d[k] for k in _EVALUATED} for d in (saved_with, own))
+            self.differs_from_training = _differences(saved_with, own)
             return
-        differing = _differences(state_dict["fingerprint"], self.fingerprint())
+        differing = _differences(saved_with, own)
         if differing:
             raise ValueError(
                 "the checkpoint cannot be resumed with these data settings: "

@@ -7,6 +7,7 @@ logits of a probe batch. A difference is an error, and the written files are rem
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,19 @@ def run_export(arguments: Sequence[str]) -> None:
         export_checkpoint(checkpoint, options.checkpoint)
         print(f"checkpoint: {options.checkpoint}")
     if options.output is not None:
-        difference = export_bundle(checkpoint, used, options.output, shards=options.folder)
+        with _alone_in_run(options.output.parent):
+            difference = export_bundle(checkpoint, used, options.output, shards=options.folder)
         print(f"bundle: {options.output}; logits as in the checkpoint (within {difference:.1e})")
+
+
+def _alone_in_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder, if it is a run's: a fit that is at work there writes the same bundle."""
+    from data_prep.shared.run_folder import sole_writer
+    from pretrain.run_config import METRICS_FILE, RUN_FILES
+
+    if not (folder / METRICS_FILE).exists():
+        return nullcontext()
+    return sole_writer(folder, own=RUN_FILES, doing="export")
 
 
 def read_checkpoint(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:

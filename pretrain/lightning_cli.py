@@ -3,6 +3,7 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -27,6 +28,8 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
+from data_prep.shared.run_folder import is_first_process, sole_writer
 from data_prep.shared.wandb_run import OwnTracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, RunHistory
@@ -36,12 +39,12 @@ from pretrain.checkpoints.resume import chosen_checkpoint
 from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
 from pretrain.guards import GuardConfig
-from pretrain.interruption import RunInterrupted, StopRequest, parse_duration, say
 from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
 from pretrain.run_config import (
     CONFIG_FILE,
     METRICS_FILE,
+    RUN_FILES,
     CheckpointConfig,
     PreemptionConfig,
     RunConfig,
@@ -51,10 +54,10 @@ from pretrain.run_setup import (
     checkpoint_to_evaluate,
     evaluation_callbacks,
     fit_callbacks,
-    remove_earlier_run,
-    run_loggers,
+    metrics_logger,
     run_plugins,
     take_over_signals,
+    wandb_logger,
 )
 from pretrain.summary import print_summary
 
@@ -88,17 +91,16 @@ class OneLineParser(LightningArgumentParser):
 class RunConfigFile(SaveConfigCallback):
     """Write the resolved configuration of a `fit`; `--config` with that file repeats the run."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: the run may yet be refused; RunHistory writes it when the run begins."""
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it on the first rank."""
-        if stage == "fit":
-            folder = Path(self.config.run.root) / self.config.run.name
-            folder.mkdir(parents=True, exist_ok=True)
-            config = self.config.clone()
-            for key in (*DECIDED_BY, "ckpt_path"):
-                config.pop(key, None)
-            self.parser.save(
-                config, folder / CONFIG_FILE, skip_unset=False, overwrite=True, multifile=False
-            )
+        """Write it."""
+        path = Path(self.config.run.root) / self.config.run.name / CONFIG_FILE
+        config = self.config.clone()
+        for key in (*DECIDED_BY, "ckpt_path", "run.overwrite"):  # the last would delete this run
+            config.pop(key, None)
+        self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class PretrainCLI(LightningCLI):
@@ -107,9 +109,17 @@ class PretrainCLI(LightningCLI):
     run: RunConfig
     resumed_from: Path | None = None
 
-    def __init__(self, *args: Any, started: float, rolled_back: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        started: float,
+        rolled_back: bool,
+        held: contextlib.ExitStack,
+        **kwargs: Any,
+    ) -> None:
         self.started = started
         self.rolled_back = rolled_back
+        self.held = held
         super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -171,12 +181,19 @@ class PretrainCLI(LightningCLI):
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
             started=self.started,
+            again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )
+        if is_first_process() and not self.rolled_back:
+            self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+        if self.run.overwrite and self.preemption.requeue:
+            raise ValueError(
+                "preemption.requeue starts the same command again, and run.overwrite would then "
+                "delete what was trained; leave out one of them"
+            )
         if self.rolled_back:  # whatever the run started from, it goes on from its own checkpoints
             self.run, config.resume = replace(self.run, overwrite=False), "auto"
         chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))
         self.resumed_from = chosen
-        remove_earlier_run(self.run)
         if chosen is not None:
             rank_zero_only(say)(f"going on from {chosen}")
             config.ckpt_path = str(chosen)
@@ -186,18 +203,22 @@ class PretrainCLI(LightningCLI):
         fits = self.subcommand == "fit"
         if fits:
             options = {"stop": self.stop, "resumed_from": self.resumed_from, "show": show}
+            options["tracker"] = self._tracker
             groups = (self.run, self.checkpoints, self.preemption, self.guards)
             callbacks = [*callbacks, *fit_callbacks(*groups, **options)]
         else:
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
         config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
-        continues = not fits or self.resumed_from is not None
-        own = run_loggers(self.run, self._plain_config(), continues=continues)
+        own = [metrics_logger(self.run)] if fits else []
         config["logger"] = [*own, *listed(config.get("logger"))]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
             take_over_signals(trainer)
         return trainer
+
+    def _tracker(self) -> Any:
+        continues = self.resumed_from is not None
+        return wandb_logger(self.run, self._plain_config(), continues=continues)
 
     def _plain_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
@@ -246,6 +267,7 @@ class PretrainCLI(LightningCLI):
         if self._owes_validation(step):
             if self.trainer.is_global_zero:
                 rewind_metrics(self.trainer)
+            _callback(self.trainer, RunHistory).track(self.trainer)
             self.trainer.validate(self.model, datamodule=self.datamodule)
         export = _callback(self.trainer, BundleExport)
         if not export.done():
@@ -286,11 +308,11 @@ def run_command(
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
-    with OwnTracking():
+    with contextlib.ExitStack() as held, OwnTracking():
         while True:
             try:
                 with only_allowed_modules(allowed):
-                    options = {"started": started, "rolled_back": rolled_back}
+                    options = {"started": started, "rolled_back": rolled_back, "held": held}
                     return _start_cli(arguments, cli_class, **options)
             except MisconfigurationException as error:  # Lightning's name for a wrong option
                 raise ValueError(str(error)) from error

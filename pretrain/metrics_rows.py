@@ -3,6 +3,9 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from pretrain.run_config import EVALUATIONS_FILE
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
@@ -21,6 +24,21 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
                 break
             raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
     return rows
+
+
+def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
+    """What `test` found on the data a run was trained on, as rows like those of its metrics.
+
+    Args:
+        folder: The run's folder.
+    """
+    path = Path(folder) / EVALUATIONS_FILE
+    records: list[dict[str, Any]] = read_metrics(path) if path.is_file() else []
+    return [
+        {"step": record["step"], **record["metrics"]}
+        for record in records
+        if record["command"] == "test" and not record["differs_from_training"]
+    ]
 
 
 def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

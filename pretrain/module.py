@@ -170,10 +170,16 @@ class PretrainModule(LightningModule):
         self._eval_sums = torch.zeros(len(LossSums._fields))
 
     def setup(self, stage: str) -> None:
-        """Check the vocabulary against the shards, and compile once the device is known."""
+        """Check vocabulary and positions against the data, and compile once the device is known."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.check_vocab(self.encoder_config.vocab_size)
+            if datamodule.max_len > self.encoder_config.max_positions:
+                raise ValueError(
+                    f"data.max_len is {datamodule.max_len}, but the encoder has "
+                    f"{self.encoder_config.max_positions} positions; set "
+                    f"--model.encoder.max_positions {datamodule.max_len} or a shorter max_len"
+                )
         if stage != "fit":
             return
         if self.compile_model:

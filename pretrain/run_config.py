@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig
-from pretrain.interruption import signal_named
+from data_prep.shared.interruption import signal_named
+from data_prep.shared.tracking import RECORD_FILE, TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,9 @@ class RunConfig(TrackingConfig):
     root: str = "runs"
     """Folder that holds all runs."""
     overwrite: bool = False
-    """Delete an earlier run of the same name first; otherwise it is continued (see --resume)."""
+    """Replace an earlier run of the same name, once everything that can be checked before the first
+    step is right; runs whose names begin with this one's stay. Otherwise it is continued (see
+    --resume)."""
     eval_every_n_steps: int = 1000
     """Optimiser steps between two validations, each followed by a checkpoint and a plot; > 0."""
     peak_tflops: float = 0.0
@@ -102,3 +104,12 @@ CONFIG_FILE = "run_config.yaml"
 CURVES_FILE = "curves.png"
 BUNDLE_FOLDER = "bundle"
 CHECKPOINT_FOLDER = "checkpoints"
+EVALUATIONS_FILE = "evaluations.jsonl"
+PREDICTIONS_FILE = "predictions-rank{rank}.jsonl"
+STUDY_FILE = "study.json"
+RUN_FILES = (
+    *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
+    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE, PREDICTIONS_FILE.format(rank="*")),
+    *("wandb", RECORD_FILE, STUDY_FILE),
+)
+"""Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""

@@ -1,6 +1,6 @@
 """What every run has: its folder, callbacks, loggers and plugins."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.configuration import configuration_name, flatten
+from data_prep.shared.interruption import StopRequest, say
 from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
     EvaluationInterval,
+    EvaluationRecord,
     EvaluationReport,
     Guards,
     PredictionsFile,
@@ -29,7 +31,6 @@ from pretrain.checkpoints.io import VerifiedCheckpointIO
 from pretrain.checkpoints.schedule import RunCheckpoints
 from pretrain.checkpoints.storage import newest_valid
 from pretrain.guards import GuardConfig
-from pretrain.interruption import StopRequest, say
 from pretrain.metrics_file import MetricsFileLogger
 from pretrain.run_config import (
     BUNDLE_FOLDER,
@@ -52,13 +53,6 @@ def automatic_precision() -> str:
     return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
 
 
-@rank_zero_only
-def remove_earlier_run(run: RunConfig) -> None:
-    """Delete the folder of an earlier run where `run.overwrite` says so."""
-    if run.overwrite and (run.folder / METRICS_FILE).exists():
-        shutil.rmtree(run.folder)
-
-
 def checkpoint_to_evaluate(run: RunConfig) -> Path:
     """The run's newest valid checkpoint; an untrained model is never evaluated by mistake."""
     folder = run.folder / CHECKPOINT_FOLDER
@@ -72,7 +66,7 @@ def checkpoint_to_evaluate(run: RunConfig) -> Path:
 
 def evaluation_callbacks(run: RunConfig, *, show: bool) -> list[Callback]:
     """The callbacks of `validate`, `test` and `predict`."""
-    callbacks: list[Callback] = [EvaluationReport(run.folder), PredictionsFile(run.folder)]
+    callbacks: list[Callback] = [EvaluationRecord(run.folder), PredictionsFile(run.folder)]
     return [*callbacks, RunProgressBar()] if show else callbacks
 
 
@@ -84,6 +78,7 @@ def fit_callbacks(
     *,
     stop: StopRequest,
     resumed_from: Path | None,
+    tracker: Callable[[], Any],
     show: bool,
 ) -> list[Callback]:
     """The callbacks of `fit`, in the order in which they are called."""
@@ -95,8 +90,9 @@ def fit_callbacks(
         if preemption.requeue and trainer.is_global_zero:
             requeue()
 
+    history = {"resumed_from": resumed_from, "overwrite": run.overwrite, "tracker": tracker}
     callbacks: list[Callback] = [
-        RunHistory(run.folder, folder, resumed_from=resumed_from),
+        RunHistory(run.folder, folder, **history),
         StepSeeds(),
         watchdog,
         EvaluationInterval(run.eval_every_n_steps),
@@ -146,29 +142,33 @@ def take_over_signals(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def run_loggers(run: RunConfig, config: dict[str, Any], *, continues: bool) -> list[Any]:
-    """The run's metrics file, and Weights & Biases where it is asked for.
+def metrics_logger(run: RunConfig) -> MetricsFileLogger:
+    """The logger of a fit; an evaluation has none, since it is no part of the training record."""
+    return MetricsFileLogger(run.folder / METRICS_FILE)
+
+
+def wandb_logger(run: RunConfig, config: dict[str, Any], *, continues: bool) -> Any:
+    """Lightning's logger for Weights & Biases, noted in the run's folder; None: not asked for.
 
     Args:
         run: The run's options.
         config: The resolved configuration.
-        continues: Whether it goes on from a checkpoint, or evaluates one.
+        continues: Whether it goes on from a checkpoint.
     """
-    loggers: list[Any] = [MetricsFileLogger(run.folder / METRICS_FILE)]
-    if run.wandb != "off":
-        from pytorch_lightning.loggers import WandbLogger
+    if run.wandb == "off":
+        return None
+    from pytorch_lightning.loggers import WandbLogger
 
-        run.folder.mkdir(parents=True, exist_ok=True)
-        settings = flatten(config)
-        options = logger_options(
-            run,
-            folder=run.folder,
-            name=run.name,
-            job_type="pretrain",
-            settings=settings,
-            group=configuration_name(settings, label_keys=("model.encoder", "model.objective")),
-            continues=continues,
-            first_rank=rank_zero_only.rank == 0,
-        )
-        loggers.append(WandbLogger(**options))
-    return loggers
+    run.folder.mkdir(parents=True, exist_ok=True)
+    settings = flatten(config)
+    options = logger_options(
+        run,
+        folder=run.folder,
+        name=run.name,
+        job_type="pretrain",
+        settings=settings,
+        group=configuration_name(settings, label_keys=("model.encoder", "model.objective")),
+        continues=continues,
+        first_rank=rank_zero_only.rank == 0,
+    )
+    return WandbLogger(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +15,8 @@ def file_lock(path: str | Path, *, wait: bool = False) -> Iterator[TextIO | None
 
     The lock belongs to the open file: a child that inherits the descriptor holds it too, and it is
     free only when the last of them has ended or closed it. It works between machines on a shared
-    disk that has such locks (NFS 4). The file is made if it is missing, and never removed.
+    disk that has such locks (NFS 4); on a disk that has none, and on Windows, everyone gets it. The
+    file is made if it is missing, and never removed.
 
     Args:
         path: The file.
@@ -33,4 +35,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
     return True

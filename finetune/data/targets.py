@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from finetune.data.inspection import targets_of
 from finetune.tasks.spec import SplitRows, TaskSpec
@@ -29,6 +30,12 @@ class ScoreScale:
     def outer(self, outputs: Tensor) -> Tensor:
         """Return what the model gives as scores."""
         return outputs * self.std + self.mean
+
+    @torch.no_grad()
+    def take_over(self, layer: nn.Linear, earlier: "ScoreScale") -> None:
+        """Let a last layer that gives scores on an earlier scale give the same ones on this."""
+        layer.weight *= earlier.std / self.std
+        layer.bias.copy_(self.inner(earlier.outer(layer.bias)))
 
 
 def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:

@@ -22,6 +22,7 @@ _ORDER = {name: number for number, name in enumerate(TASKS)}
 def notes(report: Report) -> list[str]:
     """The lines of the section, the most important first."""
     return [
+        *_changed_notes(report.found.changed),
         *_split_notes(report.entries),
         *_setting_notes(report.found.runs),
         *_f1_notes(report.found.runs),
@@ -33,6 +34,11 @@ def notes(report: Report) -> list[str]:
         *_average_notes(report),
         *_published_notes(report),
     ]
+
+
+def _changed_notes(changed: Sequence[str]) -> list[str]:
+    shown = "; ".join(changed[:_SHOWN]) + ("; …" if len(changed) > _SHOWN else "")
+    return [f"Not of the files as they are now: {shown} since."] if changed else []
 
 
 def _split_notes(entries: Sequence[Entry]) -> list[str]:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune.grids.files import FAILED_FILE, RESULT_FILE, TRIAL_FILE
+from finetune.inputs import changed_inputs
 from finetune.result import read_result
 
 PAIRED_BY = ("seed", "fold", "repeat")
@@ -118,6 +119,8 @@ class FoundRuns:
     """Trials that failed, below their grid's folder."""
     unfinished: Sequence[str] = field(default_factory=tuple)
     """Trials that were started and have not ended, below their grid's folder."""
+    changed: Sequence[str] = field(default_factory=tuple)
+    """Files, in words, that are not any more what these trials have read."""
 
 
 def find_runs(folders: Iterable[Path]) -> FoundRuns:
@@ -151,7 +154,11 @@ def find_runs(folders: Iterable[Path]) -> FoundRuns:
     _check_same_rows(found)
     num_duplicates = len(everything) - len(found)
     return FoundRuns(
-        runs=found, num_duplicates=num_duplicates, failed=failed, unfinished=unfinished
+        runs=found,
+        num_duplicates=num_duplicates,
+        failed=failed,
+        unfinished=unfinished,
+        changed=list(dict.fromkeys(text for run in found for text in changed_inputs(run.path))),
     )
 
 

@@ -6,7 +6,7 @@ from pretrain.callbacks.guards import Guards
 from pretrain.callbacks.history import RunHistory
 from pretrain.callbacks.predictions import PredictionsFile
 from pretrain.callbacks.progress import RunProgressBar
-from pretrain.callbacks.reporting import EvaluationReport
+from pretrain.callbacks.reporting import EvaluationRecord, EvaluationReport
 from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
 from pretrain.callbacks.wandb_records import WandbRecords
@@ -15,6 +15,7 @@ from pretrain.callbacks.watchdog import Watchdog
 __all__ = [
     "BundleExport",
     "EvaluationInterval",
+    "EvaluationRecord",
     "EvaluationReport",
     "Guards",
     "PredictionsFile",

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from tokenizers import Tokenizer
 
 from pretrain.objectives import IGNORED_LABEL
+from pretrain.run_config import PREDICTIONS_FILE
 
 
 class PredictionsFile(BasePredictionWriter):
@@ -27,7 +28,7 @@ class PredictionsFile(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file anew."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"predictions-rank{trainer.global_rank}.jsonl"
+        path = self.folder / PREDICTIONS_FILE.format(rank=trainer.global_rank)
         self._file = path.open("w", encoding="utf-8")
         self._tokenizer = Tokenizer.from_file(
             str(trainer.datamodule.tokenizer_path)  # type: ignore[attr-defined]

@@ -1,14 +1,17 @@
 """What a learner is measured against, a line per validation, and the curves beside it."""
 
+import json
 import math
 import time
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from pretrain.curves import plot_curves
 from pretrain.metrics_file import read_metrics
-from pretrain.run_config import CURVES_FILE, METRICS_FILE
+from pretrain.run_config import CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
 
 _DRAW_EVERY_S = 30.0
 
@@ -60,11 +63,6 @@ class EvaluationReport(Callback):
             plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
             self._drawn_at = time.monotonic()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the metrics of the whole validation split beside the baselines."""
-        if trainer.is_global_zero:
-            self._report(trainer, "test", "whole validation split:")
-
     def _report(self, trainer: Trainer, stage: str, opening: str) -> None:
         if not self.baselines:
             self.baselines = trainer.datamodule.baselines()  # type: ignore[attr-defined]
@@ -80,6 +78,44 @@ class EvaluationReport(Callback):
                 f"(chance {self.baselines['pair_chance']:.1%})"
             )
         _say(trainer, ", ".join(parts))
+
+
+class EvaluationRecord(EvaluationReport):
+    """`validate` and `test`: a line in the run's `evaluations.jsonl`, nothing in what it trained.
+
+    Each line has the command, the checkpoint and its step, the shards, what about them differs
+    from those it was trained on, the metrics and the baselines.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and keep the metrics of the first validation examples."""
+        if trainer.is_global_zero:
+            self._report(trainer, "val", f"step {pl_module.evaluated_step:,}: validation")
+            self._record(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and keep the metrics of the whole validation split."""
+        if trainer.is_global_zero:
+            self._report(trainer, "test", "whole validation split:")
+            self._record(trainer, pl_module, "test")
+
+    def _record(self, trainer: Trainer, module: LightningModule, command: str) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        record = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "checkpoint": str(trainer.ckpt_path),
+            "step": module.evaluated_step,
+            "folder": str(datamodule.folder),
+            "differs_from_training": list(datamodule.differs_from_training),
+            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+            "baselines": self.baselines,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / EVALUATIONS_FILE
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        _say(trainer, f"written: {path}")
 
 
 def _say(trainer: Trainer, text: str) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretrain.interruption import say
+from data_prep.shared.interruption import say
 from pretrain.module import LossSums, PretrainModule, means
 from pretrain.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 

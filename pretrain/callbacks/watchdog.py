@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from data_prep.shared.interruption import EXIT_WATCHDOG
+from data_prep.shared.processes import kill_descendants, process_state
 from pretrain.heartbeats import (
     Heartbeat,
     in_words,
@@ -27,8 +29,6 @@ from pretrain.heartbeats import (
     main_thread_place,
     read_heartbeats,
 )
-from pretrain.interruption import EXIT_WATCHDOG
-from pretrain.processes import kill_descendants, process_state
 
 PATIENCE_AT_START = 5
 """Limits that pass before start-up, compilation or a save outside `saving` count as a hang."""
@@ -57,6 +57,7 @@ class Watchdog(Callback):
         self._awake_since = 0.0
         self._started = False
         self._saving = 0
+        self._threads: list[threading.Thread] = []
 
     # --- notes of the training thread ---------------------------------------------------------
 
@@ -71,13 +72,17 @@ class Watchdog(Callback):
         self._stopped, self._started, self._saving = threading.Event(), False, 0
         self._note(trainer, "start")
         self._awake_since = time.monotonic()
-        for target in (self._beat, self._watch):
+        self._threads = [
             threading.Thread(
                 target=target,
                 args=(trainer, self._stopped),
                 name=f"watchdog{target.__name__}",
                 daemon=True,
-            ).start()
+            )
+            for target in (self._beat, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -139,8 +144,11 @@ class Watchdog(Callback):
     def _stop(self, trainer: Trainer) -> None:
         if self.limit_s:
             self._stopped.set()
+            for thread in self._threads:  # a beat that is being written would stay
+                thread.join(timeout=1)
             with suppress(OSError):
                 self._file(trainer).unlink(missing_ok=True)
+                self.folder.rmdir()  # unless other ranks are still in it
 
     # --- the two threads ----------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from pretrain.checkpoints.digests import digest_path
 from pretrain.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
-from pretrain.run_config import CHECKPOINT_FOLDER, METRICS_FILE, RunConfig
+from pretrain.run_config import BUNDLE_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE, RunConfig
 
 SET_ASIDE_FOLDER = "set_aside"
+_FINETUNING = ("classifier", "result.json")
 _NOT_COMPARED = {"ckpt_path", "config", "resume", "max_time", "allow_modules", "run", "preemption"}
 
 
@@ -24,10 +25,15 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         warn: Called with one line for everything the user should know.
 
     Raises:
-        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run.
+        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run; or it
+            holds a fine-tuning run, or a finished one whose checkpoints are gone.
         CheckpointError: The checkpoint is damaged, or all of them are.
     """
     folder = run.folder / CHECKPOINT_FOLDER
+    if any((run.folder / name).exists() for name in _FINETUNING):
+        raise ValueError(
+            f"{run.folder} holds a fine-tuning run; give another --run.name or --run.root"
+        )
     if run.overwrite and resume in ("auto", "never"):
         return None
     if resume == "auto":
@@ -36,7 +42,12 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         if found is None and old.is_file():
             raise ValueError(
                 f"{old} is of an earlier version, which this one cannot go on from; give another "
-                "--run.name, or delete the run with --run.overwrite true"
+                "--run.name, or replace the run with --run.overwrite true"
+            )
+        if found is None and (run.folder / BUNDLE_FOLDER).exists():
+            raise ValueError(
+                f"{run.folder} holds a finished run without its checkpoints, which cannot go on; "
+                "give another --run.name, or replace it with --run.overwrite true"
             )
         if found is None and (run.folder / METRICS_FILE).exists():
             warn(f"{run.folder} was stopped before its first checkpoint: it starts again")
@@ -45,7 +56,7 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         if (run.folder / METRICS_FILE).exists() or saved_checkpoints(folder):
             raise ValueError(
                 f"{run.folder} holds an earlier run. Give another --run.name, continue it with "
-                "--resume auto, or delete it with --run.overwrite true"
+                "--resume auto, or replace it with --run.overwrite true"
             )
         return None
     path = Path(os.path.realpath(resume))

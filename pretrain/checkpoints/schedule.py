@@ -15,15 +15,15 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from data_prep.shared.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
+from data_prep.shared.loops import loop_state
 from pretrain.callbacks.agreement import ranks_agree
-from pretrain.checkpoints.loops import loop_state
 from pretrain.checkpoints.storage import (
     checkpoint_path,
     point_to,
     remove_checkpoint,
     saved_checkpoints,
 )
-from pretrain.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
 from pretrain.run_config import CheckpointConfig
 
 SAVE = 1
@@ -99,9 +99,11 @@ class RunCheckpoints(Checkpoint):
             return
         step = checkpoint["global_step"]
         own = checkpoint["callbacks"].get(self.state_key, {})
+        epoch, within = divmod(step, trainer.datamodule.steps_per_epoch)  # type: ignore[attr-defined]
         checkpoint["loops"]["fit_loop"] = loop_state(
             step,
-            steps_per_epoch=trainer.datamodule.steps_per_epoch,  # type: ignore[attr-defined]
+            epoch=epoch,
+            within=within,
             accumulation=trainer.accumulate_grad_batches,
             validation_due=self._validation_due(trainer, step),
             validation_done=own.get("validated_step", step) == step,
@@ -216,8 +218,8 @@ class RunCheckpoints(Checkpoint):
             self._before_stop(trainer, pl_module)
             raise RunInterrupted(
                 f"{self._stop_request.reason}: stopped after step {trainer.global_step} with "
-                f"{checkpoint_path(self.folder, trainer.global_step)}; the same command goes on "
-                "from there",
+                f"{checkpoint_path(self.folder, trainer.global_step)}; {self._stop_request.again} "
+                "goes on from there",
                 agreed,
             )
 

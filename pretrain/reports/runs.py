@@ -16,11 +16,16 @@ from typing import Any
 import yaml
 
 from data_prep.shared.configuration import flatten
-from pretrain.metrics_rows import last_value, read_metrics
+from pretrain.metrics_rows import last_value, own_test_rows, read_metrics
 from pretrain.reports.settings import SEED_KEY
-from pretrain.run_config import BUNDLE_FOLDER, CONFIG_FILE, EVENTS_FILE, METRICS_FILE
+from pretrain.run_config import (
+    BUNDLE_FOLDER,
+    CONFIG_FILE,
+    EVENTS_FILE,
+    METRICS_FILE,
+    STUDY_FILE,
+)
 
-STUDY_FILE = "study.json"
 TRIAL_FILE = "trial.json"
 FINETUNE_FILE = "result.json"
 WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
@@ -192,7 +197,7 @@ def read_run(folder: Path, *, name: str = "") -> Run:
     """
     if not (folder / METRICS_FILE).is_file():
         raise ValueError(f"{folder}: has no {METRICS_FILE}; the run has not logged anything yet")
-    rows = read_metrics(folder / METRICS_FILE)
+    rows = [*read_metrics(folder / METRICS_FILE), *own_test_rows(folder)]
     if not all(map(_is_metrics, rows)):
         raise ValueError(f"{folder / METRICS_FILE}: has lines that are not numbers with a step")
     if not rows:

@@ -13,10 +13,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from data_prep.files import write_atomic
-from pretrain.metrics_rows import read_metrics
-from pretrain.run_config import METRICS_FILE
+from pretrain.metrics_rows import own_test_rows, read_metrics
+from pretrain.run_config import METRICS_FILE, STUDY_FILE
 
-STUDY_FILE, RESULT_FILE, DOWNSTREAM_FOLDER = "study.json", "result.json", "downstream"
+RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
 RESULT_VERSION = 1
 _NO_METRIC = ("step", "elapsed_s")
 _REPETITION = ("seed", "fold", "repeat")
@@ -55,7 +55,7 @@ def pretraining_metrics(run: Path) -> dict[str, float]:
     if not path.is_file():
         raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
     metrics: dict[str, float] = {}
-    for row in read_metrics(path):
+    for row in [*read_metrics(path), *own_test_rows(run)]:
         metrics.update({name: v for name, v in row.items() if name not in _NO_METRIC})
         metrics["steps"] = row["step"] or metrics.get("steps", 0)
     return metrics

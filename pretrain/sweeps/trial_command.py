@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.interruption import say
+from data_prep.shared.interruption import say
+from data_prep.shared.run_folder import is_first_process
 from pretrain.sweeps.options import FieldsParser
 from pretrain.sweeps.study import DOWNSTREAM_FOLDER, write_study
 from pretrain.sweeps.supervision import Supervisor
@@ -100,9 +101,8 @@ def run_trial(arguments: Sequence[str]) -> int:
     fit, folder = with_run_folder(options.fit, os.environ)
     with Supervisor() as supervisor:
         if not _is_done(folder, options.package):
-            fresh = ["--run.overwrite=true"] if options.package == "finetune" else []
-            code = supervisor.run(_python(options.package, "fit", *fit, *fresh))
-            if code or not _is_first_rank():
+            code = supervisor.run(_python(options.package, "fit", *fit))
+            if code or not is_first_process():
                 return _shell_code(code)
         if options.package == "finetune":
             return 0
@@ -194,11 +194,6 @@ def _is_done(folder: Path, package: str) -> bool:
     if package != "finetune" or not path.is_file():
         return False
     return not json.loads(path.read_text(encoding="utf-8")).get("diverged")
-
-
-def _is_first_rank() -> bool:
-    """Whether this is the first of several processes that a launcher started."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def _shell_code(code: int) -> int:

@@ -21,7 +21,7 @@ import yaml
 
 from data_prep.files import write_atomic
 from data_prep.shared.file_lock import file_lock
-from pretrain.metrics_rows import read_metrics
+from pretrain.metrics_rows import own_test_rows, read_metrics
 from pretrain.sweeps.reading import Sweep
 
 FORMAT_VERSION = 1
@@ -135,7 +135,8 @@ class Trial:
         """
         metrics: dict[str, float] = {}
         if (self.folder / METRICS_FILE).is_file():
-            for row in read_metrics(self.folder / METRICS_FILE):
+            rows = [*read_metrics(self.folder / METRICS_FILE), *own_test_rows(self.folder)]
+            for row in rows:
                 metrics.update(row)
         if (self.folder / RESULT_FILE).is_file():
             result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))

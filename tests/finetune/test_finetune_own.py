@@ -112,3 +112,12 @@ def test_balanced_weights_by_hand() -> None:
     for counts, message in (({}, "labels are scores"), ({"a": 3, "b": 0}, "none has the label b")):
         with pytest.raises(ValueError, match=message):
             balanced_weights(counts)
+
+
+def test_a_last_layer_gives_the_same_scores_on_another_scale() -> None:
+    old, new = ScoreScale(mean=3.0, std=0.5), ScoreScale(mean=250.0, std=40.0)
+    layer, x_BD = torch.nn.Linear(4, 1), torch.randn(3, 4)
+    with torch.no_grad():
+        wanted = old.outer(layer(x_BD))
+        new.take_over(layer, old)
+        torch.testing.assert_close(new.outer(layer(x_BD)), wanted, atol=1e-4, rtol=1e-5)

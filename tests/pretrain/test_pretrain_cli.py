@@ -11,7 +11,9 @@ from ponet import load_bundle
 from pretrain.checkpoints.storage import load_checkpoint
 from pretrain.cli import main
 from pretrain.metrics_file import read_metrics, series
+from pretrain.metrics_rows import last_value, own_test_rows
 from pretrain.objectives import OBJECTIVES
+from pretrain.reports.runs import read_run
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
@@ -123,7 +125,7 @@ def test_validate_test_and_predict_use_the_runs_checkpoint(
 ) -> None:
     assert main(["fit", *tiny_run]) == 0
     capsys.readouterr()
-    before = series(metrics_of(tmp_path / "tiny"), "val/mlm_loss")[1][-1]
+    rows = metrics_of(tmp_path / "tiny")
     for command in ("validate", "test", "predict"):
         assert main([command, *tiny_run]) == 0
     printed = capsys.readouterr().out
@@ -131,9 +133,16 @@ def test_validate_test_and_predict_use_the_runs_checkpoint(
         "step 4: validation MLM loss" in printed and "whole validation split: MLM loss" in printed
     )
     assert "predictions-rank0.jsonl" in printed and "nan" not in printed
-    rows = metrics_of(tmp_path / "tiny")
-    assert series(rows, "val/mlm_loss")[1][-1] == pytest.approx(before, abs=1e-6)
-    assert series(rows, "test/mlm_loss")[1]
+    assert f"written: {tmp_path / 'tiny' / 'evaluations.jsonl'}" in printed
+    validated, tested = read_metrics(tmp_path / "tiny" / "evaluations.jsonl")
+    assert validated["command"] == "validate" and validated["step"] == 4
+    last = last_value(rows, "val/mlm_loss")
+    assert validated["metrics"]["val/mlm_loss"] == pytest.approx(last, abs=1e-6)
+    assert validated["differs_from_training"] == [] == tested["differs_from_training"]
+    (row,) = own_test_rows(tmp_path / "tiny")
+    assert row["test/mlm_loss"] == tested["metrics"]["test/mlm_loss"] and row["step"] == 4
+    assert read_run(tmp_path / "tiny").last("test/mlm_loss") == row["test/mlm_loss"]
+    assert metrics_of(tmp_path / "tiny") == rows
     lines = (tmp_path / "tiny" / "predictions-rank0.jsonl").read_text().splitlines()
     record = json.loads(lines[0])
     assert len(record["labels"]) == len(record["predictions"]) == len(record["confidence"]) > 0

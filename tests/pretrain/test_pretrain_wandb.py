@@ -12,13 +12,13 @@ from pretrain_faults import injected
 from pytorch_lightning.utilities import rank_zero_only
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
+from data_prep.shared.interruption import EXIT_STOPPED
 from data_prep.shared.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
 from data_prep.shared.wandb_run import STEP_KEY
 from pretrain.cli import main
-from pretrain.interruption import EXIT_STOPPED
 from pretrain.metrics_rows import last_value, read_metrics
 from pretrain.run_config import RunConfig
-from pretrain.run_setup import run_loggers
+from pretrain.run_setup import wandb_logger
 
 OFFLINE = ["--run.wandb", "offline", "--trainer.enable_progress_bar", "false"]
 
@@ -132,7 +132,7 @@ def test_a_rollback_goes_on_in_the_same_run_and_its_steps_come_again(
 
 def options_of(folder: Path, *, continues: bool) -> dict:
     run = RunConfig(name="a", root=str(folder), wandb="online")
-    return run_loggers(run, {"seed_everything": 1}, continues=continues)[1]._wandb_init
+    return wandb_logger(run, {"seed_everything": 1}, continues=continues)._wandb_init
 
 
 def test_online_a_run_that_goes_on_keeps_its_id_and_one_started_anew_does_not(

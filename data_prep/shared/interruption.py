@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from pretrain.processes import kill_descendants
+from data_prep.shared.processes import kill_descendants
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
@@ -97,6 +97,7 @@ class StopRequest:
         signals: Names of the signals that ask for a stop; SIGINT always does.
         budget_s: Seconds the run may take, counted from `started`; None: no limit.
         started: `time.monotonic()` of the start.
+        again: What a stopped run goes on with.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class StopRequest:
         *,
         budget_s: float | None = None,
         started: float | None = None,
+        again: str = "the same command",
     ) -> None:
+        self.again = again
         self._signals = [signal_named(name) for name in signals]
         self._deadline = None
         if budget_s is not None:
