@@ -178,7 +178,7 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_weights(
 
 
 def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     run, nested = tmp_path / "x", tmp_path / "x" / "seed-7"
     quick = ("--trainer.max_epochs", "1")
@@ -198,6 +198,11 @@ def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(
     for options in mistakes:
         assert main([*again, *options]) == 2, options
         assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before, options
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.module.FinetuneModule.training_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(again)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert main([*again, "--trainer.fast_dev_run", "true"]) == 0
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert main([*again, "--seed_everything", "5"]) == 0
