@@ -12,6 +12,7 @@ import pytest
 import torch
 from finetune_runs import (
     FaultAt,
+    assert_same_story,
     fit_arguments,
     interrupt,
     json_lines,
@@ -55,18 +56,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give the fits from now on a callback."""
     return partial(with_callback, monkeypatch)
-
-
-def assert_same_story(run: Path, other: Path) -> None:
-    one, two = (result_of(folder) for folder in (run, other))
-    assert {**one, "elapsed_s": 0} == {**two, "elapsed_s": 0}
-    one, two = (load_file(folder / "classifier/model.safetensors") for folder in (run, other))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    one, two = (json_lines(folder / "metrics.jsonl") for folder in (run, other))
-    assert [{**row, "elapsed_s": 0} for row in one] == [{**row, "elapsed_s": 0} for row in two]
-    times = [row["elapsed_s"] for row in one]
-    assert times == sorted(times)
-    assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}
 
 
 @pytest.mark.parametrize(
