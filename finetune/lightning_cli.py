@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.allowed_modules import (
@@ -100,7 +100,7 @@ class FinetuneCLI(LightningCLI):
     @property
     def diverged(self) -> str:
         """Why the run was stopped early; empty: it was not."""
-        return self.result.get("reason", "")
+        return str(self.result.get("reason", ""))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -151,7 +151,7 @@ def _best_epoch(result: dict[str, Any]) -> str:
 
 def is_best_at_the_end(result: dict[str, Any]) -> bool:
     """Whether the last validation was the best one, and a better one is possible."""
-    score = next(iter(result["evaluation"].values()), {}).get("score", math.inf)
+    score = next((v["score"] for v in result["evaluation"].values()), math.inf)
     is_last = 0 < result["best_step"] == result["total_steps"]
     return bool(is_last and not result["diverged"] and score < 1)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Callback
+from safetensors.torch import load_file
 
 from finetune import run_setup
 from finetune.cli import main
@@ -102,3 +104,16 @@ def with_callback(monkeypatch: pytest.MonkeyPatch, callback: Callback | None) ->
         "finetune.lightning_cli.fit_callbacks",
         lambda *a, **k: [*own(*a, **k), *([callback] if callback else [])],
     )
+
+
+def assert_same_story(run: Path, other: Path) -> None:
+    """Compare result, weights, metrics (but for the time) and the names of all files."""
+    one, two = (result_of(folder) for folder in (run, other))
+    assert {**one, "elapsed_s": 0} == {**two, "elapsed_s": 0}
+    one, two = (load_file(folder / "classifier/model.safetensors") for folder in (run, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = (json_lines(folder / "metrics.jsonl") for folder in (run, other))
+    assert [{**row, "elapsed_s": 0} for row in one] == [{**row, "elapsed_s": 0} for row in two]
+    times = [row["elapsed_s"] for row in one]
+    assert times == sorted(times)
+    assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from finetune_runs import (
     FaultAt,
+    assert_same_story,
     fit_arguments,
     interrupt,
     json_lines,
@@ -55,18 +56,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give the fits from now on a callback."""
     return partial(with_callback, monkeypatch)
-
-
-def assert_same_story(run: Path, other: Path) -> None:
-    one, two = (result_of(folder) for folder in (run, other))
-    assert {**one, "elapsed_s": 0} == {**two, "elapsed_s": 0}
-    one, two = (load_file(folder / "classifier/model.safetensors") for folder in (run, other))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    one, two = (json_lines(folder / "metrics.jsonl") for folder in (run, other))
-    assert [{**row, "elapsed_s": 0} for row in one] == [{**row, "elapsed_s": 0} for row in two]
-    times = [row["elapsed_s"] for row in one]
-    assert times == sorted(times)
-    assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +167,7 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_weights(
 
 
 def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     run, nested = tmp_path / "x", tmp_path / "x" / "seed-7"
     quick = ("--trainer.max_epochs", "1")
@@ -198,6 +187,11 @@ def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(
     for options in mistakes:
         assert main([*again, *options]) == 2, options
         assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before, options
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.module.FinetuneModule.training_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(again)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert main([*again, "--trainer.fast_dev_run", "true"]) == 0
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert main([*again, "--seed_everything", "5"]) == 0
