@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig, check_run_name
+from data_prep.shared.tracking import RECORD_FILE, TrackingConfig, check_run_name
 from finetune.artifact import CLASSIFIER_FOLDER
 from finetune.inputs import INPUTS_FILE
 
 CONFIG_FILE = "run_config.yaml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
-CHECKPOINT_FILE = "resume.ckpt"
+RESUME_FILES = "resume-*.ckpt"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{CHECKPOINT_FILE}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
+    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
 )
-"""Patterns of the names of all that a fit writes into its folder."""
+"""Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 _FOREIGN = ("bundle", "checkpoints")
 
 

@@ -28,6 +28,9 @@ class EncoderConfig:
     """
 
     kind: ClassVar[str] = ""
+    sees_padding: ClassVar[bool] = False
+    """Whether padding changes the outputs at real tokens. Where it does, texts are answered in
+    batches of one length, so that none depends on the texts beside it."""
 
     vocab_size: int = 30522
     """Number of word pieces, from the tokenizer. Published models: 30522."""
@@ -199,6 +202,7 @@ class FNetConfig(EncoderConfig):
     """
 
     kind: ClassVar[str] = "fnet"
+    sees_padding: ClassVar[bool] = True
 
     embedding_projection: bool = False
     """A D x D linear layer after the embedding norm, as in the released FNet."""

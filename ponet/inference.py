@@ -119,7 +119,7 @@ def encode(
             block = texts[start : start + _BLOCK_TEXTS]
             rows = form.windows(block, max_len=max_len, long_texts=options.long_texts)
             encoder = _long_enough(model.encoder, max(len(row.ids) for row in rows))
-            is_exact = model.config.kind == "fnet"
+            is_exact = model.config.sees_padding
             for group in _groups(rows, options.batch_size * max_len, is_exact=is_exact):
                 sums_BD, weights_B1 = _pooled(encoder, group, options.pooling)
                 where_B = torch.tensor([start + row.text for row in group])

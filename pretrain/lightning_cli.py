@@ -99,7 +99,7 @@ class RunConfigFile(SaveConfigCallback):
         """Write it."""
         path = Path(self.config.run.root) / self.config.run.name / CONFIG_FILE
         config = self.config.clone()
-        for key in (*DECIDED_BY, "ckpt_path"):
+        for key in (*DECIDED_BY, "ckpt_path", "run.overwrite"):  # the last would delete this run
             config.pop(key, None)
         self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
@@ -171,9 +171,8 @@ class PretrainCLI(LightningCLI):
             self._check_trainer(config)
             if self.rehearses:
                 return
-            rank_zero_only(check_tracking)(self.run)
-            if is_first_process() and not self.rolled_back:
-                self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+            if is_first_process():
+                check_tracking(self.run)
             self._choose_checkpoint(config)
         elif config.ckpt_path is None:
             config.ckpt_path = str(checkpoint_to_evaluate(self.run))
@@ -192,7 +191,15 @@ class PretrainCLI(LightningCLI):
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
             started=self.started,
+            again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )
+        if is_first_process() and not self.rolled_back:
+            self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+        if self.run.overwrite and self.preemption.requeue:
+            raise ValueError(
+                "preemption.requeue starts the same command again, and run.overwrite would then "
+                "delete what was trained; leave out one of them"
+            )
         if self.rolled_back:  # whatever the run started from, it goes on from its own checkpoints
             self.run, config.resume = replace(self.run, overwrite=False), "auto"
         chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))

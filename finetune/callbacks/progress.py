@@ -1,39 +1,22 @@
-"""Progress in a log file: whole lines now and then, where a bar would redraw itself."""
+"""What a fit says while it trains: a line per validation, above the bar where there is one."""
 
 import sys
 import time
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from finetune.module import FinetuneModule
 
 EVERY_S = 30.0
+"""Seconds between two lines of a log file, which has no bar."""
 
 
-class ProgressLines(ProgressBar):
-    """A line on stderr every 30 seconds of training, and one at the end of an epoch.
+class ProgressLines(Callback):
+    """Prints the scores of every validation; every half a minute a line where there is no bar."""
 
-    Args:
-        every_s: Seconds between two lines.
-    """
-
-    def __init__(self, every_s: float = EVERY_S) -> None:
-        super().__init__()
-        self.every_s = every_s
-        self._enabled = True
-        self._began = self._said = 0.0
-
-    def disable(self) -> None:
-        """Show nothing (other ranks)."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Show the lines."""
-        self._enabled = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = self._said = time.monotonic()
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -43,22 +26,24 @@ class ProgressLines(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Say where it is, if that is due or the epoch is over."""
-        is_last = batch_idx + 1 >= self.total_train_batches
-        if is_last or time.monotonic() - self._said >= self.every_s:
-            self._say(trainer, pl_module, batch_idx + 1)
+        """Say how far it is, in a log file."""
+        if trainer.progress_bar_callback is None and time.monotonic() - self._said_at >= EVERY_S:
+            self._say(trainer, "")
 
-    def _say(self, trainer: Trainer, module: LightningModule, batches: int) -> None:
-        self._said = time.monotonic()
-        if not self._enabled:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the first validation split scores."""
+        assert isinstance(pl_module, FinetuneModule)
+        if not trainer.sanity_checking:
+            found = next(iter(pl_module.evaluation.values()))
+            self._say(trainer, f": score {found['score']:.4f}, loss {found['loss']:.4f}")
+
+    def _say(self, trainer: Trainer, text: str) -> None:
+        if not trainer.is_global_zero:
             return
-        metrics = self.get_metrics(trainer, module)
-        shown = [f"{k}={v:.4g}" for k, v in metrics.items() if isinstance(v, int | float)]
-        place = f"finetune: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {batches}/"
-        place += f"{self.total_train_batches} batches, {self._said - self._began:.0f} s so far"
-        print(", ".join([place, *shown]), file=sys.stderr, flush=True)
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print on stdout."""
-        if self._enabled:
-            print(*args)
+        step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
+        line = f"step {step:,} of {steps:,}{text}"
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+        self._said_at = time.monotonic()

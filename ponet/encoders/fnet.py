@@ -40,7 +40,8 @@ class FNetMixer(TokenMixer):
     """Real part of the 2-D Fourier transform over tokens and width; no parameters, no dropout.
 
     A Fourier transform has no notion of a mask: padding takes part in the mixing like any token,
-    as in the published model, so results depend on the padded length. The transform runs in
+    as in the published model, so results depend on the padded length (`FNetConfig.sees_padding`:
+    `encode` and fine-tuning's answers take batches of one length). The transform runs in
     float32 under autocast, because half-precision transforms exist for few sizes and devices.
     """
 
