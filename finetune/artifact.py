@@ -14,13 +14,18 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from data_prep.manifest import TokenizerInfo
+from data_prep.shared.interruption import say
 from finetune.data.encoding import TextEncoder
+from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.positions import PositionMethod
 
 FORMAT_VERSION = 2
 CLASSIFIER_FOLDER = "classifier"
+_LATER = {"scale", "tokenizer_digest"}
+"""Keys that the first classifiers lack."""
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -48,6 +53,10 @@ class ClassifierInfo:
     """What a pooling segment of the text is."""
     positions: PositionMethod
     """How the position table is made longer."""
+    scale: ScoreScale = ScoreScale()
+    """Of a regression."""
+    tokenizer_digest: str = ""
+    """Of vocabulary and rules of the tokenizer that belongs to the weights; empty: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +164,24 @@ def load_classifier(
     if max_len > sizes.max_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
+    _check_tokenizer(encoder.info, info, sizes.vocab_size, folder / _TOKENIZER)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def _check_tokenizer(
+    found: TokenizerInfo, info: ClassifierInfo, vocab_size: int, path: Path
+) -> None:
+    """Refuse a tokenizer whose numbers mean other words than those of training."""
+    if found.vocab_size > vocab_size:
+        raise ValueError(
+            f"{path}: has {found.vocab_size} entries but the model {vocab_size}; put the tokenizer "
+            "that it was trained with back"
+        )
+    if info.tokenizer_digest not in ("", found.digest):
+        raise ValueError(
+            f"{path}: is not the tokenizer that this classifier was trained with (its vocabulary "
+            "or rules differ); put that one back"
+        )
 
 
 def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
@@ -164,6 +190,9 @@ def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
     Raises:
         ValueError: A file is missing, damaged, or does not fit the others.
     """
+    run = folder.absolute().parent
+    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
+        say(f"{run}: this fit has not ended; what it has is its best classifier so far")
     sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
     info = read_info(folder)
     model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
@@ -197,7 +226,7 @@ def load_weights(model: SequenceClassifier, folder: Path) -> None:
 
 def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
     names = {field.name for field in fields(ClassifierInfo)}
-    if set(config) != names:
+    if not names - _LATER <= set(config) <= names:
         raise ValueError(
             f"{path}: has the keys {', '.join(sorted(config))}; needed are "
             f"{', '.join(sorted(names))}"
@@ -207,6 +236,7 @@ def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
         **config,
         "labels": tuple(config["labels"]),
         "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
+        "scale": ScoreScale(**config.get("scale", {})),
     }
     return ClassifierInfo(**values)
 

@@ -1,11 +1,11 @@
-"""How a fit begins in its folder: last, when nothing can be wrong any more.
+"""How a fit begins in its folder: last, when every check has been passed.
 
-Invariant: what an earlier run left is untouched until the first step is about to be made; if the
-beginning fails, it is back as it was.
+Invariant: an earlier run is lost with the first optimiser step of the new one and not before; until
+then every error brings it back as it was.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from pytorch_lightning.cli import SaveConfigCallback
 
 from data_prep.shared.interruption import say
 from data_prep.shared.run_folder import replacing
+from data_prep.shared.wandb_run import tracked_run
 from finetune.artifact import restore_classifier
 from finetune.callbacks.resume import ResumePoint, highest_of_ranks
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.inputs import digests, write_inputs
 from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule, log_prefix
@@ -36,6 +37,8 @@ class RunFolder(SaveConfigCallback):
     """Whether an unfinished run goes on."""
     tracker: Callable[[], Any]
     """Makes the logger of W&B, if any."""
+    _replacement: ExitStack
+    _is_replacing = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing: data and encoder may yet turn out to be wrong."""
@@ -58,12 +61,15 @@ class RunFolder(SaveConfigCallback):
 
     def _begin(self, trainer: Trainer, module: FinetuneModule) -> None:
         folder = RunConfig(**vars(self.config.run)).folder
-        with nullcontext() if self.resumes else replacing(folder, own=RUN_FILES):
-            self._track(trainer)
-            if not self.resumes:
-                self.save_config(trainer, module, "fit")
-                write_inputs(folder, digests(input_paths(module)))
-        if self.resumes:
+        self._replacement = ExitStack()
+        if not self.resumes:
+            self._replacement.enter_context(replacing(folder, own=RUN_FILES))
+            self._is_replacing = True
+        self._track(trainer)
+        if not self.resumes:
+            self.save_config(trainer, module, "fit")
+            write_inputs(folder, digests(input_paths(module)))
+        else:
             say(f"going on after step {trainer.global_step} of {folder}")
             restore_classifier(folder / "classifier")
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -72,6 +78,29 @@ class RunFolder(SaveConfigCallback):
             if isinstance(logger, MetricsFileLogger):
                 logger.rewind(trainer.global_step, spent_s=spent_s)
         print("\n".join(overview_lines(module.datamodule.inspection)))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """With the first step done, what is in the folder is this run's."""
+        if self._is_replacing and trainer.global_step:
+            self._is_replacing = False
+            self._replacement.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Bring back an earlier run if this one made no step."""
+        if self._is_replacing:
+            self._is_replacing = False
+            if tracked := tracked_run(trainer):
+                tracked.finish(exit_code=1)  # its files are among those that go
+            self._replacement.__exit__(type(exception), exception, exception.__traceback__)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration."""

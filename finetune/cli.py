@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep.shared.command_line import announce
 from data_prep.shared.interruption import (
     EXIT_GUARD,
     EXIT_INTERRUPT,
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str], started: float) -> int:
     command, options = arguments[0], arguments[1:]
     if command in LIGHTNING_COMMANDS:
+        announce("ponet-finetune", arguments)
         return _run_lightning(arguments, started)
     if command == "predict":
         from finetune.predict import run_predict

@@ -9,15 +9,16 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.allowed_modules import (
@@ -27,13 +28,14 @@ from data_prep.shared.allowed_modules import (
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, say
-from data_prep.shared.run_folder import sole_writer
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from data_prep.shared.run_folder import is_first_process, sole_writer
 from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from finetune.artifact import load_weights, read_info
 from finetune.begin import RunFolder
 from finetune.callbacks import BestClassifier, ResumePoint, record_result
 from finetune.data.datamodule import TaskDataModule
-from finetune.earlier import earlier_run
+from finetune.earlier import State, earlier_run
 from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule
 from finetune.outcome import (
@@ -44,8 +46,8 @@ from finetune.outcome import (
     trained_constants,
 )
 from finetune.result import read_result, write_result
+from finetune.resume_file import remove_resume_files, resume_file
 from finetune.run_config import (
-    CHECKPOINT_FILE,
     CONFIG_FILE,
     METRICS_FILE,
     RESULT_FILE,
@@ -71,13 +73,11 @@ DECIDED_BY = {
 EVALUATIONS = ("validate", "test")
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-finetune COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message} {hint}") from ex
+    command = "ponet-finetune"
+    decided = tuple(DECIDED_BY)
 
 
 class FinetuneCLI(LightningCLI):
@@ -92,13 +92,14 @@ class FinetuneCLI(LightningCLI):
         self.started = started
         self.held = held
         self.result = {}
-        self.earlier = "nothing"
+        self.earlier: State = "nothing"
+        self.going_on_from: Path | None = None
         super().__init__(*args, **kwargs)
 
     @property
     def diverged(self) -> str:
         """Why the run was stopped early; empty: it was not."""
-        return self.result.get("reason", "")
+        return str(self.result.get("reason", ""))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -112,7 +113,7 @@ class FinetuneCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -142,16 +143,16 @@ class FinetuneCLI(LightningCLI):
         self.stop = StopRequest()
         if is_rehearsal:
             return
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if is_first_process():
             check_tracking(self.run)
             self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
         kept = self._plain_config(without=tuple(DECIDED_BY))
         self.earlier = earlier_run(self.run, kept)
-        if self.earlier == "unfinished" and not (self.run.folder / CHECKPOINT_FILE).is_file():
+        self.going_on_from = resume_file(self.run.folder) if self.earlier == "unfinished" else None
+        if self.earlier == "unfinished" and self.going_on_from is None:
             rank_zero_only(say)(
                 f"{self.run.folder} was stopped before its first checkpoint: it starts again"
             )
-            self.earlier = "nothing"
 
     def instantiate_classes(self) -> None:
         """Build everything, unless the run is over already."""
@@ -167,7 +168,7 @@ class FinetuneCLI(LightningCLI):
             own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
             best = BestClassifier(self.run.classifier)
             point = ResumePoint(
-                self.run.folder / CHECKPOINT_FILE,
+                self.run.folder,
                 every_n_minutes=self.run.save_every_n_minutes,
                 stop=self.stop,
                 started=self.started,
@@ -176,7 +177,8 @@ class FinetuneCLI(LightningCLI):
             config["logger"] = [MetricsFileLogger(self.run.folder / METRICS_FILE), *given]
         else:
             config["logger"] = given or False
-        callbacks = [*callbacks, *progress_callbacks(show)]
+        config["enable_progress_bar"] = show and sys.stderr.isatty()
+        callbacks = [*callbacks, *progress_callbacks(show, fits=self.subcommand == "fit")]
         trainer = super()._instantiate_trainer(config, callbacks)
         if self.subcommand == "fit":
             leave_signals_alone(trainer)
@@ -209,9 +211,8 @@ class FinetuneCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         options = super()._prepare_subcommand_kwargs(subcommand)
-        if self.earlier == "unfinished":
-            path = str(self.run.folder / CHECKPOINT_FILE)
-            options |= {"ckpt_path": path, "weights_only": True}
+        if self.going_on_from is not None:
+            options |= {"ckpt_path": str(self.going_on_from), "weights_only": True}
         return options
 
     def before_fit(self) -> None:
@@ -219,7 +220,7 @@ class FinetuneCLI(LightningCLI):
         check_trainer(self.trainer)
         callbacks = _callbacks(self.trainer)
         for begin in (c for c in callbacks if isinstance(c, RunFolder)):
-            begin.decided, begin.resumes = tuple(DECIDED_BY), self.earlier == "unfinished"
+            begin.decided, begin.resumes = tuple(DECIDED_BY), self.going_on_from is not None
             begin.tracker = partial(
                 wandb_logger, self.run, self._plain_config(), continues=begin.resumes
             )
@@ -262,7 +263,7 @@ class FinetuneCLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
-            point.path.unlink(missing_ok=True)  # the run is over
+            remove_resume_files(self.run.folder)
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:
@@ -331,7 +332,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     if arguments[0] in EVALUATIONS:
         arguments = with_run_config(arguments)
     reject_decided_values(arguments[1:], DECIDED_BY)
@@ -339,7 +340,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     try:
         with only_allowed_modules(allowed), OwnTracking(), ExitStack() as held:
             return _start_cli(arguments, started=started, held=held)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
         raise ValueError(str(error)) from error
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's answer to a Ctrl-C
@@ -348,6 +349,7 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
 
 
 def _start_cli(arguments: list[str], *, started: float, held: ExitStack) -> FinetuneCLI:
+    use_strict_yaml()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return FinetuneCLI(
         FinetuneModule,

@@ -22,15 +22,19 @@ from torchmetrics.functional.regression import (
 
 from finetune.tasks.spec import TaskSpec
 
+_OF_ONE_CLASS = ("precision", "recall", "f1")
+_MOST_CLASSES_SHOWN = 20
+
 
 def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """Return every metric that applies to a task, as fractions, and `score`, what chooses.
 
-    Two classes: `accuracy`, `f1` (of the second class), `micro_f1`, `macro_f1`, `matthews`; more:
-    the same without `f1`; a regression: `pearson`, `spearman`, `mse`. `macro_f1` is the mean over
-    the classes that occur among targets or predictions. A correlation that is not defined, because
-    all predictions or all targets are equal or one is not finite, is 0.0, and so is an F1 without
-    hits.
+    Two classes: `accuracy`, `f1` (of `spec.f1_label`), `micro_f1`, `macro_f1`, `matthews`; more:
+    the same without `f1`; up to 20 classes also `precision/<label>`, `recall/<label>` and
+    `f1/<label>`; a regression: `pearson`, `spearman`, `mse` and `r2`, the share of the variance
+    that is explained. `macro_f1` is the mean over the classes that occur among targets or
+    predictions. A correlation or share that is not defined, because all predictions or all targets
+    are equal or one is not finite, is 0.0, and so is a score of a class without hits.
 
     Args:
         spec: The task; the mean of its `score` metrics is `score`.
@@ -45,13 +49,14 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
     values = (
         _regression_scores(outputs[:, 0].double(), targets.double())
         if spec.is_regression
-        else _class_scores(outputs.argmax(-1), targets.long(), num_classes=spec.num_outputs)
+        else _class_scores(spec, outputs.argmax(-1), targets.long())
     )
     unknown = [name for name in spec.score if name not in values]
     if unknown:
+        allowed = ", ".join(name for name in values if not is_of_one_class(name))
         raise ValueError(
             f"task {spec.name}: the score {', '.join(unknown)} does not exist for "
-            f"{len(spec.labels) or 'no'} classes; allowed are {', '.join(values)}"
+            f"{len(spec.labels) or 'no'} classes; allowed are {allowed}"
         )
     return {"score": sum(values[name] for name in spec.score) / len(spec.score), **values}
 
@@ -65,16 +70,41 @@ def _check_shapes(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _class_scores(predicted_N: Tensor, targets_N: Tensor, *, num_classes: int) -> dict[str, float]:
+def is_of_one_class(metric: str) -> bool:
+    """Return whether a metric's name is that of the score of one class, such as `recall/spam`."""
+    return metric.partition("/")[0] in _OF_ONE_CLASS and "/" in metric
+
+
+def metric_title(metric: str, f1_label: str) -> str:
+    """Return what a table calls a metric: F1 says of which label it is, if there is one."""
+    return f"f1 ({f1_label})" if metric == "f1" and f1_label else metric
+
+
+def value_text(value: float) -> str:
+    """Return a score with four decimals, and what is far from 1 in five digits."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.5g}"
+
+
+def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
+    num_classes = spec.num_outputs
     micro: dict[str, Any] = {"average": "micro", "num_classes": num_classes}
     per_class_C = multiclass_f1_score(predicted_N, targets_N, num_classes, average="none")
     present = torch.bincount(torch.cat([predicted_N, targets_N]), minlength=num_classes) > 0
     values = {"accuracy": float(multiclass_accuracy(predicted_N, targets_N, **micro))}
     if num_classes == 2:
-        values["f1"] = float(per_class_C[1])
+        values["f1"] = float(per_class_C[spec.f1_class])
     values["micro_f1"] = float(multiclass_f1_score(predicted_N, targets_N, **micro))
     values["macro_f1"] = float(per_class_C[present].double().mean())
     values["matthews"] = _matthews(predicted_N, targets_N, num_classes)
+    if num_classes <= _MOST_CLASSES_SHOWN:
+        hits_C = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes).double()
+        of_all = (
+            hits_C / torch.bincount(predicted_N, minlength=num_classes).clamp(min=1),
+            hits_C / torch.bincount(targets_N, minlength=num_classes).clamp(min=1),
+            per_class_C,
+        )
+        for name, values_C in zip(_OF_ONE_CLASS, of_all, strict=True):
+            values |= {f"{name}/{label}": float(values_C[c]) for c, label in enumerate(spec.labels)}
     return values
 
 
@@ -86,12 +116,16 @@ def _matthews(predicted_N: Tensor, targets_N: Tensor, num_classes: int) -> float
 
 def _regression_scores(predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
     mse = float(mean_squared_error(predicted_N, targets_N))
-    if _is_constant(predicted_N) or _is_constant(targets_N) or not math.isfinite(mse):
-        return {"pearson": 0.0, "spearman": 0.0, "mse": mse}
+    if _is_constant(targets_N) or not math.isfinite(mse):
+        return {"pearson": 0.0, "spearman": 0.0, "mse": mse, "r2": 0.0}
+    r2 = 1.0 - mse / float(targets_N.var(correction=0))
+    if _is_constant(predicted_N):
+        return {"pearson": 0.0, "spearman": 0.0, "mse": mse, "r2": r2}
     return {
         "pearson": _defined(pearson_corrcoef(predicted_N, targets_N)),
         "spearman": _defined(spearman_corrcoef(predicted_N, targets_N)),
         "mse": mse,
+        "r2": r2,
     }
 
 

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from finetune.artifact import load_classifier
 from finetune.data.datamodule import TaskBatch, TaskDataModule
+from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.metrics import scores
 from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
 from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
@@ -27,18 +28,25 @@ from ponet import BertConfig, EncoderConfig, SequenceClassifier
 from ponet.tokenizer import check_tokenizer
 
 
-def row_losses(outputs_BC: Tensor, targets_B: Tensor, *, is_regression: bool) -> Tensor:
+def row_losses(
+    outputs_BC: Tensor,
+    targets_B: Tensor,
+    *,
+    is_regression: bool,
+    class_weights_C: Tensor | None = None,
+) -> Tensor:
     """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
 
     Args:
         outputs_BC: float (B, C) logits; (B, 1) scores for a regression.
         targets_B: int64 classes, or float scores.
         is_regression: Which of the two.
+        class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
     """
     outputs_BC = outputs_BC.float()
     if is_regression:
         return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
-    return cross_entropy(outputs_BC, targets_B, reduction="none")
+    return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
 
 def log_prefix(split: str) -> str:
@@ -60,12 +68,14 @@ class FinetuneModule(LightningModule):
             the same numbers.
         optimizer: AdamW and its schedule.
         dropout_prob: Dropout of encoder and head in training, in [0, 1).
+        class_weights: balanced: in training, the loss of a row is multiplied by rows / (classes x
+            rows of its class), so that rare classes count as much as frequent ones.
     """
 
     spec: TaskSpec
     classifier: SequenceClassifier
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         encoder: str,
         random_init: bool = False,
@@ -73,6 +83,7 @@ class FinetuneModule(LightningModule):
         gradient_checkpointing: bool = False,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         dropout_prob: float = 0.1,
+        class_weights: Literal["none", "balanced"] = "none",
     ) -> None:
         super().__init__()
         if not 0 <= dropout_prob < 1:
@@ -83,6 +94,11 @@ class FinetuneModule(LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.optimizer_config = optimizer
         self.dropout_prob = dropout_prob
+        self.class_weights = class_weights
+        self.class_weights_C: Tensor | None = None
+        """float32 (C,); None: all 1."""
+        self.scale = ScoreScale()
+        """Of the scores of a regression."""
         self.trained: Path | None = None
         """Folder of a trained classifier to evaluate; None: start from the encoder."""
         self.source: EncoderSource | None = None
@@ -114,7 +130,16 @@ class FinetuneModule(LightningModule):
         self.spec = self.datamodule.spec
         if self.trained is not None:
             self.classifier = self._trained_classifier(self.trained)
-            return
+        else:
+            self._start()
+        self.datamodule.equal_lengths = self.classifier.encoder.config.sees_padding
+
+    def _start(self) -> None:
+        """Build what is trained: from the encoder, on the scale of the training rows."""
+        self.scale = score_scale(self.spec, self.datamodule.task.splits["train"])
+        if self.class_weights == "balanced":
+            counts = self.datamodule.inspection.splits["train"].labels
+            self.class_weights_C = torch.tensor(balanced_weights(counts))
         pretrained = load_pretrained(self.encoder_path)
         self.source = pretrained.source
         self._check_fit(pretrained.model.encoder.config)
@@ -130,6 +155,7 @@ class FinetuneModule(LightningModule):
                 f"{', '.join(loaded.info.labels) or 'none'}; the data have "
                 f"{', '.join(self.spec.labels) or 'scores'}"
             )
+        self.scale = loaded.info.scale
         return loaded.model
 
     def _check_fit(self, sizes: EncoderConfig) -> None:
@@ -153,6 +179,8 @@ class FinetuneModule(LightningModule):
                 classifier.pooler.load_state_dict(model.pooler.state_dict())
             if isinstance(model, SequenceClassifier) and pretrained.labels == self.spec.labels:
                 classifier.classifier.load_state_dict(model.classifier.state_dict())
+                if self.spec.is_regression:
+                    self.scale.take_over(classifier.classifier, pretrained.scale)
             if max_positions > config.max_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier
@@ -169,7 +197,13 @@ class FinetuneModule(LightningModule):
         a batch: Lightning's division by the accumulation and the mean over ranks then give the mean
         over the step's rows.
         """
-        losses_B = row_losses(self(batch), batch.targets_B, is_regression=self.spec.is_regression)
+        weights_C = self.class_weights_C
+        losses_B = row_losses(
+            self(batch),
+            self.scale.inner(batch.targets_B) if self.spec.is_regression else batch.targets_B,
+            is_regression=self.spec.is_regression,
+            class_weights_C=None if weights_C is None else weights_C.to(self.device),
+        )
         loss = (losses_B * batch.weights_B).sum()
         self._open_loss.append(loss.detach())
         return loss
@@ -189,6 +223,8 @@ class FinetuneModule(LightningModule):
 
     def _keep(self, batch: TaskBatch, loader: int) -> None:
         outputs_BC = self(batch).float()
+        if self.spec.is_regression:
+            outputs_BC = self.scale.outer(outputs_BC)
         self._evaluated.setdefault(loader, []).append(
             (batch.row_ids_B, outputs_BC, batch.targets_B)
         )
@@ -205,6 +241,7 @@ class FinetuneModule(LightningModule):
         for loader, split in enumerate(splits):
             outputs_NC, targets_N = self._all_rows(self._evaluated.get(loader, []))
             losses_N = row_losses(outputs_NC, targets_N, is_regression=self.spec.is_regression)
+            losses_N = losses_N / self.scale.std**2  # in the unit of the training loss
             self.evaluation[split] = {
                 **scores(self.spec, outputs_NC, targets_N),
                 "loss": float(losses_N.double().mean()),

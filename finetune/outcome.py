@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 import ponet
 from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
+from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
 from finetune.result import FORMAT_VERSION, read_result
 from finetune.run_config import EVALUATIONS_FILE
@@ -92,6 +93,7 @@ def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, 
         "segments": module.spec.segments,
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
+        "class_weights": module.class_weights,
     }
 
 
@@ -121,18 +123,21 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
         **(best if data["best_constant"] else {}),
     }
     for split in result["evaluation"] or result["majority"]:
-        names = _metric_names((result["evaluation"] or result["majority"])[split])
-        found = {_best_epoch(result): result["evaluation"]}
-        lines += _table(split, {**found, **constants}, names)
+        lines += _table(
+            split, {_best_epoch(result): result["evaluation"], **constants}, data["f1_label"]
+        )
+        lines += _class_lines(result["evaluation"].get(split, {}), data["splits"][split]["labels"])
     lines.append(
-        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation, "
-        "so that score flatters a little"
+        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation by "
+        f"{' + '.join(metric_title(m, data['f1_label']) for m in result['score'])}, so that score "
+        "flatters a little"
     )
     if is_best_at_the_end(result):
         lines.append(
             "the last epoch is the best one: more of them (--trainer.max_epochs), or a greater "
             "--model.optimizer.lr, may score higher"
         )
+    lines += _warnings(result, constants)
     if result["diverged"]:
         lines.append(f"diverged: {result['reason']}")
     return [*lines, f"run: {folder}"]
@@ -146,7 +151,7 @@ def _best_epoch(result: dict[str, Any]) -> str:
 
 def is_best_at_the_end(result: dict[str, Any]) -> bool:
     """Whether the last validation was the best one, and a better one is possible."""
-    score = next(iter(result["evaluation"].values()), {}).get("score", math.inf)
+    score = next((v["score"] for v in result["evaluation"].values()), math.inf)
     is_last = 0 < result["best_step"] == result["total_steps"]
     return bool(is_last and not result["diverged"] and score < 1)
 
@@ -179,8 +184,8 @@ def evaluation_lines(
     """
     lines: list[str] = []
     for split, values in evaluation.items():
-        names = _metric_names(values)
-        lines += _table(split, {spec.title: evaluation, **constants}, names)
+        lines += _table(split, {spec.title: evaluation, **constants}, spec.f1_label)
+        lines += _class_lines(values, dict.fromkeys(spec.labels))
     return lines
 
 
@@ -205,21 +210,44 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     return constants
 
 
-def _metric_names(values: Mapping[str, float]) -> tuple[str, ...]:
-    return tuple(name for name in values if name != "num_rows")
-
-
-def _table(split: str, found: Mapping[str, Scores], names: tuple[str, ...]) -> list[str]:
-    counts = [
-        scores[split]["num_rows"]
-        for scores in found.values()
-        if "num_rows" in scores.get(split, {})
-    ]
-    heading = f"{split}, {counts[0]:,} rows" if counts else split
-    lines = [f"{heading:<34}" + "".join(f"{name:>11}" for name in names)]
-    for name, scores in found.items():
-        if split in scores:
-            cells = (scores[split].get(metric) for metric in names)
-            text = "".join(f"{'' if cell is None else f'{cell:.4f}':>11}" for cell in cells)
-            lines.append(f"  {name:<32}{text}")
+def _warnings(result: dict[str, Any], constants: Mapping[str, Scores]) -> list[str]:
+    """Say where the best epoch is no better than a constant answer."""
+    lines = []
+    metric = "r2" if result["kind"] == "regression" else "score"
+    for split, values in result["evaluation"].items():
+        best = max((c[split].get(metric, -math.inf) for c in constants.values() if split in c),
+                   default=-math.inf)  # fmt: skip
+        if values.get(metric, math.inf) <= best:
+            lines.append(f"WARNING: on {split} this is no better than a constant answer")
     return lines
+
+
+def _class_lines(values: Mapping[str, float], labels: Mapping[str, Any]) -> list[str]:
+    """Return precision, recall and F1 of each class, where they were computed."""
+    names = ("precision", "recall", "f1")
+    if any(f"{name}/{label}" not in values for label in labels for name in names):
+        return []
+    width = max([30, *map(len, labels)])
+    heading = f"  {'class':<{width}}" + "".join(f"{name:>11}" for name in names)
+    rows = [
+        f"  {label:<{width}}"
+        + "".join(f" {value_text(values[f'{name}/{label}']):>10}" for name in names)
+        + ("" if count is None else f"   {count:,} rows")
+        for label, count in labels.items()
+    ]
+    return [heading, *rows] if rows else []
+
+
+def _table(split: str, found: Mapping[str, Scores], f1_label: str) -> list[str]:
+    known = [scores[split] for scores in found.values() if split in scores]
+    names = [name for name in known[0] if name != "num_rows" and not is_of_one_class(name)]
+    counts = [scores["num_rows"] for scores in known if "num_rows" in scores]
+    heading = f"{split}, {counts[0]:,} rows" if counts else split
+    table = [[metric_title(name, f1_label) for name in names]]
+    table += [["" if n not in row else value_text(row[n]) for n in names] for row in known]
+    widths = [max(10, *(len(cells[place]) for cells in table)) for place in range(len(names))]
+    titles = [heading, *(f"  {name}" for name, scores in found.items() if split in scores)]
+    return [
+        f"{title:<34}" + "".join(f" {c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
+        for title, cells in zip(titles, table, strict=True)
+    ]

@@ -1,28 +1,35 @@
 """`predict`: new rows -> labels and probabilities, or scores. B batch, C outputs.
 
 Invariant: rows are streamed, some batches at a time, so memory does not grow with the file; the
-order of the rows is kept, and what stands in a line does not depend on its neighbours.
+order of the rows is kept, what stands in a line does not depend on its neighbours, and a row that
+cannot be read costs nothing but itself.
 """
 
 import itertools
-import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.encoded_texts import EncodedText
+from finetune.data.sampler import evaluation_shard
 from finetune.options import parse_config
+from finetune.prediction_files import OUTPUT_FORMATS, PredictionFile
+from finetune.tasks.dialect import find_dialect
 from finetune.tasks.spec import Row
-from finetune.tasks.tables import Columns, TextRow, read_examples
+from finetune.tasks.tables import Columns, TextRow, column_value, example, read_table
 
 BATCHES_AT_ONCE = 16
+_QUIET_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +42,18 @@ class PredictConfig:
     """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
     labels are not needed."""
     output: str
-    """JSONL file to write: line of the input, then label and probabilities, or score."""
+    """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
+    probabilities, or score."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
     """Column of the second text; empty: as in training."""
+    keep: str = ""
+    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
+    bad_rows: Literal["flag", "skip"] = "flag"
+    """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
+    the output with the reason under `error` and without a label; skip = it is left out. Both are
+    counted at the end."""
     max_len: int = 0
     """Most tokens of an example; longer ones are cut, and more than in training extends the
     positions. 0: as in training."""
@@ -52,16 +66,43 @@ class PredictConfig:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
         if self.max_len and self.max_len < 5:
             raise ValueError(f"max_len is {self.max_len}; a pair needs 5 tokens or more")
+        if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
+            raise ValueError(
+                f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
+                "is written"
+            )
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns that are carried over."""
+        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
+
+
+class BadRow(NamedTuple):
+    """A row of the input that cannot be labelled."""
+
+    line: int
+    reason: str
+
+
+class InputRow(NamedTuple):
+    """A row of the input, with the columns that are carried over."""
+
+    row: TextRow | BadRow
+    kept: dict[str, Any]
 
 
 def run_predict(arguments: Sequence[str]) -> Path:
-    """Write one JSON line per input row and return the file, which appears when it is complete.
+    """Write one line per input row and return the file, which appears when it is complete.
+
+    The whole input is read once before the first row is computed, so a file that cannot be read to
+    its end, or has no row that fits the model, is refused at once.
 
     Args:
         arguments: Options of the command line.
 
     Raises:
-        ValueError: A mistake in an option, a damaged classifier or row; names the place.
+        ValueError: A mistake in an option, a damaged classifier or file; names the place.
     """
     config = parse_config(PredictConfig, arguments, command="predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
@@ -69,25 +110,109 @@ def run_predict(arguments: Sequence[str]) -> Path:
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
+    notes: Counter[str] = Counter()
+    num_rows = _checked(config.input, columns, config.kept, notes)
     output.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    num_rows = num_cut = 0
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            rows = read_examples(config.input, columns)
-            predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
-            for prediction, is_cut in predictor.stream(rows):
-                file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-                num_rows, num_cut = num_rows + 1, num_cut + is_cut
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            file = PredictionFile(stream, output, labels=classifier.info.labels, kept=config.kept)
+            bad = _write(config, classifier, columns, file, num_rows=num_rows, notes=notes)
         os.chmod(staging, 0o644)
         os.replace(staging, output)
     finally:
         Path(staging).unlink(missing_ok=True)
-    print(f"{num_rows:,} rows: {output}")
-    if num_cut:
-        limit = classifier.encoder.max_len
-        print(f"{num_cut:,} of them were cut to {limit} tokens; --max_len N reads more")
+    print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
+    for what, count in notes.items():
+        print(f"{count:,} {what}")
+    if bad:
+        done = "stand there without a label" if config.bad_rows == "flag" else "were left out"
+        print(
+            f"WARNING: {len(bad):,} rows could not be labelled and {done}; the first is line "
+            f"{bad[0].line}: {bad[0].reason}",
+            file=sys.stderr,
+        )
     return output
+
+
+def _checked(path: str, columns: Columns, kept: tuple[str, ...], notes: Counter[str]) -> int:
+    """Return the number of rows of a file that was read to its end."""
+    num_rows, num_good, first = 0, 0, None
+    for row, _ in read_input(path, columns, kept, notes):
+        num_rows += 1
+        if isinstance(row, BadRow):
+            first = first or row
+        else:
+            num_good += 1
+    if not num_good:
+        what = f"line {first.line}: {first.reason}" if first else "has no rows; one is needed"
+        raise ValueError(f"{path}, {what}" if first else f"{path}: {what}")
+    return num_rows
+
+
+def read_input(
+    path: str, columns: Columns, kept: Sequence[str] = (), notes: Counter[str] | None = None
+) -> Iterator[InputRow]:
+    """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
+
+    Args:
+        path: .csv, .tsv or .jsonl, also .gz or .zst.
+        columns: Which column holds what.
+        kept: Columns that are carried over.
+        notes: As for `read_table`.
+
+    Raises:
+        ValueError: No such file, or damage that ends reading; names file and line.
+    """
+    bad: list[BadRow] = []
+    table = read_table(
+        path,
+        dialect=find_dialect(path),
+        notes=notes,
+        bad=lambda line, why: bad.append(BadRow(line, why)),
+    )
+    empty = dict.fromkeys(kept)
+    for line, values in table:
+        yield from (InputRow(row, empty) for row in bad)
+        bad.clear()
+        try:
+            carried = {name: column_value(values, name, "", option="keep") for name in kept}
+            yield InputRow(example(line, values, columns, ""), carried)
+        except ValueError as error:
+            reason = str(error).removeprefix(": ")
+            yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
+    yield from (InputRow(row, empty) for row in bad)
+
+
+def _write(
+    config: PredictConfig,
+    classifier: LoadedClassifier,
+    columns: Columns,
+    file: PredictionFile,
+    *,
+    num_rows: int,
+    notes: Counter[str],
+) -> list[BadRow]:
+    """Write what every row gets; return the rows that could not be labelled."""
+    predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
+    found, twin = itertools.tee(read_input(config.input, columns, config.kept))
+    bad: list[BadRow] = []
+    started = said = time.monotonic()
+    rows = (item.row for item in found)
+    for number, (answer, item) in enumerate(zip(predictor.stream(rows), twin, strict=True), 1):
+        prediction, is_cut = answer
+        if "error" in prediction:
+            bad.append(BadRow(prediction["line"], prediction["error"]))
+        if "error" not in prediction or config.bad_rows == "flag":
+            file.write(prediction, item.kept)
+        limit = classifier.encoder.max_len
+        if is_cut:
+            notes[f"of them were cut to {limit} tokens; --max_len N reads more"] += 1
+        now = time.monotonic()
+        if now - said >= _QUIET_S:
+            said, rate = now, number / (now - started)
+            print(f"{number:,} of {num_rows:,} rows, {rate:,.1f} rows/s", file=sys.stderr)
+    return bad
 
 
 def _columns(config: PredictConfig, info: ClassifierInfo) -> Columns:
@@ -104,55 +229,113 @@ def _columns(config: PredictConfig, info: ClassifierInfo) -> Columns:
 class Predictor:
     """A classifier on the best device at hand.
 
+    `Predictor(load_classifier("runs/my_task"))(["a text", "another one"])` labels texts in Python.
+
     Args:
         classifier: Model, tokenizer and labels; the model is moved to the device.
         source: File or data set of the rows, for messages.
         batch_size: Rows computed at once, >= 1.
     """
 
-    def __init__(self, classifier: LoadedClassifier, *, source: str, batch_size: int = 64) -> None:
+    def __init__(
+        self, classifier: LoadedClassifier, *, source: str = "texts", batch_size: int = 64
+    ) -> None:
         self.classifier = classifier
         self.source = source
         self.batch_size = batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         classifier.model.to(self.device).eval()
 
-    def stream(self, rows: Iterator[TextRow]) -> Iterator[tuple[dict[str, Any], bool]]:
+    def __call__(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the prediction of each text in order, as `stream`; `line` counts them from 1.
+
+        Args:
+            texts: Any number.
+            text_pairs: The second text of each, for a classifier of pairs.
+
+        Raises:
+            ValueError: Pairs are given or missing against what the classifier needs, or their
+                number is another one.
+        """
+        has_pair = self.classifier.info.has_pair
+        if isinstance(texts, str) or has_pair != (text_pairs is not None):
+            wanted = "two lists, texts and text_pairs" if has_pair else "one list of texts"
+            raise ValueError(f"this classifier takes {wanted}")
+        pairs = [""] * len(texts) if text_pairs is None else text_pairs
+        if len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts and {len(pairs)} text_pairs given; give as many")
+        rows = [TextRow(n, *both, "") for n, both in enumerate(zip(texts, pairs, strict=True), 1)]
+        return [prediction for prediction, _ in self.stream(rows)]
+
+    def stream(self, rows: Iterable[TextRow | BadRow]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield, for each row in order, its prediction and whether its text was cut.
 
         A prediction is `{"line", "label", "probabilities": {label: probability}}`, or
-        `{"line", "score"}` for a regression.
-
-        Raises:
-            ValueError: A row cannot be encoded; names file and line.
+        `{"line", "score"}` for a regression. That of a row that cannot be labelled has None for
+        its answers, and the reason under `error`.
         """
-        while chunk := list(itertools.islice(rows, self.batch_size * BATCHES_AT_ONCE)):
-            examples = [
-                Row(row.line, str(row.line), row.text, row.text_pair, None) for row in chunk
-            ]
-            texts = self.classifier.encoder.encode(examples, self.source)
-            for row, text, outputs_C in zip(chunk, texts, self.outputs(texts), strict=True):
-                yield {"line": row.line, **self._named(outputs_C)}, text.is_truncated
+        given = iter(rows)
+        while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
+            encoded = self._encoded(chunk)
+            texts = [text for text in encoded if isinstance(text, EncodedText)]
+            outputs = iter(self.outputs(texts)) if texts else iter(())
+            for row, text in zip(chunk, encoded, strict=True):
+                if isinstance(text, EncodedText):
+                    yield {"line": row.line, **self._named(next(outputs))}, text.is_truncated
+                else:
+                    yield {"line": row.line, **self._named(None), "error": text}, False
+
+    def _encoded(self, chunk: Sequence[TextRow | BadRow]) -> list[EncodedText | str]:
+        """Return the tokens of each row, or why it has none."""
+        encoder = self.classifier.encoder
+        found: list[EncodedText | str] = []
+        good = [_as_row(row) for row in chunk if isinstance(row, TextRow)]
+        try:
+            texts: Iterator[EncodedText | str] = iter(encoder.encode(good, self.source))
+        except ValueError:
+            texts = iter([self._one(row) for row in good])
+        for row in chunk:
+            found.append(next(texts) if isinstance(row, TextRow) else row.reason)
+        return found
+
+    def _one(self, row: Row) -> EncodedText | str:
+        try:
+            return self.classifier.encoder.encode([row], self.source)[0]
+        except ValueError as error:
+            return str(error).removeprefix(f"{self.source}, line {row.line}: ")
 
     @torch.inference_mode()
     def outputs(self, texts: Sequence[EncodedText]) -> Tensor:
-        """Return logits or scores, float32 (N, C) on the CPU, in the order of the texts.
+        """Return logits, or scores on the scale of training, float32 (N, C) on the CPU, in order.
 
-        Texts of like length are computed together.
+        Texts of like length are computed together; of one length, where the encoder sees padding.
         """
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number].input_ids))
-        found: list[tuple[int, Tensor]] = []
-        for start in range(0, len(order), self.batch_size):
-            numbers = order[start : start + self.batch_size]
+        batches = evaluation_shard(
+            [len(text.input_ids) for text in texts],
+            batch_size=self.batch_size,
+            equal_lengths=self.classifier.model.encoder.config.sees_padding,
+        )
+        parts = []
+        for numbers in batches:
             batch = self.classifier.encoder.batch([texts[n] for n in numbers]).to(self.device)
-            outputs_BC = self.classifier.model(batch).float().cpu()
-            found += zip(numbers, outputs_BC, strict=True)
-        return torch.stack([outputs_C for _, outputs_C in sorted(found, key=lambda item: item[0])])
+            parts.append(self.classifier.model(batch).float().cpu())
+        outputs_NC = torch.cat(parts)
+        if not self.classifier.info.labels:
+            outputs_NC = self.classifier.info.scale.outer(outputs_NC)
+        return outputs_NC[torch.tensor(list(itertools.chain(*batches))).argsort()]
 
-    def _named(self, outputs_C: Tensor) -> dict[str, Any]:
+    def _named(self, outputs_C: Tensor | None) -> dict[str, Any]:
         labels = self.classifier.info.labels
         if not labels:
-            return {"score": float(outputs_C[0])}
+            return {"score": None if outputs_C is None else float(outputs_C[0])}
+        if outputs_C is None:
+            return {"label": None, "probabilities": None}
         probabilities = outputs_C.softmax(-1).tolist()
         label = labels[int(outputs_C.argmax())]
         return {"label": label, "probabilities": dict(zip(labels, probabilities, strict=True))}
+
+
+def _as_row(row: TextRow) -> Row:
+    return Row(row.line, str(row.line), row.text, row.text_pair, None)

@@ -4,8 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune.artifact import load_model
+from finetune.data.targets import ScoreScale
 from finetune.inputs import RUN_PARTS
 from ponet import PretrainingModel, SequenceClassifier, load_bundle, load_official
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, file_digest, find_weights
@@ -37,6 +39,8 @@ class PretrainedEncoder:
     """Its files."""
     labels: tuple[str, ...] = ()
     """Label of each output of a classifier's last layer; empty: there is none to go on with."""
+    scale: ScoreScale = ScoreScale()
+    """Of the scores that a regression's last layer gives."""
 
 
 def load_pretrained(path: str | Path) -> PretrainedEncoder:
@@ -60,13 +64,17 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
             "a bundle, of a pretraining or fine-tuning run, or of released weights"
         )
     labels: tuple[str, ...] = ()
+    scale = ScoreScale()
     model: PretrainingModel | SequenceClassifier
-    keys = _config_keys(folder)
-    if "labels" in keys:
+    config = _config(folder)
+    if "labels" in config:
         model, info = load_model(folder)
-        labels = info.labels
+        labels, scale = info.labels, info.scale
+    elif "encoder" in config:
+        model = load_bundle(folder).model
     else:
-        model = load_bundle(folder).model if "encoder" in keys else load_official(folder)
+        _refuse_other_family(folder, config)
+        model = load_official(folder)
     tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER_NAME
     if not tokenizer_json.is_file():
         raise ValueError(f"{tokenizer_json}: no such file; put the pretraining tokenizer there")
@@ -78,18 +86,28 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
         digest=_digest(folder),
         files=(tokenizer_json, *_files(folder)),
     )
-    return PretrainedEncoder(model=model, source=source, labels=labels)
+    return PretrainedEncoder(model=model, source=source, labels=labels, scale=scale)
 
 
-def _config_keys(folder: Path) -> set[str]:
-    """Return the keys of config.json, which tell a classifier and a bundle from other layouts."""
+def _config(folder: Path) -> dict[str, Any]:
+    """Return config.json, whose keys tell a classifier and a bundle from other layouts."""
     if folder.is_file():
-        return set()
+        return {}
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     except ValueError:
-        return {"encoder"}  # load_bundle says what is wrong with the file
-    return set(config) if isinstance(config, dict) else set()
+        return {"encoder": None}  # load_bundle says what is wrong with the file
+    return config if isinstance(config, dict) else {}
+
+
+def _refuse_other_family(folder: Path, config: dict[str, Any]) -> None:
+    family = config.get("model_type")
+    is_ponet = any("ponet" in str(name).casefold() for name in config.get("architectures") or ())
+    if isinstance(family, str) and family != "ponet" and not is_ponet:
+        raise ValueError(
+            f"--model.encoder {folder}: holds a model of the type {family} in the layout of "
+            f"transformers; make it a bundle first: python -m ponet import {folder} --output BUNDLE"
+        )
 
 
 def _files(source: Path) -> list[Path]:

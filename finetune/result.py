@@ -49,8 +49,9 @@ SETTINGS_KEYS = {
     "segments",
     "dropout_prob",
     "gradient_clip",
+    "class_weights",
 }
-ADDED_SETTINGS = {"dropout_prob", "gradient_clip"}
+ADDED_SETTINGS = {"dropout_prob", "gradient_clip", "class_weights"}
 """Settings that the first results lack; reading gives them as None, which is unknown."""
 
 

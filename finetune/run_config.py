@@ -1,23 +1,22 @@
 """Where a run writes, how it is tracked, whether it looks at the test split: `run.*` options."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig
+from data_prep.shared.tracking import RECORD_FILE, TrackingConfig, check_run_name
 from finetune.artifact import CLASSIFIER_FOLDER
 from finetune.inputs import INPUTS_FILE
 
 CONFIG_FILE = "run_config.yaml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
-CHECKPOINT_FILE = "resume.ckpt"
+RESUME_FILES = "resume-*.ckpt"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{CHECKPOINT_FILE}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
+    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
 )
-"""Patterns of the names of all that a fit writes into its folder."""
+"""Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 _FOREIGN = ("bundle", "checkpoints")
 
 
@@ -46,12 +45,7 @@ class RunConfig(TrackingConfig):
             raise ValueError(
                 f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
             )
-        parts = self.name.split("/")
-        if not all(re.fullmatch(r"[\w.\-]+", part) for part in parts) or {".", ".."} & set(parts):
-            raise ValueError(
-                f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "
-                "and '/' between them"
-            )
+        check_run_name(self.name)
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -11,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.configuration import configuration_name, flatten
 from data_prep.shared.wandb_run import logger_options
-from finetune.callbacks import TrainingLog, TrainingSeeds, WandbLineage
+from finetune.callbacks import ProgressLines, TrainingLog, TrainingSeeds, WandbLineage
 from finetune.run_config import RunConfig
 
 
@@ -21,9 +22,10 @@ def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[
     return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
 
-def progress_callbacks(show: bool) -> list[Callback]:
-    """Return the progress bar, if one is wanted."""
-    return [TQDMProgressBar(refresh_rate=10)] if show else []
+def progress_callbacks(show: bool, *, fits: bool) -> list[Callback]:
+    """Return the progress bar, if one is wanted and there is a terminal; of a fit also lines."""
+    bars: list[Callback] = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
+    return [*bars, *([ProgressLines()] if fits else [])] if show else []
 
 
 def leave_signals_alone(trainer: Trainer) -> None:
@@ -43,8 +45,8 @@ def check_trainer(trainer: Trainer) -> None:
     """
     if trainer.precision not in PRECISIONS:
         raise ValueError(
-            f"trainer.precision is {trainer.precision}; fine-tuning has {', '.join(PRECISIONS)}: "
-            "its small steps would be lost in weights of fewer bits"
+            f"trainer.precision is {trainer.precision}; fine-tuning has {', '.join(PRECISIONS)}, "
+            "which keep the weights in 32 bits"
         )
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if getattr(trainer, name) == 0:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from data_prep.shared.command_line import announce
 from data_prep.shared.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
 
 
@@ -80,6 +81,7 @@ def _dispatch(arguments: list[str], started: float) -> int:
     """Run a command; its exit code where it ends without an exception."""
     command = arguments[0]
     if command in LIGHTNING_COMMANDS:
+        announce("ponet-pretrain", arguments)
         from pretrain.lightning_cli import run_command
 
         run_command(arguments, started=started)

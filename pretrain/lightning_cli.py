@@ -11,7 +11,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -29,6 +29,7 @@ from data_prep.shared.allowed_modules import (
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
 from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
 from data_prep.shared.run_folder import is_first_process, sole_writer
 from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
@@ -81,13 +82,11 @@ class RolledBack(Exception):
     """The run is to be started again from its newest checkpoint."""
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-pretrain COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message}\n{hint}") from ex
+    command = "ponet-pretrain"
+    decided = tuple(DECIDED_BY)
 
 
 class RunConfigFile(SaveConfigCallback):
@@ -100,7 +99,7 @@ class RunConfigFile(SaveConfigCallback):
         """Write it."""
         path = Path(self.config.run.root) / self.config.run.name / CONFIG_FILE
         config = self.config.clone()
-        for key in (*DECIDED_BY, "ckpt_path"):
+        for key in (*DECIDED_BY, "ckpt_path", "run.overwrite"):  # the last would delete this run
             config.pop(key, None)
         self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
@@ -128,7 +127,7 @@ class PretrainCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -172,9 +171,8 @@ class PretrainCLI(LightningCLI):
             self._check_trainer(config)
             if self.rehearses:
                 return
-            rank_zero_only(check_tracking)(self.run)
-            if is_first_process() and not self.rolled_back:
-                self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+            if is_first_process():
+                check_tracking(self.run)
             self._choose_checkpoint(config)
         elif config.ckpt_path is None:
             config.ckpt_path = str(checkpoint_to_evaluate(self.run))
@@ -193,7 +191,15 @@ class PretrainCLI(LightningCLI):
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
             started=self.started,
+            again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )
+        if is_first_process() and not self.rolled_back:
+            self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+        if self.run.overwrite and self.preemption.requeue:
+            raise ValueError(
+                "preemption.requeue starts the same command again, and run.overwrite would then "
+                "delete what was trained; leave out one of them"
+            )
         if self.rolled_back:  # whatever the run started from, it goes on from its own checkpoints
             self.run, config.resume = replace(self.run, overwrite=False), "auto"
         chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))
@@ -324,7 +330,7 @@ def run_command(
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
@@ -334,7 +340,7 @@ def run_command(
                 with only_allowed_modules(allowed):
                     options = {"started": started, "rolled_back": rolled_back, "held": held}
                     return _start_cli(arguments, cli_class, **options)
-            except MisconfigurationException as error:  # Lightning's name for a wrong option
+            except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
                 raise ValueError(str(error)) from error
             except RolledBack:
                 rolled_back = True
@@ -349,6 +355,7 @@ def _quiet_libraries() -> None:
 
 
 def _start_cli(arguments: list[str], cli_class: type[PretrainCLI], **options: Any) -> PretrainCLI:
+    use_strict_yaml()
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
 
@@ -170,10 +171,12 @@ class PretrainModule(LightningModule):
         self._eval_sums = torch.zeros(len(LossSums._fields))
 
     def setup(self, stage: str) -> None:
-        """Check the vocabulary against the shards, and compile once the device is known."""
+        """Check the encoder against the data, and compile once the device is known."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            datamodule.check_vocab(self.encoder_config.vocab_size)
+            config = self.encoder_config
+            check_vocab(config.vocab_size, datamodule.vocab_size, datamodule.folder)
+            check_positions(config.max_positions, datamodule.max_len)
         if stage != "fit":
             return
         if self.compile_model:

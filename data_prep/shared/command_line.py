@@ -4,6 +4,10 @@ Invariant: nothing here depends on what a command does.
 """
 
 import argparse
+import difflib
+import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +16,10 @@ CONFIG_OPTIONS = ("-c", "--config")
 NULLS = ("null", "None", "~")
 """Words of a command line that stand for no value; `None` is what W&B's agent writes."""
 
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --(?P<option>[^\s=]+)"
+    r"|(?:(?:Subcommand|Group) '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'"
+)
 _OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune")
 
 
@@ -20,7 +28,46 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as a ValueError."""
-        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+        raise ValueError(f"{with_near_name(message, self)} ({self.prog} --help lists the options)")
+
+
+def option_names(parser: Any) -> set[str]:
+    """Return the options of a parser and of its commands, without dashes."""
+    names = set()
+    for action in parser._actions:
+        names |= {option[2:] for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                names |= option_names(below)
+    return names
+
+
+def with_near_name(message: str, parser: Any) -> str:
+    """Return a message about an unknown option with the name that is nearest to it, if any is."""
+    found = _UNKNOWN.search(message)
+    if found is None:
+        return message
+    names = sorted(option_names(parser))
+    given = found["option"] or found["key"]
+    group = found["group"] if found["group"] in {name.split(".")[0] for name in names} else ""
+    if group and not found["option"]:
+        given = f"{group}.{given}"
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.75)
+    if not near:  # the right name in another group
+        last = given.rpartition(".")[2]
+        near = [name for name in names if name.rpartition(".")[2] == last][:1]
+    dashes = "--" if found["option"] else ""
+    return f"{message}; did you mean {dashes}{near[0]}?" if near else message
+
+
+def announce(program: str, arguments: Sequence[str]) -> None:
+    """Say on stderr what a command is busy with before it can say more; on the first rank."""
+    if "torch" in sys.modules:
+        return
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    if is_first and not {"-h", "--help"} & set(arguments):
+        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
+        print(text, file=sys.stderr, flush=True)
 
 
 def yes_or_no(text: str) -> bool:

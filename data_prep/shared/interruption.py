@@ -99,6 +99,7 @@ class StopRequest:
         signals: Names of the signals that ask for a stop; SIGINT always does.
         budget_s: Seconds the run may take, counted from `started`; None: no limit.
         started: `time.monotonic()` of the start.
+        again: What a stopped run goes on with.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class StopRequest:
         *,
         budget_s: float | None = None,
         started: float | None = None,
+        again: str = "the same command",
     ) -> None:
+        self.again = again
         self._signals = [signal_named(name) for name in signals]
         self._deadline = None
         if budget_s is not None:

@@ -1,6 +1,7 @@
 """Callbacks of a fit: seeds, logs with a look for divergence, the best one, going on, W&B."""
 
 from finetune.callbacks.best import BestClassifier
+from finetune.callbacks.progress import ProgressLines
 from finetune.callbacks.resume import ResumePoint
 from finetune.callbacks.seeds import TrainingSeeds
 from finetune.callbacks.training_log import TrainingLog
@@ -8,6 +9,7 @@ from finetune.callbacks.wandb_records import WandbLineage, record_result
 
 __all__ = [
     "BestClassifier",
+    "ProgressLines",
     "ResumePoint",
     "TrainingLog",
     "TrainingSeeds",

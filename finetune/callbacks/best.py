@@ -101,4 +101,6 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         max_len=datamodule.max_len,
         segments=spec.segments,
         positions=module.positions,
+        scale=module.scale,
+        tokenizer_digest=datamodule.text_encoder.info.digest,
     )

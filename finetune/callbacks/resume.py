@@ -1,4 +1,4 @@
-"""What a fit needs to go on where it was, in one file of its folder.
+"""When a fit saves what it needs to go on where it was, and when it stops.
 
 Invariant: it is saved between two optimiser steps, when every validation of the steps before is
 over, and replaced as a whole. With it a fit on a CPU goes on to the bit.
@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
-from data_prep.files import write_atomic
 from data_prep.shared.interruption import EXIT_STORAGE, RunInterrupted, StopRequest
 from data_prep.shared.loops import loop_state
+from finetune.resume_file import write_resume_file
 
 SAVE = 1
 """What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""
@@ -25,16 +25,16 @@ class ResumePoint(Callback):
     """Saves after every validation and by time; stops the fit when somebody asks for it.
 
     Args:
-        path: The file.
+        folder: The run's folder.
         every_n_minutes: Longest time between two saves; 0: after validations alone.
         stop: Who may ask the fit to stop.
         started: `time.monotonic()` of the start of the command.
     """
 
     def __init__(
-        self, path: Path, *, every_n_minutes: float, stop: StopRequest, started: float
+        self, folder: Path, *, every_n_minutes: float, stop: StopRequest, started: float
     ) -> None:
-        self.path = path
+        self.folder = folder
         self.spent_s = 0.0
         """Seconds of earlier starts."""
         self._every_s = every_n_minutes * 60
@@ -42,6 +42,7 @@ class ResumePoint(Callback):
         self._started = self._saved_at = started
         self._is_due = False
         self._within = 0
+        self._path: Path | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -99,7 +100,7 @@ class ResumePoint(Callback):
         if wish >= SAVE and trainer.global_step:
             self.save(trainer)
         if wish > SAVE:
-            saved = f" with {self.path}" if trainer.global_step else ""
+            saved = f" with {self._path}" if trainer.global_step else ""
             raise RunInterrupted(
                 f"{self._stop_request.reason}: stopped after step {trainer.global_step}{saved}; "
                 "the same command goes on from there",
@@ -124,13 +125,15 @@ class ResumePoint(Callback):
             buffer = io.BytesIO()
             torch.save(content, buffer)
             try:
-                write_atomic(self.path, buffer.getbuffer())
+                step = trainer.global_step
+                self._path = write_resume_file(self.folder, buffer.getbuffer(), step=step)
             except OSError as raised:
                 error = raised
         if highest_of_ranks(trainer, int(error is not None)):
             raise RunInterrupted(
-                f"{self.path} could not be written: {error or 'see the first rank'}. What was "
-                "saved before is intact: the same command goes on from there",
+                f"{self.folder}: what the fit needs to go on could not be written: "
+                f"{error or 'the first rank says why'}. What was saved before is intact: the same "
+                "command goes on from there",
                 EXIT_STORAGE,
             ) from error
         self._is_due, self._saved_at = False, time.monotonic()

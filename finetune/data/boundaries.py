@@ -6,8 +6,10 @@ text; an empty text has none.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
+
+from ponet.sentences import MAX_PARAGRAPH_CHARS
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
@@ -78,10 +80,29 @@ def starts_of_pieces(text: str, pieces: Iterable[str]) -> tuple[list[int], int]:
 def _segment(text: str, language: str, counters: Counter[str] | None) -> list[int]:
     import sentencex
 
-    starts, num_lost = starts_of_pieces(text, sentencex.segment(language, text))
-    if num_lost and counters is not None:
-        counters["sentences not found in their text"] += num_lost
+    starts = []
+    for begin, is_start, part in _bounded(text):
+        found, num_lost = starts_of_pieces(part, sentencex.segment(language, part))
+        starts += [begin + start for start in found if start or is_start]
+        if num_lost and counters is not None:
+            counters["sentences not found in their text"] += num_lost
     return starts
+
+
+def _bounded(text: str) -> Iterator[tuple[int, bool, str]]:
+    """Yield (begin, whether a sentence begins there, part) of parts of at most 20,000 characters.
+
+    sentencex looks for the partner of every opening mark in all that follows, so its time grows
+    with the square of the length. A cut is made after a full stop, else after a space.
+    """
+    begin, is_start = 0, True
+    while len(text) - begin > MAX_PARAGRAPH_CHARS:
+        middle, end = begin + MAX_PARAGRAPH_CHARS // 2, begin + MAX_PARAGRAPH_CHARS
+        mark = next((m for m in ("\n\n", ". ", " ") if text.rfind(m, middle, end) >= 0), "")
+        cut = text.rfind(mark, middle, end) + len(mark) if mark else end
+        yield begin, is_start, text[begin:cut]
+        begin, is_start = cut, mark in ("\n\n", ". ")
+    yield begin, is_start, text[begin:]
 
 
 def _with_marks(text: str, start: int) -> int:

@@ -23,7 +23,7 @@ from finetune.data.sampler import (
 )
 from finetune.data.task_batches import EncodedSplit, TaskBatch
 from finetune.tasks.registry import OwnFiles, load_task
-from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
+from finetune.tasks.spec import LoadedTask, MetricName, SegmentRule, SplitRows, TaskSpec
 
 __all__ = ["OWN_TASK", "TaskBatch", "TaskDataModule", "tokenizer_file"]
 
@@ -32,7 +32,8 @@ LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
 
 _OF_NAMED_TASKS = {"folder": "", "fold": 0, "repeat": 0}
-_OF_OWN_FILES = {"text": "text", "text_pair": "", "label": "label", "kind": "classification"}
+_OF_OWN_FILES = {"text": "text", "text_pair": "", "label": "label", "kind": "classification",
+                 "validation_fraction": 0.0, "score": "auto", "positive_label": ""}  # fmt: skip
 """Options that would be ignored by the other kind of task, and their defaults."""
 
 _T = TypeVar("_T")
@@ -55,12 +56,18 @@ class TaskDataModule(pl.LightningDataModule):
         text_pair: Column of the second text in own files; empty: none.
         label: Column of the label or score in own files.
         kind: Whether the label of own files is a class or a number.
+        validation_fraction: Share of the own training rows that becomes the validation split, in
+            (0, 1), stratified, by a hash of the text; 0: there is a validation file.
+        score: Metric of own files that chooses the epoch. auto: accuracy, or the mean of pearson
+            and spearman.
+        positive_label: Of two own classes the one that F1 is of; empty: the second one in order.
         segments: Pooling segment: the whole text (separators), its sentences or its paragraphs.
             auto: what the task says; for own files sentences above 512 tokens, else separators.
         max_len: Most tokens of an example, special tokens included.
         global_batch_size: Examples per optimiser step over all devices.
         micro_batch_size: Most examples per device and forward pass; the rest is accumulated.
-        eval_batch_size: Most examples per device and forward pass of an evaluation.
+        eval_batch_size: Most examples per device and forward pass of an evaluation; changes speed
+            and memory, not the scores.
         fold: Which fold is the test split, for tasks with folds; from 0.
         repeat: Which shuffle the folds are cut from; from 0.
         max_train_rows: Train on a fixed stratified subset of so many rows, for quick runs; 0: all.
@@ -85,6 +92,9 @@ class TaskDataModule(pl.LightningDataModule):
         text_pair: str = "",
         label: str = "label",
         kind: Literal["classification", "regression"] = "classification",
+        validation_fraction: float = 0.0,
+        score: Literal[MetricName, Literal["auto"]] = "auto",
+        positive_label: str = "",
         segments: Literal["auto", "separators", "sentences", "paragraphs"] = "auto",
         max_len: int = 128,
         global_batch_size: int = 32,
@@ -102,6 +112,8 @@ class TaskDataModule(pl.LightningDataModule):
         self.task_name, self.folder = task, folder
         self.train, self.validation, self.test = train, validation, test
         self.text, self.text_pair, self.label, self.kind = text, text_pair, label, kind
+        self.validation_fraction = validation_fraction
+        self.score, self.positive_label = score, positive_label
         self.segments, self.max_len = segments, max_len
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
@@ -110,6 +122,8 @@ class TaskDataModule(pl.LightningDataModule):
         self.max_train_rows, self.max_eval_rows = max_train_rows, max_eval_rows
         self.num_workers, self.seed, self.encoder = num_workers, seed, encoder
         self._check_options()
+        self.equal_lengths = False
+        """Whether a batch of an evaluation holds texts of one length; the model says so."""
         self._loaded: LoadedTask | None = None
         self._stages: set[str] = set()
         self._trained_labels: tuple[str, ...] | None = None
@@ -280,6 +294,9 @@ class TaskDataModule(pl.LightningDataModule):
                 text_pair=self.text_pair,
                 label=self.label,
                 kind=self.kind,
+                validation_fraction=self.validation_fraction,
+                score=() if self.score == "auto" else (self.score,),
+                positive_label=self.positive_label,
                 segments=self._own_segments(),
                 labels=self._trained_labels,
             )
@@ -327,7 +344,11 @@ class TaskDataModule(pl.LightningDataModule):
                 f"use {len(split)} devices or fewer"
             )
         batches = evaluation_shard(
-            split.texts.lengths, num_ranks=num_devices, rank=rank, batch_size=self.eval_batch_size
+            split.texts.lengths,
+            num_ranks=num_devices,
+            rank=rank,
+            batch_size=self.eval_batch_size,
+            equal_lengths=self.equal_lengths,
         )
         return self._loader(split, [[(row, 1.0) for row in batch] for batch in batches])
 

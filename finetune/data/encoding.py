@@ -193,10 +193,18 @@ def tokenizer_file(encoder: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
+    import_it = (
+        f"a model of transformers or the Hub is made a bundle first: python -m ponet import "
+        f"{encoder} --output BUNDLE"
+    )
+    if not folder.exists():
+        raise ValueError(
+            f"--model.encoder {encoder}: no such folder; give a bundle or run folder; {import_it}"
+        )
     looked_at = ", ".join(map(str, places))
     raise ValueError(
         f"{encoder} has no {TOKENIZER_NAME} (looked for {looked_at}); give a bundle or run folder, "
-        "or put the tokenizer of the pretraining there"
+        f"or put the tokenizer of the pretraining there; {import_it}"
     )
 
 

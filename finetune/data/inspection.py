@@ -3,7 +3,6 @@
 Invariant: nothing here changes a row; it only counts.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.tasks.labels import label_hints
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 if TYPE_CHECKING:  # readers of tasks need `normalised`, but not torch
@@ -20,8 +20,9 @@ if TYPE_CHECKING:  # readers of tasks need `normalised`, but not torch
 
 LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lower ends of the length histogram's bins, in tokens; the last bin is open."""
-_LABELS_SHOWN = 11
-_DUPLICATES = "duplicates in train"
+_FEW, _RARE = 20, 0.2
+"""Of up to 20 classes, one with less than a fifth of its equal share is rare."""
+DUPLICATES = "duplicates in train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +108,15 @@ class Inspection:
     another one: binary F1 is 0 for the negative class, however frequent it is."""
     best_constant_answer: str
     """That label; empty where it is the most frequent one."""
+    f1_label: str
+    """The label that F1 is of; empty where there are not two."""
+    hints: tuple[str, ...]
+    """What looks unlike what was meant, in words."""
 
     @property
     def num_leaks(self) -> int:
         """Rows that stand in two splits, counted for every pair of splits."""
-        return sum(count for name, count in self.overlaps.items() if name != _DUPLICATES)
+        return sum(count for name, count in self.overlaps.items() if name != DUPLICATES)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -160,6 +165,26 @@ def inspect_task(
         majority_answer=_answer(spec, majority),
         best_constant=constant_metrics(loaded, best) if best != majority else {},
         best_constant_answer=_answer(spec, best) if best != majority else "",
+        f1_label=spec.f1_label,
+        hints=(*label_hints(spec.labels), *_imbalance(loaded)),
+    )
+
+
+def _imbalance(loaded: LoadedTask) -> tuple[str, ...]:
+    """Return a sentence where accuracy chooses although a class is rare."""
+    spec = loaded.spec
+    is_published = bool(spec.sizes)  # its metric is what it is
+    if is_published or "train" not in loaded.splits or spec.score != ("accuracy",):
+        return ()
+    targets = targets_of(spec, loaded.splits["train"].rows)
+    counts = np.bincount(targets, minlength=len(spec.labels))
+    share = counts.min() / counts.sum()
+    if len(spec.labels) > _FEW or share * len(spec.labels) > _RARE:
+        return ()
+    return (
+        f"{spec.labels[int(counts.argmin())]!r} is {share:.1%} of the training rows, so accuracy "
+        "hardly sees it; --data.score macro_f1 lets another metric choose the epoch, "
+        "--model.class_weights balanced counts rare classes as much as frequent ones",
     )
 
 
@@ -188,7 +213,7 @@ def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
                 known = set(hashes[outer])
                 found[f"{inner} in {outer}"] = sum(key in known for key in hashes[inner])
     if "train" in hashes:
-        found[_DUPLICATES] = len(hashes["train"]) - len(set(hashes["train"]))
+        found[DUPLICATES] = len(hashes["train"]) - len(set(hashes["train"]))
     return found
 
 
@@ -223,7 +248,8 @@ def constant_targets(loaded: LoadedTask) -> tuple[float | None, float | None]:
         return None, None
     targets = targets_of(spec, loaded.splits["train"].rows)
     if spec.is_regression:
-        return float(targets.mean()), float(targets.mean())
+        mean = float(targets.mean(dtype=np.float64))
+        return mean, mean
     counts = np.bincount(targets, minlength=len(spec.labels))
     found = {
         label: scores(spec, *_constant(spec, label, targets))["score"]
@@ -261,23 +287,6 @@ def targets_of(spec: TaskSpec, rows: Sequence[Row]) -> NDArray[Any]:
     return np.array([row.target for row in rows], dtype=dtype)
 
 
-def overview_lines(inspection: Inspection) -> list[str]:
-    """Return what is printed before training."""
-    lines = [
-        f"{'task':<12}{inspection.title} ({inspection.task}); at most {inspection.max_len:,} "
-        f"tokens; segments: {inspection.segments}"
-    ]
-    for name, split in inspection.splits.items():
-        lines += _split_lines(name, split)
-    lines += [f"{'ROWS':<12}{sentence}" for sentence in inspection.unlike_published]
-    lines.append(_overlap_line(inspection))
-    lines += _baseline_lines(inspection.majority, inspection.majority_answer)
-    lines += _baseline_lines(inspection.best_constant, inspection.best_constant_answer)
-    if inspection.warning:
-        lines.append(f"{'warning':<12}{inspection.warning}")
-    return lines
-
-
 def _inspect_split(
     spec: TaskSpec,
     split: SplitRows,
@@ -297,8 +306,8 @@ def _inspect_split(
         num_rows=len(split.rows),
         num_rows_whole=num_rows_whole,
         labels=labels,
-        target_mean=float(targets.mean()) if has_scores else None,
-        target_std=float(targets.std()) if has_scores else None,
+        target_mean=float(targets.mean(dtype=np.float64)) if has_scores else None,
+        target_std=float(targets.std(dtype=np.float64)) if has_scores else None,
         lengths=LengthInspection.of(texts) if texts is not None else None,
         repairs=repairs,
     )
@@ -322,59 +331,3 @@ def _answer(spec: TaskSpec, answer: float | None) -> str:
     if answer is None:
         return ""
     return f"{answer:.3f}" if spec.is_regression else repr(spec.labels[int(answer)])
-
-
-def _baseline_lines(metrics: Mapping[str, Mapping[str, float]], answer: str) -> list[str]:
-    lines = []
-    for name, found in metrics.items():
-        values = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
-        lines.append(f"{'baseline':<12}{name}, always {answer}: {values}")
-    return lines
-
-
-def _split_lines(name: str, split: SplitInspection) -> list[str]:
-    subset = f" of {split.num_rows_whole:,}" if split.num_rows < split.num_rows_whole else ""
-    parts = [f"{split.num_rows:,}{subset} rows"]
-    if split.labels:
-        shown = Counter(split.labels).most_common(_LABELS_SHOWN)
-        parts.append(", ".join(f"{label} {n / split.num_rows:.1%}" for label, n in shown))
-        if len(split.labels) > len(shown):
-            parts[-1] += f", {len(split.labels) - len(shown)} labels more"
-    elif split.target_mean is not None:
-        parts.append(f"score {split.target_mean:.3f} ± {split.target_std:.3f}")
-    else:
-        parts.append("no labels")
-    lines = [f"{name:<12}" + "; ".join(parts)]
-    if split.lengths:
-        lines.append(f"{'':<12}" + _length_text(split.lengths))
-    lines += [f"{'':<12}{count:,} x {what}" for what, count in split.repairs.items()]
-    return lines
-
-
-def _length_text(lengths: LengthInspection) -> str:
-    shares = np.cumsum(lengths.histogram) / sum(lengths.histogram)
-    edges = [*LENGTH_EDGES[1:], None]
-    shown = [
-        f"<{edge:,} {share:.0%}"
-        for edge, share in zip(edges, shares, strict=True)
-        if edge and 0.005 <= share < 0.995
-    ]
-    segments = f"; {lengths.segments_median:g} segments" if lengths.segments_median else ""
-    histogram = f" ({', '.join(shown)})" if shown else ""
-    return (
-        f"tokens: median {lengths.median:g}, 95 % up to {lengths.percentile_95:.0f}, longest "
-        f"{lengths.longest:,}{histogram}; {lengths.share_truncated:.1%} truncated{segments}"
-    )
-
-
-def _overlap_line(inspection: Inspection) -> str:
-    found = []
-    for name, count in inspection.overlaps.items():
-        if count and name != _DUPLICATES:
-            num_rows = inspection.splits[name.split(" in ")[0]].num_rows_whole
-            found.append(f"{count:,} of {num_rows:,} {name} ({count / num_rows:.1%})")
-    num_duplicates = inspection.overlaps.get(_DUPLICATES, 0)
-    duplicates = f"; {num_duplicates:,} duplicates in train" if num_duplicates else ""
-    if not found:
-        return f"{'overlap':<12}none between splits{duplicates}"
-    return f"{'OVERLAP':<12}{', '.join(found)}: scores on them flatter{duplicates}"

@@ -143,27 +143,44 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, num_device
 
 
 def evaluation_shard(
-    lengths: ArrayLike, *, num_ranks: int, rank: int, batch_size: int
+    lengths: ArrayLike,
+    *,
+    num_ranks: int = 1,
+    rank: int = 0,
+    batch_size: int,
+    equal_lengths: bool = False,
 ) -> list[list[int]]:
     """Return the batches of one rank: over all ranks every row once, none repeated or left out.
 
     Rows are sorted by length, longest first, so that what does not fit into memory shows at once.
     Batches are as equal in size as can be, and every rank gets the same number of them where there
-    are enough rows; with fewer rows than ranks some ranks get none.
+    are enough rows; with fewer rows than ranks some ranks get none. In batches of equal lengths
+    there is no padding: what an encoder that sees it says of a row is then the row's own.
 
     Args:
         lengths: Tokens of every row, (rows,).
         num_ranks: Processes that evaluate together.
         rank: Which of them this is.
         batch_size: Most rows of a batch.
+        equal_lengths: Whether all rows of a batch must have one length.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     if not len(lengths_N):
         return []
     order = np.argsort(-lengths_N, kind="stable")
-    per_rank = -(-len(order) // (batch_size * num_ranks))
-    num_batches = min(per_rank * num_ranks, len(order))
-    return [batch.tolist() for batch in np.array_split(order, num_batches)[rank::num_ranks]]
+    if equal_lengths:
+        ends = np.flatnonzero(np.diff(lengths_N[order])) + 1
+        groups = np.split(order, ends)
+        batches = [
+            part for rows in groups for part in np.array_split(rows, -(-len(rows) // batch_size))
+        ]
+        while len(batches) % num_ranks and len(batches) < len(order):
+            place = max(range(len(batches)), key=lambda number: len(batches[number]))
+            batches[place : place + 1] = np.array_split(batches[place], 2)
+    else:
+        per_rank = -(-len(order) // (batch_size * num_ranks))
+        batches = np.array_split(order, min(per_rank * num_ranks, len(order)))
+    return [batch.tolist() for batch in batches[rank::num_ranks]]
 
 
 def stratified_subset(rows: Sequence[Row], num_rows: int) -> list[int]:

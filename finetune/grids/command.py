@@ -224,12 +224,16 @@ class Progress:
 
 
 def _score_text(item: PlannedTrial) -> str:
+    from finetune.metrics import metric_title
     from finetune.result import read_result
 
     result = read_result(item.folder / RESULT_FILE)
     scores = result["evaluation"].get("validation", {})
     flag = "DIVERGED " if result["diverged"] else ""
-    metrics = ", ".join(f"{m} {_number(scores.get(m))}" for m in result["score"])
+    f1_label = result["data"].get("f1_label", "")
+    metrics = ", ".join(
+        f"{metric_title(name, f1_label)} {_number(scores.get(name))}" for name in result["score"]
+    )
     return f"{flag}{metrics} (validation)"
 
 

@@ -102,6 +102,12 @@ def parse_grid(arguments: Sequence[str]) -> tuple[GridConfig, RunOptions]:
     options, rest = _parser().parse_known_args(list(arguments))
     values = read_grid_yaml(Path(options.config)) if options.config else {}
     given = {name: getattr(options, name) for name in _LISTS}
+    if (
+        given["tasks"] is not None
+    ):  # the file's options of tasks that are left out count for nothing
+        left_out = {*values.get("tasks", ())} - {*given["tasks"]}
+        own = values.get("task_fit", {})
+        values["task_fit"] = {task: own[task] for task in own if task not in left_out}
     values.update({name: tuple(value) for name, value in given.items() if value is not None})
     for name in ("tasks", "lrs"):
         if name not in values:

@@ -19,13 +19,15 @@ import yaml
 
 from data_prep.files import write_atomic
 from data_prep.shared.file_lock import file_lock
+from data_prep.shared.interruption import RunInterrupted
 from finetune.grids.trials import Trial, flat
+from finetune.inputs import changed_inputs
 
 TRIAL_FILE, FAILED_FILE, LOG_FILE, LOCK_FILE = "trial.yaml", "failed.json", "log.txt", ".lock"
 RESULT_FILE, CLASSIFIER_FOLDER = "result.json", "classifier"
 # A mistake in the input, a full disk, or what torch raises, running out of GPU memory included.
 # Anything else ends the worker with a traceback, and counts as a failure too.
-TRIAL_ERRORS = (ValueError, OSError, RuntimeError, SystemExit)
+TRIAL_ERRORS = (ValueError, OSError, RuntimeError, SystemExit, RunInterrupted)
 
 FitFunction = Callable[[Path], None]
 """Runs the fit of a YAML file; result.json then lies beside that file."""
@@ -66,22 +68,28 @@ class PlannedTrial:
         return {**self.trial.settings, "run": run}
 
     def state(self) -> Literal["done", "failed", "open"]:
-        """How far it is; a failure under other settings does not count.
+        """How far it is; a failure under other settings, data or weights does not count.
 
         Raises:
-            ValueError: It was done with other settings.
+            ValueError: It was done with other settings, data or weights.
         """
         done = (self.folder / RESULT_FILE).is_file()
-        stored = self._stored_settings()
-        differing = _differences(stored, self.settings) if stored is not None else []
+        differing = self._differences()
         if done and differing:
             raise ValueError(
-                f"{self.folder / RESULT_FILE} was found with other settings "
-                f"({'; '.join(differing[:3])}): give another --output"
+                f"{self.folder / RESULT_FILE} was found with other settings or files "
+                f"({'; '.join(differing[:3])}): give another --output, or remove {self.folder} "
+                "to train it anew"
             )
         if done:
             return "done"
         return "failed" if (self.folder / FAILED_FILE).is_file() and not differing else "open"
+
+    def _differences(self) -> list[str]:
+        stored = self._stored_settings()
+        if stored is None:
+            return []
+        return [*_differences(stored, self.settings), *changed_inputs(self.folder)]
 
     def _stored_settings(self) -> dict[str, Any] | None:
         path = self.folder / TRIAL_FILE
@@ -122,7 +130,9 @@ class PlannedTrial:
             header = (
                 "# One trial of a grid; python -m finetune fit --config <this file> repeats it.\n"
             )
-            text = header + yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+            settings = self.settings
+            settings["run"]["overwrite"] = bool(self._differences())  # else it goes on
+            text = header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_atomic(self.folder / TRIAL_FILE, text.encode("utf-8"))
             if redirect:
                 redirect_output(self.folder / LOG_FILE)

@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from data_prep.shared.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from finetune.grids.files import RESULT_FILE, FitFunction, Outcome, PlannedTrial, exit_reason
 
 TRIALS_PER_PROCESS = 25
@@ -25,7 +26,12 @@ def fit_trial(trial_yaml: Path) -> None:
     """Run the fit of a trial in this process."""
     from finetune.lightning_cli import run_command
 
-    run_command(["fit", "--config", str(trial_yaml)])
+    try:
+        run_command(["fit", "--config", str(trial_yaml)])
+    except RunInterrupted as stopped:
+        if stopped.exit_code in (EXIT_INTERRUPT, EXIT_STOPPED):  # meant for the whole grid
+            raise KeyboardInterrupt from stopped
+        raise
 
 
 def gpu_names() -> list[str]:

@@ -22,8 +22,10 @@ _ORDER = {name: number for number, name in enumerate(TASKS)}
 def notes(report: Report) -> list[str]:
     """The lines of the section, the most important first."""
     return [
+        *_changed_notes(report.found.changed),
         *_split_notes(report.entries),
         *_setting_notes(report.found.runs),
+        *_f1_notes(report.found.runs),
         *_seed_notes(report.entries),
         *_comparison_notes(report.comparisons),
         *_missing_notes(report),
@@ -32,6 +34,11 @@ def notes(report: Report) -> list[str]:
         *_average_notes(report),
         *_published_notes(report),
     ]
+
+
+def _changed_notes(changed: Sequence[str]) -> list[str]:
+    shown = "; ".join(changed[:_SHOWN]) + ("; …" if len(changed) > _SHOWN else "")
+    return [f"Not of the files as they are now: {shown} since."] if changed else []
 
 
 def _split_notes(entries: Sequence[Entry]) -> list[str]:
@@ -77,6 +84,15 @@ def _setting_notes(runs: Sequence[Run]) -> list[str]:
         text = ", ".join(f"{name} {value}" for name, value in assumed.items())
         lines.append(f"Older results do not say {text}; they are taken to have what the others do.")
     return lines
+
+
+def _f1_notes(runs: Sequence[Run]) -> list[str]:
+    labels = {
+        str(run.result["title"]): run.result["data"]["f1_label"]
+        for run in runs
+        if "f1" in run.result["score"] and run.result["data"].get("f1_label")
+    }
+    return [f"{title}: F1 is that of the label {label!r}." for title, label in labels.items()]
 
 
 def _seed_notes(entries: Sequence[Entry]) -> list[str]:

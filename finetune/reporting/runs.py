@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune.grids.files import FAILED_FILE, RESULT_FILE, TRIAL_FILE
+from finetune.inputs import changed_inputs
 from finetune.result import read_result
 
 PAIRED_BY = ("seed", "fold", "repeat")
@@ -72,20 +73,22 @@ class Run:
         """Score of the best constant answer; None: unknown.
 
         That is the most frequent training label (or mean score), or, of two classes, always the
-        second one, where that scores better: F1 counts only the second class.
+        one that F1 is of (the second one, unless another was chosen), where that scores better.
         """
         value = self.result["majority"].get(split, {}).get("score")
         if value is None:
             return None
-        second = self._always_second(split)
-        return float(value) if second is None else max(float(value), second)
+        positive = self._always_positive(split)
+        return float(value) if positive is None else max(float(value), positive)
 
-    def _always_second(self, split: str) -> float | None:
-        """Score of always giving the second of two classes; None: there are not two, or unknown."""
+    def _always_positive(self, split: str) -> float | None:
+        """Score of always giving the class that F1 is of; None: there are not two, or unknown."""
         counts = [int(n) for n in (self.split_facts(split).get("labels") or {}).values()]
         if len(counts) != 2 or not sum(counts):
             return None
-        share = counts[1] / sum(counts)
+        labels = list(self.split_facts(split)["labels"])
+        positive = self.result["data"].get("f1_label") or labels[1]
+        share = counts[labels.index(positive)] / sum(counts)
         known = {"accuracy": share, "f1": 2 * share / (1 + share), "matthews": 0.0}
         metrics = self.result["score"]
         if not set(metrics) <= set(known):
@@ -116,6 +119,8 @@ class FoundRuns:
     """Trials that failed, below their grid's folder."""
     unfinished: Sequence[str] = field(default_factory=tuple)
     """Trials that were started and have not ended, below their grid's folder."""
+    changed: Sequence[str] = field(default_factory=tuple)
+    """Files, in words, that are not any more what these trials have read."""
 
 
 def find_runs(folders: Iterable[Path]) -> FoundRuns:
@@ -149,7 +154,11 @@ def find_runs(folders: Iterable[Path]) -> FoundRuns:
     _check_same_rows(found)
     num_duplicates = len(everything) - len(found)
     return FoundRuns(
-        runs=found, num_duplicates=num_duplicates, failed=failed, unfinished=unfinished
+        runs=found,
+        num_duplicates=num_duplicates,
+        failed=failed,
+        unfinished=unfinished,
+        changed=list(dict.fromkeys(text for run in found for text in changed_inputs(run.path))),
     )
 
 

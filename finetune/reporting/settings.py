@@ -20,6 +20,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "weight_decay": lambda value: f"weight decay {value:g}" if value else "no weight decay",
     "dropout_prob": lambda value: f"dropout {value:g}",
     "gradient_clip": lambda value: f"clip {value:g}" if value else "no clip",
+    "class_weights": lambda value: f"class weights {value}",
 }
 
 

@@ -25,6 +25,7 @@ METRIC_TITLES = {
     "matthews": "Matthews",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "r2": "R²",
 }
 _OPTIONAL = ("parts", "min to max", "diverged")
 """Columns that are left out where they are empty."""

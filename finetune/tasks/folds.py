@@ -112,9 +112,18 @@ def fold_splits(
     }
 
 
-def carve(train: SplitRows, share: float) -> tuple[SplitRows, SplitRows]:
-    """Return (validation, the rest of train); the choice depends on the texts only."""
-    chosen, rest = stratified_parts(train.rows, [share], "validation")
+def carve(
+    train: SplitRows, share: float, *, is_stratified: bool = True
+) -> tuple[SplitRows, SplitRows]:
+    """Return (validation, the rest of train); the choice depends on the texts only.
+
+    Args:
+        train: All rows, with labels.
+        share: Share of the rows that becomes validation, in (0, 1).
+        is_stratified: Whether that holds for every label; False where most occur once, as scores.
+    """
+    rows = train.rows if is_stratified else [row._replace(target=None) for row in train.rows]
+    chosen, rest = stratified_parts(rows, [share], "validation")
     return subset(train, chosen, repairs=False), subset(train, rest)
 
 

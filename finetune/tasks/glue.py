@@ -37,6 +37,7 @@ MNLI_FILES = {
     "test_mismatched": "test_mismatched",
 }
 HIDDEN = ("test", "test_mismatched")
+WRONG_WIDTH = "rows with a wrong number of columns left out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,10 @@ def read_split(layout: Layout, folder: Path, split: str) -> SplitRows:
     own = folder / layout.folder
     stem = layout.stems[split]
     what = f"{layout.folder}'s split {split}"
-    path = find_file(own if own.is_dir() else folder, [f"{stem}.tsv", f"{stem}.jsonl"], what)
+    names_of_file = [f"{stem}.tsv", f"{stem}.jsonl"]
+    if split != stem:  # what `datasets` writes is called as the split
+        names_of_file.append(f"{split}.jsonl")
+    path = find_file(own if own.is_dir() else folder, names_of_file, what)
     is_tsv = ".tsv" in path.suffixes
     reader = layout.reader if is_tsv else layout.hub
     if split in HIDDEN:
@@ -80,8 +84,13 @@ def read_split(layout: Layout, folder: Path, split: str) -> SplitRows:
         reader = replace(reader, id_column="")
         names = layout.header_free
     repairs: Counter[str] = Counter()
-    left_out = repairs if reader.allows_gaps and split not in HIDDEN else None
-    return reader.split(read_table(path, names=names, left_out=left_out), str(path), repairs)
+
+    def leave_out(line: int, why: str) -> None:
+        repairs[WRONG_WIDTH] += 1
+
+    is_lenient = is_tsv and reader.allows_gaps and split not in HIDDEN
+    table = read_table(path, names=names, bad=leave_out if is_lenient else None)
+    return reader.split(table, str(path), repairs)
 
 
 @dataclass(frozen=True, kw_only=True)

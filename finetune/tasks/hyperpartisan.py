@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from finetune.tasks.lines import COMPRESSIONS
 from finetune.tasks.long_documents import PUBLISHED_SOURCE, below, long_recipe
 from finetune.tasks.rows import MissingSplit, RowReader, find_file
 from finetune.tasks.spec import SplitRows, TaskSpec
-from finetune.tasks.tables import COMPRESSIONS, read_table
+from finetune.tasks.tables import read_table
 
 LABELS = ("false", "true")
 FILES = {"train": "train", "validation": "dev", "test": "test"}

@@ -10,9 +10,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from finetune.tasks.folds import stratified_parts, subset
+from finetune.tasks.lines import COMPRESSIONS
 from finetune.tasks.rows import MissingSplit, RowReader, find_file, read_text_file
 from finetune.tasks.spec import HubSource, Recipe, Row, SplitRows, TaskSpec
-from finetune.tasks.tables import COMPRESSIONS, read_table
+from finetune.tasks.tables import read_table
 
 PUBLISHED_SOURCE = (
     "PoNet-Base: ModelScope card damo/nlp_ponet_fill-mask_english-base (arXiv 2110.02442, Table 4)"

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.tasks.lines import COMPRESSIONS
 from finetune.tasks.spec import Row, SplitRows
-from finetune.tasks.tables import COMPRESSIONS, column_value, encodable, text_value
+from finetune.tasks.tables import column_value, encodable, text_value
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
@@ -131,7 +132,10 @@ def score_target(value: Any, score_range: tuple[float, float] | None, place: str
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"{place}: score {value!r} is no finite number; write one")
+        raise ValueError(
+            f"{place}: score {value!r} is no finite number; write one, with a point "
+            "for decimals and without thousands marks or units"
+        )
     if score_range is not None and not score_range[0] <= score <= score_range[1]:
         raise ValueError(
             f"{place}: score {score:g} is outside of [{score_range[0]:g}, {score_range[1]:g}]"

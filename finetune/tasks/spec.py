@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple
 
 SplitName = Literal["train", "validation", "validation_mismatched", "test", "test_mismatched"]
 SegmentRule = Literal["separators", "sentences", "paragraphs"]
-MetricName = Literal["accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman"]
+MetricName = Literal[
+    "accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"
+]
 
 
 class Row(NamedTuple):
@@ -110,6 +112,11 @@ class TaskSpec:
     """Whether an example is two texts."""
     score_range: tuple[float, float] | None = None
     """Least and greatest score of a regression."""
+    positive_label: str = ""
+    """Of two labels the one that `f1` is of; empty: the second one."""
+    standardises: bool = False
+    """Whether a regression is trained on its scores less their mean, in standard deviations of the
+    training rows. False: on the scores as they are, as the publications do."""
     carve_validation: float = 0.0
     """Share of the training rows that becomes the validation split, where there is none."""
     num_folds: int = 0
@@ -129,6 +136,16 @@ class TaskSpec:
     def is_regression(self) -> bool:
         """Whether the target is a number."""
         return not self.labels
+
+    @property
+    def f1_class(self) -> int:
+        """Place of the label that `f1` is of, where there are two."""
+        return self.labels.index(self.positive_label) if self.positive_label else 1
+
+    @property
+    def f1_label(self) -> str:
+        """The label that `f1` is of; empty where there are not two."""
+        return self.labels[self.f1_class] if len(self.labels) == 2 else ""
 
     @property
     def num_outputs(self) -> int:

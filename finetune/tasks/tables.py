@@ -3,24 +3,18 @@
 Invariant: a row is used as it stands, is an error with file and line, or is counted as left out.
 """
 
-import contextlib
-import csv
 import json
-import sys
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.readers import ReadLog, open_binary
-
-FORMATS = (".csv", ".tsv", ".jsonl")
-COMPRESSIONS = ("", ".gz", ".zst")
-WRONG_WIDTH = "rows with a wrong number of columns left out"
+from finetune.tasks.dialect import PLAIN_TSV, Dialect, csv_cells
+from finetune.tasks.lines import file_lines, table_format
 
 Lined = tuple[int, dict[str, Any]]
+OnBadRow = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,72 +41,63 @@ class TextRow(NamedTuple):
     """Empty without a label."""
 
 
-def read_examples(path: str | Path, columns: Columns) -> Iterator[TextRow]:
-    """Yield the examples of one file in order, without the white space around texts.
+def example(line: int, values: Mapping[str, Any], columns: Columns, place: str) -> TextRow:
+    """Return one example, without the white space around its texts.
 
     Args:
-        path: .csv (quotes as usual), .tsv (tabs, quotes are plain characters; as GLUE's files) or
-            .jsonl (an object per line), each also .gz or .zst. UTF-8, with column names in the
-            first line of .csv and .tsv.
+        line: Where the row begins in its file.
+        values: The row.
         columns: Names of the columns to read; others are ignored.
+        place: File and line, for messages.
 
     Raises:
-        ValueError: No such file, unknown format, damage, a missing column, or an empty or
-            non-text value; names file and line.
+        ValueError: A missing column, or an empty or non-text value.
     """
-    for line, values in read_table(path):
-        place = f"{path}, line {line}"
-        yield TextRow(
-            line,
-            text_value(values, columns.text, place, option="text"),
-            text_value(values, columns.text_pair, place, option="text_pair")
-            if columns.text_pair
-            else "",
-            label_name(values, columns.label, place, option="label") if columns.label else "",
-        )
+    return TextRow(
+        line,
+        text_value(values, columns.text, place, option="text"),
+        text_value(values, columns.text_pair, place, option="text_pair")
+        if columns.text_pair
+        else "",
+        label_name(values, columns.label, place, option="label") if columns.label else "",
+    )
 
 
 def read_table(
     path: str | Path,
     *,
     names: Sequence[str] = (),
-    left_out: Counter[str] | None = None,
+    dialect: Dialect | None = None,
+    notes: Counter[str] | None = None,
+    bad: OnBadRow | None = None,
 ) -> Iterator[Lined]:
     """Yield (line, column -> value) for every row of a file, in order.
 
     Args:
-        path: As for `read_examples`.
+        path: .csv, .tsv or .jsonl, each also .gz or .zst.
         names: Columns of a .csv or .tsv file without a header line; empty: its first line has them.
-        left_out: Where .tsv rows with a wrong number of columns are counted; None: an error.
+        dialect: How cells are parted; None: commas and quotes in .csv, tabs alone in .tsv.
+        notes: Gets the number of rows that were read in another way than the ending says.
+        bad: Called with line and reason of a row that cannot be read; None: an error.
 
     Raises:
         ValueError: No such file, unknown format, damage, or no rows; names file and line.
     """
     path = Path(path)
-    match _table_format(path):
-        case ".jsonl":
-            rows = _jsonl_rows(path)
-        case ".csv":
-            rows = _named(path, _csv_fields(path), names, None)
-        case _:
-            rows = _named(path, _tsv_fields(path), names, left_out)
-    empty = True
+    ending = table_format(path)
+    usual = PLAIN_TSV if ending == ".tsv" else Dialect()
+    dialect = dialect or usual
+    rows = _jsonl_rows(path, bad) if ending == ".jsonl" else _named(path, dialect, names, bad)
+    count = 0
     for row in rows:
-        empty = False
+        count += 1
         yield row
-    if empty:
+    if not count and bad is None:
         raise ValueError(f"{path}: has no rows; one or more are needed")
-
-
-def _table_format(path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    if not suffixes or suffixes[-1] not in FORMATS:
-        raise ValueError(f"{path}: unknown format; allowed: {' '.join(FORMATS)}, also .gz or .zst")
-    return suffixes[-1]
+    is_usual = (dialect.separator, dialect.has_quotes) == (usual.separator, usual.has_quotes)
+    if notes is not None and not is_usual:
+        quotes = ", with quotes as in CSV" * (dialect.has_quotes and ending == ".tsv")
+        notes[f"rows with columns parted by {dialect.name}s{quotes}"] += count
 
 
 def column_value(
@@ -124,10 +109,14 @@ def column_value(
         ValueError: There is no such column; the message ends with `hint` or names the option.
     """
     if name not in values:
-        advice = f"Name the right one with --{option}" if option else hint
-        raise ValueError(
-            f"{place}: no column {name!r}; it has {', '.join(map(repr, values))}. {advice}".rstrip()
-        )
+        advice = hint
+        if option:
+            advice = (
+                f"Name the right one with --{option}; the first line of .csv and .tsv files holds "
+                "the names"
+            )
+        shown = ", ".join(repr(column[:60]) for column in values)
+        raise ValueError(f"{place}: no column {name!r}; it has {shown}. {advice}".rstrip())
     return values[name]
 
 
@@ -159,6 +148,8 @@ def label_name(
     label = column_value(values, name, place, option=option, hint=hint)
     if isinstance(label, bool):
         label = "true" if label else "false"
+    elif isinstance(label, float) and label.is_integer():
+        label = int(label)
     if not isinstance(label, str | int) or not str(label).strip():
         raise ValueError(
             f"{place}: label {name!r} is {_shown(label)}; a non-empty text or a whole number is "
@@ -184,60 +175,27 @@ def _shown(value: Any) -> str:
     return json.dumps(value, default=repr)[:80]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number, log = 0, ReadLog()
-    with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(open_binary(path, log))
-        if log.raw is not None:
-            stack.callback(log.raw.close)
-        while True:
-            number += 1
-            try:
-                data = stream.readline()
-                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: is not UTF-8 ({error}); convert the file with iconv"
-                ) from error
-            except (EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{path}, line {number}: cannot be read ({error})") from error
-            if not data:
-                return
-            yield number, text
-
-
-def _jsonl_rows(path: Path) -> Iterator[Lined]:
-    for number, text in _lines(path):
+def _jsonl_rows(path: Path, bad: OnBadRow | None) -> Iterator[Lined]:
+    for number, text in file_lines(path):
         if not text.strip():
             continue
         try:
             values = json.loads(text)
+            message = "is no JSON object with columns as keys"
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: is not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}, line {number}: is no JSON object with columns as keys")
-        yield number, values
+            values, message = None, f"is not JSON ({error})"
+        if isinstance(values, dict):
+            yield number, values
+        elif bad is None:
+            raise ValueError(f"{path}, line {number}: {message}")
+        else:
+            bad(number, message)
 
 
-def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, text in _lines(path):
+def _plain_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    for number, text in file_lines(path):
         if text.strip(" \r\n"):
-            yield number, text.rstrip("\r\n").split("\t")
-
-
-def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
-    reader = csv.reader((text for _, text in _lines(path)), strict=True)
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {number}: is not valid CSV ({error})") from error
-        if cells is None:
-            return
-        if cells:
-            yield number, cells
+            yield number, text.rstrip("\r\n").split(separator)
 
 
 def _header(path: Path, number: int, cells: list[str]) -> list[str]:
@@ -247,27 +205,47 @@ def _header(path: Path, number: int, cells: list[str]) -> list[str]:
     return names
 
 
+def _without_empty(cells: list[str], dialect: Dialect, *, keep: int) -> list[str]:
+    """Return cells without the empty ones at the end, but for the first `keep` of them."""
+    if not dialect.drops_empty:
+        return cells
+    end = len(cells)
+    while end > keep and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
+
+
 def _named(
-    path: Path,
-    fields: Iterator[tuple[int, list[str]]],
-    names: Sequence[str],
-    left_out: Counter[str] | None,
+    path: Path, dialect: Dialect, names: Sequence[str], bad: OnBadRow | None
 ) -> Iterator[Lined]:
+    read = csv_cells if dialect.has_quotes else _plain_cells
+    fields = read(path, dialect.separator)
+    if dialect.has_separator_line:
+        next(fields)
     columns = list(names)
-    for number, cells in fields:
+    for number, found in fields:
+        cells = _without_empty(found, dialect, keep=len(columns) or 1)
         if not columns:
             columns = _header(path, number, cells)
-        elif len(cells) == len(columns):
+            continue
+        if len(cells) == len(columns):
             yield number, dict(zip(columns, cells, strict=True))
-        elif left_out is not None:
-            left_out[WRONG_WIDTH] += 1
-        elif names:
-            raise ValueError(
-                f"{path}, line {number}: has {len(cells)} columns but {len(names)} are needed: "
-                f"{', '.join(names)}"
-            )
-        else:
-            raise ValueError(
-                f"{path}, line {number}: has {len(cells)} columns but the first line names "
-                f"{len(columns)}; quote or escape the separator inside texts"
-            )
+            continue
+        message = _wrong_width(len(cells), columns, dialect, has_header=not names)
+        if bad is None:
+            raise ValueError(f"{path}, line {number}: {message}")
+        bad(number, message)
+
+
+def _wrong_width(found: int, columns: list[str], dialect: Dialect, *, has_header: bool) -> str:
+    if not has_header:
+        return f"has {found} columns but {len(columns)} are needed: {', '.join(columns)}"
+    message = (
+        f"has {found} columns, parted by {dialect.name}s, but the first line names {len(columns)}; "
+    )
+    if dialect.has_quotes:
+        return message + "put a text that holds the separator or a quote into double quotes"
+    return message + (
+        "quotes count as characters here, because they do not fit as those of CSV; take tabs and "
+        "line breaks out of the texts, or write .csv or .jsonl"
+    )

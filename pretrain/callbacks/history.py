@@ -1,15 +1,17 @@
-"""The run folder tells one story, and is not touched before the first step is about to be made."""
+"""The run folder tells one story, and an earlier one is not lost before the first step is made."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
-from data_prep.shared.interruption import say
+from data_prep.shared.interruption import RunInterrupted, say
 from data_prep.shared.run_folder import own_files, replacing
+from data_prep.shared.wandb_run import tracked_run
 from pretrain.callbacks.agreement import ranks_agree
 from pretrain.checkpoints.resume import changed_options, set_aside
 from pretrain.checkpoints.storage import remove_temporaries, saved_checkpoints
@@ -29,8 +31,8 @@ class RunHistory(Callback):
     """Begin a run in its folder: replace or rewind an earlier one; keep a list of events.
 
     Comes before all other callbacks: nothing may be logged before the metrics are rewound. By then
-    data, model, trainer, callbacks and checkpoint have passed all their checks; what is left is
-    W&B, and if that fails an earlier run is brought back.
+    data, model, trainer, callbacks and checkpoint have passed all their checks; an earlier run that
+    is replaced is brought back if W&B or the first step still fails.
 
     Args:
         folder: The run's folder; the process holds it.
@@ -55,11 +57,11 @@ class RunHistory(Callback):
         self.overwrite = overwrite
         self.tracker = tracker
         self.started = False
+        self._replacement: AbstractContextManager[None] | None = None
+        self._first_step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin on the first rank; if that fails, all ranks end."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
         failed = 1
         try:
             if trainer.is_global_zero:
@@ -74,12 +76,12 @@ class RunHistory(Callback):
         self.started = True
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        anew = self.overwrite or not own_files(self.folder, own=RUN_FILES)
-        with replacing(self.folder, own=RUN_FILES) if anew else nullcontext():
-            self.track(trainer)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, SaveConfigCallback):
-                    callback.save_config(trainer, pl_module, "fit")
+        if self.overwrite or not own_files(self.folder, own=RUN_FILES):
+            replacement = replacing(self.folder, own=RUN_FILES)
+            replacement.__enter__()
+            self._replacement = replacement
+        self.track(trainer)
+        self._first_step = trainer.global_step + 1
         self._rewind(trainer, pl_module)
 
     def track(self, trainer: Trainer) -> None:
@@ -110,6 +112,34 @@ class RunHistory(Callback):
         details = {"checkpoint": self.resumed_from.name, "changed": changes}
         add_event(self.folder, "resumed", step=step, **details, **provenance())
 
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """With the first step done, what is in the folder is this run's."""
+        if trainer.global_step == self._first_step:
+            self._take_over(trainer, pl_module)
+
+    def _take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, and remove the run that was to be replaced; once."""
+        if self._first_step is None:
+            return
+        self._first_step = None
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):
+                callback.save_config(trainer, pl_module, "fit")
+        self._settle(None)
+
+    def _settle(self, error: BaseException | None) -> None:
+        """Remove the run that was to be replaced, or bring it back where there is an error."""
+        replacement, self._replacement = self._replacement, None
+        if replacement is not None:
+            replacement.__exit__(type(error) if error else None, error, None)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""
         if self.started and trainer.is_global_zero:
@@ -118,7 +148,14 @@ class RunHistory(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Note why a run ended early that had begun."""
+        """Note why a run ended early; if it made no step and saved nothing, it never was."""
+        if isinstance(exception, RunInterrupted):
+            self._take_over(trainer, pl_module)
+        elif self._replacement is not None:
+            if tracked := tracked_run(trainer):
+                tracked.finish(exit_code=1)  # its files are among those that go
+            self._settle(exception)
+            self.started = False
         if self.started and trainer.is_global_zero:
             reason = str(exception) or type(exception).__name__
             add_event(self.folder, "stopped", step=trainer.global_step, reason=reason)

@@ -42,7 +42,7 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         if found is None and old.is_file():
             raise ValueError(
                 f"{old} is of an earlier version, which this one cannot go on from; give another "
-                "--run.name, or delete the run with --run.overwrite true"
+                "--run.name, or replace the run with --run.overwrite true"
             )
         if found is None and (run.folder / BUNDLE_FOLDER).exists():
             raise ValueError(
@@ -56,7 +56,7 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         if (run.folder / METRICS_FILE).exists() or saved_checkpoints(folder):
             raise ValueError(
                 f"{run.folder} holds an earlier run. Give another --run.name, continue it with "
-                "--resume auto, or delete it with --run.overwrite true"
+                "--resume auto, or replace it with --run.overwrite true"
             )
         return None
     path = Path(os.path.realpath(resume))

@@ -218,8 +218,8 @@ class RunCheckpoints(Checkpoint):
             self._before_stop(trainer, pl_module)
             raise RunInterrupted(
                 f"{self._stop_request.reason}: stopped after step {trainer.global_step} with "
-                f"{checkpoint_path(self.folder, trainer.global_step)}; the same command goes on "
-                "from there",
+                f"{checkpoint_path(self.folder, trainer.global_step)}; {self._stop_request.again} "
+                "goes on from there",
                 agreed,
             )
 

@@ -163,7 +163,7 @@ def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedChe
             + "\n  ".join(problems)
             + "\nPut back one of them with its digest from a copy, give another checkpoint with "
             "--resume PATH, or start from the beginning: with another --run.name, or with "
-            "--run.overwrite true, which deletes this run (--resume never does not)."
+            "--run.overwrite true, which replaces this run (--resume never does not)."
         )
     return None
 

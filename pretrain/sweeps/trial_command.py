@@ -101,8 +101,7 @@ def run_trial(arguments: Sequence[str]) -> int:
     fit, folder = with_run_folder(options.fit, os.environ)
     with Supervisor() as supervisor:
         if not _is_done(folder, options.package):
-            fresh = ["--run.overwrite=true"] if options.package == "finetune" else []
-            code = supervisor.run(_python(options.package, "fit", *fit, *fresh))
+            code = supervisor.run(_python(options.package, "fit", *fit))
             if code or not is_first_process():
                 return _shell_code(code)
         if options.package == "finetune":

@@ -6,6 +6,7 @@ Every test compares with a twin that was left alone: all metrics and the final s
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ sys.path.insert(0, str(TESTS / "pretrain"))
 from pretrain_corpora import tiny_corpus, tiny_options  # noqa: E402
 from pretrain_faults import assert_same_story  # noqa: E402
 
+from data_prep.shared.run_folder import LOCK_FILE, MOVED, sole_writer  # noqa: E402
 from pretrain.checkpoints.storage import newest_valid  # noqa: E402
+from pretrain.run_config import RUN_FILES  # noqa: E402
 
 pytestmark = pytest.mark.faults
 STEPS = 40
@@ -195,3 +198,54 @@ def test_a_time_budget_in_pieces_makes_the_same_run(runs: Runs) -> None:
             break
     assert set(codes[:-1]) <= {75} and codes[-1] == 0
     assert_same_story(runs.root / "budget", runs.root / "alone")
+
+
+def test_of_two_fits_of_one_name_started_together_one_trains_and_the_other_is_told(
+    runs: Runs,
+) -> None:
+    options = runs.options("two")
+    both = [runs.start(options), runs.start(options)]
+    said = [process.communicate(timeout=BOUND_S)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], said
+    trained = both[codes.index(0)].pid
+    assert f"two is in use: fit (process {trained} on " in said[codes.index(2)]
+    assert_same_story(runs.root / "two", runs.root / "alone")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("moment", ["begins", "has begun"])
+def test_kill_9_while_an_earlier_run_is_replaced_leaves_that_one_or_the_new_one(
+    moment: str, devices: int, runs: Runs
+) -> None:
+    name = f"replaced-{devices}-{moment.replace(' ', '-')}"
+    folder = shutil.copytree(runs.root / "alone", runs.root / name, symlinks=True)
+    before = _content(folder)
+    process = runs.start(runs.options(name, "--run.overwrite", "true", devices=devices))
+    end = time.monotonic() + BOUND_S
+    while not (folder / MOVED).exists() if moment == "begins" else _content(folder) == before:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.001)
+    if moment == "has begun":
+        runs.when(name, 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    had_begun = not (folder / MOVED).exists()
+    with sole_writer(folder, own=RUN_FILES, doing="test"):
+        assert had_begun or _content(folder) == before
+    assert had_begun or moment == "begins"
+    assert runs.finish(runs.options(name, devices=devices)) == 0
+    twin = "alone2" if had_begun and devices == 2 else "alone"
+    assert_same_story(folder, runs.root / twin)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """What every file of a run holds, without the lock and the heartbeats."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != LOCK_FILE and path.parent.name != "heartbeats":
+            try:
+                found[str(path.relative_to(folder))] = path.read_bytes()
+            except OSError:  # moved meanwhile
+                continue
+    return found

@@ -2,10 +2,18 @@
 
 import csv
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from pytorch_lightning import Callback
+from safetensors.torch import load_file
+
+from finetune import run_setup
 from finetune.cli import main
 
 GOOD, BAD, FILLER = ["good", "great", "fine"], ["bad", "awful", "poor"], ["a", "film", "it", "was"]
@@ -66,3 +74,46 @@ def result_of(run: Path) -> dict[str, Any]:
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class FaultAt(Callback):
+    """Does something once, before a micro-batch of an epoch or at a validation's end."""
+
+    def __init__(self, fault: Any, *, epoch: int, batch: int = -1, validation: int = -1) -> None:
+        self.fault, self.epoch, self.batch, self.validation = fault, epoch, batch, validation
+        self.validations = 0
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, n: int):  # type: ignore[no-untyped-def]
+        if (trainer.current_epoch, n) == (self.epoch, self.batch):
+            self.fault()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.validations += 1
+        if self.validations == self.validation:
+            self.fault()
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def with_callback(monkeypatch: pytest.MonkeyPatch, callback: Callback | None) -> None:
+    """Give the fits of this process from now on a callback."""
+    own = run_setup.fit_callbacks
+    monkeypatch.setattr(
+        "finetune.lightning_cli.fit_callbacks",
+        lambda *a, **k: [*own(*a, **k), *([callback] if callback else [])],
+    )
+
+
+def assert_same_story(run: Path, other: Path) -> None:
+    """Compare result, weights, metrics (but for the time) and the names of all files."""
+    one, two = (result_of(folder) for folder in (run, other))
+    assert {**one, "elapsed_s": 0} == {**two, "elapsed_s": 0}
+    one, two = (load_file(folder / "classifier/model.safetensors") for folder in (run, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = (json_lines(folder / "metrics.jsonl") for folder in (run, other))
+    assert [{**row, "elapsed_s": 0} for row in one] == [{**row, "elapsed_s": 0} for row in two]
+    times = [row["elapsed_s"] for row in one]
+    assert times == sorted(times)
+    assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from finetune import artifact
 from finetune.artifact import ClassifierInfo, load_classifier, save_classifier
+from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig, SequenceClassifier
 
@@ -61,8 +62,18 @@ def test_what_is_saved_gives_the_same_outputs(saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == ["classifier"]
 
 
+def test_a_classifier_of_before_the_scale_and_the_digest_is_read(saved: Path) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("scale") == {"mean": 0.0, "std": 1.0}
+    assert config.pop("tokenizer_digest") == ""
+    path.write_text(json.dumps(config))
+    assert load_classifier(saved).info == info()
+
+
 def test_a_regression_and_a_segment_rule_come_back(tmp_path: Path, tokenizer_json: Path) -> None:
-    told = info(labels=(), score_range=(0.0, 5.0), segments="sentences", positions="interpolate")
+    told = info(labels=(), score_range=(0.0, 5.0), segments="sentences", positions="interpolate",
+                scale=ScoreScale(mean=2.5, std=0.5))  # fmt: skip
     model = classifier(num_labels=1)
     folder = save_classifier(tmp_path / "c", model, told, tokenizer_json=tokenizer_json)
     loaded = load_classifier(folder)

@@ -93,3 +93,27 @@ def test_a_piece_that_is_not_in_the_text_is_counted_and_stays_with_the_one_befor
     counters: Counter[str] = Counter()
     assert boundaries.sentence_starts("One. Two. Three.", counters=counters) == [0, 10]
     assert sum(counters.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "num_starts"),
+    [("“Word lies here. ", 3000), ("“word and ", 1), ("“word,and", 1), ("(word and ", 1)],
+)
+def test_no_text_is_too_long_for_the_splitter(
+    monkeypatch: pytest.MonkeyPatch, unit: str, num_starts: int
+) -> None:
+    """sentencex looks for the end of every opening mark in all that follows."""
+    import sentencex
+
+    lengths: list[int] = []
+    whole = sentencex.segment
+
+    def segment(language: str, text: str) -> list[str]:
+        lengths.append(len(text))
+        return whole(language, text)
+
+    monkeypatch.setattr(sentencex, "segment", segment)
+    text = unit * 3000
+    starts = sentence_starts(text)
+    assert max(lengths) <= 20_000 < len(text)
+    assert len(starts) == num_starts

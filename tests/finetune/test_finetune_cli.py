@@ -35,7 +35,7 @@ def scored(
     start = [command, "--run.root", str(runs), "--run.name", "one"]
     assert main([*start, "--trainer.enable_progress_bar", "false", *options]) == 0
     heading, values, *_ = capsys.readouterr().out.strip().splitlines()
-    names = heading.split("rows")[1].split()
+    names = heading.split("rows")[1].replace(" (yes)", "").split()
     numbers = [float(value) for value in values.split()[-len(names) :]]
     return dict(zip(names, numbers, strict=True))
 
@@ -62,6 +62,9 @@ def test_validate_finds_the_scores_that_the_fit_wrote(
     found = scored(runs, capsys, "validate", "--data.eval_batch_size", "3")
     assert found == pytest.approx({k: wanted[k] for k in found}, abs=6e-5)
     assert len(json_lines(runs / "one" / "metrics.jsonl")) == 4  # a look adds nothing to the run
+    (record,) = json_lines(runs / "one" / "evaluations.jsonl")
+    assert record["command"] == "validate" and record["evaluation"]["validation"]["num_rows"] == 50
+    assert record["data"] == {"validation": str(runs / "validation.csv")}
 
 
 def test_test_scores_the_test_rows_and_other_rows_where_they_are_given(

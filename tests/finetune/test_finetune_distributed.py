@@ -5,8 +5,18 @@ from typing import Any
 
 import pytest
 from finetune_ranks import run_on_two_ranks
-from finetune_runs import fit_arguments, json_lines, result_of, run_fit
+from finetune_runs import (
+    FaultAt,
+    fit_arguments,
+    interrupt,
+    json_lines,
+    result_of,
+    run_fit,
+    with_callback,
+)
 from safetensors.torch import load_file
+
+from finetune.cli import main
 
 OPTIONS = [
     *("--model.dropout_prob", "0", "--data.eval_batch_size", "7", "--data.micro_batch_size", "5"),
@@ -20,15 +30,23 @@ def ranks(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     files: dict[str, Any] = {"num_train": 155, "test": True}
     assert run_fit(bundle, folder, "one", *OPTIONS, **files) == 0
     two = fit_arguments(bundle, folder, "two", *OPTIONS, "--trainer.devices", "2", **files)
+    moved = fit_arguments(bundle, folder, "moved", *OPTIONS, **files)
+    with pytest.MonkeyPatch.context() as patch:
+        with_callback(patch, FaultAt(interrupt, epoch=1, batch=14))
+        assert main(moved) == 130
+    moved += ["--trainer.devices", "2"]
     lost = ["--model.optimizer.lr", "1e38", "--trainer.gradient_clip_val", "1e30"]
     lost = fit_arguments(bundle, folder, "lost", "--trainer.devices", "2", *lost, **files)
     again = ["test", "--run.root", str(folder), "--run.name", "one", "--trainer.devices", "2"]
-    return {"folder": folder, "codes": run_on_two_ranks(folder, [two, again, lost])}
+    return {"folder": folder, "codes": run_on_two_ranks(folder, [two, again, lost, moved])}
 
 
-def test_scores_and_weights_are_those_of_one_rank(ranks: dict[str, Any]) -> None:
-    one, two = (ranks["folder"] / name for name in ("one", "two"))
-    assert [rank["code"] for rank in ranks["codes"][0]] == [0, 0], ranks["codes"][0]
+@pytest.mark.parametrize(("name", "job"), [("two", 0), ("moved", 3)])
+def test_scores_and_weights_are_those_of_one_rank(
+    ranks: dict[str, Any], name: str, job: int
+) -> None:
+    one, two = (ranks["folder"] / run for run in ("one", name))
+    assert [rank["code"] for rank in ranks["codes"][job]] == [0, 0], ranks["codes"][job]
     ours, theirs = result_of(one), result_of(two)
     assert ours["best_step"] == theirs["best_step"]
     assert ours["evaluation"]["test"]["num_rows"] == theirs["evaluation"]["test"]["num_rows"] == 41
@@ -54,5 +72,5 @@ def test_a_finished_run_is_scored_on_two_ranks(ranks: dict[str, Any]) -> None:
 
 def test_a_run_that_diverges_ends_on_both_ranks(ranks: dict[str, Any]) -> None:
     first, second = ranks["codes"][2]
-    assert (first["code"], second["code"]) == (2, 0)
+    assert (first["code"], second["code"]) == (77, 0)
     assert "diverged" in first["stderr"] and result_of(ranks["folder"] / "lost")["diverged"]

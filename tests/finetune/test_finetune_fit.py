@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_runs import fit_arguments, json_lines, result_of, run_fit
+from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
 from finetune.artifact import load_classifier
@@ -24,9 +25,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
     return folder / "one"
 
 
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *, code: int = 2) -> str:
     capsys.readouterr()
-    assert main(arguments) == 2
+    assert main(arguments) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -42,7 +43,9 @@ def test_a_separable_task_is_learnt_far_above_the_majority_guess(fitted: Path) -
 
 def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> None:
     names = {path.name for path in fitted.iterdir()}
-    assert names == {"run_config.yaml", "metrics.jsonl", "classifier", "result.json"}
+    assert names == {
+        *("run_config.yaml", "inputs.json", "metrics.jsonl", "classifier", "result.json")
+    }
     result = read_result(fitted / "result.json")
     assert result["encoder"]["name"] == bundle.parent.name and result["encoder"]["kind"] == "ponet"
     assert result["settings"]["lr"] == 5e-3 and result["settings"]["batch_size"] == 16
@@ -57,6 +60,56 @@ def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> 
     assert result["diverged"] is False and result["data"]["splits"]["train"]["num_rows"] == 320
 
 
+def test_another_metric_and_label_choose_and_are_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.score", "f1", "--data.positive_label", "no", "--model.class_weights"]
+    assert run_fit(bundle, tmp_path, "f", *options, "balanced") == 0
+    printed, result = capsys.readouterr().out, result_of(tmp_path / "f")
+    assert "f1 (no)" in printed and "was chosen on validation by f1 (no)" in printed
+    assert result["settings"]["class_weights"] == "balanced"
+    found = result["evaluation"]["validation"]
+    assert result["score"] == ["f1"] and result["data"]["f1_label"] == "no"
+    assert found["score"] == found["f1"] == found["f1/no"]
+    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "f"]) == 0
+    assert "f1 (no)" in capsys.readouterr().out
+
+
+def test_a_carved_validation_split_is_scored_again_with_the_same_rows(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "c", "--data.validation_fraction", "0.2")
+    place = arguments.index("--data.validation")
+    del arguments[place : place + 2]
+    assert main(arguments) == 0
+    found = result_of(tmp_path / "c")["evaluation"]["validation"]
+    assert found["num_rows"] == 32
+    capsys.readouterr()
+    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "c"]) == 0
+    assert f" {found['accuracy']:.4f} " in capsys.readouterr().out
+
+
+def test_predictions_of_a_regression_are_on_the_scale_of_its_scores(
+    bundle: Path, tmp_path: Path
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "r", "--data.kind", "regression", num_train=320)
+    for name in ("train.csv", "validation.csv"):
+        text = (tmp_path / name).read_text()
+        text = text.replace(",1.5\n", ",265000\n").replace(",-0.5\n", ",245000\n")
+        (tmp_path / name).write_text(text)
+    assert main([*arguments, "--data.label", "stars"]) == 0
+    found = result_of(tmp_path / "r")["evaluation"]["validation"]
+    assert found["r2"] > 0.5
+    files = ["--input", str(tmp_path / "validation.csv"), "--output", str(tmp_path / "p.jsonl")]
+    assert main(["predict", "--model", str(tmp_path / "r"), *files]) == 0
+    scores = [row["score"] for row in json_lines(tmp_path / "p.jsonl")]
+    assert all(230_000 < score < 280_000 for score in scores)
+    text = (tmp_path / "train.csv").read_text().replace(",265000", ",245000")
+    (tmp_path / "train.csv").write_text(text)
+    again = [*arguments, "--data.label", "stars", "--run.name", "constant"]
+    assert main(again) == 2 and not (tmp_path / "constant" / "classifier").exists()
+
+
 def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> None:
     rows = json_lines(fitted / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/loss" in row] == [10, 20, 30, 40]
@@ -68,11 +121,12 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
-    from finetune.predict import Predictor
-    from finetune.tasks.tables import Columns, read_examples
+    from finetune.predict import Predictor, read_input
+    from finetune.tasks.tables import Columns
 
     path = fitted.parent / "test.csv"
-    rows = list(read_examples(path, Columns(text="text", label="label")))
+    columns = Columns(text="text", label="label")
+    rows = [item.row for item in read_input(str(path), columns)]
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
     hits = [answer == row.label for answer, row in zip(answers, rows, strict=True)]
@@ -118,7 +172,10 @@ def test_scores_are_learnt_by_regression(bundle: Path, tmp_path: Path) -> None:
 
 
 def validations(module: FinetuneModule, best: BestClassifier, found: list[Any]) -> Any:
-    trainer = SimpleNamespace(global_step=0, current_epoch=0, is_global_zero=True)
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
+    trainer = SimpleNamespace(
+        global_step=0, current_epoch=0, is_global_zero=True, sanity_checking=False, state=state
+    )
     for epoch, (score, loss) in enumerate(found):
         module.evaluation = {"validation": {"score": score, "loss": loss}}
         trainer.current_epoch, trainer.global_step = epoch, 5 * (epoch + 1)
@@ -152,7 +209,7 @@ def test_diverged_training_stops_and_says_so(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--model.optimizer.lr", "1e38", "--trainer.gradient_clip_val", "1e30"]
-    message = fails(capsys, fit_arguments(bundle, tmp_path, "x", *options, test=True))
+    message = fails(capsys, fit_arguments(bundle, tmp_path, "x", *options, test=True), code=77)
     assert "diverged: the training loss is nan at step" in message and "lr" in message
     result = result_of(tmp_path / "x")
     assert result["diverged"] is True and "not" not in result["reason"]
@@ -174,7 +231,7 @@ def test_a_run_that_diverges_later_keeps_what_was_best_before(
         return loss * float("nan") if self.trainer.current_epoch else loss
 
     monkeypatch.setattr(FinetuneModule, "training_step", failing)
-    assert "diverged" in fails(capsys, fit_arguments(bundle, tmp_path, "x", test=True))
+    assert "diverged" in fails(capsys, fit_arguments(bundle, tmp_path, "x", test=True), code=77)
     result = result_of(tmp_path / "x")
     assert result["best_epoch"] == 1 and result["diverged"] is True
     assert result["evaluation"]["test"]["num_rows"] == 41
@@ -214,6 +271,18 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
         (["--run.name", "../x"], "is not a folder name"),
         (["--run.name", "."], "is not a folder name"),
         (["--trainer.max_epochs", "-1"], "the run has no end; give --trainer.max_epochs"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs is 0: nothing would be trained"),
+        (["--trainer.max_steps", "0"], "trainer.max_steps is 0: nothing would be trained"),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches is 0"),
+        (["--trainer.limit_val_batches", "0"], "no epoch would be validated"),
+        (["--trainer.overfit_batches", "2"], "use --data.max_train_rows, with the training file"),
+        (["--trainer.precision", "bf16-true"], "fine-tuning has 32-true, bf16-mixed, 16-mixed"),
+        (["--run.save_every_n_minutes", "-1"], "it must be >= 0"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/f2"],
+            "EarlyStopping monitors 'val/f2', which is not logged here; the metrics of this task "
+            "are val/score, val/accuracy",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -223,13 +292,73 @@ def test_a_wrong_option_is_one_line(
     assert not (tmp_path / "x").exists()
 
 
-def test_a_fit_without_validation_is_not_taken_for_a_result(
+@pytest.mark.parametrize(
+    ("options", "steps", "validated"),
+    [
+        (["--trainer.max_steps", "7"], 7, [7]),  # below an epoch of 10
+        (["--trainer.max_epochs", "-1", "--trainer.max_steps", "13"], 13, [10, 13]),
+        (["--trainer.limit_train_batches", "3"], 6, [3, 6]),
+        (["--trainer.check_val_every_n_epoch", "3"], 20, [20]),
+        (["--trainer.val_check_interval", "6"], 20, [6, 16, 20]),
+    ],
+)
+def test_every_fit_ends_in_a_validation_of_its_last_step(
+    bundle: Path, tmp_path: Path, options: list[str], steps: int, validated: list[int]
+) -> None:
+    assert run_fit(bundle, tmp_path, "x", *options) == 0
+    rows = json_lines(tmp_path / "x" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "val/score" in row] == validated
+    result = result_of(tmp_path / "x")
+    assert result["total_steps"] == steps and result["best_step"] in validated
+    per_epoch = 3 if "limit" in options[0] else 10
+    assert result["best_epoch"] == -(-result["best_step"] // per_epoch)
+    assert (tmp_path / "x" / "classifier" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_trains_with_clipped_gradients(
+    bundle: Path, tmp_path: Path, precision: str
+) -> None:
+    options = ["--trainer.precision", precision, "--trainer.max_steps", "3"]
+    assert run_fit(bundle, tmp_path, "x", *options) == 0
+    settings = result_of(tmp_path / "x")["settings"]
+    assert settings["gradient_clip"] == 1.0 and settings["precision"].endswith("-mixed")
+
+
+def test_a_rehearsal_makes_a_step_and_a_validation_and_writes_nothing(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--trainer.limit_val_batches", "0", "--trainer.max_epochs", "1"]
-    message = fails(capsys, fit_arguments(bundle, tmp_path, "x", *options))
-    assert "no epoch was validated" in message and "limit_val_batches" in message
-    assert not (tmp_path / "x" / "result.json").exists()
+    assert run_fit(bundle, tmp_path, "x", "--trainer.fast_dev_run", "true", test=True) == 0
+    assert "a rehearsal" in capsys.readouterr().out
+    assert not (tmp_path / "x").exists()
+
+
+def test_early_stopping_ends_the_fit_and_its_result_stands(bundle: Path, tmp_path: Path) -> None:
+    stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stop += ["--trainer.callbacks.patience=1", "--trainer.callbacks.mode=max"]
+    assert run_fit(bundle, tmp_path, "x", *stop, "--trainer.max_epochs", "6") == 0
+    result = result_of(tmp_path / "x")
+    assert result["total_steps"] == 20 and result["best_epoch"] in (1, 2)
+
+
+def test_a_fit_goes_on_from_a_fine_tuned_run_with_its_head_where_the_labels_are_equal(
+    fitted: Path, bundle: Path, tmp_path: Path
+) -> None:
+    still = ["--model.optimizer.lr", "1e-12", "--trainer.max_steps", "1"]
+    for number, start in enumerate((fitted, fitted / "classifier")):
+        assert run_fit(bundle, tmp_path, f"x{number}", *still, "--model.encoder", str(start)) == 0
+    before = load_file(fitted / "classifier/model.safetensors")
+    after = load_file(tmp_path / "x1/classifier/model.safetensors")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    encoder = result_of(tmp_path / "x0")["encoder"]
+    assert encoder == {**result_of(tmp_path / "x1")["encoder"], "path": str(fitted)}
+    assert encoder["name"] == "one"
+    scores = ["--data.kind", "regression", "--data.label", "stars", "--model.encoder", str(fitted)]
+    assert run_fit(bundle, tmp_path, "y", *still, *scores) == 0
+    new = load_file(tmp_path / "y/classifier/model.safetensors")
+    assert new["classifier.weight"].shape == (1, 32)
+    name = next(name for name in before if name.startswith("encoder.") and "position" not in name)
+    assert torch.allclose(before[name], new[name], atol=1e-6)
 
 
 def test_an_unknown_label_is_named_with_its_line(

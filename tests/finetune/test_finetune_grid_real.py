@@ -1,5 +1,6 @@
 """A grid of real fits: two encoders, one task of own files, two seeds, then its table."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -48,3 +49,37 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
     assert "Rows scored: own 40 (one row: 2.5 points)." in printed
     assert "equal in every pair" in printed  # the two encoders have the same weights
     assert (tmp_path / "grid/report/figure.png").is_file()
+    for path in (train, tmp_path / "first" / "bundle" / "model.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes(2))
+        with pytest.raises(ValueError, match=f"other settings or files .*{path} has changed"):
+            run_grid(options)
+        run_report([str(tmp_path / "grid")])
+        assert f"{path} has changed since" in capsys.readouterr().out
+        path.write_bytes(content)
+    run_grid(options)
+
+
+def test_the_papers_grids_train_as_they_are_shipped(
+    bundle: Path, tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n}\ta film {n}\tit was\t{('not_', '')[n % 2]}entailment" for n in range(12)]
+    (tmp_path / "RTE").mkdir()
+    for stem in ("train", "dev"):
+        text = "\n".join(["index\tsentence1\tsentence2\tlabel", *rows])
+        (tmp_path / "RTE" / f"{stem}.tsv").write_text(text + "\n")
+    for number in range(40):
+        label = ("neg", "pos")[number % 2]
+        for split in ("train", "test"):
+            (tmp_path / "aclImdb" / split / label).mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "aclImdb" / split / label / f"{number}_{number % 2 * 8 + 1}.txt"
+            path.write_text(f"a {split} film {'good' * (number % 2)} {number}")
+    for name, task in (("glue", "rte"), ("long_documents", "imdb")):
+        config = repository / "configs" / "finetune" / f"{name}.yaml"
+        options = [f"--config={config}", f"--encoder={bundle}", f"--folder={tmp_path}"]
+        options += ["--tasks", task, "--lrs", "1e-3", "--batch_sizes", "8", "--seeds", "1"]
+        options += [f"--output={tmp_path / name}", "--in_process", "--fit.trainer.max_steps", "2"]
+        run_grid([*options, "--fit.trainer.accelerator", "cpu"])
+        assert "1 of 1 trials done" in capsys.readouterr().out
+        (path,) = (tmp_path / name).rglob("result.json")
+        assert json.loads(path.read_text())["settings"]["precision"] == "bf16-mixed"

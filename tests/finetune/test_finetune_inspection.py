@@ -12,9 +12,9 @@ from finetune.data.inspection import (
     inspect_task,
     normalised,
     overlaps,
-    overview_lines,
     unlike_published,
 )
+from finetune.data.overview import overview_lines
 from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
 
 RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=24, source="a test")
@@ -218,3 +218,21 @@ def test_the_result_is_plain_json(tokenizer_json) -> None:
     assert found["overlaps"]["test in train"] == 1
     assert np.sum(found["splits"]["train"]["lengths"]["histogram"]) == 4
     assert found["length_edges"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "is_told"),
+    [
+        ((19, 1), {}, True),
+        ((80, 80, 2), {"labels": ("a", "b", "c")}, True),
+        ((8, 2), {}, False),
+        ((19, 1), {"score": ("macro_f1",)}, False),
+        ((19, 1), {"sizes": {"train": 20}}, False),
+    ],
+)
+def test_a_rare_class_is_told_where_accuracy_chooses(counts, changes, is_told) -> None:
+    task = spec(**changes)
+    rows = [(f"text {k}", k) for k, count in enumerate(counts) for _ in range(count)]
+    found = inspect_task(LoadedTask(spec=task, splits={"train": split(*rows)}), {}, max_len=24)
+    assert [repr(task.labels[-1]) in hint for hint in found.hints] == [True] * is_told
+    assert any(line.startswith("hint ") for line in overview_lines(found)) == is_told

@@ -1,5 +1,6 @@
 """Every metric beside scikit-learn and scipy on random data, and beside a number worked by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from scipy import stats
 from sklearn import metrics as sk
 
-from finetune.metrics import scores
+from finetune.metrics import is_of_one_class, scores
 from finetune.tasks.spec import Recipe, TaskSpec
 
 RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=16, source="none")
@@ -45,6 +46,14 @@ def test_class_metrics_are_those_of_scikit_learn(num_classes: int, num_rows: int
     if num_classes == 2:
         wanted["f1"] = sk.f1_score(targets, predicted)
     wanted["score"] = wanted["accuracy"]
+    of_each = {"average": None, "labels": range(num_classes), "zero_division": 0}
+    for name, metric in (
+        ("precision", sk.precision_score),
+        ("recall", sk.recall_score),
+        ("f1", sk.f1_score),
+    ):
+        values = metric(targets, predicted, **of_each)
+        wanted |= {f"{name}/class {k}": value for k, value in enumerate(values)}
     assert scores(task(num_classes), outputs, targets) == pytest.approx(wanted, abs=1e-6)
 
 
@@ -61,6 +70,7 @@ def test_regression_metrics_are_those_of_scipy(with_ties: bool) -> None:
         "pearson": pearson,
         "spearman": spearman,
         "mse": sk.mean_squared_error(targets, outputs),
+        "r2": sk.r2_score(targets, outputs),
         "score": (pearson + spearman) / 2,
     }
     found = scores(task(0, "pearson", "spearman"), outputs[:, None], targets)
@@ -72,7 +82,7 @@ def test_two_classes_by_hand() -> None:
     predicted, targets = [1, 1, 1, 0, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]
     found = scores(task(2, "accuracy", "f1"), logits_for(predicted, 2), torch.tensor(targets))
     f1, f1_of_0 = 6 / 9, 4 / 7
-    assert found == pytest.approx(
+    assert {k: v for k, v in found.items() if not is_of_one_class(k)} == pytest.approx(
         {
             "accuracy": 5 / 8,
             "f1": f1,
@@ -82,6 +92,26 @@ def test_two_classes_by_hand() -> None:
             "score": (5 / 8 + f1) / 2,
         }
     )
+    assert (found["precision/class 1"], found["recall/class 1"]) == (3 / 5, 3 / 4)
+
+
+def test_f1_is_that_of_the_label_that_was_chosen() -> None:
+    predicted, targets = [1, 1, 1, 0, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]
+    spec = replace(task(2, "f1"), positive_label="class 0")
+    found = scores(spec, logits_for(predicted, 2), torch.tensor(targets))
+    assert found["f1"] == found["score"] == found["f1/class 0"] == pytest.approx(4 / 7)
+    assert (spec.f1_label, task(2).f1_label, task(3).f1_label) == ("class 0", "class 1", "")
+
+
+def test_many_classes_have_no_scores_of_each() -> None:
+    found = scores(task(21), torch.zeros(2, 21), torch.zeros(2, dtype=torch.int64))
+    assert sorted(found) == ["accuracy", "macro_f1", "matthews", "micro_f1", "score"]
+
+
+def test_the_explained_share_of_a_constant_answer_is_not_positive() -> None:
+    targets = torch.tensor([1.0, 2.0, 3.0])
+    assert scores(task(0, "r2"), torch.full((3, 1), 2.0), targets)["r2"] == 0.0
+    assert scores(task(0, "r2"), torch.full((3, 1), 3.0), targets)["r2"] == pytest.approx(-1.5)
 
 
 def test_correlations_by_hand() -> None:

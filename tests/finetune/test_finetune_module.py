@@ -13,7 +13,7 @@ from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
 from finetune.module import FinetuneModule, log_prefix, row_losses
 from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
-from ponet import SequenceClassifier
+from ponet import FNetConfig, PretrainingModel, SequenceClassifier, save_bundle
 
 
 class Start(Callback):
@@ -28,13 +28,11 @@ class Start(Callback):
 def train(bundle: Path, folder: Path, **options: Any) -> tuple[Start, FinetuneModule]:
     """One epoch without dropout; `data` and `optimizer` hold their options."""
     seed_everything(7, verbose=False)
-    files = write_splits(folder, num_train=50)
-    data = TaskDataModule(
-        train=files[1],
-        validation=files[3],
-        encoder=str(bundle),
-        **{"max_len": 16, "global_batch_size": 16, **options.pop("data", {})},
-    )
+    given = options.pop("data", {})
+    if options.pop("write", True):
+        files = write_splits(folder, num_train=50)
+        given = {"train": files[1], "validation": files[3], **given}
+    data = TaskDataModule(encoder=str(bundle), **{"max_len": 16, "global_batch_size": 16, **given})
     settings = options.pop("optimizer", {"lr": 3e-3})
     module = FinetuneModule(
         str(bundle), dropout_prob=0.0, optimizer=OptimizerConfig(**settings), **options
@@ -105,6 +103,56 @@ def test_scores_are_those_of_all_rows_in_order(bundle: Path, tmp_path: Path) -> 
     assert module.evaluation["validation"] == pytest.approx(wanted, abs=1e-5)
 
 
+def fnet_bundle(folder: Path, tokenizer_json: Path) -> Path:
+    torch.manual_seed(1)
+    sizes = FNetConfig.preset(
+        "nano", vocab_size=19, num_layers=1, hidden_size=32, ffn_size=64, max_positions=24
+    )
+    return save_bundle(folder / "fnet", PretrainingModel(sizes), tokenizer_json=tokenizer_json)
+
+
+def test_the_scores_of_fnet_do_not_depend_on_the_batch(
+    tokenizer_json: Path, tmp_path: Path
+) -> None:
+    fnet = fnet_bundle(tmp_path, tokenizer_json)
+    _, alone = train(fnet, tmp_path, data={"eval_batch_size": 1})
+    _, many = train(fnet, tmp_path, data={"eval_batch_size": 64})
+    assert many.datamodule.equal_lengths
+    assert len(many.datamodule.val_dataloader()[0]) < len(alone.datamodule.val_dataloader()[0])
+    wanted = alone.evaluation["validation"]
+    assert many.evaluation["validation"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_regression_on_any_scale_trains_as_on_the_standard_one(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """Prices instead of stars: 250,000 + 10,000 x stars."""
+    options = {"kind": "regression", "label": "stars"}
+    _, stars = train(bundle, tmp_path, data=options)
+    for path in (tmp_path / "train.csv", tmp_path / "validation.csv"):
+        text = path.read_text().replace(",1.5\n", ",265000\n").replace(",-0.5\n", ",245000\n")
+        path.write_text(text)
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("train", "validation")}
+    _, prices = train(bundle, tmp_path, data={**options, **files}, write=False)
+    assert_same_weights(stars.classifier, prices.classifier, atol=1e-4)
+    found, wanted = (m.evaluation["validation"] for m in (prices, stars))
+    assert found["mse"] == pytest.approx(wanted["mse"] * 10_000**2, rel=1e-3)
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+    assert prices.scale.mean == pytest.approx(250_000 + 10_000 * stars.scale.mean)
+    assert prices.step_loss is not None and stars.step_loss is not None
+    assert float(prices.step_loss) == pytest.approx(float(stars.step_loss), rel=1e-3)
+
+
+def test_balanced_weights_reach_the_loss(bundle: Path, tmp_path: Path) -> None:
+    files = write_splits(tmp_path, num_train=53)
+    unequal = {"train": files[1], "validation": files[3], "label": "same"}
+    _, module = train(bundle, tmp_path, data=unequal, class_weights="balanced", write=False)
+    counts = list(module.datamodule.inspection.splits["train"].labels.values())
+    assert module.class_weights_C.tolist() == pytest.approx([26.5 / count for count in counts])
+    _, plain = train(bundle, tmp_path, data=unequal, write=False)
+    assert module.step_loss != plain.step_loss
+
+
 def test_longer_texts_than_pretrained_extend_the_positions(bundle: Path, tmp_path: Path) -> None:
     start, module = train(bundle, tmp_path, data={"max_len": 50})
     weight = start.classifier.encoder.embeddings.position.weight
@@ -128,6 +176,11 @@ def test_row_losses_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0))]], dtype=torch.float64)
     losses = row_losses(logits, torch.tensor([0, 1]), is_regression=False)
     torch.testing.assert_close(losses, torch.tensor([2.0, 4 / 3]).log())
+    weights = torch.tensor([0.5, 3.0], dtype=torch.float64)
+    weighted = row_losses(
+        logits, torch.tensor([0, 1]), is_regression=False, class_weights_C=weights.float()
+    )
+    torch.testing.assert_close(weighted, losses * weights.float())
     losses = row_losses(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.5]), is_regression=True)
     assert losses.tolist() == [4.0, 0.25]
 

@@ -1,18 +1,23 @@
 """`predict`: order, streaming, lengths, and what a line says."""
 
+import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from finetune_runs import json_lines
-from test_finetune_artifact import classifier, info
+from test_finetune_artifact import NUM_TOKENS, classifier, info
 
+from data_prep.manifest import TokenizerInfo
 from finetune.artifact import load_classifier, save_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
+from finetune.tasks.spec import Row
 from finetune.tasks.tables import TextRow
+from ponet import FNetConfig, SequenceClassifier
 
 WORDS = "good great fine bad awful poor a film it was the".split()
 
@@ -106,19 +111,143 @@ def test_a_regression_gives_scores_and_pairs_are_read(tokenizer_json: Path, tmp_
 def test_mistakes_are_one_line_and_leave_no_file(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "new.csv"
+    path, damaged, empty = (tmp_path / name for name in ("new.csv", "d.csv", "e.csv"))
     path.write_text("text\ngood\n \n")
+    damaged.write_bytes(b"text\ngood\nb\xe9d\n")
+    empty.write_text('text\n""\n""\n')
     files = ["--input", str(path), "--output", str(tmp_path / "p.jsonl")]
     for options, message in (
         (["--model", "none"], "none: holds no classifier"),
-        (["--model", str(model)], "line 3: 'text' is empty"),
+        (["--model", str(model), "--text", "b"], "line 2: no column 'b'"),
+        (["--model", str(model), "--keep", "id"], "line 2: no column 'id'"),
+        (["--model", str(model), "--output", str(tmp_path / "p.txt")], "must end in .jsonl, .csv"),
         (["--model", str(model), "--text_pair", "b"], "labels single texts"),
         (["--model", str(model), "--batch_size", "0"], "batch_size is 0"),
         (["--model", str(model), "--max_len", "3"], "max_len is 3"),
         (["--model", str(model), "--output", str(path)], "new.csv is the input itself"),
         ([], "model"),
+        (["--model", str(model), "--input", str(damaged)], "line 3: is not UTF-8"),
+        (["--model", str(model), "--input", str(empty)], "line 2: 'text' is empty"),
     ):
         assert main(["predict", *files, *options]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and message in lines[0]
-    assert [found.name for found in tmp_path.iterdir()] == ["new.csv"]
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["d.csv", "e.csv", "new.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "bad"),
+    [
+        ("new.csv", 'id,text\n1,good\n2," "\n3,bad\n4,\u200b\n', {3: "is empty", 5: "tokenizer"}),
+        ("new.csv", "id,text\n1,good\n2\n3,bad\n", {3: "has 1 columns"}),
+        ("new.tsv", "id\ttext\n1\tgood\n2\tbad\tfilm\n3\tbad\n", {3: "has 3 columns"}),
+        (
+            "new.jsonl",
+            '{"id": 1, "text": "a"}\n{"id": 2, "text": null}\n{"id"',
+            {2: "null", 3: "JSON"},
+        ),
+        (
+            "new.jsonl",
+            '{"id": 1}\n{"id": 2, "text": "a"}\n[1]',
+            {1: "no column", 3: "no JSON object"},
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_labelled_costs_nothing_but_itself(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name, content, bad
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    answers = predict(model, path, "--keep", "id")
+    errors = {answer["line"]: answer["error"] for answer in answers if "error" in answer}
+    assert list(errors) == list(bad)
+    assert all(text in errors[line] for line, text in bad.items())
+    assert all(answer["label"] is None for answer in answers if "error" in answer)
+    first = next(iter(bad))
+    assert f"{len(bad)} rows could not be labelled" in (told := capsys.readouterr().err)
+    assert f"the first is line {first}: {errors[first]}" in told
+    left = predict(model, path, "--bad_rows", "skip", "--keep", "id")
+    assert left == [answer for answer in answers if "error" not in answer]
+    assert len(left) == len(answers) - len(bad) > 0
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_tables_are_written_with_the_columns_that_are_kept(
+    model: Path, tmp_path: Path, ending: str, separator: str
+) -> None:
+    path, output = tmp_path / "new.csv", tmp_path / f"labels.{ending}"
+    path.write_text('id,text\nx7,"good,\nfilm"\nx8, \n')
+    arguments = ["--model", str(model), "--input", str(path), "--output", str(output)]
+    assert main(["predict", *arguments, "--keep", "id, text"]) == 0
+    with output.open(newline="", encoding="utf-8") as file:
+        header, first, second = csv.reader(file, delimiter=separator)
+    assert header == ["line", "id", "text", "label", "probability no", "probability yes", "error"]
+    assert first[:3] == ["2", "x7", "good,\nfilm"] and first[3] in ("no", "yes")
+    assert float(first[4]) + float(first[5]) == pytest.approx(1.0) and first[6] == ""
+    assert second[:6] == ["4", "x8", " ", "", "", ""] and "is empty" in second[6]
+
+
+def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
+    tokenizer_json: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    sizes = FNetConfig.preset(
+        "nano", vocab_size=NUM_TOKENS, num_layers=1, hidden_size=32, ffn_size=64, max_positions=24
+    )
+    network = SequenceClassifier(sizes, num_labels=2).eval()
+    folder = save_classifier(tmp_path / "c", network, info(), tokenizer_json=tokenizer_json)
+    path = write_rows(tmp_path / "new.jsonl", texts(40))
+    one, many = (predict(folder, path, "--batch_size", size) for size in ("1", "64"))
+    for a, b in zip(one, many, strict=True):
+        assert a["probabilities"] == pytest.approx(b["probabilities"], abs=1e-5)
+    encoder = load_classifier(folder).encoder
+    rows = [Row(1, "0", text, "", None) for text in ("good", "good film it was")]
+    alone, padded = (encoder.batch(encoder.encode(rows[:end], "rows")) for end in (1, 2))
+    with torch.no_grad():  # padding does change what the model itself says
+        assert not torch.allclose(network(alone)[0], network(padded)[0], atol=1e-4)
+
+
+def test_progress_is_told_while_it_takes_long(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "new.jsonl", texts(3))
+    predict(model, path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
+    predict(model, path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" rows")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+
+
+def test_texts_are_labelled_in_python(model: Path) -> None:
+    predictor = Predictor(load_classifier(model))
+    answers = predictor(["good film", "", "bad"])
+    assert [answer["line"] for answer in answers] == [1, 2, 3]
+    assert answers[0]["label"] in ("no", "yes") and answers[1]["label"] is None
+    assert answers[2] == predictor(["bad"])[0] | {"line": 3}
+    for texts in ("good", ["good"]):
+        with pytest.raises(ValueError, match="takes one list of texts"):
+            predictor(texts, ["bad"] if isinstance(texts, list) else None)
+
+
+@pytest.mark.parametrize("change", ["larger", "permuted"])
+def test_another_tokenizer_than_that_of_training_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "c")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocab = content["model"]["vocab"]
+    if change == "larger":
+        vocab |= {f"word{n}": len(vocab) + n for n in range(9)}
+    else:
+        vocab["good"], vocab["bad"] = vocab["bad"], vocab["good"]
+    path.write_text(json.dumps(content))
+    config = json.loads((folder / "config.json").read_text())
+    config["tokenizer_digest"] = TokenizerInfo.from_file(model / "tokenizer.json").digest
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = write_rows(tmp_path / "new.jsonl", ["good"])
+    arguments = ["--model", str(folder), "--input", str(rows), "--output", f"{rows}.jsonl"]
+    assert main(["predict", *arguments]) == 2
+    message = "has 28 entries but the model 19" if change == "larger" else "is not the tokenizer"
+    assert message in capsys.readouterr().err

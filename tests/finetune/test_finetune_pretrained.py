@@ -4,9 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetune.data.encoding import tokenizer_file
 from finetune.pretrained import load_pretrained
 from ponet import PoNetConfig, PretrainingModel
 from ponet.key_maps import encoder_table, export_state, head_table
@@ -53,3 +55,16 @@ def test_weights_in_parts_are_the_weights_in_one_file(tmp_path: Path) -> None:
     assert one.source.digest == hashlib.sha256(weights).hexdigest()
     digests = [hashlib.sha256((cut / file).read_bytes()).hexdigest() for file in sorted(parts)]
     assert two.source.digest == hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def test_a_model_of_another_family_is_sent_to_the_import(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(ValueError, match="of the type bert .* python -m ponet import") as caught:
+        load_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_name_of_the_hub_is_sent_to_the_import() -> None:
+    wanted = "no such folder; .* python -m ponet import bert-base-uncased --output"
+    with pytest.raises(ValueError, match=wanted):
+        tokenizer_file("bert-base-uncased")

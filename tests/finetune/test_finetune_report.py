@@ -141,6 +141,16 @@ def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) 
     assert entry.constant == pytest.approx(2 / 3) and entry.against_constant == "at or below"
 
 
+def test_the_label_that_f1_is_of_is_told_and_counts(tmp_path: Path) -> None:
+    result = make_result("imdb", score=0.7, test=0.6, majority=0.0)
+    result["data"]["splits"]["test"]["labels"] = {"fraud": 100, "ok": 900}
+    result["data"]["f1_label"] = "fraud"
+    write(tmp_path, result)
+    report = report_of(tmp_path)
+    assert entry_of(report).constant == pytest.approx(2 * 0.1 / 1.1)
+    assert "IMDb: F1 is that of the label 'fraud'." in markdown(report)
+
+
 def test_mnli_has_a_column_for_each_half(tmp_path: Path) -> None:
     result = make_result("mnli", score=0.6)
     for group in ("evaluation", "majority"):

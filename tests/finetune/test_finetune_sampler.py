@@ -135,16 +135,21 @@ def test_ranks_get_micro_batches_of_like_length_at_the_same_time() -> None:
     num_rows=st.integers(0, 120),
     num_ranks=st.integers(1, 7),
     batch_size=st.sampled_from([1, 5, 16]),
+    equal=st.booleans(),
 )
-def test_evaluation_covers_every_row_exactly_once(num_rows, num_ranks, batch_size) -> None:
+def test_evaluation_covers_every_row_exactly_once(num_rows, num_ranks, batch_size, equal) -> None:
     lengths = lengths_of(num_rows)
     shards = [
-        evaluation_shard(lengths, num_ranks=num_ranks, rank=rank, batch_size=batch_size)
+        evaluation_shard(
+            lengths, num_ranks=num_ranks, rank=rank, batch_size=batch_size, equal_lengths=equal
+        )
         for rank in range(num_ranks)
     ]
     batches = [batch for shard in shards for batch in shard]
     assert sorted(row for batch in batches for row in batch) == list(range(num_rows))
     assert all(1 <= len(batch) <= batch_size for batch in batches)
+    if equal:
+        assert all(len({lengths[row] for row in batch}) == 1 for batch in batches)
     if num_rows >= num_ranks:
         assert all(shards)
     for shard in shards:
@@ -153,11 +158,18 @@ def test_evaluation_covers_every_row_exactly_once(num_rows, num_ranks, batch_siz
 
 
 def test_ranks_evaluate_the_same_number_of_batches_where_there_are_enough_rows() -> None:
-    counts = {
-        len(evaluation_shard(lengths_of(872), num_ranks=3, rank=rank, batch_size=64))
-        for rank in range(3)
-    }
-    assert counts == {5}
+    def counts(*, equal: bool) -> set[int]:
+        return {
+            len(
+                evaluation_shard(
+                    lengths_of(872), num_ranks=3, rank=rank, batch_size=64, equal_lengths=equal
+                )
+            )
+            for rank in range(3)
+        }
+
+    assert counts(equal=False) == {5}
+    assert len(counts(equal=True)) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,16 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.tasks.tables import WRONG_WIDTH, Columns, TextRow, read_examples, read_table
+from finetune.tasks.dialect import find_dialect
+from finetune.tasks.tables import Columns, TextRow, example, read_table
 
 COLUMNS = Columns(text="text", label="label")
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
+
+
+def read_examples(path: Path, columns: Columns) -> list[TextRow]:
+    rows = read_table(path, dialect=find_dialect(path))
+    return [example(line, values, columns, f"{path}, line {line}") for line, values in rows]
 
 
 def read(path: Path, columns: Columns = COLUMNS) -> list[tuple[str, str]]:
@@ -48,7 +54,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix, content, packing) ->
 def test_byte_order_mark_crlf_and_blank_lines_are_no_content(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\r\ngood,1\r\n\r\nbad,0\r\n")
-    assert list(read_examples(path, COLUMNS)) == [
+    assert read_examples(path, COLUMNS) == [
         TextRow(2, "good", "", "1"),
         TextRow(4, "bad", "", "0"),
     ]
@@ -109,18 +115,102 @@ def test_a_row_of_another_width_than_the_given_names_is_an_error(tmp_path) -> No
         list(read_table(path, names=("label", "text")))
 
 
-def test_rows_of_a_wrong_width_are_counted_where_that_is_asked_for(tmp_path) -> None:
-    path, counts = tmp_path / "rows.tsv", Counter[str]()
-    path.write_text("text\tlabel\ngood\t1\nbroken\nbad\t0\n")
-    assert [line for line, _ in read_table(path, left_out=counts)] == [2, 4]
-    assert counts == {WRONG_WIDTH: 1}
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("r.tsv", "text\tlabel\ngood\t1\nbroken\nbad\t0\n", (3, "has 1 columns, parted by tabs")),
+        ("r.jsonl", '{"text": "a"}\n["b"]\n{"text": "c"}\n', (2, "is no JSON object")),
+        ("r.jsonl", '{"text": "a"}\n{"text": \n{"text": "c"}\n', (2, "is not JSON")),
+    ],
+)
+def test_rows_that_cannot_be_read_are_told_where_that_is_asked_for(
+    tmp_path, name, content, wanted
+) -> None:
+    path, told = tmp_path / name, []
+    path.write_text(content)
+    rows = list(read_table(path, bad=lambda line, why: told.append((line, why))))
+    assert len(rows) == 2 and [line for line, _ in told] == [wanted[0]]
+    assert told[0][1].startswith(wanted[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('text\tlabel\n"a\tb"\tgood\nplain\tbad\n', [("a\tb", "good"), ("plain", "bad")]),
+        ('text\tlabel\n"one\ntwo"\tgood\nx\tbad\n', [("one\ntwo", "good"), ("x", "bad")]),
+        ('text\tlabel\n"so ""good"""\tgood\n', [('so "good"', "good")]),
+        ('label\ttext\nbad\t"one\ntwo"\n', [("one\ntwo", "bad")]),
+        # quotes that do not fit as those of CSV are characters
+        ('text\tlabel\n"so" he said\tgood\n', [('"so" he said', "good")]),
+        ('text\tlabel\n"open\t1\nshut"\t0\n', [('"open', "1"), ('shut"', "0")]),
+        ('text\tlabel\nan "inner" quote\t1\n', [('an "inner" quote', "1")]),
+    ],
+)
+def test_a_tsv_of_ones_own_has_the_quotes_of_csv_where_they_fit(tmp_path, content, rows) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(content)
+    assert read(path) == rows
+
+
+def test_a_tsv_of_one_column_has_rows_with_line_breaks(tmp_path) -> None:
+    path, notes = tmp_path / "rows.tsv", Counter[str]()
+    path.write_text('text\n"first line\nsecond line"\nplain\n')
+    found = list(read_table(path, dialect=find_dialect(path), notes=notes))
+    assert [values["text"] for _, values in found] == ["first line\nsecond line", "plain"]
+    assert notes == {"rows with columns parted by tabs, with quotes as in CSV": 2}
+    path.write_text('text\n"Hello," he said\nand "more"\n')
+    assert len(list(read_table(path, dialect=find_dialect(path)))) == 2
+    assert len(list(read_table(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("r.csv", "text;label\na, b;1\nc;0\n"),
+        ("r.csv", "sep=;\ntext;label\na, b;1\nc;0\n"),
+        ("r.csv", "sep=\t\ntext\tlabel\na, b\t1\nc\t0\n"),
+        ("r.csv", 'sep=,\ntext,label\n"a, b",1\nc,0\n'),
+        ("r.csv", "text\tlabel\na, b\t1\nc\t0\n"),
+        ("r.csv", "text|label\na, b|1\nc|0\n"),
+        ("r.csv", '"text","label",,\n"a, b",1,,\nc,0\n'),
+        ("r.csv", 'text,label\r"a, b",1\rc,0\r'),
+        ("r.csv", 'text,label\r"a, b",1\rc,0'),
+        ("r.tsv", 'text,label\n"a, b",1\nc,0\n'),
+        ("r.tsv", "text\tlabel\t\na, b\t1\t\nc\t0\t\n"),
+        ("r.tsv", "text\tlabel\ra, b\t1\rc\t0\r"),
+    ],
+)
+def test_what_spreadsheets_write_is_read(tmp_path, name, content) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    assert read(path) == [("a, b", "1"), ("c", "0")]
+
+
+def test_a_separator_that_was_found_out_is_told(tmp_path) -> None:
+    path, notes = tmp_path / "rows.csv", Counter[str]()
+    path.write_text("text;label\na, b;1\nc;0\n")
+    list(read_table(path, dialect=find_dialect(path), notes=notes))
+    assert notes == {"rows with columns parted by semicolons": 2}
+    path.write_text('text,label\n"a; b",1\n')
+    list(read_table(path, dialect=find_dialect(path), notes=(told := Counter[str]())))
+    assert not told
+
+
+def test_a_whole_number_is_a_label_however_json_writes_it(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": 1.0}\n{"text": "b", "label": 1}\n')
+    assert read(path) == [("a", "1"), ("b", "1")]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("r.csv", b"sentence,label\ngood,1\n", r"line 2: no column 'text'; it has 'sentence'"),
-        ("r.csv", b"text,label\ngood,1\nbad\n", "line 3: has 1 columns but the first line names 2"),
+        ("r.csv", b"text,label\ngood,1\nbad\n", "line 3: has 1 columns, parted by commas, but"),
+        ("r.csv", b"text,label\ngood,yes,1\n", "put a text that holds the separator or a quote"),
+        ("r.csv", b"text;label\ngood;yes;1\n", "line 2: has 3 columns, parted by semicolons"),
+        ("r.tsv", b"text\tlabel\ngo\tod\t1\n", "quotes count as characters here"),
+        ("r.csv", b"good film,1\nbad,0\n", "the first line of .csv and .tsv files holds"),
         ("r.csv", b'text,label\n"good,1\n', "line 2: is not valid CSV"),
         ("r.csv", b"text,text\ngood,1\n", "line 1: a column name occurs twice"),
         ("r.csv", b"text,label\ngood,\n", "line 2: label 'label' is"),

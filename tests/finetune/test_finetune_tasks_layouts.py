@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune.tasks.glue import WRONG_WIDTH
 from finetune.tasks.long_documents import ARXIV_LABELS, EMPTY_DOCUMENTS, MENTIONS
 from finetune.tasks.registry import OwnFiles, load_task
 from finetune.tasks.rows import EMPTY_FILLED, EMPTY_LEFT_OUT
-from finetune.tasks.tables import WRONG_WIDTH
 
 MNLI_HEADER = (
     "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
@@ -217,3 +217,12 @@ def test_own_regression_reads_numbers_and_pairs(tmp_path: Path) -> None:
     )
     assert task.spec.is_regression and task.spec.has_pair
     assert [row[2:] for row in task.splits["train"].rows] == [("a", "b", 0.5), ("c", "d", -1000.0)]
+
+
+def test_a_jsonl_file_may_have_the_name_of_its_split(tmp_path: Path) -> None:
+    row = {"sentence1": "a", "sentence2": "b", "label": 0}
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    assert len(load_task("rte", folder=str(tmp_path)).splits["validation"].rows) == 1
+    (tmp_path / "dev.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    assert len(load_task("rte", folder=str(tmp_path)).splits["validation"].rows) == 2

@@ -21,7 +21,7 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from ponet import EncoderConfig
-from pretrain.lightning_cli import OneLineParser, run_command
+from pretrain.lightning_cli import Parser, run_command
 
 EVIL = """
 from pathlib import Path
@@ -54,12 +54,12 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def parser() -> OneLineParser:
+def parser() -> Parser:
     """The options of a run that take classes; one parser for all tests, for it is slow to make."""
     from jsonargparse import set_parsing_settings
 
     set_parsing_settings(subclasses_enabled=[EncoderConfig])
-    parser = OneLineParser(default_env=True, env_prefix="PONET")
+    parser = Parser(default_env=True, env_prefix="PONET")
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(Trainer, "trainer", required=False)
     parser.add_subclass_arguments(EncoderConfig, "model.encoder", required=False)
@@ -103,7 +103,7 @@ TUNER = {
     ],
 )
 def test_no_option_imports_a_module_that_is_not_allowed(
-    arguments: list[str], parser: OneLineParser, evil: Path
+    arguments: list[str], parser: Parser, evil: Path
 ) -> None:
     with pytest.raises(ValueError, match="not in an allowed module") as refused:
         with only_allowed_modules():
@@ -126,7 +126,7 @@ def test_no_option_imports_a_module_that_is_not_allowed(
     ],
 )
 def test_no_yaml_file_imports_a_module_that_is_not_allowed(
-    content: dict[str, Any], parser: OneLineParser, evil: Path, tmp_path: Path
+    content: dict[str, Any], parser: Parser, evil: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -137,7 +137,7 @@ def test_no_yaml_file_imports_a_module_that_is_not_allowed(
 
 
 def test_no_file_named_by_an_option_and_no_environment_variable_does(
-    parser: OneLineParser, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parser: Parser, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "encoder.yaml").write_text("class_path: evil.X\n", encoding="utf-8")
     with pytest.raises(ValueError, match="evil.X"), only_allowed_modules():
@@ -150,7 +150,7 @@ def test_no_file_named_by_an_option_and_no_environment_variable_does(
 
 @pytest.mark.parametrize("option", ["--trainer.strategy", "--trainer.profiler"])
 def test_an_option_that_takes_text_keeps_it_as_text(
-    option: str, parser: OneLineParser, evil: Path
+    option: str, parser: Parser, evil: Path
 ) -> None:
     with only_allowed_modules():
         config = parser.parse_args([option, '{"class_path": "evil.X"}'])
@@ -160,7 +160,7 @@ def test_an_option_that_takes_text_keeps_it_as_text(
 
 @pytest.mark.parametrize("value", [{"class_path": "evil.X"}, INSIDE])
 def test_a_value_of_any_type_is_kept_and_never_becomes_an_object(
-    value: dict[str, Any], parser: OneLineParser, evil: Path
+    value: dict[str, Any], parser: Parser, evil: Path
 ) -> None:
     with only_allowed_modules():
         config = parser.parse_args(["--anything", json.dumps(value)])
@@ -182,14 +182,14 @@ def test_a_value_of_any_type_is_kept_and_never_becomes_an_object(
     ],
 )
 def test_no_function_that_runs_code_is_reached_by_an_allowed_name(
-    function: str, parser: OneLineParser
+    function: str, parser: Parser
 ) -> None:
     callback = {"class_path": "LambdaCallback", "init_args": {"on_fit_start": function}}
     with pytest.raises(ValueError, match="not in an allowed module"), only_allowed_modules():
         parser.parse_args(["--trainer.callbacks", json.dumps(callback)])
 
 
-def test_short_names_and_the_classes_of_a_run_stay_allowed(parser: OneLineParser) -> None:
+def test_short_names_and_the_classes_of_a_run_stay_allowed(parser: Parser) -> None:
     fsdp = {
         "class_path": "FSDPStrategy",
         "init_args": {
@@ -214,16 +214,14 @@ def test_short_names_and_the_classes_of_a_run_stay_allowed(parser: OneLineParser
     assert config.trainer.strategy.class_path == "pytorch_lightning.strategies.FSDPStrategy"
 
 
-def test_an_allowed_module_is_imported(parser: OneLineParser, evil: Path) -> None:
+def test_an_allowed_module_is_imported(parser: Parser, evil: Path) -> None:
     with only_allowed_modules(["evil"]):
         config = parser.parse_args(["--trainer.callbacks+=evil.X"])
         callbacks = parser.instantiate(config).trainer.callbacks
     assert evil.exists() and type(callbacks[0]).__name__ == "X"
 
 
-def test_the_list_is_gone_afterwards_and_widens_inside_another(
-    parser: OneLineParser, evil: Path
-) -> None:
+def test_the_list_is_gone_afterwards_and_widens_inside_another(parser: Parser, evil: Path) -> None:
     with only_allowed_modules(["evil"]):
         with only_allowed_modules():
             parser.parse_args(["--kind", "evil.X"])

@@ -14,6 +14,7 @@ from data_prep.shared.run_folder import LOCK_FILE, sole_writer
 from pretrain.checkpoints.storage import saved_checkpoints
 from pretrain.cli import main
 from pretrain.metrics_rows import own_test_rows, read_metrics
+from pretrain.module import PretrainModule
 from pretrain.run_config import RUN_FILES
 
 OVERWRITE = ["--run.overwrite", "true"]
@@ -29,10 +30,11 @@ MISTAKES = [
     pytest.param(["--trainer.logger+=Nonsense"], "Nonsense", id="logger"),
     pytest.param(["--trainer.limit_train_batches", "3"], "optimiser step", id="limit"),
     pytest.param(["--data.micro_batch_size", "3"], "micro_batch_size", id="batch size"),
-    pytest.param(["--data.max_len", "64"], "", id="length"),
+    pytest.param(["--data.max_len", "64"], "max_positions 64", id="length"),
     pytest.param(["--data.build_config", "nowhere.yaml"], "nowhere.yaml", id="build config"),
     pytest.param(["--resume", "nowhere.ckpt"], "nowhere.ckpt", id="checkpoint"),
     pytest.param(["--max_time", "soon"], "soon", id="time"),
+    pytest.param(["--preemption.requeue", "true"], "run.overwrite", id="requeue"),
     pytest.param(["--guards.spike_factor", "0.5"], "spike_factor", id="guards"),
 ]
 
@@ -69,18 +71,24 @@ def untouched(run: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mistake, said", MISTAKES)
-def test_a_mistake_leaves_an_earlier_run_to_the_byte_and_no_new_folder(
+def test_a_mistake_leaves_an_earlier_run_to_the_byte(
     mistake: list[str],
     said: str,
     tiny_run: list[str],
     untouched: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("tiny", "new/one"):
-        assert main(["fit", *tiny_run, *OVERWRITE, *mistake, "--run.name", name]) == 2
-        message = capsys.readouterr().err
-        assert said in message and "Traceback" not in message
-    assert sorted(path.name for path in untouched.parent.iterdir()) == ["tiny"]
+    assert main(["fit", *tiny_run, *OVERWRITE, *mistake]) == 2
+    message = capsys.readouterr().err
+    assert said in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("mistake", [MISTAKES[0].values[0], MISTAKES[8].values[0]])
+def test_a_refused_fit_leaves_no_new_folder(
+    mistake: list[str], tiny_run: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *tiny_run, *mistake, "--run.name", "new/one"]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -105,16 +113,40 @@ def test_a_fit_that_finds_nothing_to_do_leaves_the_run_as_it_was_trained(
     assert main(["fit", *tiny_run, *changed]) == 0
 
 
-@pytest.mark.parametrize("wandb", ["off", "offline"])
-def test_an_end_before_the_first_step_leaves_the_run_as_it_was_trained(
-    wandb: str, tiny_run: list[str], run: Path
+@pytest.mark.parametrize(
+    "wandb, hook", [("off", "train_start"), ("off", "train_batch_start"), ("offline", "none")]
+)
+def test_a_failure_before_the_end_of_the_first_step_leaves_the_run_as_it_was_trained(
+    wandb: str, hook: str, tiny_run: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if hook == "none":
+        monkeypatch.setattr(PretrainModule, "training_step", lambda *_: 1 / 0)
     before = tree(run)
-    faults = fault_options("train_start", 0)
-    with pytest.raises(Killed):
-        main(["fit", *tiny_run, *OVERWRITE, *faults, "--run.wandb", wandb])
-    (run / ".struck-0.json").unlink()
+    with pytest.raises((Killed, ZeroDivisionError)):
+        options = [*OVERWRITE, *fault_options(hook, 0), "--run.wandb", wandb]
+        main(["fit", *tiny_run, *options])
+    (run / ".struck-0.json").unlink(missing_ok=True)
     assert tree(run) == before
+
+
+def test_a_resume_that_fails_in_its_first_step_leaves_the_configuration_as_it_was_trained(
+    tiny_run: list[str], run: Path
+) -> None:
+    before = (run / "run_config.yaml").read_bytes()
+    with pytest.raises(Killed):
+        longer = ["--trainer.max_steps", "6", "--model.optimizer.lr", "0.5"]
+        main(["fit", *tiny_run, *longer, *fault_options("train_batch_start", 4)])
+    assert (run / "run_config.yaml").read_bytes() == before
+
+
+def test_a_stop_before_the_first_step_begins_the_new_run_and_says_how_it_goes_on(
+    tiny_run: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = fault_options("train_start", 0, kind="SIGTERM")
+    assert main(["fit", *tiny_run, *OVERWRITE, *stopped]) == 75
+    assert "the same command without --run.overwrite goes on" in capsys.readouterr().err
+    assert [saved.step for saved in saved_checkpoints(run / "checkpoints")] == [0]
+    assert (run / "run_config.yaml").exists() and not (run / "bundle").exists()
 
 
 def test_wandb_that_cannot_begin_brings_the_earlier_run_back(

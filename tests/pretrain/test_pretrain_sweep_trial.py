@@ -92,7 +92,7 @@ def test_a_finetuning_trial_starts_anew_and_is_not_repeated_when_it_has_its_resu
 ) -> None:
     trial = ["trial", "--package", "finetune", "--", *FIT]
     assert main(trial) == 0
-    assert lines(commands) == [["finetune", "fit", *FIT, "--run.overwrite=true"]]
+    assert lines(commands) == [["finetune", "fit", *FIT]]
     Path("r/a/result.json").write_text('{"diverged": true}')
     assert main(trial) == 0 and len(lines(commands)) == 2
     Path("r/a/result.json").write_text('{"diverged": false}')

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pretrain_corpora import tiny_options, write_shards, write_tokenizer
 
 from pretrain.cli import main
 from pretrain.metrics_file import read_metrics, series
@@ -126,3 +127,20 @@ def test_a_rehearsal_ends_with_0_says_so_and_writes_nothing(
     shown = capsys.readouterr().out
     assert "validation MLM loss" in shown and "this was a rehearsal" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_without_validation_documents_trains_where_nothing_validates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_tokenizer(tmp_path / "made.json", vocab_size=65, num_continuations=6)
+    text = [[5 + (i + j) % 50 for j in range(6)] for i in range(60)]
+    write_shards(tmp_path / "shards", {"train": [text], "validation": []}, made)
+    command = ["fit", *tiny_options(tmp_path / "shards", tmp_path), "--model.objective", "mlm"]
+    assert main(command) == 2
+    assert "--trainer.limit_val_batches 0" in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
+    assert main([*command, "--trainer.limit_val_batches", "0"]) == 0
+    assert "no validation" in capsys.readouterr().out
+    rows = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
+    assert series(rows, "train/loss")[0] == [1, 2, 3, 4] and not series(rows, "val/loss")[0]
+    assert (tmp_path / "tiny" / "bundle" / "model.safetensors").is_file()
