@@ -13,13 +13,13 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from data_prep.shards import TokenShards
+from data_prep.shared.interruption import StopRequest
 from ponet import PoNetConfig
 from pretrain.callbacks import Guards, StepSeeds, Watchdog
 from pretrain.checkpoints.io import VerifiedCheckpointIO
 from pretrain.checkpoints.schedule import RunCheckpoints
 from pretrain.datamodule import PretrainDataModule
 from pretrain.guards import GuardConfig
-from pretrain.interruption import StopRequest
 from pretrain.module import PretrainModule
 from pretrain.optim import OptimizerConfig
 from pretrain.run_config import CheckpointConfig

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import os
 import signal
 import sys
 import textwrap
@@ -17,10 +18,12 @@ from collections.abc import Iterator, Sequence
 from data_prep import config as config_module
 from data_prep.config import BuildConfig
 from data_prep.manifest import Manifest, ShardError
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
 
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 _EXAMPLES = """\
 examples:
+  python -m data_prep build --source.path my_texts/ --output data/my_texts
   python -m data_prep build --config configs/data/python_docs.yaml
   python -m data_prep build --config configs/data/local_text.yaml \\
       --source.path my_texts/ --output data/my_texts
@@ -88,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=raw,
         allow_abbrev=False,
     )
-    build.add_argument("--config", required=True, help="YAML file, see configs/data")
+    build.add_argument(
+        "--config", default="", help="YAML file, see configs/data; left out: the settings say all"
+    )
     build.add_argument("--quiet", action="store_true", help="show no progress bars")
     build.add_argument(
         "--engine",
@@ -120,10 +125,16 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """
     overrides: dict[str, str] = {}
     remaining = list(arguments)
+    key = ""
     while remaining:
         word = remaining.pop(0)
         if not word.startswith("--") or len(word) == 2:
-            raise ValueError(f"'{word}' is not understood; settings are given as --KEY VALUE.")
+            hint = f" --{key} takes one value: put a pattern or a list into quotes, so that the "
+            hint += "shell does not expand it (--source.path 'texts/*.txt')."
+            raise ValueError(
+                f"'{word}' is not understood; settings are given as --KEY VALUE."
+                + (hint if key else "")
+            )
         key, equals, value = word[2:].partition("=")
         if not equals:
             if not remaining:
@@ -133,12 +144,13 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
         The exit code: 0, 1 (verify found damage), 2 (a mistake, or a file that cannot be read or
-        written), 130 (stopped by Ctrl-C) or 143 (stopped by SIGTERM).
+        written), 130 (stopped by Ctrl-C), 141 (nobody reads the output) or 143 (SIGTERM).
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options, rest = build_parser().parse_known_args(argv)
@@ -152,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _inspect(options.folder, options.samples)
         return _verify(options.folder)
     except (ValueError, OSError) as error:
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
+            raise
         print(f"data_prep {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -184,6 +198,7 @@ def _stops_on_sigterm() -> Iterator[None]:
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from data_prep.pipeline import build
+    from data_prep.summary import summary_lines
 
     folder = build(
         BuildConfig.from_yaml(options.config, overrides),
@@ -191,11 +206,14 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         engine=options.engine,
         ray_address=options.ray_address,
     )
-    for split, counts in sorted(Manifest.load(folder).splits.items()):
+    manifest = Manifest.load(folder)
+    for split, counts in sorted(manifest.splits.items()):
         print(
             f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
             f"{counts.tokens:,} tokens"
         )
+    for line in summary_lines(manifest):
+        print(line)
     print(f"shards: {folder}")
     return 0
 

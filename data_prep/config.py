@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.config_parsing import apply_overrides, from_mapping, read_yaml
+from data_prep.languages import check_language
 
 
 def _check_limits(kind: str, max_documents: int, max_megabytes: float) -> None:
@@ -27,9 +29,10 @@ class LocalSource:
     path: str
     """File, folder (searched through) or glob: .txt .jsonl .parquet, each also .gz or .zst."""
     text_field: str = "text"
-    """Field or column that holds the text (.jsonl and .parquet)."""
+    """Field or column that holds the text (.jsonl, .parquet); `meta.text` is `text` in `meta`."""
     document_separator: str = ""
-    """Line that separates documents of a .txt file; empty: one file is one document."""
+    """Line that separates documents of a .txt file; `blank_line`: an empty line does (BERT's
+    format); empty: one file is one document."""
     wikitext_headings: bool = False
     """Whether lines like ` = Title = ` start a new document (WikiText)."""
     on_error: Literal["error", "skip"] = "error"
@@ -44,8 +47,19 @@ class LocalSource:
     """Stop after so much cleaned text, in millions of characters; 0: all."""
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Check the limits and the separator."""
         _check_limits(self.kind, self.max_documents, self.max_megabytes)
+        separator = self.document_separator
+        if separator and not re.sub(r"\\[rnt]", "", separator).strip():
+            raise ValueError(
+                f"document_separator is {separator!r}, but a separator is a whole line, such as "
+                "***; for an empty line write blank_line."
+            )
+        if separator and self.wikitext_headings:
+            raise ValueError(
+                f"document_separator ({separator}) and wikitext_headings (true) both part "
+                "documents; give one of them."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +156,21 @@ class SentencesConfig:
     """How a document is cut into sentences."""
 
     language: str = "en"
-    """Language code of sentencex."""
+    """Language code such as en, de or zh: abbreviations differ from language to language."""
+    split: Literal["language", "line"] = "language"
+    """Find sentences by the rules of the language; or every line is one already (BERT's format;
+    needs cleaning.line_breaks paragraph)."""
     headings: Literal["keep", "drop"] = "keep"
     """Keep headings as sentences of their own, or drop them."""
     heading_max_words: int = 12
-    """A paragraph without final punctuation and with at most so many words is a heading."""
+    """A paragraph without final punctuation and with at most so many words is a heading; words
+    are estimated for scripts without spaces."""
     max_paragraph_chars: int = 20_000
     """Longer paragraphs are cut, at a space if there is one, so that time stays linear."""
 
     def __post_init__(self) -> None:
-        """Check the bounds."""
+        """Check the language and the bounds."""
+        check_language(self.language)
         if self.max_paragraph_chars < 100:
             raise ValueError(
                 f"sentences.max_paragraph_chars is {self.max_paragraph_chars}, allowed: >= 100."
@@ -170,6 +189,9 @@ class TokenizerConfig:
     """Entries of a trained tokenizer, special tokens included."""
     lowercase: bool = True
     """Lowercase and strip accents, as bert-base-uncased (trained, or loaded from vocab.txt)."""
+    strip_accents: bool = True
+    """Strip accents, umlauts and the vowel signs of Thai or Hindi when lowercasing; false keeps
+    them."""
     train_megabytes: float = 100.0
     """Text used for training, in millions of characters, spread over the corpus; 0: all."""
     alphabet_size: int = 1000
@@ -223,6 +245,11 @@ class BuildConfig:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}, allowed: 0 <= fraction < 1."
             )
+        if self.sentences.split == "line" and self.cleaning.line_breaks != "paragraph":
+            raise ValueError(
+                f"sentences.split is line, but cleaning.line_breaks is {self.cleaning.line_breaks}"
+                ": lines would be joined before; give --cleaning.line_breaks paragraph."
+            )
         if self.chunk_megabytes <= 0 or self.num_workers < 0:
             raise ValueError(
                 f"chunk_megabytes ({self.chunk_megabytes}) must be above 0 and num_workers "
@@ -241,6 +268,11 @@ class BuildConfig:
             if "sources" in values:
                 raise ValueError("both `source` and `sources` are given; use one of them.")
             values["sources"] = [values.pop("source")]
+        elif "sources" not in values:
+            raise ValueError(
+                "'sources' is missing: write `source:` in a YAML file, or give --source.path "
+                "FILE_FOLDER_OR_GLOB."
+            )
         return from_mapping(cls, values)
 
     @classmethod
@@ -248,14 +280,14 @@ class BuildConfig:
         """Return the config of a YAML file, changed by dotted overrides.
 
         Args:
-            path: The file.
+            path: The file; empty: none, the overrides say all.
             overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`;
                 text values are read like YAML where the field is no text.
 
         Raises:
             ValueError: No such file, not YAML, unknown key, wrong type, value out of range.
         """
-        return cls.from_dict(apply_overrides(read_yaml(path), overrides or {}))
+        return cls.from_dict(apply_overrides(read_yaml(path) if path else {}, overrides or {}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads back."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from data_prep.shared import yaml_files
 
 T = TypeVar("T")
 
@@ -23,15 +23,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping of a YAML file.
 
     Raises:
-        ValueError: No such file, not YAML, or not a mapping.
+        ValueError: No such file, not YAML, a key twice, or not a mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"config file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"config file {path} is not valid YAML: {reason}") from error
+        content = yaml_files.read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"config file {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"config file {path} must hold `key: value` lines.")
     return content
@@ -162,8 +159,8 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, RawText):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return yaml_files.load_yaml(value)
+    except ValueError:
         return str(value)
 
 
@@ -184,7 +181,7 @@ def _convert_union(members: Sequence[Any], value: Any, where: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(_wrong(where, value, "a group of `key: value` lines"))
-    kind = _plain(value.get("kind"))
+    kind = _plain(value.get("kind", next(iter(by_kind))))
     if kind not in by_kind:
         raise ValueError(_wrong(f"{where}.kind", kind, f"one of {', '.join(by_kind)}"))
     return from_mapping(by_kind[kind], value, where)

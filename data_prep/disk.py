@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_prep.config import BuildConfig, HubSource, LocalSource, Source
 from data_prep.files import free_bytes
+from data_prep.find import find_files, text_format
 from data_prep.python_docs import module_files
-from data_prep.readers import find_files, text_format
 
 BYTES_PER_CHAR = 1.8
 """Disk per character of text at the worst moment, when packed texts, token parts and the result

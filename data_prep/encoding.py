@@ -146,6 +146,11 @@ class SentenceEncoder:
             start = end
         return np.concatenate(tokens), np.concatenate(lens)
 
+    def normalized(self, text: str) -> str:
+        """Return a text as the tokenizer sees it before it is cut into pieces."""
+        normalizer = self._tokenizer.normalizer
+        return str(normalizer.normalize_str(text)) if normalizer else text
+
     def _encode_block(self, block: bytes) -> tuple[Ids, Ids]:
         """Return the ids of sentences that each end with a line feed, and their numbers."""
         if self._lens.size > MAX_TABLE_WORDS or self._others_bytes > MAX_OTHERS_BYTES:

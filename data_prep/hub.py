@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from data_prep.config import HubSource
-from data_prep.readers import DamagedInput, wikitext_documents
+from data_prep.readers import DamagedInput
+from data_prep.text_rows import wikitext_documents
 
 
 def load_rows(source: HubSource) -> Any:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from data_prep.manifest import TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards
+from data_prep.summary import summary_lines
 
 BAR_WIDTH = 40
 MAX_PAIRS = 20_000
@@ -42,8 +43,10 @@ def inspect_lines(folder: str | Path, *, num_samples: int = 5) -> Iterator[str]:
             f"{split:<11} {counts.documents:,} documents, {counts.sentences:,} sentences, "
             f"{counts.tokens:,} tokens"
         )
-    if manifest.counters:
-        yield "counters    " + ", ".join(f"{k} {v:,}" for k, v in manifest.counters.items())
+    totals = [f"{name} {n:,}" for name, n in manifest.counters.items() if ": " not in name]
+    if totals:
+        yield f"counters    {', '.join(totals)}"
+    yield from summary_lines(manifest)
     shards = TokenShards.open(folder, "train")
     yield from _unknown_line(shards)
     sentence_lens = np.diff(shards.sentence_offsets)

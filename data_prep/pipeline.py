@@ -16,7 +16,6 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +24,8 @@ import numpy as np
 from data_prep.config import BuildConfig, Source
 from data_prep.disk import check_disk, check_merge
 from data_prep.files import write_atomic
+from data_prep.identity import LABELS, content_digest, content_settings, versions
 from data_prep.manifest import (
-    FORMAT_VERSION,
     MANIFEST_NAME,
     TOKENIZER_NAME,
     FileRecord,
@@ -39,8 +38,15 @@ from data_prep.parts import is_finished, load_part, save_part
 from data_prep.pool import Pool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
 from data_prep.shards import TOKEN_COUNTS, SplitWriter, record_of, write_token_counts
-from data_prep.sources import describe, iterate_chunks, load_modules, progress_total
-from data_prep.tokenizer import load_tokenizer, save_tokenizer
+from data_prep.sources import (
+    LEFT_OUT,
+    count_left_out,
+    describe,
+    iterate_chunks,
+    load_modules,
+    progress_total,
+)
+from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
 from data_prep.work_folder import (
     discard,
     locked_work,
@@ -65,8 +71,6 @@ logger = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 Parts = list[tuple[int, Path]]
-_LABELS = ("licence", "date")
-_NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_disk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +136,14 @@ def build(
     output = Path(os.path.realpath(named))
     pool = _pool(engine, config.num_workers, ray_address)
     sources = [describe(source) for source in config.sources]
-    digest = _content_digest(config, sources)
+    digest = content_digest(config, sources)
     if _is_already_built(output, digest, overwrite=config.overwrite):
-        _relabel(output, _labelled(config, sources))
+        _relabel(output, _labelled(config, sources), count_left_out(config.sources))
         remove_leftovers(output, made_by=_stage_name("tokenizer", digest))
         logger.info("%s is up to date", named)
         return named
+    for note in vocabulary_notes(config.tokenizer):
+        logger.warning("%s", note)
     with locked_work(output) as work:
         if not _is_already_built(output, digest, overwrite=config.overwrite):
             if config.check_disk:
@@ -164,24 +170,12 @@ def _pool(engine: Engine, num_workers: int, ray_address: str) -> RayPool | Worke
 
 
 def _run_stages(plan: _Plan, pool: Pool) -> Path:
-    counters: Counter[str] = Counter()
+    counters = Counter(count_left_out(plan.config.sources))
     parts = _read_stage(plan, pool, counters)
     selection = select_documents(parts, plan.config, counters)
     tokenizer = _tokenizer_stage(plan, pool, selection)
     encoded = _encode_stage(plan, pool, selection, tokenizer)
     return _merge_stage(plan, encoded, tokenizer, counters)
-
-
-def content_settings(config: BuildConfig) -> dict[str, Any]:
-    """Return the settings that determine the content: no paths, no workers."""
-    settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_CONTENT}
-    for source in settings["sources"]:
-        for name in ("path", "streaming", *_LABELS):
-            source.pop(name, None)
-    settings["sources"] = list(settings["sources"])
-    settings["tokenizer"]["loaded"] = bool(settings["tokenizer"].pop("path"))
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
 
 
 def changed_settings(folder: str | Path, config: BuildConfig) -> list[str]:
@@ -195,18 +189,6 @@ def changed_settings(folder: str | Path, config: BuildConfig) -> list[str]:
     )
 
 
-def _content_digest(config: BuildConfig, sources: list[dict[str, Any]]) -> str:
-    loaded = ""
-    if config.tokenizer.path:
-        loaded = digest_of(load_tokenizer(config.tokenizer).to_str())
-    return digest_of([_versions(), content_settings(config), sources, loaded])
-
-
-def _versions() -> dict[str, str]:
-    tools = {name: version(name) for name in ("sentencex", "tokenizers")}
-    return {"format": str(FORMAT_VERSION), **tools}
-
-
 def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     if (output / MANIFEST_NAME).is_file():
         if Manifest.load(output).digest == digest:
@@ -214,8 +196,8 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise ValueError(
-            f"output {output} holds shards made from other text or settings; name another "
-            "folder, or give --overwrite true to replace it."
+            f"output {output} holds shards made from other text or settings, or by another "
+            "version; name another folder, or give --overwrite true to replace it."
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output {output} exists and is no shard folder; name another folder.")
@@ -225,17 +207,21 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
 def _labelled(config: BuildConfig, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was read, with what the user says about it."""
     labels = [
-        {name: getattr(source, name, "") for name in _LABELS if getattr(source, name, "")}
+        {name: getattr(source, name, "") for name in LABELS if getattr(source, name, "")}
         for source in config.sources
     ]
     return [{**source, **own} for source, own in zip(sources, labels, strict=True)]
 
 
-def _relabel(output: Path, sources: list[dict[str, Any]]) -> None:
+def _relabel(output: Path, sources: list[dict[str, Any]], left_out: dict[str, int]) -> None:
     """Bring the labels of a finished folder up to date; its content stays as it is."""
     manifest = Manifest.load(output)
-    if manifest.sources != sources:
-        replace(manifest, sources=sources).save(output)
+    counters = {
+        **{name: n for name, n in manifest.counters.items() if not name.startswith(LEFT_OUT)},
+        **left_out,
+    }
+    if manifest.sources != sources or manifest.counters != counters:
+        replace(manifest, sources=sources, counters=counters).save(output)
 
 
 def _read_stage(plan: _Plan, pool: Pool, counters: Counter[str]) -> Parts:
@@ -245,7 +231,7 @@ def _read_stage(plan: _Plan, pool: Pool, counters: Counter[str]) -> Parts:
     folders: list[Path] = []
     for index in range(len(config.sources)):
         settings = content_settings(config)["sources"][index]
-        key = [_versions(), asdict(config.cleaning), settings, plan.sources[index]]
+        key = [versions(), asdict(config.cleaning), settings, plan.sources[index]]
         folder = plan.stage(f"read-{index}", [*key, config.chunk_megabytes])
         folders.append(folder)
         parts.extend((index, path) for path in _read_source(plan, pool, index, folder))
@@ -381,7 +367,7 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
         tokenizer=info,
         splits=splits,
         files=files,
-        settings={**content_settings(plan.config), "versions": _versions()},
+        settings={**content_settings(plan.config), "versions": versions()},
         sources=_labelled(plan.config, plan.sources),
         counters={name: int(np.int64(count)) for name, count in sorted(counters.items()) if count},
         digest=plan.digest,

@@ -1,31 +1,31 @@
-"""Local files to raw documents: .txt, .jsonl and .parquet, plain, .gz or .zst, read as streams.
+"""Files as streams of bytes and lines: plain, .gz or .zst.
 
-Damage is never passed over in silence: it is an error with file and line, or counted.
+Damage is never passed over in silence: it is an error with file and line, or counted. What is whole
+but cannot be read here (no permission, a window or dictionary that is missing) is no damage: it is
+an error in any case.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import gzip
 import io
-import json
-import shutil
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from data_prep.config import LocalSource
-from data_prep.files import DiskFull, is_disk_full
+from data_prep.find import shown
 
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = ("", ".gz", ".zst")
 MAX_LINE_BYTES = 256 << 20
-MAX_DOCUMENT_CHARS = 8_000_000
-_BLOCK = 1 << 20
+BLOCK = 1 << 20
+INVALID_UTF8 = "invalid_utf8"
+_MAX_WINDOW = 1 << 31
+_UTF_MARKS = (
+    *((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32")),
+    *((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")),
+)
 
 OnError = Literal["error", "skip"]
 
@@ -34,37 +34,8 @@ class DamagedInput(ValueError):
     """Input text is damaged at a named place."""
 
 
-def text_format(path: str | Path) -> str:
-    """Return `.txt`, `.jsonl` or `.parquet`, or an empty string for other files."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
-
-
-def find_files(path: str) -> list[Path]:
-    """Return the files of a file name, folder or glob, sorted, each once.
-
-    Raises:
-        ValueError: Nothing there, no file of a known format, or a named file of another format.
-    """
-    allowed = f"{' '.join(FORMATS)}, each also .gz or .zst"
-    root = Path(path).expanduser()
-    if root.is_file():
-        if not text_format(root):
-            raise ValueError(f"source path {path}: unknown format; allowed: {allowed}.")
-        return [root]
-    if root.is_dir():
-        candidates: Iterable[Path] = root.rglob("*")
-    else:
-        candidates = (Path(name) for name in glob.glob(str(root), recursive=True))
-    files = sorted({item for item in candidates if item.is_file() and text_format(item)})
-    if not files:
-        raise ValueError(
-            f"source path {path}: no such file, or no text file found there; "
-            f"give a file, a folder or a glob of {allowed}."
-        )
-    return files
+class UnsupportedInput(ValueError):
+    """A file is whole, but cannot be read here."""
 
 
 class ReadLog:
@@ -74,6 +45,8 @@ class ReadLog:
         """Start with empty counters and no file."""
         self.counters: Counter[str] = Counter()
         self.raw: BinaryIO | None = None
+        self.name = ""
+        """Name of the present file, under which what is wrong with it is counted."""
 
     @property
     def position(self) -> int:
@@ -84,11 +57,12 @@ class ReadLog:
 class _ZstdStream(io.RawIOBase):
     """Decompressed zstd frames; unlike the library's reader it refuses a truncated frame."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, name: str) -> None:
         import zstandard
 
         self._source = source
-        self._context = zstandard.ZstdDecompressor()
+        self._name = name
+        self._context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         self._error = zstandard.ZstdError
         self._frame: Any = None
         self._pending = b""
@@ -118,11 +92,29 @@ class _ZstdStream(io.RawIOBase):
         try:
             self._out = memoryview(self._frame.decompress(data))
         except self._error as error:
-            raise OSError(f"the compressed data is damaged ({error})") from error
+            raise self._fault(str(error), data) from error
         if self._frame.eof:
             self._pending = self._frame.unused_data
             self._frame = None
         return True
+
+    def _fault(self, reason: str, data: bytes) -> Exception:
+        """Return what a message of the library means: damage, or a frame that is not for here."""
+        lowered = reason.lower()
+        if "dictionary" in lowered:
+            return UnsupportedInput(
+                f"{self._name}: was compressed with a dictionary, which is not at hand; unpack it "
+                "with `zstd -d -D DICTIONARY` and pack it without one."
+            )
+        if "too much memory" in lowered or "allocation" in lowered:
+            window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
+            size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
+            return UnsupportedInput(
+                f"{self._name}: needs {size} in memory to be unpacked, which is more than "
+                f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
+                "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
+            )
+        return OSError(f"the compressed data is damaged ({reason})")
 
 
 def open_binary(path: Path, log: ReadLog) -> BinaryIO:
@@ -132,7 +124,7 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
     if path.suffix.lower() == ".zst":
-        return cast(BinaryIO, io.BufferedReader(_ZstdStream(raw), _BLOCK))
+        return cast(BinaryIO, io.BufferedReader(_ZstdStream(raw, shown(path)), BLOCK))
     return raw
 
 
@@ -150,7 +142,8 @@ class Lines:
         """Yield the lines without their line break.
 
         Raises:
-            DamagedInput: UTF-16, a line over 256 MiB, or damaged compressed data.
+            DamagedInput: UTF-16 or UTF-32, a line over 256 MiB, or damaged compressed data.
+            OSError: The file cannot be read, whatever is in it.
         """
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open_binary(self.path, self._log))
@@ -159,182 +152,59 @@ class Lines:
                 try:
                     data = stream.readline(MAX_LINE_BYTES)
                 except (EOFError, OSError, zlib.error) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
                     self.damaged(str(error), "truncated_files")
                     return
                 if not data:
                     return
                 self.number += 1
                 self._check(data)
-                yield decode(data.removesuffix(b"\n"), self._log.counters)
+                yield decode(data.removesuffix(b"\n"), self._log)
 
     def _check(self, data: bytes) -> None:
-        if self.number == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if self.number == 1 and (name := _wide_encoding(data)):
             raise DamagedInput(
-                f"{self.path}: is UTF-16, only UTF-8 is read; convert it, for example with "
-                "`iconv -f UTF-16 -t UTF-8`."
+                f"{shown(self.path)}: is {name}, only UTF-8 is read; convert it, for example with "
+                f"`iconv -f {name} -t UTF-8`."
             )
         if len(data) >= MAX_LINE_BYTES:
             raise DamagedInput(
-                f"{self.path}, line {self.number}: is longer than {MAX_LINE_BYTES >> 20} MiB; "
-                "break it into lines or documents."
+                f"{shown(self.path)}, line {self.number}: is longer than "
+                f"{MAX_LINE_BYTES >> 20} MiB; break it into lines or documents."
             )
 
     def damaged(self, reason: str, counter: str) -> None:
         """Count the damage at the present line, or stop there."""
         if self._on_error == "error":
             raise DamagedInput(
-                f"{self.path}, line {max(self.number, 1)}: {reason}; repair the file, or set "
-                "on_error: skip to leave out and count what is damaged."
+                f"{shown(self.path)}, line {max(self.number, 1)}: {reason}; repair the file, or "
+                "set on_error: skip to leave out and count what is damaged."
             )
         self._log.counters[counter] += 1
 
 
-def decode(data: bytes, counters: Counter[str]) -> str:
-    """Return UTF-8 bytes as text; invalid bytes become U+FFFD and are counted."""
+def _wide_encoding(start: bytes) -> str:
+    """Return the name of an encoding of two or four bytes per character, or an empty text."""
+    for mark, name in _UTF_MARKS:
+        if start.startswith(mark):
+            return name
+    start = start[:400]
+    zeros = [start[place::4].count(0) * 16 > 3 * len(start) for place in range(4)]
+    if len(start) < 8 or not any(zeros):
+        return ""
+    order = "LE" if zeros[3] else "BE"
+    return f"UTF-32{order}" if sum(zeros) > 2 else f"UTF-16{order}" if sum(zeros) == 2 else ""
+
+
+def decode(data: bytes, log: ReadLog) -> str:
+    """Return UTF-8 bytes as text; invalid ones become U+FFFD and are counted, also by file."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("utf-8", errors="replace")
-        counters["invalid_utf8"] += text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
+        count = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
+        log.counters[INVALID_UTF8] += count
+        if log.name:
+            log.counters[f"{INVALID_UTF8}: {log.name}"] += count
         return text
-
-
-def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    """Yield the raw documents of one file.
-
-    Raises:
-        DamagedInput: Damaged data or a row without text, unless the source says skip.
-    """
-    form = text_format(path)
-    if form == ".txt":
-        lines = Lines(path, source.on_error, log)
-        if source.wikitext_headings:
-            yield from wikitext_documents(lines)
-        else:
-            yield from _txt_documents(lines, source.document_separator, log)
-        return
-    rows = _jsonl_rows if form == ".jsonl" else _parquet_rows
-    texts = rows(path, source, log)
-    yield from wikitext_documents(texts) if source.wikitext_headings else texts
-
-
-def _txt_documents(lines: Iterable[str], separator: str, log: ReadLog) -> Iterator[str]:
-    collected: list[str] = []
-    size = 0
-    for line in lines:
-        if separator and line.strip() == separator:
-            yield "\n".join(collected)
-            collected, size = [], 0
-            continue
-        if size > MAX_DOCUMENT_CHARS and not line.strip():
-            log.counters["documents_cut"] += 1
-            yield "\n".join(collected)
-            collected, size = [], 0
-        collected.append(line)
-        size += len(line) + 1
-    if collected or not separator:
-        yield "\n".join(collected)
-
-
-def wikitext_documents(rows: Iterable[str]) -> Iterator[str]:
-    """Yield WikiText articles: a row ` = Title = ` starts one, every other row is a paragraph.
-
-    The marks ` @-@ `, ` @,@ ` and ` @.@ ` become the characters they stand for, and the equals
-    signs around headings are removed.
-    """
-    article: list[str] = []
-    for row in rows:
-        line = row.strip()
-        if not line:
-            continue
-        for mark in "-,.":
-            line = line.replace(f" @{mark}@ ", mark)
-        title = line.strip("= ")
-        is_heading = line.startswith("= ") and line.endswith(" =") and bool(title)
-        if is_heading and not line.startswith("= ="):
-            if article:
-                yield "\n\n".join(article)
-            article = []
-        article.append(title if is_heading else line)
-    if article:
-        yield "\n\n".join(article)
-
-
-def _jsonl_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    lines = Lines(path, source.on_error, log)
-    for line in lines:
-        if not line.strip("\ufeff \t\r"):
-            continue
-        try:
-            row = json.loads(line.lstrip("\ufeff"))
-        except (ValueError, RecursionError) as error:
-            lines.damaged(f"is not a JSON value ({error})", "damaged_rows")
-            continue
-        text = row.get(source.text_field) if isinstance(row, dict) else None
-        if isinstance(text, str):
-            yield text
-        else:
-            lines.damaged(_no_text(row, source.text_field), "damaged_rows")
-
-
-def _no_text(row: Any, text_field: str) -> str:
-    if not isinstance(row, dict):
-        return f"is a JSON {type(row).__name__}, not an object with a field '{text_field}'"
-    if text_field in row:
-        return f"field '{text_field}' is {type(row[text_field]).__name__}, not a text"
-    return f"has no field '{text_field}'; it has {', '.join(map(str, row)) or 'none'}"
-
-
-def _parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with contextlib.ExitStack() as stack:
-        handle: Any = path
-        if path.suffix.lower() in (".gz", ".zst"):
-            handle = stack.enter_context(tempfile.TemporaryFile())
-            try:
-                shutil.copyfileobj(stack.enter_context(open_binary(path, log)), handle, _BLOCK)
-            except (EOFError, OSError, zlib.error) as error:
-                if isinstance(error, OSError) and is_disk_full(error):
-                    raise DiskFull(
-                        f"{path} cannot be unpacked into {tempfile.gettempdir()}: "
-                        f"{error.strerror}. Make room there, or name another folder in TMPDIR."
-                    ) from error
-                _parquet_damage(path, 0, str(error), source.on_error, log)
-                return
-            handle.seek(0)
-        row = 0
-        try:
-            table = pq.ParquetFile(handle)
-            _check_column(path, source.text_field, table.schema_arrow)
-            for batch in table.iter_batches(batch_size=256, columns=[source.text_field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    if isinstance(text, str):
-                        yield text
-                    else:
-                        reason = f"column '{source.text_field}' is empty"
-                        _parquet_damage(path, row, reason, source.on_error, log)
-        except (pa.ArrowException, OSError) as error:
-            _parquet_damage(path, row, str(error), source.on_error, log)
-
-
-def _check_column(path: Path, text_field: str, schema: Any) -> None:
-    if text_field not in schema.names:
-        raise DamagedInput(
-            f"{path}: has no column '{text_field}'; it has {', '.join(schema.names)}. "
-            "Set text_field."
-        )
-    kind = str(schema.field(text_field).type)
-    if kind not in ("string", "large_string", "string_view"):
-        raise DamagedInput(f"{path}: column '{text_field}' holds {kind}, not text. Set text_field.")
-
-
-def _parquet_damage(path: Path, row: int, reason: str, on_error: OnError, log: ReadLog) -> None:
-    if on_error == "error":
-        raise DamagedInput(
-            f"{path}, row {row}: {' '.join(reason.split())}; repair the file, or set "
-            "on_error: skip to leave out and count what is damaged."
-        )
-    log.counters["damaged_rows" if row else "truncated_files"] += 1

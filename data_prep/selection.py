@@ -107,16 +107,22 @@ def _first_of_equal(hashes: Hashes, kept: npt.NDArray[np.bool_]) -> npt.NDArray[
 def _validation(
     hashes: Hashes, kept: npt.NDArray[np.bool_], fraction: float
 ) -> npt.NDArray[np.int64]:
-    """Return places of the validation documents; neither split is left empty if two differ."""
+    """Return places of the validation documents, those with the smallest hashes.
+
+    Of four or more documents either split gets two, which pair objectives need. Where chance leaves
+    it fewer, validation gets a tenth of them, at most ten.
+    """
     places: npt.NDArray[np.int64] = np.flatnonzero(kept)
     keys = hashes[places, 0]
-    if fraction == 0 or keys.min() == keys.max():
+    distinct = np.unique(keys)
+    if fraction == 0 or distinct.size < 2:
         return places[:0]
-    chosen = keys < np.uint64(int(fraction * 2**64))
-    if not chosen.any():
-        chosen = keys == keys.min()
-    if chosen.all():
-        chosen = keys != keys.max()
+    least = 2 if distinct.size >= 4 else 1
+    count = int(np.searchsorted(distinct, np.uint64(int(fraction * 2**64))))
+    if count < least:
+        count = min(10, max(least, distinct.size // 10))
+    count = min(count, distinct.size - least)
+    chosen = keys <= distinct[count - 1]
     selected: npt.NDArray[np.int64] = places[chosen]
     return selected
 

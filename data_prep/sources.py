@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import HubSource, LocalSource, PythonDocsSource, Source
+from data_prep.documents import read_documents
+from data_prep.find import find_files, search_files, shown
 from data_prep.hub import group_rows, load_rows, row_texts
 from data_prep.manifest import digest_of, file_sha256
 from data_prep.python_docs import iterate_batches, module_files, read_module
-from data_prep.readers import ReadLog, find_files, read_documents
+from data_prep.readers import ReadLog
+
+LEFT_OUT = "left_out: "
+"""What the counters of files that are not read begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +109,23 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
+def count_left_out(sources: Sequence[Source]) -> dict[str, int]:
+    """Return how many files of the named folders and globs are not read, by ending or reason."""
+    counts: Counter[str] = Counter()
+    for source in sources:
+        if isinstance(source, LocalSource):
+            counts.update(search_files(source.path)[1])
+    return {LEFT_OUT + kind: count for kind, count in counts.items()}
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
 def _relative_names(files: list[Path], root: Path) -> list[str]:
     if root.is_dir():
-        return [path.relative_to(root).as_posix() for path in files]
-    return [path.name for path in files]
+        return [shown(path.relative_to(root).as_posix()) for path in files]
+    return [shown(path.name) for path in files]
 
 
 def progress_total(source: Source) -> tuple[int | None, str]:
@@ -145,7 +159,9 @@ def _local_chunks(source: LocalSource, max_chars: int) -> Iterator[Chunk]:
     log = ReadLog()
     chunker = _Chunker(max_chars, log.counters)
     done = 0
-    for path in find_files(source.path):
+    files = find_files(source.path)
+    names = _relative_names(files, Path(source.path).expanduser())
+    for path, log.name in zip(files, names, strict=True):
         for text in read_documents(path, source, log):
             if chunker.add(text):
                 yield chunker.take(done + log.position)

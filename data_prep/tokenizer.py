@@ -48,9 +48,9 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], config: TokenizerConfig)
         show_progress=False,
     )
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer, learner.pre_tokenizer = _bert_parts(config.lowercase)
+    learner.normalizer, learner.pre_tokenizer = _bert_parts(config)
     learner.train_from_iterator(texts(), trainer)
-    return wordpiece_from_vocab(learner.get_vocab(), lowercase=config.lowercase)
+    return _bert_tokenizer(learner.get_vocab(), config)
 
 
 def count_alphabet(texts: Iterable[str], config: TokenizerConfig) -> list[str]:
@@ -58,7 +58,7 @@ def count_alphabet(texts: Iterable[str], config: TokenizerConfig) -> list[str]:
     raw: Counter[str] = Counter()
     for text in texts:
         raw.update(text)
-    normalizer, _ = _bert_parts(config.lowercase)
+    normalizer, _ = _bert_parts(config)
     counts: Counter[str] = Counter()
     for character, count in raw.items():
         for part in normalizer.normalize_str(character):
@@ -68,10 +68,12 @@ def count_alphabet(texts: Iterable[str], config: TokenizerConfig) -> list[str]:
     return sorted(ranked[: config.alphabet_size])
 
 
-def _bert_parts(lowercase: bool) -> tuple[Any, Any]:
+def _bert_parts(config: TokenizerConfig) -> tuple[Any, Any]:
     from tokenizers import normalizers, pre_tokenizers
 
-    return normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    strip = None if config.strip_accents else False  # None: where it lowercases, as in BERT
+    normalizer = normalizers.BertNormalizer(lowercase=config.lowercase, strip_accents=strip)
+    return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
 def wordpiece_from_vocab(vocab: dict[str, int], *, lowercase: bool) -> Any:
@@ -84,6 +86,10 @@ def wordpiece_from_vocab(vocab: dict[str, int], *, lowercase: bool) -> Any:
     Raises:
         ValueError: A special token is missing.
     """
+    return _bert_tokenizer(vocab, TokenizerConfig(lowercase=lowercase))
+
+
+def _bert_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
@@ -92,7 +98,7 @@ def wordpiece_from_vocab(vocab: dict[str, int], *, lowercase: bool) -> Any:
             f"the vocabulary lacks {', '.join(missing)}; it must hold {', '.join(SPECIAL_TOKENS)}."
         )
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = _bert_parts(lowercase)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _bert_parts(config)
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -115,7 +121,7 @@ def load_tokenizer(config: TokenizerConfig) -> Any:
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.suffix == ".txt" and path.is_file():
-        return wordpiece_from_vocab(_read_vocab_txt(path), lowercase=config.lowercase)
+        return _bert_tokenizer(_read_vocab_txt(path), config)
     if path.is_file():
         TokenizerInfo.from_file(path)
         return _load_json(path)
@@ -125,6 +131,34 @@ def load_tokenizer(config: TokenizerConfig) -> Any:
             "a Hub id such as google-bert/bert-base-uncased, or leave it empty to train one."
         )
     return _load_from_hub(config)
+
+
+def vocabulary_notes(config: TokenizerConfig) -> list[str]:
+    """Return what is odd about a loaded vocabulary: entries that no text can give.
+
+    Capitals where text is lowercased, accents where they are stripped; or no capitals at all where
+    text keeps them.
+    """
+    if not config.path:
+        return []
+    tokenizer = load_tokenizer(config)
+    words = [piece.removeprefix("##") for piece in tokenizer.get_vocab() if piece[:1] != "["]
+    normalized = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    lost = sorted(word for word in words if normalized(word).strip() != word.strip())
+    if len(lost) > len(words) // 100:
+        return [
+            f"tokenizer.path {config.path}: {len(lost):,} of {len(words):,} entries can never "
+            f"occur, for the text is lowercased or loses its accents first (such as "
+            f"{', '.join(lost[:: max(1, len(lost) // 3)][:3])}); words that need them become "
+            "[UNK]. Set tokenizer.lowercase false, or strip_accents false, for this vocabulary."
+        ]
+    keeps_case = normalized("A").strip() == "A"
+    if keeps_case and all(word == word.lower() for word in words) and any(map(str.islower, words)):
+        return [
+            f"tokenizer.path {config.path}: no entry has a capital letter and the text keeps "
+            "them: words with one become [UNK]. Set tokenizer.lowercase true."
+        ]
+    return []
 
 
 def _load_json(path: Path) -> Any:

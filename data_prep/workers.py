@@ -7,6 +7,7 @@ build reads and writes its files. The one exception, training the tokenizer, run
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from data_prep.tokenizer import iterate_limited, save_tokenizer, train_wordpiece
 
 TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 DROP, TRAIN, VALIDATION = 0, 1, 2
+MARK_SAMPLE_CHARS = 200
+"""So much of the start of every document is searched for accents that the tokenizer drops."""
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION}
 
 
@@ -120,6 +123,7 @@ def encode_part(task: EncodeTask) -> Part:
     counters: Counter[str] = Counter()
     arrays: Arrays = {}
     documents = unpack_texts(task.texts)
+    _count_lost_marks(documents, encoder, counters)
     for split, code in SPLIT_CODES.items():
         chosen = [text for text, fate in zip(documents, task.fates, strict=True) if fate == code]
         encoded = encode_documents(chosen, encoder, task.config, counters)
@@ -129,6 +133,22 @@ def encode_part(task: EncodeTask) -> Part:
         arrays[f"{split}.sentence_lens"] = encoded["sentence_lens"].astype(np.int32)
         arrays[f"{split}.document_sentences"] = encoded["document_sentences"].astype(np.int32)
     return arrays, dict(counters)
+
+
+def _count_lost_marks(
+    documents: list[str], encoder: SentenceEncoder, counters: Counter[str]
+) -> None:
+    """Count accents and vowel signs that the tokenizer drops, at the start of every document."""
+    for document in documents:
+        start = document[:MARK_SAMPLE_CHARS]
+        counters["sampled_characters"] += len(start)
+        if not start.isascii():
+            lost = _num_marks(start) - _num_marks(encoder.normalized(start))
+            counters["sampled_marks_lost"] += max(0, lost)
+
+
+def _num_marks(text: str) -> int:
+    return sum(unicodedata.category(part) == "Mn" for part in unicodedata.normalize("NFD", text))
 
 
 def encode_documents(

@@ -108,6 +108,15 @@ def _swap_in(staging: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def restore_classifier(folder: Path) -> None:
+    """Bring back the classifier that a killed `save_classifier` had moved aside; clear up."""
+    old = next(folder.parent.glob(f".{folder.name}.old.*/{folder.name}"), None)
+    if old is not None and not folder.exists():
+        os.rename(old, folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def classifier_folder(path: str | Path) -> Path:
     """Return the classifier's folder for that folder itself or for the run that holds it.
 
@@ -138,10 +147,8 @@ def load_classifier(
         ValueError: A file is missing, damaged, or does not fit the others.
     """
     folder = classifier_folder(folder)
-    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
-    info = read_info(folder)
-    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
-    load_weights(model, folder)
+    model, info = load_model(folder)
+    sizes = model.encoder.config
     max_len = max_len or info.max_len
     if max_len < 5:
         raise ValueError(f"max_len is {max_len}; a pair needs 5 tokens or more")
@@ -149,6 +156,19 @@ def load_classifier(
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
+
+
+def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
+    """Return the model of a classifier's folder, as it was trained, and what is said about it.
+
+    Raises:
+        ValueError: A file is missing, damaged, or does not fit the others.
+    """
+    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
+    info = read_info(folder)
+    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
+    load_weights(model, folder)
+    return model.eval(), info
 
 
 def read_info(folder: str | Path) -> ClassifierInfo:

@@ -9,6 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep.shared.command_line import announce
+from data_prep.shared.interruption import (
+    EXIT_GUARD,
+    EXIT_INTERRUPT,
+    EXIT_MISTAKE,
+    RunInterrupted,
+)
+from data_prep.shared.processes import end_workers
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
+
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
   fit        train on a task: --data.task NAME --model.encoder FOLDER --run.name NAME [options];
@@ -25,15 +35,16 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
 options. Class paths in options and YAML files may name this project's and Lightning's classes;
 --allow_modules PACKAGE adds others. PONET_TRACEBACK=1 shows where an error comes from.
 
-exit codes: 0 done, 2 a mistake in options or data, a failed trial, or a run that diverged
+exit codes: 0 done, 2 a mistake in options or data, or a failed trial; of fit also 74 a file could
+not be written, 75 stopped by a signal, 77 the run diverged, 130 stopped by Ctrl-C
 """
 LIGHTNING_COMMANDS = ("fit", "validate", "test")
 COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
-EXIT_MISTAKE = 2
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 a mistake or a run that diverged)."""
+    """Run one command; returns the exit code, see `HELP`."""
     started = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -41,10 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else EXIT_MISTAKE
     try:
         return _dispatch(arguments, started)
+    except RunInterrupted as stopped:
+        end_workers(patience_s=5.0)
+        if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
+            return 0  # at any other code Lightning would kill the first rank before it has ended
+        print(f"stopped: {stopped.reason}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
-        return 130
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -53,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str], started: float) -> int:
     command, options = arguments[0], arguments[1:]
     if command in LIGHTNING_COMMANDS:
+        announce("ponet-finetune", arguments)
         return _run_lightning(arguments, started)
     if command == "predict":
         from finetune.predict import run_predict
@@ -88,7 +107,7 @@ def _run_lightning(arguments: list[str], started: float) -> int:
         "--model.optimizer.warmup_share, or another --seed_everything",
         file=sys.stderr,
     )
-    return EXIT_MISTAKE
+    return EXIT_GUARD
 
 
 class _TaskLine(NamedTuple):

@@ -7,14 +7,18 @@ the best epoch was chosen on validation.
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.allowed_modules import (
     modules_from_arguments,
@@ -22,20 +26,40 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
-from data_prep.shared.wandb_run import OwnTracking
+from data_prep.shared.interruption import RunInterrupted, StopRequest, say
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from data_prep.shared.run_folder import sole_writer
+from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from finetune.artifact import load_weights, read_info
-from finetune.callbacks import BestClassifier, record_result
+from finetune.begin import RunFolder
+from finetune.callbacks import BestClassifier, ResumePoint, record_result
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.inspection import overview_lines
+from finetune.earlier import earlier_run
+from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule
-from finetune.outcome import evaluation_lines, fit_lines, fit_result, trained_constants
-from finetune.result import write_result
-from finetune.run_config import CONFIG_FILE, RESULT_FILE, RunConfig
+from finetune.outcome import (
+    add_evaluation,
+    evaluation_lines,
+    fit_lines,
+    fit_result,
+    trained_constants,
+)
+from finetune.result import read_result, write_result
+from finetune.run_config import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    RUN_FILES,
+    RunConfig,
+)
 from finetune.run_setup import (
+    check_trainer,
     fit_callbacks,
+    leave_signals_alone,
     progress_callbacks,
     quiet_libraries,
-    run_loggers,
+    wandb_logger,
 )
 
 # What decides these keys; a value given to one of them would be ignored without a word.
@@ -48,42 +72,11 @@ DECIDED_BY = {
 EVALUATIONS = ("validate", "test")
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-finetune COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message} {hint}") from ex
-
-
-class RunFolder(SaveConfigCallback):
-    """Begin a run's folder once nothing can be wrong any more.
-
-    It is cleared, gets the resolved configuration (`--config` with that file repeats the run), and
-    what is known about the data is printed.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing: data and encoder may yet turn out to be wrong."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the folder on the first rank."""
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Clear, write and print."""
-        run = RunConfig(**vars(self.config.run))
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.clear()
-        config = self.config.clone()
-        for key in DECIDED_BY:
-            config.pop(key, None)
-        path = run.folder / CONFIG_FILE
-        self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
-        assert isinstance(pl_module, FinetuneModule)
-        print("\n".join(overview_lines(pl_module.datamodule.inspection)))
+    command = "ponet-finetune"
+    decided = tuple(DECIDED_BY)
 
 
 class FinetuneCLI(LightningCLI):
@@ -94,15 +87,17 @@ class FinetuneCLI(LightningCLI):
     datamodule: TaskDataModule
     result: dict[str, Any]
 
-    def __init__(self, *args: Any, started: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, started: float, held: ExitStack, **kwargs: Any) -> None:
         self.started = started
+        self.held = held
         self.result = {}
+        self.earlier = "nothing"
         super().__init__(*args, **kwargs)
 
     @property
     def diverged(self) -> str:
         """Why the run was stopped early; empty: it was not."""
-        return self.model.diverged
+        return self.result.get("reason", "")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -116,7 +111,7 @@ class FinetuneCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -135,10 +130,32 @@ class FinetuneCLI(LightningCLI):
         self.run = RunConfig(**vars(config.run))
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
-            self.run.check_free()
+            self._look_at_folder(bool(config.trainer.fast_dev_run))
         else:
             config.model.encoder = config.data.encoder = str(self.run.classifier)
             config.verbose = False
+
+    def _look_at_folder(self, is_rehearsal: bool) -> None:
+        """Hold the folder, and see what an earlier start left in it; a rehearsal writes nothing."""
+        self.run.check_kind()
+        self.stop = StopRequest()
+        if is_rehearsal:
+            return
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            check_tracking(self.run)
+            self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
+        kept = self._plain_config(without=tuple(DECIDED_BY))
+        self.earlier = earlier_run(self.run, kept)
+        if self.earlier == "unfinished" and not (self.run.folder / CHECKPOINT_FILE).is_file():
+            rank_zero_only(say)(
+                f"{self.run.folder} was stopped before its first checkpoint: it starts again"
+            )
+            self.earlier = "nothing"
+
+    def instantiate_classes(self) -> None:
+        """Build everything, unless the run is over already."""
+        if self.earlier != "finished":
+            super().instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
@@ -147,19 +164,65 @@ class FinetuneCLI(LightningCLI):
             seed = self.config[self.subcommand].seed_everything
             every = config.get("log_every_n_steps") or 10
             own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
-            callbacks = [*callbacks, *own]
-            config["logger"] = [*run_loggers(self.run, self._plain_config()), *given]
+            best = BestClassifier(self.run.classifier)
+            point = ResumePoint(
+                self.run.folder / CHECKPOINT_FILE,
+                every_n_minutes=self.run.save_every_n_minutes,
+                stop=self.stop,
+                started=self.started,
+            )
+            callbacks = [*callbacks, *own, *([] if config.get("fast_dev_run") else [best, point])]
+            config["logger"] = [MetricsFileLogger(self.run.folder / METRICS_FILE), *given]
         else:
             config["logger"] = given or False
         callbacks = [*callbacks, *progress_callbacks(show)]
         trainer = super()._instantiate_trainer(config, callbacks)
+        if self.subcommand == "fit":
+            leave_signals_alone(trainer)
         trainer.accumulate_grad_batches = self.datamodule.accumulation(trainer.world_size)
         return trainer
 
-    def _plain_config(self) -> dict[str, Any]:
-        parser = self._parser(self.subcommand)
-        text = parser.dump(self.config[self.subcommand], skip_unset=False)
+    def _plain_config(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
+        config = self.config[self.subcommand].clone()
+        for key in without:
+            config.pop(key, None)
+        text = self._parser(self.subcommand).dump(config, skip_unset=False)
         return dict(yaml.safe_load(text))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a fit that is over already is shown once more."""
+        if self.earlier == "finished":
+            self.result = read_result(self.run.folder / RESULT_FILE)
+            print("\n".join(fit_lines(self.result, self.run.folder)))
+            say(
+                f"{self.run.folder} is complete: nothing was trained. To train anew give another "
+                "--run.name, or --run.overwrite true"
+            )
+            return
+        try:
+            super()._run_subcommand(subcommand)
+        except RunInterrupted as stopped:
+            environment = getattr(self.trainer.strategy, "cluster_environment", None)
+            stopped.launched_by_lightning = isinstance(environment, LightningEnvironment)
+            raise
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        options = super()._prepare_subcommand_kwargs(subcommand)
+        if self.earlier == "unfinished":
+            path = str(self.run.folder / CHECKPOINT_FILE)
+            options |= {"ckpt_path": path, "weights_only": True}
+        return options
+
+    def before_fit(self) -> None:
+        """Refuse what cannot give a result, and tell the folder's callback how the run begins."""
+        check_trainer(self.trainer)
+        callbacks = _callbacks(self.trainer)
+        for begin in (c for c in callbacks if isinstance(c, RunFolder)):
+            begin.decided, begin.resumes = tuple(DECIDED_BY), self.earlier == "unfinished"
+            begin.tracker = partial(
+                wandb_logger, self.run, self._plain_config(), continues=begin.resumes
+            )
+        callbacks.sort(key=lambda callback: not isinstance(callback, RunFolder))
 
     def before_validate(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
@@ -175,17 +238,15 @@ class FinetuneCLI(LightningCLI):
         self.datamodule.follow_classifier(info.labels, info.segments)
 
     def after_fit(self) -> None:
-        """Test the best classifier once; write and print what was found.
-
-        Raises:
-            ValueError: No epoch was validated, so there is no best one.
-        """
-        best = next(c for c in _callbacks(self.trainer) if isinstance(c, BestClassifier))
-        if not best.epoch and not self.diverged:
-            raise ValueError(
-                "no epoch was validated, so no classifier was kept; look at trainer.max_epochs, "
-                "trainer.limit_val_batches and trainer.check_val_every_n_epoch"
-            )
+        """Validate what was trained last; test the best classifier once; write what was found."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print("a rehearsal: training and validation work; nothing was written")
+            return
+        callbacks = _callbacks(self.trainer)
+        best = next(c for c in callbacks if isinstance(c, BestClassifier))
+        point = next(c for c in callbacks if isinstance(c, ResumePoint))
+        if best.validated_step < self.trainer.global_step and not self.model.diverged:
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
         if self.run.test and self.datamodule.task.test_splits and best.epoch:
             load_weights(self.model.classifier, self.run.classifier)
@@ -195,11 +256,12 @@ class FinetuneCLI(LightningCLI):
             self.model,
             best,
             seed=self.config[self.subcommand].seed_everything,
-            elapsed_s=time.monotonic() - self.started,
+            elapsed_s=point.elapsed_s,
         )
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
+            point.path.unlink(missing_ok=True)  # the run is over
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:
@@ -214,7 +276,8 @@ class FinetuneCLI(LightningCLI):
         if self.trainer.is_global_zero:
             constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.task)
             lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
-            print("\n".join(lines))
+            path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
+            print("\n".join([*lines, f"written: {path}"]))
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
@@ -267,19 +330,24 @@ def run_command(arguments: list[str], *, started: float | None = None) -> Finetu
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     if arguments[0] in EVALUATIONS:
         arguments = with_run_config(arguments)
     reject_decided_values(arguments[1:], DECIDED_BY)
     quiet_libraries()
     try:
-        with only_allowed_modules(allowed), OwnTracking():
-            return _start_cli(arguments, started=started)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the options
+        with only_allowed_modules(allowed), OwnTracking(), ExitStack() as held:
+            return _start_cli(arguments, started=started, held=held)
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
         raise ValueError(str(error)) from error
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's answer to a Ctrl-C
+            raise KeyboardInterrupt from ended
+        raise
 
 
-def _start_cli(arguments: list[str], *, started: float) -> FinetuneCLI:
+def _start_cli(arguments: list[str], *, started: float, held: ExitStack) -> FinetuneCLI:
+    use_strict_yaml()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return FinetuneCLI(
         FinetuneModule,
@@ -300,4 +368,5 @@ def _start_cli(arguments: list[str], *, started: float) -> FinetuneCLI:
         args=None if arguments == sys.argv[1:] else arguments,
         auto_configure_optimizers=False,
         started=started,
+        held=held,
     )

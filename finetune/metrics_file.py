@@ -3,6 +3,7 @@
 Invariant: lines are appended whole, so a killed run leaves at most one broken last line.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from data_prep.files import write_atomic
 from data_prep.shared.metrics_lines import append_metrics
 
 
@@ -45,3 +47,17 @@ class MetricsFileLogger(Logger):
         """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
         elapsed_s = time.monotonic() - self._started
         append_metrics(self.path, metrics, step=step, elapsed_s=elapsed_s)
+
+    def rewind(self, step: int, *, spent_s: float) -> None:
+        """Cut off what was logged after a step, and go on in time.
+
+        Args:
+            step: The optimiser step the run goes on from.
+            spent_s: Seconds of earlier starts.
+        """
+        self._started = time.monotonic() - spent_s
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have cut the last
+        kept = [line for line in whole if (json.loads(line)["step"] or 0) <= step]
+        if len(kept) < len(lines):
+            write_atomic(self.path, b"".join(kept))

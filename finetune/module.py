@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy, mse_loss
@@ -21,9 +22,9 @@ from finetune.artifact import load_classifier
 from finetune.data.datamodule import TaskBatch, TaskDataModule
 from finetune.metrics import scores
 from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
-from finetune.pretrained import EncoderSource, load_pretrained
+from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
 from finetune.tasks.spec import TaskSpec
-from ponet import BertConfig, EncoderConfig, PretrainingModel, SequenceClassifier
+from ponet import BertConfig, EncoderConfig, SequenceClassifier
 
 
 def row_losses(outputs_BC: Tensor, targets_B: Tensor, *, is_regression: bool) -> Tensor:
@@ -49,8 +50,9 @@ class FinetuneModule(LightningModule):
     """Fine-tunes one encoder on one task.
 
     Args:
-        encoder: Folder of a bundle, of the run that holds bundle/, or of the authors' released
-            weights with a tokenizer.json beside them.
+        encoder: Folder of a bundle, of the run that holds bundle/, of the authors' released weights
+            with a tokenizer.json beside them, or of a fine-tuned run: its encoder with a new last
+            layer, or with the old one where the labels are the same.
         random_init: Take sizes and tokenizer from there but no weights: what pretraining is worth.
         positions: How a position table shorter than data.max_len is made longer: repeated (as the
             released code) or stretched.
@@ -115,9 +117,9 @@ class FinetuneModule(LightningModule):
             return
         pretrained = load_pretrained(self.encoder_path)
         self.source = pretrained.source
-        self._check_fit(pretrained.model.config)
+        self._check_fit(pretrained.model.encoder.config)
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
-        self.classifier = self._new_classifier(pretrained.model)
+        self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
 
     def _trained_classifier(self, folder: Path) -> SequenceClassifier:
@@ -141,8 +143,9 @@ class FinetuneModule(LightningModule):
         if self.spec.has_pair and sizes.type_vocab_size < 2:
             raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
 
-    def _new_classifier(self, model: PretrainingModel) -> SequenceClassifier:
-        config = _with_dropout(model.config, self.dropout_prob)
+    def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier:
+        model = pretrained.model
+        config = _with_dropout(model.encoder.config, self.dropout_prob)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
@@ -153,6 +156,8 @@ class FinetuneModule(LightningModule):
             classifier.encoder.load_state_dict(model.encoder.state_dict())
             if model.pooler is not None:
                 classifier.pooler.load_state_dict(model.pooler.state_dict())
+            if isinstance(model, SequenceClassifier) and pretrained.labels == self.spec.labels:
+                classifier.classifier.load_state_dict(model.classifier.state_dict())
             if max_positions > config.max_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier
@@ -245,8 +250,8 @@ class FinetuneModule(LightningModule):
             ValueError: The number of steps has no bound, so no schedule fits.
         """
         config = self.optimizer_config
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        optimizer = build_optimizer(self.classifier, config, scaled_gradients=scaler is not None)
+        is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = build_optimizer(self.classifier, config, mixed_precision=is_mixed)
         if self.trainer.estimated_stepping_batches == math.inf:
             raise ValueError("the run has no end; give --trainer.max_epochs, 1 or more")
         total_steps = int(self.trainer.estimated_stepping_batches)

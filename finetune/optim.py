@@ -60,15 +60,15 @@ def learning_rate_factor(step: int, *, config: OptimizerConfig, total_steps: int
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, *, scaled_gradients: bool = False
+    model: nn.Module, config: OptimizerConfig, *, mixed_precision: bool = False
 ) -> torch.optim.AdamW:
     """Return AdamW: matrices and embeddings with decay, vectors (biases, norms) without.
 
     Args:
         model: Its device types decide whether a fused kernel exists.
         config: Optimiser settings.
-        scaled_gradients: Gradients arrive scaled (float16). A fused kernel would unscale them by
-            itself, after clipping, so it is not used.
+        mixed_precision: Lightning then clips no gradients of a fused kernel, which may unscale
+            them by itself after the clipping, so it is not used.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -81,5 +81,5 @@ def build_optimizer(
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=devices <= {"cpu", "cuda"} and not scaled_gradients,
+        fused=devices <= {"cpu", "cuda"} and not mixed_precision,
     )

@@ -1,7 +1,10 @@
 """What a run found: its result.json, and the table a user reads."""
 
+import json
+import math
 import platform
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.module import FinetuneModule
 from finetune.result import FORMAT_VERSION, read_result
+from finetune.run_config import EVALUATIONS_FILE
 from finetune.tasks.spec import LoadedTask, TaskSpec
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -118,15 +122,49 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     }
     for split in result["evaluation"] or result["majority"]:
         names = _metric_names((result["evaluation"] or result["majority"])[split])
-        found = {f"epoch {result['best_epoch']} of {settings['epochs']}": result["evaluation"]}
+        found = {_best_epoch(result): result["evaluation"]}
         lines += _table(split, {**found, **constants}, names)
     lines.append(
         f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation, "
         "so that score flatters a little"
     )
+    if is_best_at_the_end(result):
+        lines.append(
+            "the last epoch is the best one: more of them (--trainer.max_epochs), or a greater "
+            "--model.optimizer.lr, may score higher"
+        )
     if result["diverged"]:
         lines.append(f"diverged: {result['reason']}")
     return [*lines, f"run: {folder}"]
+
+
+def _best_epoch(result: dict[str, Any]) -> str:
+    epochs = result["settings"]["epochs"]
+    of_all = f" of {epochs}" if epochs > 0 else f", step {result['best_step']}"
+    return f"epoch {result['best_epoch']}{of_all}"
+
+
+def is_best_at_the_end(result: dict[str, Any]) -> bool:
+    """Whether the last validation was the best one, and a better one is possible."""
+    score = next(iter(result["evaluation"].values()), {}).get("score", math.inf)
+    is_last = 0 < result["best_step"] == result["total_steps"]
+    return bool(is_last and not result["diverged"] and score < 1)
+
+
+def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
+    """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
+    splits = module.datamodule.task.splits
+    record = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "data": {split: splits[split].source for split in module.evaluation},
+        "max_len": module.datamodule.max_len,
+        "evaluation": module.evaluation,
+    }
+    path = folder / EVALUATIONS_FILE
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return path
 
 
 def evaluation_lines(

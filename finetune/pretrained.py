@@ -1,11 +1,13 @@
-"""Where fine-tuning starts: a bundle, the run that holds one, or the authors' released weights."""
+"""Where fine-tuning starts: a bundle, a fine-tuned classifier, or the authors' released weights."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ponet import PretrainingModel, load_bundle, load_official
+from finetune.artifact import load_model
+from finetune.inputs import RUN_PARTS
+from ponet import PretrainingModel, SequenceClassifier, load_bundle, load_official
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, file_digest, find_weights
 
 BUNDLE = "bundle"
@@ -18,63 +20,80 @@ class EncoderSource:
     tokenizer_json: Path
     """The tokenizer it was pretrained with."""
     name: str
-    """Name of its run: the folder's, or that of the folder above one called bundle."""
+    """Name of its run: the folder's, or that of the folder above one of `RUN_PARTS`."""
     digest: str
     """sha256 of the weights file; of several, that of their digests one after the other."""
+    files: tuple[Path, ...]
+    """Configuration, weights and tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedEncoder:
     """A pretrained model and where it comes from."""
 
-    model: PretrainingModel
+    model: PretrainingModel | SequenceClassifier
     """In evaluation mode, on the CPU."""
     source: EncoderSource
     """Its files."""
+    labels: tuple[str, ...] = ()
+    """Label of each output of a classifier's last layer; empty: there is none to go on with."""
 
 
 def load_pretrained(path: str | Path) -> PretrainedEncoder:
     """Return the encoder that a path leads to.
 
     Args:
-        path: Folder of a bundle; of a run that holds `bundle/`; or the authors' released layout (a
-            folder with config.json and weights, or one .safetensors file) with the tokenizer.json
-            beside the weights.
+        path: Folder of a bundle or of a fine-tuned classifier; of a run that holds `bundle/` or
+            `classifier/`; or the authors' released layout (a folder with config.json and weights,
+            or one .safetensors file) with the tokenizer.json beside the weights.
 
     Raises:
         ValueError: Nothing of that kind is there, or a file is missing or damaged.
     """
     given = Path(path)
-    folder = given / BUNDLE if (given / BUNDLE).is_dir() else given
+    folder = next((given / part for part in RUN_PARTS if (given / part).is_dir()), given)
     if not folder.exists():
         raise ValueError(f"--model.encoder {path}: no such folder; give a bundle or a run's folder")
     if not folder.is_file() and not (folder / CONFIG_NAME).is_file():
         raise ValueError(
             f"--model.encoder {path}: holds neither {BUNDLE}/ nor config.json; give the folder of "
-            "a bundle, of a pretraining run, or of released weights"
+            "a bundle, of a pretraining or fine-tuning run, or of released weights"
         )
-    model = load_bundle(folder).model if _is_bundle(folder) else load_official(folder)
+    labels: tuple[str, ...] = ()
+    model: PretrainingModel | SequenceClassifier
+    keys = _config_keys(folder)
+    if "labels" in keys:
+        model, info = load_model(folder)
+        labels = info.labels
+    else:
+        model = load_bundle(folder).model if "encoder" in keys else load_official(folder)
     tokenizer_json = (folder.parent if folder.is_file() else folder) / TOKENIZER_NAME
     if not tokenizer_json.is_file():
         raise ValueError(f"{tokenizer_json}: no such file; put the pretraining tokenizer there")
     absolute = folder.absolute()
-    named = absolute.parent if absolute.name == BUNDLE else absolute
+    named = absolute.parent if absolute.name in RUN_PARTS else absolute
     source = EncoderSource(
         tokenizer_json=tokenizer_json,
         name=named.stem if folder.is_file() else named.name,
         digest=_digest(folder),
+        files=(tokenizer_json, *_files(folder)),
     )
-    return PretrainedEncoder(model=model, source=source)
+    return PretrainedEncoder(model=model, source=source, labels=labels)
 
 
-def _is_bundle(folder: Path) -> bool:
+def _config_keys(folder: Path) -> set[str]:
+    """Return the keys of config.json, which tell a classifier and a bundle from other layouts."""
     if folder.is_file():
-        return False
+        return set()
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     except ValueError:
-        return True  # load_bundle says what is wrong with the file
-    return isinstance(config, dict) and "encoder" in config
+        return {"encoder"}  # load_bundle says what is wrong with the file
+    return set(config) if isinstance(config, dict) else set()
+
+
+def _files(source: Path) -> list[Path]:
+    return [source] if source.is_file() else [source / CONFIG_NAME, *find_weights(source)]
 
 
 def _digest(source: Path) -> str:

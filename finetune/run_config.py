@@ -1,16 +1,22 @@
 """Where a run writes, how it is tracked, whether it looks at the test split: `run.*` options."""
 
-import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import TrackingConfig
+from data_prep.shared.tracking import TrackingConfig, check_run_name
 from finetune.artifact import CLASSIFIER_FOLDER
+from finetune.inputs import INPUTS_FILE
 
 CONFIG_FILE = "run_config.yaml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "resume.ckpt"
+EVALUATIONS_FILE = "evaluations.jsonl"
+RUN_FILES = (
+    *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
+    *(f"{CHECKPOINT_FILE}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*"),
+)
+"""Patterns of the names of all that a fit writes into its folder."""
 _FOREIGN = ("bundle", "checkpoints")
 
 
@@ -23,7 +29,11 @@ class RunConfig(TrackingConfig):
     root: str = "runs"
     """Folder that holds all runs."""
     overwrite: bool = False
-    """Replace an earlier run of the same name; otherwise it is an error."""
+    """Replace an earlier run of the same name. Otherwise an unfinished one goes on, and one with
+    other settings, data or weights is an error."""
+    save_every_n_minutes: float = 10.0
+    """Longest time between two saves of what the fit needs to go on, in minutes, >= 0; it is also
+    saved after every validation. 0: only then."""
     test: bool = True
     """Score the best epoch on the test split, once, after it was chosen; where its labels are
     public."""
@@ -31,12 +41,11 @@ class RunConfig(TrackingConfig):
     def __post_init__(self) -> None:
         """Check the name, and what W&B would refuse."""
         super().__post_init__()
-        parts = self.name.split("/")
-        if not all(re.fullmatch(r"[\w.\-]+", part) for part in parts) or {".", ".."} & set(parts):
+        if not self.save_every_n_minutes >= 0:
             raise ValueError(
-                f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "
-                "and '/' between them"
+                f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
             )
+        check_run_name(self.name)
 
     @property
     def folder(self) -> Path:
@@ -48,12 +57,11 @@ class RunConfig(TrackingConfig):
         """Folder of the best classifier."""
         return self.folder / CLASSIFIER_FOLDER
 
-    def check_free(self) -> None:
-        """Refuse a folder that another run uses.
+    def check_kind(self) -> None:
+        """Refuse the folder of a pretraining run.
 
         Raises:
-            ValueError: It holds an earlier fine-tuning run that must not be replaced, or
-                something else.
+            ValueError: It is one.
         """
         for name in _FOREIGN:
             if (self.folder / name).exists():
@@ -61,15 +69,3 @@ class RunConfig(TrackingConfig):
                     f"{self.folder} is a pretraining run (it holds {name}/); give another "
                     "--run.name or --run.root"
                 )
-        used = (CLASSIFIER_FOLDER, METRICS_FILE, RESULT_FILE)
-        if not self.overwrite and any((self.folder / name).exists() for name in used):
-            raise ValueError(
-                f"{self.folder} holds an earlier run; give another --run.name, or "
-                "--run.overwrite true"
-            )
-
-    def clear(self) -> None:
-        """Remove what an earlier run wrote, and nothing else."""
-        for name in (RESULT_FILE, METRICS_FILE, CONFIG_FILE):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.classifier, ignore_errors=True)

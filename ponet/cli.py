@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ponet.quiet_output import output_is_closed, quiet_output
+
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 
   import     a checkpoint as a bundle: the released PoNet, BERT, FNet, a .ckpt file, a Hub id
@@ -26,6 +28,7 @@ EXIT_MISTAKE, EXIT_INTERRUPT = 2, 130
 COMMANDS = ("import", "export", "fill", "encode")
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
     except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra is missing
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE

@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pretrain.interruption import (
+from data_prep.shared.command_line import announce
+from data_prep.shared.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
 )
-from pretrain.processes import end_workers
+from data_prep.shared.processes import end_workers
+from data_prep.shared.quiet_output import output_is_closed, quiet_output
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -41,6 +43,7 @@ exit codes:
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
+@quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns one of `EXIT_CODES`."""
     started = time.monotonic()
@@ -55,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK"):
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISTAKE
 
 
@@ -78,6 +81,7 @@ def _dispatch(arguments: list[str], started: float) -> int:
     """Run a command; its exit code where it ends without an exception."""
     command = arguments[0]
     if command in LIGHTNING_COMMANDS:
+        announce("ponet-pretrain", arguments)
         from pretrain.lightning_cli import run_command
 
         run_command(arguments, started=started)

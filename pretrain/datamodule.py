@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from data_prep.shared.interruption import ignore_signals_in_worker
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
-from pretrain.interruption import ignore_signals_in_worker
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
+from pretrain.plan import check_documents
 from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler, window_of
 from pretrain.transport import BatchLoader, pack_batch
 
@@ -150,19 +151,6 @@ class PretrainDataModule(LightningDataModule):
         """Hash over all that determines the shards' content."""
         return self._stream(EVALUATION_SPLIT).shards.manifest.digest
 
-    def check_vocab(self, vocab_size: int) -> None:
-        """Check that an encoder has an embedding for every token.
-
-        Raises:
-            ValueError: The encoder's vocabulary is smaller than the tokenizer's.
-        """
-        if vocab_size < self.vocab_size:
-            raise ValueError(
-                f"the encoder has vocab_size {vocab_size}, but the tokenizer of {self.folder} has "
-                f"{self.vocab_size} entries; set the encoder's vocab_size to {self.vocab_size} or "
-                "more."
-            )
-
     # --- set-up -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -173,9 +161,15 @@ class PretrainDataModule(LightningDataModule):
             self.trainer._accelerator_connector.use_distributed_sampler = False
         if stage != TrainerFn.FITTING:
             return
-        self._stream(TRAIN_SPLIT)
+        for split in (TRAIN_SPLIT, *([EVALUATION_SPLIT] if self.validates else [])):
+            check_documents(self._stream(split).shards, self.objective)
         if self.trainer is not None:
             self.trainer.accumulate_grad_batches = self._geometry().accumulation
+
+    @property
+    def validates(self) -> bool:
+        """Whether the run validates; a corpus of one document has nothing to validate on."""
+        return self.trainer is None or self.trainer.limit_val_batches != 0
 
     def _stream(self, split: str) -> SampleStream:
         if split not in self._streams:
@@ -374,7 +368,12 @@ class PretrainDataModule(LightningDataModule):
         return self._plan_counts
 
     def baselines(self) -> dict[str, float]:
-        """Return what guessing scores on the validation examples (see `baseline_scores`)."""
+        """Return what guessing scores on the validation examples (see `baseline_scores`).
+
+        Nothing where the run does not validate.
+        """
+        if not self.validates:
+            return {}
         shards = self._stream(EVALUATION_SPLIT).shards
         return baseline_scores(
             self.evaluation_dataset(),

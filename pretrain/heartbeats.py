@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.processes import process_state
+from data_prep.shared.processes import process_state
 
 _PHASES = {
     "start": "is still starting and has no data yet",

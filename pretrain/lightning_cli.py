@@ -11,7 +11,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -28,17 +28,18 @@ from data_prep.shared.allowed_modules import (
     without_modules,
 )
 from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
+from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
 from data_prep.shared.run_folder import is_first_process, sole_writer
-from data_prep.shared.wandb_run import OwnTracking
+from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
-from pretrain.callbacks import BundleExport, RunHistory
+from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
 from pretrain.callbacks.guards import BadState
 from pretrain.callbacks.history import rewind_metrics
 from pretrain.checkpoints.resume import chosen_checkpoint
 from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
 from pretrain.guards import GuardConfig
-from pretrain.interruption import RunInterrupted, StopRequest, parse_duration, say
 from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
 from pretrain.run_config import (
@@ -55,11 +56,13 @@ from pretrain.run_setup import (
     evaluation_callbacks,
     fit_callbacks,
     metrics_logger,
+    rehearsal_callbacks,
     run_plugins,
     take_over_signals,
     wandb_logger,
 )
 from pretrain.summary import print_summary
+from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
 
 Kind = TypeVar("Kind")
 
@@ -79,13 +82,11 @@ class RolledBack(Exception):
     """The run is to be started again from its newest checkpoint."""
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one message, without the usage of 200 options."""
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        """Raise what is wrong as a ValueError."""
-        hint = "(ponet-pretrain COMMAND --help lists the options)"
-        raise ValueError(message if hint in message else f"{message}\n{hint}") from ex
+    command = "ponet-pretrain"
+    decided = tuple(DECIDED_BY)
 
 
 class RunConfigFile(SaveConfigCallback):
@@ -108,6 +109,8 @@ class PretrainCLI(LightningCLI):
 
     run: RunConfig
     resumed_from: Path | None = None
+    rehearses = False
+    """Whether `trainer.fast_dev_run` is given: a few steps and a validation that leave nothing."""
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class PretrainCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser with short errors."""
-        parser = OneLineParser(**{**kwargs, "allow_abbrev": False})
+        parser = Parser(**{**kwargs, "allow_abbrev": False})
         parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
         return parser
 
@@ -165,18 +168,24 @@ class PretrainCLI(LightningCLI):
             config.trainer.precision = automatic_precision()
         config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
+            self._check_trainer(config)
+            if self.rehearses:
+                return
+            rank_zero_only(check_tracking)(self.run)
             self._choose_checkpoint(config)
         elif config.ckpt_path is None:
             config.ckpt_path = str(checkpoint_to_evaluate(self.run))
 
-    def _choose_checkpoint(self, config: Any) -> None:
+    def _check_trainer(self, config: Any) -> None:
         if config.ckpt_path is not None:
             raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
-        if config.trainer.enable_checkpointing is False:
-            raise ValueError(
-                "trainer.enable_checkpointing is false, but a run always saves at its end; use "
-                "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
-            )
+        given = vars(config.trainer)
+        check_trainer_options(given)
+        for line in remarks(given):
+            rank_zero_only(say)(line)
+        self.rehearses = bool(given["fast_dev_run"])
+
+    def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
             budget_s=parse_duration(config.max_time) if config.max_time else None,
@@ -200,8 +209,10 @@ class PretrainCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         show = config.get("enable_progress_bar") is not False
-        fits = self.subcommand == "fit"
-        if fits:
+        fits = self.subcommand == "fit" and not self.rehearses
+        if self.rehearses:
+            callbacks = [*callbacks, *rehearsal_callbacks(self.run, self.guards, show=show)]
+        elif fits:
             options = {"stop": self.stop, "resumed_from": self.resumed_from, "show": show}
             options["tracker"] = self._tracker
             groups = (self.run, self.checkpoints, self.preemption, self.guards)
@@ -210,7 +221,12 @@ class PretrainCLI(LightningCLI):
             callbacks = [*callbacks, *evaluation_callbacks(self.run, show=show)]
         config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
         own = [metrics_logger(self.run)] if fits else []
-        config["logger"] = [*own, *listed(config.get("logger"))]
+        config["logger"] = [*own, *listed(config.get("logger"))] or False
+        if self.subcommand == "fit":
+            given = listed(config.get("callbacks"))
+            check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
+            # First: callbacks such as EarlyStopping decide in their set-up when they look.
+            config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
         trainer = super()._instantiate_trainer(config, callbacks)
         if fits:
             take_over_signals(trainer)
@@ -252,6 +268,12 @@ class PretrainCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Finish what a run that was already complete lacks; print its table on the first rank."""
+        if self.rehearses:
+            rank_zero_only(print)(
+                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
+                "nothing was written; leave the option out to train"
+            )
+            return
         if not _callback(self.trainer, RunHistory).started:
             self._complete()
         if self.trainer.is_global_zero:
@@ -260,9 +282,12 @@ class PretrainCLI(LightningCLI):
     def _complete(self) -> None:
         """Every step was done by an earlier start: make up for a validation and the bundle."""
         step = self.trainer.global_step
+        early = self.trainer.should_stop
         rank_zero_only(say)(
-            f"{self.run.folder} is complete: {step} steps are done. To train longer raise "
-            "--trainer.max_steps, to train anew give another --run.name or --run.overwrite true"
+            f"{self.run.folder} is complete: {step} steps are done"
+            + (", then a callback ended it" if early else "")
+            + f". To train longer {'change its options' if early else 'raise --trainer.max_steps'}"
+            ", to train anew give another --run.name or --run.overwrite true"
         )
         if self._owes_validation(step):
             if self.trainer.is_global_zero:
@@ -304,7 +329,7 @@ def run_command(
     """
     started = time.monotonic() if started is None else started
     allowed = modules_from_arguments(arguments)
-    arguments = without_modules(arguments)
+    arguments = without_modules(readable_arguments(arguments))
     reject_decided_values(arguments[1:], DECIDED_BY)
     _quiet_libraries()
     rolled_back = False
@@ -314,7 +339,7 @@ def run_command(
                 with only_allowed_modules(allowed):
                     options = {"started": started, "rolled_back": rolled_back, "held": held}
                     return _start_cli(arguments, cli_class, **options)
-            except MisconfigurationException as error:  # Lightning's name for a wrong option
+            except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
                 raise ValueError(str(error)) from error
             except RolledBack:
                 rolled_back = True
@@ -329,6 +354,7 @@ def _quiet_libraries() -> None:
 
 
 def _start_cli(arguments: list[str], cli_class: type[PretrainCLI], **options: Any) -> PretrainCLI:
+    use_strict_yaml()
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, subclasses_enabled=[EncoderConfig]
     )

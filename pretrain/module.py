@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
 
@@ -170,16 +171,12 @@ class PretrainModule(LightningModule):
         self._eval_sums = torch.zeros(len(LossSums._fields))
 
     def setup(self, stage: str) -> None:
-        """Check vocabulary and positions against the data, and compile once the device is known."""
+        """Check the encoder against the data, and compile once the device is known."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            datamodule.check_vocab(self.encoder_config.vocab_size)
-            if datamodule.max_len > self.encoder_config.max_positions:
-                raise ValueError(
-                    f"data.max_len is {datamodule.max_len}, but the encoder has "
-                    f"{self.encoder_config.max_positions} positions; set "
-                    f"--model.encoder.max_positions {datamodule.max_len} or a shorter max_len"
-                )
+            config = self.encoder_config
+            check_vocab(config.vocab_size, datamodule.vocab_size, datamodule.folder)
+            check_positions(config.max_positions, datamodule.max_len)
         if stage != "fit":
             return
         if self.compile_model:
@@ -258,6 +255,8 @@ class PretrainModule(LightningModule):
         sums = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
         metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
         self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
+        if self.trainer.sanity_checking:  # not a validation of the run
+            return
         # Lightning would write the step before: it counts batches, and this one is not yet done.
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.evaluated_step)

@@ -66,9 +66,6 @@ def make_pairs(
         document_starts_D: (D+1,) int64, token where each document starts.
         key: Key of (seed, epoch).
         capacity: Largest number of tokens of text1 and text2 together.
-
-    Raises:
-        ValueError: The objective needs two documents and all chunks are from one.
     """
     start = chunks.start_N
     pairs = Pairs(
@@ -80,8 +77,6 @@ def make_pairs(
     )
     if not objective.relations or not start.size:
         return pairs
-    if objective.needs_two_documents:
-        _check_two_documents(chunks, document_starts_D, objective)
     draw = two_uniforms(random_bits(key, start))[0]
     pairs.label_N = random_below(draw, objective.num_pair_classes).astype(np.int8)
     for label, relation in enumerate(objective.relations):
@@ -95,15 +90,6 @@ def make_pairs(
 
 def _document_of(start: IntArray, document_starts_D: IntArray) -> IntArray:
     return np.searchsorted(document_starts_D, start, side="right") - 1
-
-
-def _check_two_documents(chunks: Chunks, document_starts_D: IntArray, objective: Objective) -> None:
-    ends = _document_of(chunks.start_N[[0, -1]], document_starts_D)
-    if ends[0] == ends[1]:
-        raise ValueError(
-            f"objective {objective.name!r} takes text2 from another document, but only one "
-            "document has two or more tokens; add documents, or use objective 'mlm'."
-        )
 
 
 def _swap(pairs: Pairs, chosen: IntArray) -> None:

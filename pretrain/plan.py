@@ -14,6 +14,9 @@ from pretrain.packing import PackingConfig, cut_chunks, document_starts
 from pretrain.pairing import make_pairs
 from pretrain.randomness import IntArray, derive_key, random_bits
 
+_FEW_DOCUMENTS = 4
+"""From so many on, another share of them can give a split what it lacks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStats:
@@ -76,6 +79,35 @@ class EpochPlan:
         return self.b_start + self.b_len
 
 
+def check_documents(shards: TokenShards, objective: Objective) -> None:
+    """Refuse a split with fewer documents than an objective needs, in time that hardly counts.
+
+    Raises:
+        ValueError: Says what the split holds and every way out.
+    """
+    usable = int(np.count_nonzero(np.diff(document_starts(shards)) >= 2))
+    if usable >= (2 if objective.needs_two_documents else 1):
+        return
+    ways = []
+    total = sum(split.documents for split in shards.manifest.splits.values())
+    if shards.split != "train" and total >= _FEW_DOCUMENTS:
+        ways.append(f"a larger --validation_fraction, such as {2.5 / total:.2g},")
+    ways += [
+        "more documents, or one text parted into several by --source.document_separator "
+        "(blank_line, or a line such as ***)"
+    ]
+    builds = f"build the shards with {' or '.join(ways)}"
+    needs = f"objective {objective.name!r} needs "
+    needs += "two, because it takes text2 from another" if objective.needs_two_documents else "one"
+    others = ["choose --model.objective mlm"] if usable else []
+    if shards.split != "train":
+        others.append("train without validation by --trainer.limit_val_batches 0")
+    raise ValueError(
+        f"{shards.folder}: split '{shards.split}' has {usable} document{'s' * (usable != 1)} of "
+        f"two or more tokens, and {needs}: {'; or '.join([builds, *others])}"
+    )
+
+
 def make_plan(
     shards: TokenShards, objective: Objective, packing: PackingConfig, *, seed: int, epoch: int
 ) -> EpochPlan:
@@ -90,25 +122,17 @@ def make_plan(
         epoch: Number of the pass over the split, from 0.
 
     Raises:
-        ValueError: The split holds no usable text, or one document where two are needed.
+        ValueError: The split holds fewer documents than the objective needs.
     """
+    check_documents(shards, objective)
     chunks = cut_chunks(shards, packing, seed=seed, epoch=epoch)
-    if not chunks.start_N.size:
-        raise ValueError(
-            f"{shards.folder}: split '{shards.split}' has {shards.num_tokens} tokens and no "
-            "document of two or more; build it from more text"
-            + ("." if shards.split == "train" else " or raise validation_fraction.")
-        )
-    try:
-        pairs = make_pairs(
-            chunks,
-            objective,
-            document_starts_D=document_starts(shards),
-            key=derive_key(seed, "pairs", epoch),
-            capacity=packing.capacity,
-        )
-    except ValueError as error:
-        raise ValueError(f"{shards.folder}: split '{shards.split}': {error}") from error
+    pairs = make_pairs(
+        chunks,
+        objective,
+        document_starts_D=document_starts(shards),
+        key=derive_key(seed, "pairs", epoch),
+        capacity=packing.capacity,
+    )
     lost = chunks.tokens_unusable + pairs.tokens_truncated + pairs.tokens_displaced
     stats = PlanStats(
         examples=int(chunks.start_N.size),

@@ -1,12 +1,11 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import RECORD_FILE, TrackingConfig
-from pretrain.interruption import signal_named
+from data_prep.shared.interruption import signal_named
+from data_prep.shared.tracking import RECORD_FILE, TrackingConfig, check_run_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,7 @@ class RunConfig(TrackingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*", self.name) or ".." in self.name:
-            raise ValueError(
-                f"run.name {self.name!r} is not a folder name: use letters, digits, '.', '_', '-' "
-                "and '/' between them"
-            )
+        check_run_name(self.name)
         if self.eval_every_n_steps < 1:
             raise ValueError(f"eval_every_n_steps must be > 0, got {self.eval_every_n_steps}")
         if not 0 <= self.peak_tflops < math.inf:

@@ -11,10 +11,11 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.shared.configuration import configuration_name, flatten
+from data_prep.shared.interruption import StopRequest, say
 from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
-    EvaluationInterval,
+    EndedEarly,
     EvaluationRecord,
     EvaluationReport,
     Guards,
@@ -30,7 +31,6 @@ from pretrain.checkpoints.io import VerifiedCheckpointIO
 from pretrain.checkpoints.schedule import RunCheckpoints
 from pretrain.checkpoints.storage import newest_valid
 from pretrain.guards import GuardConfig
-from pretrain.interruption import StopRequest, say
 from pretrain.metrics_file import MetricsFileLogger
 from pretrain.run_config import (
     BUNDLE_FOLDER,
@@ -94,11 +94,11 @@ def fit_callbacks(
     callbacks: list[Callback] = [
         RunHistory(run.folder, folder, **history),
         StepSeeds(),
+        EndedEarly(run.folder),
         watchdog,
-        EvaluationInterval(run.eval_every_n_steps),
+        EvaluationReport(run.folder),
         TrainingLog(run.peak_tflops),
         guard,
-        EvaluationReport(run.folder),
         BundleExport(run.folder / BUNDLE_FOLDER),
         *tracking_callbacks(run),
         RunCheckpoints(
@@ -111,6 +111,17 @@ def fit_callbacks(
             before_stop=before_stop,
             around_save=watchdog.saving,
         ),
+    ]
+    return [*callbacks, RunProgressBar()] if show else callbacks
+
+
+def rehearsal_callbacks(run: RunConfig, guards: GuardConfig, *, show: bool) -> list[Callback]:
+    """The callbacks of a `fit` that is a rehearsal: none of them writes a file."""
+    callbacks: list[Callback] = [
+        StepSeeds(),
+        EvaluationReport(run.folder, draws=False),
+        TrainingLog(run.peak_tflops),
+        Guards(guards),
     ]
     return [*callbacks, RunProgressBar()] if show else callbacks
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-from pretrain.interruption import say
+from data_prep.shared.interruption import say
 
 _TIMEOUT_S = 30
 

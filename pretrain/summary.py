@@ -74,7 +74,7 @@ def _table(rows: list[dict[str, float]]) -> list[str]:
         guess = f"{guesser} {level:{spec}}"
         verdict = _verdict(metric, value, level, last_value(rows, "baseline/eval_examples"))
         lines.append(f"{label:<24}{value:>10{spec}}{guess:>22}   {verdict}")
-    return lines
+    return lines if len(lines) > 1 else ["no validation"]
 
 
 def _verdict(metric: str, value: float, level: float, examples: float | None) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import secrets
 import string
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,31 @@ FORMAT_VERSION = 1
 _MOST_TAG, _MOST_GROUP = 64, 128
 _LOWER_IS_BETTER = ("loss", "perplexity")
 _ID_LETTERS = string.ascii_lowercase + string.digits
+
+
+def check_run_name(name: str) -> None:
+    """Refuse the name of a run that is no folder below the root of the runs.
+
+    Letters of any script will do, with their marks, in either of Unicode's forms.
+
+    Raises:
+        ValueError: Says what is wrong with it.
+    """
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        raise ValueError(
+            f"run.name {ascii(name)} has letters that Python cannot read in this locale; set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or use a name of ASCII letters"
+        )
+    parts = name.split("/")
+    if not all(part and all(map(_is_of_name, part)) for part in parts) or {".", ".."} & set(parts):
+        raise ValueError(
+            f"run.name {name!r} is not a folder name: use letters, digits, '.', '_', '-' and '/' "
+            "between them"
+        )
+
+
+def _is_of_name(letter: str) -> bool:
+    return letter.isalnum() or letter in "._-" or unicodedata.category(letter).startswith("M")
 
 
 @dataclass(frozen=True, kw_only=True)

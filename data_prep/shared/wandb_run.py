@@ -3,8 +3,12 @@
 Invariant: wandb is imported by the functions that log, and only the first rank calls them.
 """
 
+import netrc
 import os
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +19,8 @@ from data_prep.shared.tracking import TrackingConfig, TrackingRecord, next_start
 STEP_KEY = "trainer/global_step"
 """Optimiser steps: the x axis of every metric, so that steps may come again after a rollback."""
 EXIT_STOPPED = 75
+SERVER_TIMEOUT_S = 10.0
+"""How long W&B's server may take to answer before a run begins."""
 
 
 def active_run() -> Any:
@@ -45,14 +51,76 @@ class OwnTracking:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the run, if it is not the one that was there."""
+        """End the run, if it is not the one that was there.
+
+        Raises:
+            ValueError: The block ended with an error of W&B's: of an entity, a project, a key.
+        """
         run = active_run()
-        if run is None or run is self._before:
-            return
-        code = 0 if error is None else int(getattr(error, "exit_code", 1))
-        if code == EXIT_STOPPED:
-            run.mark_preempting()
-        sys.modules["wandb"].finish(exit_code=code)
+        if run is not None and run is not self._before:
+            code = 0 if error is None else int(getattr(error, "exit_code", 1))
+            if code == EXIT_STOPPED:
+                run.mark_preempting()
+            sys.modules["wandb"].finish(exit_code=code)
+        if "wandb" in sys.modules and isinstance(error, sys.modules["wandb"].Error):
+            reason = " ".join(str(error).split())
+            raise ValueError(f"W&B: {reason}; --run.wandb offline needs no server") from error
+
+
+def check_tracking(tracking: TrackingConfig) -> None:
+    """See that W&B can be used as the options say, before a run begins; called on one rank.
+
+    Raises:
+        ValueError: It is not installed, and online: nobody is logged in, or no server answers.
+    """
+    if tracking.wandb == "off":
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            f"--run.wandb {tracking.wandb} needs wandb, which is not installed; run `pip install "
+            "-c constraints.txt wandb`, or leave the option out"
+        ) from error
+    mode = os.environ.get("WANDB_MODE", "")
+    if tracking.wandb == "offline" or mode not in ("", "online", "run", "shared"):
+        return
+    settings = wandb.setup().settings
+    url = urllib.parse.urlsplit(settings.base_url)
+    port = url.port or (80 if url.scheme == "http" else 443)
+    if not _is_logged_in(settings):
+        raise ValueError(
+            "--run.wandb online: nobody is logged in to W&B here; run `wandb login`, or set "
+            "WANDB_API_KEY, or give --run.wandb offline and upload the run later with `wandb sync`"
+        )
+    if _goes_through_proxy(url):
+        return
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=SERVER_TIMEOUT_S).close()
+    except OSError as error:
+        raise ValueError(
+            f"--run.wandb online: W&B's server {settings.base_url} cannot be reached ({error}); "
+            "give --run.wandb offline and upload the run later with `wandb sync`"
+        ) from error
+
+
+def _is_logged_in(settings: Any) -> bool:
+    """Whether there is a key: in the environment, in settings, or in the netrc file."""
+    if settings.api_key or getattr(settings, "identity_token_file", None):
+        return True
+    host = urllib.parse.urlsplit(settings.base_url).hostname or ""
+    names = (os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc")
+    files = [Path(name).expanduser() for name in names if name]
+    path = next((file for file in files if file.is_file()), None)
+    try:
+        return path is not None and netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _goes_through_proxy(url: urllib.parse.SplitResult) -> bool:
+    bypassed = urllib.request.proxy_bypass(url.hostname or "")
+    return url.scheme in urllib.request.getproxies() and not bypassed
 
 
 def logger_options(

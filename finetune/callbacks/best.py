@@ -5,8 +5,10 @@ Invariant: the folder always holds a whole classifier, the one that `evaluation`
 
 import math
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 
 from finetune.artifact import ClassifierInfo, save_classifier
 from finetune.module import FinetuneModule
@@ -30,13 +32,27 @@ class BestClassifier(Callback):
         """Optimiser steps it took."""
         self.total_steps = 0
         """Optimiser steps of the whole run."""
+        self.validated_step = -1
+        """Optimiser steps before the newest validation; -1: there was none."""
         self.evaluation: dict[str, dict[str, float]] = {}
         """Its scores: validation split -> metric -> value."""
         self._rank = (-math.inf, -math.inf)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, as plain values."""
+        names = ("epoch", "step", "validated_step", "evaluation", "_rank")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing."""
+        vars(self).update(state_dict)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the best so far."""
+        if trainer.sanity_checking:
+            return
         assert isinstance(pl_module, FinetuneModule)
+        self.validated_step = trainer.global_step
         found = {name: dict(values) for name, values in pl_module.evaluation.items()}
         chosen_by = next(iter(found.values()))
         loss = chosen_by["loss"]
@@ -47,9 +63,13 @@ class BestClassifier(Callback):
         if pl_module.diverged or not rank > self._rank:
             return
         self._rank, self.evaluation = rank, found
-        self.epoch, self.step = trainer.current_epoch + 1, trainer.global_step
+        # The epoch that ends here is not counted yet, but in a validation after the training.
+        self.epoch = trainer.current_epoch + int(trainer.state.fn == TrainerFn.FITTING)
+        self.step = trainer.global_step
         if trainer.is_global_zero:
             self._write(pl_module)
+        if trainer.state.fn != TrainerFn.FITTING:
+            trainer.strategy.barrier("best classifier")
 
     def _write(self, module: FinetuneModule) -> None:
         assert module.source is not None

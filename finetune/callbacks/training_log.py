@@ -29,6 +29,20 @@ class TrainingLog(Callback):
         self._losses: list[Tensor] = []
         self._lr = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Losses that are not logged yet, as plain values."""
+        return {"losses": [float(loss) for loss in self._losses], "lr": self._lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+        self._lr = state_dict["lr"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the step that the run goes on from."""
+        self._last_step = trainer.global_step
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:

@@ -28,7 +28,7 @@ class WandbLineage(Callback):
     run it is from, and what kept W&B itself from noting the use (offline it never does).
     """
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note it on the first rank."""
         run = tracked_run(trainer)
         assert isinstance(pl_module, FinetuneModule)

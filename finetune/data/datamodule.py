@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from data_prep.shared.interruption import ignore_signals_in_worker
 from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.inspection import Inspection, inspect_task, targets_of
 from finetune.data.sampler import (
@@ -117,6 +118,8 @@ class TaskDataModule(pl.LightningDataModule):
         self._whole: dict[str, SplitRows] = {}
         self._repairs: dict[str, dict[str, int]] = {}
         self._encoded: dict[str, EncodedSplit] = {}
+        self.resume_at = (0, 0)
+        """Epoch to begin with, and how many of its micro-batches to leave out."""
 
     @property
     def task(self) -> LoadedTask:
@@ -199,6 +202,7 @@ class TaskDataModule(pl.LightningDataModule):
             num_devices=num_devices,
             rank=rank,
             seed=self.seed,
+            resume_at=self.resume_at,
         )
         return self._loader(split, sampler)
 
@@ -337,6 +341,7 @@ class TaskDataModule(pl.LightningDataModule):
             sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
+            worker_init_fn=ignore_signals_in_worker,
             persistent_workers=False,
         )
 

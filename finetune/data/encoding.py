@@ -19,6 +19,7 @@ from finetune.data.encoded_texts import (
     PackedTexts,
     assemble_batch,
 )
+from finetune.inputs import RUN_PARTS
 from finetune.tasks.spec import Row, SegmentRule
 from ponet import EncoderBatch
 
@@ -175,7 +176,7 @@ def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int
 
 
 def tokenizer_file(encoder: str | Path) -> Path:
-    """Return the tokenizer.json of a bundle, a run folder that holds one, or a weights file.
+    """Return the tokenizer.json of a bundle or classifier, a run that holds one, or a weights file.
 
     Raises:
         ValueError: There is none; names the places looked at.
@@ -183,11 +184,11 @@ def tokenizer_file(encoder: str | Path) -> Path:
     folder = Path(encoder)
     if folder.is_file():
         folder = folder.parent
-    places = [folder / "bundle" / TOKENIZER_NAME, folder / TOKENIZER_NAME]
+    places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
     for place in places:
         if place.is_file():
             return place
-    looked_at = " and ".join(map(str, places))
+    looked_at = ", ".join(map(str, places))
     raise ValueError(
         f"{encoder} has no {TOKENIZER_NAME} (looked for {looked_at}); give a bundle or run folder, "
         "or put the tokenizer of the pretraining there"

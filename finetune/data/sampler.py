@@ -9,6 +9,7 @@ G global batch, R ranks, A micro-batches a rank accumulates, n rows of a global 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +46,7 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
         num_devices: R.
         rank: Which of the R this is.
         seed: Seed of the order.
+        resume_at: Epoch to begin with, and how many of its micro-batches to leave out.
 
     Raises:
         ValueError: There are no rows, or less than one row of a global batch for each device.
@@ -59,6 +61,7 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
         num_devices: int = 1,
         rank: int = 0,
         seed: int = 42,
+        resume_at: tuple[int, int] = (0, 0),
     ) -> None:
         self._lengths: IntArray = np.asarray(lengths, dtype=np.int64)
         if not len(self._lengths):
@@ -68,7 +71,8 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
         self._num_devices = num_devices
         self._rank = rank
         self._seed = seed
-        self._epoch = 0
+        self._resume_at = resume_at
+        self._epoch = resume_at[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before every epoch."""
@@ -84,6 +88,10 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
         return self.num_steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[WeightedRow]]:
+        epoch, done = self._resume_at
+        return islice(self._micro_batches(), done if self._epoch == epoch else 0, None)
+
+    def _micro_batches(self) -> Iterator[list[WeightedRow]]:
         for rows_n in self.global_batches():
             weight = self.accumulation * self._num_devices / len(rows_n)
             for rows in np.array_split(rows_n, self.accumulation):

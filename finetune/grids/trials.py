@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.grids.config import GridConfig, merged
+from finetune.inputs import RUN_PARTS
 
 RANDOM_PREFIX = "random:"
 # What the grid itself decides; keys of `fit` that would be overwritten without a word.
@@ -171,9 +172,9 @@ def encoder_choices(given: Sequence[str]) -> list[EncoderChoice]:
 
 
 def encoder_name(path: str) -> str:
-    """Name of the run a path belongs to: the folder's, or its parent's where that is `bundle`."""
+    """Name of the run a path belongs to: the folder's, or its parent's where that is a part."""
     given = Path(path).absolute()
-    folder = given.parent if given.name == "bundle" else given
+    folder = given.parent if given.name in RUN_PARTS else given
     return folder.stem if given.is_file() else folder.name
 
 

@@ -1,5 +1,6 @@
 """Callbacks of a pretraining run: seeds, guards, logs, progress, curves, export, W&B."""
 
+from pretrain.callbacks.ended_early import EndedEarly
 from pretrain.callbacks.evaluation_interval import EvaluationInterval
 from pretrain.callbacks.export import BundleExport
 from pretrain.callbacks.guards import Guards
@@ -14,6 +15,7 @@ from pretrain.callbacks.watchdog import Watchdog
 
 __all__ = [
     "BundleExport",
+    "EndedEarly",
     "EvaluationInterval",
     "EvaluationRecord",
     "EvaluationReport",

@@ -9,8 +9,9 @@ class EvaluationInterval(Callback):
     """Set Lightning's validation interval, which counts micro-batches, from optimiser steps.
 
     The last step is validated too where the interval does not divide the run, so that every run
-    ends in a score of the weights it leaves. Runs after the data module's set-up, which derives
-    the accumulation from the devices.
+    ends in a score of the weights it leaves. Set up after the data module, which derives the
+    accumulation from the devices, and before all other callbacks: EarlyStopping asks the trainer
+    there whether to look at validations or at the end of epochs.
 
     Args:
         every_n_steps: Optimiser steps between validations, > 0.

@@ -9,9 +9,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from data_prep.shared.interruption import EXIT_GUARD, RunInterrupted
 from pretrain.callbacks.agreement import ranks_agree
 from pretrain.guards import BadStep, GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
-from pretrain.interruption import EXIT_GUARD, RunInterrupted
 from pretrain.module import LossSums, sum_dtype
 
 

@@ -9,13 +9,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
+from data_prep.shared.interruption import RunInterrupted, say
 from data_prep.shared.run_folder import own_files, replacing
 from data_prep.shared.wandb_run import tracked_run
 from pretrain.callbacks.agreement import ranks_agree
 from pretrain.checkpoints.resume import changed_options, set_aside
 from pretrain.checkpoints.storage import remove_temporaries, saved_checkpoints
 from pretrain.events import add_event
-from pretrain.interruption import RunInterrupted, say
 from pretrain.metrics_file import MetricsFileLogger
 from pretrain.provenance import provenance
 from pretrain.run_config import RUN_FILES

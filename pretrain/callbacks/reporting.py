@@ -24,10 +24,12 @@ class EvaluationReport(Callback):
 
     Args:
         folder: The run's folder, with its metrics file.
+        draws: Whether there are curves to draw; a rehearsal has none.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, draws: bool = True) -> None:
         self.folder = Path(folder)
+        self.draws = draws
         self.baselines: dict[str, float] = {}
         self._drawn_at = -math.inf
 
@@ -42,7 +44,7 @@ class EvaluationReport(Callback):
         if not trainer.global_step:  # a resumed run has logged them
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=0)
-        _say(trainer, _opening(trainer, pl_module, counts))
+        _say(trainer, _opening(trainer, pl_module, self.folder, keeps=self.draws))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics beside the baselines, and draw now and then."""
@@ -59,7 +61,7 @@ class EvaluationReport(Callback):
 
     def _draw(self) -> None:
         path = self.folder / METRICS_FILE
-        if path.exists():
+        if self.draws and path.exists():
             plot_curves({self.folder.name: read_metrics(path)}, self.folder / CURVES_FILE)
             self._drawn_at = time.monotonic()
 
@@ -126,15 +128,20 @@ def _say(trainer: Trainer, text: str) -> None:
         print(text)
 
 
-def _opening(trainer: Trainer, module: LightningModule, counts: dict[str, float]) -> str:
-    """What is about to be trained, on what and how, in two lines."""
+def _opening(trainer: Trainer, module: LightningModule, folder: Path, *, keeps: bool) -> str:
+    """What is about to be trained, on what, how long, and where it goes, in three lines."""
     parameters = sum(p.numel() for p in module.parameters())
     config, datamodule = module.encoder_config, trainer.datamodule  # type: ignore[attr-defined]
+    counts, done = datamodule.plan_counts(), trainer.global_step
+    left = f"{int(trainer.estimated_stepping_batches) - done:,} steps"
     return (
+        f"run {folder.name}: {f'after {done:,} steps {left} more' if done else left} of "
+        f"{datamodule.global_batch_size} examples; objective {module.objective.name}; "
+        + (f"everything goes to {folder}\n" if keeps else "nothing is written\n")
+        + f"data {datamodule.folder}: {counts['examples']:,.0f} examples per epoch from "
+        f"{counts['tokens_total']:,.0f} tokens, {counts['coverage']:.3%} of them used\n"
         f"model: {config.to_dict()['kind']}, {config.num_layers} layers x {config.hidden_size}, "
-        f"{parameters:,} parameters; {module.objective.name}; precision {trainer.precision}; "
-        f"{datamodule.global_batch_size} examples per step = {datamodule.micro_batch_size} x "
-        f"{trainer.accumulate_grad_batches} accumulated x {trainer.world_size} devices\n"
-        f"data: {counts['examples']:,.0f} examples per epoch from {counts['tokens_total']:,.0f} "
-        f"tokens, {counts['coverage']:.3%} of them used"
+        f"{parameters:,} parameters; precision {trainer.precision}; a step is "
+        f"{datamodule.micro_batch_size} examples x {trainer.accumulate_grad_batches} accumulated x "
+        f"{trainer.world_size} device{'s' * (trainer.world_size != 1)}"
     )

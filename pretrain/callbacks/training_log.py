@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretrain.interruption import say
+from data_prep.shared.interruption import say
 from pretrain.module import LossSums, PretrainModule, means
 from pretrain.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 
@@ -55,7 +55,10 @@ class TrainingLog(Callback):
 
     def _use_peak(self, peak: PeakRate) -> None:
         self._peak = peak
-        rank_zero_only(say)(f"train/mfu is of {peak.flops_per_s / 1e12:.3g} TFLOP/s: {peak.source}")
+        rank_zero_only(say)(
+            f"train/mfu will say what share of {peak.flops_per_s / 1e12:.3g} TFLOP/s a device "
+            f"uses ({peak.source})"
+        )
 
     def _share_of_peak(self, trainer: Trainer, flops_per_s: float) -> float:
         device, precision = trainer.strategy.root_device, str(trainer.precision)

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from data_prep.shared.interruption import EXIT_WATCHDOG
+from data_prep.shared.processes import kill_descendants, process_state
 from pretrain.heartbeats import (
     Heartbeat,
     in_words,
@@ -27,8 +29,6 @@ from pretrain.heartbeats import (
     main_thread_place,
     read_heartbeats,
 )
-from pretrain.interruption import EXIT_WATCHDOG
-from pretrain.processes import kill_descendants, process_state
 
 PATIENCE_AT_START = 5
 """Limits that pass before start-up, compilation or a save outside `saving` count as a hang."""

@@ -15,15 +15,15 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from data_prep.shared.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
+from data_prep.shared.loops import loop_state
 from pretrain.callbacks.agreement import ranks_agree
-from pretrain.checkpoints.loops import loop_state
 from pretrain.checkpoints.storage import (
     checkpoint_path,
     point_to,
     remove_checkpoint,
     saved_checkpoints,
 )
-from pretrain.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
 from pretrain.run_config import CheckpointConfig
 
 SAVE = 1
@@ -99,9 +99,11 @@ class RunCheckpoints(Checkpoint):
             return
         step = checkpoint["global_step"]
         own = checkpoint["callbacks"].get(self.state_key, {})
+        epoch, within = divmod(step, trainer.datamodule.steps_per_epoch)  # type: ignore[attr-defined]
         checkpoint["loops"]["fit_loop"] = loop_state(
             step,
-            steps_per_epoch=trainer.datamodule.steps_per_epoch,  # type: ignore[attr-defined]
+            epoch=epoch,
+            within=within,
             accumulation=trainer.accumulate_grad_batches,
             validation_due=self._validation_due(trainer, step),
             validation_done=own.get("validated_step", step) == step,
@@ -172,7 +174,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take note of the best; save."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._validated_step = trainer.global_step
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
@@ -254,7 +256,9 @@ class RunCheckpoints(Checkpoint):
     def _after_save(self, path: Path) -> None:
         """Point to the newest and the best; remove what need not be kept any more."""
         saved = saved_checkpoints(self.folder)
-        step = next(s.step for s in saved if s.path == path)
+        step = next((s.step for s in saved if s.path == path), None)
+        if step is None:  # a checkpoint that another callback has saved elsewhere
+            return
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
+from data_prep.shared.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from pretrain.sweeps.expansion import command_of, expand, folder_name, trial_names
 from pretrain.sweeps.options import FieldsParser
 from pretrain.sweeps.reading import Sweep, read_sweep

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from data_prep.shared.yaml_files import read_yaml
 
 KEYS = (
     "program",
@@ -133,24 +133,10 @@ def read_sweep(path: str | Path) -> Sweep:
     )
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader for which the same key twice is an error; YAML would keep the last one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {key!r} stands there twice")
-        return super().construct_mapping(node, deep=deep)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such sweep file; configs/sweeps/ has examples")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, yaml_1_1=True)
     if not isinstance(content, dict) or "method" not in content:
         raise ValueError(f"{path}: is no sweep, it has no `method:`; configs/sweeps/ has examples")
     return content

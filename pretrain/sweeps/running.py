@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal, NamedTuple
 
-from pretrain.interruption import EXIT_STOPPED, say
+from data_prep.shared.interruption import EXIT_STOPPED, say
 from pretrain.sweeps.trials import LOG_FILE, Trial, environment_of
 
 POLL_S, RETRY_S = 0.1, 2.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from pretrain.interruption import EXIT_INTERRUPT, EXIT_STOPPED, say
+from data_prep.shared.interruption import EXIT_INTERRUPT, EXIT_STOPPED, say
 from pretrain.sweeps.trials import RUNNER_VARIABLE
 
 PATIENCE_S = 1.0

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.shared.interruption import say
 from data_prep.shared.run_folder import is_first_process
-from pretrain.interruption import say
 from pretrain.sweeps.options import FieldsParser
 from pretrain.sweeps.study import DOWNSTREAM_FOLDER, write_study
 from pretrain.sweeps.supervision import Supervisor

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from pretrain.interruption import say
+from data_prep.shared.interruption import say
 from pretrain.lightning_cli import PretrainCLI
 from pretrain.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from pretrain.run_setup import automatic_precision, take_over_signals

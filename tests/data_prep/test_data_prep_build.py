@@ -9,6 +9,7 @@ import pytest
 from data_prep import pipeline, workers
 from data_prep.cli import main
 from data_prep.config import BuildConfig
+from data_prep.identity import content_digest
 from data_prep.inspection import order_line
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
 from data_prep.pipeline import build
@@ -166,7 +167,7 @@ def test_a_finished_folder_is_used_again_and_never_silently_replaced(texts, tmp_
 def test_every_setting_that_changes_the_content_changes_the_digest(texts, tmp_path):
     def digest(**changes):
         config = config_of(texts, "out", **changes)
-        return pipeline._content_digest(config, [pipeline.describe(s) for s in config.sources])
+        return content_digest(config, [pipeline.describe(s) for s in config.sources])
 
     changed = [
         {"validation_fraction": 0.3},

@@ -30,7 +30,11 @@ def test_every_shipped_config_parses_and_starts_with_a_comment(path):
         (plain(source={"kind": "local", "path": "a", "txt_field": "b"}), ["text_field"]),
         (plain(source={"kind": "hub", "id": "a"}), ["revision", "missing"]),
         (plain(sources=[]), ["both"]),
-        ({"output": "out"}, ["sources", "missing"]),
+        ({"output": "out"}, ["sources", "missing", "--source.path"]),
+        (plain(sentences={"language": "deutsch"}), ["language", "deutsch", "'de'"]),
+        (plain(sentences={"language": "pt_BR"}), ["Did you mean 'pt-br'"]),
+        (plain(sentences={"language": "englsh"}), ["Did you mean 'en'"]),
+        (plain(sentences={"language": "klingon"}), ["klingon", "ISO 639-1"]),
         (plain(validation_fraction=1.5), ["validation_fraction", "1.5"]),
     ],
 )
@@ -64,6 +68,22 @@ def test_overrides_reach_a_source_of_a_list(tmp_path):
         BuildConfig.from_yaml(path, {"sources.1.revision": "d"})
 
 
+def test_a_key_that_stands_twice_is_refused_and_1e_2_is_a_number(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("output: a\nsource: {path: b}\noutput: c\n")
+    with pytest.raises(ValueError, match="'output' stands there twice, in line 1 and line 3"):
+        BuildConfig.from_yaml(path)
+    path.write_text("output: a\nsource: {path: b, max_megabytes: 1e-1}\n")
+    config = BuildConfig.from_yaml(path, {"validation_fraction": "1e-2"})
+    assert config.sources == (LocalSource(path="b", max_megabytes=0.1),)
+    assert config.validation_fraction == 0.01
+
+
+@pytest.mark.parametrize("code", ["en", "zh", "sw", "gsw", "pt-br", "simple"])
+def test_codes_of_languages_are_taken_also_those_without_rules_of_their_own(code):
+    assert BuildConfig.from_dict(plain(sentences={"language": code})).sentences.language == code
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -71,6 +91,8 @@ def test_overrides_reach_a_source_of_a_list(tmp_path):
         (["build", "--config", "CONFIG", "--sorce.path", "x"], "sorce"),
         (["build", "--config", "CONFIG", "--source.path"], "no value"),
         (["build", "--config", "CONFIG", "stray"], "stray"),
+        (["build", "--source.path", "a.txt", "b.txt"], "--source.path takes one value: put a pat"),
+        (["build", "--output", "out"], "--source.path"),
         (["build", "--config", "CONFIG", "--source.path", "absent"], "absent"),
         (["inspect", "absent"], "absent"),
         (["verify", "absent"], "absent"),

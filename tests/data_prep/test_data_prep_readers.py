@@ -1,5 +1,8 @@
+import errno
 import gzip
+import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from data_prep import readers, text_rows
 from data_prep.config import HubSource, LocalSource
+from data_prep.documents import read_documents
+from data_prep.find import find_files
 from data_prep.hub import group_rows, load_rows, row_texts
-from data_prep.readers import DamagedInput, ReadLog, find_files, read_documents
+from data_prep.readers import DamagedInput, ReadLog, UnsupportedInput
 from data_prep.sources import describe, iterate_chunks
 
 ROWS = ["First one.\n\nSecond paragraph.", "Second document."]
@@ -177,3 +183,145 @@ def test_a_data_set_that_cannot_be_loaded_is_one_clear_message(monkeypatch):
     with pytest.raises(ValueError, match="hub x/y .*revision abc.*network") as caught:
         load_rows(HubSource(id="x/y", revision="abc"))
     assert "\n" not in str(caught.value)
+
+
+def zst_frame(data: bytes, window_log: int) -> bytes:
+    """One frame of a single raw block, with a header that asks for so large a window."""
+    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3])
+    return header + (len(data) << 3 | 1).to_bytes(3, "little") + data
+
+
+def test_a_zst_window_of_two_gib_is_read_and_a_larger_one_is_no_damage(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zst_frame(jsonl(ROWS), 31))
+    assert read(path)[0] == ROWS
+    path.write_bytes(zst_frame(jsonl(ROWS), 33))
+    for on_error in ("error", "skip"):
+        with pytest.raises(UnsupportedInput, match=r"window of 8,192 MiB .*zstd -d .*--long=31"):
+            read(path, on_error=on_error)
+
+
+def test_a_zst_dictionary_that_is_missing_is_no_damage(tmp_path):
+    rows = [json.dumps({"text": f"Row {i} of a file about rows."}).encode() for i in range(500)]
+    dictionary = zstandard.train_dictionary(4096, rows)
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.ZstdCompressor(dict_data=dictionary).compress(rows[0]))
+    with pytest.raises(UnsupportedInput, match="dictionary"):
+        read(path, on_error="skip")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.txt.zst", "a.parquet.zst"])
+def test_a_disk_that_fails_is_no_damage_of_the_file(name, tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, *_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        readline = read
+
+    (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(readers, "open", lambda *_: Failing(), raising=False)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        read(tmp_path / name, on_error="skip")
+
+
+def test_utf32_and_utf16_without_a_mark_are_refused_with_a_mend(tmp_path):
+    path = tmp_path / "a.txt"
+    for encoding, name in [("utf-32", "UTF-32"), ("utf-32-be", "UTF-32BE"), ("utf-16-le", "16LE")]:
+        path.write_text("Some text in letters.\n", encoding=encoding)
+        with pytest.raises(DamagedInput, match=f"{name}.*iconv -f"):
+            read(path)
+    path.write_bytes(b"a text\0with a few\0zeros\0\0\0")
+    assert read(path)[0] == ["a text\0with a few\0zeros\0\0\0"]
+
+
+BERT_FORMAT = "First text.\nIt is short.\n\n\nSecond text.\n \nThird.\n\n"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_an_empty_line_or_a_line_of_marks_separates_documents_for_any_line_end(line_end, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(BERT_FORMAT.replace("\n", line_end).encode())
+    documents, counters = read(path, document_separator="blank_line")
+    assert documents == ["First text.\nIt is short.", "Second text.", "Third."]
+    assert counters["separator_lines"] == 4
+    path.write_bytes(
+        f"\ufeff***{line_end}One.{line_end}Two.{line_end} *** {line_end}Three.".encode()
+    )
+    assert read(path, document_separator="*** ")[0] == ["", "One.\nTwo.", "Three."]
+
+
+@pytest.mark.parametrize("separator", ["\n", "\\n\\n", "  ", "\r\n"])
+def test_white_space_as_separator_is_refused_naming_the_empty_line(separator):
+    with pytest.raises(ValueError, match="write blank_line"):
+        LocalSource(path="a", document_separator=separator)
+    with pytest.raises(ValueError, match="wikitext_headings"):
+        LocalSource(path="a", document_separator="***", wikitext_headings=True)
+
+
+def test_documents_are_cut_at_a_line_where_no_empty_line_comes(monkeypatch):
+    monkeypatch.setattr(text_rows, "MAX_DOCUMENT_CHARS", 100)
+    monkeypatch.setattr(text_rows, "_WAIT_CHARS", 50)
+    lines = ["a line of some text"] * 40
+    log = ReadLog()
+    cut = list(text_rows.txt_documents(lines, "", log))
+    assert "\n".join(cut) == "\n".join(lines) and max(map(len, cut)) <= 100 + 50 + 20
+    assert log.counters["documents_cut"] == len(cut) - 1 > 3
+    blank = [*lines[:6], "", *lines[:3]]
+    assert list(text_rows.txt_documents(blank, "", log)) == [
+        "\n".join(blank[:6]),
+        "\n".join(blank[6:]),
+    ]
+    long = list(text_rows.txt_documents(["word " * 100], "", log))
+    assert "".join(long) == "word " * 100 and max(map(len, long)) <= 100
+    assert len(list(text_rows.wikitext_documents(lines))) > 3
+
+
+def test_lines_of_wikiextractor_are_taken_off_or_counted(tmp_path):
+    path = tmp_path / "wiki_00.txt"
+    page = '<doc id="{}" url="x" title="T">\nT{}\n\nA text.\n\n</doc>\n'
+    path.write_text(page.format(1, 1) + page.format(2, 2))
+    documents, counters = read(path, document_separator="</doc>")
+    assert documents == ["T1\n\nA text.\n", "T2\n\nA text.\n"]
+    documents, counters = read(path)
+    assert len(documents) == 1 and counters["wikiextractor_lines"] == 4
+
+
+def test_a_field_inside_a_field_is_named_with_a_point(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"meta": {"text": "One."}}\n{"meta.text": "Two.", "meta": 3}\n')
+    assert read(path, text_field="meta.text")[0] == ["One.", "Two."]
+    path.write_text('{"meta": {"title": "One."}}\n')
+    with pytest.raises(DamagedInput, match="no field 'meta.text'; it has meta"):
+        read(path, text_field="meta.text")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"meta": [{"text": "One.", "n": 1}, {"text": None, "n": 2}]}), path)
+    documents, counters = read(path, text_field="meta.text", on_error="skip")
+    assert documents == ["One."] and counters["damaged_rows"] == 1
+    with pytest.raises(DamagedInput, match=r"no column 'meta.body'; it has text, n"):
+        read(path, text_field="meta.body")
+
+
+def test_parquet_categories_are_text_and_a_column_that_stands_twice_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array(ROWS).dictionary_encode()}), path)
+    assert read(path)[0] == ROWS
+    twice = pa.table([pa.array(ROWS), pa.array(ROWS)], names=["text", "text"])
+    pq.write_table(twice, path)
+    with pytest.raises(DamagedInput, match="column 'text' 2 times.*Rename"):
+        read(path)
+    pq.write_table(pa.table({"text": pa.array([1, 2]).dictionary_encode()}), path)
+    with pytest.raises(DamagedInput, match="holds int64, not text"):
+        read(path)
+
+
+def test_bytes_that_are_not_utf8_are_counted_by_file_in_every_format(tmp_path):
+    row = b"caf\xe9 and \xff"
+    (tmp_path / "a.txt").write_bytes(row)
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "' + row + b'"}\n')
+    values = pa.array([row, b"fine", None]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"text": values}), tmp_path / "c.parquet")
+    source = LocalSource(path=str(tmp_path), on_error="skip")
+    [chunk] = iterate_chunks(source, 1000)
+    assert chunk.documents == ["caf\ufffd and \ufffd"] * 3 + ["fine"]
+    names = {f"invalid_utf8: {name}": 2 for name in ("a.txt", "b.jsonl", "c.parquet")}
+    assert chunk.counters == {"invalid_utf8": 6, "damaged_rows": 1, **names}

@@ -225,17 +225,18 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import readers
+    from data_prep import parquet_rows
     from data_prep.config import LocalSource
+    from data_prep.readers import ReadLog
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(readers.shutil, "copyfileobj", full)
+    monkeypatch.setattr(parquet_rows.shutil, "copyfileobj", full)
     source = LocalSource(path=str(tmp_path), on_error="skip")
     with pytest.raises(OSError, match="Make room there"):
-        list(readers.read_documents(tmp_path / "a.parquet.gz", source, readers.ReadLog()))
+        list(parquet_rows.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data_prep.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     train_wordpiece,
+    vocabulary_notes,
     wordpiece_from_vocab,
 )
 
@@ -48,6 +50,37 @@ def test_special_tokens_come_first_and_nothing_else_is_special(tokenizer_json):
 def test_cased_training_keeps_capitals():
     assert "T" in train(lowercase=False).get_vocab()
     assert "T" not in train().get_vocab()
+
+
+def test_accents_and_vowel_signs_stay_where_they_are_asked_for():
+    def words(*texts, **options):
+        config = TokenizerConfig(vocab_size=200, **options)
+        tokenizer = train_wordpiece(lambda: texts * 10, config)
+        return tokenizer.decode(tokenizer.encode(" ".join(texts)).ids)
+
+    texts = ("Müller geht früh.", "हिन्दी", "ภาษาไทย", "Ĉu vi")
+    assert words(*texts, strip_accents=False) == "müller geht früh. हिन्दी ภาษาไทย ĉu vi"
+    assert words(*texts[:1]) == "muller geht fruh."
+    assert '"strip_accents":null' in train().to_str(), "the default is BERT's, byte for byte"
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "words"),
+    [
+        (["Paris", "the", "##s"], {}, r"1 of 3 entries can never occur.*Paris.*lowercase false"),
+        (["früh", "the"], {}, r"1 of 2 entries.*früh.*strip_accents false"),
+        (["paris", "the"], {"lowercase": False}, "no entry has a capital.*lowercase true"),
+        (["früh", "the"], {"strip_accents": False}, None),
+        (["paris", "the", "中"], {}, None),
+        (["Paris", "the"], {"lowercase": False}, None),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_its_normaliser_is_said(entries, options, words, tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL_TOKENS, "[unused1]", *entries]))
+    found = vocabulary_notes(TokenizerConfig(path=str(path), **options))
+    assert len(found) == (words is not None)
+    assert not found or re.search(words, found[0])
 
 
 def test_too_small_a_vocabulary_names_both_numbers():

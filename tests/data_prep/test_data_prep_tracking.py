@@ -1,5 +1,6 @@
 """What W&B is told, as plain values: settings, groups, best values, contexts, records."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from data_prep.shared.tracking import (
     TrackingConfig,
     TrackingRecord,
     best_values,
+    check_run_name,
     masked_context,
     next_start,
 )
@@ -104,3 +106,20 @@ def test_the_record_survives_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     (tmp_path / RECORD_FILE).write_text('{"format_version": 2}')
     with pytest.raises(ValueError, match=r"wandb_runs.json: is damaged .*remove it"):
         TrackingRecord.load(tmp_path)
+
+
+def test_a_runs_name_may_have_letters_of_any_script_and_nothing_else() -> None:
+    for name in (
+        "a/b-1.2_c",
+        "größe",
+        unicodedata.normalize("NFD", "größe"),
+        "हिन्दी",
+        "2024",
+        "中文",
+    ):
+        check_run_name(name)
+    for name in ("", "/a", "a/", "../evil", "a/../b", ".", "a b", "a:b", "a\\b", "a\n"):
+        with pytest.raises(ValueError, match="is not a folder name"):
+            check_run_name(name)
+    with pytest.raises(ValueError, match="cannot read in this locale; set LC_ALL=C.UTF-8"):
+        check_run_name("gr\udcc3\udcb6")

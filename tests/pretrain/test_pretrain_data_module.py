@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
+from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.masking import MaskingConfig
 from pretrain.sampler import BatchGeometry, StreamBatchSampler
 
@@ -248,12 +249,20 @@ def test_missing_shards_are_an_error_with_the_command_to_run(tmp_path: Path) -> 
         data_module(tmp_path / "nothing").prepare_data()
 
 
-def test_an_encoder_with_too_few_embeddings_is_refused(folder: Path) -> None:
+def test_an_encoder_must_have_an_embedding_and_a_position_for_every_token(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = data_module(folder)
-    data.check_vocab(200)
-    with pytest.raises(ValueError, match="vocab_size to 200"):
-        data.check_vocab(199)
     assert data.vocab_size == 200 and data.tokenizer_path.is_file()
+    check_vocab(208, data.vocab_size, folder)
+    assert not capsys.readouterr().err
+    with pytest.raises(ValueError, match="vocab_size to 200"):
+        check_vocab(199, data.vocab_size, folder)
+    check_vocab(30522, data.vocab_size, folder)
+    assert "30,322 are never used; --model.encoder.vocab_size 200" in capsys.readouterr().err
+    check_positions(32, 32)
+    with pytest.raises(ValueError, match="give --model.encoder.max_positions 513, or a smaller"):
+        check_positions(512, 513)
 
 
 def test_baselines_equal_a_direct_count(folder: Path) -> None:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_corpora import Documents, document_of, make_shards, random_documents
+from pretrain_corpora import (
+    Documents,
+    document_of,
+    make_shards,
+    random_documents,
+    write_shards,
+    write_tokenizer,
+)
 from scipy.stats import binomtest, chi2_contingency, ks_2samp
 
 from data_prep.shards import TokenShards
@@ -183,15 +190,30 @@ def test_objectives_with_a_random_class_need_two_documents(tmp_path: Path) -> No
     documents: Documents = [[[5, 6, 7], [8, 9]] * 30, [[5]]]
     shards = make_shards(tmp_path, documents)
     for name in ("mlm_nsp", "mlm_sso"):
-        with pytest.raises(ValueError, match=r"'train'.*only one document.*objective 'mlm'"):
+        with pytest.raises(ValueError, match=r"'train' has 1 document .*two, .*objective mlm$"):
             plan_of(shards, name)
     assert plan_of(shards, "mlm").stats.tokens_unusable == 1
 
 
 def test_a_corpus_without_a_single_pair_is_an_error(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, [[[5]], [[6]]])
-    with pytest.raises(ValueError, match="no document of two or more"):
+    with pytest.raises(ValueError, match=r"has 0 documents .*document_separator \(blank_line"):
         plan_of(shards, "mlm")
+
+
+def test_too_few_validation_documents_are_refused_with_every_way_out(tmp_path: Path) -> None:
+    text = [[5, 6, 7], [8, 9]] * 9
+    made = write_tokenizer(tmp_path / "made.json", vocab_size=20)
+    write_shards(tmp_path / "shards", {"train": [text] * 59, "validation": [text]}, made)
+    shards = TokenShards.open(tmp_path / "shards", "validation")
+    with pytest.raises(ValueError, match="'validation' has 1 document of") as raised:
+        plan_of(shards, "mlm_sso")
+    ways = (
+        "--validation_fraction, such as 0.042",
+        "objective mlm",
+        "--trainer.limit_val_batches 0",
+    )
+    assert all(way in str(raised.value) for way in ways)
 
 
 def test_a_document_that_dominates_gets_partners_from_the_others(tmp_path: Path) -> None:

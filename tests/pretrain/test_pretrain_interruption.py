@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from pretrain.cli import main
-from pretrain.interruption import (
+from data_prep.shared.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_STOPPED,
@@ -14,6 +13,7 @@ from pretrain.interruption import (
     parse_duration,
     signal_named,
 )
+from pretrain.cli import main
 
 
 @pytest.mark.parametrize(

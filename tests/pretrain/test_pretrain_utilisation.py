@@ -130,7 +130,7 @@ def test_every_line_of_a_run_has_its_throughput(
     rates = [row["train/mfu"] * 1e9 / row["train/tokens_per_s"] for row in rows]
     assert min(rates) > 0 and max(rates) / min(rates) < 1.5
     shown = capfd.readouterr().err
-    assert "train/mfu is of 0.001 TFLOP/s: given by run.peak_tflops" in shown
+    assert "what share of 0.001 TFLOP/s a device uses (given by run.peak_tflops)" in shown
     assert "mfu=" in shown and "GiB=" in shown and "wait=" in shown
 
 

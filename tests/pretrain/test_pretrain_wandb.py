@@ -12,10 +12,10 @@ from pretrain_faults import injected
 from pytorch_lightning.utilities import rank_zero_only
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
+from data_prep.shared.interruption import EXIT_STOPPED
 from data_prep.shared.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
 from data_prep.shared.wandb_run import STEP_KEY
 from pretrain.cli import main
-from pretrain.interruption import EXIT_STOPPED
 from pretrain.metrics_rows import last_value, read_metrics
 from pretrain.run_config import RunConfig
 from pretrain.run_setup import wandb_logger

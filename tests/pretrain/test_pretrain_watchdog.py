@@ -17,11 +17,11 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from data_prep.shared.interruption import EXIT_WATCHDOG
+from data_prep.shared.processes import process_state
 from pretrain.callbacks import watchdog as watchdog_module
 from pretrain.callbacks.watchdog import Watchdog, _within
 from pretrain.heartbeats import read_heartbeats
-from pretrain.interruption import EXIT_WATCHDOG
-from pretrain.processes import process_state
 from pretrain.transport import BatchLoader
 
 LINUX = Path("/proc/self/stat").exists()

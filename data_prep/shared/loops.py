@@ -13,7 +13,8 @@ _PROCESSED = (*_STARTED, "processed")
 def loop_state(
     step: int,
     *,
-    steps_per_epoch: int,
+    epoch: int,
+    within: int,
     accumulation: int,
     validation_due: bool,
     validation_done: bool,
@@ -22,12 +23,12 @@ def loop_state(
 
     Args:
         step: Optimiser steps done.
-        steps_per_epoch: Optimiser steps of a Lightning epoch.
+        epoch: Lightning epochs that are over.
+        within: Optimiser steps done of the next one.
         accumulation: Micro-batches per optimiser step.
         validation_due: Whether a validation belongs to this step.
         validation_done: Whether it was finished; otherwise the loop makes up for it first.
     """
-    epoch, within = divmod(step, steps_per_epoch)
     steps = {"total": step, "current": within}
     batches = {name: count * accumulation for name, count in steps.items()}
     optimizer_step = {name: _counts(count, ("ready", "completed")) for name, count in steps.items()}

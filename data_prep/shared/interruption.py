@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from pretrain.processes import kill_descendants
+from data_prep.shared.processes import kill_descendants
+from data_prep.shared.quiet_output import EXIT_PIPE
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
@@ -31,6 +32,7 @@ EXIT_CODES = {
     EXIT_WATCHDOG: "a rank or a data worker made no progress and was ended",
     EXIT_GUARD: "a loss or gradient was not finite, or the loss jumped; no such state is saved",
     EXIT_INTERRUPT: "stopped by Ctrl-C: once with a checkpoint, twice at once",
+    EXIT_PIPE: "nobody reads the output any more, as before `head`",
 }
 """Every exit code of `ponet-pretrain` with its meaning."""
 

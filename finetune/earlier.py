@@ -1,0 +1,74 @@
+"""What stands in a run's folder when its fit is started: nothing, an unfinished or a finished run.
+
+Invariant: nothing is changed here, and a run never goes on with other settings, data or weights.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+
+from data_prep.shared.configuration import flatten
+from data_prep.shared.run_folder import own_files
+from finetune.inputs import changed_inputs
+from finetune.run_config import CONFIG_FILE, RESULT_FILE, RUN_FILES, RunConfig
+
+FREE = (
+    "run",
+    "config",
+    "data.num_workers",
+    "data.eval_batch_size",
+    "data.micro_batch_size",
+    "model.gradient_checkpointing",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+)
+"""Settings, and groups of them, that may differ when a run goes on: none changes what is learnt."""
+
+State = Literal["nothing", "unfinished", "finished"]
+
+
+def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
+    """Return what stands in the run's folder and can go on.
+
+    Args:
+        run: The run.
+        settings: Its resolved configuration of now, nested.
+
+    Raises:
+        ValueError: A run that must not be replaced and cannot go on.
+    """
+    if run.overwrite or not own_files(run.folder, own=RUN_FILES):
+        return "nothing"
+    how = "give another --run.name, or --run.overwrite true to replace it"
+    if not (run.folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{run.folder} holds an earlier run; {how}")
+    stored = yaml.safe_load((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    changes = [*differences(stored or {}, settings), *changed_inputs(run.folder)]
+    if changes:
+        raise ValueError(
+            f"{run.folder} holds an earlier run, which this one cannot go on from: "
+            f"{'; '.join(changes[:3])}. Either {how}"
+        )
+    return "finished" if (run.folder / RESULT_FILE).is_file() else "unfinished"
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ, in words; those of `FREE` do not count."""
+    first, second = _decisive(stored), _decisive(wanted)
+    return [
+        f"{name} was {first.get(name, 'not given')}, is {second.get(name, 'not given')}"
+        for name in sorted({*first, *second})
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten(settings)
+    return {k: v for k, v in flat.items() if not any(f"{k}.".startswith(f"{f}.") for f in FREE)}
