@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from finetune_runs import (
     FaultAt,
     assert_same_story,
     fit_arguments,
     interrupt,
-    json_lines,
     result_of,
     with_callback,
 )
-from safetensors.torch import load_file
 
 from data_prep.shared.run_folder import sole_writer
 from finetune.artifact import load_classifier
