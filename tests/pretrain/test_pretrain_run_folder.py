@@ -216,6 +216,18 @@ def test_shards_of_another_tokenizer_are_refused_for_evaluation(
     assert "another tokenizer than the checkpoint" in message and str(other) in message
 
 
+def test_a_predict_that_is_stopped_leaves_the_earlier_predictions(
+    tiny_run: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["predict", *tiny_run]) == 0
+    predictions = run / "predictions-rank0.jsonl"
+    before = predictions.read_bytes()
+    monkeypatch.setattr(PretrainModule, "predict_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["predict", *tiny_run])
+    assert before and predictions.read_bytes() == before
+
+
 def test_evaluations_of_other_text_are_kept_apart_and_say_so(
     tiny_run: list[str], run: Path, tmp_path: Path
 ) -> None:
