@@ -101,6 +101,8 @@ def test_two_fits_of_one_name_make_one_run(bundle: Path, undisturbed: Path) -> N
     run = undisturbed.parent / "twice"
     first = start(bundle, undisturbed.parent, "twice")
     wait_for_step(run, first, 1)
+    first.send_signal(signal.SIGSTOP)  # still at work when the second has started
     assert ended(start(bundle, undisturbed.parent, "twice")) == 2
+    first.send_signal(signal.SIGCONT)
     assert ended(first) == 0
     assert_same_story(run, undisturbed)
