@@ -12,16 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "finetune"))
 
-from conftest import VOCAB  # noqa: E402
-from finetune_runs import assert_same_story, fit_arguments  # noqa: E402
+from finetune_runs import VOCAB, assert_same_story, fit_arguments, write_bundle  # noqa: E402
 
 from data_prep.tokenizer import wordpiece_from_vocab  # noqa: E402
-from ponet import PoNetConfig, PretrainingModel, save_bundle  # noqa: E402
 
 pytestmark = pytest.mark.faults
 BOUND_S = 180.0
@@ -36,10 +33,7 @@ OPTIONS = (
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     wordpiece_from_vocab(VOCAB, lowercase=True).save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
-    sizes = {"num_layers": 1, "hidden_size": 32, "ffn_size": 64, "max_positions": 24}
-    model = PretrainingModel(PoNetConfig.preset("nano", vocab_size=len(VOCAB), **sizes))
-    return save_bundle(folder / "bundle", model, tokenizer_json=folder / "tokenizer.json")
+    return write_bundle(folder / "bundle", folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +101,8 @@ def test_two_fits_of_one_name_make_one_run(bundle: Path, undisturbed: Path) -> N
     run = undisturbed.parent / "twice"
     first = start(bundle, undisturbed.parent, "twice")
     wait_for_step(run, first, 1)
+    first.send_signal(signal.SIGSTOP)  # still at work when the second has started
     assert ended(start(bundle, undisturbed.parent, "twice")) == 2
+    first.send_signal(signal.SIGCONT)
     assert ended(first) == 0
     assert_same_story(run, undisturbed)

@@ -15,7 +15,11 @@ from safetensors.torch import load_file
 
 from finetune import run_setup
 from finetune.cli import main
+from ponet import PoNetConfig, PretrainingModel, save_bundle
 
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["good", "great", "fine", "bad", "awful", "poor", "a", "film", "it", "was", "the", "[", "]"]
+VOCAB = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *WORDS, "sep"])}
 GOOD, BAD, FILLER = ["good", "great", "fine"], ["bad", "awful", "poor"], ["a", "film", "it", "was"]
 QUICK = [
     *("--model.optimizer.lr", "5e-3", "--data.global_batch_size", "16", "--data.max_len", "16"),
@@ -117,3 +121,12 @@ def assert_same_story(run: Path, other: Path) -> None:
     times = [row["elapsed_s"] for row in one]
     assert times == sorted(times)
     assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}
+
+
+def write_bundle(folder: Path, tokenizer_json: Path) -> Path:
+    """Write a tiny PoNet of the toy vocabulary as a bundle and return its folder."""
+    torch.manual_seed(0)
+    config = PoNetConfig.preset(
+        "nano", vocab_size=len(VOCAB), num_layers=1, hidden_size=32, ffn_size=64, max_positions=24
+    )
+    return save_bundle(folder, PretrainingModel(config), tokenizer_json=tokenizer_json)
