@@ -14,13 +14,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_prep.manifest import TokenizerInfo
 from data_prep.shared.interruption import say
 from finetune.data.encoding import TextEncoder
 from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.positions import PositionMethod
+from ponet.tokenizer import check_tokenizer
 
 FORMAT_VERSION = 2
 CLASSIFIER_FOLDER = "classifier"
@@ -163,25 +163,10 @@ def load_classifier(
         raise ValueError(f"max_len is {max_len}; a pair needs 5 tokens or more")
     if max_len > sizes.max_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
+    digest = info.tokenizer_digest or None
+    check_tokenizer(folder / _TOKENIZER, vocab_size=sizes.vocab_size, digest=digest)
     encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
-    _check_tokenizer(encoder.info, info, sizes.vocab_size, folder / _TOKENIZER)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
-
-
-def _check_tokenizer(
-    found: TokenizerInfo, info: ClassifierInfo, vocab_size: int, path: Path
-) -> None:
-    """Refuse a tokenizer whose numbers mean other words than those of training."""
-    if found.vocab_size > vocab_size:
-        raise ValueError(
-            f"{path}: has {found.vocab_size} entries but the model {vocab_size}; put the tokenizer "
-            "that it was trained with back"
-        )
-    if info.tokenizer_digest not in ("", found.digest):
-        raise ValueError(
-            f"{path}: is not the tokenizer that this classifier was trained with (its vocabulary "
-            "or rules differ); put that one back"
-        )
 
 
 def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
