@@ -18,6 +18,7 @@ from data_prep.shared.interruption import (
 )
 from data_prep.shared.processes import end_workers
 from data_prep.shared.quiet_output import output_is_closed, quiet_output
+from data_prep.shared.threads import wait_asleep
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
@@ -46,6 +47,7 @@ COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, see `HELP`."""
     started = time.monotonic()
+    wait_asleep()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")

@@ -17,6 +17,7 @@ from data_prep.shared.interruption import (
 )
 from data_prep.shared.processes import end_workers
 from data_prep.shared.quiet_output import output_is_closed, quiet_output
+from data_prep.shared.threads import wait_asleep
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -47,6 +48,7 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns one of `EXIT_CODES`."""
     started = time.monotonic()
+    wait_asleep()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP + "".join(f"  {code:3d}  {text}\n" for code, text in EXIT_CODES.items()), end="")
