@@ -104,7 +104,7 @@ PREDICTIONS_FILE = "predictions-rank{rank}.jsonl"
 STUDY_FILE = "study.json"
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
-    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE, PREDICTIONS_FILE.format(rank="*")),
+    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE, PREDICTIONS_FILE.format(rank="*") + "*"),
     *("wandb", RECORD_FILE, STUDY_FILE),
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""

@@ -142,6 +142,7 @@ class RunHistory(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""
+        self._take_over(trainer, pl_module)
         if self.started and trainer.is_global_zero:
             add_event(self.folder, "finished", step=trainer.global_step)
 

@@ -1,6 +1,7 @@
 """`predict`: what the model says at every masked position, one JSON line per example."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from tokenizers import Tokenizer
 
+from data_prep.files import TEMPORARY
 from pretrain.objectives import IGNORED_LABEL
 from pretrain.run_config import PREDICTIONS_FILE
 
 
 class PredictionsFile(BasePredictionWriter):
-    """Append predictions to `<folder>/predictions-rank<r>.jsonl`, with tokens in words.
+    """Write predictions to `<folder>/predictions-rank<r>.jsonl`, with tokens in words.
+
+    The file gets its name when all are written; until then that of an earlier `predict` stays.
 
     Args:
         folder: The run's folder.
@@ -23,13 +27,15 @@ class PredictionsFile(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = Path(folder)
         self._file: Any = None
+        self._path = self.folder
         self._tokenizer: Any = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file anew."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / PREDICTIONS_FILE.format(rank=trainer.global_rank)
-        self._file = path.open("w", encoding="utf-8")
+        self._path, temporary = path, path.with_name(path.name + TEMPORARY)
+        self._file = temporary.open("w", encoding="utf-8")
         self._tokenizer = Tokenizer.from_file(
             str(trainer.datamodule.tokenizer_path)  # type: ignore[attr-defined]
         )
@@ -66,4 +72,5 @@ class PredictionsFile(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""
         self._file.close()
-        print(f"predictions: {self._file.name}")
+        os.replace(self._file.name, self._path)
+        print(f"predictions: {self._path}")

@@ -27,6 +27,11 @@ MISTAKES = [
     pytest.param(["--trainer.strategy", "nonsense"], "nonsense", id="strategy"),
     pytest.param(["--trainer.precision", "nonsense"], "", id="precision"),
     pytest.param(["--trainer.callbacks+=Nonsense"], "Nonsense", id="callback"),
+    pytest.param(
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/nonsense"],
+        "val/nonsense",
+        id="monitor",
+    ),
     pytest.param(["--trainer.logger+=Nonsense"], "Nonsense", id="logger"),
     pytest.param(["--trainer.limit_train_batches", "3"], "optimiser step", id="limit"),
     pytest.param(["--data.micro_batch_size", "3"], "micro_batch_size", id="batch size"),
@@ -83,7 +88,7 @@ def test_a_mistake_leaves_an_earlier_run_to_the_byte(
     assert said in message and "Traceback" not in message
 
 
-@pytest.mark.parametrize("mistake", [MISTAKES[0].values[0], MISTAKES[8].values[0]])
+@pytest.mark.parametrize("mistake", [MISTAKES[0].values[0], MISTAKES[7].values[0]])
 def test_a_refused_fit_leaves_no_new_folder(
     mistake: list[str], tiny_run: list[str], tmp_path: Path
 ) -> None:
@@ -214,6 +219,18 @@ def test_shards_of_another_tokenizer_are_refused_for_evaluation(
     assert main([command, *tiny_run, "--data.folder", str(other)]) == 2
     message = capsys.readouterr().err
     assert "another tokenizer than the checkpoint" in message and str(other) in message
+
+
+def test_a_predict_that_is_stopped_leaves_the_earlier_predictions(
+    tiny_run: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["predict", *tiny_run]) == 0
+    predictions = run / "predictions-rank0.jsonl"
+    before = predictions.read_bytes()
+    monkeypatch.setattr(PretrainModule, "predict_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["predict", *tiny_run])
+    assert before and predictions.read_bytes() == before
 
 
 def test_evaluations_of_other_text_are_kept_apart_and_say_so(
