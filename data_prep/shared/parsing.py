@@ -57,9 +57,12 @@ class ShortErrors:
 
 
 def shortened(message: str) -> str:
-    """Return a message of jsonargparse in one line, without its account of every type tried."""
-    found = _NO_SUBTYPE.search(message)
-    if found is not None:
+    """Return a message of jsonargparse in one line, without its account of every type tried.
+
+    For classes that account stays, and where an import is refused: it says why.
+    """
+    found = None if "Importing" in message else _NO_SUBTYPE.search(message)
+    if found is not None and not re.search(r"<class '\w+\.", found["types"]):
         message = f"{found['key']} is {found['value'].strip()!r}; allowed: {found['types']}"
     message = re.sub(r"typing\.Literal\[([^\]]*)\]|<class '(\w+)'>", r"\1\2", message)
     message = message.replace("NoneType", "null").replace("Expected a ", "expected ")

@@ -134,7 +134,7 @@ def read_sweep(path: str | Path) -> Sweep:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path}: no such sweep file; configs/sweeps/ has examples")
     content = read_yaml(path, yaml_1_1=True)
     if not isinstance(content, dict) or "method" not in content:
