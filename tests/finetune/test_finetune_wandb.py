@@ -96,7 +96,7 @@ def test_a_run_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) ->
     def finish(*, exit_code: int) -> None:
         ended.append(exit_code)
 
-    foreign = SimpleNamespace(run="foreign", finish=finish)
+    foreign = SimpleNamespace(run="foreign", finish=finish, Error=RuntimeError)
     monkeypatch.setitem(sys.modules, "wandb", foreign)
     with OwnTracking():
         pass
