@@ -27,6 +27,7 @@ RUN python3 -m venv "$VIRTUAL_ENV" && pip install --constraint constraints.txt t
 COPY pyproject.toml README.md LICENSE ./
 COPY ponet ponet
 COPY data_prep data_prep
+COPY training training
 COPY pretrain pretrain
 COPY finetune finetune
 RUN pip install --constraint constraints.txt --editable '.[deepspeed,hub]'

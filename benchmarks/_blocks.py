@@ -13,17 +13,17 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from data_prep.shards import TokenShards
-from data_prep.shared.interruption import StopRequest
 from ponet import PoNetConfig
 from pretrain.callbacks import Guards, StepSeeds, Watchdog
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.schedule import RunCheckpoints
 from pretrain.datamodule import PretrainDataModule
-from pretrain.guards import GuardConfig
 from pretrain.module import PretrainModule
 from pretrain.optim import OptimizerConfig
-from pretrain.run_config import CheckpointConfig
 from pretrain.run_setup import take_over_signals
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.schedule import RunCheckpoints
+from training.guards import GuardConfig
+from training.interruption import StopRequest
+from training.run_config import CheckpointConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BARE, NOTHING, ALL = "bare", "nothing (a second bare)", "poll, guards, watchdog, seeds"

@@ -19,7 +19,7 @@ from ponet import EncoderConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
 from pretrain.optim import OptimizerConfig
-from pretrain.utilisation import FetchClock, PeakRate, peak_rate
+from training.utilisation import FetchClock, PeakRate, peak_rate
 
 Options = Any
 """The command line's."""

@@ -13,17 +13,17 @@ import numpy as np
 from _common import interleaved
 
 from data_prep.shards import TokenShards
-from pretrain.checkpoints.storage import (
+from pretrain.datamodule import PretrainDataModule
+from pretrain.objectives import OBJECTIVES
+from pretrain.packing import PackingConfig
+from pretrain.sampler import SampleStream
+from training.checkpoints.storage import (
     checkpoint_path,
     load_checkpoint,
     saved_checkpoints,
     write_checkpoint,
 )
-from pretrain.datamodule import PretrainDataModule
-from pretrain.metrics_file import read_metrics
-from pretrain.objectives import OBJECTIVES
-from pretrain.packing import PackingConfig
-from pretrain.sampler import SampleStream
+from training.metrics_file import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Options = Any

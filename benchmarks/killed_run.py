@@ -31,8 +31,8 @@ sys.path[:] = [
 
 from _common import RESULTS, machine, save
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
-from pretrain.metrics_file import read_metrics, series
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints
+from training.metrics_file import read_metrics, series
 
 CLOCK = (
     "elapsed_s",

@@ -39,7 +39,7 @@ from _blocks import ALL, ASYNC, BARE, SYNC, Rival, train_blocks
 from _common import RESULTS, machine, save, spread, synthetic_folder
 from _start_up import start_up
 
-from pretrain.checkpoints.storage import saved_checkpoints
+from training.checkpoints.storage import saved_checkpoints
 
 TARGETS = {"overhead_percent": 2.0, "start_up_ratio": 1.3}
 WAYS = ("own_hooks", "cpu_difference", "wall_difference")

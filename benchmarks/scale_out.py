@@ -35,7 +35,7 @@ from _common import RESULTS, bar_chart, machine, save
 
 from data_prep.manifest import SPECIAL_TOKENS
 from data_prep.shards import write_shards
-from pretrain.metrics_file import read_metrics, series
+from training.metrics_file import read_metrics, series
 
 CONFIGS = _HERE.parent / "configs"
 STRATEGIES = ("ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero2_offload")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from data_prep import config as config_module
 from data_prep.config import BuildConfig
 from data_prep.manifest import Manifest, ShardError
-from data_prep.shared.quiet_output import output_is_closed, quiet_output
+from data_prep.quiet_output import output_is_closed, quiet_output
 
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 _EXAMPLES = """\

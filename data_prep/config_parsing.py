@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.shared import yaml_files
+from data_prep import yaml_files
 
 T = TypeVar("T")
 

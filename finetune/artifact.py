@@ -14,13 +14,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_prep.shared.interruption import say
 from finetune.data.encoding import TextEncoder
 from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.positions import PositionMethod
 from ponet.tokenizer import check_tokenizer
+from training.interruption import say
 
 FORMAT_VERSION = 2
 CLASSIFIER_FOLDER = "classifier"

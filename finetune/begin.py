@@ -12,9 +12,6 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from data_prep.shared.interruption import say
-from data_prep.shared.run_folder import replacing
-from data_prep.shared.wandb_run import tracked_run
 from finetune.artifact import restore_classifier
 from finetune.callbacks.resume import ResumePoint, highest_of_ranks
 from finetune.data.overview import overview_lines
@@ -22,6 +19,9 @@ from finetune.inputs import digests, write_inputs
 from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule, log_prefix
 from finetune.run_config import CONFIG_FILE, RUN_FILES, RunConfig
+from training.interruption import say
+from training.run_folder import replacing
+from training.wandb_run import tracked_run
 
 
 class RunFolder(SaveConfigCallback):

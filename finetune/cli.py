@@ -9,16 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.shared.command_line import announce
-from data_prep.shared.interruption import (
+from data_prep.quiet_output import output_is_closed, quiet_output
+from training.command_line import announce
+from training.interruption import (
     EXIT_GUARD,
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
 )
-from data_prep.shared.processes import end_workers
-from data_prep.shared.quiet_output import output_is_closed, quiet_output
-from data_prep.shared.threads import wait_asleep
+from training.processes import end_workers
+from training.threads import wait_asleep
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import yaml
 
-from data_prep.shared.configuration import flatten
-from data_prep.shared.run_folder import own_files
 from finetune.inputs import changed_inputs
 from finetune.run_config import CONFIG_FILE, RESULT_FILE, RUN_FILES, RunConfig
+from training.configuration import flatten
+from training.run_folder import own_files
 
 FREE = (
     "run",

@@ -21,16 +21,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 
-from data_prep.shared.allowed_modules import (
-    modules_from_arguments,
-    only_allowed_modules,
-    without_modules,
-)
-from data_prep.shared.command_line import listed, reject_decided_values, seed_number
-from data_prep.shared.interruption import RunInterrupted, StopRequest, say
-from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
-from data_prep.shared.run_folder import is_first_process, sole_writer
-from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from finetune.artifact import load_weights, read_info
 from finetune.begin import RunFolder
 from finetune.callbacks import BestClassifier, ResumePoint, record_result
@@ -62,6 +52,16 @@ from finetune.run_setup import (
     quiet_libraries,
     wandb_logger,
 )
+from training.allowed_modules import (
+    modules_from_arguments,
+    only_allowed_modules,
+    without_modules,
+)
+from training.command_line import listed, reject_decided_values, seed_number
+from training.interruption import RunInterrupted, StopRequest, say
+from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from training.run_folder import is_first_process, sole_writer
+from training.wandb_run import OwnTracking, check_tracking
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.files import write_atomic
-from data_prep.shared.metrics_lines import append_metrics
+from training.metrics_lines import append_metrics
 
 
 class MetricsFileLogger(Logger):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shared.tracking import RECORD_FILE, TrackingConfig, check_run_name
 from finetune.artifact import CLASSIFIER_FOLDER
 from finetune.inputs import INPUTS_FILE
+from training.tracking import RECORD_FILE, TrackingConfig, check_run_name
 
 CONFIG_FILE = "run_config.yaml"
 METRICS_FILE = "metrics.jsonl"

@@ -10,10 +10,10 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
-from data_prep.shared.configuration import configuration_name, flatten
-from data_prep.shared.wandb_run import logger_options
 from finetune.callbacks import ProgressLines, TrainingLog, TrainingSeeds, WandbLineage
 from finetune.run_config import RunConfig
+from training.configuration import configuration_name, flatten
+from training.wandb_run import logger_options
 
 
 def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[Callback]:

@@ -8,16 +8,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-from data_prep.shared.command_line import announce
-from data_prep.shared.interruption import (
+from data_prep.quiet_output import output_is_closed, quiet_output
+from training.command_line import announce
+from training.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
     RunInterrupted,
 )
-from data_prep.shared.processes import end_workers
-from data_prep.shared.quiet_output import output_is_closed, quiet_output
-from data_prep.shared.threads import wait_asleep
+from training.processes import end_workers
+from training.threads import wait_asleep
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -96,19 +96,19 @@ def _dispatch(arguments: list[str], started: float) -> int:
 
         run_fill(arguments[1:])
     elif command == "summary":
-        from pretrain.summary import run_summary
+        from training.summary import run_summary
 
         run_summary(arguments[1:])
     elif command == "report":
-        from pretrain.reports.command import run_report
+        from training.reports.command import run_report
 
         run_report(arguments[1:])
     elif command == "compare":
-        from pretrain.reports.compare import run_compare
+        from training.reports.compare import run_compare
 
         run_compare(arguments[1:])
     elif command == "sweep":
-        from pretrain.sweeps.command import run_sweep
+        from training.studies.command import run_sweep
 
         run_sweep(arguments[1:])
     elif command == "tune":
@@ -116,7 +116,7 @@ def _dispatch(arguments: list[str], started: float) -> int:
 
         run_tune(arguments[1:])
     elif command == "trial":
-        from pretrain.sweeps.trial_command import run_trial
+        from training.studies.trial_command import run_trial
 
         return run_trial(arguments[1:])
     else:

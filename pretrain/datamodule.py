@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
-from data_prep.shared.interruption import ignore_signals_in_worker
 from pretrain.batches import Batch, SegmentConfig
 from pretrain.dataset import PretrainDataset, keep_batch
 from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
@@ -26,8 +25,10 @@ from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
-from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler, window_of
+from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler
 from pretrain.transport import BatchLoader, pack_batch
+from training.guards import window_of
+from training.interruption import ignore_signals_in_worker
 
 TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from data_prep.shared.interruption import say
+from training.interruption import say
 
 MOST_UNUSED = 128
 """Vocabulary entries beyond the tokenizer's that may be there to round the number up."""

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from data_prep.shared.tracking import masked_context
 from ponet import load_bundle
 from pretrain.dataset import PretrainDataset
 from pretrain.module import encoder_batch
 from pretrain.objectives import IGNORED_LABEL
+from training.tracking import masked_context
 
 _TOP = 3
 

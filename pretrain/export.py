@@ -49,8 +49,8 @@ def run_export(arguments: Sequence[str]) -> None:
 
 def _alone_in_run(folder: Path) -> AbstractContextManager[None]:
     """Hold the folder, if it is a run's: a fit that is at work there writes the same bundle."""
-    from data_prep.shared.run_folder import sole_writer
-    from pretrain.run_config import METRICS_FILE, RUN_FILES
+    from training.run_config import METRICS_FILE, RUN_FILES
+    from training.run_folder import sole_writer
 
     if not (folder / METRICS_FILE).exists():
         return nullcontext()
@@ -69,7 +69,7 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
         checkpoint, used = consolidate(source)
     else:
-        from pretrain.checkpoints.storage import load_checkpoint
+        from training.checkpoints.storage import load_checkpoint
 
         checkpoint = load_checkpoint(source)
         used = checkpoint.get("state_dict", {})
@@ -84,7 +84,7 @@ def export_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         ValueError: The file exists, or its name has another ending.
     """
-    from pretrain.checkpoints.storage import CHECKPOINT_SUFFIX, write_checkpoint
+    from training.checkpoints.storage import CHECKPOINT_SUFFIX, write_checkpoint
 
     if path.exists():
         raise ValueError(f"{path} exists; choose another name or remove it")

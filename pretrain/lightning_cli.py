@@ -22,34 +22,11 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data_prep.shared.allowed_modules import (
-    modules_from_arguments,
-    only_allowed_modules,
-    without_modules,
-)
-from data_prep.shared.command_line import listed, reject_decided_values, seed_number
-from data_prep.shared.interruption import RunInterrupted, StopRequest, parse_duration, say
-from data_prep.shared.parsing import ShortErrors, readable_arguments, use_strict_yaml
-from data_prep.shared.run_folder import is_first_process, sole_writer
-from data_prep.shared.wandb_run import OwnTracking, check_tracking
 from ponet import EncoderConfig
 from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
 from pretrain.callbacks.guards import BadState
-from pretrain.callbacks.history import rewind_metrics
-from pretrain.checkpoints.resume import chosen_checkpoint
-from pretrain.checkpoints.rollback import roll_back, skipped_windows
 from pretrain.datamodule import PretrainDataModule
-from pretrain.guards import GuardConfig
-from pretrain.metrics_file import read_metrics, series
 from pretrain.module import PretrainModule
-from pretrain.run_config import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    RUN_FILES,
-    CheckpointConfig,
-    PreemptionConfig,
-    RunConfig,
-)
 from pretrain.run_setup import (
     automatic_precision,
     checkpoint_to_evaluate,
@@ -61,8 +38,31 @@ from pretrain.run_setup import (
     take_over_signals,
     wandb_logger,
 )
-from pretrain.summary import print_summary
 from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
+from training.allowed_modules import (
+    modules_from_arguments,
+    only_allowed_modules,
+    without_modules,
+)
+from training.callbacks.history import rewind_metrics
+from training.checkpoints.resume import chosen_checkpoint
+from training.checkpoints.rollback import roll_back, skipped_windows
+from training.command_line import listed, reject_decided_values, seed_number
+from training.guards import GuardConfig
+from training.interruption import RunInterrupted, StopRequest, parse_duration, say
+from training.metrics_file import read_metrics, series
+from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from training.run_config import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RUN_FILES,
+    CheckpointConfig,
+    PreemptionConfig,
+    RunConfig,
+)
+from training.run_folder import is_first_process, sole_writer
+from training.summary import print_summary
+from training.wandb_run import OwnTracking, check_tracking
 
 Kind = TypeVar("Kind")
 

@@ -21,8 +21,8 @@ from ponet.heads import MaskedLoss
 from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
+from training.run_config import CONFIG_KEY
 
-CONFIG_KEY = "ponet_run"
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 MAX_COMPILED_SHAPES = 64
 """Batch shapes, times training or not, that torch.compile may compile; its own limit is 8."""

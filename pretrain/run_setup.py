@@ -10,9 +10,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from data_prep.shared.configuration import configuration_name, flatten
-from data_prep.shared.interruption import StopRequest, say
-from data_prep.shared.wandb_run import logger_options
 from pretrain.callbacks import (
     BundleExport,
     EndedEarly,
@@ -27,12 +24,14 @@ from pretrain.callbacks import (
     WandbRecords,
     Watchdog,
 )
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.schedule import RunCheckpoints
-from pretrain.checkpoints.storage import newest_valid
-from pretrain.guards import GuardConfig
-from pretrain.metrics_file import MetricsFileLogger
-from pretrain.run_config import (
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.schedule import RunCheckpoints
+from training.checkpoints.storage import newest_valid
+from training.configuration import configuration_name, flatten
+from training.guards import GuardConfig
+from training.interruption import StopRequest, say
+from training.metrics_file import MetricsFileLogger
+from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
     METRICS_FILE,
@@ -40,7 +39,8 @@ from pretrain.run_config import (
     PreemptionConfig,
     RunConfig,
 )
-from pretrain.slurm import requeue
+from training.slurm import requeue
+from training.wandb_run import logger_options
 
 
 def automatic_precision() -> str:

@@ -17,6 +17,7 @@ from pretrain.objectives import Objective
 from pretrain.packing import PackingConfig
 from pretrain.plan import EpochPlan, make_plan
 from pretrain.randomness import IntArray
+from training.guards import window_of
 
 _PLANS_KEPT = 2
 
@@ -132,21 +133,6 @@ class BatchGeometry:
         """Return the first sample of this rank's micro-batch in a window of the stream."""
         micro_batch = micro_step * self.world_size + self.rank
         return window * self.global_batch_size + micro_batch * self.micro_batch_size
-
-
-def window_of(step: int, skipped: Sequence[int]) -> int:
-    """Return the window of G samples that optimiser step `step` (from 0) reads.
-
-    Args:
-        step: Optimiser steps done before.
-        skipped: Windows that are left out, ascending.
-    """
-    window = step
-    for left_out in skipped:
-        if left_out > window:
-            break
-        window += 1
-    return window
 
 
 class StreamBatchSampler(Sampler[list[int]]):

@@ -6,8 +6,8 @@ Invariant: none is without effect and without a word.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.shared.command_line import check_monitors
 from pretrain.objectives import ObjectiveName, objective_named
+from training.command_line import check_monitors
 
 # A value of the trainer's that is given and would do nothing, or break the run: what to do instead.
 _REFUSED: Mapping[str, str] = {

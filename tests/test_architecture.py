@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = {"ponet", "data_prep", "pretrain", "finetune"}
+PROJECT = {"ponet", "data_prep", "training", "pretrain", "finetune"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
 FORBIDDEN = {
-    "ponet": {"data_prep", "pretrain", "finetune", "datasets", "wandb", "transformers", *LIGHTNING},
-    "data_prep": {"ponet", "pretrain", "finetune", "torch", "transformers", *LIGHTNING},
+    "ponet": {*PROJECT - {"ponet"}, "datasets", "wandb", "transformers", *LIGHTNING},
+    "data_prep": {*PROJECT - {"data_prep"}, "torch", "transformers", *LIGHTNING},
+    "training": {"ponet", "pretrain", "finetune", "transformers"},
     "pretrain": {"finetune", "transformers"},
     "finetune": {"pretrain", "transformers"},
 }

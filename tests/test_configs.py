@@ -41,7 +41,7 @@ def fit_parser(package: str) -> Any:
 
 
 def parsed_fit(package: str, options: list[str]) -> Any:
-    from data_prep.shared.command_line import reject_decided_values
+    from training.command_line import reject_decided_values
 
     cli = importlib.import_module(f"{package}.lightning_cli")
     reject_decided_values(options, cli.DECIDED_BY)
@@ -147,11 +147,11 @@ def check_ponet_command(command: str, *options: str) -> None:
 def check_pretrain_command(arguments: list[str]) -> None:
     command, *options = arguments
     if command == "sweep":
-        from pretrain.sweeps.command import parse_sweep
+        from training.studies.command import parse_sweep
 
         assert parse_sweep(options)[0].is_file()
     elif command == "report":
-        from pretrain.reports.command import parse_report
+        from training.reports.command import parse_report
 
         assert parse_report(options).runs
     elif command == "tune":

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 tomllib: Any = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
-PACKAGES = ("ponet", "data_prep", "pretrain", "finetune")
+PACKAGES = ("ponet", "data_prep", "training", "pretrain", "finetune")
 
 
 @pytest.fixture(scope="module")

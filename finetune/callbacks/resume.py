@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
-from data_prep.shared.interruption import EXIT_STORAGE, RunInterrupted, StopRequest
-from data_prep.shared.loops import loop_state
 from finetune.resume_file import write_resume_file
+from training.interruption import EXIT_STORAGE, RunInterrupted, StopRequest
+from training.loops import loop_state
 
 SAVE = 1
 """What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""

@@ -6,17 +6,17 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from data_prep.shared.tracking import TrackingRecord, result_rows
-from data_prep.shared.wandb_run import (
+from finetune.module import FinetuneModule
+from finetune.pretrained import BUNDLE, EncoderSource
+from finetune.run_config import RESULT_FILE, RunConfig
+from training.tracking import TrackingRecord, result_rows
+from training.wandb_run import (
     add_config,
     log_files,
     log_table,
     tracked_run,
     use_artifact,
 )
-from finetune.module import FinetuneModule
-from finetune.pretrained import BUNDLE, EncoderSource
-from finetune.run_config import RESULT_FILE, RunConfig
 
 _LOGGER = logging.getLogger(__name__)
 

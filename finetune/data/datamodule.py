@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from data_prep.shared.interruption import ignore_signals_in_worker
 from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.inspection import Inspection, inspect_task, targets_of
 from finetune.data.sampler import (
@@ -24,6 +23,7 @@ from finetune.data.sampler import (
 from finetune.data.task_batches import EncodedSplit, TaskBatch
 from finetune.tasks.registry import OwnFiles, load_task
 from finetune.tasks.spec import LoadedTask, MetricName, SegmentRule, SplitRows, TaskSpec
+from training.interruption import ignore_signals_in_worker
 
 __all__ = ["OWN_TASK", "TaskBatch", "TaskDataModule", "tokenizer_file"]
 

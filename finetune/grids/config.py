@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.shared.command_line import OneLineParser, read_config_file, yes_or_no
+from training.command_line import OneLineParser, read_config_file, yes_or_no
 
 _FIT_PREFIX = "--fit."
 _LISTS: dict[str, Callable[[Any], Any]] = {

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
-from data_prep.shared.file_lock import file_lock
-from data_prep.shared.interruption import RunInterrupted
 from finetune.grids.trials import Trial, flat
 from finetune.inputs import changed_inputs
+from training.interruption import RunInterrupted
 
 TRIAL_FILE, FAILED_FILE, LOG_FILE, LOCK_FILE = "trial.yaml", "failed.json", "log.txt", ".lock"
 RESULT_FILE, CLASSIFIER_FOLDER = "result.json", "classifier"

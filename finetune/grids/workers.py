@@ -15,8 +15,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from data_prep.shared.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from finetune.grids.files import RESULT_FILE, FitFunction, Outcome, PlannedTrial, exit_reason
+from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 
 TRIALS_PER_PROCESS = 25
 """A process is replaced after so many, so that nothing can pile up in it."""

@@ -10,11 +10,11 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from data_prep.shared.statistics import Estimate, estimate, paired_difference
 from finetune.grids.files import validation_score
 from finetune.reporting.runs import Run
 from finetune.tasks.registry import GLUE, TASKS
 from finetune.tasks.spec import TaskSpec
+from training.statistics import Estimate, estimate, paired_difference
 
 MISMATCHED = "_mismatched"
 _CLOSE = 1e-9

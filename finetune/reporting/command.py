@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.files import write_atomic
-from data_prep.shared.command_line import OneLineParser, yes_or_no
+from training.command_line import OneLineParser, yes_or_no
 
 TABLE, CSV, JSON, FIGURE = "table.md", "table.csv", "table.json", "figure.png"
 REPORT_FOLDER = "report"

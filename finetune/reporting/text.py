@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from data_prep.shared.statistics import Estimate
 from finetune.reporting.choice import Average, Choice, Column, Comparison, Entry
 from finetune.reporting.model import Report, family
 from finetune.reporting.notes import notes, provenance
 from finetune.reporting.runs import Run
 from finetune.reporting.settings import searched_names, setting_text
+from training.statistics import Estimate
 
 DIVERGED, AT_CONSTANT, NOT_ABOVE = "†", "▼", "▽"
 NOTHING = "–"

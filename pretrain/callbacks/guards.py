@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from data_prep.shared.interruption import EXIT_GUARD, RunInterrupted
-from pretrain.callbacks.agreement import ranks_agree
-from pretrain.guards import BadStep, GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
 from pretrain.module import LossSums, sum_dtype
+from training.callbacks.agreement import ranks_agree
+from training.guards import BadStep, GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
+from training.interruption import EXIT_GUARD, RunInterrupted
 
 
 class BadState(RunInterrupted):

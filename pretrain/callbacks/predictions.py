@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from data_prep.files import TEMPORARY
 from pretrain.objectives import IGNORED_LABEL
-from pretrain.run_config import PREDICTIONS_FILE
+from training.run_config import PREDICTIONS_FILE
 
 
 class PredictionsFile(BasePredictionWriter):

@@ -11,9 +11,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
-from data_prep.shared.interruption import say
 from pretrain.module import LossSums, PretrainModule, means
-from pretrain.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
+from training.interruption import say
+from training.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 
 
 class TrainingLog(Callback):

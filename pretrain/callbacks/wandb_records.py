@@ -7,17 +7,17 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from data_prep.manifest import MANIFEST_NAME, file_sha256
-from data_prep.shared.tracking import PREDICTION_COLUMNS, TrackingRecord, best_values
-from data_prep.shared.wandb_run import (
+from pretrain.example_predictions import example_predictions
+from training.metrics_file import read_metrics
+from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
+from training.tracking import PREDICTION_COLUMNS, TrackingRecord, best_values
+from training.wandb_run import (
     add_config,
     log_files,
     log_image,
     log_table,
     tracked_run,
 )
-from pretrain.example_predictions import example_predictions
-from pretrain.metrics_file import read_metrics
-from pretrain.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 
 _ALIAS_LEN = 12
 

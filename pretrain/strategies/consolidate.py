@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.checkpoints.storage import CheckpointError, verify_checkpoint
 from pretrain.strategies.zero_files import (
     MODEL_FILE,
     RUN_STATE,
@@ -20,6 +19,7 @@ from pretrain.strategies.zero_files import (
     read_file,
     read_info,
 )
+from training.checkpoints.storage import CheckpointError, verify_checkpoint
 
 
 def consolidate(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

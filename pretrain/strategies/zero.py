@@ -18,12 +18,6 @@ from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 
-from pretrain.checkpoints.storage import (
-    CheckpointError,
-    seal_folder,
-    temporary_path,
-    verify_checkpoint,
-)
 from pretrain.strategies.zero_files import (
     RUN_STATE,
     TAG,
@@ -34,6 +28,12 @@ from pretrain.strategies.zero_files import (
     replace_file_engine,
     require_deepspeed,
     write_info,
+)
+from training.checkpoints.storage import (
+    CheckpointError,
+    seal_folder,
+    temporary_path,
+    verify_checkpoint,
 )
 
 

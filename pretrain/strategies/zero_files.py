@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoints.storage import CheckpointError
+from training.checkpoints.storage import CheckpointError
 
 TAG = "state"
 INFO_FILE = "zero.json"

@@ -16,14 +16,14 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from data_prep.shared.interruption import say
 from pretrain.lightning_cli import PretrainCLI
-from pretrain.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from pretrain.run_setup import automatic_precision, take_over_signals
 from pretrain.tuning.batch_finder import find_batch_size
 from pretrain.tuning.lr_finder import find_lr
 from pretrain.tuning.plots import GIB, plot_lr, plot_sizes
 from pretrain.tuning.searches import BatchSizeSearch, LrSearch, SizeTrial, chosen_size
+from training.interruption import say
+from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 
 FOUND_BY = "# Found by `python -m pretrain tune"
 _NEVER = 10**9

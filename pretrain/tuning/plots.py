@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.curves import BASELINE_COLOUR, COLOURS
 from pretrain.tuning.searches import LrCurve, SizeTrial
+from training.curves import BASELINE_COLOUR, COLOURS
 
 GIB = 1024**3
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shared.command_line import listed, reject_decided_values, seed_number
+from training.command_line import listed, reject_decided_values, seed_number
 
 DECIDED_BY = {"data.seed": "seed_everything", "max_steps": "trainer.max_steps"}
 

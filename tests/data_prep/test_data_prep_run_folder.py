@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shared.run_folder import LOCK_FILE, own_files, replacing, sole_writer
+from training.run_folder import LOCK_FILE, own_files, replacing, sole_writer
 
 OWN = ("metrics.jsonl", "checkpoints", "bundle", "predictions-*.jsonl", "wandb")
 HOLD = """
 import os, sys, time
-from data_prep.shared.run_folder import sole_writer
+from training.run_folder import sole_writer
 with sole_writer(sys.argv[1], own=(), doing="fit"):
     if "fork" in sys.argv:
         if os.fork() == 0:

@@ -73,7 +73,7 @@ def test_inference_cuts_text_like_data_preparation(language: str) -> None:
     "copies",
     [
         ("data_prep/sentence_rules.py", "ponet/sentence_rules.py"),
-        ("data_prep/shared/quiet_output.py", "ponet/quiet_output.py"),
+        ("data_prep/quiet_output.py", "ponet/quiet_output.py"),
     ],
 )
 def test_files_that_stand_in_two_packages_are_equal(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shared.statistics import (
+from training.statistics import (
     estimate,
     paired_difference,
     student_t_cdf,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shared.threads import DECIDED_BY, wait_asleep
+from training.threads import DECIDED_BY, wait_asleep
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
 def test_a_command_decides_before_torch_is_imported(package: str, repository: Path) -> None:
     """OpenMP reads its settings when it is loaded: later nothing would change."""
     script = (
-        f"import sys; import {package}.cli as cli; import data_prep.shared.threads as threads\n"
+        f"import sys; import {package}.cli as cli; import training.threads as threads\n"
         "seen = []\n"
         "cli.wait_asleep = lambda: seen.append('torch' in sys.modules)\n"
         "cli.main(['--help'])\n"

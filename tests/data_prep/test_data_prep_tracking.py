@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shared.configuration import configuration_name, flatten
-from data_prep.shared.tracking import (
+from training.configuration import configuration_name, flatten
+from training.tracking import (
     RECORD_FILE,
     TrackedStart,
     TrackingConfig,

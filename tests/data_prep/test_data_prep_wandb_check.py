@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shared.tracking import TrackingConfig
-from data_prep.shared.wandb_run import OwnTracking, check_tracking
+from training.tracking import TrackingConfig
+from training.wandb_run import OwnTracking, check_tracking
 
 wandb = pytest.importorskip("wandb")
 ONLINE, OFFLINE = TrackingConfig(wandb="online"), TrackingConfig(wandb="offline")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.shared.yaml_files import check_keys, load_yaml, read_yaml
+from data_prep.yaml_files import check_keys, load_yaml, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from pretrain_corpora import tiny_corpus, tiny_options  # noqa: E402
 from pretrain_faults import assert_same_story, fault_options, injected  # noqa: E402
 from strategy_ranks import job, run_jobs  # noqa: E402
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints  # noqa: E402
 from pretrain.cli import main  # noqa: E402
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints  # noqa: E402
 
 pytestmark = pytest.mark.faults
 PLACES = {

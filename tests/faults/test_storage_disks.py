@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoints import storage
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints import storage
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 pytestmark = pytest.mark.faults
 

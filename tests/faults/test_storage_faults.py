@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoints import storage, writing
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints import storage, writing
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 pytestmark = pytest.mark.faults
 
@@ -212,8 +212,8 @@ def _save_for_ever(folder: Path, reached: int, asynchronous: bool, send: int) ->
 
 SCRIPT = """
 import sys, os, torch
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.storage import checkpoint_path
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import checkpoint_path
 io = VerifiedCheckpointIO(asynchronous=True)
 io.save_checkpoint({"a": torch.ones(4_000_000)}, checkpoint_path(sys.argv[1], 1))
 """

@@ -17,9 +17,9 @@ sys.path.append(str(REPOSITORY / "tests" / "pretrain"))
 from pretrain_corpora import make_folder, random_documents, tiny_options  # noqa: E402
 from strategy_ranks import CONFIGS, job, run_jobs  # noqa: E402
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints, verify_checkpoint  # noqa: E402
 from pretrain.cli import main  # noqa: E402
-from pretrain.metrics_file import read_metrics, series  # noqa: E402
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints, verify_checkpoint  # noqa: E402
+from training.metrics_file import read_metrics, series  # noqa: E402
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None,

@@ -12,7 +12,7 @@ from grid_fakes import (
     fake_fit,
 )
 
-from data_prep.shared.file_lock import file_lock
+from data_prep.file_lock import file_lock
 from finetune.grids.command import duration, run_grid
 
 

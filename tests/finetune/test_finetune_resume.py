@@ -18,10 +18,10 @@ from finetune_runs import (
     with_callback,
 )
 
-from data_prep.shared.run_folder import sole_writer
 from finetune.artifact import load_classifier
 from finetune.callbacks import ResumePoint
 from finetune.cli import main
+from training.run_folder import sole_writer
 
 # 5 optimiser steps of 4 micro-batches per epoch; validation also in the middle of the third epoch.
 OPTIONS = (

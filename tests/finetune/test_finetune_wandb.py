@@ -12,8 +12,8 @@ from finetune_runs import result_of, run_fit
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
 from data_prep.manifest import file_sha256
-from data_prep.shared.tracking import TrackingRecord
-from data_prep.shared.wandb_run import OwnTracking, use_artifact
+from training.tracking import TrackingRecord
+from training.wandb_run import OwnTracking, use_artifact
 
 OFFLINE = ["--run.wandb", "offline", "--trainer.max_epochs", "1"]
 

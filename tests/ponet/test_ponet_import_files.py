@@ -253,7 +253,7 @@ def test_the_real_hub_client_says_that_it_cannot_connect(tmp_path, monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     """A .ckpt file as pretraining writes it, with its digest, and its folder of shards."""
-    from pretrain.checkpoints.storage import write_checkpoint
+    from training.checkpoints.storage import write_checkpoint
 
     model = make_model()
     shards = tmp_path / "shards"

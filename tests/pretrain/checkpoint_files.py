@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.checkpoints import storage
-from pretrain.checkpoints.storage import checkpoint_path
+from training.checkpoints import storage
+from training.checkpoints.storage import checkpoint_path
 
 
 def content(step: int) -> dict:

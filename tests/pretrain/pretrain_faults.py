@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints
 
 CLOCK = (
     "elapsed_s",

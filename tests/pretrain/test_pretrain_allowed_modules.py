@@ -14,14 +14,14 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from data_prep.shared.allowed_modules import (
+from ponet import EncoderConfig
+from pretrain.lightning_cli import Parser, run_command
+from training.allowed_modules import (
     DEFAULT_ALLOWED,
     modules_from_arguments,
     only_allowed_modules,
     without_modules,
 )
-from ponet import EncoderConfig
-from pretrain.lightning_cli import Parser, run_command
 
 EVIL = """
 from pathlib import Path

@@ -20,8 +20,8 @@ from checkpoint_files import (
     seal,
 )
 
-from pretrain.checkpoints import storage, writing
-from pretrain.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints import storage, writing
+from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 
 @pytest.mark.parametrize("step", [100, 200])

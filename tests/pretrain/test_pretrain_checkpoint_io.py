@@ -13,10 +13,10 @@ from checkpoint_files import content, failing, flip_bit, newest
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from pretrain.checkpoints import writing
-from pretrain.checkpoints.io import VerifiedCheckpointIO
-from pretrain.checkpoints.snapshot import copy_to_cpu, tensor_bytes
-from pretrain.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints import writing
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.snapshot import copy_to_cpu, tensor_bytes
+from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])

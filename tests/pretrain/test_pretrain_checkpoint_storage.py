@@ -12,8 +12,8 @@ import pytest
 import torch
 from checkpoint_files import content, digest_file, failing, flip_bit, hidden, newest, redigest, save
 
-from pretrain.checkpoints import storage
-from pretrain.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints import storage
+from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ponet import load_bundle
-from pretrain.checkpoints.storage import load_checkpoint
 from pretrain.cli import main
-from pretrain.metrics_file import read_metrics, series
-from pretrain.metrics_rows import last_value, own_test_rows
 from pretrain.objectives import OBJECTIVES
-from pretrain.reports.runs import read_run
+from training.checkpoints.storage import load_checkpoint
+from training.metrics_file import read_metrics, series
+from training.metrics_rows import last_value, own_test_rows
+from training.reports.runs import read_run
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -13,12 +13,12 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from data_prep.shared.interruption import EXIT_GUARD, RunInterrupted
 from ponet import PoNetConfig
 from pretrain.callbacks.guards import BadState, Guards, _mean_loss
 from pretrain.datamodule import PretrainDataModule
-from pretrain.guards import GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
 from pretrain.module import LossSums, PretrainModule, means
+from training.guards import GuardConfig, SpikeDetector, first_bad_step, nonfinite_names
+from training.interruption import EXIT_GUARD, RunInterrupted
 
 NAN, INF = math.nan, math.inf
 

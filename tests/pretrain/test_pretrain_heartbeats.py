@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.shared.processes import descendants, process_state
-from pretrain.heartbeats import Heartbeat, lagging, read_heartbeats
+from training.heartbeats import Heartbeat, lagging, read_heartbeats
+from training.processes import descendants, process_state
 
 LINUX = Path("/proc/self/stat").exists()
 needs_proc = pytest.mark.skipif(not LINUX, reason="states of processes are read from /proc")

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from data_prep.shared.interruption import (
+from pretrain.cli import main
+from training.interruption import (
     EXIT_CODES,
     EXIT_INTERRUPT,
     EXIT_STOPPED,
@@ -13,7 +14,6 @@ from data_prep.shared.interruption import (
     parse_duration,
     signal_named,
 )
-from pretrain.cli import main
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.curves import plot_curves
-from pretrain.metrics_file import MetricsFileLogger, last_value, read_metrics, series
-from pretrain.summary import run_summary, summary_lines
+from training.curves import plot_curves
+from training.metrics_file import MetricsFileLogger, last_value, read_metrics, series
+from training.summary import run_summary, summary_lines
 
 
 def test_lines_come_back_as_they_were_logged(tmp_path: Path) -> None:

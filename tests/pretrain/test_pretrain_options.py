@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.shared.parsing import readable_arguments, shortened
 from finetune.cli import main as finetune_main
 from pretrain.cli import main
+from training.parsing import readable_arguments, shortened
 
 FITS = {
     "fit": (main, ["fit", "--model.encoder", "PoNetConfig", "--data.folder", "x"]),

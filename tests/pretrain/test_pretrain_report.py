@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from report_runs import PONET, write_run, write_study
 
-from data_prep.shared.configuration import flatten
 from pretrain.cli import main
-from pretrain.provenance import provenance, versions
-from pretrain.reports.configurations import Study, choose_baseline, make_study
-from pretrain.reports.curves import make_curves
-from pretrain.reports.measures import Column, make_columns
-from pretrain.reports.runs import find_runs
-from pretrain.reports.settings import short_names
+from training.configuration import flatten
+from training.provenance import provenance, versions
+from training.reports.configurations import Study, choose_baseline, make_study
+from training.reports.curves import make_curves
+from training.reports.measures import Column, make_columns
+from training.reports.runs import find_runs
+from training.reports.settings import short_names
 
 
 def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:

@@ -10,8 +10,8 @@ import pytest
 from pretrain_corpora import tiny_options
 from pretrain_faults import Killed, assert_same_story, fault_options, story
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
 from pretrain.cli import main
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints
 
 STEPS = 22
 TRIGGERS = {

@@ -10,12 +10,12 @@ import torch
 from pretrain_corpora import make_folder, random_documents, tiny_options
 from pretrain_faults import Killed, fault_options
 
-from data_prep.shared.run_folder import LOCK_FILE, sole_writer
-from pretrain.checkpoints.storage import saved_checkpoints
 from pretrain.cli import main
-from pretrain.metrics_rows import own_test_rows, read_metrics
 from pretrain.module import PretrainModule
-from pretrain.run_config import RUN_FILES
+from training.checkpoints.storage import saved_checkpoints
+from training.metrics_rows import own_test_rows, read_metrics
+from training.run_config import RUN_FILES
+from training.run_folder import LOCK_FILE, sole_writer
 
 OVERWRITE = ["--run.overwrite", "true"]
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pretrain_faults import Killed, assert_same_story, injected, story
 
-from pretrain.checkpoints.storage import load_checkpoint, saved_checkpoints
 from pretrain.cli import main
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints
 
 STEPS = 14
 ROLLBACK = ["--guards.action", "rollback", "--guards.skip_steps", "2"]

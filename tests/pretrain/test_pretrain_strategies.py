@@ -12,9 +12,9 @@ from pretrain_corpora import tiny_options
 from strategy_ranks import job, run_jobs
 
 from ponet import load_bundle
-from pretrain.checkpoints.storage import CheckpointError, load_checkpoint, seal_folder
 from pretrain.cli import main
-from pretrain.metrics_file import read_metrics, series
+from training.checkpoints.storage import CheckpointError, load_checkpoint, seal_folder
+from training.metrics_file import read_metrics, series
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None,

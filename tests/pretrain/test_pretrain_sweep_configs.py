@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.shared.command_line import reject_decided_values
-from pretrain.sweeps.command import SweepOptions, planned_trials
-from pretrain.sweeps.reading import read_sweep
-from pretrain.sweeps.trial_command import TrialOptions, parse_trial, with_run_folder
-from pretrain.sweeps.trials import Trial
+from training.command_line import reject_decided_values
+from training.studies.command import SweepOptions, planned_trials
+from training.studies.reading import read_sweep
+from training.studies.trial_command import TrialOptions, parse_trial, with_run_folder
+from training.studies.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))

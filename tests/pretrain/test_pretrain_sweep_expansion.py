@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sweep_files import write_sweep
 
-from pretrain.sweeps.expansion import command_of, expand, trial_names
-from pretrain.sweeps.reading import DISTRIBUTIONS, Sweep, read_sweep
+from training.studies.expansion import command_of, expand, trial_names
+from training.studies.reading import DISTRIBUTIONS, Sweep, read_sweep
 
 
 def sweep_of(folder: Path, parameters: dict[str, Any], **keys: Any) -> Sweep:
@@ -144,7 +144,7 @@ def test_an_unknown_macro_is_refused_and_not_left_out(
 
 
 def test_names_say_what_varies_and_are_names_of_runs(tmp_path: Path) -> None:
-    from pretrain.run_config import RunConfig
+    from training.run_config import RunConfig
 
     parameters = {
         "model.objective": {"values": ["mlm", "mlm_sso"]},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweep_files import write_sweep
 
-from pretrain.sweeps.reading import DISTRIBUTIONS, read_sweep
+from training.studies.reading import DISTRIBUTIONS, read_sweep
 
 
 def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sweep_files import record, start_sweep, starts, write_sweep
 
 from pretrain.cli import main
-from pretrain.sweeps.trials import environment_of
+from training.studies.trials import environment_of
 
 
 def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -217,7 +217,7 @@ def test_the_commands_start_without_torch(repository: Path) -> None:
     import subprocess
 
     code = (
-        "import sys\nimport pretrain.sweeps.command, pretrain.sweeps.trial_command\n"
+        "import sys\nimport training.studies.command, training.studies.trial_command\n"
         "heavy = {'torch', 'pytorch_lightning', 'wandb', 'ray'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

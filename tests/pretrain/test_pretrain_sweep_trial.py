@@ -15,11 +15,11 @@ import yaml
 from sweep_files import REPOSITORY
 
 from pretrain.cli import main
-from pretrain.sweeps import trial_command
-from pretrain.sweeps.study import downstream_scores, write_study
-from pretrain.sweeps.supervision import Supervisor
-from pretrain.sweeps.trial_command import follow_command, option_value, with_run_folder
-from pretrain.sweeps.trials import RUNNER_VARIABLE
+from training.studies import trial_command
+from training.studies.study import downstream_scores, write_study
+from training.studies.supervision import Supervisor
+from training.studies.trial_command import follow_command, option_value, with_run_folder
+from training.studies.trials import RUNNER_VARIABLE
 
 FAKE = """
 import json, pathlib, sys
@@ -148,7 +148,7 @@ SLEEPER = (
     "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(30)"
 )
 SUPERVISED = (
-    "import sys\nfrom pretrain.sweeps.supervision import Supervisor\n"
+    "import sys\nfrom training.studies.supervision import Supervisor\n"
     "with Supervisor() as supervisor:\n"
     "    sys.exit(supervisor.run([sys.executable, *sys.argv[1:]], knows_every_signal=False))"
 )

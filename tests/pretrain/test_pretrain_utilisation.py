@@ -11,8 +11,8 @@ import torch
 from ponet import BertConfig
 from pretrain.cli import main
 from pretrain.module import PretrainModule
-from pretrain.run_config import RunConfig
-from pretrain.utilisation import (
+from training.run_config import RunConfig
+from training.utilisation import (
     FETCH,
     FetchClock,
     corrected_rate,

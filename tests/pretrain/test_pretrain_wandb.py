@@ -12,13 +12,13 @@ from pretrain_faults import injected
 from pytorch_lightning.utilities import rank_zero_only
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
-from data_prep.shared.interruption import EXIT_STOPPED
-from data_prep.shared.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
-from data_prep.shared.wandb_run import STEP_KEY
 from pretrain.cli import main
-from pretrain.metrics_rows import last_value, read_metrics
-from pretrain.run_config import RunConfig
 from pretrain.run_setup import wandb_logger
+from training.interruption import EXIT_STOPPED
+from training.metrics_rows import last_value, read_metrics
+from training.run_config import RunConfig
+from training.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
+from training.wandb_run import STEP_KEY
 
 OFFLINE = ["--run.wandb", "offline", "--trainer.enable_progress_bar", "false"]
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from data_prep.shared.interruption import EXIT_WATCHDOG
-from data_prep.shared.processes import process_state
-from pretrain.callbacks import watchdog as watchdog_module
-from pretrain.callbacks.watchdog import Watchdog, _within
-from pretrain.heartbeats import read_heartbeats
 from pretrain.transport import BatchLoader
+from training.callbacks import watchdog as watchdog_module
+from training.callbacks.watchdog import Watchdog, _within
+from training.heartbeats import read_heartbeats
+from training.interruption import EXIT_WATCHDOG
+from training.processes import process_state
 
 LINUX = Path("/proc/self/stat").exists()
 needs_proc = pytest.mark.skipif(not LINUX, reason="states of processes are read from /proc")

@@ -1,0 +1,1 @@
+"""What every run has, whatever is trained: folder, options, checkpoints, stops, reports."""

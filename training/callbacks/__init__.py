@@ -1,0 +1,1 @@
+"""Callbacks of any run, as small values of `Trainer(callbacks=...)`."""

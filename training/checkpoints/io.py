@@ -1,0 +1,148 @@
+"""Lightning's way to the checkpoint files: saves that are verified, retried, or done aside.
+
+Invariant: nothing is reported as saved before it stands verified on the disk, and no failure is
+swallowed: it is raised by the save itself or, in the background, by the next save or `wait()`.
+"""
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from training.checkpoints import storage
+from training.checkpoints.snapshot import copy_to_cpu
+from training.checkpoints.storage import CheckpointError
+
+_log = logging.getLogger(__name__)
+_UNSTEADY_DISK = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
+_VANISHED = frozenset({errno.ENOENT})
+Result = TypeVar("Result")
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Saves and loads checkpoints through `training.checkpoints.storage`.
+
+    `on_saved`, if set, is called with the path after each verified save: in the thread that saves
+    when saves are synchronous, at the end of the background save otherwise.
+
+    Args:
+        asynchronous: Copy the tensors to CPU memory and write them in a background thread. A
+            second save waits for the first. Costs memory for one more copy of the checkpoint.
+        retries: How often a save or load is tried again after an error that may pass (an unsteady
+            disk, a folder that vanished and can be made again). Disk full, read-only and missing
+            permissions are never retried.
+        retry_wait_s: Seconds before the first retry; doubled for each further one.
+    """
+
+    def __init__(
+        self, *, asynchronous: bool = False, retries: int = 3, retry_wait_s: float = 1.0
+    ) -> None:
+        if retries < 0 or retry_wait_s < 0:
+            raise ValueError(
+                f"retries ({retries}) and retry_wait_s ({retry_wait_s}) must not be negative"
+            )
+        self.on_saved: Callable[[Path], None] | None = None
+        self._asynchronous = asynchronous
+        self._retries = retries
+        self._retry_wait_s = retry_wait_s
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save a checkpoint; in the background it is the state of this moment that is saved.
+
+        Raises:
+            CheckpointError: This save, or the one before it in the background, failed.
+            ValueError: The checkpoint holds objects that could not be loaded again.
+        """
+        if storage_options is not None:
+            raise ValueError(
+                f"storage_options is {storage_options!r}, but checkpoints are plain files; "
+                "leave it out"
+            )
+        self.wait()
+        if not self._asynchronous:
+            self._save(checkpoint, Path(path))
+            return
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending = self._writer.submit(self._save, copy_to_cpu(checkpoint), Path(path))
+        self._pending.add_done_callback(_log_failure)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return a verified checkpoint, always read with `weights_only=True`.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or holds Python objects.
+            ValueError: `weights_only=False` was asked for.
+        """
+        if weights_only is False:
+            raise ValueError(
+                "weights_only=False would run whatever code the checkpoint holds; leave it out"
+            )
+        self.wait()
+        return self._retried(
+            lambda: storage.load_checkpoint(path, map_location=map_location),
+            what=f"loading {path}",
+            passing=_UNSTEADY_DISK,
+        )
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and its digest; a missing one is fine."""
+        storage.remove_checkpoint(path)
+
+    def wait(self) -> None:
+        """Return when no save is under way; raise the error of one that failed, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def teardown(self) -> None:
+        """Wait for the background save and end its thread; raise the error of one that failed."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+                self._writer = None
+
+    def _save(self, checkpoint: dict[str, Any], path: Path) -> None:
+        self._retried(
+            lambda: storage.write_checkpoint(checkpoint, path),
+            what=f"saving {path}",
+            passing=_UNSTEADY_DISK | _VANISHED,
+        )
+        if self.on_saved is not None:
+            self.on_saved(path)
+
+    def _retried(
+        self, action: Callable[[], Result], *, what: str, passing: frozenset[int]
+    ) -> Result:
+        for attempt in range(self._retries):
+            try:
+                return action()
+            except CheckpointError as error:
+                if error.errno not in passing:
+                    raise
+                wait_s = self._retry_wait_s * 2**attempt
+                _log.warning(
+                    "%s failed and is tried again in %g s (retry %d of %d): %s",
+                    *(what, wait_s, attempt + 1, self._retries, error),
+                )
+                time.sleep(wait_s)
+        return action()
+
+
+def _log_failure(save: Future[None]) -> None:
+    """Say at once that a background save failed; the error itself is raised later."""
+    if error := save.exception():
+        _log.error("a checkpoint could not be saved in the background: %s", error)

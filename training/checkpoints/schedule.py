@@ -1,0 +1,274 @@
+"""When a run saves, what it keeps, and where it stops.
+
+Invariant: a checkpoint is taken between two optimiser steps, on all ranks at the same one, and only
+of a state that the guards have passed. What is due at the same step as a validation waits for it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from training.callbacks.agreement import ranks_agree
+from training.checkpoints.storage import (
+    checkpoint_path,
+    point_to,
+    remove_checkpoint,
+    saved_checkpoints,
+)
+from training.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
+from training.loops import loop_state
+from training.run_config import CheckpointConfig
+
+SAVE = 1
+"""What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""
+
+OnAllRanks = Callable[[Trainer, LightningModule], None]
+
+
+class RunCheckpoints(Checkpoint):
+    """Save by steps, time, epoch and validation; stop when asked to; keep the last and the best.
+
+    Args:
+        folder: Where `step-<number>.ckpt` go, with the links `last.ckpt` and `best.ckpt`.
+        config: When to save, what to keep.
+        stop: Who may ask the run to stop.
+        poll_every_n_steps: Optimiser steps (validation batches) between two agreements of ranks.
+        eval_every_n_steps: Optimiser steps between two validations.
+        before_save: Called on all ranks before every save; raises to prevent it.
+        before_stop: Called on all ranks after the last save of a stopped run.
+        around_save: A context that every save runs in.
+    """
+
+    def __init__(  # noqa: PLR0913 (wired once)
+        self,
+        folder: str | Path,
+        *,
+        config: CheckpointConfig,
+        stop: StopRequest,
+        poll_every_n_steps: int,
+        eval_every_n_steps: int,
+        before_save: OnAllRanks,
+        before_stop: OnAllRanks,
+        around_save: Callable[[Trainer], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self.folder = Path(folder)
+        self.config = config
+        self._stop_request = stop
+        self._poll_every = poll_every_n_steps
+        self._eval_every = eval_every_n_steps
+        self._before_save = before_save
+        self._before_stop = before_stop
+        self._around_save = around_save
+        self._validated_step = 0
+        self._best_step = 0
+        self._best_loss = math.inf
+        self._best_saved = 0
+        self._step = 0
+        self._saved: tuple[int, int] | None = None
+        self._save_after_validation = False
+        self._saved_at = time.monotonic()
+
+    # --- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which step was validated last, and which is the best; plain values."""
+        return {
+            "validated_step": self._validated_step,
+            "best_step": self._best_step,
+            "best_loss": self._best_loss,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of a saved run."""
+        self._validated_step = state_dict["validated_step"]
+        self._best_step = self._best_saved = state_dict["best_step"]
+        self._best_loss = state_dict["best_loss"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the loops between two optimiser steps of this run's devices and accumulation."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        step = checkpoint["global_step"]
+        own = checkpoint["callbacks"].get(self.state_key, {})
+        epoch, within = divmod(step, trainer.datamodule.steps_per_epoch)  # type: ignore[attr-defined]
+        checkpoint["loops"]["fit_loop"] = loop_state(
+            step,
+            epoch=epoch,
+            within=within,
+            accumulation=trainer.accumulate_grad_batches,
+            validation_due=self._validation_due(trainer, step),
+            validation_done=own.get("validated_step", step) == step,
+        )
+
+    def _validation_due(self, trainer: Trainer, step: int) -> bool:
+        return bool(step and step % self._eval_every == 0 and trainer.enable_validation)
+
+    # --- when ---------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to take notes of signals."""
+        if stage == "fit":
+            trainer.strategy.checkpoint_io.on_saved = self._after_save
+            self._stop_request.install()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        if stage == "fit":
+            self._stop_request.uninstall()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; stop if that was asked for while the run started."""
+        self._step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self._obey(trainer, pl_module, ranks_agree(trainer, self._wish()))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """After an optimiser step: save or stop if that is due or asked for."""
+        step = trainer.global_step
+        if step == self._step:
+            return
+        self._step = step
+        agreed = self._agree(trainer, step)
+        by_steps = self.config.every_n_steps and step % self.config.every_n_steps == 0
+        if agreed < SAVE and by_steps:
+            agreed = SAVE
+        if self._validation_due(trainer, step):
+            self._save_after_validation = agreed >= SAVE
+            if agreed == SAVE:
+                return
+        elif step >= trainer.max_steps > 0:
+            return  # on_train_end saves
+        self._obey(trainer, pl_module, agreed)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop inside a validation that belongs to a fit; the resumed run makes up for it."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        common = trainer.datamodule.common_eval_batches  # type: ignore[attr-defined]
+        if batch_idx < common and (agreed := self._agree(trainer, batch_idx + 1)) > SAVE:
+            self._obey(trainer, pl_module, agreed)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take note of the best; save."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._validated_step = trainer.global_step
+        loss = float(trainer.callback_metrics.get("val/loss", math.inf))
+        if loss < self._best_loss and self.config.at_validation:
+            self._best_loss, self._best_step = loss, trainer.global_step
+        wish = max(self._wish(), int(self.config.at_validation or self._save_after_validation))
+        self._save_after_validation = False
+        agreed = ranks_agree(trainer, wish)
+        if trainer.global_step >= trainer.max_steps > 0:
+            agreed = min(agreed, SAVE)  # the run is done anyway
+        self._obey(trainer, pl_module, agreed)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the end of an epoch is a time to do so."""
+        if self.config.every_epoch:
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the run and see every save through."""
+        self.save(trainer, pl_module)
+        self._finish_saves(trainer)
+
+    def _wish(self) -> int:
+        if self._stop_request.exit_code:
+            return self._stop_request.exit_code
+        minutes = self.config.every_n_minutes
+        return int(bool(minutes) and time.monotonic() - self._saved_at >= minutes * 60)
+
+    def _agree(self, trainer: Trainer, count: int) -> int:
+        if trainer.world_size > 1 and count % self._poll_every:
+            return 0
+        return ranks_agree(trainer, self._wish())
+
+    # --- what ---------------------------------------------------------------------------------
+
+    def _obey(self, trainer: Trainer, pl_module: LightningModule, agreed: int) -> None:
+        if agreed >= SAVE:
+            self.save(trainer, pl_module)
+        if agreed > SAVE:
+            self._finish_saves(trainer)
+            self._before_stop(trainer, pl_module)
+            raise RunInterrupted(
+                f"{self._stop_request.reason}: stopped after step {trainer.global_step} with "
+                f"{checkpoint_path(self.folder, trainer.global_step)}; {self._stop_request.again} "
+                "goes on from there",
+                agreed,
+            )
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state after the current step, if it is not saved yet; called on all ranks.
+
+        Raises:
+            RunInterrupted: It could not be written (exit code 74); on all ranks alike.
+        """
+        step = trainer.global_step
+        if self._saved == (step, self._validated_step):
+            return
+        self._before_save(trainer, pl_module)
+        path = checkpoint_path(self.folder, step)
+        with self._around_save(trainer):
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            self._attempt(trainer, lambda: trainer.strategy.save_checkpoint(content, path))
+        self._saved, self._saved_at = (step, self._validated_step), time.monotonic()
+
+    def _finish_saves(self, trainer: Trainer) -> None:
+        self._attempt(trainer, trainer.strategy.checkpoint_io.wait)  # type: ignore[attr-defined]
+
+    def _attempt(self, trainer: Trainer, action: Callable[[], object]) -> None:
+        """Do something that may fail on one rank; then it fails on all, and none waits for it."""
+        error: OSError | None = None
+        try:
+            action()
+        except OSError as raised:
+            error = raised
+        if ranks_agree(trainer, int(error is not None)):
+            reason = str(error or "another rank could not write its checkpoint")
+            raise RunInterrupted(reason, EXIT_STORAGE) from error
+
+    def _after_save(self, path: Path) -> None:
+        """Point to the newest and the best; remove what need not be kept any more."""
+        saved = saved_checkpoints(self.folder)
+        step = next((s.step for s in saved if s.path == path), None)
+        if step is None:  # a checkpoint that another callback has saved elsewhere
+            return
+        point_to(self.folder / "last.ckpt", path)
+        if step == self._best_step:
+            point_to(self.folder / "best.ckpt", path)
+            self._best_saved = step
+        kept = {s.step for s in saved[-self.config.keep_last :]}
+        kept |= {step, self._best_step, self._best_saved}
+        for old in saved:
+            if old.step in kept:
+                continue
+            try:
+                remove_checkpoint(old.path)
+            except OSError as error:  # it takes room, but nothing is lost
+                say(f"{old.path} could not be removed: {error}")

@@ -1,0 +1,56 @@
+"""Reading metrics.jsonl without torch or Lightning, so that tables and reports start fast."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.run_config import EVALUATIONS_FILE
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """All whole lines of a metrics file, in order.
+
+    Raises:
+        ValueError: A line other than the last is not JSON; names file and line.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+    return rows
+
+
+def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
+    """What `test` found on the data a run was trained on, as rows like those of its metrics.
+
+    Args:
+        folder: The run's folder.
+    """
+    path = Path(folder) / EVALUATIONS_FILE
+    records: list[dict[str, Any]] = read_metrics(path) if path.is_file() else []
+    return [
+        {"step": record["step"], **record["metrics"]}
+        for record in records
+        if record["command"] == "test" and not record["differs_from_training"]
+    ]
+
+
+def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one metric."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def last_value(rows: list[dict[str, float]], name: str) -> float | None:
+    """The newest value of one metric, or None."""
+    return next(_backwards(rows, name), None)
+
+
+def _backwards(rows: list[dict[str, float]], name: str) -> Iterator[float]:
+    return (row[name] for row in reversed(rows) if name in row)

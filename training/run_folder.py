@@ -1,0 +1,179 @@
+"""A run's folder: one writer at a time, and an earlier run that stays until a new one can start.
+
+Invariant: whoever writes into a run's folder does so inside `sole_writer`. An earlier run is
+replaced inside `replacing` alone: a process killed at any moment leaves its files in place or in a
+folder beside them, from where the next writer brings them back, or the new run begun.
+"""
+
+import contextlib
+import functools
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TextIO
+
+from data_prep.file_lock import file_lock
+from data_prep.files import sync_folder
+
+LOCK_FILE = ".run.lock"
+MOVING, MOVED, UNWANTED = ".replacing", ".replaced", ".removing"
+"""Folders of an earlier run's files: on their way out or back; all out, while the new run begins;
+to be deleted, since the new run has begun."""
+_METRICS_FILE = "metrics.jsonl"
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+_held: set[TextIO] = set()
+
+
+def is_first_process() -> bool:
+    """Whether this process, of all that a launcher started for one run, writes its folder."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: str | Path, *, own: Sequence[str], doing: str) -> Iterator[None]:
+    """Hold the folder of a run alone; it is made, and removed at the end if nothing is in it.
+
+    The lock ends with this process, however that ends; processes it forks do not hold it. What a
+    process killed inside `replacing` left is brought into order first.
+
+    Args:
+        folder: The run's folder.
+        own: Patterns of the names of all that such a run writes there, see `own_files`.
+        doing: What is going on, in a word, for whoever finds the folder held.
+
+    Raises:
+        ValueError: Another process holds it; says which one.
+    """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, missing)
+        stream = _acquire(folder / LOCK_FILE, stack)
+        _note_holder(stream, doing)
+        stack.callback(_release, folder / LOCK_FILE, stream, os.getpid())
+        restore(folder, own=own)
+        yield
+
+
+def _acquire(path: Path, stack: contextlib.ExitStack) -> TextIO:
+    """Lock the file that has this name: the writer before removes it while it holds it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as attempt:
+            try:
+                stream = attempt.enter_context(file_lock(path))
+                if stream is None:
+                    holder = path.read_text(encoding="utf-8").strip() or "another process"
+                    raise ValueError(
+                        f"{path.parent} is in use: {holder} is writing there. Wait for it or end "
+                        "it, or give another --run.name"
+                    )
+                if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+                    stack.push(attempt.pop_all())
+                    return stream
+            except FileNotFoundError:
+                continue
+
+
+def _note_holder(stream: TextIO, doing: str) -> None:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    stream.truncate(0)
+    stream.write(f"{doing} (process {os.getpid()} on {platform.node()}, since {now})\n")
+    stream.flush()
+    _close_in_forks()
+    _held.add(stream)
+
+
+@functools.cache
+def _close_in_forks() -> None:
+    """See to it, once, that loader workers that outlive a killed run do not hold its lock."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_held)
+
+
+def _close_held() -> None:
+    while _held:
+        _held.pop().close()
+
+
+def _release(path: Path, stream: TextIO, process: int) -> None:
+    if os.getpid() == process:
+        _held.discard(stream)
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # not empty
+        for folder in folders:
+            folder.rmdir()
+
+
+def own_files(folder: str | Path, *, own: Sequence[str]) -> list[Path]:
+    """Return the files and folders in a run's folder that are the run's own, by name.
+
+    Args:
+        folder: The run's folder; it need not exist.
+        own: Patterns as in `fnmatch`, of names directly in the folder. Anything else is another
+            run's below this one's name, or the user's.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        found = (p for p in Path(folder).iterdir() if any(fnmatch(p.name, each) for each in own))
+        return sorted(found)
+    return []
+
+
+@contextlib.contextmanager
+def replacing(folder: str | Path, *, own: Sequence[str]) -> Iterator[None]:
+    """Replace an earlier run by what the block begins; if the block fails, it is back as it was.
+
+    Only for who holds the folder, when nothing can be wrong any more but what the block does.
+
+    Args:
+        folder: The run's folder; it exists.
+        own: As in `sole_writer`; nothing else is touched.
+
+    Raises:
+        ValueError: A run with a name such as NAME/checkpoints lies in this run's own folders.
+    """
+    folder = Path(folder)
+    entries = own_files(folder, own=own)
+    for entry in (entry for entry in entries if entry.is_dir()):
+        if inner := next(entry.rglob(_METRICS_FILE), None):
+            raise ValueError(
+                f"{folder} cannot be replaced: {inner.parent} is a run of its own inside; move it "
+                "to another place, or give another --run.name"
+            )
+    try:
+        (folder / MOVING).mkdir()
+        for entry in entries:
+            os.replace(entry, folder / MOVING / entry.name)
+        os.replace(folder / MOVING, folder / MOVED)
+        sync_folder(folder)
+        yield
+    except BaseException:
+        restore(folder, own=own)
+        raise
+    os.replace(folder / MOVED, folder / UNWANTED)
+    sync_folder(folder)
+    shutil.rmtree(folder / UNWANTED, ignore_errors=True)
+
+
+def restore(folder: Path, *, own: Sequence[str]) -> None:
+    """Bring back an earlier run whose replacement did not begin; finish one that did."""
+    shutil.rmtree(folder / UNWANTED, ignore_errors=True)
+    if (folder / MOVED).is_dir():
+        for entry in own_files(folder, own=own):  # of the run that did not begin
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        os.replace(folder / MOVED, folder / MOVING)
+    if (folder / MOVING).is_dir():
+        for entry in (folder / MOVING).iterdir():
+            os.replace(entry, folder / entry.name)
+        (folder / MOVING).rmdir()
