@@ -18,9 +18,9 @@ from pretrain.callbacks import Guards, StepSeeds, Watchdog
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
 from pretrain.optim import OptimizerConfig
-from pretrain.run_setup import take_over_signals
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
+from training.cli import take_over_signals
 from training.guards import GuardConfig
 from training.interruption import StopRequest
 from training.run_config import CheckpointConfig

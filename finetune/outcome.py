@@ -18,8 +18,8 @@ from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
 from finetune.result import FORMAT_VERSION, read_result
-from finetune.run_config import EVALUATIONS_FILE
 from finetune.tasks.spec import LoadedTask, TaskSpec
+from training.run_config import EVALUATIONS_FILE
 
 Scores = Mapping[str, Mapping[str, float]]
 

@@ -17,13 +17,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
 from pretrain.lightning_cli import PretrainCLI
-from pretrain.run_setup import automatic_precision, take_over_signals
+from pretrain.run_config import RunConfig
+from pretrain.run_setup import automatic_precision
 from pretrain.tuning.batch_finder import find_batch_size
 from pretrain.tuning.lr_finder import find_lr
 from pretrain.tuning.plots import GIB, plot_lr, plot_sizes
 from pretrain.tuning.searches import BatchSizeSearch, LrSearch, SizeTrial, chosen_size
+from training.cli import take_over_signals
 from training.interruption import say
-from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
+from training.run_config import CONFIG_FILE, METRICS_FILE
 
 FOUND_BY = "# Found by `python -m pretrain tune"
 _NEVER = 10**9

@@ -144,7 +144,7 @@ def test_an_unknown_macro_is_refused_and_not_left_out(
 
 
 def test_names_say_what_varies_and_are_names_of_runs(tmp_path: Path) -> None:
-    from training.run_config import RunConfig
+    from pretrain.run_config import RunConfig
 
     parameters = {
         "model.objective": {"values": ["mlm", "mlm_sso"]},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.provenance import versions
+from training.events import versions
 from training.reports.configurations import Configuration, Study
 from training.reports.curves import make_curves
 from training.reports.dot_figure import draw_dots
