@@ -265,7 +265,7 @@ def _read_source(plan: _Plan, pool: Pool, index: int, folder: Path) -> list[Path
     documents = chars = 0
     with plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit) as bar:
         results = pool.map_ordered(clean_chunk, tasks())
-        with contextlib.closing(results):  # type: ignore[type-var]
+        with contextlib.closing(results):
             for part in results:
                 path, advance = in_flight.popleft()
                 if part is not None:
