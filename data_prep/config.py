@@ -233,7 +233,7 @@ class BuildConfig:
     overwrite: bool = False
     """Replace a finished folder that was made with other settings."""
     check_disk: bool = True
-    """Refuse to start where the estimated work and result would not fit on the disk."""
+    """Refuse to start where the disk has no room for twice the files to read."""
 
     def __post_init__(self) -> None:
         """Check ranges and that there is something to read."""

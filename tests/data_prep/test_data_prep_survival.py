@@ -19,7 +19,7 @@ from build_processes import (
     write_corpus,
 )
 
-from data_prep import disk, files, parts
+from data_prep import files, parts, work_folder
 from data_prep.cli import main
 from data_prep.config import BuildConfig
 from data_prep.pipeline import build
@@ -171,23 +171,13 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(setting, monkeypatch):
     path, expected, folder = setting
     output = folder / "out"
-    monkeypatch.setattr(disk, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(work_folder, "free_bytes", lambda _: 1_000_000)
     with pytest.raises(ValueError, match="1 MB free.*--check_disk false"):
         build(BuildConfig.from_yaml(path, {"output": str(output)}), progress=False)
     assert not output.exists() and not parts_of(output)
     overrides = {"output": str(output), "check_disk": "false"}
     build(BuildConfig.from_yaml(path, overrides), progress=False)
     assert content(output) == expected
-
-
-def test_the_estimate_of_room_covers_what_a_build_takes(setting, monkeypatch):
-    path, _, folder = setting
-    needs = []
-    monkeypatch.setattr(disk, "_require", lambda needed, *_: needs.append(needed))
-    config = BuildConfig.from_yaml(path, {"source.max_megabytes": "0.02"})
-    assert disk._expected_chars(config.sources[0]) == 20_000
-    disk.check_disk(config, folder / "out.building")
-    assert needs == [20_000 * disk.BYTES_PER_CHAR]
 
 
 @pytest.mark.parametrize("opened", [3, 12, 16])
