@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from data_prep.readers import ReadLog
-from data_prep.sentence_rules import cut_long
+from data_prep.sentences import cut_long
 
 BLANK_LINE = "blank_line"
 """Stands for an empty line as document separator."""
