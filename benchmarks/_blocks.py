@@ -129,7 +129,7 @@ def make_rivals(folder: Path, poll_every_n_steps: int) -> dict[str, Rival]:
         )
 
     def watchdog() -> Watchdog:
-        return Watchdog(folder, guards.watchdog_minutes)
+        return Watchdog(guards.watchdog_minutes)
 
     everything = [StepSeeds(), watchdog(), Guards(guards), checkpoints("poll")]
     return {

@@ -1,7 +1,6 @@
-"""The watchdog: what hangs is named, the process ends, and nothing of it stays behind."""
+"""The watchdog: what hangs is shown, the process ends, and nothing of it stays behind."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,15 +18,23 @@ from pytorch_lightning import LightningModule, Trainer
 
 from pretrain.transport import BatchLoader
 from training.callbacks import watchdog as watchdog_module
-from training.callbacks.watchdog import Watchdog, _within
-from training.heartbeats import read_heartbeats
+from training.callbacks.watchdog import Watchdog
 from training.interruption import EXIT_WATCHDOG
-from training.processes import process_state
+from training.processes import descendants
 
 LINUX = Path("/proc/self/stat").exists()
 needs_proc = pytest.mark.skipif(not LINUX, reason="states of processes are read from /proc")
 BOUND_S = 60.0
 SHORT = 1.0 / 60  # minutes
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a corpse that nobody has asked for yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZXx"
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -140,25 +147,19 @@ def watch_threads() -> list[str]:
 
 
 @needs_proc
-def test_a_data_worker_that_hangs_is_named_and_ended(tmp_path: Path, fork: Any) -> None:
-    said = tmp_path / "said"
-    child = fork(
-        lambda: fit(
-            Watchdog(tmp_path, SHORT, said.write_text),
-            Tiny(),
-            missing=7,
-            workers=2,  # type: ignore[arg-type]
-        )
-    )
+def test_a_run_whose_data_worker_hangs_is_ended_with_the_worker(tmp_path: Path, fork: Any) -> None:
+    pids = tmp_path / "pids"
+
+    def note_workers(index: int) -> None:
+        pids.write_text(" ".join(map(str, descendants(os.getpid()))), encoding="utf-8")
+
+    child = fork(lambda: fit(Watchdog(SHORT), Tiny(note_workers), missing=7, workers=2))
     assert child.exit_code() == EXIT_WATCHDOG
-    found = re.search(
-        r"no progress for .*rank 0 .* waits for data after step 7, in .*\. "
-        r"The next batch is due from data worker 1 of 2 \(pid (\d+), alive, sleeping\)",
-        child.text(),
-    )
-    assert found, child.text()
-    until(lambda: process_state(int(found[1])) == "gone", "the end of the worker")
-    assert found[0] in said.read_text(encoding="utf-8")
+    assert "waits for data after step 7" in child.text() and "rank 0 (pid" in child.text()
+    workers = pids.read_text(encoding="utf-8").split()
+    assert len(workers) >= 2
+    for pid in workers:
+        until(lambda pid=pid: has_ended(int(pid)), f"the end of {pid}")
 
 
 @needs_proc
@@ -178,57 +179,43 @@ def test_a_step_that_hangs_is_shown_with_its_stack_and_nothing_survives(
             pids.write_text(f"{stubborn.pid} {stopped.pid}", encoding="utf-8")
             time.sleep(1000)
 
-    child = fork(lambda: fit(Watchdog(tmp_path, SHORT), Tiny(hang_in_a_named_function), workers=1))
+    child = fork(lambda: fit(Watchdog(SHORT), Tiny(hang_in_a_named_function), workers=1))
     assert child.exit_code() == EXIT_WATCHDOG
     assert "is inside step 5" in child.text() and "hang_in_a_named_function" in child.text()
     for pid in pids.read_text(encoding="utf-8").split():
-        until(lambda pid=pid: process_state(int(pid)) == "gone", f"the end of {pid}")
+        until(lambda pid=pid: has_ended(int(pid)), f"the end of {pid}")
 
 
 @needs_proc
-@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_rank_that_is_stopped_or_dead_is_named_by_the_other(
-    how: signal.Signals, tmp_path: Path, fork: Any
-) -> None:
-    def rank(number: int) -> Callable[[], None]:
-        def run() -> None:
-            trainer = fake_trainer(rank=number, world_size=2, step=9)
-            watchdog = Watchdog(tmp_path, (1 + 1000 * number) * SHORT)
-            watchdog.setup(trainer, None, "fit")  # type: ignore[arg-type]
-            watchdog.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
-            watchdog.on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
-            time.sleep(1000)
-
-        return run
-
-    other = fork(rank(1))
-    until(lambda: len(read_heartbeats(tmp_path / "heartbeats", 2)) == 1, "its heartbeat")
-    os.kill(other.pid, how)
-    first = fork(rank(0))
-    assert first.exit_code() == EXIT_WATCHDOG
-    state = "stopped by a signal" if how == signal.SIGSTOP else "gone"
-    assert f"The rank that lags: rank 1 is {state}; last seen: rank 1 (pid {other.pid}" in (
-        first.text()
-    )
+def test_processes_below_this_one_are_found() -> None:
+    code = "import subprocess; subprocess.run(['sleep', '1000'])"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        until(lambda: len(descendants(child.pid)) == 1, "its child")
+        (grandchild,) = descendants(child.pid)
+        assert {child.pid, grandchild} <= set(descendants(os.getpid()))
+        os.kill(grandchild, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
 
 
-def test_the_process_ends_even_if_nothing_can_be_said(tmp_path: Path, fork: Any) -> None:
+def test_the_process_ends_even_if_nothing_can_be_said(fork: Any) -> None:
     def run() -> None:
-        watchdog = Watchdog(tmp_path, SHORT, on_stall=lambda message: 1 / 0)
-        watchdog._details = lambda trainer: 1 / 0  # type: ignore
-        watchdog.setup(fake_trainer(), None, "fit")  # type: ignore[arg-type]
-        watchdog.on_train_batch_end(fake_trainer(), None, None, None, 0)  # type: ignore[arg-type]
+        trainer, watchdog = fake_trainer(), Watchdog(SHORT)
+        del trainer.global_rank
+        watchdog.setup(trainer, None, "fit")  # type: ignore[arg-type]
+        watchdog.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
         time.sleep(1000)
 
-    child = fork(run)
-    assert child.exit_code() == EXIT_WATCHDOG and "no progress" in child.text()
+    assert fork(run).exit_code() == EXIT_WATCHDOG
 
 
 def test_a_slow_start_and_a_slow_save_are_no_hang_and_a_finished_run_leaves_nothing(
-    tmp_path: Path, fork: Any
+    fork: Any,
 ) -> None:
     def run() -> None:
-        watchdog = Watchdog(tmp_path, SHORT)
+        watchdog = Watchdog(SHORT)
         slow = {0: 1.6, 5: 1.6}
 
         def step(index: int) -> None:
@@ -241,22 +228,21 @@ def test_a_slow_start_and_a_slow_save_are_no_hang_and_a_finished_run_leaves_noth
         module = Tiny(step)
         assert fit(watchdog, module).global_step == 12
         until(lambda: not watch_threads(), "the end of the threads")
-        assert not watchdog.folder.exists()
 
     child = fork(run)
     assert child.exit_code() == 0, child.text()
 
 
-def test_a_failed_run_is_no_longer_watched_and_zero_minutes_watch_nothing(tmp_path: Path) -> None:
+def test_a_failed_run_is_no_longer_watched_and_zero_minutes_watch_nothing() -> None:
     def fail(index: int) -> None:
         raise RuntimeError("mistake")
 
     with pytest.raises(RuntimeError, match="mistake"):
-        fit(Watchdog(tmp_path, 5.0), Tiny(fail))
+        fit(Watchdog(5.0), Tiny(fail))
     until(lambda: not watch_threads(), "the end of the threads")
     seen: list[list[str]] = []
-    fit(Watchdog(tmp_path / "off", 0.0), Tiny(lambda index: seen.append(watch_threads())))
-    assert seen == [[]] * 12 and not (tmp_path / "off").exists()
+    fit(Watchdog(0.0), Tiny(lambda index: seen.append(watch_threads())))
+    assert seen == [[]] * 12
 
 
 # --- when it fires, by a clock of the test ---------------------------------------------------
@@ -305,7 +291,7 @@ def fired_after(
     """Seconds (limit 60) until it fires, or None if it has not after an hour."""
     clock, trainer = Clock(), fake_trainer(step=3)
     monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    watchdog = Watchdog("unused", 1.0)
+    watchdog = Watchdog(1.0)
 
     def fire(trainer: Any, stalled_s: float) -> None:
         raise Fired
@@ -370,10 +356,3 @@ def test_a_process_that_was_suspended_gets_its_whole_limit_again(
         return {30.0: lambda: clock.jump(1000)}
 
     assert fired_after(monkeypatch, started, suspend) == pytest.approx(1030 + 66, abs=6)
-
-
-def test_a_question_that_hangs_or_fails_is_given_up() -> None:
-    release = threading.Event()
-    assert _within(0.05, lambda: release.wait(BOUND_S), False) is False
-    release.set()
-    assert _within(BOUND_S, lambda: "answer", "") == "answer"
