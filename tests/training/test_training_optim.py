@@ -1,10 +1,14 @@
 """Learning-rate schedules by hand, and which parameters decay."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from pretrain.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+import finetune.optim
+from pretrain.optim import OptimizerConfig
+from training.optim import build_optimizer, learning_rate_factor
 
 
 def factors(schedule: str, steps: list[int], **options: object) -> list[float]:
@@ -34,6 +38,19 @@ def test_constant_never_decays() -> None:
     assert factors("constant", [9, 10, 5000]) == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ({"warmup_share": 0.5}, [0.5, 1.0, 1.0, 0.5, 0.0]),
+        ({"warmup_share": 0.5, "schedule": "constant"}, [0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_schedule_of_a_fit_by_hand(options: Any, wanted: list[float]) -> None:
+    config = finetune.optim.OptimizerConfig(**options)
+    assert [learning_rate_factor(s, config=config, total_steps=4) for s in range(5)] == wanted
+
+
 def test_biases_and_norms_do_not_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
     decayed, kept = build_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
@@ -51,9 +68,18 @@ def test_a_parameter_without_gradient_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": 0.0}, {"warmup_steps": -1}, {"beta2": 1.0}, {"decay_share": 0.0}]
+    "wrong",
+    [
+        *({"lr": 0.0}, {"lr": float("nan")}, {"eps": 0.0}, {"weight_decay": -1.0}),
+        *({"warmup_steps": -1}, {"beta2": 1.0}, {"decay_share": 0.0}),
+    ],
 )
 def test_impossible_settings_are_refused_with_their_value(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} must be.*{value}"):
         OptimizerConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_fit_that_only_warms_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup_share must be"):
+        finetune.optim.OptimizerConfig(warmup_share=1.0)
