@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ponet.config import EncoderConfig
-from ponet.foreign_configs import official_config
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import foreign_model, load_strictly, read_foreign
+from ponet.names import official_config
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,

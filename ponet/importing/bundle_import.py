@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ponet.checkpoint import Bundle, load_bundle, save_bundle
-from ponet.foreign_configs import foreign_config
 from ponet.importing.foreign import ForeignModel, foreign_model, weights_group, without
 from ponet.importing.own_checkpoint import OwnCheckpoint, read_own_checkpoint
 from ponet.importing.sources import is_checkpoint, locate
@@ -21,7 +20,7 @@ from ponet.importing.tokenizer_files import (
     prepare_tokenizer,
     tokenizer_digest,
 )
-from ponet.key_maps import drop_tied_decoder, import_state
+from ponet.names import drop_tied_decoder, foreign_config, import_state
 from ponet.weight_files import file_digest, read_weights
 
 

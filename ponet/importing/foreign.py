@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ponet.config import BertConfig, EncoderConfig, FNetConfig
 from ponet.heads import PretrainingModel
-from ponet.key_maps import (
+from ponet.names import (
     KeyTable,
     drop_tied_decoder,
     encoder_table,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import ForeignModel, load_strictly, without
-from ponet.key_maps import KeyTable
+from ponet.names import KeyTable
 from ponet.weight_files import TOKENIZER_NAME, file_digest, read_pickle
 
 RUN_KEY = "ponet_run"

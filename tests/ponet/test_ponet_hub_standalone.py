@@ -84,7 +84,7 @@ def test_an_older_transformers_is_told_which_version_is_needed(monkeypatch, repo
     oldest = configuration_ponet.OLDEST_TRANSFORMERS
     with pytest.raises(ImportError, match=f"needs transformers {oldest} or newer, and 4.57.1 is"):
         exec(
-            compile(text.replace("from .ponet_config", "from ponet.config"), "copy", "exec"),
+            compile(text.replace("from .ponet_", "from ponet."), "copy", "exec"),
             {"__name__": "x"},
         )
     assert f'"transformers>={oldest}"' in (repository / "pyproject.toml").read_text()
