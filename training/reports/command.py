@@ -93,7 +93,7 @@ def write_report(options: ReportOptions) -> Path:
         ValueError: There is no usable run; says what is wrong with each folder.
     """
     from training.reports.configurations import choose_baseline, make_study
-    from training.reports.page import Content, make_page
+    from training.reports.pretraining import Content, make_document
     from training.reports.runs import find_runs
 
     runs, problems = find_runs(options.runs)
@@ -108,7 +108,7 @@ def write_report(options: ReportOptions) -> Path:
         problems=problems,
         out=options.out,
     )
-    page = make_page(content)
+    page = make_document(content).page()
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out / PAGE, page.encode("utf-8"))
     for problem in problems:
