@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.ray_pool import import_ray
-from training.studies.running import LocalRunner, Outcome
-from training.studies.trials import Trial
+from training.studies.runner import LocalRunner
+from training.studies.trials import Outcome, Trial
 
 _STATE_FOLDER = ".ray"
 

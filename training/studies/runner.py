@@ -2,7 +2,7 @@
 
 Invariant: a trial is started only under its lock, which its process inherits. A runner that is
 asked to stop hands that on and waits, so every run saves a checkpoint; exit code 75 means that the
-trial is to be started again.
+trial is to be started again. A run whose runner is gone stops by itself.
 """
 
 import contextlib
@@ -13,32 +13,23 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Literal, NamedTuple
+from typing import TextIO
 
-from training.interruption import EXIT_STOPPED, say
-from training.studies.trials import LOG_FILE, Trial, environment_of
+from training.interruption import EXIT_STOPPED, RUNNER_VARIABLE, RunnerWatch, say
+from training.studies.trials import Outcome, Trial
 
 POLL_S, RETRY_S = 0.1, 2.0
 MAX_STARTS = 50
 """So often in a row a trial that ends with exit code 75 is started again by one runner."""
-
-
-class Outcome(NamedTuple):
-    """How a trial ended."""
-
-    state: Literal["done", "failed", "interrupted", "elsewhere"]
-    """interrupted: this runner was asked to stop; elsewhere: another one has it."""
-    error: str = ""
-    """Why it failed, in one line."""
-    elapsed_s: float = 0.0
-    """Wall time of its last start; 0 where nothing was run."""
+AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What would make W&B take what follows a fit for the fit's own run."""
 
 
 def gpu_names() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name: the GPUs this process may use."""
+    """Return what CUDA_VISIBLE_DEVICES may name: the GPUs this process may use."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name.strip()]
@@ -50,14 +41,72 @@ def gpu_names() -> list[str]:
     return found.stdout.split() if found.returncode == 0 else []
 
 
+def environment_of(place: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the environment of a trial: its share of GPUs and cores, and who started it.
+
+    Args:
+        place: Which of the trials that run at once, from 0.
+        jobs: How many run at once; 1 leaves devices and threads as they are.
+        gpus: Names of all GPUs.
+    """
+    environment = {**os.environ, RUNNER_VARIABLE: str(os.getpid())}
+    if jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if gpus:
+            own = list(gpus[place::jobs]) or [gpus[place % len(gpus)]]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return environment
+
+
 @dataclass
 class _Started:
-    """A process of a trial, and the lock it runs under."""
+    """A trial that runs: its process, what follows it, and the lock they run under."""
 
     trial: Trial
-    process: "subprocess.Popen[bytes]"
-    resources: contextlib.ExitStack
-    began: float
+    lock: TextIO
+    log: TextIO | None
+    environment: Mapping[str, str]
+    steps: deque[Sequence[str]]
+    process: "subprocess.Popen[bytes] | None" = None
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    began: float = field(default_factory=time.monotonic)
+
+    def start_next(self) -> None:
+        """Start the next process.
+
+        Raises:
+            ValueError: There is no such program.
+        """
+        command = self.steps.popleft()
+        if self.process is not None:
+            print(f"after the fit: {' '.join(command[2:])}", file=self.log, flush=True)
+            own = self.environment.items()
+            self.environment = {n: value for n, value in own if n not in AGENT_VARIABLES}
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=subprocess.STDOUT if self.log else None,
+                env=self.environment,
+                start_new_session=True,
+                pass_fds=(self.lock.fileno(),) if os.name != "nt" else (),
+            )
+        except OSError as error:
+            raise ValueError(
+                f"{command[0]} cannot be started ({error}): look at `command` and `program` of "
+                "the sweep file"
+            ) from error
+
+    def exit_code(self) -> int | None:
+        """Return how its process ended; None: it runs."""
+        return self.process.poll() if self.process else 0
+
+    def stop(self) -> None:
+        """Ask its process to stop."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
 
 
 @dataclass
@@ -72,6 +121,8 @@ class LocalRunner:
     """Run again what failed before."""
     wait: bool = True
     """Wait for trials that another runner has, and take over what it leaves open."""
+    max_starts: int = MAX_STARTS
+    """So often a trial is started that ends with exit code 75."""
     received: signal.Signals | None = None
     """What asked the runner to stop."""
     _waiting: deque[Trial] = field(default_factory=deque)
@@ -82,11 +133,14 @@ class LocalRunner:
     def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome]]:
         """Run trials and yield each that has ended, or that is left to another runner."""
         self._waiting.extend(trials)
+        watch = RunnerWatch()
         try:
             with self._signals():
                 while self._running or (self._has_more() and self.received is None):
                     yield from self._fill()
                     yield from self._ended()
+                    if watch.is_gone and self.received is None:
+                        self._stop(signal.SIGTERM, None)
                     if not self._running and self._elsewhere and not self._waiting:
                         if not self.wait:
                             break
@@ -117,57 +171,54 @@ class LocalRunner:
             lock = stack.enter_context(trial.locked())
             if lock is None:
                 return Outcome("elsewhere")
-            state = trial.state()
-            if state == "done":
-                return Outcome("done")
-            if state == "failed" and not self.retry_failed:
-                return Outcome("failed", error=str(trial.record().get("error", "")))
+            settled = trial.settled(retry_failed=self.retry_failed)
+            if settled is not None:
+                return settled
             trial.write_start()
             self._starts[trial.name] = self._starts.get(trial.name, 0) + 1
-            log = stack.enter_context(open(trial.folder / LOG_FILE, "ab"))
-            try:
-                process = subprocess.Popen(
-                    trial.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment_of(place, self.jobs, self.gpus),
-                    start_new_session=True,
-                    pass_fds=(lock.fileno(),) if os.name != "nt" else (),
-                )
-            except OSError as error:
-                raise ValueError(
-                    f"{trial.command[0]} cannot be started ({error}): look at `command` and "
-                    "`program` of the sweep file"
-                ) from error
-            began = time.monotonic()
-            self._running[place] = _Started(trial, process, stack.pop_all(), began)
+            log = stack.enter_context(trial.open_log())
+            environment = environment_of(place, self.jobs, self.gpus)
+            started = _Started(trial, lock, log, environment, deque(trial.steps()))
+            self._start_next(started)
+            started.resources = stack.pop_all()
+            self._running[place] = started
             return None
+
+    def _start_next(self, started: _Started) -> None:
+        if started.steps:
+            started.start_next()
+        if self.received is not None:  # it came during the start
+            started.stop()
 
     def _ended(self) -> Iterator[tuple[Trial, Outcome]]:
         for place, started in list(self._running.items()):
-            code = started.process.poll()
+            code = started.exit_code()
             if code is None:
                 continue
-            trial = self._running.pop(place).trial
+            if code == 0 and started.steps:
+                if self.received is None:
+                    self._start_next(started)
+                    continue
+                code = EXIT_STOPPED
+            del self._running[place]
             with started.resources:
-                outcome = self._note(trial, code, time.monotonic() - started.began)
+                outcome = self._note(started.trial, code, time.monotonic() - started.began)
             if outcome is None:
-                self._waiting.append(trial)
+                self._waiting.append(started.trial)
             else:
-                yield trial, outcome
+                yield started.trial, outcome
 
     def _note(self, trial: Trial, code: int, elapsed_s: float) -> Outcome | None:
         """Write down how a trial ended; None: it is to be started again."""
         asked = self.received is not None and code != 0
-        again = code == EXIT_STOPPED and self._starts[trial.name] < MAX_STARTS
+        again = code == EXIT_STOPPED and self._starts[trial.name] < self.max_starts
         error = trial.write_end(code, interrupted=asked or again)
         if asked:
-            return Outcome("interrupted", elapsed_s=elapsed_s)
+            return Outcome("interrupted", elapsed_s=elapsed_s, exit_code=code)
         if again:
             say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
             return None
-        return Outcome("failed" if error else "done", error=error, elapsed_s=elapsed_s)
+        return Outcome("failed" if error else "done", error, elapsed_s, code)
 
     def _wait_for_others(self) -> None:
         say(f"waiting for {len(self._elsewhere)} trials that another runner has")
@@ -183,12 +234,12 @@ class LocalRunner:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM and SIGHUP stop the runner and its trials; twice: at once."""
+        """Let what asks for a stop end the runner and its trials; twice: the runner at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        numbers = [getattr(signal, name) for name in names]
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         before = {number: signal.signal(number, self._stop) for number in numbers}
         try:
             yield
@@ -202,11 +253,11 @@ class LocalRunner:
         self.received = signal.Signals(number)
         os.write(2, b"\nstopping: every run saves a checkpoint first; once more stops at once\n")
         for started in list(self._running.values()):
-            started.process.send_signal(signal.SIGTERM)
+            started.stop()
 
     def _stop_all(self) -> None:
         """End what still runs; a trial cut off here is open."""
         for started in self._running.values():
-            started.process.send_signal(signal.SIGTERM)
+            started.stop()
             started.resources.close()
         self._running.clear()

@@ -12,7 +12,7 @@ import pytest
 from sweep_files import record, start_sweep, starts, write_sweep
 
 from pretrain.cli import main
-from training.studies.trials import environment_of
+from training.studies.runner import environment_of
 
 
 def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

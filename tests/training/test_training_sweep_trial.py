@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,25 +11,31 @@ from typing import Any
 
 import pytest
 import yaml
-from sweep_files import REPOSITORY
+from sweep_files import REPOSITORY, record
 
 from pretrain.cli import main
-from training.studies import trial_command
+from training.interruption import RUNNER_VARIABLE
+from training.studies.runner import AGENT_VARIABLES
 from training.studies.study import downstream_scores, write_study
-from training.studies.supervision import Supervisor
-from training.studies.trial_command import follow_command, option_value, with_run_folder
-from training.studies.trials import RUNNER_VARIABLE
+from training.studies.trial_command import (
+    follow_command,
+    option_value,
+    parse_trial,
+    with_run_folder,
+)
 
+PYTHON = sys.executable
 FAKE = """
 import json, pathlib, sys
-words = sys.argv[1:]
-log = pathlib.Path(words[0]); folder = log.parent / "r" / "a"
+_, log, _, *words = sys.argv
+folder = pathlib.Path("r") / "a"
 with open(log, "a") as file:
-    file.write(json.dumps(words[1:]) + "\\n")
-if words[2] == "fit":
+    file.write(json.dumps(words) + "\\n")
+if words[1] == "fit":
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text('{"step": 4, "elapsed_s": 1, "val/mlm_accuracy": 0.5}')
-sys.exit(9 if words[2] == "grid" and "broken.yaml" in words else 0)
+if words[1] == "grid" and "broken.yaml" in words:
+    sys.exit("error: the grid's reason")
 """
 
 
@@ -40,12 +45,12 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "fake.py").write_text(FAKE)
     log = tmp_path / "log"
 
-    def fake(*words: str) -> list[str]:
-        return [sys.executable, str(tmp_path / "fake.py"), str(log), *words]
-
-    monkeypatch.setattr(trial_command, "_python", fake)
+    program = tmp_path / "fake_python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/fake.py {log} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", *trial_command._AGENT_VARIABLES):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", *AGENT_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     for name in ("glue.yaml", "broken.yaml"):
         (tmp_path / name).write_text("tasks: [sst2]")
@@ -74,9 +79,33 @@ def test_what_follows_a_fit_gets_its_run_and_ends_in_a_study(commands: Path) -> 
 
 def test_a_failure_is_the_trials_own_and_nothing_follows_it(commands: Path) -> None:
     follow = ["--follow", "broken.yaml", "--follow", "test"]
-    assert main(["trial", *follow, "--", *FIT]) == 9
+    assert main(["trial", *follow, "--", *FIT]) == 1
     assert [line[1] for line in lines(commands)] == ["fit", "grid"]
     assert not Path("r/a/study.json").exists()
+
+
+def test_a_sweep_starts_the_fit_and_what_follows_it_itself(
+    commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "program": "pretrain",
+        "method": "grid",
+        "command": ["${interpreter}", "-m", "${program}", "trial", "--", "--x=1", "${args}"],
+        "parameters": {"y": {"value": "a"}},
+    }
+    Path("s.yaml").write_text(yaml.safe_dump(content))
+    sweep = ["sweep", "s.yaml", "--output", "r", "--follow", "test", "--follow"]
+    own = ["--x=1", "--y=a", "--run.name=trial", "--run.root=r"]
+    assert main([*sweep, "broken.yaml"]) == 2
+    assert "trial: failed: exit code 1: error: the grid's reason" in capsys.readouterr().out
+    assert [line[:2] for line in lines(commands)] == [
+        ["pretrain", "fit"],
+        ["pretrain", "test"],
+        ["finetune", "grid"],
+    ]
+    assert lines(commands)[0] == ["pretrain", "fit", *own]
+    assert lines(commands)[1] == ["pretrain", "test", *own, "--run.wandb=off"]
+    assert record(Path("r/trial"))["state"] == "failed"
 
 
 def test_only_the_first_of_several_ranks_goes_on_after_the_fit(
@@ -135,28 +164,32 @@ def test_the_commands_that_follow_are_commands_of_ours() -> None:
     from finetune.grids.config import parse_grid
 
     grid = str(REPOSITORY / "configs" / "finetune" / "small_glue.yaml")
-    words = follow_command(grid, FIT, Path("r/a"), ["sst2=d", "all"])
+    given = ["--data_folder", "sst2=d", "--data_folder", "all"]
+    words = follow_command(grid, parse_trial([*given, "--", *FIT]), Path("r/a"))
     assert words[:4] == [sys.executable, "-m", "finetune", "grid"]
     config, options = parse_grid(words[4:])
     assert config.encoders == ("r/a",) and options.output == Path("r/a/downstream")
     assert config.folder == "all" and config.task_fit["sst2"]["data"]["folder"] == "d"
 
 
-SLEEPER = (
-    "import signal, sys, time, pathlib\n"
-    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-    "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(30)"
-)
-SUPERVISED = (
-    "import sys\nfrom training.studies.supervision import Supervisor\n"
-    "with Supervisor() as supervisor:\n"
-    "    sys.exit(supervisor.run([sys.executable, *sys.argv[1:]], knows_every_signal=False))"
-)
+SLEEPER = """
+import pathlib, sys, time
+from training.interruption import StopRequest
+request = StopRequest()
+request.install()
+pathlib.Path("up").touch()
+deadline = time.monotonic() + 30
+while not request.exit_code and time.monotonic() < deadline:
+    time.sleep(0.02)
+print(request.reason, file=sys.stderr)
+sys.exit(request.exit_code)
+"""
 
 
-def supervised(tmp_path: Path) -> list[str]:
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
-    return [sys.executable, "-c", SUPERVISED, str(tmp_path / "sleeper.py"), str(tmp_path / "up")]
+def sleeper(folder: Path) -> tuple[str, dict[str, str]]:
+    """A program that waits as a fit does until it is asked to stop, and its environment."""
+    (folder / "sleeper.py").write_text(SLEEPER)
+    return str(folder / "sleeper.py"), {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 
 def wait_for(path: Path) -> None:
@@ -166,37 +199,48 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_and_the_exit_code_comes_back(
-    tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+)
+def test_a_signal_is_passed_on_and_nothing_follows(
+    commands: Path, number: signal.Signals, code: int
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(supervised(tmp_path), env=environment)
-    wait_for(tmp_path / "up")
+    program, environment = sleeper(commands.parent)
+    Path(program).rename(commands.parent / "fake.py")
+    run = f"import sys; sys.executable = {sys.executable!r}\nfrom pretrain.cli import main\n"
+    words = ["trial", "--follow", "test", "--", *FIT]
+    process = subprocess.Popen(
+        [PYTHON, "-c", f"{run}sys.exit(main({words!r}))"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(commands.parent / "up")
     process.send_signal(number)
-    assert process.wait(20) == 75
+    printed = process.communicate(timeout=20)[1]
+    assert process.returncode == code, printed
+    assert printed.count("SIGTERM was received") == 1
 
 
 def test_a_run_whose_sweep_is_gone_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    program, environment = sleeper(tmp_path)
     runner = (
         "import os, subprocess, sys, time\n"
         f"environment = {{**os.environ, {RUNNER_VARIABLE!r}: str(os.getpid())}}\n"
-        f"subprocess.Popen({supervised(tmp_path)!r}, env=environment)\ntime.sleep(30)"
+        f"subprocess.Popen([sys.executable, {program!r}], env=environment)\ntime.sleep(30)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        [sys.executable, "-c", runner], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", runner],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     )
     wait_for(tmp_path / "up")
     process.kill()
     assert process.stderr is not None
-    assert "stopping with a checkpoint" in process.stderr.read()  # ends when all have ended
-
-
-def test_nothing_more_is_started_after_a_stop() -> None:
-    with Supervisor() as supervisor:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert supervisor.run(["no such program"]) == 75
+    assert "the sweep that started this run is gone" in process.stderr.read()
 
 
 def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str, Any]:
@@ -249,45 +293,3 @@ def test_a_damaged_or_foreign_result_is_named(tmp_path: Path) -> None:
     write_results(tmp_path, [result("rte", 1, 0.6) | {"format_version": 9}])
     with pytest.raises(ValueError, match="rte/a/0/result.json: format_version is 9"):
         downstream_scores(tmp_path / "downstream")
-
-
-def write_grid(folder: Path) -> Path:
-    """A grid of one fit on a few texts of the tiny corpus's words."""
-    generator = random.Random(0)
-    for split, count in (("train", 48), ("validation", 24)):
-        labels = [generator.choice(["yes", "no"]) for _ in range(count)]
-        rows = [f"w{generator.randint(0, 50)} w{int(label == 'yes')},{label}" for label in labels]
-        (folder / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
-    data = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
-    fit = {"data": {**data, "max_len": 16}, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
-    path = folder / "grid.yaml"
-    path.write_text(yaml.safe_dump({"tasks": ["own"], "lrs": [0.005], "fit": fit}))
-    return path
-
-
-@pytest.mark.slow
-def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
-    tiny_run: list[str], tmp_path: Path
-) -> None:
-    follow = ["--follow", "validate", "--follow", str(write_grid(tmp_path))]
-    own = tiny_run.index("--run.root")
-    options = tiny_run[:own] + tiny_run[own + 4 :]  # without --run.root and --run.name
-    command = ["${env}", "${interpreter}", "-m", "${program}", "trial", *follow, "--", *options]
-    content = {
-        "program": "pretrain",
-        "method": "grid",
-        "metric": {"name": "val/mlm_accuracy"},
-        "command": [*command, "${args}"],
-        "parameters": {"model.objective": {"values": ["mlm"]}},
-    }
-    file, run = tmp_path / "real.yaml", tmp_path / "out" / "trial"
-    file.write_text(yaml.safe_dump(content))
-    arguments = ["sweep", str(file), "--output", str(run.parent)]
-    assert main(arguments) == 0
-    study = json.loads((run / "study.json").read_text())
-    assert study["pretraining"]["steps"] == 4 and "val/mlm_loss" in study["pretraining"]
-    assert study["downstream"]["own"]["n"] == 1
-    (run / "trial.json").unlink()
-    assert main(arguments) == 0
-    log = (run / "trial.log").read_text()
-    assert "is complete: 4 steps are done" in log and "1 done, 0 failed, 0 to run" in log
