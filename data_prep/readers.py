@@ -13,6 +13,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -38,20 +39,23 @@ class UnsupportedInput(ValueError):
     """A file is whole, but cannot be read here."""
 
 
+@dataclass
 class ReadLog:
-    """What reading has met so far: counted repairs, and how far the present file is read."""
+    """What reading has met so far."""
 
-    def __init__(self) -> None:
-        """Start with empty counters and no file."""
-        self.counters: Counter[str] = Counter()
-        self.raw: BinaryIO | None = None
-        self.name = ""
-        """Name of the present file, under which what is wrong with it is counted."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """Repairs, by name."""
+    finished: int = 0
+    """Progress made before the present file: bytes of files on disk, or rows."""
+    raw: BinaryIO | None = None
+    """The present file, before decompression."""
+    name: str = ""
+    """Name of the present file, under which what is wrong with it is counted."""
 
     @property
     def position(self) -> int:
-        """Bytes of the present file on disk that are read, before decompression."""
-        return 0 if self.raw is None or self.raw.closed else self.raw.tell()
+        """How far reading is, in the unit of `finished`."""
+        return self.finished + (0 if self.raw is None or self.raw.closed else self.raw.tell())
 
 
 class _ZstdStream(io.RawIOBase):
