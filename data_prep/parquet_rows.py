@@ -34,26 +34,10 @@ def parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    row = 0
     with contextlib.ExitStack() as stack:
-        handle: Any = path
-        if path.suffix.lower() in (".gz", ".zst"):
-            handle = stack.enter_context(tempfile.TemporaryFile())
-            try:
-                shutil.copyfileobj(stack.enter_context(open_binary(path, log)), handle, BLOCK)
-            except (EOFError, OSError, zlib.error) as error:
-                if isinstance(error, OSError) and is_disk_full(error):
-                    raise DiskFull(
-                        f"{shown(path)} cannot be unpacked into {tempfile.gettempdir()}: "
-                        f"{error.strerror}. Make room there, or name another folder in TMPDIR."
-                    ) from error
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                _parquet_damage(path, 0, str(error), source.on_error, log)
-                return
-            handle.seek(0)
-        row = 0
         try:
-            table = pq.ParquetFile(handle)
+            table = pq.ParquetFile(_seekable(path, log, stack))
             _check_column(path, source.text_field, table.schema_arrow)
             for batch in table.iter_batches(batch_size=256, columns=[source.text_field]):
                 for text in _texts(batch, source.text_field, log):
@@ -65,12 +49,34 @@ def parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]
                         _parquet_damage(path, row, reason, source.on_error, log)
         except (pa.ArrowNotImplementedError, pa.ArrowMemoryError) as error:
             raise _unsupported(path, error) from error
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+        except (pa.ArrowException, EOFError, OSError, zlib.error) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno):
                 raise
             if "encrypt" in str(error).lower():
                 raise _unsupported(path, error) from error
             _parquet_damage(path, row, str(error), source.on_error, log)
+
+
+def _seekable(path: Path, log: ReadLog, stack: contextlib.ExitStack) -> Any:
+    """Return what pyarrow opens: the file, or its unpacked copy until the stack is closed.
+
+    Raises:
+        DiskFull: There is no room for the copy.
+    """
+    if path.suffix.lower() not in (".gz", ".zst"):
+        return path
+    copy = stack.enter_context(tempfile.TemporaryFile())
+    try:
+        shutil.copyfileobj(stack.enter_context(open_binary(path, log)), copy, BLOCK)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"{shown(path)} cannot be unpacked into {tempfile.gettempdir()}: "
+            f"{error.strerror}. Make room there, or name another folder in TMPDIR."
+        ) from error
+    copy.seek(0)
+    return copy
 
 
 def _texts(batch: Any, text_field: str, log: ReadLog) -> list[Any]:
@@ -99,12 +105,9 @@ def _check_column(path: Path, text_field: str, schema: Any) -> None:
         found = [item for item in fields if item.name == part]
         if len(found) != 1:
             names = ", ".join(item.name for item in fields)
-            fault = (
-                f"has the column '{part}' {len(found)} times"
-                if found
-                else (f"has no column '{text_field}'")
-            )
-            mend = "Rename one of them." if found else "Set text_field."
+            fault, mend = f"has no column '{text_field}'", "Set text_field."
+            if found:
+                fault, mend = f"has the column '{part}' {len(found)} times", "Rename one of them."
             raise DamagedInput(f"{shown(path)}: {fault}; it has {names}. {mend}")
         kind = found[0].type
         fields = list(kind) if pa.types.is_struct(kind) else []

@@ -58,67 +58,63 @@ class ReadLog:
         return self.finished + (0 if self.raw is None or self.raw.closed else self.raw.tell())
 
 
-class _ZstdStream(io.RawIOBase):
-    """Decompressed zstd frames; unlike the library's reader it refuses a truncated frame."""
+class _Blocks(io.RawIOBase):
+    """A stream of blocks of bytes."""
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
-        import zstandard
-
-        self._source = source
-        self._name = name
-        self._context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-        self._pending = b""
-        self._out = memoryview(b"")
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._block = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._out:
-            if not self._more():
+        while not self._block:
+            block = next(self._blocks, None)
+            if block is None:
                 return 0
-        count = min(len(buffer), len(self._out))
-        buffer[:count] = self._out[:count]
-        self._out = self._out[count:]
+            self._block = memoryview(block)
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
         return count
 
-    def _more(self) -> bool:
-        data = self._pending or self._source.read(1 << 17)
-        self._pending = b""
-        if not data:
-            if self._frame is not None:
-                raise EOFError("the compressed file ends in the middle of its data")
-            return False
-        if self._frame is None:
-            self._frame = self._context.decompressobj()
-        try:
-            self._out = memoryview(self._frame.decompress(data))
-        except self._error as error:
-            raise self._fault(str(error), data) from error
-        if self._frame.eof:
-            self._pending = self._frame.unused_data
-            self._frame = None
-        return True
 
-    def _fault(self, reason: str, data: bytes) -> Exception:
-        """Return what a message of the library means: damage, or a frame that is not for here."""
-        lowered = reason.lower()
-        if "dictionary" in lowered:
-            return UnsupportedInput(
-                f"{self._name}: was compressed with a dictionary, which is not at hand; unpack it "
-                "with `zstd -d -D DICTIONARY` and pack it without one."
-            )
-        if "too much memory" in lowered or "allocation" in lowered:
-            window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
-            size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
-            return UnsupportedInput(
-                f"{self._name}: needs {size} in memory to be unpacked, which is more than "
-                f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
-                "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
-            )
-        return OSError(f"the compressed data is damaged ({reason})")
+def _zstd_blocks(source: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield decompressed data; unlike the library's reader this refuses a truncated frame."""
+    import zstandard
+
+    context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    frame, rest = None, b""
+    while data := rest or source.read(1 << 17):
+        frame = frame or context.decompressobj()
+        try:
+            yield frame.decompress(data)
+        except zstandard.ZstdError as error:
+            raise _zstd_fault(name, str(error), data) from error
+        rest = frame.unused_data if frame.eof else b""
+        frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the compressed file ends in the middle of its data")
+
+
+def _zstd_fault(name: str, reason: str, data: bytes) -> Exception:
+    """Return what a message of the library means: damage, or a frame that is not for here."""
+    lowered = reason.lower()
+    if "dictionary" in lowered:
+        return UnsupportedInput(
+            f"{name}: was compressed with a dictionary, which is not at hand; unpack it "
+            "with `zstd -d -D DICTIONARY` and pack it without one."
+        )
+    if "too much memory" in lowered or "allocation" in lowered:
+        window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
+        size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
+        return UnsupportedInput(
+            f"{name}: needs {size} in memory to be unpacked, which is more than "
+            f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
+            "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
+        )
+    return OSError(f"the compressed data is damaged ({reason})")
 
 
 def open_binary(path: Path, log: ReadLog) -> BinaryIO:
@@ -128,7 +124,7 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
     if path.suffix.lower() == ".zst":
-        return cast(BinaryIO, io.BufferedReader(_ZstdStream(raw, shown(path)), BLOCK))
+        return cast(BinaryIO, io.BufferedReader(_Blocks(_zstd_blocks(raw, shown(path))), BLOCK))
     return raw
 
 
