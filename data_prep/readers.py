@@ -176,12 +176,22 @@ class Lines:
 
     def damaged(self, reason: str, counter: str) -> None:
         """Count the damage at the present line, or stop there."""
-        if self._on_error == "error":
-            raise DamagedInput(
-                f"{shown(self.path)}, line {max(self.number, 1)}: {reason}; repair the file, or "
-                "set on_error: skip to leave out and count what is damaged."
-            )
-        self._log.counters[counter] += 1
+        place = f"{shown(self.path)}, line {max(self.number, 1)}"
+        note_damage(place, reason, counter, self._on_error, self._log)
+
+
+def note_damage(place: str, reason: str, counter: str, on_error: OnError, log: ReadLog) -> None:
+    """Count a damage, or stop at it.
+
+    Raises:
+        DamagedInput: `on_error` is error.
+    """
+    if on_error == "error":
+        raise DamagedInput(
+            f"{place}: {' '.join(reason.split())}; repair the file, or set on_error: skip to leave "
+            "out and count what is damaged."
+        )
+    log.counters[counter] += 1
 
 
 def _wide_encoding(start: bytes) -> str:
