@@ -40,7 +40,7 @@ from data_prep.config import (  # noqa: E402
 )
 from data_prep.encoding import SentenceEncoder  # noqa: E402
 from data_prep.pool import available_cores  # noqa: E402
-from data_prep.python_docs import module_document  # noqa: E402
+from data_prep.python_docs import code_prose  # noqa: E402
 from data_prep.sentences import split_sentences  # noqa: E402
 from data_prep.sources import iterate_chunks  # noqa: E402
 from data_prep.tokenizer import save_tokenizer, train_wordpiece  # noqa: E402
@@ -116,7 +116,7 @@ def read_batches(path: str, megabytes: float) -> Iterator[list[str]]:
     size = 0
     source = LocalSource(path=path) if path else PythonDocsSource(packages=("stdlib", "torch"))
     for chunk in iterate_chunks(source, 1_000_000):
-        modules = (module_document(Path(name), counters) for name in chunk.modules)
+        modules = (code_prose(code, counters) for code in chunk.code)
         documents: list[str] = []
         for raw in [*chunk.documents, *modules]:
             documents.append(clean_document(raw, CleaningConfig(), counters))

@@ -43,7 +43,6 @@ from data_prep.sources import (
     count_left_out,
     describe,
     iterate_chunks,
-    load_modules,
     progress_total,
 )
 from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
@@ -272,7 +271,7 @@ def _read_source(plan: _Plan, pool: Pool, index: int, folder: Path) -> list[Path
             if is_finished(path):
                 yield None
             else:
-                yield CleanTask(chunk=load_modules(chunk), config=plan.config.cleaning)
+                yield CleanTask(chunk=chunk, config=plan.config.cleaning)
 
     paths: list[Path] = []
     total, unit = progress_total(source)

@@ -1,7 +1,6 @@
 """Sentences and headings of scripts that do not end a sentence with a Latin full stop."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -66,8 +65,3 @@ def test_inference_cuts_text_like_data_preparation(language: str) -> None:
     text = "".join(TEXTS[language]) + "\n\n红楼梦"
     expected = split_sentences(text, SentencesConfig(language=language), Counter())
     assert sentences_of(text, language=language) == expected
-
-
-def test_files_that_stand_in_two_packages_are_equal(repository: Path) -> None:
-    one, other = (repository / name / "quiet_output.py" for name in ("data_prep", "ponet"))
-    assert one.read_bytes() == other.read_bytes()

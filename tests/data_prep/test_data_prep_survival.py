@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import parquet_rows
+    from data_prep import documents
     from data_prep.config import LocalSource
     from data_prep.readers import ReadLog
 
@@ -226,10 +226,10 @@ def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(parquet_rows.shutil, "copyfileobj", full)
+    monkeypatch.setattr(documents.shutil, "copyfileobj", full)
     source = LocalSource(path=str(tmp_path), on_error="skip")
     with pytest.raises(OSError, match="Make room there"):
-        list(parquet_rows.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
+        list(documents.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):
