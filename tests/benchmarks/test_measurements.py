@@ -1,42 +1,75 @@
-"""The benchmark scripts run, their rivals do the same task, and the page shows what they wrote."""
+"""The measurements run, their rivals do the same task, and the page shows what they wrote."""
 
 import argparse
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from benchmark_modules import benchmark_module
 
-rivals = benchmark_module("_rivals")
-encoders = benchmark_module("encoders")
-fits = benchmark_module("_fits")
-lra = benchmark_module("lra_table2")
-pages = benchmark_module("performance_page")
-pretraining = benchmark_module("pretraining")
-timing = benchmark_module("_timing")
-common = benchmark_module("_common")
+from benchmarks import (
+    corpora,
+    encoders,
+    harness,
+    killed_run,
+    lra_table2,
+    page,
+    pretraining,
+    rivals,
+    triton_kernels,
+)
 
 
 @pytest.fixture(autouse=True)
 def small_probes(monkeypatch) -> None:
-    monkeypatch.setitem(timing.SHORTEST_S, "cpu", 0.0)
+    threads = torch.get_num_threads()
+    monkeypatch.setitem(harness.SHORTEST_S, "cpu", 0.0)
     monkeypatch.setitem(encoders.SQUARE, "cpu", 16)
     monkeypatch.setitem(encoders.COPIED_BYTES, "cpu", 1024)
-    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # half a second with all that is imported
+    monkeypatch.setattr(harness.gc, "collect", lambda: 0)  # half a second with all that is imported
+    yield
+    torch.set_num_threads(threads)
 
 
-def encoder_options(output, **changes) -> argparse.Namespace:
-    options = {"sizes": ["nano"], "parts": ["layer"], "modes": ["training"], "precisions": ["32"]}
-    options |= {"lengths": [16], "tokens_per_step": 32, "rounds": 1, "slow_s": 10.0}
-    options |= {"device": "cpu", "threads": 1, "compile": False, "compile_mode": "default"}
-    return argparse.Namespace(**options, name="", output=output, **changes)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["text", "loader", "encoders", "pretraining", "long_documents", "lra_table2",
+             "resilience", "scale_out", "busy_machine"]
+)  # fmt: skip
+def test_every_measurement_has_a_short_form_with_file_and_plot(name: str, tmp_path: Path) -> None:
+    importlib.import_module(f"benchmarks.{name}").main(["--short", "--output", str(tmp_path)])
+    (written,) = (path for path in tmp_path.glob(f"{name}*.json") if "tokenizer" not in path.stem)
+    assert json.loads(written.read_text())["machine"]["cores"]
+    assert written.with_suffix(".png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_killed_run_equals_its_twin(tmp_path: Path) -> None:
+    shards = corpora.synthetic_folder(
+        tmp_path / "shards", num_sentences=4000, vocab_size=64, validation_sentences=800
+    )
+    fit = ["--data.folder", str(shards), "--model.encoder.vocab_size", "64", "--data.max_len", "32"]
+    for config in ("pretrain/small", "encoder/ponet_nano"):
+        fit += ["--config", f"configs/{config}.yaml"]
+    places = ["--root", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    more = ["--trainer.accelerator", "cpu", "--checkpoints.every_n_steps", "5"]
+    more += ["--data.eval_examples", "64", "--trainer.log_every_n_steps", "1"]
+    killed_run.main(["--short", *places, "--", *fit, *more])
+    found = json.loads((tmp_path / "killed_run.json").read_text())
+    assert (found["different_lines"], found["different_weights"]) == (0, 0)
+    assert len(found["kills"]) == 2
+
+
+def test_the_triton_measurement_says_what_it_lacks(monkeypatch, capsys, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert triton_kernels.main(["--output", str(tmp_path)]) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
 
 
 def test_encoders_writes_a_row_for_every_rival_and_the_page_shows_them(tmp_path) -> None:
-    threads = torch.get_num_threads()
-    encoders.report(encoder_options(tmp_path))
-    torch.set_num_threads(threads)
+    options = ["--sizes", "nano", "--parts", "layer", "--lengths", "16", "--tokens_per_step", "32"]
+    encoders.main([*options, "--rounds", "1", "--output", str(tmp_path)])
     content = json.loads((tmp_path / "encoders_cpu.json").read_text())
     labels = {row["rival"] for row in content["rows"]}
     assert labels == {"official PoNet", "PoNet reference", "PoNet eager", "BERT", "FNet"}
@@ -45,11 +78,11 @@ def test_encoders_writes_a_row_for_every_rival_and_the_page_shows_them(tmp_path)
         assert set(row["times_as_fast_as"]) == labels - {row["rival"]}
         assert row["peak_mib"] > 0
     assert all(entry["met"] is None for entry in content["targets"])  # nano is not claimed
-    page = pages.page(pages.read_results(tmp_path))
+    written = page.page(page.read_results(tmp_path))
     own = next(row for row in content["rows"] if row["rival"] == "PoNet eager")
-    assert f"{1e3 * own['s']['median']:,.1f}" in page
-    assert f"{own['times_as_fast_as']['BERT']['median']:.2f}" in page
-    assert "Not measured: mixer, fp32, width 768, 512 tokens: x official PoNet (>= 2.2)" in page
+    assert f"{1e3 * own['s']['median']:,.1f}" in written
+    assert f"{own['times_as_fast_as']['BERT']['median']:.2f}" in written
+    assert "Not measured: mixer, fp32, width 768, 512 tokens: x official PoNet (>= 2.2)" in written
 
 
 @pytest.mark.parametrize("part", ["mixer", "layer", "model"])
@@ -85,10 +118,10 @@ def fit_options(**changes) -> argparse.Namespace:
 
 def test_the_released_step_has_the_loss_of_ours() -> None:
     ours, theirs = (
-        fits.make_module(rival, 16, fit_options())
+        pretraining.make_module(rival, 16, fit_options())
         for rival in (
-            fits.FitRival(kind="ponet", precision="32"),
-            fits.FitRival(kind="official", precision="32", every_position=True),
+            rivals.Rival(kind="ponet", precision="32"),
+            rivals.Rival(kind="official", precision="32", every_position=True),
         )
     )
     theirs.load_state_dict(ours.state_dict())
@@ -98,12 +131,12 @@ def test_the_released_step_has_the_loss_of_ours() -> None:
 
 
 def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
-    shards = common.synthetic_folder(
+    shards = corpora.synthetic_folder(
         tmp_path / "shards", num_sentences=400, vocab_size=64, validation_sentences=100
     )
-    rival = fits.FitRival(kind="bert", precision="32")
+    rival = rivals.Rival(kind="bert", precision="32")
     options = fit_options()
-    found = fits.fit(fits.make_module(rival, 16, options), rival, shards, 16, options)
+    found = pretraining.fit(pretraining.make_module(rival, 16, options), rival, shards, 16, options)
     assert found["positions"] == 64
     assert found["flops"] > 0
     assert found["wall_s"] > 0
@@ -126,7 +159,7 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
 def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
     has_amx: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining, "cpu_features", lambda: {"amx_bf16": has_amx})
+    monkeypatch.setattr(pretraining, "machine", lambda: {"amx_bf16": has_amx})
     options = argparse.Namespace(device="cpu", precision="bf16", lengths=[512], encoder="small")
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}
@@ -136,18 +169,12 @@ def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
 
 
 def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
-    options = argparse.Namespace(
-        lengths=[512], num_texts=1, dropout=0.1, precision="32", rounds=1, slow_s=10.0,
-        limit_gib=0.0, device="cpu", threads=1, short=True, output=tmp_path,
-    )  # fmt: skip
-    threads = torch.get_num_threads()
-    lra.report(options)
-    torch.set_num_threads(threads)
+    options = ["--lengths", "512", "--num_texts", "1", "--rounds", "1", "--limit_s", "0"]
+    lra_table2.main([*options, "--output", str(tmp_path)])
     content = json.loads((tmp_path / "lra_table2_cpu.json").read_text())
-    over = {row["rival"] for row in content["rows"] if row["over_memory"]}
-    assert over == {lra.PLAIN}  # no memory was allowed to it
+    assert {row["over"] for row in content["rows"]} == {"0 s"}  # no time was allowed
     assert all(entry["met"] is None for entry in content["targets"])  # a CPU proves nothing here
-    published = pages.page(pages.read_results(tmp_path)).split("**published**, not measured")[1]
+    published = page.page(page.read_results(tmp_path)).split("**published**, not measured")[1]
     assert "50.4, 1.1 GB" in published
 
 
@@ -156,8 +183,8 @@ def test_the_loader_is_held_to_its_claims_by_the_page() -> None:
     consumer = {"examples_per_s": 4000.0, "waiting_share": {"median": 0.05}}
     machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
     lengths = {"512": {"examples_per_s": rates, "consumer": consumer}}
-    results = {"data_loading": ("data_loading", {"machine": machine, "lengths": lengths})}
-    lines = pages.page(results).splitlines()
+    results = {"loader": ("loader", {"machine": machine, "lengths": lengths})}
+    lines = page.page(results).splitlines()
     (rate,) = (line for line in lines if "examples per second and core" in line)
     (waiting,) = (line for line in lines if "consumer of 4,000" in line)
     assert "| met |" in rate
@@ -166,26 +193,29 @@ def test_the_loader_is_held_to_its_claims_by_the_page() -> None:
 
 def test_the_page_shows_the_slowest_triton_kernel_against_its_claim() -> None:
     spread = {"median": 0.7, "min": 0.6, "max": 0.75}
-    way = {"seconds": {"triton": {"median": 0.002}}, "share": spread, "eager_over_triton": spread}
+    row = {"num_tokens": 512, "segment_len": 25, "way": "forward", "s": {"median": 0.002}}
+    row |= {"share_of_copy": spread, "times_as_fast_as": {"eager": spread}}
+    backward = {**row, "way": "backward"}
     content = {
-        "machine": {"cpu": "a CPU", "cores": 2, "load_average": [0.1], "gpu": "a GPU"},
-        "passes": {"forward": 4},
-        "cases": [{"tokens_per_text": 512, "tokens_per_segment": "25", "forward": way}],
-        "targets": [{"what": "slowest case", "target": 0.8, "measured": 0.7, "met": False}],
+        "machine": {"cpu": "a CPU", "cores": 2, "load_average": [0.1]},
+        "gpu": "a GPU",
+        "rows": [row, backward],
+        "targets": triton_kernels.claims([row, backward]),
     }
-    lines = pages.page({"triton_kernels": ("triton_kernels", content)}).splitlines()
-    assert "| slowest case | >= 0.8 | 0.7 | MISSED | `triton_kernels.json` |" in lines
+    lines = page.page({"triton_kernels": ("triton_kernels", content)}).splitlines()
+    claim = "forward, share of copy bandwidth, slowest case"
+    assert f"| {claim} | >= 0.8 | 0.7 | MISSED | `triton_kernels.json` |" in lines
     assert "| 512 | 25 | forward | 2.000 | 70% | 0.70 (0.60 to 0.75) |" in lines
 
 
 def test_a_result_with_a_plot_shows_it(tmp_path: Path) -> None:
     machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
-    (tmp_path / "data_loading.json").write_text(json.dumps({"machine": machine, "lengths": {}}))
-    assert ".png" not in pages.page(pages.read_results(tmp_path))
-    (tmp_path / "data_loading.png").touch()
-    assert "](results/data_loading.png)" in pages.page(pages.read_results(tmp_path))
+    (tmp_path / "loader.json").write_text(json.dumps({"machine": machine, "lengths": {}}))
+    assert ".png" not in page.page(page.read_results(tmp_path))
+    (tmp_path / "loader.png").touch()
+    assert "](results/loader.png)" in page.page(page.read_results(tmp_path))
 
 
 def test_the_page_in_docs_is_what_the_results_say(repository) -> None:
-    results = pages.read_results(repository / "docs" / "results")
-    assert (repository / "docs" / "performance.md").read_text() == pages.page(results)
+    results = page.read_results(repository / "docs" / "results")
+    assert (repository / "docs" / "performance.md").read_text() == page.page(results)

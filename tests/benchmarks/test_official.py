@@ -2,16 +2,13 @@
 
 import pytest
 import torch
-from benchmark_modules import benchmark_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import official, work
 from ponet import BertConfig, EncoderBatch, FNetConfig, PoNetConfig
 from ponet.encoders import build_encoder
 from ponet.flops import training_flops
-
-official = benchmark_module("_official")
-work = benchmark_module("_work")
 
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 32, "vocab_size": 40}
 LARGER = {"hidden_size": 32, "num_layers": 1, "num_heads": 4, "ffn_size": 128, "vocab_size": 40}
@@ -98,7 +95,7 @@ def test_operations_of_a_layer_are_those_that_pytorch_counts(kind) -> None:
     encoder.eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.layers[0](x_BLD, plan)
-    expected = 2 * 128 * work.forward_flops(kind, "layer", config, 128)
+    expected = 2 * 128 * work.step_flops(kind, "layer", config, 128, training=False)
     # Not in the formula: PoNet's products of pooled vectors, one row of the batch each.
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 

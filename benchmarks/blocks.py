@@ -1,6 +1,5 @@
 """Blocks of training steps with one set of callbacks after the other, in one fit."""
 
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
+from benchmarks.harness import in_turn, wait
+from benchmarks.report import CONFIGS, Options
 from data_prep.shards import TokenShards
 from ponet import PoNetConfig
 from pretrain.callbacks import Guards, StepSeeds, Watchdog
@@ -25,15 +26,13 @@ from training.guards import GuardConfig
 from training.interruption import StopRequest
 from training.run_config import CheckpointConfig
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BARE, NOTHING, ALL = "bare", "nothing (a second bare)", "poll, guards, watchdog, seeds"
 SYNC, ASYNC = "checkpoint", "checkpoint, asynchronous"
-Options = Any
-"""The command line's."""
+QUIET = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
 
 @dataclass
-class Rival:
+class Protection:
     """What is switched on during a block, and what was measured."""
 
     callbacks: list[Callback] = field(default_factory=list)
@@ -61,16 +60,21 @@ class Rival:
 
         return timed
 
+    @property
+    def parts(self) -> list[Callback]:
+        """All that is set up and torn down with a block."""
+        return [*self.callbacks, *([self.saver] if self.saver else [])]
+
 
 class Blocks(Callback):
-    """Switches from rival to rival after every block; the last callback, so that it times all."""
+    """Switches to the next after every block; the last callback, so that it times all."""
 
-    def __init__(self, rivals: Mapping[str, Rival], *, size: int, rounds: int) -> None:
+    def __init__(self, protections: Mapping[str, Protection], *, size: int, rounds: int) -> None:
         self.size = size
-        orders = [random.Random(n).sample(list(rivals), len(rivals)) for n in range(rounds + 1)]
-        self.queue = [rivals[name] for order in orders for name in order]
+        orders = [in_turn(list(protections), number) for number in range(rounds + 1)]
+        self.queue = [protections[name] for order in orders for name in order]
         self.max_steps = size * len(self.queue)
-        self.rival = self.queue[0]
+        self.now = self.queue[0]
         self.start = self.cpu_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
@@ -82,45 +86,39 @@ class Blocks(Callback):
         if trainer.global_step % self.size:
             return
         trainer.strategy.checkpoint_io.wait()  # type: ignore[attr-defined]
-        _synchronise(pl_module)
-        rival = self.rival
-        rival.steps_ms.append((time.perf_counter() - self.start) * 1e3 / self.size)
-        rival.cpu_ms.append((time.process_time() - self.cpu_start) * 1e3 / self.size)
-        rival.own_ms.append(rival.hooks_s * 1e3 / self.size)
-        for callback in (*rival.callbacks, *([rival.saver] if rival.saver else [])):
+        wait(pl_module.device.type)
+        now = self.now
+        now.steps_ms.append((time.perf_counter() - self.start) * 1e3 / self.size)
+        now.cpu_ms.append((time.process_time() - self.cpu_start) * 1e3 / self.size)
+        now.own_ms.append(now.hooks_s * 1e3 / self.size)
+        for callback in now.parts:
             callback.teardown(trainer, pl_module, "fit")
         trainer.callbacks = [self]
         if self.queue:
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
-        rival = self.rival = self.queue.pop(0)
-        trainer.callbacks = [*rival.callbacks, self]
-        trainer.strategy.checkpoint_io = rival.io
-        for callback in (*rival.callbacks, *([rival.saver] if rival.saver else [])):
+        now = self.now = self.queue.pop(0)
+        trainer.callbacks = [*now.callbacks, self]
+        trainer.strategy.checkpoint_io = now.io
+        for callback in now.parts:
             callback.setup(trainer, module, "fit")
             callback.on_train_start(trainer, module)
-        _synchronise(module)
-        rival.hooks_s, self.cpu_start, self.start = 0.0, time.process_time(), time.perf_counter()
-        if rival.saver is not None:
-            rival.saver.save(trainer, module)
-            rival.saves_s.append(time.perf_counter() - self.start)
+        wait(module.device.type)
+        now.hooks_s, self.cpu_start, self.start = 0.0, time.process_time(), time.perf_counter()
+        if now.saver is not None:
+            now.saver.save(trainer, module)
+            now.saves_s.append(time.perf_counter() - self.start)
 
 
-def _synchronise(module: LightningModule) -> None:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def make_rivals(folder: Path, poll_every_n_steps: int) -> dict[str, Rival]:
+def make_protections(folder: Path, poll_every_n_steps: int) -> dict[str, Protection]:
     """Everything off, each part alone, and everything on; guards as by default, with spikes."""
     guards = GuardConfig(spike_factor=3.0)
-    never = CheckpointConfig(every_n_minutes=0, at_validation=False)
 
     def checkpoints(name: str) -> RunCheckpoints:
         return RunCheckpoints(
             folder / name,
-            config=never,
+            config=CheckpointConfig(every_n_minutes=0, at_validation=False),
             stop=StopRequest(budget_s=1e6),
             poll_every_n_steps=poll_every_n_steps,
             eval_every_n_steps=10**9,
@@ -132,33 +130,34 @@ def make_rivals(folder: Path, poll_every_n_steps: int) -> dict[str, Rival]:
         return Watchdog(guards.watchdog_minutes)
 
     everything = [StepSeeds(), watchdog(), Guards(guards), checkpoints("poll")]
+    in_background = VerifiedCheckpointIO(asynchronous=True)
     return {
-        BARE: Rival(),
-        NOTHING: Rival(),
-        "preemption poll": Rival([checkpoints("poll")]),
-        "guards": Rival([Guards(guards)]),
-        "watchdog": Rival([watchdog()]),
-        "step seeds": Rival([StepSeeds()]),
-        ALL: Rival(everything),
-        SYNC: Rival(saver=checkpoints("sync")),
-        ASYNC: Rival(saver=checkpoints("async"), io=VerifiedCheckpointIO(asynchronous=True)),
+        BARE: Protection(),
+        NOTHING: Protection(),
+        "preemption poll": Protection([checkpoints("poll")]),
+        "guards": Protection([Guards(guards)]),
+        "watchdog": Protection([watchdog()]),
+        "step seeds": Protection([StepSeeds()]),
+        ALL: Protection(everything),
+        SYNC: Protection(saver=checkpoints("sync")),
+        ASYNC: Protection(saver=checkpoints("async"), io=in_background),
     }
 
 
-def train_blocks(shards: Path, folder: Path, encoder: str, options: Options) -> dict[str, Rival]:
-    """Train one encoder through all blocks; return the rivals with what was measured."""
+def train_blocks(
+    shards: Path, folder: Path, encoder: str, options: Options
+) -> dict[str, Protection]:
+    """Train one encoder through all blocks; return what was measured with each protection."""
     content = yaml.safe_load((CONFIGS / "encoder" / f"ponet_{encoder}.yaml").read_text())
     sizes = content["model"]["encoder"].get("init_args", {})
-    vocab_size = TokenShards.open(shards).manifest.tokenizer.vocab_size
+    sizes["vocab_size"] = TokenShards.open(shards).manifest.tokenizer.vocab_size
     torch.manual_seed(1)
-    module = PretrainModule(
-        PoNetConfig(**{**sizes, "vocab_size": vocab_size}), optimizer=OptimizerConfig(lr=6e-4)
-    )
+    module = PretrainModule(PoNetConfig(**sizes), optimizer=OptimizerConfig(lr=6e-4))
     batch = {"global_batch_size": options.batch_size * options.devices}
     batch |= {"micro_batch_size": options.batch_size, "num_workers": options.num_workers}
     data = PretrainDataModule(folder=str(shards), max_len=options.max_len, **batch)
-    rivals = make_rivals(folder, options.poll_every_n_steps)
-    blocks = Blocks(rivals, size=options.block, rounds=options.rounds)
+    protections = make_protections(folder, options.poll_every_n_steps)
+    blocks = Blocks(protections, size=options.block, rounds=options.rounds)
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -170,10 +169,8 @@ def train_blocks(shards: Path, folder: Path, encoder: str, options: Options) -> 
         use_distributed_sampler=False,
         limit_val_batches=0,
         logger=False,
-        **dict.fromkeys(
-            ("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-        ),
+        **dict.fromkeys(QUIET, False),
     )
     take_over_signals(trainer)  # as in every run of ours
     trainer.fit(module, datamodule=data)
-    return rivals
+    return protections

@@ -1,36 +1,35 @@
-"""What the encoder benchmarks hold against each other: one encoder, one way to compute it.
+"""What the benchmarks hold against each other: one encoder, one way to compute it.
 
-B batch, L tokens, D width. Every rival gets the same tokens, all of them real, in sentences of 25
-tokens; dropout is 0, with which BERT has a fused attention on every device, and no rival is given a
-mask it does not need. The parts:
+B batch, L tokens, D width, N tokens of a batch. Every rival gets the same tokens, all of them real,
+in sentences of 25 tokens; dropout is 0, with which BERT has a fused attention on every device, and
+no rival is given a mask it does not need. The parts:
 
 mixer: what replaces attention, without the output projection that all but FNet have behind it
 layer: mixer, output projection, feed-forward, both norms
 model: embeddings and all layers of the preset
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from _official import official_encoder
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from benchmarks.harness import Step
+from benchmarks.official import official_encoder
 from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.encoders import Encoder, build_encoder
 
-Part = Literal["mixer", "layer", "model"]
-Mode = Literal["training", "inference"]
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
-SENTENCE = 25
-CONFIGS: dict[str, type[EncoderConfig]] = {
+CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {
     "ponet": PoNetConfig,
     "official": PoNetConfig,
     "bert": BertConfig,
     "fnet": FNetConfig,
 }
+NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +42,41 @@ class Rival:
     """PoNet's kernel set."""
     compile_mode: str = ""
     """Mode of torch.compile; empty: not compiled."""
+    every_position: bool = False
+    """Vocabulary logits at every position and a plain cross-entropy, as in the released code."""
+    precision: str = ""
+    """32 or bf16; empty: that of the setting."""
 
     @property
     def label(self) -> str:
         """The name in tables."""
-        names = {"official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
-        name = names.get(self.kind, f"PoNet {self.kernels}")
-        return f"{name}, compiled" if self.compile_mode else name
+        name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
+        name += ", compiled" if self.compile_mode else ""
+        name += ", head at every position" if self.every_position else ""
+        return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
+
+    def config(self, size: str, **fields: Any) -> EncoderConfig:
+        """Return a preset's configuration; BERT's attention has no dropout."""
+        if self.kind == "bert":
+            fields = {"attention_dropout_prob": 0.0, **fields}
+        if self.kind == "ponet":
+            fields["kernels"] = self.kernels
+        return CONFIG_CLASSES[self.kind].preset(size, **fields)  # type: ignore[arg-type]
+
+    def encoder(self, config: EncoderConfig) -> Encoder:
+        """Return a new encoder."""
+        if self.kind != "official":
+            return build_encoder(config)
+        assert isinstance(config, PoNetConfig)
+        return official_encoder(config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What all rivals of one interleaved measurement have in common."""
 
-    part: Part
-    mode: Mode
+    part: Literal["mixer", "layer", "model"]
+    mode: Literal["training", "inference"]
     size: str
     """base, small or nano."""
     precision: str
@@ -68,12 +87,10 @@ class Setting:
 
 def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
     """Return every way to compute the encoders; compiled ones only if a mode is given."""
-    official = Rival(kind="official")
-    plain = [Rival(kind="ponet", kernels=name) for name in ("reference", "eager")]
+    names = ("reference", "eager", *(["triton"] if device == "cuda" else []))
+    plain = [Rival(kind="ponet", kernels=name) for name in names]
     others = [Rival(kind="bert"), Rival(kind="fnet")]
-    if device == "cuda":
-        plain.append(Rival(kind="ponet", kernels="triton"))
-    found = [official, *plain, *others]
+    found = [Rival(kind="official"), *plain, *others]
     if compile_mode:
         # The released arrangement does not compile (an in-place fill of a transposed view).
         found += [
@@ -88,52 +105,51 @@ def ours(rivals: list[Rival]) -> Rival:
     return [rival for rival in rivals if rival.kind == "ponet"][-1]
 
 
-def make_batch(num_texts: int, num_tokens: int, *, vocab_size: int, device: str) -> EncoderBatch:
-    """Return texts without padding: a special token at both ends, sentences of 25 tokens."""
+def make_batch(
+    num_texts: int,
+    num_tokens: int,
+    *,
+    vocab_size: int,
+    device: str,
+    segment_len: int = 25,
+    ends_are_special: bool = True,
+) -> EncoderBatch:
+    """Return random texts without padding, in segments of so many tokens."""
     shape = (num_texts, num_tokens)
     place_BL = torch.arange(num_tokens).expand(shape)
-    ends_BL = (place_BL == 0) | (place_BL == num_tokens - 1)
+    special_BL = (place_BL == 0) | (place_BL == num_tokens - 1)
+    segment_ids_BL = place_BL // segment_len
+    if ends_are_special:
+        segment_ids_BL = torch.where(special_BL, place_BL, 1 + segment_ids_BL)
     return EncoderBatch(
         input_ids=torch.randint(5, vocab_size, shape),
         mask=torch.ones(shape, dtype=torch.bool),
         token_type_ids=torch.zeros(shape, dtype=torch.int64),
-        segment_ids=torch.where(ends_BL, place_BL, 1 + place_BL // SENTENCE),
-        special_mask=ends_BL,
+        segment_ids=segment_ids_BL.clamp(max=num_tokens - 1),
+        special_mask=special_BL & ends_are_special,
         segments_are_runs=True,
         has_padding=False,
     ).to(device)
 
 
-def make_encoder(
-    rival: Rival, size: str, *, num_layers: int | None = None, **overrides: Any
-) -> Encoder:
-    """Return the rival's encoder in a preset's size, without dropout.
-
-    Args:
-        rival: Which encoder, and how it is computed.
-        size: base, small or nano.
-        num_layers: Instead of the preset's.
-        **overrides: Fields of the configuration that replace the preset's.
-    """
-    options: dict[str, Any] = {"dropout_prob": 0.0, **overrides}
-    if num_layers is not None:
-        options["num_layers"] = num_layers
-    if rival.kind == "bert":
-        options["attention_dropout_prob"] = 0.0
-    if rival.kind == "ponet":
-        options["kernels"] = rival.kernels
-    config = CONFIGS[rival.kind].preset(size, **options)  # type: ignore[arg-type]
-    if rival.kind == "official":
-        assert isinstance(config, PoNetConfig)
-        return official_encoder(config)
-    return build_encoder(config)
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return the context in which a forward pass is computed."""
+    return nullcontext() if precision == "32" else torch.autocast(device, DTYPES[precision])
 
 
-def compile_in_place(module: nn.Module, mode: str) -> None:
-    """Compile for static shapes; a silent return to eager after too many shapes is an error."""
-    torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
-    module.compile(dynamic=False, mode=mode)
+def training_step(model: nn.Module, batch: EncoderBatch, optimizer: Any, precision: str) -> Step:
+    """Return a step of a classifier: forward, backward and the optimizer's."""
+    device = batch.mask.device
+    targets_B = torch.zeros(len(batch.mask), dtype=torch.int64, device=device)
+
+    def step() -> None:
+        with autocast(device.type, precision):
+            logits_BC = model(batch)
+        F.cross_entropy(logits_BC.float(), targets_B).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 class Subject:
@@ -149,26 +165,26 @@ class Subject:
         """
         torch.manual_seed(1)
         self.setting, self.rival = setting, rival
-        whole = setting.part == "model"
+        device = setting.device
         sizes: dict[str, Any] = {"max_positions": max(tokens for _, tokens in shapes)}
-        if not whole:
+        if setting.part != "model":
             sizes |= {"vocab_size": 64, "num_layers": 1}
-        with torch.device(setting.device):
-            self.encoder = make_encoder(rival, setting.size, **sizes)
+        config = rival.config(setting.size, dropout_prob=0.0, **sizes)
+        with torch.device(device):
+            self.encoder = rival.encoder(config)
         self.encoder.train(setting.mode == "training")
         self.module = self._part()
         if rival.compile_mode:
             compile_in_place(self.module, rival.compile_mode)
-        vocab_size, width = self.encoder.config.vocab_size, self.encoder.config.hidden_size
         self.batches = {
-            tokens: make_batch(texts, tokens, vocab_size=vocab_size, device=setting.device)
+            tokens: make_batch(texts, tokens, vocab_size=config.vocab_size, device=device)
             for texts, tokens in shapes
         }
         self.plans = {tokens: self.encoder.prepare(batch) for tokens, batch in self.batches.items()}
         # One input for all lengths: every step has the same number of tokens, or fewer.
         most = max(texts * tokens for texts, tokens in shapes)
-        self.hidden_ND = torch.randn(most, width, device=setting.device)
-        self.gradient_ND = torch.randn(most, width, device=setting.device)
+        self.hidden_ND = torch.randn(most, config.hidden_size, device=device)
+        self.gradient_ND = torch.randn(most, config.hidden_size, device=device)
 
     def _part(self) -> nn.Module:
         if self.setting.part == "model":
@@ -182,18 +198,11 @@ class Subject:
             mixer.output = nn.Identity()
         return mixer
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.setting.precision == "32":
-            return nullcontext()
-        return torch.autocast(self.setting.device, DTYPES[self.setting.precision])
-
     def _of_length(self, values_ND: Tensor, num_tokens: int) -> Tensor:
         shape = self.batches[num_tokens].mask.shape
         return values_ND[: shape.numel()].view(*shape, -1)
 
-    def step(
-        self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False
-    ) -> Callable[[], None]:
+    def step(self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False) -> Step:
         """Return a function that does forward and, in training, backward at this length.
 
         Args:
@@ -205,6 +214,7 @@ class Subject:
         x_BLD = self._of_length(self.hidden_ND, num_tokens)
         gradient_BLD = self._of_length(self.gradient_ND, num_tokens)
         batch, plan = self.batches[num_tokens], self.plans[num_tokens]
+        device, precision = self.setting.device, self.setting.precision
 
         def output(x_BLD: Tensor) -> Tensor:
             if self.rival.compile_mode:
@@ -216,15 +226,22 @@ class Subject:
             return x_BLD
 
         def forward() -> None:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), autocast(device, precision):
                 output(x_BLD)
 
         def forward_and_backward() -> None:
             leaf_BLD = x_BLD.detach().requires_grad_()
-            with self._autocast():
+            with autocast(device, precision):
                 y_BLD = output(leaf_BLD)
             y_BLD.backward(gradient_BLD.to(y_BLD.dtype))
             if not keep_gradients:
                 self.encoder.zero_grad(set_to_none=True)
 
         return forward_and_backward if self.setting.mode == "training" else forward
+
+
+def compile_in_place(module: nn.Module, mode: str) -> None:
+    """Compile for static shapes; a silent return to eager after too many shapes is an error."""
+    torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
+    module.compile(dynamic=False, mode=mode)

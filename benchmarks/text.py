@@ -1,16 +1,13 @@
 """Speed of data preparation beside the `tokenizers` library alone, per core, on the same text.
 
-All are measured in turn, several times in one run, by the CPU time of worker processes that use
-one thread each. `python benchmarks/data_prep.py [--text FILES] [--tokenizer JSON]` writes a JSON
-file and a plot. With `--verify` nothing is measured: the ids of every sentence of the text are
+    python -m benchmarks.text [--text FILES] [--tokenizer JSON]
+
+All ways are measured in turn, several times in one run, by the CPU time of worker processes that
+use one thread each. With `--verify` nothing is measured: the ids of every sentence of the text are
 compared with those that the library gives to the whole sentence.
 """
 
-from __future__ import annotations
-
-import argparse
 import os
-import statistics
 import sys
 import time
 from collections import Counter
@@ -22,29 +19,25 @@ from typing import Any
 
 import numpy as np
 
-_HERE = str(Path(__file__).resolve().parent)
-# This file is named like the package it measures: its folder must come after the repository root.
-sys.path[:] = [
-    str(Path(_HERE).parent),
-    *(entry for entry in sys.path if str(Path(entry or ".").resolve()) != _HERE),
-    _HERE,
-]
-
-from data_prep.cleaning import clean_document, document_hash  # noqa: E402
-from data_prep.config import (  # noqa: E402
+from benchmarks import page
+from benchmarks.charts import bar_chart
+from benchmarks.harness import interleaved
+from benchmarks.report import Options, finish, make_parser, target
+from data_prep.cleaning import clean_document, document_hash
+from data_prep.config import (
     CleaningConfig,
     LocalSource,
     PythonDocsSource,
     SentencesConfig,
     TokenizerConfig,
 )
-from data_prep.encoding import SentenceEncoder  # noqa: E402
-from data_prep.pool import available_cores  # noqa: E402
-from data_prep.python_docs import code_prose  # noqa: E402
-from data_prep.sentences import split_sentences  # noqa: E402
-from data_prep.sources import iterate_chunks  # noqa: E402
-from data_prep.tokenizer import save_tokenizer, train_wordpiece  # noqa: E402
-from data_prep.workers import encode_documents  # noqa: E402
+from data_prep.encoding import SentenceEncoder
+from data_prep.pool import available_cores
+from data_prep.python_docs import code_prose
+from data_prep.sentences import split_sentences
+from data_prep.sources import iterate_chunks
+from data_prep.tokenizer import save_tokenizer, train_wordpiece
+from data_prep.workers import encode_documents
 
 LABELS = {
     "encode_batch": "library, encode_batch, documents",
@@ -69,12 +62,6 @@ def start(tokenizer_json: str) -> None:
     _STATE["path"] = tokenizer_json
 
 
-def clean_and_hash(documents: list[str]) -> None:
-    counters: Counter[str] = Counter()
-    for text in documents:
-        document_hash(clean_document(text, CleaningConfig(), counters))
-
-
 def sentences_of(documents: list[str]) -> list[str]:
     config, counters = SentencesConfig(), Counter[str]()
     return [item for text in documents for item in split_sentences(text, config, counters)]
@@ -96,17 +83,16 @@ def run(name: str, documents: list[str]) -> tuple[float, int, int]:
         encoder.encode(texts)
     begin = time.process_time()
     if name.startswith("encode_batch"):
-        kind = name.removesuffix("_sentences")
-        tokens = sum(map(len, library_ids(texts, kind)))
+        tokens = sum(map(len, library_ids(texts, name.removesuffix("_sentences"))))
     elif name.startswith("tokenise"):
         tokens = encoder.encode(texts)[0].size
     elif name == "split":
         sentences_of(documents)
     if name in ("clean_and_hash", "whole"):
-        clean_and_hash(documents)
+        for text in documents:
+            document_hash(clean_document(text, CleaningConfig(), Counter()))
     if name in ("split_and_tokenise", "whole"):
-        found = encode_documents(documents, encoder, SentencesConfig(), Counter())
-        tokens = found["tokens"].size
+        tokens = encode_documents(documents, encoder, SentencesConfig(), Counter())["tokens"].size
     return time.process_time() - begin, sum(map(len, documents)), int(tokens)
 
 
@@ -127,31 +113,32 @@ def read_batches(path: str, megabytes: float) -> Iterator[list[str]]:
         yield documents
 
 
-def measure(documents: list[str], tokenizer_json: Path, cores: int, repeats: int) -> dict[str, Any]:
+def measure(documents: list[str], tokenizer_json: Path, options: Options) -> dict[str, Any]:
+    """Return the rates of every way in million characters per second and core."""
+    cores, tokens = options.cores, dict[str, int]()
     shares = [documents[index::cores] for index in range(cores)]
-    rates: dict[str, list[float]] = {name: [] for name in LABELS}
-    tokens: dict[str, int] = {}
-    pool = ProcessPoolExecutor(
-        cores, get_context("spawn"), initializer=start, initargs=(str(tokenizer_json),)
-    )
-    with pool:
-        for _ in range(repeats):
-            for name in LABELS:
-                results = list(pool.map(run, [name] * cores, shares))
-                seconds = sum(result[0] for result in results)
-                rates[name].append(sum(result[1] for result in results) / seconds / 1e6)
-                tokens[name] = sum(result[2] for result in results)
+    started = {"initializer": start, "initargs": (str(tokenizer_json),)}
+    with ProcessPoolExecutor(cores, get_context("spawn"), **started) as pool:  # type: ignore[arg-type]
+
+        def rate(name: str) -> float:
+            results = list(pool.map(run, [name] * cores, shares))
+            seconds, chars, found = (sum(column) for column in zip(*results, strict=True))
+            tokens[name] = found
+            return float(chars / seconds / 1e6)
+
+        ways = {name: lambda name=name: rate(name) for name in LABELS}
+        rates = interleaved(ways, rounds=options.repeats)
     if len({count for count in tokens.values() if count}) != 1:
         raise SystemExit(f"the ways disagree on the number of tokens: {tokens}")
-    return {"rates": rates, "tokens": tokens["tokenise"]}
+    return {"tokens": tokens["tokenise"], "mb_per_s_and_core": rates}
 
 
-def verify(path: str, megabytes: float, tokenizer_json: Path) -> int:
+def verify(options: Options, tokenizer_json: Path) -> int:
     """Return 0 if every sentence has the ids that the library gives to it as a whole."""
     start(str(tokenizer_json))
     encoder = SentenceEncoder(tokenizer_json)
     sentences = tokens = chars = wrong = 0
-    for documents in read_batches(path, megabytes):
+    for documents in read_batches(options.text, options.megabytes):
         texts = sentences_of(documents)
         ids, lens = encoder.encode(texts)
         ends = np.cumsum(lens)
@@ -168,93 +155,45 @@ def verify(path: str, megabytes: float, tokenizer_json: Path) -> int:
     return int(wrong > 0)
 
 
-def plot(medians: dict[str, float], rates: dict[str, list[float]], path: Path) -> None:
-    import matplotlib
+def report(options: Options, documents: list[str], tokenizer_json: Path) -> bool:
+    """Measure, write and show; return whether the claim holds."""
+    found = measure(documents, tokenizer_json, options)
+    rates = found["mb_per_s_and_core"]
+    medians = {name: values["median"] for name, values in rates.items()}
+    claim = "documents to sentences to ids / library alone (encode_batch_fast, documents)"
+    measured = medians["split_and_tokenise"] / medians["encode_batch_fast"]
+    targets = [target(claim, measured, at_least=1.0)]
+    found |= {"million_characters": sum(map(len, documents)) / 1e6, "targets": targets}
+    found |= {"median_mb_per_s_and_core": medians}
+    finish("text", found, options, page.text)
+    bars = {LABELS[name]: values for name, values in rates.items()}
+    panels = {"Data preparation": {"median": bars}}
+    bar_chart(panels, options.output / "text.png", unit="million characters per second and core")
+    return bool(targets[0]["met"])
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 4.2))
-    names = list(medians)[::-1]
-    axes.barh([LABELS[name] for name in names], [medians[name] for name in names], color="#4878a8")
-    for row, name in enumerate(names):
-        axes.plot(rates[name], [row] * len(rates[name]), "k.", markersize=4)
-        axes.text(max(rates[name]) * 1.02, row, f"{medians[name]:.1f}", va="center")
-    axes.set_xlabel("million characters per second and core (dots: single runs)")
-    axes.margins(x=0.1)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-
-
-def parse() -> argparse.Namespace:
-    from _common import RESULTS
-
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    parser = make_parser(__doc__)
     parser.add_argument("--text", default="", help="file, folder or glob; empty: Python's docs")
-    parser.add_argument("--short", action="store_true", help="1.5 MB of text, one repeat")
     parser.add_argument("--verify", action="store_true", help="compare all ids, measure nothing")
     parser.add_argument("--tokenizer", default="", help="tokenizer.json; empty: train one of 8192")
     parser.add_argument("--megabytes", type=float, default=16.0, help="text to take; 0: all of it")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=available_cores())
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.short:
         options.megabytes, options.repeats = 1.5, 1
-    return options
-
-
-def summary(found: dict[str, Any], documents: list[str], cores: int) -> dict[str, Any]:
-    from _common import machine
-    from _targets import target
-
-    medians = {name: statistics.median(values) for name, values in found["rates"].items()}
-    stage, library = medians["split_and_tokenise"], medians["encode_batch_fast"]
-    return {
-        "machine": machine(),
-        "cores": cores,
-        "million_characters": sum(map(len, documents)) / 1e6,
-        "tokens": found["tokens"],
-        "mb_per_s_and_core": found["rates"],
-        "median_mb_per_s_and_core": medians,
-        "stage_over_encode_batch": stage / medians["encode_batch"],
-        "stage_over_encode_batch_fast": stage / library,
-        "targets": [
-            target(
-                "documents to sentences to ids / library alone (encode_batch_fast, documents)",
-                stage / library,
-                at_least=1.0,
-            )
-        ],
-    }
-
-
-def main() -> int:
-    options = parse()
-    from _common import save
-    from _targets import targets_table
-
     options.output.mkdir(parents=True, exist_ok=True)
-    tokenizer_json = Path(options.tokenizer or options.output / "data_prep_tokenizer.json")
+    tokenizer_json = Path(options.tokenizer or options.output / "text_tokenizer.json")
     if not options.tokenizer:
         size = min(4.0, options.megabytes or 4.0)
         sample = [text for batch in read_batches(options.text, size) for text in batch]
         trained = train_wordpiece(lambda: sample, TokenizerConfig(vocab_size=8192))
         save_tokenizer(trained, tokenizer_json)
     if options.verify:
-        return verify(options.text, options.megabytes, tokenizer_json)
+        return verify(options, tokenizer_json)
     documents = [text for batch in read_batches(options.text, options.megabytes) for text in batch]
-    found = measure(documents, tokenizer_json, options.cores, options.repeats)
-    result = summary(found, documents, options.cores)
-    medians = result["median_mb_per_s_and_core"]
-    print(f"{options.cores} cores, {result['million_characters']:.1f} million characters")
-    for name, rate in medians.items():
-        ratio = rate / medians["encode_batch_fast"]
-        print(f"{LABELS[name]:<48} {rate:8.2f} MB/s and core   {ratio:6.2f} x encode_batch_fast")
-    print(targets_table(result["targets"]))
-    print(save("data_prep", result, options.output))
-    plot(medians, found["rates"], options.output / "data_prep.png")
-    return 0 if all(entry["met"] for entry in result["targets"]) else 1
+    return 0 if report(options, documents, tokenizer_json) else 1
 
 
 if __name__ == "__main__":
