@@ -15,10 +15,10 @@ from pytorch_lightning.cli import SaveConfigCallback
 from finetune.artifact import restore_classifier
 from finetune.callbacks.resume import ResumePoint, highest_of_ranks
 from finetune.data.overview import overview_lines
-from finetune.inputs import digests, write_inputs
 from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule, log_prefix
 from finetune.run_config import CONFIG_FILE, RUN_FILES, RunConfig
+from training.inputs import digests, write_inputs
 from training.interruption import say
 from training.run_folder import replacing
 from training.wandb_run import tracked_run

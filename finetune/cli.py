@@ -88,9 +88,9 @@ def _dispatch(arguments: list[str], started: float) -> int:
 
         run_grid(options)
     elif command == "report":
-        from finetune.reporting.command import run_report
+        from training.reports.command import run_finetuning_report
 
-        run_report(options)
+        run_finetuning_report(options)
     elif command == "tasks":
         _print_tasks(options)
     else:

@@ -35,7 +35,6 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.result import read_result, write_result
 from finetune.resume_file import remove_resume_files, resume_file
 from finetune.run_config import (
     CONFIG_FILE,
@@ -60,6 +59,7 @@ from training.allowed_modules import (
 from training.command_line import listed, reject_decided_values, seed_number
 from training.interruption import RunInterrupted, StopRequest, say
 from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from training.result import read_result, write_result
 from training.run_folder import is_first_process, sole_writer
 from training.wandb_run import OwnTracking, check_tracking
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.artifact import CLASSIFIER_FOLDER
-from finetune.inputs import INPUTS_FILE
+from training.inputs import INPUTS_FILE
 from training.tracking import RECORD_FILE, TrackingConfig, check_run_name
 
 CONFIG_FILE = "run_config.yaml"

@@ -100,9 +100,9 @@ def _dispatch(arguments: list[str], started: float) -> int:
 
         run_summary(arguments[1:])
     elif command == "report":
-        from training.reports.command import run_report
+        from training.reports.command import run_pretraining_report
 
-        run_report(arguments[1:])
+        run_pretraining_report(arguments[1:])
     elif command == "compare":
         from training.reports.compare import run_compare
 

@@ -151,9 +151,9 @@ def check_pretrain_command(arguments: list[str]) -> None:
 
         assert parse_sweep(options)[0].is_file()
     elif command == "report":
-        from training.reports.command import parse_report
+        from training.reports.command import parse_pretraining
 
-        assert parse_report(options).runs
+        assert parse_pretraining(options).runs
     elif command == "tune":
         from pretrain.tuning.command import KINDS
 
@@ -179,9 +179,9 @@ def check_finetune_command(arguments: list[str]) -> None:
 
         assert parse_grid(options)
     elif command == "report":
-        from finetune.reporting.command import parse_report
+        from training.reports.command import parse_finetuning
 
-        assert parse_report(options).folders
+        assert parse_finetuning(options).folders
 
 
 def is_grid(path: Path) -> bool:

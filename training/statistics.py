@@ -5,7 +5,7 @@ Invariant: nothing is claimed that the number of values cannot carry; one value 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 CONFIDENCE = 0.95
@@ -90,6 +90,12 @@ class Estimate:
     def half_width(self) -> float | None:
         """Distance from the mean to an end of the interval; None: no interval."""
         return None if self.high is None else self.high - self.mean
+
+    def scaled(self, factor: float) -> "Estimate":
+        """The same of values that are a positive factor times these."""
+        names = ("mean", "low", "high", "minimum", "maximum")
+        ends = {name: getattr(self, name) for name in names}
+        return replace(self, **{k: v if v is None else factor * v for k, v in ends.items()})
 
     @property
     def has_no_spread(self) -> bool:

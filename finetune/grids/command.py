@@ -225,7 +225,7 @@ class Progress:
 
 def _score_text(item: PlannedTrial) -> str:
     from finetune.metrics import metric_title
-    from finetune.result import read_result
+    from training.result import read_result
 
     result = read_result(item.folder / RESULT_FILE)
     scores = result["evaluation"].get("validation", {})

@@ -20,7 +20,7 @@ import yaml
 from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
 from finetune.grids.trials import Trial, flat
-from finetune.inputs import changed_inputs
+from training.inputs import changed_inputs
 from training.interruption import RunInterrupted
 
 TRIAL_FILE, FAILED_FILE, LOG_FILE, LOCK_FILE = "trial.yaml", "failed.json", "log.txt", ".lock"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.grids.config import GridConfig, merged
-from finetune.inputs import RUN_PARTS
+from training.inputs import RUN_PARTS
 
 RANDOM_PREFIX = "random:"
 # What the grid itself decides; keys of `fit` that would be overwritten without a word.

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from finetune.tasks.registry import TASKS, task_facts
+
 SETTINGS = {
     "epochs": 4,
     "max_len": 128,
@@ -58,6 +60,7 @@ def make_result(
     weights = {"random_init": False, "digest": f"digest of {encoder}"}
     weights |= {key: changed.pop(key) for key in list(changed) if key in weights}
     rows = {"train": 8000, **dict.fromkeys(splits, num_rows)}
+    facts = task_facts(TASKS[task])
     return {
         "format_version": 1,
         "task": task,
@@ -97,6 +100,7 @@ def make_result(
         "elapsed_s": 12.5,
         "versions": {"torch": "2.13.0", "pytorch_lightning": "2.6.6", "ponet": "0.1.0"},
         "device": "cpu",
+        "task_facts": facts,
         **changed,
     }
 

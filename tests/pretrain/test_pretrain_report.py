@@ -231,7 +231,13 @@ def test_the_page_is_one_well_formed_file_that_loads_nothing(tmp_path: Path) -> 
     page = page_of(write_study(tmp_path / "runs"), out=tmp_path / "o")
     elements = Elements(page)
     assert not elements.open
-    assert [path.name for path in (tmp_path / "o").iterdir()] == ["index.html"]
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert names == {
+        "index.html",
+        "figure.png",
+        "curves.png",
+        *map("table.{}".format, ("md", "csv", "json")),
+    }
     for tag, attributes in elements.found:
         assert "src" not in attributes and tag not in ("img", "iframe", "object")
         address = attributes.get("href") or ""

@@ -115,6 +115,8 @@ class Figures:
     kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
     """In the order of reading."""
+    note: str = ""
+    """How to read all of them."""
     key: Sequence[str] = ()
     """Names of the series, in the order of their numbers; empty: the drawings say them."""
     markdown: ClassVar[str] = ""
@@ -194,4 +196,4 @@ def prose(text: str) -> Markup:
 
 def breakable(text: str) -> Markup:
     """Text as HTML that may be broken after the signs inside settings."""
-    return Markup(re.sub("([_=./])", r"\1<wbr>", html.escape(text)))
+    return Markup(re.sub(r"([_=/]|\.(?=[a-z]))", r"\1<wbr>", html.escape(text)))

@@ -26,13 +26,18 @@ MARKERS, GLYPHS = ("o", "s", "^", "D"), ("●", "■", "▲", "◆")
 """With the colours they repeat after 28 series."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 SOFT, GREY = "#444444", "#777777"
-_STYLE = {"font.size": 9.0, "svg.fonttype": "none", "text.parse_math": False}
+_STYLE = {
+    **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 9.0),
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+}
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _PANEL_SIZE = (4.4, 3.0)
 """Inches of one drawing on a page; about as wide as a phone, where 9 points can still be read."""
 _EARLY = 0.05
 """Share of the steps at the beginning whose training values do not set the range of the axis."""
 _MOST_MARKS = 24
+_PANELS_PER_ROW = 3
 _LABEL_LENGTH, _LABEL_LINES = 24, 3
 
 Draw = Callable[[Any], None]
@@ -258,6 +263,8 @@ class DotPanel:
     """What guessing scores: a line across; drawn where it does not squeeze the values."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Model -> published value."""
+    models: Sequence[str] = ()
+    """All models with a published value in this or another panel, each with a mark of its own."""
     limits: tuple[float, float] = (-math.inf, math.inf)
     """Values that can be; an interval of few seeds may run out of them."""
     from_zero: bool = False
@@ -268,7 +275,7 @@ class DotPanel:
     @property
     def height(self) -> float:
         """Inches it needs."""
-        return 0.75 + 0.42 * (len(self.rows) + bool(self.published))
+        return 0.75 + 0.42 * (len(self.rows) + bool(self.models))
 
     def __call__(self, axis: Any) -> None:
         """Draw it."""
@@ -281,9 +288,9 @@ class DotPanel:
             else:
                 style = {"fontsize": 8, "color": GREY, "va": "center"}
                 axis.text(0.02, place, "no value", transform=axis.get_yaxis_transform(), **style)
-        for number, value in enumerate(self.published.values()):
-            axis.plot([value], [-1], **published_style(number))
-        places = {-1: "published"} if self.published else {}
+        for model, value in self.published.items():
+            axis.plot([value], [-1], **published_style(self.models.index(model)))
+        places = {-1: "published"} if self.models else {}
         places |= {place: _wrapped(label) for place, label in enumerate(self.rows)}
         axis.set_yticks(list(places), list(places.values()))
         axis.set_ylim(len(self.rows) - 0.5, min(places, default=0) - 0.6)
@@ -360,3 +367,54 @@ def _draw_row(axis: Any, place: int, row: DotRow, *, least_n: int) -> None:
         annotation_clip=True,
         path_effects=[withStroke(linewidth=2, foreground="white")],
     )
+
+
+def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] = ()) -> Path:
+    """Panels of seeds as one PNG, as wide as a printed page; returns its path.
+
+    Args:
+        panels: All with the same rows.
+        path: PNG to write.
+        models: Those with a published value in any panel.
+    """
+    per_row = min(_PANELS_PER_ROW, len(panels))
+    num_rows = -(-len(panels) // per_row)
+    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].height)
+    with _style(path.name):
+        figure = _figure((1.2 + 2.4 * per_row, height))
+        axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
+        for axis, panel in zip(axes, panels, strict=False):
+            panel(axis)
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        has_level = any(panel.level is not None for panel in panels)
+        handles = _handles(models, has_level=has_level)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=per_row + 1,
+            fontsize=7.5,
+            frameon=False,
+            columnspacing=1.0,
+            handlelength=1.6,
+        )
+        figure.savefig(path, dpi=200)
+    return path
+
+
+def _handles(models: Sequence[str], *, has_level: bool) -> list[Any]:
+    """What the legend of the panels explains."""
+    from matplotlib.lines import Line2D
+
+    dot: dict[str, Any] = {"marker": "o", "ms": 5, "color": SOFT}
+    handles = [
+        Line2D([], [], label="mean, 95 % interval", lw=1.4, **dot),
+        Line2D([], [], label="one seed", marker="|", ls="", color=GREY, ms=9),
+        Line2D([], [], label="mean with diverged seeds", ls="", mfc="white", **dot),
+    ]
+    if has_level:
+        guess = "best constant answer or guess"
+        handles.append(Line2D([], [], label=guess, lw=1, ls=(0, (2, 2)), color=SOFT))
+    for number, model in enumerate(models):
+        handles.append(Line2D([], [], label=f"{model}, published", **published_style(number)))
+    return handles

@@ -27,7 +27,7 @@ from training.reports.document import (
     table,
 )
 from training.reports.figures import CurvePanel, DotPanel, DotRow, svg_text
-from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Column, Measure, make_columns
+from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Column, Measure
 from training.reports.measures import Cell as Result
 from training.reports.parallel import make_parallel
 from training.reports.runs import Problem, Run
@@ -69,6 +69,8 @@ class Content:
     """Heading."""
     study: Study
     """Runs in their configurations."""
+    columns: Sequence[Column]
+    """What they are measured by."""
     baseline: Configuration
     """What differences are taken from."""
     problems: Sequence[Problem]
@@ -79,7 +81,7 @@ class Content:
 
 def make_document(content: Content) -> Document:
     """The whole report."""
-    study, columns = content.study, make_columns(content.study)
+    study, columns = content.study, content.columns
     opening = [
         Lines(lines=findings(study, columns), form="list"),
         Lines(lines=warnings(study, columns, content.problems), form="warning"),
@@ -207,14 +209,20 @@ def _verdict(found: Estimate, measure: Measure) -> str:
     return "better, separable" if is_better else "worse, separable"
 
 
-def curve_panels(study: Study) -> list[tuple[Measure, CurvePanel]]:
-    """A panel for every metric that was validated."""
+def curve_panels(study: Study, *, is_alone: bool = False) -> list[tuple[Measure, CurvePanel]]:
+    """A panel for every metric that was validated.
+
+    Args:
+        study: All configurations.
+        is_alone: Whether the panels say what they show; on a page captions do.
+    """
     panels = []
     for metric, measure in CURVES:
         levels = {level for run in study.runs if (level := measure.level(run)) is not None}
         panel = CurvePanel(
-            title="",
+            title=measure.title if is_alone else "",
             unit=measure.unit,
+            has_legend=is_alone and not panels,
             main=make_curves(study, f"val/{metric}", scale=measure.scale),
             faint=make_curves(study, f"train/{metric}", scale=measure.scale),
             levels=[
@@ -235,10 +243,17 @@ def _curves(study: Study, labels: Sequence[str]) -> list[Block]:
         )
         for measure, panel in curve_panels(study)
     ]
-    return [Figures(figures=figures, key=labels), Lines(lines=[_CURVE_NOTE])] if figures else []
+    return [Figures(figures=figures, key=labels, note=_CURVE_NOTE)] if figures else []
 
 
-def dot_panel(column: Column, labels: Sequence[str]) -> DotPanel | None:
+def panels(study: Study, columns: Sequence[Column]) -> list[DotPanel]:
+    """A panel for every measure with a value, as they stand beside each other in a figure."""
+    labels = [configuration.label for configuration in study.configurations]
+    found = (dot_panel(column, labels, title=column.measure.title) for column in columns)
+    return [panel for panel in found if panel]
+
+
+def dot_panel(column: Column, labels: Sequence[str], *, title: str = "") -> DotPanel | None:
     """Every seed of every configuration under one measure; None: there is no value."""
     measure = column.measure
     rows = {
@@ -255,7 +270,7 @@ def dot_panel(column: Column, labels: Sequence[str]) -> DotPanel | None:
     if not any(rows.values()):
         return None
     return DotPanel(
-        title="",
+        title=title,
         note=measure.unit,
         rows=rows,
         level=column.levels[-1] if column.levels and column.is_comparable else None,
@@ -272,7 +287,7 @@ def _dots(columns: Sequence[Column], labels: Sequence[str]) -> list[Block]:
             title = f"{measure.title} of every seed"
             svg = svg_text(panel, title=title, size=(4.4, panel.height))
             figures.append(Figure(title=measure.title, note=_heading_note(column), svg=svg))
-    return [Figures(figures=figures), Lines(lines=[_DOT_NOTE])] if figures else []
+    return [Figures(figures=figures, note=_DOT_NOTE)] if figures else []
 
 
 def _parallel(study: Study, columns: Sequence[Column]) -> list[Block]:

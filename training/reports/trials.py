@@ -1,26 +1,26 @@
-"""The finished trials below some folders, as a table of results can use them.
+"""The finished fine-tuning trials below some folders, as a table of results can use them.
 
 Invariant: every result.json below the folders is used, or counted as left out, or is an error.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from finetune.grids.files import FAILED_FILE, RESULT_FILE, TRIAL_FILE
-from finetune.inputs import changed_inputs
-from finetune.result import read_result
+from training.inputs import changed_inputs
+from training.result import read_result
 
+RESULT_FILE, TRIAL_FILE, FAILED_FILE = "result.json", "trial.yaml", "failed.json"
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Trial:
     """One finished trial."""
 
     path: Path
@@ -34,6 +34,26 @@ class Run:
     def task(self) -> str:
         """Name of the task."""
         return str(self.result["task"])
+
+    @property
+    def title(self) -> str:
+        """What tables call the task."""
+        return str(self.result["title"])
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What tables must know of the task; empty: the result is of an earlier version."""
+        return dict(self.result["task_facts"])
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its loss stopped being finite."""
+        return bool(self.result["diverged"])
+
+    @property
+    def validation(self) -> float:
+        """Score on the first validation split; minus infinity: it was not scored."""
+        return float(self.result["evaluation"].get("validation", {}).get("score", -math.inf))
 
     @cached_property
     def encoder(self) -> str:
@@ -108,10 +128,10 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRuns:
+class FoundTrials:
     """Everything below some folders."""
 
-    runs: Sequence[Run]
+    runs: Sequence[Trial]
     """Finished trials, each once."""
     num_duplicates: int = 0
     """Results left out because the same trial stands in an earlier folder."""
@@ -123,14 +143,14 @@ class FoundRuns:
     """Files, in words, that are not any more what these trials have read."""
 
 
-def find_runs(folders: Iterable[Path]) -> FoundRuns:
+def find_trials(folders: Iterable[Path]) -> FoundTrials:
     """Return all trials below some folders.
 
     Raises:
         ValueError: A folder is missing or holds no result, a result is damaged, or two results
             must not stand in one table.
     """
-    everything: list[Run] = []
+    everything: list[Trial] = []
     failed: list[str] = []
     unfinished: list[str] = []
     for folder in folders:
@@ -139,21 +159,21 @@ def find_runs(folders: Iterable[Path]) -> FoundRuns:
             raise ValueError(
                 f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
             )
-        everything += [Run(path=path.parent, result=read_result(path)) for path in paths]
+        everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
         for path in sorted(folder.rglob(TRIAL_FILE)):
             if (path.parent / RESULT_FILE).exists():
                 continue
             has_failed = (path.parent / FAILED_FILE).exists()
             name = path.parent.relative_to(folder).as_posix()
             (failed if has_failed else unfinished).append(name)
-    runs: dict[tuple[Any, ...], Run] = {}
+    runs: dict[tuple[Any, ...], Trial] = {}
     for run in _with_unknown_settings(everything):
         runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
     found = list(runs.values())
     _check_same_weights(found)
     _check_same_rows(found)
     num_duplicates = len(everything) - len(found)
-    return FoundRuns(
+    return FoundTrials(
         runs=found,
         num_duplicates=num_duplicates,
         failed=failed,
@@ -162,7 +182,7 @@ def find_runs(folders: Iterable[Path]) -> FoundRuns:
     )
 
 
-def _with_unknown_settings(runs: Sequence[Run]) -> list[Run]:
+def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
     """The runs; a setting that older ones do not know is what all others agree on.
 
     Otherwise the same setting would count as two, each with a part of the seeds.
@@ -180,8 +200,8 @@ def _with_unknown_settings(runs: Sequence[Run]) -> list[Run]:
     return filled
 
 
-def _check_same_weights(runs: Iterable[Run]) -> None:
-    seen: dict[str, Run] = {}
+def _check_same_weights(runs: Iterable[Trial]) -> None:
+    seen: dict[str, Trial] = {}
     for run in runs:
         first = seen.setdefault(run.encoder, run)
         if run.result["encoder"]["digest"] != first.result["encoder"]["digest"]:
@@ -192,8 +212,8 @@ def _check_same_weights(runs: Iterable[Run]) -> None:
             )
 
 
-def _check_same_rows(runs: Iterable[Run]) -> None:
-    seen: dict[tuple[Any, ...], Run] = {}
+def _check_same_rows(runs: Iterable[Trial]) -> None:
+    seen: dict[tuple[Any, ...], Trial] = {}
     for run in runs:
         if not run.has_scores:
             continue
@@ -206,3 +226,44 @@ def _check_same_rows(runs: Iterable[Run]) -> None:
                     f"{first.path} and {run.path} were scored on {before} and {count} rows of "
                     f"{split}: report their folders separately"
                 )
+
+
+ALWAYS = ("lr", "batch_size")
+"""Settings that stand beside every number, searched or not."""
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "lr": lambda value: f"lr {value:g}",
+    "batch_size": lambda value: f"batch {value}",
+    "epochs": lambda value: "1 epoch" if value == 1 else f"{value} epochs",
+    "max_len": lambda value: f"length {value:,}",
+    "warmup_share": lambda value: f"warm-up {100 * value:g} %" if value else "no warm-up",
+    "schedule": lambda value: f"{value} schedule",
+    "weight_decay": lambda value: f"weight decay {value:g}" if value else "no weight decay",
+    "dropout_prob": lambda value: f"dropout {value:g}",
+    "gradient_clip": lambda value: f"clip {value:g}" if value else "no clip",
+    "class_weights": lambda value: f"class weights {value}",
+}
+
+
+def searched_names(trials: Sequence[Trial]) -> list[str]:
+    """Learning rate, batch size, and every other setting in which the trials of a task differ."""
+    settings = [dict(trial.setting) for trial in trials]
+    varied = [name for name in settings[0] if len({found[name] for found in settings}) > 1]
+    return [*ALWAYS, *(name for name in varied if name not in ALWAYS)]
+
+
+def setting_text(setting: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Some settings, such as `lr 0.0003, batch 32`; unknown ones are called so."""
+    return ", ".join(_words(name, setting[name]) for name in names)
+
+
+def shared_text(trials: Sequence[Trial]) -> str:
+    """The settings all trials of a task have in common, but those that tables name elsewhere."""
+    searched, setting = searched_names(trials), dict(trials[0].setting)
+    names = [n for n in _WORDS if n not in searched and setting.get(n) is not None]
+    return setting_text(setting, names)
+
+
+def _words(name: str, value: Any) -> str:
+    if value is None:
+        return f"{name} unknown"
+    return _WORDS[name](value) if name in _WORDS else f"{name} {value}"

@@ -1,4 +1,4 @@
-"""result.json: what one fine-tuning run found, for tables.
+"""result.json: what one fine-tuning run found, and all that a table of results needs to know.
 
 Invariant: the file appears by a rename when the run is over, so a run that has one is complete.
 """
@@ -29,7 +29,13 @@ KEYS = {
     "elapsed_s",
     "versions",
     "device",
+    "task_facts",
 }
+ADDED_KEYS = {"task_facts"}
+"""What the first results lack; reading gives it as an empty object."""
+FACT_KEYS = {"family", "place", "num_folds", "in_average", "published", "published_source"}
+"""Of the task: the table it stands in and where, the folds of a cross-validation (0: none), whether
+the family's average counts it, published scores by model in per cent, and where these stand."""
 ENCODER_KEYS = {"path", "kind", "name", "num_parameters", "random_init", "digest"}
 SETTINGS_KEYS = {
     "lr",
@@ -68,7 +74,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Return what `write_result` wrote; settings that were not kept then are None.
+    """Return what `write_result` wrote; settings that were not kept then are None, facts empty.
 
     Raises:
         ValueError: The file is missing, damaged, or of another version; names it.
@@ -80,7 +86,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
     if isinstance(result, dict) and isinstance(result.get("settings"), dict):
-        result["settings"] = {**dict.fromkeys(ADDED_SETTINGS), **result["settings"]}
+        result["settings"] = {**dict.fromkeys(sorted(ADDED_SETTINGS)), **result["settings"]}
+        result = {**{key: {} for key in ADDED_KEYS}, **result}
     _check(result, path)
     return dict(result)
 
@@ -94,7 +101,13 @@ def _check(result: Any, path: str | Path) -> None:
             f"{path}: format_version is {version!r}; this version reads {FORMAT_VERSION}: "
             "run the fit again"
         )
-    groups = (("", KEYS), ("encoder", ENCODER_KEYS), ("settings", SETTINGS_KEYS))
+    groups: tuple[tuple[str, set[str]], ...] = (
+        ("", KEYS),
+        ("encoder", ENCODER_KEYS),
+        ("settings", SETTINGS_KEYS),
+    )
+    if result.get("task_facts"):
+        groups = (*groups, ("task_facts", FACT_KEYS))
     for name, expected in groups:
         found = result[name] if name else result
         _check_keys(found, expected, f"{path}: {name or 'the result'}")

@@ -1,38 +1,34 @@
-"""What stands under a table: how numbers were chosen, what is wrong with the data, versions.
+"""What stands under fine-tuning tables: how numbers were chosen, what is wrong with the data.
 
-Invariant: every line is made from result.json and TaskSpec; a line appears only where it applies.
+Invariant: every line is made from result.json alone; a line appears only where it applies.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from finetune.reporting.choice import Comparison, Entry
-from finetune.reporting.model import Report
-from finetune.reporting.runs import Run
-from finetune.reporting.settings import shared_text
-from finetune.tasks.registry import TASKS
+from training.reports.choice import MISMATCHED, Comparison, Entry, Results, grouped
+from training.reports.trials import Trial, shared_text
 
 _SHOWN = 5
 _FEW_ROWS = 1000
 _MUCH_CUT = 0.005
-_ORDER = {name: number for number, name in enumerate(TASKS)}
 
 
-def notes(report: Report) -> list[str]:
+def notes(results: Results) -> list[str]:
     """The lines of the section, the most important first."""
     return [
-        *_changed_notes(report.found.changed),
-        *_split_notes(report.entries),
-        *_setting_notes(report.found.runs),
-        *_f1_notes(report.found.runs),
-        *_seed_notes(report.entries),
-        *_comparison_notes(report.comparisons),
-        *_missing_notes(report),
-        *_diverged_notes(report.entries),
-        *_data_notes(report.found.runs),
-        *_average_notes(report),
-        *_published_notes(report),
+        *_changed_notes(results.found.changed),
+        *_split_notes(results.entries),
+        *_setting_notes(results),
+        *_f1_notes(results.found.runs),
+        *_seed_notes(results.entries),
+        *_comparison_notes(results.comparisons),
+        *_missing_notes(results),
+        *_diverged_notes(results.entries),
+        *_data_notes(results.found.runs),
+        *_average_notes(results),
+        *_published_notes(results),
     ]
 
 
@@ -57,10 +53,8 @@ def _split_notes(entries: Sequence[Entry]) -> list[str]:
             f"Reported on test: {tested}. Epoch and setting were chosen on validation; each run "
             "scored the test split once."
         )
-    counts: dict[str, set[int]] = defaultdict(set)
-    for entry in entries:
-        counts[entry.column.task].add(entry.choice.num_settings)
-    if any(len(found) > 1 for found in counts.values()):
+    by_task = grouped(entries, lambda entry: entry.column.task)
+    if any(len({e.choice.num_settings for e in found}) > 1 for found in by_task.values()):
         lines.append(
             "Encoders were searched over different numbers of settings (column `chosen from`): "
             "more settings mean a higher best one by chance alone."
@@ -68,27 +62,24 @@ def _split_notes(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _setting_notes(runs: Sequence[Run]) -> list[str]:
-    by_task: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_task[run.task].append(run)
-    titles: dict[str, list[str]] = defaultdict(list)
-    for found in sorted(by_task.values(), key=lambda found: _ORDER.get(found[0].task, len(_ORDER))):
-        titles[shared_text(found)].append(str(found[0].result["title"]))
+def _setting_notes(results: Results) -> list[str]:
+    trials = results.tasks.values()
+    titles = grouped(trials, shared_text)
     lines = []
-    for text, names in titles.items():
-        whose = f" of {', '.join(names)}" if len(titles) > 1 else ""
+    for text, found in titles.items():
+        names = ", ".join(runs[0].title for runs in found)
+        whose = f" of {names}" if len(titles) > 1 else ""
         lines.append(f"Every fit{whose}: {text}.")
-    assumed = {name: value for run in runs for name, value in run.assumed.items()}
+    assumed = {k: v for run in results.found.runs for k, v in run.assumed.items()}
     if assumed:
         text = ", ".join(f"{name} {value}" for name, value in assumed.items())
         lines.append(f"Older results do not say {text}; they are taken to have what the others do.")
     return lines
 
 
-def _f1_notes(runs: Sequence[Run]) -> list[str]:
+def _f1_notes(runs: Sequence[Trial]) -> list[str]:
     labels = {
-        str(run.result["title"]): run.result["data"]["f1_label"]
+        run.title: run.result["data"]["f1_label"]
         for run in runs
         if "f1" in run.result["score"] and run.result["data"].get("f1_label")
     }
@@ -115,7 +106,7 @@ def _seed_notes(entries: Sequence[Entry]) -> list[str]:
         lines.append(
             "n = 2: the interval is 12.7 standard errors wide on either side; get more seeds."
         )
-    folds = _titles(e for e in entries if e.column.task in TASKS and TASKS[e.column.task].num_folds)
+    folds = _titles(entry for entry in entries if entry.column.num_folds)
     if folds:
         lines.append(
             f"{folds}: every seed is another fold of a cross-validation; folds share training "
@@ -144,8 +135,8 @@ def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _missing_notes(report: Report) -> list[str]:
-    found, lines = report.found, []
+def _missing_notes(results: Results) -> list[str]:
+    found, lines = results.found, []
     for what, folders in (
         ("failed", found.failed),
         ("did not end", found.unfinished),
@@ -159,17 +150,14 @@ def _missing_notes(report: Report) -> list[str]:
             f"Left out, as the same trial (task, encoder, settings and seed) stands in an earlier "
             f"folder: {found.num_duplicates} result(s)."
         )
-    tasks: dict[str, set[str]] = defaultdict(set)
-    for entry in report.entries:
-        tasks[entry.encoder].add(entry.column.title)
-    everything = set().union(*tasks.values())
-    for encoder, titles in tasks.items():
-        if titles != everything:
-            lines.append(f"{encoder} has no result for {', '.join(sorted(everything - titles))}.")
+    everything = {entry.column.title for entry in results.entries}
+    for encoder, entries in grouped(results.entries, lambda entry: entry.encoder).items():
+        if lacking := everything - {entry.column.title for entry in entries}:
+            lines.append(f"{encoder} has no result for {', '.join(sorted(lacking))}.")
     uneven = _titles(
         e
-        for e in report.entries
-        if e.summary.n < max(o.summary.n for o in report.entries if o.column == e.column)
+        for e in results.entries
+        if e.summary.n < max(o.summary.n for o in results.entries if o.column == e.column)
     )
     if uneven:
         lines.append(f"Encoders have unequal numbers of seeds for {uneven}.")
@@ -179,7 +167,7 @@ def _missing_notes(report: Report) -> list[str]:
 def _diverged_notes(entries: Sequence[Entry]) -> list[str]:
     lines = []
     for entry in entries:
-        if entry.column.split.endswith("_mismatched") or not entry.choice.num_diverged_trials:
+        if entry.column.split.endswith(MISMATCHED) or not entry.choice.num_diverged_trials:
             continue
         unscored = sum(not run.has_scores for run in entry.choice.runs)
         text = (
@@ -195,13 +183,10 @@ def _diverged_notes(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _data_notes(runs: Sequence[Run]) -> list[str]:
+def _data_notes(runs: Sequence[Trial]) -> list[str]:
     lines: dict[str, None] = {}
-    by_task: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_task[run.task].append(run)
-    for found in by_task.values():
-        title = str(found[0].result["title"])
+    for found in grouped(runs, lambda run: run.task).values():
+        title = found[0].title
         warnings = {str(run.result["data"].get("warning") or "") for run in found} - {""}
         lines |= dict.fromkeys(f"{title}: {text}." for text in sorted(warnings))
         lines |= dict.fromkeys(_overlap_notes(title, found))
@@ -210,7 +195,7 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
     return list(lines)
 
 
-def _overlap_notes(title: str, runs: Sequence[Run]) -> list[str]:
+def _overlap_notes(title: str, runs: Sequence[Trial]) -> list[str]:
     """Rows of scored splits that stand in another split too; of splits not scored no word.
 
     Overlap is counted on whole splits, also where a subset is scored.
@@ -229,7 +214,7 @@ def _overlap_notes(title: str, runs: Sequence[Run]) -> list[str]:
     return [f"{title}: OVERLAP between splits, {', '.join(parts)}."] if parts else []
 
 
-def _cut_notes(title: str, runs: Sequence[Run]) -> list[str]:
+def _cut_notes(title: str, runs: Sequence[Trial]) -> list[str]:
     shares: dict[str, float] = {}
     for run in runs:
         for split in run.result["evaluation"]:
@@ -238,7 +223,7 @@ def _cut_notes(title: str, runs: Sequence[Run]) -> list[str]:
     return [f"{title}: texts cut at the length above, {', '.join(parts)}."] if parts else []
 
 
-def _subset_notes(title: str, runs: Sequence[Run]) -> list[str]:
+def _subset_notes(title: str, runs: Sequence[Trial]) -> list[str]:
     lines = []
     for split in ("train", "validation", "test"):
         facts = [run.split_facts(split) for run in runs]
@@ -252,9 +237,9 @@ def _subset_notes(title: str, runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def _average_notes(report: Report) -> list[str]:
+def _average_notes(results: Results) -> list[str]:
     lines = []
-    for average in report.averages.values():
+    for average in results.averages.values():
         titles = ", ".join(column.title for column in average.columns)
         spread = any(summary.n > 1 for summary in average.summaries.values())
         how = "; ± over seeds, where all tasks have the same" if spread else ""
@@ -262,18 +247,21 @@ def _average_notes(report: Report) -> list[str]:
     return lines
 
 
-def _published_notes(report: Report) -> list[str]:
-    if not report.with_published:
+def _published_notes(results: Results) -> list[str]:
+    if not results.with_published:
         return []
-    sources: dict[str, list[str]] = defaultdict(list)
-    for entry in report.entries:
-        spec = TASKS.get(entry.column.task)
-        if spec and spec.published_source and spec.title not in sources[spec.published_source]:
-            sources[spec.published_source].append(spec.title)
-    lines = [
-        f"Published, {', '.join(titles)}: {text.rstrip('.')}." for text, titles in sources.items()
-    ]
-    if any(entry.column.published for entry in report.entries):
+    lines = []
+    sourced = [entry for entry in results.entries if entry.column.published_source]
+    for text, entries in grouped(sourced, lambda entry: entry.column.published_source).items():
+        titles = dict.fromkeys(entry.choice.runs[0].title for entry in entries)
+        lines.append(f"Published, {', '.join(titles)}: {text.rstrip('.')}.")
+    silent = dict.fromkeys(run.title for run in results.found.runs if not run.facts)
+    if silent:
+        lines.append(
+            f"Older results of {', '.join(silent)} do not carry what papers published and which "
+            "table they belong to; run a fit again to have it."
+        )
+    if any(entry.column.published for entry in results.entries):
         lines.append(
             "Published models differ from ours in size, pretraining data, steps and hardware, and "
             "were chosen by other rules: they show where the task stands, not who is better."
@@ -281,18 +269,8 @@ def _published_notes(report: Report) -> list[str]:
     return lines
 
 
-def provenance(runs: Sequence[Run]) -> str:
-    """Encoders, versions, devices and hours of the runs."""
-    lines = [
-        "| encoder | kind | parameters | weights (sha256) |",
-        "| --- | --- | --- | --- |",
-    ]
-    for run in {run.encoder: run for run in sorted(runs, key=lambda r: r.encoder)}.values():
-        encoder = run.result["encoder"]
-        weights = "random, none loaded" if encoder["random_init"] else str(encoder["digest"])[:12]
-        lines.append(
-            f"| {run.encoder} | {encoder['kind']} | {encoder['num_parameters']:,} | {weights} |"
-        )
+def provenance_text(runs: Sequence[Trial]) -> str:
+    """Hours, versions and devices of the trials."""
     hours = sum(float(run.result["elapsed_s"]) for run in runs) / 3600
     facts = [
         f"runs: {len(runs)}, {hours:.1f} hours in all",
@@ -301,7 +279,7 @@ def provenance(runs: Sequence[Run]) -> str:
         f"precision: {_counted(str(run.result['settings']['precision']) for run in runs)}",
         f"segments: {_counted(str(run.result['settings']['segments']) for run in runs)}",
     ]
-    return "\n".join(lines) + "\n\n" + "; ".join(facts) + "."
+    return "; ".join(facts) + "."
 
 
 def _version_text(versions: Mapping[str, Any]) -> str:

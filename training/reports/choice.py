@@ -1,21 +1,23 @@
 """From trials to the numbers of a table: choice on validation, mean and spread, comparison.
 
-Invariant: pure; the test split is never looked at to choose anything, and no seed is left out.
+Invariant: pure; the test split is never looked at to choose anything, no seed is left out, and what
+there is to know of a task stands in the results themselves.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from finetune.grids.files import validation_score
-from finetune.reporting.runs import Run
-from finetune.tasks.registry import GLUE, TASKS
-from finetune.tasks.spec import TaskSpec
+from training.reports.trials import FoundTrials, Trial
 from training.statistics import Estimate, estimate, paired_difference
 
+T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+OTHER_FAMILY = "Tasks"
+"""The table of tasks whose results do not say where they belong."""
 MISMATCHED = "_mismatched"
 _CLOSE = 1e-9
 
@@ -24,7 +26,7 @@ _CLOSE = 1e-9
 class Choice:
     """The setting of an encoder on a task, and the runs of that setting."""
 
-    runs: Sequence[Run]
+    runs: Sequence[Trial]
     """One per seed, in the order of seeds."""
     num_settings: int
     """Settings that were searched."""
@@ -34,7 +36,7 @@ class Choice:
     """Trials of all settings."""
     num_diverged_trials: int
     """How many of those diverged."""
-    best_run: Run
+    best_run: Trial
     """Of all trials the one with the best validation score, whose classifier the grid keeps."""
 
     @property
@@ -57,6 +59,16 @@ class Column:
     """Metrics whose mean is the score."""
     published: Mapping[str, float]
     """Model -> published score in per cent; empty where none may stand beside ours."""
+    published_source: str = ""
+    """Where those stand, or why they may not stand here."""
+    family: str = OTHER_FAMILY
+    """Heading of the table it stands in."""
+    place: float = math.inf
+    """Where among the tasks."""
+    num_folds: int = 0
+    """Folds of a cross-validation; 0: the splits are fixed."""
+    in_average: bool = True
+    """Whether the average of its table counts it."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -125,16 +137,14 @@ class Comparison:
         return self.difference.verdict
 
 
-def choose(runs: Sequence[Run]) -> Choice:
+def choose(runs: Sequence[Trial]) -> Choice:
     """Choose the setting with the best mean validation score over its seeds.
 
     Args:
         runs: All runs of an encoder on a task, one or more. Only settings with the most seeds can
             be chosen: the best of few seeds would win by luck. Equal means: the first setting.
     """
-    by_setting: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        by_setting[run.setting].append(run)
+    by_setting = grouped(runs, lambda run: run.setting)
     most = max(len(found) for found in by_setting.values())
     complete = [found for found in by_setting.values() if len(found) == most]
     best = max(complete, key=lambda found: fmean(run.score("validation") for run in found))
@@ -143,61 +153,68 @@ def choose(runs: Sequence[Run]) -> Choice:
         num_settings=len(by_setting),
         num_incomplete=len(by_setting) - len(complete),
         num_trials=len(runs),
-        num_diverged_trials=sum(bool(run.result["diverged"]) for run in runs),
-        best_run=max(
-            sorted(runs, key=lambda run: run.path), key=lambda run: validation_score(run.result)
-        ),
+        num_diverged_trials=sum(run.has_diverged for run in runs),
+        best_run=max(sorted(runs, key=lambda run: run.path), key=lambda run: run.validation),
     )
 
 
-def entries_of(runs: Sequence[Run]) -> list[Entry]:
-    """Every number of the table, task by task in the order of the registry, then by encoder."""
-    by_task: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_task[run.task].append(run)
-    order = {name: number for number, name in enumerate(TASKS)}
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in the order they came."""
+    groups: dict[K, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
+def entries_of(runs: Sequence[Trial]) -> list[Entry]:
+    """Every number of the table, task by task in their families' order, then by encoder."""
+    tasks = [(columns_of(found), found) for found in grouped(runs, lambda run: run.task).values()]
     entries = []
-    for task in sorted(by_task, key=lambda name: (order.get(name, len(order)), name)):
-        by_encoder: dict[str, list[Run]] = defaultdict(list)
-        for run in by_task[task]:
-            by_encoder[run.encoder].append(run)
-        choices = {name: choose(found) for name, found in sorted(by_encoder.items())}
-        for column in columns_of(by_task[task]):
+    for columns, found in sorted(tasks, key=lambda task: (task[0][0].place, task[0][0].task)):
+        by_encoder = sorted(grouped(found, lambda run: run.encoder).items())
+        choices = {name: choose(runs_of) for name, runs_of in by_encoder}
+        for column in columns:
             entries += [_entry(column, name, choice) for name, choice in choices.items()]
     return entries
 
 
-def columns_of(runs: Sequence[Run]) -> list[Column]:
+def columns_of(runs: Sequence[Trial]) -> list[Column]:
     """The columns of a task: its test split where all runs scored it, else validation."""
     scored = [run.result["evaluation"] for run in runs if run.has_scores]
     base = "test" if scored and all("test" in found for found in scored) else "validation"
-    first = runs[0].result
-    title, spec = str(first["title"]), TASKS.get(str(first["task"]))
+    title = runs[0].title
     splits = [base]
     if scored and all(base + MISMATCHED in found for found in scored):
         splits.append(base + MISMATCHED)
     titles = [f"{title} m", f"{title} mm"] if len(splits) > 1 else [title]
     return [
         Column(
-            task=str(first["task"]),
+            task=runs[0].task,
             title=name,
             split=split,
-            metrics=tuple(first["score"]),
-            published=_published(spec, is_mismatched=split != base),
+            metrics=tuple(runs[0].result["score"]),
+            **_facts(runs, is_mismatched=split != base),
         )
         for split, name in zip(splits, titles, strict=True)
     ]
 
 
-def _published(spec: TaskSpec | None, *, is_mismatched: bool) -> dict[str, float]:
+def _facts(runs: Sequence[Trial], *, is_mismatched: bool) -> dict[str, Any]:
+    """What the results say of their task; of earlier ones only that there are folds is seen."""
+    facts: dict[str, Any] = next((dict(run.facts) for run in runs if run.facts), {})
+    folds = {run.repetition[1:] for run in runs}
+    if not facts:
+        return {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
+    return {**facts, "published": _published(facts, is_mismatched=is_mismatched)}
+
+
+def _published(facts: Mapping[str, Any], *, is_mismatched: bool) -> dict[str, float]:
     """Published scores that may stand beside ours: not those of other splits."""
-    if spec is None or spec.num_folds:
-        return {}
     suffix = " (mismatched)"
     return {
         model.removesuffix(suffix): value
-        for model, value in spec.published.items()
-        if model.endswith(suffix) == is_mismatched
+        for model, value in facts["published"].items()
+        if model.endswith(suffix) == is_mismatched and not facts["num_folds"]
     }
 
 
@@ -213,30 +230,26 @@ def _entry(column: Column, encoder: str, choice: Choice) -> Entry:
         scores=scores,
         summary=estimate(scores, shared_rows_ratio=ratio),
         constant=fmean(known) if known else None,
-        num_diverged=sum(bool(run.result["diverged"]) for run in choice.runs),
+        num_diverged=sum(run.has_diverged for run in choice.runs),
     )
 
 
-def shared_rows_ratio(column: Column, runs: Sequence[Run]) -> float:
+def shared_rows_ratio(column: Column, runs: Sequence[Trial]) -> float:
     """Scored rows / training rows of a cross-validated task; 0 for others, see `estimate`."""
-    spec = TASKS.get(column.task)
-    if spec is None or not spec.num_folds:
+    if not column.num_folds:
         return 0.0
     counts = [
         (run.split_facts(column.split).get("num_rows"), run.split_facts("train").get("num_rows"))
         for run in runs
     ]
     ratios = [scored / trained for scored, trained in counts if scored and trained]
-    return fmean(ratios) if ratios else 1 / (spec.num_folds - 2)
+    return fmean(ratios) if ratios else 1 / max(1, column.num_folds - 2)
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:
     """Every two encoders of a column, paired by seed and fold."""
-    by_column: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        by_column[entry.column.key].append(entry)
     comparisons = []
-    for found in by_column.values():
+    for found in grouped(entries, lambda entry: entry.column.key).values():
         for first, second in combinations(found, 2):
             comparisons += _comparison(first, second)
     return comparisons
@@ -281,7 +294,7 @@ class Average:
 def average_of(entries: Sequence[Entry]) -> Average | None:
     """The average of some columns' entries; None where fewer than two columns can be averaged.
 
-    Columns count that every encoder has; of GLUE only those that the papers average (not WNLI).
+    Columns count that every encoder has and that papers average (not WNLI).
     """
     encoders = sorted({entry.encoder for entry in entries})
     table = {(entry.column.key, entry.encoder): entry for entry in entries}
@@ -289,8 +302,7 @@ def average_of(entries: Sequence[Entry]) -> Average | None:
     used = [
         column
         for key, column in columns.items()
-        if all((key, name) in table for name in encoders)
-        and (column.task not in GLUE or TASKS[column.task].published)
+        if all((key, name) in table for name in encoders) and column.in_average
     ]
     if len(used) < 2:
         return None
@@ -314,3 +326,44 @@ def _average_over_seeds(entries: Sequence[Entry]) -> Estimate:
     if all(sorted(found) == seeds for found in by_seed):
         return estimate([fmean(found[seed] for found in by_seed) for seed in seeds])
     return estimate([fmean(entry.summary.mean for entry in entries)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that a report on fine-tuning is made from."""
+
+    found: FoundTrials
+    """The trials."""
+    entries: Sequence[Entry]
+    """Every number."""
+    comparisons: Sequence[Comparison]
+    """Every two encoders."""
+    averages: Mapping[str, Average]
+    """Family of tasks -> average over its columns."""
+    with_published: bool
+    """Whether published scores stand beside ours."""
+
+    @property
+    def families(self) -> dict[str, list[Entry]]:
+        """Family -> its numbers."""
+        return grouped(self.entries, lambda entry: entry.column.family)
+
+    @property
+    def tasks(self) -> dict[str, list[Trial]]:
+        """Task -> its trials, in the order of the table."""
+        by_task = grouped(self.found.runs, lambda run: run.task)
+        return {task: by_task[task] for task in dict.fromkeys(e.column.task for e in self.entries)}
+
+
+def make_results(found: FoundTrials, *, with_published: bool) -> Results:
+    """Choose, summarise and compare the trials that were found."""
+    entries = entries_of(found.runs)
+    families = grouped(entries, lambda entry: entry.column.family)
+    averages = {name: average_of(some) for name, some in families.items()}
+    return Results(
+        found=found,
+        entries=entries,
+        comparisons=compare(entries),
+        averages={name: average for name, average in averages.items() if average},
+        with_published=with_published,
+    )
