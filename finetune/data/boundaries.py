@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from data_prep.sentences import MAX_PARAGRAPH_CHARS, split_missed
+from data_prep.sentences import split_missed
+from ponet.sentences import MAX_PARAGRAPH_CHARS
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
