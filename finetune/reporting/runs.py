@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from finetune.grids.files import FAILED_FILE, RESULT_FILE, TRIAL_FILE
+from finetune.grids.files import FAILED_FILE, TRIAL_FILE
 from finetune.inputs import changed_inputs
 from finetune.result import read_result
+from finetune.run_config import RESULT_FILE
 
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
