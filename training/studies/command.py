@@ -132,22 +132,19 @@ def run_sweep(arguments: Sequence[str]) -> None:
         retry_failed=options.retry_failed,
         wait=options.wait,
     )
-    progress.watch(_stream(runner, progress.waiting(), folder, options))
+    progress.watch(_stream(runner, progress.waiting(), options))
     progress.finish(runner.received)
 
 
-def _stream(
-    runner: LocalRunner, waiting: Sequence[Trial], folder: Path, options: SweepOptions
-) -> Stream:
+def _stream(runner: LocalRunner, waiting: Sequence[Trial], options: SweepOptions) -> Stream:
     if options.engine == "local" or not waiting:
         return runner.run(waiting)
     from training.studies.ray_engine import run_on_ray
 
     return run_on_ray(
         waiting,
-        folder,
         jobs=options.jobs,
-        resources={"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
+        resources={"num_cpus": options.cpus_per_trial, "num_gpus": options.gpus_per_trial},
         retry_failed=options.retry_failed,
         address=options.ray_address,
     )
