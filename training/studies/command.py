@@ -208,7 +208,7 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
         extra: What the command line adds to every trial.
 
     Raises:
-        ValueError: The folder is of another sweep.
+        ValueError: The folder is of another file, seed or command line; says what differs.
     """
     settings = {
         "format_version": FORMAT_VERSION,
@@ -217,21 +217,15 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
     }
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / Trial.lock_file, wait=True):
-        check_folder(folder, sweep, settings)
-        if not (folder / SWEEP_FILE).exists():  # written last: what has one has both
-            text = json.dumps(settings, indent=2) + "\n"
-            write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
-            write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
+        if (folder / SWEEP_FILE).exists():  # written last: what has one has both
+            _check_folder(folder, sweep, settings)
+            return
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
+        write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
 
 
-def check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
-    """Refuse the folder of another sweep.
-
-    Raises:
-        ValueError: It was made from another file, seed or command line; says what differs.
-    """
-    if not (folder / SWEEP_FILE).is_file():
-        return
+def _check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
     stored = yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8"))
     before = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     if stored != sweep.content:

@@ -63,5 +63,4 @@ def run_on_ray(
 def _run_one(trial: Trial, retry_failed: bool, place: Path) -> Outcome:
     """Run a trial in the folder that the study was started from."""
     os.chdir(place)
-    [(_, outcome)] = LocalRunner(retry_failed=retry_failed).run([trial])
-    return outcome
+    return LocalRunner(retry_failed=retry_failed).run_one(trial)
