@@ -9,8 +9,8 @@ from sweep_files import REPOSITORY, record, start_sweep, starts, write_sweep
 
 
 @pytest.mark.slow
-def test_ray_tune_runs_what_is_open_and_tells_what_failed(tmp_path: Path) -> None:
-    pytest.importorskip("ray.tune", reason="Ray is not installed: pip install -e '.[ray]'")
+def test_ray_runs_what_is_open_and_tells_what_failed(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     file = write_sweep(tmp_path, {"x": {"values": [1, 2]}, "end": {"values": ["0", "fail"]}})
     output = tmp_path / "out"
     printed = start_sweep(file, output, "--count", "1").communicate(timeout=60)[0]

@@ -132,22 +132,19 @@ def run_sweep(arguments: Sequence[str]) -> None:
         retry_failed=options.retry_failed,
         wait=options.wait,
     )
-    progress.watch(_stream(runner, progress.waiting(), folder, options))
+    progress.watch(_stream(runner, progress.waiting(), options))
     progress.finish(runner.received)
 
 
-def _stream(
-    runner: LocalRunner, waiting: Sequence[Trial], folder: Path, options: SweepOptions
-) -> Stream:
+def _stream(runner: LocalRunner, waiting: Sequence[Trial], options: SweepOptions) -> Stream:
     if options.engine == "local" or not waiting:
         return runner.run(waiting)
     from training.studies.ray_engine import run_on_ray
 
     return run_on_ray(
         waiting,
-        folder,
         jobs=options.jobs,
-        resources={"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
+        resources={"num_cpus": options.cpus_per_trial, "num_gpus": options.gpus_per_trial},
         retry_failed=options.retry_failed,
         address=options.ray_address,
     )
@@ -211,7 +208,7 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
         extra: What the command line adds to every trial.
 
     Raises:
-        ValueError: The folder is of another sweep.
+        ValueError: The folder is of another file, seed or command line; says what differs.
     """
     settings = {
         "format_version": FORMAT_VERSION,
@@ -220,21 +217,15 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
     }
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / Trial.lock_file, wait=True):
-        check_folder(folder, sweep, settings)
-        if not (folder / SWEEP_FILE).exists():  # written last: what has one has both
-            text = json.dumps(settings, indent=2) + "\n"
-            write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
-            write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
+        if (folder / SWEEP_FILE).exists():  # written last: what has one has both
+            _check_folder(folder, sweep, settings)
+            return
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
+        write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
 
 
-def check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
-    """Refuse the folder of another sweep.
-
-    Raises:
-        ValueError: It was made from another file, seed or command line; says what differs.
-    """
-    if not (folder / SWEEP_FILE).is_file():
-        return
+def _check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
     stored = yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8"))
     before = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     if stored != sweep.content:

@@ -10,12 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Generic, TypeVar
 
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from training.studies.trials import Outcome, Trial
 
 ALIKE_FAILURES = 3
 """So many first trials that fail with the same words stop a study: it is a mistake in it."""
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
 Stream = Iterator[tuple[Trial, Outcome]]
 """Trials that have ended, one after the other."""
 
@@ -35,10 +37,10 @@ def count_text(states: Sequence[str]) -> str:
 
 
 @dataclass
-class Progress:
+class Progress(Generic[AnyTrial]):
     """The trials of a sweep or a grid."""
 
-    trials: Sequence[Trial]
+    trials: Sequence[AnyTrial]
     """All of them."""
     folder: Path
     """Where they are kept."""
@@ -53,7 +55,7 @@ class Progress:
         """Look how far each trial is."""
         self.states = {trial.name: trial.state() for trial in self.trials}
 
-    def waiting(self) -> list[Trial]:
+    def waiting(self) -> list[AnyTrial]:
         """Return what is to be run."""
         wanted = ("open", "failed") if self.retry_failed else ("open",)
         return [trial for trial in self.trials if self.states[trial.name] in wanted]
@@ -63,21 +65,27 @@ class Progress:
 
         Raises:
             ValueError: The first ones failed alike.
+            RunInterrupted: Ctrl-C, twice.
         """
-        settled = len(self.trials) - len(self.waiting())
-        with closing(stream) as ended:  # type: ignore[type-var]
-            for trial, outcome in ended:
-                self._outcomes[trial.name] = outcome
-                if outcome.elapsed_s:
-                    self._elapsed_s.setdefault(trial.group, []).append(outcome.elapsed_s)
-                left = [t for t in self.waiting() if t.name not in self._outcomes]
-                place = f"[{settled + len(self._outcomes)}/{len(self.trials)}]"
-                print(f"{place} {self._line(trial, outcome, left)}", flush=True)
-                if left and self._fail_alike():
-                    raise ValueError(
-                        f"the first {ALIKE_FAILURES} trials failed alike, so {len(left)} were not "
-                        f"run: {outcome.error}"
-                    )
+        try:
+            with closing(stream) as ended:  # type: ignore[type-var]
+                for trial, outcome in ended:
+                    self._note(trial, outcome)
+        except KeyboardInterrupt:
+            self.finish(signal.SIGINT)
+
+    def _note(self, trial: Trial, outcome: Outcome) -> None:
+        self._outcomes[trial.name] = outcome
+        if outcome.elapsed_s:
+            self._elapsed_s.setdefault(trial.group, []).append(outcome.elapsed_s)
+        left = [t for t in self.waiting() if t.name not in self._outcomes]
+        place = f"[{len(self.trials) - len(left)}/{len(self.trials)}]"
+        print(f"{place} {self._line(trial, outcome, left)}", flush=True)
+        if left and self._fail_alike():
+            raise ValueError(
+                f"the first {ALIKE_FAILURES} trials failed alike, so {len(left)} were not run: "
+                f"{outcome.error}"
+            )
 
     def _line(self, trial: Trial, outcome: Outcome, left: Sequence[Trial]) -> str:
         texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}

@@ -151,6 +151,11 @@ class LocalRunner:
         if not self.wait:
             yield from ((trial, Outcome("elsewhere")) for trial in self._elsewhere)
 
+    def run_one(self, trial: Trial) -> Outcome:
+        """Run a trial and return how it ended."""
+        outcomes = [outcome for _, outcome in self.run([trial])]
+        return outcomes[-1] if outcomes else Outcome("interrupted", exit_code=EXIT_STOPPED)
+
     def _has_more(self) -> bool:
         return bool(self._waiting or self._elsewhere)
 

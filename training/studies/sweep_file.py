@@ -18,7 +18,7 @@ KEYS = ("program", "command", "method", "metric", "parameters", "name", "descrip
 _NOT_USED = ("entity", "run_cap", "early_terminate")
 _METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 _SERVER = "which W&B's server does: run `wandb sweep` and `wandb agent` on this file"
-_RANGE, _NUMBER = ("min", "max"), (int, float)
+_RANGE = ("min", "max")
 # Distribution -> keys that must stand there, keys that may with their defaults.
 DISTRIBUTIONS: Mapping[str, tuple[tuple[str, ...], Mapping[str, float]]] = {
     "constant": (("value",), {}),
@@ -142,6 +142,9 @@ def read_sweep(path: str | Path) -> Sweep:
             f"{path}: method is {method!r}; allowed here are grid and random (bayes chooses a "
             f"trial from the results of earlier ones, {_SERVER})"
         )
+    run_cap = content.get("run_cap", 0)
+    if type(run_cap) is not int or run_cap < 0:
+        raise ValueError(f"{path}: run_cap is {run_cap!r}; give a whole number above 0")
     metric = _check_mapping(content.get("metric", {}), _METRIC_KEYS, f"{path}: metric")
     if metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise ValueError(
@@ -156,7 +159,7 @@ def read_sweep(path: str | Path) -> Sweep:
         command=_command(content.get("command"), path),
         parameters=tuple(_parameters(content["parameters"], method, path)),
         metric=str(metric.get("name", "")),
-        run_cap=_run_cap(content.get("run_cap", 0), path),
+        run_cap=run_cap,
         notes=tuple(_notes(content, metric)),
     )
 
@@ -185,12 +188,6 @@ def _command(value: Any, path: Path) -> tuple[str, ...]:
                 "(`wandb agent` knows more)"
             )
     return tuple(map(str, value))
-
-
-def _run_cap(value: Any, path: Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{path}: run_cap is {value!r}; give a whole number above 0")
-    return value
 
 
 def _notes(content: Mapping[str, Any], metric: Mapping[str, Any]) -> Iterator[str]:
@@ -257,36 +254,35 @@ def _implied_distribution(given: Mapping[str, Any]) -> str:
     return "int_uniform" if are_whole else "uniform"
 
 
-def _check_numbers(distribution: str, numbers: Mapping[str, Any], place: str) -> None:
-    for key, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, _NUMBER):
+def _check_numbers(distribution: str, given: Mapping[str, Any], place: str) -> None:
+    kinds = (int,) if distribution == "int_uniform" else (int, float)
+    for key, number in given.items():
+        if type(number) not in kinds:
+            what = "a number" if float in kinds else "a whole number"
             hint = " (YAML reads 1e-4 as a word: write 1.0e-4)" if isinstance(number, str) else ""
-            raise ValueError(f"{place}: {key} is {number!r}; give a number{hint}")
-        if distribution == "int_uniform" and not isinstance(number, int):
-            raise ValueError(f"{place}: {key} is {number!r}; int_uniform needs whole numbers")
-    if "min" in numbers and not numbers["min"] <= numbers["max"]:
-        raise ValueError(f"{place}: min {numbers['min']} is above max {numbers['max']}")
-    if distribution == "log_uniform_values" and not numbers["min"] > 0:
-        raise ValueError(f"{place}: min is {numbers['min']}; {distribution} needs numbers > 0")
-    if not numbers.get("q", 1.0) > 0:
-        raise ValueError(f"{place}: q is {numbers['q']}; it must be > 0")
-    if numbers.get("sigma", 0.0) < 0:
-        raise ValueError(f"{place}: sigma is {numbers['sigma']}; it must be 0 or more")
+            raise ValueError(f"{place}: {key} is {number!r}; give {what}{hint}")
+    low, high = given.get("min", 1), given.get("max", 1)
+    if low > high:
+        raise ValueError(f"{place}: min {low} is above max {high}")
+    if distribution == "log_uniform_values" and low <= 0:
+        raise ValueError(f"{place}: min is {low}; {distribution} needs numbers > 0")
+    if given.get("q", 1.0) <= 0 or given.get("sigma", 0.0) < 0:
+        raise ValueError(f"{place}: q must be > 0, and sigma 0 or more")
 
 
-def _check_values(settings: Mapping[str, Any], place: str) -> None:
-    values = settings["values"]
+def _check_values(given: Mapping[str, Any], place: str) -> None:
+    values = given["values"]
     if not isinstance(values, list) or not values:
         raise ValueError(f"{place}: values is {values!r}; give a list of one or more")
-    for value in values:
-        if sum(type(value) is type(other) and value == other for other in values) > 1:
-            raise ValueError(f"{place}: values has {value!r} twice")
-    shares = settings.get("probabilities", [1] * len(values))
+    texts = [f"{type(value)} {value!r}" for value in values]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{place}: values is {values}; a value stands there twice")
+    shares = given.get("probabilities", [1] * len(values))
+    are_shares = isinstance(shares, list) and len(shares) == len(values)
     if (
-        not isinstance(shares, list)
-        or len(shares) != len(values)
-        or not all(isinstance(share, _NUMBER) and share >= 0 for share in shares)
-        or not sum(shares) > 0
+        not are_shares
+        or not all(type(s) in (int, float) and s >= 0 for s in shares)
+        or not any(shares)
     ):
         raise ValueError(
             f"{place}: probabilities is {shares!r}; give {len(values)} numbers, 0 or more, one "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, say
+from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
 from training.studies.options import FieldsParser
 from training.studies.runner import LocalRunner
@@ -65,23 +65,30 @@ class TrialOptions:
 class RunTrial(Trial):
     """A trial whose command may be a `trial`: its fit and what follows it are started by us."""
 
+    def _own(self) -> tuple[Sequence[str], TrialOptions] | None:
+        """What stands before `trial` in its command, and what behind it; None: it is another."""
+        for place in range(1, len(self.command)):
+            before = Path(self.command[place - 1]).name
+            if self.command[place] == "trial" and before in PROGRAMS:
+                return self.command[:place], parse_trial(self.command[place + 1 :])
+        return None
+
     def steps(self) -> list[Sequence[str]]:
         """Return the fit and what follows it; without the fit of a finished fine-tuning run.
 
         Raises:
             ValueError: A mistake in the options of `trial`.
         """
-        place = _place_of_trial(self.command)
-        if place is None:
+        own = self._own()
+        if own is None:
             return [self.command]
-        options = parse_trial(self.command[place + 1 :])
+        program, options = own
         if options.package == "finetune":
             fit = [sys.executable, "-m", "finetune", "fit", *options.fit]
             return [] if _has_result(self.folder) else [fit]
-        fit = [*self.command[:place], "fit", *options.fit]
-        if not is_first_process():
-            return [fit]
-        return [fit, *(follow_command(step, options, self.folder) for step in options.follow)]
+        follow = options.follow if is_first_process() else ()
+        commands = [follow_command(step, options, self.folder) for step in follow]
+        return [[*program, "fit", *options.fit], *commands]
 
     def conclude(self) -> None:
         """Write study.json.
@@ -89,10 +96,8 @@ class RunTrial(Trial):
         Raises:
             ValueError: The run left no metrics.
         """
-        place = _place_of_trial(self.command)
-        if place is None or not is_first_process():
-            return
-        if parse_trial(self.command[place + 1 :]).package == "pretrain":
+        own = self._own()
+        if own is not None and own[1].package == "pretrain" and is_first_process():
             write_study(self.folder)
 
 
@@ -123,14 +128,6 @@ class AgentsTrial(RunTrial):
         if not exit_code:
             self.conclude()
         return f"exit code {exit_code}" if exit_code else ""
-
-
-def _place_of_trial(command: Sequence[str]) -> int | None:
-    """Where `trial` stands in a command of ours; None: it is another one."""
-    for place in range(1, len(command)):
-        if command[place] == "trial" and Path(command[place - 1]).name in PROGRAMS:
-            return place
-    return None
 
 
 def parse_trial(arguments: Sequence[str]) -> TrialOptions:
@@ -172,12 +169,10 @@ def run_trial(arguments: Sequence[str]) -> int:
     command = (sys.executable, "-m", "pretrain", "trial", *before, *fit)
     trial = AgentsTrial(name=folder.name, folder=folder, command=command)
     runner = LocalRunner(max_starts=1)
-    [(_, outcome)] = runner.run([trial])
-    if runner.received is not None and outcome.exit_code:
+    code = runner.run_one(trial).exit_code
+    if runner.received is not None and code:
         return EXIT_INTERRUPT if runner.received is signal.SIGINT else EXIT_STOPPED
-    if outcome.exit_code:
-        say(f"error: the trial in {folder} ended with exit code {outcome.exit_code}")
-    return 128 - outcome.exit_code if outcome.exit_code < 0 else outcome.exit_code
+    return 128 - code if code < 0 else code
 
 
 def with_run_folder(fit: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], Path]:

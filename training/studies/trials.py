@@ -8,6 +8,7 @@ trial that outlives its runner holds it as well.
 import contextlib
 import json
 import platform
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from training.metrics_rows import own_test_rows, read_metrics
 
 FORMAT_VERSION = 1
 TRIAL_FILE, METRICS_FILE, RESULT_FILE = "trial.json", "metrics.jsonl", "result.json"
+
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
 State = Literal["done", "failed", "open"]
 
@@ -201,17 +204,22 @@ class Trial:
             name = signal.Signals(number).name
             memory = ", often because the memory ran out" if name == "SIGKILL" else ""
             return f"ended by {name}{memory}"
-        last_line = self._log_end()
-        return f"exit code {exit_code}" + (f": {last_line}" if last_line else "")
+        words = self._last_words()
+        return f"exit code {exit_code}" + (f": {words}" if words else "")
 
-    def _log_end(self) -> str:
+    def _last_words(self) -> str:
+        """The last line that was printed, or the message of an exception, however long."""
         path = self.folder / self.log_file
         if not path.is_file():
             return ""
         with open(path, "rb") as stream:
             stream.seek(max(0, path.stat().st_size - 4096))
-            lines = stream.read().decode("utf-8", errors="replace").splitlines()
-        return next((line.strip()[-400:] for line in reversed(lines) if line.strip()), "")
+            text = stream.read().decode("utf-8", errors="replace").rstrip()
+        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        if lines and not lines[-1].startswith("error:"):
+            raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+            lines = [" ".join(lines[raised[-1] :])] if raised else lines
+        return lines[-1][:400] if lines else ""
 
 
 def _now() -> str:
