@@ -6,10 +6,10 @@ from pytorch_lightning import LightningModule, Trainer
 
 from finetune.artifact import restore_classifier
 from finetune.data.overview import overview_lines
-from finetune.inputs import digests, write_inputs
 from finetune.module import FinetuneModule, log_prefix
 from training.callbacks.history import RunBegin, rewind_metrics
 from training.command_line import check_monitors
+from training.inputs import digests, write_inputs
 from training.interruption import say
 
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "predict": "finetune.predict:run_predict",
     "submit": "finetune.submit:run_submit",
     "grid": "finetune.grids.command:run_grid",
-    "report": "finetune.reporting.command:run_report",
+    "report": "training.reports.command:run_finetuning_report",
     "tasks": "finetune.cli:print_tasks",
 }
 

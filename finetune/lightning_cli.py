@@ -29,12 +29,12 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.result import read_result, write_result
 from finetune.resume_file import remove_resume_files, resume_file
 from finetune.run_config import RESULT_FILE, RunConfig
 from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
 from training.cli import RunCLI, RunParser, callback_of, run_cli
 from training.interruption import EXIT_GUARD, StopRequest, say
+from training.result import read_result, write_result
 from training.run_config import CONFIG_FILE
 
 # What decides these keys; a value given to one of them would be ignored without a word.

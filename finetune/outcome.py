@@ -17,8 +17,9 @@ from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
-from finetune.result import FORMAT_VERSION, read_result
+from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
+from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -57,6 +58,7 @@ def fit_result(
         "elapsed_s": round(elapsed_s, 3),
         "versions": _versions(),
         "device": _device(trainer),
+        "task_facts": task_facts(spec),
     }
 
 

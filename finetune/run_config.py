@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune.artifact import CLASSIFIER_FOLDER
-from finetune.inputs import INPUTS_FILE
 from training import run_config
+from training.inputs import INPUTS_FILE
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,

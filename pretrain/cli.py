@@ -33,7 +33,7 @@ COMMANDS = {
     "fill": "pretrain.fill:run_fill",
     "export": "pretrain.export:run_export",
     "summary": "training.summary:run_summary",
-    "report": "training.reports.command:run_report",
+    "report": "training.reports.command:run_pretraining_report",
     "compare": "training.reports.compare:run_compare",
     "sweep": "training.studies.command:run_sweep",
     "tune": "pretrain.tuning.command:run_tune",

@@ -4,9 +4,9 @@ Invariant: nothing is claimed that the number of values cannot carry; one value 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 CONFIDENCE = 0.95
 _NO_SPREAD = 1e-12
@@ -91,6 +91,12 @@ class Estimate:
         """Distance from the mean to an end of the interval; None: no interval."""
         return None if self.high is None else self.high - self.mean
 
+    def scaled(self, factor: float) -> "Estimate":
+        """The same of values that are a positive factor times these."""
+        names = ("mean", "low", "high", "minimum", "maximum")
+        ends = {name: getattr(self, name) for name in names}
+        return replace(self, **{k: v if v is None else factor * v for k, v in ends.items()})
+
     @property
     def has_no_spread(self) -> bool:
         """Whether several values are all the same number."""
@@ -151,3 +157,16 @@ def paired_difference(
         raise ValueError(f"{len(first)} and {len(second)} values cannot be compared in pairs")
     differences = [a - b for a, b in zip(first, second, strict=True)]
     return estimate(differences, shared_rows_ratio=shared_rows_ratio)
+
+
+def difference_by_seed(first: Mapping[Any, float], second: Mapping[Any, float]) -> Estimate | None:
+    """First minus second over the seeds that both have; None: they share no seed.
+
+    Args:
+        first: Value by seed.
+        second: Value by seed.
+    """
+    shared = [seed for seed in first if seed in second]
+    if not shared:
+        return None
+    return paired_difference([first[seed] for seed in shared], [second[seed] for seed in shared])

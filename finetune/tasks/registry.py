@@ -5,6 +5,7 @@ Invariant: what a split is (carved, folded, as published) is decided here and no
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune.tasks.folds import carve, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
@@ -15,7 +16,7 @@ from finetune.tasks.own import OwnFiles, load_own
 from finetune.tasks.rows import MissingSplit
 from finetune.tasks.spec import LoadedTask, SplitRows, TaskSpec
 
-__all__ = ["GLUE", "TASKS", "MissingSplit", "OwnFiles", "load_task", "task_named"]
+__all__ = ["GLUE", "TASKS", "MissingSplit", "OwnFiles", "load_task", "task_facts", "task_named"]
 
 TASKS: Mapping[str, TaskSpec] = {**GLUE_TASKS, **LONG_TASKS, **HYPERPARTISAN_TASKS}
 GLUE: tuple[str, ...] = tuple(GLUE_TASKS)
@@ -38,6 +39,20 @@ def task_named(name: str) -> TaskSpec:
             f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or own with your own files"
         )
     return TASKS[name]
+
+
+def task_facts(spec: TaskSpec) -> dict[str, Any]:
+    """What a table of results must know of a task; it goes into result.json."""
+    names = list(TASKS)
+    own_or_long = "Long documents" if spec.name in TASKS else "Own data"
+    return {
+        "family": "GLUE" if spec.name in GLUE else own_or_long,
+        "place": names.index(spec.name) if spec.name in TASKS else len(names),
+        "num_folds": spec.num_folds,
+        "in_average": spec.name not in GLUE or bool(spec.published),  # papers leave WNLI out
+        "published": dict(spec.published),
+        "published_source": spec.published_source,
+    }
 
 
 def load_task(

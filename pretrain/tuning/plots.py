@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.tuning.searches import LrCurve, SizeTrial
-from training.curves import BASELINE_COLOUR, COLOURS
+from training.reports.figures import COLOURS, GREY
 
 GIB = 1024**3
 
@@ -48,9 +48,9 @@ def plot_sizes(trials: Sequence[SizeTrial], chosen: SizeTrial, limit: int, path:
     memory.plot([t.size for t in known], [t.memory / GIB for t in known], "o-", color=COLOURS[0])
     text = f"limit {limit / GIB:.1f} GiB"
     if limit < 3 * max(trial.memory for trial in known):
-        memory.axhline(limit / GIB, color=BASELINE_COLOUR, ls="--", lw=1, label=text)
+        memory.axhline(limit / GIB, color=GREY, ls="--", lw=1, label=text)
     else:  # far above: a line would press the measurements flat
-        memory.plot([], [], color=BASELINE_COLOUR, ls="--", lw=1, label=f"{text} (above)")
+        memory.plot([], [], color=GREY, ls="--", lw=1, label=f"{text} (above)")
     for axis, value in ((speed, chosen.examples_per_s), (memory, chosen.memory / GIB)):
         label = f"chosen: {chosen.size}"
         axis.plot(chosen.size, value, "o", color=COLOURS[1], ms=9, label=label, zorder=3)

@@ -4,10 +4,13 @@ import json
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from finetune.tasks.registry import TASKS, task_facts
 
 SETTINGS = {
     "epochs": 4,
@@ -58,6 +61,7 @@ def make_result(
     weights = {"random_init": False, "digest": f"digest of {encoder}"}
     weights |= {key: changed.pop(key) for key in list(changed) if key in weights}
     rows = {"train": 8000, **dict.fromkeys(splits, num_rows)}
+    facts = task_facts(TASKS[task])
     return {
         "format_version": 1,
         "task": task,
@@ -97,6 +101,7 @@ def make_result(
         "elapsed_s": 12.5,
         "versions": {"torch": "2.13.0", "pytorch_lightning": "2.6.6", "ponet": "0.1.0"},
         "device": "cpu",
+        "task_facts": facts,
         **changed,
     }
 
@@ -158,3 +163,7 @@ def crashes_at_seed_2(trial_yaml: Path) -> None:
 def always_fails(trial_yaml: Path) -> None:
     """A fit that never works."""
     raise ValueError("no such option")
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

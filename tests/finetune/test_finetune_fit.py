@@ -15,7 +15,7 @@ from finetune.artifact import load_classifier
 from finetune.callbacks import BestClassifier
 from finetune.cli import main
 from finetune.module import FinetuneModule
-from finetune.result import read_result, write_result
+from training.result import read_result, write_result
 
 
 @pytest.fixture(scope="module")

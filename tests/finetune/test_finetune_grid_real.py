@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.grids.command import run_grid
-from finetune.reporting.command import run_report
+from training.reports.command import run_finetuning_report
 
 WORDS = {"yes": ["good", "great", "fine"], "no": ["bad", "awful", "poor"]}
 
@@ -43,7 +43,7 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
     run_grid(options)
     assert "4 trials: 4 done, 0 failed, 0 to run" in capsys.readouterr().out
     assert len(list((tmp_path / "grid").rglob("model.safetensors"))) == 2
-    run_report([str(tmp_path / "grid")])
+    run_finetuning_report([str(tmp_path / "grid")])
     printed = capsys.readouterr().out
     assert "## Own data" in printed and "| own | first | 2 |" in printed
     assert "Rows scored: own 40 (one row: 2.5 points)." in printed
@@ -54,7 +54,7 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
         path.write_bytes(content[:-2] + bytes(2))
         with pytest.raises(ValueError, match=f"other settings or files .*{path} has changed"):
             run_grid(options)
-        run_report([str(tmp_path / "grid")])
+        run_finetuning_report([str(tmp_path / "grid")])
         assert f"{path} has changed since" in capsys.readouterr().out
         path.write_bytes(content)
     run_grid(options)
@@ -80,6 +80,6 @@ def test_the_papers_grids_train_as_they_are_shipped(
         options += ["--tasks", task, "--lrs", "1e-3", "--batch_sizes", "8", "--seeds", "1"]
         options += [f"--output={tmp_path / name}", "--in_process", "--fit.trainer.max_steps", "2"]
         run_grid([*options, "--fit.trainer.accelerator", "cpu"])
-        assert "1 of 1 trials done" in capsys.readouterr().out
+        assert "1 of 1 trials are done" in capsys.readouterr().out
         (path,) = (tmp_path / name).rglob("result.json")
         assert json.loads(path.read_text())["settings"]["precision"] == "bf16-mixed"

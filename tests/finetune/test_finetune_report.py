@@ -10,20 +10,23 @@ from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 
 from finetune.grids.files import remove_classifiers
-from finetune.reporting.choice import Entry
-from finetune.reporting.command import parse_report, run_report
-from finetune.reporting.files import csv_text, json_text
-from finetune.reporting.model import Report, make_report
-from finetune.reporting.plots import plot_results
-from finetune.reporting.runs import find_runs
-from finetune.reporting.text import markdown
+from training.reports.choice import Entry, Results, make_results
+from training.reports.command import parse_finetuning, run_finetuning_report
+from training.reports.figures import save_dots
+from training.reports.files import results_csv, results_json
+from training.reports.finetuning import make_document, panels
+from training.reports.trials import find_trials
 
 
-def report_of(folder: Path, *, with_published: bool = True) -> Report:
-    return make_report(find_runs([folder]), with_published=with_published)
+def report_of(folder: Path, *, with_published: bool = True) -> Results:
+    return make_results(find_trials([folder]), with_published=with_published)
 
 
-def entry_of(report: Report, encoder: str = "ponet", split: str = "") -> Entry:
+def markdown(results: Results) -> str:
+    return make_document(results).markdown()
+
+
+def entry_of(report: Results, encoder: str = "ponet", split: str = "") -> Entry:
     found = (e for e in report.entries if e.encoder == encoder)
     return next(e for e in found if not split or e.column.split == split)
 
@@ -227,7 +230,7 @@ def test_random_initialisation_is_an_encoder_of_its_own(tmp_path: Path) -> None:
 def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
     write(tmp_path, make_result("imdb", score=0.8, test=0.7))
-    rows = list(csv.DictReader(csv_text(report_of(tmp_path)).splitlines()))
+    rows = list(csv.DictReader(results_csv(report_of(tmp_path)).splitlines()))
     assert [(r["task"], r["seed"], r["split"]) for r in rows] == [
         ("cola", "1", "validation"),
         ("cola", "2", "validation"),
@@ -241,7 +244,7 @@ def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path)
 
 def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
-    content = json.loads(json_text(report_of(tmp_path)))
+    content = json.loads(results_json(report_of(tmp_path)))
     found = content["results"][0]
     assert found["scores"] == [0.4, 0.5] and len(found["runs"]) == 2
     assert found["best_run"].endswith("seed2") and found["setting"]["lr"] == 3e-5
@@ -251,9 +254,9 @@ def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
 def test_results_of_several_folders_stand_together_and_repeated_ones_once(tmp_path: Path) -> None:
     write_seeds(tmp_path / "a", {1: 0.4, 2: 0.5})
     write_seeds(tmp_path / "b", {2: 0.9, 3: 0.6})
-    found = find_runs([tmp_path / "a", tmp_path / "b"])
+    found = find_trials([tmp_path / "a", tmp_path / "b"])
     assert len(found.runs) == 3 and found.num_duplicates == 1
-    report = make_report(found, with_published=False)
+    report = make_results(found, with_published=False)
     assert entry_of(report).scores == [0.4, 0.5, 0.6]
     assert "stands in an earlier folder: 1 result(s)" in markdown(report)
 
@@ -262,27 +265,27 @@ def test_results_that_must_not_stand_together_are_errors(tmp_path: Path) -> None
     write_seeds(tmp_path / "a", {1: 0.4})
     write_seeds(tmp_path / "b", {2: 0.4}, digest="other weights")
     with pytest.raises(ValueError, match="started from different weights"):
-        find_runs([tmp_path / "a", tmp_path / "b"])
+        find_trials([tmp_path / "a", tmp_path / "b"])
     write_seeds(tmp_path / "c", {2: 0.4}, num_rows=500)
     with pytest.raises(ValueError, match="were scored on 1000 and 500 rows of validation"):
-        find_runs([tmp_path / "a", tmp_path / "c"])
+        find_trials([tmp_path / "a", tmp_path / "c"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no result.json"):
-        find_runs([tmp_path / "empty"])
+        find_trials([tmp_path / "empty"])
 
 
-def test_the_command_writes_four_files_and_can_be_run_again(
+def test_the_command_writes_five_files_and_can_be_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.45})
     write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert")
     for _ in range(2):
-        run_report([str(tmp_path)])
+        run_finetuning_report([str(tmp_path)])
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"table.md", "table.csv", "table.json", "figure.png"}
+    assert names == {"table.md", "table.csv", "table.json", "figure.png", "index.html"}
     assert (tmp_path / "report/figure.png").read_bytes().startswith(b"\x89PNG")
     assert "## Encoders compared" in capsys.readouterr().out
-    assert parse_report(["a", "b", "--published", "false"]).published is False
+    assert parse_finetuning(["a", "b", "--published", "false"]).published is False
 
 
 def test_the_named_best_run_is_the_one_whose_classifier_a_grid_keeps(tmp_path: Path) -> None:
@@ -336,15 +339,16 @@ def test_nothing_in_the_figure_is_clipped_or_covered(
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    plot_results(report_of(tmp_path), tmp_path / "figure.png")
+    drawings = [panel for _, panel in panels(report_of(tmp_path), has_titles=True)]
+    save_dots(drawings, tmp_path / "figure.png")
     figure = drawn[0]
     legend = figure.legends[0].get_window_extent()
-    panels = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
-    assert len(panels) == len(tasks)
-    for box in (legend, *panels):
+    boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
+    assert len(boxes) == len(tasks)
+    for box in (legend, *boxes):
         assert box.x0 >= 0 and box.y0 >= 0
         assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-    assert not any(legend.overlaps(box) for box in panels)
+    assert not any(legend.overlaps(box) for box in boxes)
 
 
 def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:

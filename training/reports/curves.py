@@ -1,4 +1,4 @@
-"""Curves of configurations: the mean over seeds with least and greatest, and the runs beside it."""
+"""Curves: of configurations the mean over seeds with least and greatest, of runs as they are."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from training.reports.configurations import Configuration, Study
 from training.reports.runs import Run
 
 Point = tuple[float, float]
+Rows = list[dict[str, float]]
+STAGES = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,33 @@ class Curve:
         if self.band:
             return [*self.band.low, *self.band.high]
         return [value for stray in self.strays for _, value in stray.points]
+
+    @property
+    def points(self) -> list[Point]:
+        """Step and mean of the band."""
+        return list(zip(self.band.steps, self.band.mean, strict=True)) if self.band else []
+
+    @property
+    def last_step(self) -> float:
+        """The newest step of the band and of the strays."""
+        strays = (step for stray in self.strays for step, _ in stray.points)
+        return max((*(step for step, _ in self.points), *strays), default=0.0)
+
+
+def curve_of_run(rows: Rows, metric: str, *, number: int, label: str) -> Curve | None:
+    """The curve of one run by itself, values that are not finite included; None: no value.
+
+    Args:
+        rows: Its metrics.
+        metric: A key of them.
+        number: Which colour and mark it gets.
+        label: What it is called.
+    """
+    steps, values = series(rows, metric)
+    if not values:
+        return None
+    band = Band(steps=steps, mean=values, low=values, high=values, n=1)
+    return Curve(number=number, label=label, band=band, strays=())
 
 
 def make_curves(study: Study, metric: str, *, scale: float = 1.0) -> list[Curve]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.reports.configurations import Configuration, Study
-from training.reports.estimates import paired_difference
 from training.reports.runs import Run
-from training.statistics import Estimate, estimate
+from training.statistics import Estimate, difference_by_seed, estimate
 
 _SAME_DATA = 0.05
 """Relative difference of a unigram guesser's score above which two runs were scored on other text
@@ -47,6 +46,14 @@ class Measure:
         """A value without its unit."""
         rounded = round(value, self.digits) + 0.0  # no minus before a zero
         return f"{rounded:{'+' if signed else ''},.{self.digits}f}"
+
+    def spread_text(self, found: Estimate) -> str:
+        """Spread and number of seeds, in words that fit a cell."""
+        if found.half_width is None:
+            return "one seed: no spread"
+        if found.n == 2:
+            return f"{self.text(found.minimum)} to {self.text(found.maximum)}, n 2"
+        return f"± {self.text(found.half_width)}, n {found.n}"
 
     @property
     def difference_unit(self) -> str:
@@ -158,6 +165,13 @@ class Column:
     """The different scores of guessing, sorted."""
 
     @property
+    def levels_text(self) -> str:
+        """What guessing scores, in words."""
+        measure = self.measure
+        ends = dict.fromkeys([measure.text(self.levels[0]), measure.text(self.levels[-1])])
+        return f"{measure.baseline_title} {' to '.join(ends)}"
+
+    @property
     def is_comparable(self) -> bool:
         """Whether all configurations answered the same question."""
         if not self.levels:
@@ -225,7 +239,7 @@ def _best(column: Column, study: Study) -> int | None:
     for number in rated:
         if number == best:
             continue
-        found = paired_difference(cell.by_seed, column.cells[number].by_seed)
+        found = difference_by_seed(cell.by_seed, column.cells[number].by_seed)
         if found is None or found.verdict != "separable":
             return None
     return best

@@ -1,11 +1,10 @@
-"""What the page says first: the study in a few sentences, and what is wrong with it."""
+"""What the report says first: the study in a few sentences, and what is wrong with it."""
 
 from collections.abc import Sequence
 
 from training.reports.configurations import Study
 from training.reports.measures import SPEED, Column
 from training.reports.runs import Problem
-from training.reports.tables import spread_text
 
 SPACE = "\u00a0"
 """Between a number and its unit: never at the end of a line."""
@@ -42,7 +41,7 @@ def _leader(study: Study, column: Column) -> str:
     mean, number = rated[0]
     cell = column.cells[number]
     assert cell.estimate is not None
-    value = f"{measure.text(mean)}{SPACE}{measure.unit} ({spread_text(cell.estimate, measure)})"
+    value = f"{measure.text(mean)}{SPACE}{measure.unit} ({measure.spread_text(cell.estimate)})"
     if len(rated) == 1:
         return f"{measure.title}: {value}."
     label = study.configurations[number].label
@@ -79,7 +78,7 @@ def warnings(study: Study, columns: Sequence[Column], problems: Sequence[Problem
     lines += _mixtures(study)
     lines += [_other_question(column) for column in columns if not column.is_comparable]
     if all(len(configuration.counted) == 1 for configuration in study.configurations):
-        lines.append("One seed each: nothing on this page says how much of a difference is chance.")
+        lines.append("One seed each: nothing here says how much of a difference is chance.")
     return lines
 
 

@@ -1,1 +1,0 @@
-"""Results of many trials as one table: found, chosen, summarised, and written."""

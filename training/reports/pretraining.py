@@ -1,0 +1,407 @@
+"""What a report says about pretraining runs: results with spread, differences, curves, commands.
+
+Invariant: a number never stands without how many seeds it comes from.
+"""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from training.events import versions
+from training.reports.configurations import Configuration, Study
+from training.reports.curves import make_curves
+from training.reports.document import (
+    NOTHING,
+    Block,
+    Cell,
+    Details,
+    Document,
+    Figure,
+    Figures,
+    Lines,
+    Section,
+    Table,
+    table,
+)
+from training.reports.figures import CurvePanel, DotPanel, DotRow, svg_text
+from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Column, Measure
+from training.reports.measures import Cell as Result
+from training.reports.parallel import make_parallel
+from training.reports.runs import Problem, Run
+from training.reports.settings import NOT_STATED
+from training.reports.summary import findings, warnings
+from training.run_config import CONFIG_FILE, METRICS_FILE
+from training.statistics import Estimate, difference_by_seed
+
+CURVES = (("mlm_loss", LOSS), ("mlm_accuracy", ACCURACY), ("pair_accuracy", PAIRS))
+METHOD = (
+    "A configuration is a set of runs that differ only in their seed. A cell is the mean of its "
+    "seeds at their last validation; ± is half of the 95 % Student t interval of that mean. Two "
+    "seeds are shown as they are, one seed has no spread.",
+    "Differences are paired: the same seed of both configurations is subtracted first. A "
+    "difference is called separable where its 95 % interval leaves out zero. The intervals are "
+    "not corrected for the number of comparisons: of twenty true zeros, one looks separable.",
+    "A star marks a configuration that is separably better than every other one in its column.",
+    "Validation always masks the same 15 % of the same examples, whatever training masked.",
+    "Downstream scores are per cent (100 x correlation where the metric is one) of each run's "
+    "study.json, there the mean over fine-tuning seeds; n in the table counts pretraining seeds.",
+    "Training speed is the median over the logged windows of training; it compares only where all "
+    "runs had the same machine to themselves.",
+)
+_CURVE_NOTE = (
+    "Marks: validation, mean over seeds; the band runs from the least to the greatest seed. Thin "
+    "lines: training. A dotted line that ends in a cross is a run that diverged or has not ended."
+)
+_DOT_NOTE = (
+    "A tick per seed, a mark at the mean, a line over the 95 % interval (from three seeds on), a "
+    "dashed line at what guessing scores where it is near."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Everything the report is made from."""
+
+    title: str
+    """Heading."""
+    study: Study
+    """Runs in their configurations."""
+    columns: Sequence[Column]
+    """What they are measured by."""
+    baseline: Configuration
+    """What differences are taken from."""
+    problems: Sequence[Problem]
+    """Folders without a usable run."""
+    out: Path
+    """Folder of the report."""
+
+
+def make_document(content: Content) -> Document:
+    """The whole report."""
+    study, columns = content.study, content.columns
+    opening = [
+        Lines(lines=findings(study, columns), form="list"),
+        Lines(lines=warnings(study, columns, content.problems), form="warning"),
+    ]
+    labels = [configuration.label for configuration in study.configurations]
+    sections: list[tuple[str, list[Block]]] = [
+        ("", [block for block in opening if block.lines]),
+        ("Results", _results(study, columns)),
+        ("Difference from the baseline", _differences(content, columns)),
+        ("Learning curves", _curves(study, labels)),
+        ("Every seed", _dots([c for c in columns if c.measure is not SPEED], labels)),
+        ("Configuration against result", _parallel(study, columns)),
+        ("Throughput", _dots([c for c in columns if c.measure is SPEED], labels)),
+        ("What differs", [_settings_table(study)] if study.keys else []),
+        ("Runs, commands and configurations", _runs(content)),
+        ("Missing or broken", _problems(content.problems)),
+        ("How to read this, and versions", [_method()]),
+    ]
+    return Document(
+        title=content.title,
+        sections=[Section(title=title, blocks=blocks) for title, blocks in sections if blocks],
+    )
+
+
+def _name(number: int, configuration: Configuration) -> Cell:
+    """Heading cell of a configuration's row."""
+    seeds = list(dict.fromkeys(run.seed or "none" for run in configuration.runs))
+    note = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}"
+    if len(seeds) > 5:
+        note = f"{len(seeds)} seeds"
+    return Cell(text=configuration.label, notes=[note], series=number)
+
+
+def _results(study: Study, columns: Sequence[Column]) -> list[Block]:
+    heads = [Cell(text="Configuration")]
+    heads += [Cell(text=column.measure.title, notes=[_heading_note(column)]) for column in columns]
+    rows = [
+        [
+            _name(number, configuration),
+            *(_result(column.cells[number], column.measure, configuration) for column in columns),
+        ]
+        for number, configuration in enumerate(study.configurations)
+    ]
+    notes = []
+    if study.unchanged:
+        meant = ", ".join(f"{name}={value}" for name, value in study.unchanged.items())
+        notes.append(f"What the name of a configuration leaves unsaid: {meant}.")
+    notes.append(
+        "± is half of a 95 % Student t interval over n seeds; a star (★) marks what is separably "
+        "better than everything else in its column."
+    )
+    return [Table(heads=heads, rows=rows), Lines(lines=notes)]
+
+
+def _heading_note(column: Column) -> str:
+    note = f"{column.measure.unit}, {column.measure.better} is better"
+    return f"{note}; {column.levels_text}" if column.levels else note
+
+
+def _result(found: Result, measure: Measure, configuration: Configuration) -> Cell:
+    flags = []
+    if found.num_not_finite:
+        flags.append(f"{found.num_not_finite} diverged, not in the mean")
+    if found.num_diverged:
+        flags.append(f"{found.num_diverged} diverged, in the mean")
+    if found.estimate is None:
+        return Cell(text=NOTHING, flags=flags)
+    if found.num_missing:
+        flags.append(f"{found.num_missing} without a value")
+    if not configuration.is_finished:
+        step = max(run.last_step for run in configuration.runs)
+        flags.append(f"not finished, step {step:,}")
+    return Cell(
+        text=measure.text(found.estimate.mean),
+        notes=[measure.spread_text(found.estimate)],
+        flags=flags,
+        tone="strong",
+        is_best=found.is_best,
+    )
+
+
+def _differences(content: Content, columns: Sequence[Column]) -> list[Block]:
+    study = content.study
+    if len(study.configurations) < 2:
+        return []
+    base = list(study.configurations).index(content.baseline)
+    heads = [Cell(text=f"Minus {content.baseline.label}")]
+    heads += [Cell(text=c.measure.title, notes=[c.measure.difference_unit]) for c in columns]
+    rows = [
+        [_name(number, found), *(_difference(study, column, number, base) for column in columns)]
+        for number, found in enumerate(study.configurations)
+        if number != base
+    ]
+    note = "Seed by seed, then the mean; ± is half of a 95 % interval over n pairs of seeds."
+    return [Table(heads=heads, rows=rows), Lines(lines=[note])]
+
+
+def _difference(study: Study, column: Column, number: int, base: int) -> Cell:
+    measure = column.measure
+    first, second = column.cells[number], column.cells[base]
+    if not first.by_seed or not second.by_seed:
+        return Cell(text=NOTHING)
+    if not column.comparable(number, base, study):
+        flag = f"another question: {measure.baseline_title} differs"
+        return Cell(text=NOTHING, flags=[flag])
+    found = difference_by_seed(first.by_seed, second.by_seed)
+    if found is None:
+        return Cell(text=NOTHING, flags=["no seed in common"])
+    notes, flags = [], []
+    if found.half_width is not None:
+        notes.append(f"± {measure.text(found.half_width)}, n {found.n}")
+    notes.append(_verdict(found, measure))
+    if first.num_not_finite or second.num_not_finite:
+        flags.append("diverged seeds left out")
+    elif first.num_diverged or second.num_diverged:
+        flags.append("with diverged seeds")
+    text = measure.text(found.mean, signed=True)
+    return Cell(text=text, notes=notes, flags=flags, tone="strong")
+
+
+def _verdict(found: Estimate, measure: Measure) -> str:
+    if found.verdict != "separable":
+        return found.verdict
+    is_better = (found.mean > 0) == (measure.better == "higher")
+    return "better, separable" if is_better else "worse, separable"
+
+
+def curve_panels(study: Study, *, is_alone: bool = False) -> list[tuple[Measure, CurvePanel]]:
+    """A panel for every metric that was validated.
+
+    Args:
+        study: All configurations.
+        is_alone: Whether the panels say what they show; on a page captions do.
+    """
+    panels = []
+    for metric, measure in CURVES:
+        levels = {level for run in study.runs if (level := measure.level(run)) is not None}
+        panel = CurvePanel(
+            title=measure.title if is_alone else "",
+            unit=measure.unit,
+            has_legend=is_alone and not panels,
+            main=make_curves(study, f"val/{metric}", scale=measure.scale),
+            faint=make_curves(study, f"train/{metric}", scale=measure.scale),
+            levels=[
+                (level, f"{measure.baseline_title} {measure.text(level)}")
+                for level in sorted(levels)[:3]
+            ],
+        )
+        panels += [(measure, panel)] if panel.main else []
+    return panels
+
+
+def _curves(study: Study, labels: Sequence[str]) -> list[Block]:
+    figures = [
+        Figure(
+            title=measure.title,
+            note=f"{measure.unit}, over optimiser steps",
+            svg=svg_text(panel, title=f"{measure.title} over optimiser steps"),
+        )
+        for measure, panel in curve_panels(study)
+    ]
+    return [Figures(figures=figures, key=labels, note=_CURVE_NOTE)] if figures else []
+
+
+def panels(study: Study, columns: Sequence[Column]) -> list[DotPanel]:
+    """A panel for every measure with a value, as they stand beside each other in a figure."""
+    labels = [configuration.label for configuration in study.configurations]
+    found = (dot_panel(column, labels, title=column.measure.title) for column in columns)
+    return [panel for panel in found if panel]
+
+
+def dot_panel(column: Column, labels: Sequence[str], *, title: str = "") -> DotPanel | None:
+    """Every seed of every configuration under one measure; None: there is no value."""
+    measure = column.measure
+    rows = {
+        label: DotRow(
+            values=list(cell.by_seed.values()),
+            summary=cell.estimate,
+            text=measure.text(cell.estimate.mean),
+            is_flagged=bool(cell.num_not_finite or cell.num_diverged),
+        )
+        if cell.estimate
+        else None
+        for label, cell in zip(labels, column.cells, strict=True)
+    }
+    if not any(rows.values()):
+        return None
+    return DotPanel(
+        title=title,
+        note=measure.unit,
+        rows=rows,
+        level=column.levels[-1] if column.levels and column.is_comparable else None,
+        from_zero=measure is SPEED,
+        least_n=3,
+    )
+
+
+def _dots(columns: Sequence[Column], labels: Sequence[str]) -> list[Block]:
+    figures = []
+    for column in columns:
+        measure, panel = column.measure, dot_panel(column, labels)
+        if panel:
+            title = f"{measure.title} of every seed"
+            svg = svg_text(panel, title=title, size=(4.4, panel.height))
+            figures.append(Figure(title=measure.title, note=_heading_note(column), svg=svg))
+    return [Figures(figures=figures, note=_DOT_NOTE)] if figures else []
+
+
+def _parallel(study: Study, columns: Sequence[Column]) -> list[Block]:
+    panel = make_parallel(study, columns)
+    if panel is None:
+        return []
+    title = "Settings and results of every run"
+    svg = svg_text(panel, title=title, size=panel.size)
+    note = (
+        "one line per run, from its settings on the left to its results on the right; better is "
+        "higher on every result axis"
+    )
+    return [Figures(figures=[Figure(title=title, note=note, svg=svg, is_wide=True)])]
+
+
+def _settings_table(study: Study) -> Table:
+    """What the configurations differ in, setting by setting."""
+    heads = [Cell(text="Configuration")]
+    heads += [Cell(text=study.names[key], notes=[key]) for key in study.keys]
+    rows = [
+        [
+            _name(number, configuration),
+            *(Cell(text=configuration.factors.get(key, NOTHING)) for key in study.keys),
+        ]
+        for number, configuration in enumerate(study.configurations)
+    ]
+    return Table(heads=heads, rows=rows, is_words=True)
+
+
+def _runs(content: Content) -> list[Block]:
+    """Every run with how far it came, how it was started, and its configuration."""
+    heads = ["Run", "Configuration", "Seed", "Steps", "State", "Hours", "Configuration file"]
+    rows, details = [], []
+    for number, configuration in enumerate(content.study.configurations):
+        for run in configuration.runs:
+            planned = f" of {run.planned_steps:,}" if run.planned_steps else ""
+            rows.append(
+                [
+                    Cell(text=run.name, flags=run.remarks),
+                    Cell(text=configuration.label, series=number),
+                    Cell(text=run.seed or "none"),
+                    Cell(text=f"{run.last_step:,}{planned}"),
+                    Cell(text=_state(run)),
+                    Cell(text=f"{run.elapsed_s / 3600:.2f}"),
+                    _config_cell(run, content.out),
+                ]
+            )
+            details.append(_details(run))
+    return [Table(heads=[Cell(text=h) for h in heads], rows=rows, is_words=True), *details]
+
+
+def _details(run: Run) -> Details:
+    notes = []
+    if run.metadata:
+        facts = ", ".join(f"{name} {value}" for name, value in run.metadata.items())
+        notes.append(f"Bundle: {facts}")
+    if run.downstream_notes:
+        notes.append(f"Fine-tuning: {'; '.join(run.downstream_notes)}")
+    texts = [commands_of(run), *([run.config_text] if run.config_text else [])]
+    return Details(title=f"{run.name}: command and {CONFIG_FILE}", notes=notes, texts=texts)
+
+
+def _state(run: Run) -> str:
+    if run.diverged_at is not None:
+        return f"diverged at step {run.diverged_at:,}"
+    if not run.is_finished:
+        return "not finished"
+    return "finished" if run.planned_steps else "length not said in steps"
+
+
+def _config_cell(run: Run, out: Path) -> Cell:
+    """A link to the run's configuration, relative where the disks allow it."""
+    path = run.folder / CONFIG_FILE
+    if not path.is_file():
+        return Cell(text="missing")
+    try:
+        target = quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())
+    except ValueError:  # another drive
+        target = path.resolve().as_uri()
+    return Cell(text=CONFIG_FILE, link=target)
+
+
+def commands_of(run: Run) -> str:
+    """How the run was started, as far as recorded, and how to repeat it."""
+    lines = []
+    for start in run.starts:
+        command, found = start["command"], start.get("versions")
+        shown = command if isinstance(command, str) else shlex.join(map(str, command))
+        told = _listed_versions(found) if isinstance(found, dict) and found else ""
+        lines.append(f"# {start.get('event', 'started')}{f' ({told})' if told else ''}\n{shown}")
+    if run.config_text:
+        path = shlex.quote(str(run.folder / CONFIG_FILE))
+        lines.append(
+            "# repeat it under another name\n"
+            f"python -m pretrain fit --config {path} --run.name NEW_NAME"
+        )
+    return "\n".join(lines) or NOT_STATED
+
+
+def _listed_versions(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _problems(problems: Sequence[Problem]) -> list[Block]:
+    if not problems:
+        return []
+    heads = ["Folder", "Why it is not in the tables"]
+    return [table(heads, [[problem.folder, problem.reason] for problem in problems])]
+
+
+def _method() -> Lines:
+    told = (
+        f"Made from {METRICS_FILE} and {CONFIG_FILE} of every run. This report: "
+        f"{_listed_versions(versions())}. The versions a run was made with stand beside its "
+        "command where it recorded them."
+    )
+    return Lines(lines=[*METHOD, told], form="list")

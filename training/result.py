@@ -1,0 +1,122 @@
+"""result.json: what one fine-tuning run found, and all that a table of results needs to know.
+
+Invariant: the file appears by a rename when the run is over, so a run that has one is complete.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_atomic
+
+FORMAT_VERSION = 1
+KEYS = {
+    "format_version",
+    "task",
+    "title",
+    "kind",
+    "encoder",
+    "settings",
+    "score",
+    "best_epoch",
+    "best_step",
+    "total_steps",
+    "evaluation",
+    "majority",
+    "diverged",
+    "reason",
+    "data",
+    "elapsed_s",
+    "versions",
+    "device",
+    "task_facts",
+}
+ADDED_KEYS = {"task_facts"}
+"""What the first results lack; reading gives it as an empty object."""
+FACT_KEYS = {"family", "place", "num_folds", "in_average", "published", "published_source"}
+"""Of the task: the table it stands in and where, the folds of a cross-validation (0: none), whether
+the family's average counts it, published scores by model in per cent, and where these stand."""
+ENCODER_KEYS = {"path", "kind", "name", "num_parameters", "random_init", "digest"}
+SETTINGS_KEYS = {
+    "lr",
+    "batch_size",
+    "epochs",
+    "max_len",
+    "seed",
+    "fold",
+    "repeat",
+    "warmup_share",
+    "weight_decay",
+    "schedule",
+    "precision",
+    "max_train_rows",
+    "max_eval_rows",
+    "positions",
+    "segments",
+    "dropout_prob",
+    "gradient_clip",
+    "class_weights",
+}
+ADDED_SETTINGS = {"dropout_prob", "gradient_clip", "class_weights"}
+"""Settings that the first results lack; reading gives them as None, which is unknown."""
+
+
+def write_result(path: str | Path, result: dict[str, Any]) -> None:
+    """Write a result; NaN keeps Python's JSON spelling.
+
+    Raises:
+        ValueError: A key is missing or unknown.
+        DiskFull: There is no room; what stood there before is intact.
+    """
+    _check(result, path)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Return what `write_result` wrote; settings that were not kept then are None, facts empty.
+
+    Raises:
+        ValueError: The file is missing, damaged, or of another version; names it.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; a fit writes it when it ends") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
+    if isinstance(result, dict) and isinstance(result.get("settings"), dict):
+        result["settings"] = {**dict.fromkeys(sorted(ADDED_SETTINGS)), **result["settings"]}
+        result = {**{key: {} for key in ADDED_KEYS}, **result}
+    _check(result, path)
+    return dict(result)
+
+
+def _check(result: Any, path: str | Path) -> None:
+    if not isinstance(result, dict):
+        raise ValueError(f"{path}: holds a {type(result).__name__}; a JSON object is needed")
+    version = result.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version is {version!r}; this version reads {FORMAT_VERSION}: "
+            "run the fit again"
+        )
+    groups: tuple[tuple[str, set[str]], ...] = (
+        ("", KEYS),
+        ("encoder", ENCODER_KEYS),
+        ("settings", SETTINGS_KEYS),
+    )
+    if result.get("task_facts"):
+        groups = (*groups, ("task_facts", FACT_KEYS))
+    for name, expected in groups:
+        found = result[name] if name else result
+        _check_keys(found, expected, f"{path}: {name or 'the result'}")
+
+
+def _check_keys(found: Any, expected: set[str], place: str) -> None:
+    keys = set(found) if isinstance(found, dict) else set()
+    missing, unknown = sorted(expected - keys), sorted(keys - expected)
+    if missing or unknown:
+        parts = [f"lacks {', '.join(missing)}"] if missing else []
+        parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+        raise ValueError(f"{place} {' and '.join(parts)}; run the fit again")
