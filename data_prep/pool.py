@@ -166,8 +166,9 @@ def _starting_a_worker() -> Iterator[None]:
     costs many seconds per worker, and a script without a main guard would start itself anew. The
     functions run here live in importable modules, so the workers do not need it.
     """
-    resource_tracker.ensure_running()  # its start would let signals through
-    before = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _mask else None
+    if _mask:
+        resource_tracker.ensure_running()  # its start would let signals through
+        before = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
