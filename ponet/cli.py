@@ -3,6 +3,7 @@
 Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,9 @@ exit codes:
   130  Ctrl-C
 """
 EXIT_MISTAKE, EXIT_INTERRUPT = 2, 130
-COMMANDS = ("import", "export", "fill", "encode")
+COMMANDS = {"import": "ponet.commands", "export": "ponet.hub.export", "fill": "ponet.commands",
+            "encode": "ponet.encode_files"}  # fmt: skip
+"""Modules with a `run_<command>` each, imported when it is called."""
 
 
 @quiet_output
@@ -49,21 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: str, arguments: list[str]) -> None:
-    if command == "import":
-        from ponet.commands import run_import
-
-        run_import(arguments)
-    elif command == "export":
-        from ponet.hub.export import run_export
-
-        run_export(arguments)
-    elif command == "fill":
-        from ponet.commands import run_fill
-
-        run_fill(arguments)
-    elif command == "encode":
-        from ponet.encode_files import run_encode
-
-        run_encode(arguments)
-    else:
+    if command not in COMMANDS:
         raise ValueError(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
+    getattr(importlib.import_module(COMMANDS[command]), f"run_{command}")(arguments)

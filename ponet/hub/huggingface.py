@@ -4,9 +4,6 @@ Invariant: a folder is put in place only after the Auto classes have loaded it a
 logits, the hidden states and every weight of the bundle's model.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +28,7 @@ from ponet.names import (
     head_table,
     twin_table,
 )
+from ponet.weight_files import new_folder
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
@@ -98,17 +96,8 @@ def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--output {target} is in use; choose another folder or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        result = write(staging)
-        staging.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        os.rename(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return result
+    with new_folder(target) as staging:
+        return write(staging)
 
 
 def write_twin(
