@@ -6,6 +6,7 @@ logits, the hidden states and every weight of the bundle's model.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import BertConfig, FNetConfig, PoNetConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
-from ponet.hub.probe import probe_batch
-from ponet.hub.special_tokens import SpecialTokens, write_tokenizer
+from ponet.hub.special_tokens import SpecialTokens, probe_batch, write_tokenizer
 from ponet.hub.standalone import write_code
 from ponet.names import (
     KeyTable,
@@ -117,7 +117,7 @@ def twin_config(model: Exportable, special_tokens: SpecialTokens, labels: Mappin
     import transformers
 
     config = model.encoder.config
-    ids = special_tokens.to_dict()
+    ids = asdict(special_tokens)
     if isinstance(config, PoNetConfig):
         return PoNetHubConfig.from_native(
             config,
