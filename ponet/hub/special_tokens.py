@@ -10,7 +10,7 @@ import torch
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
-from ponet.importing.tokenizer_settings import SETTINGS_NAME
+from ponet.importing.tokenizer_files import SETTINGS_NAME
 from ponet.segments import segments_from_separators
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
 from ponet.weight_files import read_json

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.importing.tokenizer_settings import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
+from ponet.importing.tokenizer_files import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
