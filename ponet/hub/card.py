@@ -57,14 +57,14 @@ class CardSources:
     """manifest.json of the shards, or the folder that holds it."""
     results: Path | None = None
     """table.json of `python -m finetune report`."""
-    results_encoder: str = ""
+    results_encoder: str | None = None
     """Name of this encoder in the table; needed where it has several."""
     notes: Path | None = None
     """Markdown that goes into the card as it is: dates and licences of the data, intended use."""
-    licence: str = ""
-    """SPDX identifier of the weights' licence, such as "apache-2.0"; empty = unknown."""
-    language: str = ""
-    """ISO 639-1 code of the texts' language, such as "en"; empty = unknown."""
+    licence: str | None = None
+    """SPDX identifier of the weights' licence, such as "apache-2.0"."""
+    language: str | None = None
+    """ISO 639-1 code of the texts' language, such as "en"."""
 
 
 def model_card(
@@ -118,8 +118,8 @@ def render(
     config: EncoderConfig,
     *,
     task: str,
-    licence: str,
-    language: str,
+    licence: str | None,
+    language: str | None,
     notes: Path | None,
     **values: Any,
 ) -> str:
@@ -129,8 +129,8 @@ def render(
         template: Name of a file beside this one.
         config: Of the encoder.
         task: Name of the pipeline that the card is for.
-        licence: SPDX identifier, or nothing.
-        language: ISO 639-1 code, or nothing.
+        licence: SPDX identifier, where it is known.
+        language: ISO 639-1 code, where it is known.
         notes: Markdown to include.
         **values: What else the template shows.
 
@@ -143,8 +143,8 @@ def render(
         library_name="transformers",
         pipeline_tag=task,
         tags=[config.kind],
-        license=licence or None,
-        language=language or None,
+        license=licence,
+        language=language,
     )
     card = ModelCard.from_template(
         data,

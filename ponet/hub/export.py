@@ -7,7 +7,7 @@ otherwise there is no output.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import ponet
@@ -137,13 +137,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _card_sources(options: argparse.Namespace) -> CardSources:
     return CardSources(
-        run=options.run,
-        manifest=options.manifest,
-        results=options.results,
-        results_encoder=options.results_encoder or "",
-        notes=options.notes,
-        licence=options.licence or "",
-        language=options.language or "",
+        **{field.name: getattr(options, field.name) for field in fields(CardSources)}
     )
 
 
