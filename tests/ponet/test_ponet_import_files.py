@@ -11,8 +11,7 @@ from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, writ
 
 from data_prep.manifest import TokenizerInfo
 from ponet import load_bundle
-from ponet.importing.bundle_import import ImportOptions, import_bundle
-from ponet.importing.report import report_lines
+from ponet.importing.bundle_import import ImportOptions, import_bundle, report_lines
 from ponet.importing.tokenizer_files import read_vocab, wordpiece
 from ponet.tokenizer import load_tokenizer
 
