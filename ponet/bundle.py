@@ -1,14 +1,11 @@
-"""Bundles (config.json + model.safetensors + tokenizer.json) and the authors' released weights.
+"""Bundles: config.json + model.safetensors + tokenizer.json.
 
-Invariant: weights are read as tensors only, never as arbitrary pickled objects, and every key of a
-file is accounted for.
+Invariant: weights are read as tensors only, and every key of a file is accounted for.
 """
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ponet.config import EncoderConfig
-from ponet.foreign_configs import official_config
-from ponet.heads import PretrainingModel
-from ponet.importing.foreign import foreign_model, load_strictly, read_foreign
+from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
+    new_folder,
     read_json,
     read_safetensors,
     refuse_classifier,
@@ -34,8 +30,6 @@ from ponet.weight_files import (
 if TYPE_CHECKING:
     from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
-
-__all__ = ["Bundle", "load_bundle", "load_official", "official_config", "save_bundle"]
 
 _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
@@ -165,18 +159,12 @@ def save_bundle(
         config_text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
         raise ValueError(f"the metadata does not fit into JSON: {error}") from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with new_folder(target) as staging:
         state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, staging / WEIGHTS_NAME)
         if tokenizer_json is not None:
             shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
         (staging / CONFIG_NAME).write_text(config_text, encoding="utf-8")
-        staging.chmod(0o755)
-        _swap_in(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -237,21 +225,18 @@ def bundle_folder(path: str | Path) -> Path:
     return given
 
 
-def load_official(path: str | Path) -> PretrainingModel:
-    """Return the authors' released model, in evaluation mode.
-
-    Args:
-        path: A folder with config.json and model.safetensors or pytorch_model.bin, or one
-            .safetensors file with the configuration as JSON under the metadata key "config". In a
-            file with groups of tensors, only "weights." is read.
+def load_strictly(
+    model: PretrainingModel | SequenceClassifier, state: Mapping[str, Tensor], where: object
+) -> None:
+    """Load a native state dict that must name every weight, with its shape.
 
     Raises:
-        ValueError: If a file is missing or damaged, the configuration is not PoNet's, or a key is
-            missing, unexpected, or contradicts what it is tied to.
+        ValueError: If it does not fit; `where` is what the message calls it.
     """
-    source = Path(path)
-    values, state = read_foreign(source)
-    return foreign_model(official_config(values), state, where=str(source)).model
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{where} does not fit its configuration: {error}") from error
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -260,18 +245,3 @@ def _is_foreign(folder: Path) -> bool:
         return False
     path = folder / CONFIG_NAME
     return not path.is_file() or "num_pair_classes" not in read_json(path)
-
-
-def _swap_in(staging: Path, target: Path) -> None:
-    """Rename staging to target; an old target is moved aside first and removed last."""
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / "bundle")
-    try:
-        os.rename(staging, target)
-    except OSError:
-        os.rename(aside / "bundle", target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

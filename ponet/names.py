@@ -1,25 +1,148 @@
-"""Names of the same parameters here and in other code bases, as pure state-dict functions.
+"""One table of names: configurations and weights here and in other code bases, both directions.
 
-One table serves both directions: a native name and the foreign names whose tensors, put below
-each other, make it up. Nothing is skipped silently: whatever a table does not explain is an error.
+The others are the released PoNet and transformers (whose PoNet is ours: ponet.hub). Nothing is
+skipped silently: a setting that would change what is computed and that our encoders do not have is
+an error, as is a weight that a table does not explain; bookkeeping of others is ignored. A copy of
+this file lies beside exported weights (hub/standalone.py), so it imports torch and ponet.config.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
-from ponet.encoders.ponet import projections_in_use
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, projections_in_use
 
+ForeignKind = Literal["ponet", "bert", "fnet"]
 KeyTable = list[tuple[str, tuple[str, ...]]]
-_PONET_PROJECTIONS = {
+"""Native names, each with the foreign ones whose tensors, put below each other, make it up."""
+
+CONFIG_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "ffn_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+    "dropout_prob": "hidden_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+    "init_range": "initializer_range",
+}
+"""Our fields and their names elsewhere, in every encoder."""
+_OWN_NAMES: dict[str, dict[str, str]] = {
+    "ponet": {
+        "num_heads": "num_attention_heads",
+        "global_pool": "global_pool",
+        "use_segment_pool": "use_segment_pool",
+        "use_local_pool": "use_local_pool",
+        "local_window": "local_window",
+        "fusion_product": "fusion_product",
+        "guard_special_tokens": "guard_special_tokens",
+    },
+    "bert": {
+        "num_heads": "num_attention_heads",
+        "attention_dropout_prob": "attention_probs_dropout_prob",
+    },
+    "fnet": {},
+}
+_RELEASED_GUARD = "clsgsepg"
+"""What the release of PoNet calls guard_special_tokens."""
+_ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+"""Names elsewhere, of two for the same the one that is written first, and ours."""
+_SUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False,
+              "add_cross_attention": False}  # fmt: skip
+_PROJECTIONS = {
     "query": "dense_q",
     "key": "dense_k",
     "gate": "dense_o",
     "segment": "dense_segment",
     "local": "dense_local",
 }
+
+
+def config_names(kind: str) -> dict[str, str]:
+    """Return our field -> its name elsewhere, for an encoder; the activation aside."""
+    return CONFIG_NAMES | _OWN_NAMES[kind]
+
+
+def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
+    """Return a configuration of ours by the names of others."""
+    values = {theirs: getattr(config, ours) for ours, theirs in config_names(config.kind).items()}
+    named = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+    return {**values, "hidden_act": named[config.activation]}
+
+
+def native_activation(name: str) -> Literal["gelu", "gelu_tanh"]:
+    """Return our name of an activation.
+
+    Raises:
+        ValueError: If our encoders do not have it.
+    """
+    if name not in _ACTIVATIONS:
+        allowed = ", ".join(_ACTIVATIONS)
+        raise ValueError(f"config has hidden_act={name!r}; supported: {allowed}")
+    return _ACTIVATIONS[name]
+
+
+def foreign_kind(values: Mapping[str, Any]) -> ForeignKind | None:
+    """Return which encoder a config.json of another code base describes; None: none that we have.
+
+    Source:
+        The released config.json has model_type "bert" beside the architecture
+        PoNetForPreTraining: it was made from BERT's. So the architecture is asked first.
+    """
+    architectures = values.get("architectures") or ()
+    if values.get("model_type") == "ponet" or any(
+        str(name).startswith("PoNet") for name in architectures
+    ):
+        return "ponet"
+    kinds: dict[Any, ForeignKind] = {"bert": "bert", "fnet": "fnet"}
+    return kinds.get(values.get("model_type"))
+
+
+def official_config(values: Mapping[str, Any]) -> PoNetConfig:
+    """Return the configuration that a config.json of PoNet describes, released or exported by us.
+
+    Raises:
+        ValueError: If it describes another model or a function that this PoNet does not compute.
+    """
+    if "model_type" in values and foreign_kind(values) != "ponet":
+        raise ValueError(f"config has model_type={values['model_type']!r}; supported: ponet")
+    released = {"guard_special_tokens": values.get(_RELEASED_GUARD, True)}
+    return PoNetConfig(**released | _native_fields(values, "ponet", "gelu"))
+
+
+def foreign_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """Return the configuration that a config.json of the released PoNet, BERT or FNet describes.
+
+    Raises:
+        ValueError: If it describes another model or a function that our encoder does not compute.
+    """
+    kind = foreign_kind(values)
+    if kind == "ponet":
+        return official_config(values)
+    if kind == "bert":
+        return BertConfig(**_native_fields(values, "bert", "gelu"))
+    if kind == "fnet":
+        fields = _native_fields(values, "fnet", "gelu_new")
+        return FNetConfig(**fields, embedding_projection=True)
+    raise ValueError(
+        f"config has model_type={values.get('model_type')!r}; supported: ponet, bert, fnet"
+    )
+
+
+def _native_fields(values: Mapping[str, Any], kind: str, activation: str) -> dict[str, Any]:
+    for key, supported in _SUPPORTED.items():
+        if values.get(key, supported) != supported:
+            raise ValueError(f"config has {key}={values[key]!r}; supported: {supported}")
+    names = config_names(kind).items()
+    fields = {ours: values[theirs] for ours, theirs in names if theirs in values}
+    return {**fields, "activation": native_activation(values.get("hidden_act", activation))}
 
 
 def encoder_table(
@@ -78,14 +201,7 @@ def import_state(foreign: Mapping[str, Tensor], table: KeyTable) -> dict[str, Te
     Raises:
         ValueError: If a foreign key is missing or unexpected; all of them are listed.
     """
-    needed = [key for _, keys in table for key in keys]
-    missing = sorted(set(needed) - set(foreign))
-    unexpected = sorted(set(foreign) - set(needed))
-    if missing or unexpected:
-        raise ValueError(
-            "the weights do not fit the configuration: "
-            f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
-        )
+    _check_keys(foreign, {key for _, keys in table for key in keys})
     return {
         native: foreign[keys[0]] if len(keys) == 1 else torch.cat([foreign[key] for key in keys])
         for native, keys in table
@@ -98,13 +214,7 @@ def export_state(native: Mapping[str, Tensor], table: KeyTable) -> dict[str, Ten
     Raises:
         ValueError: If a native key is missing or unexpected; all of them are listed.
     """
-    needed = [name for name, _ in table]
-    missing, unexpected = sorted(set(needed) - set(native)), sorted(set(native) - set(needed))
-    if missing or unexpected:
-        raise ValueError(
-            "the state dict does not fit the table: "
-            f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
-        )
+    _check_keys(native, {name for name, _ in table})
     foreign: dict[str, Tensor] = {}
     for name, keys in table:
         for key, part in zip(keys, native[name].chunk(len(keys)), strict=True):
@@ -145,6 +255,15 @@ def drop_tied_decoder(foreign: Mapping[str, Tensor], *, word_key: str) -> dict[s
     return state
 
 
+def _check_keys(state: Mapping[str, Tensor], needed: set[str]) -> None:
+    missing, unexpected = sorted(needed - state.keys()), sorted(state.keys() - needed)
+    if missing or unexpected:
+        raise ValueError(
+            "the weights do not fit the configuration: "
+            f"missing {', '.join(missing) or 'none'}; unexpected {', '.join(unexpected) or 'none'}"
+        )
+
+
 def _modern_name(key: str) -> str:
     if key.endswith("LayerNorm.gamma"):
         return key.removesuffix("gamma") + "weight"
@@ -176,6 +295,6 @@ def _mixer_table(config: EncoderConfig, native: str, foreign: str) -> KeyTable:
         table += _affine(f"{native}query_key_value", *parts)
     elif isinstance(config, PoNetConfig):
         for name in projections_in_use(config):
-            table += _affine(f"{native}{name}", f"{inner}{_PONET_PROJECTIONS[name]}")
+            table += _affine(f"{native}{name}", f"{inner}{_PROJECTIONS[name]}")
     table += _affine(f"{native}output", f"{foreign}attention.output.dense")
     return table + _affine(norm, f"{foreign}attention.output.LayerNorm")
