@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,7 +45,7 @@ from training.utilisation import FetchClock, PeakRate, peak_rate
 
 Row = dict[str, Any]
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
-QUIET = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
 
 
 class EveryPosition(PretrainModule):
@@ -156,7 +156,7 @@ def fit(
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
         limit_val_batches=0,
-        logger=False,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         **dict.fromkeys(QUIET, False),
     )
     trainer.fit(module, datamodule=data)
