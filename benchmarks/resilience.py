@@ -123,7 +123,7 @@ def train(shards: Path, folder: Path, encoder: str, options: Options) -> dict[st
         for name in in_turn(list(samples), number):
             callbacks = protections(folder, options)[name]
             hooks = Stopwatch(callbacks, ("on_train_batch_start", "on_train_batch_end"))
-            io = [VerifiedCheckpointIO(asynchronous=name == ASYNC)] if name in (SYNC, ASYNC) else []
+            io = [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
             found = fit(
                 module, rival, shards, options.max_len, form, callbacks=callbacks, plugins=io
             )
