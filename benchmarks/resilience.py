@@ -40,6 +40,7 @@ from _common import RESULTS, machine, save, spread, synthetic_folder
 from _start_up import start_up
 
 from training.checkpoints.storage import saved_checkpoints
+from training.checkpoints.writing import STATE_FILE
 
 TARGETS = {"overhead_percent": 2.0, "start_up_ratio": 1.3}
 WAYS = ("own_hooks", "cpu_difference", "wall_difference")
@@ -75,7 +76,8 @@ def costs(rivals: dict[str, Rival], folder: Path, options: Options) -> dict[str,
     saves = parts[SYNC]["own_hooks"]["percent"]["median"]
     return {
         "bare_step_ms": {**spread(bare.steps_ms[1:]), "all": bare.steps_ms[1:]},
-        "checkpoint_mib": saved_checkpoints(folder / "sync")[-1].path.stat().st_size / 2**20,
+        "checkpoint_mib": (saved_checkpoints(folder / "sync")[-1].path / STATE_FILE).stat().st_size
+        / 2**20,
         "parts": parts,
         "together_percent": {way: parts[ALL][way]["percent"]["median"] + saves for way in WAYS},
         "how": f"'{ALL}', from blocks of {options.block} steps, plus one synchronous save (wall "

@@ -18,12 +18,12 @@ PROBE_TOLERANCE = 1e-5
 def run_export(arguments: Sequence[str]) -> None:
     """`export CHECKPOINT [--output BUNDLE] [--checkpoint FILE.ckpt] [--folder SHARDS]`."""
     parser = argparse.ArgumentParser("ponet-pretrain export", description=__doc__)
-    parser.add_argument("source", type=Path, help="checkpoint: a file, or a folder of a ZeRO run")
+    parser.add_argument("source", type=Path, help="checkpoint of a run, ordinary or of ZeRO")
     parser.add_argument("--output", type=Path, help="bundle folder to write, for fine-tuning")
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="file to write: a ZeRO folder as an ordinary checkpoint with the whole optimiser "
+        help="to write: a ZeRO folder as an ordinary checkpoint with the whole optimiser "
         "state, to be resumed with --resume on any number of devices",
     )
     parser.add_argument(
@@ -35,7 +35,9 @@ def run_export(arguments: Sequence[str]) -> None:
     source: Path = options.source
     if not source.exists():
         raise ValueError(f"there is no checkpoint at {source}")
-    if options.checkpoint is not None and not source.is_dir():
+    from training.checkpoints.storage import is_sharded
+
+    if options.checkpoint is not None and not is_sharded(source):
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")
     checkpoint, used = read_checkpoint(source)
     if options.checkpoint is not None:
@@ -64,13 +66,13 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         CheckpointError: It is damaged.
         ValueError: It holds no pretraining run of this project.
     """
-    if source.is_dir():
+    from training.checkpoints.storage import is_sharded, load_checkpoint
+
+    if is_sharded(source):
         from pretrain.strategies.consolidate import consolidate
 
         checkpoint, used = consolidate(source)
     else:
-        from training.checkpoints.storage import load_checkpoint
-
         checkpoint = load_checkpoint(source)
         used = checkpoint.get("state_dict", {})
     if "ponet_run" not in checkpoint:

@@ -1,4 +1,4 @@
-"""A checkpoint file of our own pretraining, read without the code that wrote it."""
+"""A checkpoint of our own pretraining, read without the code that wrote it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import ForeignModel, load_strictly, without
+from ponet.importing.sources import STATE_FILE
 from ponet.key_maps import KeyTable
 from ponet.weight_files import TOKENIZER_NAME, file_digest, read_pickle
 
@@ -34,21 +35,23 @@ class OwnCheckpoint:
     tokenizer_digest: str | None
     """Of the run's tokenizer."""
     is_verified: bool
-    """Whether the digest beside the file says that it is whole."""
+    """Whether its digest says that it is whole."""
 
 
 def read_own_checkpoint(path: Path, *, drop: Sequence[str] = ()) -> OwnCheckpoint:
-    """Return the model of a .ckpt file.
+    """Return the model of a checkpoint.
 
     Args:
-        path: The file, or a link to it.
+        path: Its folder, or the file that earlier versions wrote, or a link to it.
         drop: Shell patterns of weights to leave out.
 
     Raises:
         ValueError: If it is damaged, not ours, or a weight is missing, unexpected or not float32.
     """
-    is_verified = _matches_digest(path)
-    content = read_pickle(path)
+    real = path.resolve()
+    file = real / STATE_FILE if real.is_dir() else real
+    is_verified = _matches_digest(file)
+    content = read_pickle(file)
     if not isinstance(content, dict) or RUN_KEY not in content:
         raise ValueError(
             f"{path} is not a checkpoint of `python -m pretrain fit`: it has no {RUN_KEY!r}"
@@ -92,20 +95,19 @@ def _converted(
     return ForeignModel(model=model.eval(), table=table, copies=(), dropped=dropped, untrained=())
 
 
-def _matches_digest(path: Path) -> bool:
-    """Return whether there is a digest beside the file; a digest that differs is an error."""
-    file = path.resolve()
-    listing = file.with_name(file.name + ".sha256")
-    if not listing.is_file():
-        return False
+def _matches_digest(file: Path) -> bool:
+    """Return whether a list of digests names the file; a digest that differs is an error."""
+    listings = (file.with_name("SHA256SUMS"), file.with_name(file.name + ".sha256"))
     digests = {
         line.partition(" ")[0].lower()
+        for listing in listings
+        if listing.is_file()
         for line in listing.read_text(encoding="utf-8").splitlines()
         if line.partition(" ")[2].lstrip(" *").removeprefix("./") == file.name
     }
-    if file_digest(file) not in digests:
+    if digests and file_digest(file) not in digests:
         raise ValueError(
-            f"{path} is damaged: its content is not what {listing.name} says was written; take "
+            f"{file} is damaged: its content is not what its digest says was written; take "
             "an earlier checkpoint of the run"
         )
-    return True
+    return bool(digests)

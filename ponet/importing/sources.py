@@ -14,6 +14,8 @@ from ponet.weight_files import (
 )
 
 CHECKPOINT_SUFFIX = ".ckpt"
+STATE_FILE = "state.pt"
+"""What such a checkpoint, a folder, holds beside its list of digests."""
 _MODELSCOPE_OWNERS = ("damo", "iic")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -35,8 +37,9 @@ class Source:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a path is a checkpoint file of our own training, by its ending."""
-    return path.is_file() and path.suffix == CHECKPOINT_SUFFIX
+    """Return whether a path is a checkpoint of our own training, by its ending."""
+    whole = path.is_file() or (path / STATE_FILE).is_file()
+    return whole and path.suffix == CHECKPOINT_SUFFIX
 
 
 def locate(source: str, *, revision: str) -> Source:
