@@ -44,7 +44,7 @@ def serialised(content: Mapping[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     buffer.seek(0)
-    if found := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):  # type: ignore[arg-type]
+    if found := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
         raise ValueError(
             f"the checkpoint holds objects of {', '.join(sorted(found))} and could not be "
             "loaded again; allowed are tensors, numbers, text, bool, None, and lists, tuples and "
