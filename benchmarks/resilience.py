@@ -49,6 +49,7 @@ from training.checkpoints.storage import (
     saved_checkpoints,
     write_checkpoint,
 )
+from training.checkpoints.writing import STATE_FILE
 from training.guards import GuardConfig
 from training.interruption import StopRequest
 from training.run_config import CheckpointConfig
@@ -153,7 +154,7 @@ def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> d
     saves = parts[SYNC]["own_hooks"]["percent"]["median"]
     return {
         "bare_step_ms": step_ms,
-        "checkpoint_mib": saved_checkpoints(folder)[-1].path.stat().st_size / 2**20,
+        "checkpoint_mib": (saved_checkpoints(folder)[-1].path / STATE_FILE).stat().st_size / 2**20,
         "parts": parts,
         "together_percent": {way: parts[ALL][way]["percent"]["median"] + saves for way in WAYS},
         "how": f"'{ALL}', plus one synchronous save divided by {options.every_n_steps} steps",

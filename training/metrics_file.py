@@ -14,7 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from training.checkpoints.disk import write_text
+from data_prep.files import write_atomic
 from training.metrics_lines import append_metrics
 from training.metrics_rows import last_value, read_metrics, series
 
@@ -67,7 +67,7 @@ class MetricsFileLogger(Logger):
         count = len(self.path.read_text(encoding="utf-8").splitlines())
         kept = [row for row in read_metrics(self.path) if step and (row["step"] or 0) <= step]
         if len(kept) < count:
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         spent = max((row["elapsed_s"] for row in kept), default=0.0)
         self._started = time.monotonic() - spent
         return count - len(kept)
