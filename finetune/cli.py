@@ -1,24 +1,10 @@
-"""The `ponet-finetune` command: help and dispatch, without importing torch for help.
+"""The `ponet-finetune` command: help and dispatch, without importing torch for help."""
 
-Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback.
-"""
-
-import os
-import sys
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.quiet_output import output_is_closed, quiet_output
-from training.command_line import announce
-from training.interruption import (
-    EXIT_GUARD,
-    EXIT_INTERRUPT,
-    EXIT_MISTAKE,
-    RunInterrupted,
-)
-from training.processes import end_workers
-from training.threads import wait_asleep
+from data_prep.quiet_output import quiet_output
+from training.commands import run_main
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
@@ -39,77 +25,20 @@ options. Class paths in options and YAML files may name this project's and Light
 exit codes: 0 done, 2 a mistake in options or data, or a failed trial; of fit also 74 a file could
 not be written, 75 stopped by a signal, 77 the run diverged, 130 stopped by Ctrl-C
 """
-LIGHTNING_COMMANDS = ("fit", "validate", "test")
-COMMANDS = (*LIGHTNING_COMMANDS, "predict", "submit", "grid", "report", "tasks")
+TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
+COMMANDS = {
+    "predict": "finetune.predict:run_predict",
+    "submit": "finetune.submit:run_submit",
+    "grid": "finetune.grids.command:run_grid",
+    "report": "training.reports.command:run_finetuning_report",
+    "tasks": "finetune.cli:print_tasks",
+}
 
 
 @quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, see `HELP`."""
-    started = time.monotonic()
-    wait_asleep()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
-        return 0 if arguments else EXIT_MISTAKE
-    try:
-        return _dispatch(arguments, started)
-    except RunInterrupted as stopped:
-        end_workers(patience_s=5.0)
-        if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
-            return 0  # at any other code Lightning would kill the first rank before it has ended
-        print(f"stopped: {stopped.reason}", file=sys.stderr)
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return EXIT_INTERRUPT
-    except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MISTAKE
-
-
-def _dispatch(arguments: list[str], started: float) -> int:
-    command, options = arguments[0], arguments[1:]
-    if command in LIGHTNING_COMMANDS:
-        announce("ponet-finetune", arguments)
-        return _run_lightning(arguments, started)
-    if command == "predict":
-        from finetune.predict import run_predict
-
-        run_predict(options)
-    elif command == "submit":
-        from finetune.submit import run_submit
-
-        run_submit(options)
-    elif command == "grid":
-        from finetune.grids.command import run_grid
-
-        run_grid(options)
-    elif command == "report":
-        from training.reports.command import run_finetuning_report
-
-        run_finetuning_report(options)
-    elif command == "tasks":
-        _print_tasks(options)
-    else:
-        raise ValueError(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
-    return 0
-
-
-def _run_lightning(arguments: list[str], started: float) -> int:
-    from finetune.lightning_cli import run_command
-
-    cli = run_command(arguments, started=started)
-    if not cli.diverged or os.environ.get("LOCAL_RANK", "0") != "0":
-        return 0
-    print(
-        f"error: training has diverged: {cli.diverged}; give a smaller --model.optimizer.lr, some "
-        "--model.optimizer.warmup_share, or another --seed_everything",
-        file=sys.stderr,
-    )
-    return EXIT_GUARD
+    return run_main("ponet-finetune", argv, help=HELP, trains=TRAINS, commands=COMMANDS)
 
 
 class _TaskLine(NamedTuple):
@@ -120,7 +49,8 @@ class _TaskLine(NamedTuple):
     source: str
 
 
-def _print_tasks(options: Sequence[str]) -> None:
+def print_tasks(options: Sequence[str]) -> None:
+    """List the tasks that are known by name."""
     if options and options[0] not in ("-h", "--help"):
         raise ValueError(f"tasks takes no options, but {' '.join(options)} was given")
     from finetune.tasks.registry import TASKS

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import yaml
 
-from finetune.run_config import CONFIG_FILE, RESULT_FILE, RUN_FILES, RunConfig
+from finetune.run_config import RESULT_FILE, RUN_FILES, RunConfig
 from training.configuration import flatten
 from training.inputs import RUN_PARTS, changed_inputs
+from training.run_config import CONFIG_FILE
 from training.run_folder import own_files
 
 FREE = (

@@ -4,29 +4,23 @@ Invariant: command line and YAML files alone decide a run; the test split is loo
 the best epoch was chosen on validation.
 """
 
+import os
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import set_parsing_settings
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 
 from finetune.artifact import load_weights, read_info
-from finetune.begin import RunFolder
+from finetune.begin import TaskBegin
 from finetune.callbacks import BestClassifier, ResumePoint, record_result
 from finetune.data.datamodule import TaskDataModule
 from finetune.earlier import State, earlier_run
-from finetune.metrics_file import MetricsFileLogger
 from finetune.module import FinetuneModule
 from finetune.outcome import (
     add_evaluation,
@@ -36,32 +30,12 @@ from finetune.outcome import (
     trained_constants,
 )
 from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    RESULT_FILE,
-    RUN_FILES,
-    RunConfig,
-)
-from finetune.run_setup import (
-    check_trainer,
-    fit_callbacks,
-    leave_signals_alone,
-    progress_callbacks,
-    quiet_libraries,
-    wandb_logger,
-)
-from training.allowed_modules import (
-    modules_from_arguments,
-    only_allowed_modules,
-    without_modules,
-)
-from training.command_line import listed, reject_decided_values, seed_number
-from training.interruption import RunInterrupted, StopRequest, say
-from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from finetune.run_config import RESULT_FILE, RunConfig
+from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
+from training.cli import RunCLI, RunParser, callback_of, run_cli
+from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
-from training.run_folder import is_first_process, sole_writer
-from training.wandb_run import OwnTracking, check_tracking
+from training.run_config import CONFIG_FILE
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {
@@ -73,25 +47,40 @@ DECIDED_BY = {
 EVALUATIONS = ("validate", "test")
 
 
-class Parser(ShortErrors, LightningArgumentParser):
-    """Lightning's parser with short errors."""
+class Parser(RunParser):
+    """The parser of a fit on a task."""
 
     command = "ponet-finetune"
     decided = tuple(DECIDED_BY)
 
 
-class FinetuneCLI(LightningCLI):
+class FinetuneCLI(RunCLI):
     """`fit`, `validate` and `test` around FinetuneModule and TaskDataModule."""
 
     run: RunConfig
     model: FinetuneModule
     datamodule: TaskDataModule
-    result: dict[str, Any]
+    module_class = FinetuneModule
+    data_class = TaskDataModule
+    run_class = RunConfig
+    run_parser = Parser
+    description = "Fine-tune a text encoder."
+    decided_by = DECIDED_BY
+    own_defaults = {
+        "max_epochs": 4,
+        "gradient_clip_val": 1.0,
+        "log_every_n_steps": 10,
+        "enable_checkpointing": False,  # the best classifier is kept instead
+    }
+    noise = (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*was not expecting any.*batch_size.*",
+        "You're resuming from a checkpoint that ended before the epoch",  # the sampler goes on
+    )
 
-    def __init__(self, *args: Any, started: float, held: ExitStack, **kwargs: Any) -> None:
-        self.started = started
-        self.held = held
-        self.result = {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.result: dict[str, Any] = {}
         self.earlier: State = "nothing"
         self.going_on_from: Path | None = None
         super().__init__(*args, **kwargs)
@@ -111,43 +100,34 @@ class FinetuneCLI(LightningCLI):
             "test": skipped,
         }
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """The parser with short errors."""
-        parser = Parser(**{**kwargs, "allow_abbrev": False})
-        parser.add_argument("-c", "--config", action="config", help="YAML file; may be repeated.")
-        return parser
+    @classmethod
+    def prepared(cls, arguments: list[str]) -> list[str]:
+        """Put the run's own configuration before the options of an evaluation."""
+        return with_run_config(arguments) if arguments[0] in EVALUATIONS else arguments
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link what two components share."""
-        parser.add_class_arguments(RunConfig, "run")
+        super().add_arguments_to_parser(parser)
         parser.link_arguments("model.encoder", "data.encoder")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
-
-    def _parse_ckpt_path(self) -> None:
-        """Keep the command line: nothing is read from a checkpoint."""
 
     def before_instantiate_classes(self) -> None:
         """Look at the run's folder, and fill in what depends on it."""
+        super().before_instantiate_classes()
         config = self.config[self.subcommand]
-        self.run = RunConfig(**vars(config.run))
-        config.trainer.default_root_dir = str(self.run.folder)
         if self.subcommand == "fit":
-            self._look_at_folder(bool(config.trainer.fast_dev_run))
+            self._look_at_folder()
         else:
             config.model.encoder = config.data.encoder = str(self.run.classifier)
             config.verbose = False
 
-    def _look_at_folder(self, is_rehearsal: bool) -> None:
+    def _look_at_folder(self) -> None:
         """Hold the folder, and see what an earlier start left in it; a rehearsal writes nothing."""
         self.run.check_kind()
         self.stop = StopRequest()
-        if is_rehearsal:
+        if self.rehearses:
             return
-        if is_first_process():
-            check_tracking(self.run)
-            self.held.enter_context(sole_writer(self.run.folder, own=RUN_FILES, doing="fit"))
-        kept = self._plain_config(without=tuple(DECIDED_BY))
-        self.earlier = earlier_run(self.run, kept)
+        self.hold_folder()
+        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
         self.going_on_from = resume_file(self.run.folder) if self.earlier == "unfinished" else None
         if self.earlier == "unfinished" and self.going_on_from is None:
             rank_zero_only(say)(
@@ -159,38 +139,35 @@ class FinetuneCLI(LightningCLI):
         if self.earlier != "finished":
             super().instantiate_classes()
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+    def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
+        """Return those of a fit or an evaluation; a progress bar only where there is a terminal."""
         show = config.get("enable_progress_bar") is not False
-        given = listed(config.get("logger"))
-        if self.subcommand == "fit":
-            seed = self.config[self.subcommand].seed_everything
-            every = config.get("log_every_n_steps") or 10
-            own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
-            best = BestClassifier(self.run.classifier)
-            point = ResumePoint(
-                self.run.folder,
-                every_n_minutes=self.run.save_every_n_minutes,
-                stop=self.stop,
-                started=self.started,
-            )
-            callbacks = [*callbacks, *own, *([] if config.get("fast_dev_run") else [best, point])]
-            config["logger"] = [MetricsFileLogger(self.run.folder / METRICS_FILE), *given]
-        else:
-            config["logger"] = given or False
         config["enable_progress_bar"] = show and sys.stderr.isatty()
-        callbacks = [*callbacks, *progress_callbacks(show, fits=self.subcommand == "fit")]
+        bars = progress_callbacks(show, fits=self.subcommand == "fit")
+        if self.subcommand != "fit":
+            return bars
+        seed = self.config[self.subcommand].seed_everything
+        every = config.get("log_every_n_steps") or 10
+        own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
+        return [*own, *(self._writers() if self.writes else []), *bars]
+
+    def _writers(self) -> list[Callback]:
+        """Return the callbacks that write the run's folder."""
+        resumes = self.going_on_from is not None
+        tracker = partial(self.tracker, continues=resumes)
+        point = ResumePoint(
+            self.run.folder,
+            every_n_minutes=self.run.save_every_n_minutes,
+            stop=self.stop,
+            started=self.started,
+        )
+        best = BestClassifier(self.run.classifier)
+        return [TaskBegin(self.run, resumes=resumes, tracker=tracker), best, point]
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         trainer = super()._instantiate_trainer(config, callbacks)
-        if self.subcommand == "fit":
-            leave_signals_alone(trainer)
         trainer.accumulate_grad_batches = self.datamodule.accumulation(trainer.world_size)
         return trainer
-
-    def _plain_config(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
-        config = self.config[self.subcommand].clone()
-        for key in without:
-            config.pop(key, None)
-        text = self._parser(self.subcommand).dump(config, skip_unset=False)
-        return dict(yaml.safe_load(text))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a fit that is over already is shown once more."""
@@ -202,12 +179,7 @@ class FinetuneCLI(LightningCLI):
                 "--run.name, or --run.overwrite true"
             )
             return
-        try:
-            super()._run_subcommand(subcommand)
-        except RunInterrupted as stopped:
-            environment = getattr(self.trainer.strategy, "cluster_environment", None)
-            stopped.launched_by_lightning = isinstance(environment, LightningEnvironment)
-            raise
+        super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         options = super()._prepare_subcommand_kwargs(subcommand)
@@ -216,15 +188,8 @@ class FinetuneCLI(LightningCLI):
         return options
 
     def before_fit(self) -> None:
-        """Refuse what cannot give a result, and tell the folder's callback how the run begins."""
+        """Refuse what cannot give a result."""
         check_trainer(self.trainer)
-        callbacks = _callbacks(self.trainer)
-        for begin in (c for c in callbacks if isinstance(c, RunFolder)):
-            begin.decided, begin.resumes = tuple(DECIDED_BY), self.going_on_from is not None
-            begin.tracker = partial(
-                wandb_logger, self.run, self._plain_config(), continues=begin.resumes
-            )
-        callbacks.sort(key=lambda callback: not isinstance(callback, RunFolder))
 
     def before_validate(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
@@ -241,12 +206,11 @@ class FinetuneCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Validate what was trained last; test the best classifier once; write what was found."""
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.rehearses:
             print("a rehearsal: training and validation work; nothing was written")
             return
-        callbacks = _callbacks(self.trainer)
-        best = next(c for c in callbacks if isinstance(c, BestClassifier))
-        point = next(c for c in callbacks if isinstance(c, ResumePoint))
+        best = callback_of(self.trainer, BestClassifier)
+        point = callback_of(self.trainer, ResumePoint)
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
@@ -282,11 +246,6 @@ class FinetuneCLI(LightningCLI):
             print("\n".join([*lines, f"written: {path}"]))
 
 
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return found
-
-
 def with_run_config(arguments: Sequence[str]) -> list[str]:
     """Return the arguments of `validate` or `test` behind the configuration of the run they name.
 
@@ -317,58 +276,22 @@ def _value(options: Sequence[str], name: str) -> str:
 
 
 def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
-    """Parse and run `fit`, `validate` or `test`; may be called again and again in one process.
-
-    Args:
-        arguments: Command and options. They must be those of the process where several ranks are
-            started by Lightning, which runs the same command line again.
-        started: `time.monotonic()` of the start of the command; now, if not given.
+    """Parse and run `fit`, `validate` or `test`; see `training.cli.run_cli`.
 
     Returns:
         The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
-
-    Raises:
-        ValueError: A mistake in the options or the data.
     """
-    started = time.monotonic() if started is None else started
-    allowed = modules_from_arguments(arguments)
-    arguments = without_modules(readable_arguments(arguments))
-    if arguments[0] in EVALUATIONS:
-        arguments = with_run_config(arguments)
-    reject_decided_values(arguments[1:], DECIDED_BY)
-    quiet_libraries()
-    try:
-        with only_allowed_modules(allowed), OwnTracking(), ExitStack() as held:
-            return _start_cli(arguments, started=started, held=held)
-    except (MisconfigurationException, ModuleNotFoundError) as error:  # Lightning's names
-        raise ValueError(str(error)) from error
-    except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's answer to a Ctrl-C
-            raise KeyboardInterrupt from ended
-        raise
+    return run_cli(FinetuneCLI, arguments, started=started)
 
 
-def _start_cli(arguments: list[str], *, started: float, held: ExitStack) -> FinetuneCLI:
-    use_strict_yaml()
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return FinetuneCLI(
-        FinetuneModule,
-        TaskDataModule,
-        save_config_callback=RunFolder,
-        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-        seed_everything_default=42,
-        trainer_defaults={
-            "max_epochs": 4,
-            "gradient_clip_val": 1.0,
-            "log_every_n_steps": 10,
-            "use_distributed_sampler": False,  # the samplers of the data module know ranks
-            "num_sanity_val_steps": 0,  # it would log a validation of step 0
-            "enable_checkpointing": False,  # the best classifier is kept instead
-            "enable_model_summary": False,
-        },
-        parser_kwargs={"description": "Fine-tune a text encoder.", "prog": "ponet-finetune"},
-        args=None if arguments == sys.argv[1:] else arguments,
-        auto_configure_optimizers=False,
-        started=started,
-        held=held,
+def run_and_judge(arguments: list[str], *, started: float) -> int:
+    """Run a command; returns the exit code, which says whether training has diverged."""
+    cli = run_command(arguments, started=started)
+    if not cli.diverged or os.environ.get("LOCAL_RANK", "0") != "0":
+        return 0
+    print(
+        f"error: training has diverged: {cli.diverged}; give a smaller --model.optimizer.lr, some "
+        "--model.optimizer.warmup_share, or another --seed_everything",
+        file=sys.stderr,
     )
+    return EXIT_GUARD

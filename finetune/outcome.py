@@ -17,10 +17,10 @@ from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
-from finetune.run_config import EVALUATIONS_FILE
 from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
 from training.result import FORMAT_VERSION, read_result
+from training.run_config import EVALUATIONS_FILE
 
 Scores = Mapping[str, Mapping[str, float]]
 

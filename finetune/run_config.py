@@ -1,36 +1,39 @@
-"""Where a run writes, how it is tracked, whether it looks at the test split: `run.*` options."""
+"""The `run.*` options that a fit on a task adds, and the files that it writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from finetune.artifact import CLASSIFIER_FOLDER
+from training import run_config
 from training.inputs import INPUTS_FILE
-from training.tracking import RECORD_FILE, TrackingConfig, check_run_name
+from training.run_config import (
+    BUNDLE_FOLDER,
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+)
+from training.tracking import RECORD_FILE
 
-CONFIG_FILE = "run_config.yaml"
-METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 RESUME_FILES = "resume-*.ckpt"
-EVALUATIONS_FILE = "evaluations.jsonl"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
     *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
-_FOREIGN = ("bundle", "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(TrackingConfig):
+class RunConfig(run_config.RunConfig):
     """Folder and tracking of one run."""
 
-    name: str = "default"
-    """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
-    root: str = "runs"
-    """Folder that holds all runs."""
-    overwrite: bool = False
-    """Replace an earlier run of the same name. Otherwise an unfinished one goes on, and one with
-    other settings, data or weights is an error."""
+    files: ClassVar[tuple[str, ...]] = RUN_FILES
+    job_type: ClassVar[str] = "finetune"
+    label_keys: ClassVar[tuple[str, ...]] = ("data.task",)
+    not_in_group: ClassVar[tuple[str, ...]] = ("data.fold", "data.repeat")
+
     save_every_n_minutes: float = 10.0
     """Longest time between two saves of what the fit needs to go on, in minutes, >= 0; it is also
     saved after every validation. 0: only then."""
@@ -39,18 +42,11 @@ class RunConfig(TrackingConfig):
     public."""
 
     def __post_init__(self) -> None:
-        """Check the name, and what W&B would refuse."""
         super().__post_init__()
         if not self.save_every_n_minutes >= 0:
             raise ValueError(
                 f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
             )
-        check_run_name(self.name)
-
-    @property
-    def folder(self) -> Path:
-        """`<root>/<name>`."""
-        return Path(self.root) / self.name
 
     @property
     def classifier(self) -> Path:
@@ -63,7 +59,7 @@ class RunConfig(TrackingConfig):
         Raises:
             ValueError: It is one.
         """
-        for name in _FOREIGN:
+        for name in (BUNDLE_FOLDER, CHECKPOINT_FOLDER):
             if (self.folder / name).exists():
                 raise ValueError(
                     f"{self.folder} is a pretraining run (it holds {name}/); give another "

@@ -1,23 +1,10 @@
-"""The `ponet-pretrain` command: help and dispatch, without importing Lightning until it is needed.
+"""The `ponet-pretrain` command: help and dispatch; Lightning is imported where it is needed."""
 
-Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback.
-"""
-
-import os
-import sys
-import time
 from collections.abc import Sequence
 
-from data_prep.quiet_output import output_is_closed, quiet_output
-from training.command_line import announce
-from training.interruption import (
-    EXIT_CODES,
-    EXIT_INTERRUPT,
-    EXIT_MISTAKE,
-    RunInterrupted,
-)
-from training.processes import end_workers
-from training.threads import wait_asleep
+from data_prep.quiet_output import quiet_output
+from training.commands import run_main
+from training.interruption import EXIT_CODES
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
@@ -41,86 +28,21 @@ classes; --allow_modules PACKAGE adds others. PONET_TRACEBACK=1 shows where an e
 
 exit codes:
 """
-LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+TRAINS = ("pretrain.lightning_cli:run_command", ("fit", "validate", "test", "predict"))
+COMMANDS = {
+    "fill": "pretrain.fill:run_fill",
+    "export": "pretrain.export:run_export",
+    "summary": "training.summary:run_summary",
+    "report": "training.reports.command:run_pretraining_report",
+    "compare": "training.reports.compare:run_compare",
+    "sweep": "training.studies.command:run_sweep",
+    "tune": "pretrain.tuning.command:run_tune",
+    "trial": "training.studies.trial_command:run_trial",
+}
 
 
 @quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns one of `EXIT_CODES`."""
-    started = time.monotonic()
-    wait_asleep()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP + "".join(f"  {code:3d}  {text}\n" for code, text in EXIT_CODES.items()), end="")
-        return 0 if arguments else EXIT_MISTAKE
-    try:
-        return _dispatch(arguments, started)
-    except RunInterrupted as stopped:
-        return _end(stopped)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPT
-    except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MISTAKE
-
-
-def _end(stopped: RunInterrupted) -> int:
-    """Say why a run ended early; the exit code.
-
-    A rank that Lightning itself started ends with 0: at any other code Lightning would kill the
-    first rank, which has yet to end with the real one.
-    """
-    end_workers(patience_s=5.0)
-    if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
-        return 0
-    print(f"stopped: {stopped.reason}", file=sys.stderr)
-    return stopped.exit_code
-
-
-def _dispatch(arguments: list[str], started: float) -> int:
-    """Run a command; its exit code where it ends without an exception."""
-    command = arguments[0]
-    if command in LIGHTNING_COMMANDS:
-        announce("ponet-pretrain", arguments)
-        from pretrain.lightning_cli import run_command
-
-        run_command(arguments, started=started)
-    elif command == "export":
-        from pretrain.export import run_export
-
-        run_export(arguments[1:])
-    elif command == "fill":
-        from pretrain.fill import run_fill
-
-        run_fill(arguments[1:])
-    elif command == "summary":
-        from training.summary import run_summary
-
-        run_summary(arguments[1:])
-    elif command == "report":
-        from training.reports.command import run_pretraining_report
-
-        run_pretraining_report(arguments[1:])
-    elif command == "compare":
-        from training.reports.compare import run_compare
-
-        run_compare(arguments[1:])
-    elif command == "sweep":
-        from training.studies.command import run_sweep
-
-        run_sweep(arguments[1:])
-    elif command == "tune":
-        from pretrain.tuning.command import run_tune
-
-        run_tune(arguments[1:])
-    elif command == "trial":
-        from training.studies.trial_command import run_trial
-
-        return run_trial(arguments[1:])
-    else:
-        others = ("fill", "export", "summary", "report", "compare", "sweep", "tune", "trial")
-        allowed = ", ".join((*LIGHTNING_COMMANDS, *others))
-        raise ValueError(f"unknown command {command!r}; the commands are {allowed}")
-    return 0
+    codes = "".join(f"  {code:3d}  {text}\n" for code, text in EXIT_CODES.items())
+    return run_main("ponet-pretrain", argv, help=HELP + codes, trains=TRAINS, commands=COMMANDS)

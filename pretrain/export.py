@@ -48,7 +48,8 @@ def run_export(arguments: Sequence[str]) -> None:
 
 def _alone_in_run(folder: Path) -> AbstractContextManager[None]:
     """Hold the folder, if it is a run's: a fit that is at work there writes the same bundle."""
-    from training.run_config import METRICS_FILE, RUN_FILES
+    from pretrain.run_config import RUN_FILES
+    from training.run_config import METRICS_FILE
     from training.run_folder import sole_writer
 
     if not (folder / METRICS_FILE).exists():

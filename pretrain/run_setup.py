@@ -8,7 +8,6 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import SLURMEnvironment
-from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.callbacks import (
     BundleExport,
@@ -24,23 +23,19 @@ from pretrain.callbacks import (
     WandbRecords,
     Watchdog,
 )
+from pretrain.run_config import RunConfig
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import newest_valid
-from training.configuration import configuration_name, flatten
 from training.guards import GuardConfig
 from training.interruption import StopRequest, say
-from training.metrics_file import MetricsFileLogger
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
-    METRICS_FILE,
     CheckpointConfig,
     PreemptionConfig,
-    RunConfig,
 )
 from training.slurm import requeue
-from training.wandb_run import logger_options
 
 
 def automatic_precision() -> str:
@@ -90,9 +85,8 @@ def fit_callbacks(
         if preemption.requeue and trainer.is_global_zero:
             requeue()
 
-    history = {"resumed_from": resumed_from, "overwrite": run.overwrite, "tracker": tracker}
     callbacks: list[Callback] = [
-        RunHistory(run.folder, folder, **history),
+        RunHistory(run, resumed_from=resumed_from, tracker=tracker),
         StepSeeds(),
         EndedEarly(run.folder),
         watchdog,
@@ -142,44 +136,3 @@ def run_plugins(checkpoints: CheckpointConfig) -> list[Any]:
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
-
-
-def take_over_signals(trainer: Trainer) -> None:
-    """Keep Lightning from handling signals: under DDP its handler waits for ranks that never come.
-
-    With it goes a broadcast before every micro-batch, which made a GPU finish its work first.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-
-def metrics_logger(run: RunConfig) -> MetricsFileLogger:
-    """The logger of a fit; an evaluation has none, since it is no part of the training record."""
-    return MetricsFileLogger(run.folder / METRICS_FILE)
-
-
-def wandb_logger(run: RunConfig, config: dict[str, Any], *, continues: bool) -> Any:
-    """Lightning's logger for Weights & Biases, noted in the run's folder; None: not asked for.
-
-    Args:
-        run: The run's options.
-        config: The resolved configuration.
-        continues: Whether it goes on from a checkpoint.
-    """
-    if run.wandb == "off":
-        return None
-    from pytorch_lightning.loggers import WandbLogger
-
-    run.folder.mkdir(parents=True, exist_ok=True)
-    settings = flatten(config)
-    options = logger_options(
-        run,
-        folder=run.folder,
-        name=run.name,
-        job_type="pretrain",
-        settings=settings,
-        group=configuration_name(settings, label_keys=("model.encoder", "model.objective")),
-        continues=continues,
-        first_rank=rank_zero_only.rank == 0,
-    )
-    return WandbLogger(**options)

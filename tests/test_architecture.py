@@ -20,6 +20,9 @@ FORBIDDEN = {
 ALLOWED = {Path("ponet/hub"): {"transformers"}}
 """Folders that may import what the rest of their package may not."""
 
+LONGEST_CHAIN = 22
+"""Modules from a command down to one that imports none, each loaded by the one before."""
+
 
 MODELS = ("config", "batch", "encoders", "pooling", "heads", "losses", "positions", "segments",
           "flops", "names", "hub/configuration_ponet", "hub/modeling_ponet")  # fmt: skip
@@ -65,6 +68,49 @@ def test_packages_import_only_what_they_may(package: str, repository: Path) -> N
         if name in FORBIDDEN[package] - ALLOWED.get(path.parent.relative_to(repository), set())
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def module_imports(repository: Path) -> dict[str, set[str]]:
+    """Module -> modules of the project that it imports when it is loaded itself.
+
+    A package stands for its `__init__`; what an import inside a function loads is left out.
+    """
+    paths = {
+        ".".join(path.relative_to(repository).with_suffix("").parts): path
+        for package in PROJECT
+        for path in (repository / package).rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names: set[str] = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                below = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= (below & modules.keys()) or {node.module}
+        found[module] = names & modules.keys() - {module}
+    return found
+
+
+def longest_chain(imports: dict[str, set[str]]) -> list[str]:
+    """The longest chain of imports; fails at a circle."""
+    chains: dict[str, list[str]] = {}
+
+    def chain_from(module: str, above: tuple[str, ...]) -> list[str]:
+        assert module not in above, f"a circle: {' -> '.join((*above, module))}"
+        if module not in chains:
+            below = [chain_from(name, (*above, module)) for name in sorted(imports[module])]
+            chains[module] = [module, *max(below, key=len, default=[])]
+        return chains[module]
+
+    return max((chain_from(module, ()) for module in imports), key=len)
+
+
+def test_no_import_circle_and_no_long_chain(repository: Path) -> None:
+    longest = longest_chain(module_imports(repository))
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
 
 
 def test_the_models_import_torch_and_each_other(repository: Path) -> None:

@@ -163,10 +163,10 @@ def check_pretrain_command(arguments: list[str]) -> None:
 
 
 def check_finetune_command(arguments: list[str]) -> None:
-    from finetune.cli import COMMANDS
+    from finetune.cli import COMMANDS, TRAINS
 
     command, *options = arguments
-    assert command in COMMANDS, arguments
+    assert command in (*TRAINS[1], *COMMANDS), arguments
     if command == "fit":
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":

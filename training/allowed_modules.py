@@ -9,14 +9,13 @@ given, a data module may build shards), and installed packages that Lightning lo
 """
 
 import argparse
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import Any
 
 import jsonargparse
+
+from training.command_line import OneLineParser
 
 # No whole `torch` and no whole Lightning: torch.load, torch.hub.load, torch.utils.cpp_extension and
 # pytorch_lightning.cli.instantiate_class run whatever code their arguments name.
@@ -25,6 +24,7 @@ DEFAULT_ALLOWED = (
     "pretrain",
     "data_prep",
     "finetune",
+    "training",
     *(
         f"pytorch_lightning.{part}"
         for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
@@ -35,7 +35,6 @@ DEFAULT_ALLOWED = (
     *(f"torch.distributed.{part}" for part in ("algorithms", "device_mesh", "fsdp", "tensor")),
 )
 OPTION = "--allow_modules"
-_SPELLINGS = (OPTION, "--allow-modules")
 _POLICY_KEYS = (
     "import_path_verdicts",
     "import_paths_enforced",
@@ -56,16 +55,14 @@ def only_allowed_modules(extra: Sequence[str] = ()) -> Iterator[None]:
     Raises:
         ValueError: A value names another module (nothing was imported then), or a prefix is not
             a dotted path. A parser that exits at an error exits with jsonargparse's own message.
-        RuntimeError: This version of jsonargparse has no import policy; nothing is parsed.
     """
-    settings = _policy_settings()
     for prefix in extra:
         _check_prefix(prefix)
+    settings = jsonargparse._common.parsing_settings  # type: ignore[attr-defined]
     before = {key: settings[key] for key in _POLICY_KEYS}
-    allowed = [*DEFAULT_ALLOWED, *extra]
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"],
-        import_path_allowlist=allowed,
+        import_path_allowlist=[*DEFAULT_ALLOWED, *extra],
         instantiate_subclass_spec_in_any=False,
     )
     try:
@@ -79,25 +76,13 @@ def only_allowed_modules(extra: Sequence[str] = ()) -> Iterator[None]:
         settings.update(before)
 
 
-def _policy_settings() -> dict[str, Any]:
-    parameters = inspect.signature(jsonargparse.set_parsing_settings).parameters
-    settings: dict[str, Any] = getattr(jsonargparse._common, "parsing_settings", {})
-    if "import_path_denylist" not in parameters or not settings.keys() >= set(_POLICY_KEYS):
-        raise RuntimeError(
-            f"jsonargparse {version('jsonargparse')} cannot restrict what a config imports, so "
-            "nothing was read; install the version of constraints.txt (4.53)"
-        )
-    return settings
-
-
 def _check_prefix(prefix: str) -> None:
-    if not prefix or not all(part.isidentifier() for part in prefix.split(".")):
+    parts = prefix.split(".")
+    if not all(part.isidentifier() for part in parts) or parts[0] == "jsonargparse":
         raise ValueError(
-            f"{OPTION} {prefix!r} is not a module: give dotted names with commas between them, "
-            f"for instance {OPTION} my_package,other.module"
+            f"{OPTION} {prefix!r} is no module to be allowed: give dotted names, with commas "
+            f"between them, for instance {OPTION} my_package,other.module"
         )
-    if prefix.split(".", maxsplit=1)[0] == "jsonargparse":
-        raise ValueError(f"{OPTION} {prefix}: jsonargparse holds the policy itself, leave it out")
 
 
 def _refusal(path: str, message: str, extra: Sequence[str]) -> str:
@@ -110,32 +95,13 @@ def _refusal(path: str, message: str, extra: Sequence[str]) -> str:
     )
 
 
-def modules_from_arguments(arguments: Sequence[str]) -> list[str]:
-    """The prefixes of all `--allow_modules a,b` on a command line, in order.
+def with_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the prefixes of all `--allow_modules a,b`, and the command line without them.
 
     Raises:
         ValueError: The option stands without a value.
     """
-    values = (argument for given in _occurrences(arguments) for argument in given[1].split(","))
-    return [value.strip() for value in values]
-
-
-def without_modules(arguments: Sequence[str]) -> list[str]:
-    """The command line without its `--allow_modules` options, as the parser gets it."""
-    dropped = {place for places, _ in _occurrences(arguments) for place in places}
-    return [argument for place, argument in enumerate(arguments) if place not in dropped]
-
-
-def _occurrences(arguments: Sequence[str]) -> list[tuple[range, str]]:
-    found = []
-    for place, argument in enumerate(arguments):
-        name, separator, value = argument.partition("=")
-        if name not in _SPELLINGS:
-            continue
-        width = 1 if separator else 2
-        if not separator:
-            value = (arguments[place + 1 :] or ["-"])[0]
-        if not value or value.startswith("-"):
-            raise ValueError(f"{name} needs module prefixes, for instance {name} my_package")
-        found.append((range(place, place + width), value))
-    return found
+    parser = OneLineParser("the command", add_help=False, allow_abbrev=False)
+    parser.add_argument(OPTION, OPTION.replace("_", "-"), action="append", default=[])
+    found, others = parser.parse_known_args(list(arguments))
+    return [name.strip() for value in found.allow_modules for name in value.split(",")], others

@@ -20,7 +20,7 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: --(?P<option>[^\s=]+)"
     r"|(?:(?:Subcommand|Group) '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'"
 )
-_OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune")
+_OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune", "training")
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,11 +1,9 @@
 """metrics.jsonl: one JSON object per line, the record every plot, table and report reads.
 
-Invariant: lines are appended whole, so a killed run leaves at most one broken last line; a resumed
-run first cuts the lines after its checkpoint off, so that every step stands there once.
+Invariant: a resumed run first cuts the lines after its checkpoint off, so that every step stands
+there once.
 """
 
-import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.files import write_atomic
-from training.metrics_lines import append_metrics
-from training.metrics_rows import last_value, read_metrics, series
+from training.metrics_rows import append_metrics, last_value, read_metrics, series
 
 __all__ = ["MetricsFileLogger", "last_value", "read_metrics", "series"]
 
@@ -64,16 +61,14 @@ class MetricsFileLogger(Logger):
         """
         if not self.path.exists():
             return 0
-        count = len(self.path.read_text(encoding="utf-8").splitlines())
-        kept = [row for row in read_metrics(self.path) if step and (row["step"] or 0) <= step]
-        if len(kept) < count:
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        spent = max((row["elapsed_s"] for row in kept), default=0.0)
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        pairs = [
+            (line, row)
+            for line, row in zip(lines, read_metrics(self.path), strict=False)
+            if line.endswith(b"\n") and step and (row["step"] or 0) <= step
+        ]
+        if len(pairs) < len(lines):
+            write_atomic(self.path, b"".join(line for line, _ in pairs))
+        spent = max((row["elapsed_s"] for _, row in pairs), default=0.0)
         self._started = time.monotonic() - spent
-        return count - len(kept)
-
-    def sync(self) -> None:
-        """Make sure that what was logged is on the disk."""
-        if self.path.exists():
-            with self.path.open("a", encoding="utf-8") as file:
-                os.fsync(file.fileno())
+        return len(lines) - len(pairs)

@@ -1,16 +1,25 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from training.interruption import signal_named
-from training.tracking import RECORD_FILE, TrackingConfig, check_run_name
+from training.tracking import TrackingConfig, check_run_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrackingConfig):
-    """Folder, tracking and reporting interval of one run."""
+    """Folder and tracking of one run; what trains adds its own options."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the names of all that such a run has in its folder."""
+    job_type: ClassVar[str] = ""
+    """What W&B calls such a run."""
+    label_keys: ClassVar[tuple[str, ...]] = ()
+    """Settings that name a configuration, and with it its group in W&B."""
+    not_in_group: ClassVar[tuple[str, ...]] = ()
+    """Settings in which the runs of one configuration may differ besides the seed."""
 
     name: str = "default"
     """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
@@ -18,26 +27,12 @@ class RunConfig(TrackingConfig):
     """Folder that holds all runs."""
     overwrite: bool = False
     """Replace an earlier run of the same name, once everything that can be checked before the first
-    step is right; runs whose names begin with this one's stay. Otherwise it is continued (see
-    --resume)."""
-    eval_every_n_steps: int = 1000
-    """Optimiser steps between two validations, each followed by a checkpoint and a plot; > 0."""
-    peak_tflops: float = 0.0
-    """Rate of matrix products of one device, in 10^12 operations per second, that `train/mfu` is a
-    share of; 0: from the data sheet of a known GPU, else measured for 0.1 s at the start."""
-    auto_precision: bool = False
-    """Choose bf16-mixed where the device has bfloat16 matrix units and 32-true elsewhere; only
-    where trainer.precision is not given."""
+    step is right; runs whose names begin with this one's stay. Otherwise it is continued, or an
+    error where it cannot be."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_run_name(self.name)
-        if self.eval_every_n_steps < 1:
-            raise ValueError(f"eval_every_n_steps must be > 0, got {self.eval_every_n_steps}")
-        if not 0 <= self.peak_tflops < math.inf:
-            raise ValueError(
-                f"run.peak_tflops must be 0 (find out) or more, got {self.peak_tflops}"
-            )
 
     @property
     def folder(self) -> Path:
@@ -104,9 +99,3 @@ CHECKPOINT_FOLDER = "checkpoints"
 EVALUATIONS_FILE = "evaluations.jsonl"
 PREDICTIONS_FILE = "predictions-rank{rank}.jsonl"
 STUDY_FILE = "study.json"
-RUN_FILES = (
-    *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
-    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE, PREDICTIONS_FILE.format(rank="*") + "*"),
-    *("wandb", RECORD_FILE, STUDY_FILE),
-)
-"""Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""

@@ -1,4 +1,4 @@
-"""Weights & Biases, without Lightning: how a run begins and ends there, and what it is given.
+"""Weights & Biases: how a run begins and ends there, and what it is given.
 
 Invariant: wandb is imported by the functions that log, and only the first rank calls them.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from training.configuration import configuration_name, flatten
+from training.run_config import RunConfig
 from training.tracking import TrackingConfig, TrackingRecord, next_start
 
 STEP_KEY = "trainer/global_step"
@@ -123,52 +125,53 @@ def _goes_through_proxy(url: urllib.parse.SplitResult) -> bool:
     return url.scheme in urllib.request.getproxies() and not bypassed
 
 
-def logger_options(
-    tracking: TrackingConfig,
-    *,
-    folder: Path,
-    name: str,
-    job_type: str,
-    settings: Mapping[str, Any],
-    group: str,
-    continues: bool,
-    first_rank: bool,
-) -> dict[str, Any]:
-    """Return the options of Lightning's WandbLogger; on the first rank the folder records the run.
+def wandb_logger(run: RunConfig, config: Mapping[str, Any], *, continues: bool) -> Any:
+    """Return Lightning's logger for Weights & Biases, or None where it is not asked for.
+
+    On the first rank the folder records the W&B run; others get no id and never speak to W&B.
 
     Args:
-        tracking: The options of the run, not off.
-        folder: Of the run; W&B writes into it.
-        name: Of the run.
-        job_type: pretrain or finetune.
-        settings: The resolved configuration, flat: see `training.configuration`.
-        group: Of all seeds of this configuration; counts where the options give none.
+        run: The run's options; W&B writes into its folder.
+        config: The resolved configuration.
         continues: Whether the run goes on from a checkpoint.
-        first_rank: Others get the same options, without an id; they never speak to W&B.
     """
+    if run.wandb == "off":
+        return None
+    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.utilities import rank_zero_only
+
+    first_rank = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return WandbLogger(**_options(run, flatten(config), continues, first_rank))
+
+
+def _options(
+    run: RunConfig, settings: dict[str, Any], continues: bool, first_rank: bool
+) -> dict[str, Any]:
+    """Return the logger's options; on the first rank note the W&B run in the folder."""
+    group = configuration_name(settings, label_keys=run.label_keys, also_without=run.not_in_group)
     options: dict[str, Any] = {
-        "project": tracking.wandb_project,
-        "name": name,
-        "group": tracking.wandb_group or group,
-        "tags": list(tracking.wandb_tags),
-        "job_type": job_type,
-        "save_dir": folder,
+        "project": run.wandb_project,
+        "name": run.name,
+        "group": run.wandb_group or group,
+        "tags": list(run.wandb_tags),
+        "job_type": run.job_type,
+        "save_dir": run.folder,
         "log_model": False,
-        "config": dict(settings),
+        "config": settings,
     }
-    if tracking.wandb == "offline":  # Lightning's `offline` would set an environment variable
+    if run.wandb == "offline":  # Lightning's `offline` would set an environment variable
         options |= {"mode": "offline", "resume": None}
     if not first_rank:
         return options
-    record = TrackingRecord.load(folder)
+    record = TrackingRecord.load(run.folder)
     running = active_run()
     if running is not None and record.runs and running.id == record.runs[-1].id:
         return {**options, "group": record.runs[-1].group, "experiment": running}  # a rollback
     agents_id = os.environ.get("WANDB_RUN_ID", "")
-    start = next_start(record, tracking, group=group, continues=continues, run_id=agents_id)
+    start = next_start(record, run, group=group, continues=continues, run_id=agents_id)
     if start not in record.runs:
         record.runs.append(start)
-    record.save(folder)
+    record.save(run.folder)
     # What `wandb agent` has decided is left to it.
     return {**options, "group": start.group, "id": None if agents_id else start.id}
 

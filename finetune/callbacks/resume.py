@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import distributed
 
 from finetune.resume_file import write_resume_file
+from training.callbacks.agreement import ranks_agree
 from training.interruption import EXIT_STORAGE, RunInterrupted, StopRequest
 from training.loops import loop_state
 
@@ -96,7 +96,7 @@ class ResumePoint(Callback):
             return
         # Lightning passes through a validation of the last step once more, and counts it.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        wish = highest_of_ranks(trainer, self._wish())
+        wish = ranks_agree(trainer, self._wish())
         if wish >= SAVE and trainer.global_step:
             self.save(trainer)
         if wish > SAVE:
@@ -129,7 +129,7 @@ class ResumePoint(Callback):
                 self._path = write_resume_file(self.folder, buffer.getbuffer(), step=step)
             except OSError as raised:
                 error = raised
-        if highest_of_ranks(trainer, int(error is not None)):
+        if ranks_agree(trainer, int(error is not None)):
             raise RunInterrupted(
                 f"{self.folder}: what the fit needs to go on could not be written: "
                 f"{error or 'the first rank says why'}. What was saved before is intact: the same "
@@ -137,12 +137,3 @@ class ResumePoint(Callback):
                 EXIT_STORAGE,
             ) from error
         self._is_due, self._saved_at = False, time.monotonic()
-
-
-def highest_of_ranks(trainer: Trainer, value: int) -> int:
-    """The highest value over all ranks."""
-    if trainer.world_size == 1 or not distributed.is_initialized():
-        return value
-    found = torch.tensor(value, device=trainer.strategy.root_device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-    return int(found)

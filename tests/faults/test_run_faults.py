@@ -21,8 +21,8 @@ sys.path.insert(0, str(TESTS / "pretrain"))
 from pretrain_corpora import tiny_corpus, tiny_options  # noqa: E402
 from pretrain_faults import assert_same_story  # noqa: E402
 
+from pretrain.run_config import RUN_FILES  # noqa: E402
 from training.checkpoints.storage import newest_valid  # noqa: E402
-from training.run_config import RUN_FILES  # noqa: E402
 from training.run_folder import LOCK_FILE, MOVED, sole_writer  # noqa: E402
 
 pytestmark = pytest.mark.faults

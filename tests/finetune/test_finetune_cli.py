@@ -7,7 +7,7 @@ import pytest
 import yaml
 from finetune_runs import fit_arguments, json_lines, result_of, run_fit
 
-from finetune.cli import COMMANDS, main
+from finetune.cli import COMMANDS, TRAINS, main
 from finetune.lightning_cli import run_command, with_run_config
 
 
@@ -43,7 +43,7 @@ def scored(
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"\n  {command} " in printed for command in COMMANDS)
+    assert all(f"\n  {command} " in printed for command in (*TRAINS[1], *COMMANDS))
     assert main([]) == 2
 
 

@@ -260,7 +260,7 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
     ("options", "message"),
     [
         (["--data.text", "review"], "train.csv, line 2: no column 'review'"),
-        (["--model.optimizer.lr", "0"], "lr is 0.0; it must be > 0"),
+        (["--model.optimizer.lr", "0"], "lr must be > 0, got 0.0"),
         (["--model.optimizer.lr", "fast"], "lr"),
         (["--model.learning_rate", "1"], "learning_rate"),
         (["--model.encoder", "nowhere"], "nowhere"),
@@ -279,8 +279,8 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
         (["--run.save_every_n_minutes", "-1"], "it must be >= 0"),
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/f2"],
-            "EarlyStopping monitors 'val/f2', which is not logged here; the metrics of this task "
-            "are val/score, val/accuracy",
+            "EarlyStopping looks at a metric 'val/f2', which there is not; there are val/score, "
+            "val/accuracy",
         ),
     ],
 )

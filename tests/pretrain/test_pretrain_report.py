@@ -10,7 +10,7 @@ from report_runs import PONET, write_run, write_study
 
 from pretrain.cli import main
 from training.configuration import flatten
-from training.provenance import provenance, versions
+from training.events import provenance, versions
 from training.reports.configurations import Study, choose_baseline, make_study
 from training.reports.curves import make_curves
 from training.reports.measures import Column, make_columns

@@ -11,7 +11,7 @@ import torch
 from ponet import BertConfig
 from pretrain.cli import main
 from pretrain.module import PretrainModule
-from training.run_config import RunConfig
+from pretrain.run_config import RunConfig
 from training.utilisation import (
     FETCH,
     FetchClock,

@@ -111,7 +111,7 @@ def test_what_the_sweep_varies_stands_behind_the_additions_to_a_command(tmp_path
 
 
 def test_names_say_what_varies_and_are_names_of_runs(tmp_path: Path) -> None:
-    from training.run_config import RunConfig
+    from pretrain.run_config import RunConfig
 
     parameters = {
         "model.objective": {"values": ["mlm", "mlm_sso"]},

@@ -1,4 +1,8 @@
-"""The run folder tells one story, and an earlier one is not lost before the first step is made."""
+"""How a run begins in its folder, and the story that the folder tells of it.
+
+Invariant: an earlier run is lost with the first optimiser step of the new one and not before; until
+then every error brings it back as it was.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,11 +16,10 @@ from pytorch_lightning.loggers import Logger
 from training.callbacks.agreement import ranks_agree
 from training.checkpoints.resume import changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
-from training.events import add_event
+from training.events import add_event, provenance
 from training.interruption import RunInterrupted, say
 from training.metrics_file import MetricsFileLogger
-from training.provenance import provenance
-from training.run_config import RUN_FILES
+from training.run_config import CHECKPOINT_FOLDER, RunConfig
 from training.run_folder import own_files, replacing
 from training.wandb_run import tracked_run
 
@@ -27,38 +30,38 @@ def rewind_metrics(trainer: Trainer) -> int:
     return sum(logger.rewind(trainer.global_step) for logger in loggers)
 
 
-class RunHistory(Callback):
-    """Begin a run in its folder: replace or rewind an earlier one; keep a list of events.
+class RunBegin(Callback):
+    """Begin a run in its folder, in the place of an earlier one.
 
     Comes before all other callbacks: nothing may be logged before the metrics are rewound. By then
     data, model, trainer, callbacks and checkpoint have passed all their checks; an earlier run that
     is replaced is brought back if W&B or the first step still fails.
 
     Args:
-        folder: The run's folder; the process holds it.
-        checkpoints: The folder of its checkpoints.
-        resumed_from: The checkpoint it goes on from, or None.
-        overwrite: Whether an earlier run is replaced.
+        run: The run; the process holds its folder.
+        resumes: Whether it goes on from a checkpoint.
         tracker: Makes the logger of W&B, if any; called when nothing else can be wrong.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        checkpoints: Path,
-        *,
-        resumed_from: Path | None,
-        overwrite: bool,
-        tracker: Callable[[], Logger | None],
+        self, run: RunConfig, *, resumes: bool, tracker: Callable[[], Logger | None]
     ) -> None:
-        self.folder = folder
-        self.checkpoints = checkpoints
-        self.resumed_from = resumed_from
-        self.overwrite = overwrite
+        self.run = run
+        self.resumes = resumes
         self.tracker = tracker
         self.started = False
         self._replacement: AbstractContextManager[None] | None = None
         self._first_step: int | None = None
+
+    def replaces(self) -> bool:
+        """Whether what the folder holds is not continued."""
+        return not self.resumes
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what a run has from the start; on the first rank."""
+
+    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what a run has once its first step is made; on all ranks."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin on the first rank; if that fails, all ranks end."""
@@ -76,13 +79,13 @@ class RunHistory(Callback):
         self.started = True
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.overwrite or not own_files(self.folder, own=RUN_FILES):
-            replacement = replacing(self.folder, own=RUN_FILES)
+        if self.replaces():
+            replacement = replacing(self.run.folder, own=self.run.files)
             replacement.__enter__()
             self._replacement = replacement
         self.track(trainer)
         self._first_step = trainer.global_step + 1
-        self._rewind(trainer, pl_module)
+        self.begin(trainer, pl_module)
 
     def track(self, trainer: Trainer) -> None:
         """Begin to log to W&B, if that is asked for."""
@@ -91,26 +94,11 @@ class RunHistory(Callback):
             _ = logger.experiment  # type: ignore[attr-defined]  # begins the run there
             trainer.loggers = [*trainer.loggers, logger]
 
-    def _rewind(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cut off what came after this step."""
-        step = trainer.global_step
-        remove_temporaries(self.checkpoints)
-        for saved in saved_checkpoints(self.checkpoints):
-            if saved.step > step:
-                say(f"{saved.path.name} is not part of this run any more: {set_aside(saved.path)}")
-        cut = rewind_metrics(trainer)
-        if cut:
-            say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
-        if self.resumed_from is None:
-            add_event(self.folder, "started", **provenance())
-            return
-        changes = changed_options(pl_module.stored_config, pl_module.resolved_config)
-        if changes:
-            say("options that differ from the checkpoint's; those of now count:")
-        for change in changes:
-            say(f"  {change}")
-        details = {"checkpoint": self.resumed_from.name, "changed": changes}
-        add_event(self.folder, "resumed", step=step, **details, **provenance())
+    def write_config(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the resolved configuration."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):
+                callback.save_config(trainer, pl_module, "fit")
 
     def on_train_batch_end(
         self,
@@ -122,16 +110,14 @@ class RunHistory(Callback):
     ) -> None:
         """With the first step done, what is in the folder is this run's."""
         if trainer.global_step == self._first_step:
-            self._take_over(trainer, pl_module)
+            self.take_over(trainer, pl_module)
 
-    def _take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and remove the run that was to be replaced; once."""
+    def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the run that was to be replaced; once, on the first rank."""
         if self._first_step is None:
             return
         self._first_step = None
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SaveConfigCallback):
-                callback.save_config(trainer, pl_module, "fit")
+        self.begun(trainer, pl_module)
         self._settle(None)
 
     def _settle(self, error: BaseException | None) -> None:
@@ -140,23 +126,78 @@ class RunHistory(Callback):
         if replacement is not None:
             replacement.__exit__(type(error) if error else None, error, None)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Bring back an earlier run if this one made no step."""
+        if self._replacement is not None:
+            if tracked := tracked_run(trainer):
+                tracked.finish(exit_code=1)  # its files are among those that go
+            self._settle(exception)
+            self.started = False
+
+
+class RunHistory(RunBegin):
+    """Begin or rewind a run with checkpoints, and keep a list of its events.
+
+    Args:
+        run: The run.
+        resumed_from: The checkpoint it goes on from, or None.
+        tracker: See `RunBegin`.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        *,
+        resumed_from: Path | None,
+        tracker: Callable[[], Logger | None],
+    ) -> None:
+        super().__init__(run, resumes=resumed_from is not None, tracker=tracker)
+        self.resumed_from = resumed_from
+
+    def replaces(self) -> bool:
+        """Whether that is wanted, or there is nothing."""
+        return self.run.overwrite or not own_files(self.run.folder, own=self.run.files)
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut off what came after this step."""
+        step, checkpoints = trainer.global_step, self.run.folder / CHECKPOINT_FOLDER
+        remove_temporaries(checkpoints)
+        for saved in saved_checkpoints(checkpoints):
+            if saved.step > step:
+                say(f"{saved.path.name} is not part of this run any more: {set_aside(saved.path)}")
+        cut = rewind_metrics(trainer)
+        if cut:
+            say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
+        if self.resumed_from is None:
+            add_event(self.run.folder, "started", **provenance())
+            return
+        changes = changed_options(pl_module.stored_config, pl_module.resolved_config)
+        if changes:
+            say("options that differ from the checkpoint's; those of now count:")
+            for change in changes:
+                say(f"  {change}")
+        details = {"checkpoint": self.resumed_from.name, "changed": changes}
+        add_event(self.run.folder, "resumed", step=step, **details, **provenance())
+
+    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration: a run that is refused, or done already, leaves it alone."""
+        self.write_config(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""
-        self._take_over(trainer, pl_module)
+        self.take_over(trainer, pl_module)
         if self.started and trainer.is_global_zero:
-            add_event(self.folder, "finished", step=trainer.global_step)
+            add_event(self.run.folder, "finished", step=trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Note why a run ended early; if it made no step and saved nothing, it never was."""
         if isinstance(exception, RunInterrupted):
-            self._take_over(trainer, pl_module)
-        elif self._replacement is not None:
-            if tracked := tracked_run(trainer):
-                tracked.finish(exit_code=1)  # its files are among those that go
-            self._settle(exception)
-            self.started = False
+            self.take_over(trainer, pl_module)
+        super().on_exception(trainer, pl_module, exception)
         if self.started and trainer.is_global_zero:
             reason = str(exception) or type(exception).__name__
-            add_event(self.folder, "stopped", step=trainer.global_step, reason=reason)
+            add_event(self.run.folder, "stopped", step=trainer.global_step, reason=reason)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from training.provenance import versions
+from training.events import versions
 from training.reports.configurations import Configuration, Study
 from training.reports.curves import make_curves
 from training.reports.document import (

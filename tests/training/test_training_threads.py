@@ -31,9 +31,9 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
 def test_a_command_decides_before_torch_is_imported(package: str, repository: Path) -> None:
     """OpenMP reads its settings when it is loaded: later nothing would change."""
     script = (
-        f"import sys; import {package}.cli as cli; import training.threads as threads\n"
+        f"import sys; import {package}.cli as cli; import training.commands as commands\n"
         "seen = []\n"
-        "cli.wait_asleep = lambda: seen.append('torch' in sys.modules)\n"
+        "commands.wait_asleep = lambda: seen.append('torch' in sys.modules)\n"
         "cli.main(['--help'])\n"
         "assert seen == [False], seen"
     )
