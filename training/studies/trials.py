@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, TextIO
 
 from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
-from training.metrics_rows import own_test_rows, read_metrics
+from training.studies.study import RESULT_FILE, metric_rows
 
 FORMAT_VERSION = 1
-TRIAL_FILE, METRICS_FILE, RESULT_FILE = "trial.json", "metrics.jsonl", "result.json"
+TRIAL_FILE = "trial.json"
 
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
@@ -185,11 +185,7 @@ class Trial:
         Raises:
             ValueError: A metrics file is damaged.
         """
-        metrics: dict[str, float] = {}
-        if (self.folder / METRICS_FILE).is_file():
-            rows = [*read_metrics(self.folder / METRICS_FILE), *own_test_rows(self.folder)]
-            for row in rows:
-                metrics.update(row)
+        metrics = {name: value for row in metric_rows(self.folder) for name, value in row.items()}
         if (self.folder / RESULT_FILE).is_file():
             result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
             for split, scores in result.get("evaluation", {}).items():  # of the best epoch
