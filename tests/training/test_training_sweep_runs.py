@@ -143,7 +143,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     (output / "trial").mkdir(parents=True)
     (output / "trial" / "trial.json").write_text('{"exit_code": ')
     assert sweep(file, output) == 2
-    assert re.search(r"trial/trial.json: is not valid JSON", capsys.readouterr().err)
+    assert re.search(r"trial/trial.json: is not valid JSON of a trial", capsys.readouterr().err)
 
 
 def test_a_trial_whose_metrics_cannot_be_read_has_failed_and_the_others_go_on(

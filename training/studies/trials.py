@@ -79,17 +79,13 @@ class Trial:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: is not valid JSON ({error}); remove it, and the trial is run again"
-            ) from error
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: is not a trial of format_version {FORMAT_VERSION}; remove it, and the "
-                "trial is run again"
-            )
-        return content
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["format_version"] == FORMAT_VERSION:
+                return content
+            what = f"is not a trial of format_version {FORMAT_VERSION}"
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"is not valid JSON of a trial ({error})"
+        raise ValueError(f"{path}: {what}; remove it, and the trial is run again")
 
     def state(self) -> State:
         """Return how far it is; whatever was interrupted is open."""
