@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_a_folder_takes_one_sweep_only(
     write_sweep(tmp_path, {"x": {"values": [2]}}, method="random", run_cap=1)
     assert sweep(file, output) == 2
     assert "another sweep file" in capsys.readouterr().err
+
+
+def test_a_sweep_file_may_be_a_pipe(tmp_path: Path) -> None:
+    file, pipe = write_sweep(tmp_path, {"x": {"values": [1]}}), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for _ in range(2):
+        writer = threading.Thread(target=pipe.write_text, args=(file.read_text(),))
+        writer.start()
+        assert sweep(pipe, tmp_path / "out") == 0
+        writer.join()
+    assert starts(tmp_path / "out") == {"trial": 1}
 
 
 def test_a_larger_count_adds_to_a_random_sweep(tmp_path: Path) -> None:
