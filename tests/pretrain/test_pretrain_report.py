@@ -147,8 +147,8 @@ def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) 
     cell = column_called(study, "Masked-LM loss").cells[0]
     assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
     curve = make_curves(study, "val/mlm_loss")[0]
-    assert curve.band and curve.band.n == 2 and len(curve.strays) == 1
-    assert [step for step, _ in curve.strays[0].points] == [10, 20]
+    assert curve.n == 2 and len(curve.strays) == 1
+    assert [step for step, _ in curve.strays[0]] == [10, 20]
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
     assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)

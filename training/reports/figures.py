@@ -17,8 +17,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.metrics_rows import last_value
-from training.reports.curves import STAGES, Curve, Rows, curve_of_run
 from training.statistics import Estimate
 
 COLOURS = ("#0072b2", "#c44e00", "#00785a", "#a8407f", "#8a5f00", "#3f4852", "#2a86c8")
@@ -34,9 +32,6 @@ _STYLE = {
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _PANEL_SIZE = (4.4, 3.0)
 """Inches of one drawing on a page; about as wide as a phone, where 9 points can still be read."""
-_EARLY = 0.05
-"""Share of the steps at the beginning whose training values do not set the range of the axis."""
-_MOST_MARKS = 24
 _PANELS_PER_ROW = 3
 _LABEL_LENGTH, _LABEL_LINES = 24, 3
 
@@ -72,7 +67,7 @@ def save_png(draws: Sequence[Draw], path: Path, *, size: tuple[float, float] = _
         figure = _figure((size[0] * len(draws), size[1]))
         for axis, draw in zip(figure.subplots(1, len(draws), squeeze=False)[0], draws, strict=True):
             draw(axis)
-        figure.savefig(path, dpi=110)
+        figure.savefig(path)
     return path
 
 
@@ -82,157 +77,16 @@ def _style(salt: str) -> Any:
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def _figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, dpi=dpi, layout="constrained")
 
 
-# Curves
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePanel:
-    """A metric over optimiser steps."""
-
-    title: str
-    """What is shown; empty: the page says it."""
-    unit: str
-    """Unit of the values, beside the axis."""
-    main: Sequence[Curve]
-    """Validation: thick, with marks and bands."""
-    faint: Sequence[Curve] = ()
-    """Training: thin, without marks."""
-    levels: Sequence[tuple[float, str]] = ()
-    """What guessing scores, and in words: lines across."""
-    has_legend: bool = False
-    """Whether the drawing names its curves."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no value to draw."""
-        return not any(curve.values for curve in (*self.main, *self.faint))
-
-    def __call__(self, axis: Any) -> None:
-        """Draw it."""
-        for curve in self.faint:
-            _draw_curve(axis, curve, lw=0.8, alpha=0.4)
-        for curve in self.main:
-            _draw_main(axis, curve)
-        for level, text in self.levels:
-            axis.axhline(level, color=GREY, ls="--", lw=1, label=text)
-            axis.annotate(
-                text,
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=SOFT,
-            )
-        self._set_range(axis)
-        axis.set_xlim(left=0)
-        axis.set_xlabel("optimiser steps")
-        axis.set_ylabel(self.unit)
-        axis.set_title(self.title, fontsize=10)
-        _tidy(axis, grid="y")
-        axis.locator_params(axis="x", nbins=5)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        if self.has_legend and self.main:
-            axis.legend(fontsize=8, frameon=False)
-
-    def _set_range(self, axis: Any) -> None:
-        """Show validation whole, and training without its first steps."""
-        values = [value for curve in self.main for value in curve.values]
-        last = max((curve.last_step for curve in (*self.main, *self.faint)), default=0.0)
-        for curve in self.faint:
-            values += [v for step, v in curve.points if step > _EARLY * last or not self.main]
-        finite = [v for v in (*values, *(level for level, _ in self.levels)) if math.isfinite(v)]
-        if finite:
-            low, high = min(finite), max(finite)
-            room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-            axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
-
-
-def _draw_curve(axis: Any, curve: Curve, **style: Any) -> None:
-    if curve.band:
-        axis.plot(curve.band.steps, curve.band.mean, color=colour_of(curve.number), **style)
-    for stray in curve.strays:
-        axis.plot(*_columns(stray.points), color=colour_of(curve.number), **style)
-
-
-def _draw_main(axis: Any, curve: Curve) -> None:
-    colour, band = colour_of(curve.number), curve.band
-    if band:
-        if band.n > 1:
-            axis.fill_between(band.steps, band.low, band.high, color=colour, alpha=0.18, lw=0)
-        axis.plot(
-            band.steps,
-            band.mean,
-            color=colour,
-            label=curve.label,
-            lw=1.6,
-            ms=4,
-            marker=MARKERS[curve.number % len(MARKERS)],
-            mec="white",
-            mew=0.5,
-            markevery=-(-len(band.steps) // _MOST_MARKS),
-            ls=DASHES[curve.number % len(DASHES)],
-        )
-    for stray in curve.strays:
-        axis.plot(*_columns(stray.points), color=colour, ls=":", lw=1.2)
-        axis.plot(*_columns(stray.points[-1:]), "x", color=colour, ms=6, mew=1.6)
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _tidy(axis: Any, *, grid: str) -> None:
+def tidy(axis: Any, *, grid: str) -> None:
+    """Leave the lines of an axis that are read: its values along `grid`, x or y."""
     axis.grid(axis=grid, alpha=0.25, lw=0.6)
     axis.spines[["top", "right", *(["left"] if grid == "x" else [])]].set_visible(False)
-
-
-def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
-    """Draw every run's training windows (thin) and validations (marks), and what guessing scores.
-
-    Args:
-        runs: Metrics rows by the run's label; one colour each.
-        path: PNG to write.
-
-    Returns:
-        The path, or None while no run has a training or validation row (nothing is written).
-    """
-    everything = [row for rows in runs.values() for row in rows]
-    panels = []
-    for metric, title, baseline, guesser in (
-        ("mlm_loss", "masked-LM loss (nats)", "baseline/unigram_loss", "unigram"),
-        ("mlm_accuracy", "masked-LM accuracy", "baseline/unigram_accuracy", "unigram"),
-        ("pair_accuracy", "pair accuracy", "baseline/pair_chance", "chance"),
-    ):
-        level = last_value(everything, baseline)
-        of_training, of_validation = (
-            [
-                c
-                for n, (label, rows) in enumerate(runs.items())
-                if (c := curve_of_run(rows, f"{stage}/{metric}", number=n, label=label))
-            ]
-            for stage in STAGES
-        )
-        panel = CurvePanel(
-            title=title,
-            unit="",
-            main=of_validation,
-            faint=of_training,
-            levels=[] if level is None else [(level, f"{guesser} {level:.3f}")],
-            has_legend=True,
-        )
-        panels += [] if panel.is_empty else [panel]
-    return save_png(panels, Path(path), size=(4.8, 3.8)) if panels else None
-
-
-# Every seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +154,7 @@ class DotPanel:
         axis.locator_params(axis="x", nbins=5)
         axis.set_title(self.title, fontsize=9, fontweight="bold", loc="left")
         axis.set_xlabel(self.note)
-        _tidy(axis, grid="x")
+        tidy(axis, grid="x")
 
     def _range(self, left: float, right: float) -> tuple[float, float]:
         """Ends of the axis: no score that cannot be, lengths from zero."""
@@ -381,7 +235,7 @@ def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] =
     num_rows = -(-len(panels) // per_row)
     height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].height)
     with _style(path.name):
-        figure = _figure((1.2 + 2.4 * per_row, height))
+        figure = _figure((1.2 + 2.4 * per_row, height), dpi=200)
         axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             panel(axis)
@@ -398,7 +252,7 @@ def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] =
             columnspacing=1.0,
             handlelength=1.6,
         )
-        figure.savefig(path, dpi=200)
+        figure.savefig(path)
     return path
 
 

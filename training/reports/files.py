@@ -15,7 +15,7 @@ from training.reports.configurations import Configuration, Study
 from training.reports.measures import Column as MeasureColumn
 from training.reports.runs import Problem
 from training.reports.trials import Trial
-from training.statistics import difference_by_seed
+from training.statistics import paired_difference
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,7 +72,7 @@ def study_json(
             cell = column.cells[number]
             results.append({**place, **asdict(cell), "unit": column.measure.unit})
             is_fair = number != base and column.comparable(number, base, study)
-            difference = difference_by_seed(cell.by_seed, column.cells[base].by_seed)
+            difference = paired_difference(cell.by_seed, column.cells[base].by_seed)
             if is_fair and difference:
                 verdict = {"difference": asdict(difference), "verdict": difference.verdict}
                 differences.append({**place, "minus": baseline.label, **verdict})

@@ -7,7 +7,7 @@ from typing import Literal
 
 from training.reports.configurations import Configuration, Study
 from training.reports.runs import Run
-from training.statistics import Estimate, difference_by_seed, estimate
+from training.statistics import Estimate, estimate, paired_difference
 
 _SAME_DATA = 0.05
 """Relative difference of a unigram guesser's score above which two runs were scored on other text
@@ -239,7 +239,7 @@ def _best(column: Column, study: Study) -> int | None:
     for number in rated:
         if number == best:
             continue
-        found = difference_by_seed(cell.by_seed, column.cells[number].by_seed)
+        found = paired_difference(cell.by_seed, column.cells[number].by_seed)
         if found is None or found.verdict != "separable":
             return None
     return best

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from training.provenance import versions
 from training.reports.configurations import Configuration, Study
-from training.reports.curves import make_curves
+from training.reports.curves import CurvePanel, make_curves
 from training.reports.document import (
     NOTHING,
     Block,
@@ -26,7 +26,7 @@ from training.reports.document import (
     Table,
     table,
 )
-from training.reports.figures import CurvePanel, DotPanel, DotRow, svg_text
+from training.reports.figures import DotPanel, DotRow, svg_text
 from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Column, Measure
 from training.reports.measures import Cell as Result
 from training.reports.parallel import make_parallel
@@ -34,7 +34,7 @@ from training.reports.runs import Problem, Run
 from training.reports.settings import NOT_STATED
 from training.reports.summary import findings, warnings
 from training.run_config import CONFIG_FILE, METRICS_FILE
-from training.statistics import Estimate, difference_by_seed
+from training.statistics import Estimate, paired_difference
 
 CURVES = (("mlm_loss", LOSS), ("mlm_accuracy", ACCURACY), ("pair_accuracy", PAIRS))
 METHOD = (
@@ -187,7 +187,7 @@ def _difference(study: Study, column: Column, number: int, base: int) -> Cell:
     if not column.comparable(number, base, study):
         flag = f"another question: {measure.baseline_title} differs"
         return Cell(text=NOTHING, flags=[flag])
-    found = difference_by_seed(first.by_seed, second.by_seed)
+    found = paired_difference(first.by_seed, second.by_seed)
     if found is None:
         return Cell(text=NOTHING, flags=["no seed in common"])
     notes, flags = [], []
