@@ -5,7 +5,7 @@ Invariant: nothing is claimed that the number of values cannot carry; one value 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 CONFIDENCE = 0.95
@@ -93,9 +93,14 @@ class Estimate:
 
     def scaled(self, factor: float) -> "Estimate":
         """The same of values that are a positive factor times these."""
-        names = ("mean", "low", "high", "minimum", "maximum")
-        ends = {name: getattr(self, name) for name in names}
-        return replace(self, **{k: v if v is None else factor * v for k, v in ends.items()})
+        return Estimate(
+            n=self.n,
+            mean=factor * self.mean,
+            low=None if self.low is None else factor * self.low,
+            high=None if self.high is None else factor * self.high,
+            minimum=factor * self.minimum,
+            maximum=factor * self.maximum,
+        )
 
     @property
     def has_no_spread(self) -> bool:

@@ -339,8 +339,7 @@ def test_nothing_in_the_figure_is_clipped_or_covered(
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    drawings = [panel for _, panel in panels(report_of(tmp_path), has_titles=True)]
-    save_dots(drawings, tmp_path / "figure.png")
+    save_dots(panels(report_of(tmp_path)), tmp_path / "figure.png")
     figure = drawn[0]
     legend = figure.legends[0].get_window_extent()
     boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from training.reports.trials import FoundTrials, Trial
 from training.statistics import Estimate, estimate, paired_difference
 
-T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 OTHER_FAMILY = "Tasks"
 """The table of tasks whose results do not say where they belong."""
 MISMATCHED = "_mismatched"

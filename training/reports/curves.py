@@ -11,7 +11,8 @@ from typing import Any
 
 from training.metrics_rows import last_value, series
 from training.reports.configurations import Configuration, Study
-from training.reports.figures import DASHES, GREY, MARKERS, SOFT, colour_of, save_png, tidy
+from training.reports.figures import DASHES, GREY, MARKERS, SOFT, Panel, colour_of, save_png, tidy
+from training.reports.measures import ACCURACY, LOSS, PAIRS
 from training.reports.runs import Run
 
 Points = list[tuple[float, float]]
@@ -115,11 +116,9 @@ def _points(run: Run, metric: str, scale: float) -> dict[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurvePanel:
+class CurvePanel(Panel):
     """A metric over optimiser steps."""
 
-    title: str
-    """What is shown; empty: the page says it."""
     unit: str
     """Unit of the values, beside the axis."""
     main: Sequence[Curve]
@@ -128,15 +127,13 @@ class CurvePanel:
     """Training: thin, without marks."""
     levels: Sequence[tuple[float, str]] = ()
     """What guessing scores, and in words: lines across."""
-    has_legend: bool = False
-    """Whether the drawing names its curves."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no value to draw."""
         return not any(curve.values for curve in (*self.main, *self.faint))
 
-    def __call__(self, axis: Any) -> None:
+    def draw(self, axis: Any) -> None:
         """Draw it."""
         for curve in self.faint:
             _draw_faint(axis, curve)
@@ -209,6 +206,30 @@ def _draw_main(axis: Any, curve: Curve) -> None:
         axis.plot(*points[-1], "x", color=colour, ms=6, mew=1.6)
 
 
+def curve_panels(study: Study) -> list[CurvePanel]:
+    """A panel for every metric that was validated."""
+    panels: list[CurvePanel] = []
+    for metric, measure in (
+        ("mlm_loss", LOSS),
+        ("mlm_accuracy", ACCURACY),
+        ("pair_accuracy", PAIRS),
+    ):
+        levels = {level for run in study.runs if (level := measure.level(run)) is not None}
+        panel = CurvePanel(
+            title=measure.title,
+            unit=measure.unit,
+            has_legend=not panels,
+            main=make_curves(study, f"val/{metric}", scale=measure.scale),
+            faint=make_curves(study, f"train/{metric}", scale=measure.scale),
+            levels=[
+                (level, f"{measure.baseline_title} {measure.text(level)}")
+                for level in sorted(levels)[:3]
+            ],
+        )
+        panels += [panel] if panel.main else []
+    return panels
+
+
 def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
     """Draw every run's training windows (thin) and validations (marks), and what guessing scores.
 
@@ -243,4 +264,4 @@ def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
             has_legend=True,
         )
         panels += [] if panel.is_empty else [panel]
-    return save_png(panels, Path(path), size=(4.8, 3.8)) if panels else None
+    return save_png(panels, Path(path)) if panels else None

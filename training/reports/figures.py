@@ -11,7 +11,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -24,18 +24,14 @@ MARKERS, GLYPHS = ("o", "s", "^", "D"), ("●", "■", "▲", "◆")
 """With the colours they repeat after 28 series."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 SOFT, GREY = "#444444", "#777777"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 9.0),
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_PANEL_SIZE = (4.4, 3.0)
-"""Inches of one drawing on a page; about as wide as a phone, where 9 points can still be read."""
 _PANELS_PER_ROW = 3
 _LABEL_LENGTH, _LABEL_LINES = 24, 3
-
-Draw = Callable[[Any], None]
 
 
 def colour_of(number: int) -> str:
@@ -43,30 +39,54 @@ def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def svg_text(draw: Draw, *, title: str, size: tuple[float, float] = _PANEL_SIZE) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A drawing on one axis."""
+
+    title: str = ""
+    """What is shown; empty: the caption says it."""
+    has_legend: bool = False
+    """Whether it names its series."""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches; about as wide as a phone, where 9 points can be read."""
+        return 4.4, 3.0
+
+    def draw(self, axis: Any) -> None:
+        """Draw it.
+
+        Args:
+            axis: An axis of matplotlib, empty.
+        """
+        raise NotImplementedError
+
+
+def svg_text(panel: Panel, *, title: str) -> str:
     """A drawing as an `svg` element that stands for itself in a page.
 
     Args:
-        draw: Draws on an axis.
+        panel: What is drawn.
         title: What is shown, for readers who hear the page; tells its names from other drawings'.
-        size: Width and height in inches.
     """
     stream = io.StringIO()
     with _style(title):
-        figure = _figure(size)
-        draw(figure.subplots())
+        figure = _figure(panel.size)
+        panel.draw(figure.subplots())
         figure.savefig(stream, format="svg", metadata=_BARE_SVG, transparent=True)
     text = stream.getvalue()
     text = re.sub(r'<g id="\w+?_\d+">', "<g>", text[text.index("<svg") :])
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
-def save_png(draws: Sequence[Draw], path: Path, *, size: tuple[float, float] = _PANEL_SIZE) -> Path:
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
     """Drawings beside each other as a PNG; returns its path."""
+    widths, heights = zip(*(panel.size for panel in panels), strict=True)
     with _style(path.name):
-        figure = _figure((size[0] * len(draws), size[1]))
-        for axis, draw in zip(figure.subplots(1, len(draws), squeeze=False)[0], draws, strict=True):
-            draw(axis)
+        figure = _figure((sum(widths), max(heights)))
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            panel.draw(axis)
         figure.savefig(path)
     return path
 
@@ -104,11 +124,9 @@ class DotRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DotPanel:
+class DotPanel(Panel):
     """Rows of seeds under one measure, with mean and interval."""
 
-    title: str
-    """What is shown; empty: the page says it."""
     note: str
     """Unit, split, number of seeds."""
     rows: Mapping[str, DotRow | None]
@@ -127,11 +145,11 @@ class DotPanel:
     """Seeds from which on an interval is drawn."""
 
     @property
-    def height(self) -> float:
-        """Inches it needs."""
-        return 0.75 + 0.42 * (len(self.rows) + bool(self.models))
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches."""
+        return 4.4, 0.75 + 0.42 * (len(self.rows) + bool(self.models))
 
-    def __call__(self, axis: Any) -> None:
+    def draw(self, axis: Any) -> None:
         """Draw it."""
         values = [v for row in self.rows.values() if row for v in row.values]
         if self.level is not None and _is_near(self.level, values):
@@ -233,12 +251,12 @@ def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] =
     """
     per_row = min(_PANELS_PER_ROW, len(panels))
     num_rows = -(-len(panels) // per_row)
-    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].height)
+    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].size[1])
     with _style(path.name):
         figure = _figure((1.2 + 2.4 * per_row, height), dpi=200)
         axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
         for axis, panel in zip(axes, panels, strict=False):
-            panel(axis)
+            panel.draw(axis)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         has_level = any(panel.level is not None for panel in panels)
