@@ -27,12 +27,12 @@ from training.reports.document import (
     table,
 )
 from training.reports.figures import DotPanel, DotRow
+from training.reports.findings import findings, warnings
 from training.reports.measures import SPEED, Column, Measure
 from training.reports.measures import Cell as Result
 from training.reports.parallel import make_parallel
 from training.reports.runs import Problem, Run
 from training.reports.settings import NOT_STATED
-from training.reports.summary import findings, warnings
 from training.run_config import CONFIG_FILE, METRICS_FILE
 from training.statistics import Estimate, paired_difference
 
