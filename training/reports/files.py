@@ -80,7 +80,7 @@ def study_json(
         {
             "configurations": {
                 found.label: {
-                    "settings": {**study.unchanged, **_named(study, found)},
+                    "settings": {study.names[key]: value for key, value in found.factors.items()},
                     "runs": [str(run.folder) for run in found.runs],
                 }
                 for found in study.configurations
@@ -90,10 +90,6 @@ def study_json(
             "problems": {problem.folder: problem.reason for problem in problems},
         }
     )
-
-
-def _named(study: Study, configuration: Configuration) -> dict[str, str]:
-    return {study.names[key]: value for key, value in configuration.factors.items()}
 
 
 def results_csv(results: Results) -> str:
