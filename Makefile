@@ -71,13 +71,13 @@ test-minimum: $(PY)
 
 #   make bench        short forms of the benchmarks; JSON and plots in benchmarks/results/
 bench: $(VENV)/.dev
-	$(PY) benchmarks/data_prep.py --short
-	$(PY) benchmarks/data_loading.py --short
-	$(PY) benchmarks/resilience.py --short
-	$(PY) benchmarks/long_documents.py --short
-	$(PY) benchmarks/encoders.py --short
-	$(PY) benchmarks/pretraining.py --short
-	$(PY) benchmarks/lra_table2.py --short
+	$(PY) -m benchmarks.text --short
+	$(PY) -m benchmarks.loader --short
+	$(PY) -m benchmarks.resilience --short
+	$(PY) -m benchmarks.long_documents --short
+	$(PY) -m benchmarks.encoders --short
+	$(PY) -m benchmarks.pretraining --short
+	$(PY) -m benchmarks.lra_table2 --short
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """The whole pretraining step, loader included: PoNet, its released arrangement, BERT, FNet.
 
-    python benchmarks/pretraining.py                     (small encoders, one CPU thread)
-    python benchmarks/pretraining.py --device cuda       (base encoders, bf16, 512 to 16384 tokens)
+    python -m benchmarks.pretraining                     (small encoders, one CPU thread)
+    python -m benchmarks.pretraining --device cuda       (base encoders, bf16, 512 to 16384 tokens)
 
 Every rival trains in turn, a few steps at a time, in several rounds of another order: masked tokens
 and sentence order, AdamW, clipping, batches made from shards of random tokens while it trains.
@@ -15,50 +15,166 @@ given no mask, so that it can use FlashAttention although there is padding. Drop
 what the function needs, three projections for PoNet, however it is computed.
 """
 
-# ruff: noqa: E402 (the search path is mended before the imports that need it)
-import argparse
 import logging
-import random
-import sys
 import tempfile
+import time
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).resolve().parent
-# A benchmark beside this file is named like the package data_prep: this folder must come last.
-sys.path[:] = [
-    str(_HERE.parent),
-    *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE),
-    str(_HERE),
-]
-
 import torch
-from _common import RESULTS, bar_chart, machine, save, spread, synthetic_folder
-from _fits import FitRival, fit, make_module, peak_of, product_rate
-from _targets import Target, target, targets_table
-from _timing import Clock, cpu_features, ratio, times
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
 
-Options = argparse.Namespace
+from benchmarks import page
+from benchmarks.charts import bar_chart
+from benchmarks.corpora import synthetic_folder
+from benchmarks.harness import Clock, in_turn, product, rows_of, spread, wait
+from benchmarks.report import Options, Target, fill, finish, machine, make_parser
+from benchmarks.report import target as claim
+from benchmarks.rivals import DTYPES, Rival
+from pretrain.datamodule import PretrainDataModule
+from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
+from pretrain.optim import OptimizerConfig
+from training.utilisation import FetchClock, PeakRate, peak_rate
+
 Row = dict[str, Any]
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+QUIET = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
 
-def rivals_for(options: Options) -> list[FitRival]:
+class EveryPosition(PretrainModule):
+    """Computes vocabulary logits at every position and looks at a sixth of them."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return the mean masked-LM loss plus the mean pair loss."""
+        output = self.model(encoder_batch(batch))
+        labels_BL = torch.full_like(batch["input_ids"], IGNORED_LABEL)
+        labels_BL.scatter_(1, batch["masked_positions"], batch["masked_labels"])
+        logits = output.mlm_logits.flatten(0, 1).float()
+        loss = F.cross_entropy(logits, labels_BL.flatten(), ignore_index=IGNORED_LABEL)
+        if output.pair_logits is not None:
+            pair_logits, labels_B = output.pair_logits.float(), batch["pair_labels"]
+            loss = loss + F.cross_entropy(pair_logits, labels_B, ignore_index=IGNORED_LABEL)
+        return {"loss": loss}
+
+
+def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
+    """Return the rival's module; BERT computes without a mask, so that it can use FlashAttention.
+
+    Padding then takes part in BERT's attention, which costs it nothing and changes no shape.
+    """
+    torch.manual_seed(1)
+    sizes = {"max_positions": max_len, "vocab_size": options.vocab_size}
+    config = rival.config(options.encoder, dropout_prob=options.dropout, **sizes)
+    make = EveryPosition if rival.every_position else PretrainModule
+    module = make(config, optimizer=OptimizerConfig(), compile=bool(rival.compile_mode))
+    if rival.kind == "official":
+        module.model.encoder = rival.encoder(config)
+    if rival.kind == "bert":
+        module.model.encoder.prepare = lambda batch: None  # type: ignore[method-assign]
+    return module
+
+
+@dataclass
+class StepWindow(Callback):
+    """Times the steps of a fit after its first ones; the last callback."""
+
+    warmup: int
+    steps: int
+    clock: FetchClock
+    found: dict[str, float] = field(default_factory=dict)
+    _start: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step not in (self.warmup, self.warmup + self.steps):
+            return
+        wait(pl_module.device.type)
+        now = (time.perf_counter(), time.process_time(), self.clock.seconds)
+        if trainer.global_step == self.warmup:
+            self._start = now
+            return
+        wall_s, cpu_s, waited_s = (b - a for a, b in zip(self._start, now, strict=True))
+        assert isinstance(pl_module, PretrainModule)
+        self.found = {
+            "wall_s": wall_s / self.steps,
+            "cpu_s": cpu_s / self.steps,
+            "waiting_share": waited_s / wall_s,
+            "flops": pl_module.batch_flops(batch),
+            "positions": float(batch["input_ids"].numel()),
+        }
+        if pl_module.device.type == "cuda":
+            self.found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+
+
+def fit(
+    module: PretrainModule, rival: Rival, shards: Path, max_len: int, options: Options
+) -> dict[str, float]:
+    """Train for a few steps; return what StepWindow found, per step."""
+    size = max(1, options.tokens_per_step // max_len)
+    batch = {"global_batch_size": size, "micro_batch_size": size, "max_len": max_len}
+    workers = options.num_workers
+    data = PretrainDataModule(folder=str(shards), num_workers=workers, verify_shards=False, **batch)
+    clock = FetchClock()
+    window = StepWindow(options.warmup, options.steps, clock)
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer = Trainer(
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=1,
+        precision=PRECISIONS[rival.precision],  # type: ignore[arg-type]
+        max_steps=options.warmup + options.steps,
+        callbacks=[window],
+        profiler=clock,
+        gradient_clip_val=1.0,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        logger=False,
+        **dict.fromkeys(QUIET, False),
+    )
+    trainer.fit(module, datamodule=data)
+    module.zero_grad(set_to_none=True)
+    return window.found
+
+
+def product_rate(precision: str, clock: Clock, side: int = 2048) -> float:
+    """Return the operations per second of one square matrix product, timed as the steps are."""
+    step = product(side, side, side, dtype=DTYPES[precision], device=clock.device)
+    step()
+    return 2 * side**3 / clock.sample(step, 1)[clock.deciding]
+
+
+def peak_of(rival: Rival, rates: list[float]) -> PeakRate:
+    """Return the rate that the rival's device could reach: what was measured, or a data sheet's."""
+    if not rates:
+        return peak_rate(torch.device("cuda"), PRECISIONS[rival.precision])
+    name = str(DTYPES[rival.precision])[6:]
+    median = spread(rates)["median"]
+    return PeakRate(median, f"the {name} product measured in the same rounds")
+
+
+def rivals_for(options: Options) -> list[Rival]:
     """Return what is compared on a device; the first is ours."""
     if options.device == "cpu":
-        mine = [FitRival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
+        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         return [
-            *(mine if cpu_features()["amx_bf16"] else mine[::-1]),
-            FitRival(kind="official", precision="32"),
-            FitRival(kind="official", precision="32", every_position=True),
-            FitRival(kind="bert", precision="32"),
-            FitRival(kind="fnet", precision="32"),
+            *(mine if machine()["amx_bf16"] else mine[::-1]),
+            Rival(kind="official", precision="32"),
+            Rival(kind="official", precision="32", every_position=True),
+            Rival(kind="bert", precision="32"),
+            Rival(kind="fnet", precision="32"),
         ]
     form: dict[str, Any] = {"precision": options.precision}
-    plain = [FitRival(kind=kind, **form) for kind in ("ponet", "bert", "fnet")]
-    compiled = [FitRival(kind=kind, compiled=True, **form) for kind in ("ponet", "bert", "fnet")]
-    official = [FitRival(kind="official", every_position=every, **form) for every in (False, True)]
-    return [*compiled, *plain, FitRival(kind="ponet", kernels="eager", **form), *official]
+    kinds = ("ponet", "bert", "fnet")
+    plain: list[Rival] = [Rival(kind=kind, **form) for kind in kinds]  # type: ignore[arg-type]
+    compiled = [Rival(kind=rival.kind, compile_mode="default", **form) for rival in plain]
+    official = [Rival(kind="official", every_position=every, **form) for every in (False, True)]
+    return [*compiled, *plain, Rival(kind="ponet", kernels="eager", **form), *official]
 
 
 def measure(shards: Path, max_len: int, options: Options) -> list[Row]:
@@ -66,51 +182,39 @@ def measure(shards: Path, max_len: int, options: Options) -> list[Row]:
     torch._dynamo.reset()
     rivals = rivals_for(options)
     modules = {rival: make_module(rival, max_len, options) for rival in rivals}
-    samples: dict[FitRival, list[dict[str, float] | None]] = {rival: [] for rival in rivals}
+    samples: dict[Rival, list[dict[str, float]]] = {rival: [] for rival in rivals}
     on_cpu = options.device == "cpu"
     clock = Clock(device=options.device, threads=options.threads)
     rates: dict[str, list[float]] = {rival.precision: [] for rival in rivals}
     for number in range(options.rounds):
         for precision, found in rates.items() if on_cpu else ():
             found.append(product_rate(precision, clock))
-        for rival in random.Random(number).sample(rivals, len(rivals)):
+        for rival in in_turn(rivals, number):
             samples[rival].append(fit(modules[rival], rival, shards, max_len, options))
         print(f"{max_len} tokens: round {number + 1} of {options.rounds}", flush=True)
-    key = clock.deciding if on_cpu else "wall_s"
-    measured = {precision: spread(found)["median"] for precision, found in rates.items() if found}
-    rows = []
-    for rival, own in samples.items():
-        row = _row(rival, own, key) | {"num_tokens": max_len}
-        row["times_as_fast_as"] = {
-            other.label: ratio(samples[other], own, key) for other in rivals if other != rival
-        }
-        peak = peak_of(rival, options.device, measured)
-        row |= {"mfu": row["flops_per_s"] / peak.flops_per_s, "peak": peak.source}
-        rows.append(row)
-    return rows
+    rows = rows_of(
+        {(rival.label, max_len): found for rival, found in samples.items()},
+        clock.deciding if on_cpu else "wall_s",
+    )
+    return [
+        row | _rates(row, samples[rival], peak_of(rival, rates[rival.precision]))
+        for rival, row in zip(rivals, rows.values(), strict=True)
+    ]
 
 
-def _row(rival: FitRival, samples: list[dict[str, float] | None], key: str) -> Row:
-    """Return times and rates of one rival."""
-    found = [sample for sample in samples if sample is not None]
-    first, seconds = found[0], times(found, key)
-    row: Row = {
-        "rival": rival.label,
-        "kind": rival.kind,
-        "precision": rival.precision,
-        "compiled": rival.compiled,
-        "time": key,
-        "s": seconds,
-        "wall_s": times(found, "wall_s"),
-        "cpu_s": times(found, "cpu_s"),
-        "positions_per_step": first["positions"],
-        "positions_per_s": first["positions"] / seconds["median"],
-        "flops_per_s": first["flops"] / seconds["median"],
-        "waiting_share": spread([sample["waiting_share"] for sample in found]),
+def _rates(row: Row, samples: list[dict[str, float]], peak: PeakRate) -> Row:
+    """Return what one rival did per second, and how far it used its device."""
+    seconds, first = row["s"]["median"], samples[0]
+    found = {
+        "positions_per_s": first["positions"] / seconds,
+        "flops_per_s": first["flops"] / seconds,
+        "mfu": first["flops"] / seconds / peak.flops_per_s,
+        "peak": peak.source,
+        "waiting_share": spread([sample["waiting_share"] for sample in samples]),
     }
     if "peak_gib" in first:
-        row["peak_gib"] = max(sample["peak_gib"] for sample in found)
-    return row
+        found["peak_gib"] = max(sample["peak_gib"] for sample in samples)
+    return found
 
 
 def claims(rows: list[Row], options: Options) -> list[Target]:
@@ -121,49 +225,33 @@ def claims(rows: list[Row], options: Options) -> list[Target]:
         ratios: dict[str, float] | None = found.get("times_as_fast_as", {}).get(other)
         return ratios["median"] if ratios else None
 
-    released = "official PoNet, head at every position, "
-    if options.device == "cpu":
-        name = f"{options.encoder} step, 512 tokens: PoNet bf16 x"
-        lacks = "" if cpu_features()["amx_bf16"] else "AMX"
-        return [
-            target(f"{name} official arrangement fp32, head at every position",
-                   speed("PoNet, bf16", f"{released}fp32", 512), at_least=2.5, lacks=lacks),
-            target(f"{name} official arrangement fp32, head at masked positions",
-                   speed("PoNet, bf16", "official PoNet, fp32", 512), at_least=2.5, lacks=lacks),
-        ]  # fmt: skip
-    mine = f"PoNet, compiled, {options.precision}"
+    cpu = options.device == "cpu"
+    form = "fp32" if cpu else options.precision
+    mine = "PoNet, bf16" if cpu else f"PoNet, compiled, {form}"
+    lacks = "" if not cpu or machine()["amx_bf16"] else "AMX"
+    name = "step, 512 tokens: x official arrangement, eager"
+    if cpu:
+        name = f"{options.encoder} step, 512 tokens: PoNet bf16 x official arrangement fp32"
     found = [
-        target("step, 512 tokens: x official arrangement, eager, head at every position",
-               speed(mine, f"{released}{options.precision}", 512), at_least=2.3),
-        target("step, 512 tokens: x official arrangement, eager, head at masked positions",
-               speed(mine, f"official PoNet, {options.precision}", 512), at_least=2.3),
+        claim(f"{name}, head at {where} position{'s' * (where == 'masked')}",
+              speed(mine, f"official PoNet, {head}{form}", 512),
+              at_least=2.5 if cpu else 2.3, lacks=lacks)
+        for where, head in (("every", "head at every position, "), ("masked", ""))
     ]  # fmt: skip
+    if cpu:
+        return found
     for length, bound in ((512, 1.1), (4096, 2.0), (16_384, 5.0)):
-        measured = speed(mine, f"BERT, compiled, {options.precision}", length)
-        found.append(target(f"step, {length} tokens: x BERT compiled", measured, at_least=bound))
+        measured = speed(mine, f"BERT, compiled, {form}", length)
+        found.append(claim(f"step, {length} tokens: x BERT compiled", measured, at_least=bound))
     for length in options.lengths:
-        measured = speed(mine, f"FNet, compiled, {options.precision}", length)
-        found.append(target(f"step, {length} tokens: x FNet compiled", measured, at_least=1.0))
+        measured = speed(mine, f"FNet, compiled, {form}", length)
+        found.append(claim(f"step, {length} tokens: x FNet compiled", measured, at_least=1.0))
     for row in (row for row in rows if row["rival"] == mine):
         name = f"step, {row['num_tokens']} tokens"
         waiting = row["waiting_share"]["median"]
-        found.append(target(f"{name}: model FLOP utilisation", row["mfu"], at_least=0.45))
-        found.append(target(f"{name}: share of time waiting for data", waiting, at_most=0.02))
+        found.append(claim(f"{name}: model FLOP utilisation", row["mfu"], at_least=0.45))
+        found.append(claim(f"{name}: share of time waiting for data", waiting, at_most=0.02))
     return found
-
-
-def table(rows: list[Row], our_label: str) -> str:
-    """Return one line per rival."""
-    head = f"{'':52}{'ms':>9}{'lowest':>9}{'highest':>9}{'positions/s':>13}{'MFU':>7}{'waiting':>9}"
-    lines = [head + f"{'x first':>9}"]
-    for row in rows:
-        cells = "".join(f"{1e3 * row['s'][key]:9,.1f}" for key in ("median", "min", "max"))
-        cells += f"{row['positions_per_s']:13,.0f}{row['mfu']:7.1%}"
-        cells += f"{row['waiting_share']['median']:9.2%}"
-        found = row["times_as_fast_as"].get(our_label)
-        cells += f"{found['median']:9.2f}" if found else f"{1:9.2f}"
-        lines.append(f"{row['num_tokens']:6} {row['rival']:45}{cells}")
-    return "\n".join(lines)
 
 
 def report(shards: Path, options: Options) -> None:
@@ -171,29 +259,18 @@ def report(shards: Path, options: Options) -> None:
     # Lightning tells anew in every short fit what it found.
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
-    our_label = rivals_for(options)[0].label
-    rows: list[Row] = []
-    for max_len in options.lengths:
-        rows += measure(shards, max_len, options)
-        print(table([row for row in rows if row["num_tokens"] == max_len], our_label), flush=True)
+    rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
     targets = claims(rows, options)
-    print(targets_table(targets))
-    content: dict[str, Any] = {"machine": {**machine(), **cpu_features()}}
-    content["torch"] = torch.__version__
-    if options.device == "cuda":
-        content["gpu"] = torch.cuda.get_device_name()
-    hidden = ("output", "short", "name", "folder")
-    kept = {k: v for k, v in vars(options).items() if k not in hidden}
-    content |= {"settings": kept, "ours": our_label, "targets": targets, "rows": rows}
     name = options.name or f"pretraining_{options.device}"
-    print(save(name, content, options.output))
-    bars = {f"{row['num_tokens']}: {row['rival']}": row["positions_per_s"] for row in rows}
-    title = f"Pretraining step, {options.encoder}, loader included"
-    print(bar_chart(name, bars, title=title, unit="positions/s", folder=options.output))
+    content = {"ours": rivals_for(options)[0].label, "targets": targets, "rows": rows}
+    finish(name, content, options, page.pretraining)
+    bars = {f"{row['num_tokens']}: {row['rival']}": row["s"] for row in rows}
+    panels = {f"Pretraining step, {options.encoder}, loader included": {"median": bars}}
+    bar_chart(panels, options.output / f"{name}.png", unit="seconds")
 
 
-def read_options() -> Options:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
+def main(arguments: list[str] | None = None) -> None:
+    parser = make_parser(__doc__, rounds=5, device=True)
     parser.add_argument("--encoder", choices=("base", "small", "nano"),
                         help="default: small; on CUDA base")  # fmt: skip
     parser.add_argument("--lengths", type=int, nargs="+",
@@ -202,38 +279,18 @@ def read_options() -> Options:
     parser.add_argument("--vocab_size", type=int, default=30_522)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="on CUDA")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, help="steps before the clock starts, in each round")
     parser.add_argument("--steps", type=int, help="timed steps of each round")
-    parser.add_argument("--num_workers", type=int,
-                        help="of the loader; default: 0, on CUDA 2")  # fmt: skip
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--num_workers", type=int, help="of the loader; default: 0, on CUDA 2")
     parser.add_argument("--folder", type=Path, help="shards; default: random tokens, made anew")
-    parser.add_argument("--short", action="store_true", help="1 round of 2 steps, 1024 tokens")
     parser.add_argument("--name", help="of the files; default: pretraining_<device>")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    cuda = options.device == "cuda"
+    options = parser.parse_args(arguments)
     if options.short:
         options.rounds, options.warmup, options.steps = 1, 1, 2
         options.tokens_per_step = options.tokens_per_step or 1024
-    defaults = {
-        "encoder": ("small", "base"),
-        "lengths": ([512], [512, 4096, 16_384]),
-        "tokens_per_step": (8192, 65_536),
-        "warmup": (1, 5),
-        "steps": (3, 30),
-        "num_workers": (0, 2),
-    }
-    for name, (on_cpu, on_cuda) in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, on_cuda if cuda else on_cpu)
-    return options
-
-
-def main() -> None:
-    options = read_options()
+    fill(options, {"encoder": ("small", "base"), "lengths": ([512], [512, 4096, 16_384]),
+                   "tokens_per_step": (8192, 65_536), "warmup": (1, 5), "steps": (3, 30),
+                   "num_workers": (0, 2)})  # fmt: skip
     if options.folder is not None:
         report(options.folder, options)
         return

@@ -1,7 +1,7 @@
 """What protection costs: milliseconds per optimiser step, and seconds until a resumed run steps.
 
-    python benchmarks/resilience.py                  (PoNet small and nano, one CPU thread)
-    python benchmarks/resilience.py --encoder base --accelerator gpu --precision bf16-mixed
+    python -m benchmarks.resilience                  (PoNet small and nano, one CPU thread)
+    python -m benchmarks.resilience --encoder base --accelerator gpu --precision bf16-mixed
 
 Steps: one fit trains blocks of steps, each block with the callbacks of one rival, in a new order
 every round; each is compared with the bare block of its round, in wall time and in CPU time of the
@@ -15,40 +15,44 @@ fresh, resumed, and resumed in the third epoch over the corpus. For that the sam
 later step number, so that the run has to plan that epoch.
 """
 
-# ruff: noqa: E402 (the search path is mended before the imports that need it)
-import argparse
 import logging
 import os
-import sys
+import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-_HERE = Path(__file__).resolve().parent
-# A benchmark beside this file is named like the package data_prep: this folder must come last.
-sys.path[:] = [
-    str(_HERE.parent),
-    *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE),
-    str(_HERE),
-]
-
 import numpy as np
 import torch
-from _blocks import ALL, ASYNC, BARE, SYNC, Rival, train_blocks
-from _common import RESULTS, machine, save, spread, synthetic_folder
-from _start_up import start_up
 
-from training.checkpoints.storage import saved_checkpoints
+from benchmarks.blocks import ALL, BARE, SYNC, Protection, train_blocks
+from benchmarks.charts import bar_chart
+from benchmarks.corpora import synthetic_folder
+from benchmarks.fits import kill, last_step, start_fit
+from benchmarks.harness import interleaved, spread
+from benchmarks.report import CONFIGS, Options, Target, finish, grid, make_parser
+from benchmarks.report import target as claim
+from data_prep.shards import TokenShards
+from pretrain.datamodule import PretrainDataModule
+from pretrain.objectives import OBJECTIVES
+from pretrain.packing import PackingConfig
+from pretrain.sampler import SampleStream
+from training.checkpoints.storage import (
+    checkpoint_path,
+    load_checkpoint,
+    saved_checkpoints,
+    write_checkpoint,
+)
 
-TARGETS = {"overhead_percent": 2.0, "start_up_ratio": 1.3}
 WAYS = ("own_hooks", "cpu_difference", "wall_difference")
-Options = argparse.Namespace
 
 
-def costs(rivals: dict[str, Rival], folder: Path, options: Options) -> dict[str, Any]:
+def costs(measured: dict[str, Protection], folder: Path, options: Options) -> dict[str, Any]:
     """What each part costs per step and all of them together, in ms and % of a bare step."""
-    bare, every = rivals[BARE], options.every_n_steps
+    bare, every = measured[BARE], options.every_n_steps
     step_ms = median(bare.steps_ms[1:])  # the first round is thrown away
 
     def share(values_ms: list[float]) -> dict[str, Any]:
@@ -59,18 +63,17 @@ def costs(rivals: dict[str, Rival], folder: Path, options: Options) -> dict[str,
         return share([times * (a - b) for a, b in zip(ours[1:], theirs[1:], strict=True)])
 
     parts: dict[str, Any] = {}
-    for name, rival in rivals.items():
+    for name, part in measured.items():
         # A block has one save, but only one in `every` steps is to be paid for.
-        times = options.block / every if rival.saver else 1.0
-        own_ms = [s * 1e3 / every for s in rival.saves_s] if rival.saver else rival.own_ms
+        times = options.block / every if part.saver else 1.0
+        own_ms = [s * 1e3 / every for s in part.saves_s] if part.saver else part.own_ms
         parts[name] = {
             "own_hooks": share(own_ms[1:]),
-            "cpu_difference": difference(rival.cpu_ms, bare.cpu_ms, times),
-            "wall_difference": difference(rival.steps_ms, bare.steps_ms, times),
-            "block_step_ms": rival.steps_ms[1:],
+            "cpu_difference": difference(part.cpu_ms, bare.cpu_ms, times),
+            "wall_difference": difference(part.steps_ms, bare.steps_ms, times),
         }
-        if rival.saver:
-            parts[name]["save_s"] = spread(rival.saves_s[1:])
+        if part.saver:
+            parts[name]["save_s"] = spread(part.saves_s[1:])
     del parts[BARE]
     saves = parts[SYNC]["own_hooks"]["percent"]["median"]
     return {
@@ -83,87 +86,134 @@ def costs(rivals: dict[str, Rival], folder: Path, options: Options) -> dict[str,
     }
 
 
-def print_costs(encoder: str, found: dict[str, Any]) -> None:
-    bare, parts = found["bare_step_ms"], found["parts"]
-    print(f"{encoder}: bare step {bare['median']:.1f} ms [{bare['min']:.1f} .. {bare['max']:.1f}]")
-    print(f"  {'':32s}" + "".join(f"{way.replace('_', ' '):>21s}" for way in WAYS))
-    for name, part in parts.items():
-        cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
-        text = "".join(f"{ms:10.3f} ms{percent:6.2f} %" for ms, percent in cells)
-        wall = part[WAYS[-1]]["ms"]
-        print(f"  {name:32s}{text}  [{wall['min']:.3f} .. {wall['max']:.3f}]")
-    together = "".join(f"{found['together_percent'][way]:19.2f} %" for way in WAYS)
-    print(f"  {'together':32s}{together}  wanted: < {TARGETS['overhead_percent']:g} %")
-    print(f"  together: {found['how']}")
-    print(
-        f"  one checkpoint of {found['checkpoint_mib']:.0f} MiB: "
-        f"{parts[SYNC]['save_s']['median']:.3f} s; asynchronous: the run waits "
-        f"{parts[ASYNC]['save_s']['median']:.3f} s"
-    )
+def table(content: dict[str, Any]) -> list[str]:
+    """Return one line per part of what protection costs."""
+    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS), "one save, s")
+    body = []
+    for encoder, found in content["encoders"].items():
+        for name, part in found["parts"].items():
+            cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
+            save_s = f"{part['save_s']['median']:.3f}" if "save_s" in part else ""
+            shares = [f"{ms:.3f} ({percent:.2f} %)" for ms, percent in cells]
+            body.append([encoder, name, *shares, save_s])
+    return grid(head, body)
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw the parts' shares of a step for every encoder, and the start-up times."""
-    import matplotlib
+def fit_options(shards: Path, encoder: str, options: Options) -> list[str]:
+    """Return the options of the fits whose start-up is timed."""
+    given = {
+        "config": CONFIGS / "pretrain" / "small.yaml",
+        "data.folder": shards.resolve(),
+        "model.encoder.vocab_size": TokenShards.open(shards).manifest.tokenizer.vocab_size,
+        "data.max_len": options.max_len,
+        "data.global_batch_size": options.batch_size,
+        "data.micro_batch_size": options.batch_size,
+        "trainer.log_every_n_steps": 1,
+        "trainer.max_steps": 10**6,
+        "trainer.accelerator": options.accelerator,
+        "trainer.precision": options.precision,
+        "trainer.devices": 1,
+        "checkpoints.every_n_steps": 2,
+    }
+    encoder_file = ["--config", str(CONFIGS / "encoder" / f"ponet_{encoder}.yaml")]
+    return [*encoder_file, *(text for k, v in given.items() for text in (f"--{k}", str(v)))]
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    encoders = result["encoders"]
-    figure, axes = plt.subplots(1, len(encoders) + 1, figsize=(5.5 * (len(encoders) + 1), 4.2))
-    for axis, (encoder, found) in zip(axes, encoders.items(), strict=False):
-        parts = found["parts"]
-        own = [part["own_hooks"]["percent"]["median"] for part in parts.values()]
-        axis.barh(list(parts), own, label="own hooks")
-        for way, style in (("wall_difference", "ko"), ("cpu_difference", "C1s")):
-            found_percent = [part[way]["percent"] for part in parts.values()]
-            middle = np.array([each["median"] for each in found_percent])
-            low, high = ([each[key] for each in found_percent] for key in ("min", "max"))
-            span = [middle - low, high - middle]
-            axis.errorbar(middle, list(parts), xerr=span, fmt=style, label=way.replace("_", " "))
-        axis.axvline(TARGETS["overhead_percent"], color="crimson", label="wanted, together")
-        axis.set(
-            xlabel="% of a bare step",
-            title=f"{encoder}: {found['bare_step_ms']['median']:.0f} ms a step",
-        )
-    axes[0].legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.3, -0.14))
-    times = result["start_up"]["seconds"]
-    drawn = axes[-1].barh(list(times), [each["median"] for each in times.values()])
-    axes[-1].bar_label(drawn, [f"x {each['ratio']:.2f}" for each in times.values()], padding=3)
-    axes[-1].set(xlabel="s", title="command to first step")
-    for axis in axes:
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def kill_when(done: Callable[[], bool], command: list[str], root: Path, name: str) -> float:
+    """Start a fit, kill it as soon as `done()`; return the seconds until then."""
+    process, begin = start_fit(command, root, name), time.perf_counter()
+    while not done():
+        if process.poll() is not None:
+            log = (root / f"{name}.log").read_text()
+            raise SystemExit(f"the run ended too early:\n{log[-3000:]}")
+        time.sleep(0.005)
+    seconds = time.perf_counter() - begin
+    kill(process)
+    return seconds
+
+
+def in_third_epoch(run: Path, target: Path, shards: Path, options: Options) -> int:
+    """Copy a run and give its checkpoint the step it would have in the third epoch; that step."""
+    packing = PackingConfig(max_len=options.max_len)
+    stream = SampleStream(TokenShards.open(shards), OBJECTIVES["mlm_sso"], packing, seed=42)
+    examples = len(stream.plan(0)) + len(stream.plan(1))
+    step = examples // options.batch_size // 1000 * 1000 + 1001  # no validation is due there
+    stream.locate(np.array([examples]))
+    shutil.copytree(run, target, symlinks=True)
+    folder = target / "checkpoints"
+    content = load_checkpoint(saved_checkpoints(folder)[-1].path)
+    content["global_step"] = step
+    content["lr_schedulers"][0]["last_epoch"] = step
+    content[PretrainDataModule.__name__]["plan_sizes"] = stream.known_sizes
+    write_checkpoint(content, checkpoint_path(folder, step))
+    return step
+
+
+def start_up(shards: Path, root: Path, encoder: str, options: Options) -> dict[str, Any]:
+    """Seconds from the command to the end of its first new step: fresh and resumed."""
+    command = fit_options(shards, encoder, options)
+    folder = root / "saved" / "checkpoints"
+    kill_when(lambda: len(saved_checkpoints(folder)) > 1, command, root, "saved")
+    later = in_third_epoch(root / "saved", root / "later", shards, options)
+    origins = {"resumed": root / "saved", "resumed in the third epoch": root / "later"}
+
+    def seconds(kind: str) -> float:
+        run = root / "tried"
+        shutil.rmtree(run, ignore_errors=True)
+        if kind in origins:
+            shutil.copytree(origins[kind], run, symlinks=True)
+        kept = saved_checkpoints(run / "checkpoints")
+        step = kept[-1].step if kept else 0
+        return kill_when(lambda: last_step(run) > step, command, root, "tried")
+
+    kinds = {kind: lambda kind=kind: seconds(kind) for kind in ("fresh", *origins)}
+    found = interleaved(kinds, rounds=options.start_ups)
+    for times in found.values():
+        times["ratio"] = times["median"] / found["fresh"]["median"]
+    return {"encoder": encoder, "later_step": later, "seconds": found}
+
+
+def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
+    """Return what protection may cost, with what was measured."""
+    found = [
+        claim(f"{name}: all protection together, % of a step, {way.replace('_', ' ')}",
+              costs["together_percent"][way], at_most=2.0)
+        for name, costs in encoders.items()
+        for way in WAYS
+    ]  # fmt: skip
+    for kind, times in started["seconds"].items():
+        if kind != "fresh":
+            found.append(claim(f"start-up, {kind}: x fresh", times["ratio"], at_most=1.3))
+    return found
 
 
 def report(shards: Path, folder: Path, options: Options) -> None:
     first_rank = not int(os.environ.get("LOCAL_RANK", "0"))
-    result: dict[str, Any] = {
-        "machine": machine(),
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
-        "threads": torch.get_num_threads(),
-        "wanted": TARGETS,
-        "encoders": {},
-    }
-    if first_rank:
-        result["start_up"] = start_up(shards, folder, options.encoder[0], options)
+    started = start_up(shards, folder, options.encoder[0], options) if first_rank else {}
+    encoders = {}
     for encoder in options.encoder:
-        rivals = train_blocks(shards, folder / encoder, encoder, options)
+        measured = train_blocks(shards, folder / encoder, encoder, options)
         if first_rank:
-            result["encoders"][encoder] = costs(rivals, folder / encoder, options)
-            print_costs(encoder, result["encoders"][encoder])
-    if first_rank:
-        result["machine"]["load_average_after"] = machine()["load_average"]
-        path = save("resilience", result, options.output)
-        plot(result, path.with_suffix(".png"))
-        print(f"{path}\n{path.with_suffix('.png')}")
+            encoders[encoder] = costs(measured, folder / encoder, options)
+    if not first_rank:
+        return
+    targets = claims(encoders, started)
+    threads = {"threads": torch.get_num_threads()}
+    content = {**threads, "encoders": encoders, "start_up": started, "targets": targets}
+    finish("resilience", content, options, table)
+    panels = {
+        f"{name}: % of a bare step": {
+            way.replace("_", " "): {p: part[way]["percent"] for p, part in found["parts"].items()}
+            for way in WAYS
+        }
+        for name, found in encoders.items()
+    }
+    panels["command to first step, seconds"] = {"start-up": started["seconds"]}
+    bar_chart(panels, options.output / "resilience.png", unit="")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
+def main(arguments: list[str] | None = None) -> None:
+    parser = make_parser(__doc__, rounds=7)
     parser.add_argument("--folder", type=Path, help="shards made by `python -m data_prep build`")
     parser.add_argument("--sentences", type=int, default=1_000_000, help="of the synthetic corpus")
     parser.add_argument("--encoder", nargs="+", default=["small", "nano"], help="PoNet sizes")
@@ -176,11 +226,8 @@ def main() -> None:
     parser.add_argument("--poll_every_n_steps", type=int, default=1)
     parser.add_argument("--every_n_steps", type=int, default=100, help="steps per checkpoint")
     parser.add_argument("--block", type=int, default=10, help="steps; the guards look every 10")
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--start_ups", type=int, default=5, help="of each kind")
-    parser.add_argument("--short", action="store_true", help="a quick look: nano, 2 rounds")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.short:
         options.encoder, options.sentences = ["nano"], 100_000
         options.rounds, options.start_ups = 2, 1
@@ -193,13 +240,9 @@ def main() -> None:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands whose start-up is measured
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        shards = options.folder or synthetic_folder(
-            folder / "shards",
-            num_sentences=options.sentences,
-            vocab_size=8192,
-            validation_sentences=options.sentences // 20,
-        )
+        folder, count = Path(temporary), options.sentences
+        made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}
+        shards = options.folder or synthetic_folder(folder / "shards", **made)
         report(shards, folder, options)
 
 

@@ -14,9 +14,17 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from data_prep import config as config_module
-from data_prep.config import BuildConfig
+from data_prep.config import (
+    BuildConfig,
+    CleaningConfig,
+    HubSource,
+    LocalSource,
+    PythonDocsSource,
+    SentencesConfig,
+    TokenizerConfig,
+)
 from data_prep.manifest import Manifest, ShardError
 from data_prep.quiet_output import output_is_closed, quiet_output
 
@@ -36,28 +44,26 @@ examples:
 
 def field_help(cls: type) -> dict[str, str]:
     """Return the text under every field of a config class."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     found: dict[str, str] = {}
-    name = ""
-    for node in getattr(tree.body[0], "body", []):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            name = node.target.id
-        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            found[name] = " ".join(str(node.value.value).split())
-            name = ""
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        name = ""
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        for node in getattr(tree.body[0], "body", []):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                name = node.target.id
+            elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                found[name] = " ".join(str(node.value.value).split())
+                name = ""
     return found
 
 
 def settings_help() -> str:
     """Return every setting with its meaning and default, group by group."""
-    groups = [
+    groups: list[tuple[str, Any]] = [
         ("", BuildConfig),
-        ("source.", config_module.LocalSource),
-        ("source.", config_module.HubSource),
-        ("source.", config_module.PythonDocsSource),
-        ("cleaning.", config_module.CleaningConfig),
-        ("sentences.", config_module.SentencesConfig),
-        ("tokenizer.", config_module.TokenizerConfig),
+        *(("source.", cls) for cls in (LocalSource, HubSource, PythonDocsSource)),
+        *(("cleaning.", CleaningConfig), ("sentences.", SentencesConfig)),
+        ("tokenizer.", TokenizerConfig),
     ]
     lines = ["settings (in the YAML file, or as --NAME VALUE after it; lists: --sources.0.path):"]
     for prefix, cls in groups:
@@ -186,14 +192,10 @@ def _stops_on_sigterm() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise _Terminated
 
-    if threading.current_thread() is not threading.main_thread():
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
         yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -8,47 +8,56 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.config_parsing import apply_overrides, from_mapping, read_yaml
+from data_prep.config_parsing import filled, with_overrides
 from data_prep.languages import check_language
-
-
-def _check_limits(kind: str, max_documents: int, max_megabytes: float) -> None:
-    if max_documents < 0 or max_megabytes < 0:
-        raise ValueError(
-            f"source {kind}: max_documents ({max_documents}) and max_megabytes ({max_megabytes}) "
-            "must be 0 (no limit) or more."
-        )
+from data_prep.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSource:
-    """Text files on this machine."""
-
-    kind: Literal["local"] = "local"
-    """Names this kind of source."""
-    path: str
-    """File, folder (searched through) or glob: .txt .jsonl .parquet, each also .gz or .zst."""
-    text_field: str = "text"
-    """Field or column that holds the text (.jsonl, .parquet); `meta.text` is `text` in `meta`."""
-    document_separator: str = ""
-    """Line that separates documents of a .txt file; `blank_line`: an empty line does (BERT's
-    format); empty: one file is one document."""
-    wikitext_headings: bool = False
-    """Whether lines like ` = Title = ` start a new document (WikiText)."""
-    on_error: Literal["error", "skip"] = "error"
-    """Stop at a damaged row or file, or skip what is damaged and count it."""
-    licence: str = ""
-    """Licence of the text, such as `CC BY-SA 4.0`; for the manifest and model cards only."""
-    date: str = ""
-    """When the text is from, such as `2018-10`; for the manifest and model cards only."""
+class _Limits:
     max_documents: int = 0
     """Use at most so many documents, counted before duplicates are dropped; 0: all."""
     max_megabytes: float = 0.0
     """Stop after so much cleaned text, in millions of characters; 0: all."""
 
     def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.max_documents < 0 or self.max_megabytes < 0:
+            raise ValueError(
+                f"source: max_documents ({self.max_documents}) and max_megabytes "
+                f"({self.max_megabytes}) must be 0 (no limit) or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Texts(_Limits):
+    text_field: str = "text"
+    """Field or column that holds the text; `meta.text` is `text` in `meta` (local files)."""
+    wikitext_headings: bool = False
+    """Whether lines or rows like ` = Title = ` start a new document (WikiText)."""
+    on_error: Literal["error", "skip"] = "error"
+    """Stop at a damaged row or file, or skip what is damaged and count it."""
+    licence: str = ""
+    """Licence of the text, such as `CC BY-SA 4.0`; for the manifest and model cards only."""
+    date: str = ""
+    """When the text is from, such as `2018-10`; for the manifest and model cards only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSource(_Texts):
+    """Text files on this machine."""
+
+    kind: Literal["local"] = "local"
+    """Names this kind of source."""
+    path: str
+    """File, folder (searched through) or glob: .txt .jsonl .parquet, each also .gz or .zst."""
+    document_separator: str = ""
+    """Line that separates documents of a .txt file; `blank_line`: an empty line does (BERT's
+    format); empty: one file is one document."""
+
+    def __post_init__(self) -> None:
         """Check the limits and the separator."""
-        _check_limits(self.kind, self.max_documents, self.max_megabytes)
+        super().__post_init__()
         separator = self.document_separator
         if separator and not re.sub(r"\\[rnt]", "", separator).strip():
             raise ValueError(
@@ -63,7 +72,7 @@ class LocalSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubSource:
+class HubSource(_Texts):
     """A data set of the Hugging Face Hub, or a local folder that `datasets` can load."""
 
     kind: Literal["hub"] = "hub"
@@ -78,28 +87,14 @@ class HubSource:
     """Files or globs inside the repository; empty: those of the configuration."""
     split: str = "train"
     """Split of the data set."""
-    text_field: str = "text"
-    """Column that holds the text."""
     rows_per_document: int = 1
     """Rows joined to one document, each row a paragraph; for corpora of single sentences."""
-    wikitext_headings: bool = False
-    """Whether rows like ` = Title = ` start a new document (WikiText)."""
     streaming: bool = False
     """Read rows while they are downloaded instead of downloading first."""
-    on_error: Literal["error", "skip"] = "error"
-    """Stop at a row without text, or skip it and count it."""
-    licence: str = ""
-    """Licence of the text, such as `CC BY-SA 4.0`; for the manifest and model cards only."""
-    date: str = ""
-    """When the text is from, such as `2018-10`; for the manifest and model cards only."""
-    max_documents: int = 0
-    """Use at most so many documents, counted before duplicates are dropped; 0: all."""
-    max_megabytes: float = 0.0
-    """Stop after so much cleaned text, in millions of characters; 0: all."""
 
     def __post_init__(self) -> None:
         """Check the limits and the grouping of rows."""
-        _check_limits(self.kind, self.max_documents, self.max_megabytes)
+        super().__post_init__()
         if self.rows_per_document < 1:
             raise ValueError(f"rows_per_document is {self.rows_per_document}, allowed: 1 or more.")
         if self.rows_per_document > 1 and self.wikitext_headings:
@@ -110,21 +105,13 @@ class HubSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PythonDocsSource:
-    """The documentation strings of Python and the installed packages; needs no download."""
+class PythonDocsSource(_Limits):
+    """The documentation strings of Python and the installed packages, a document per module."""
 
     kind: Literal["python_docs"] = "python_docs"
     """Names this kind of source."""
     packages: tuple[str, ...] = ("stdlib", "torch", "numpy")
     """Packages to read, in order; `stdlib` is Python's own library; missing ones are skipped."""
-    max_documents: int = 0
-    """Use at most so many documents (modules); 0: all."""
-    max_megabytes: float = 0.0
-    """Stop after so much cleaned text, in millions of characters; 0: all."""
-
-    def __post_init__(self) -> None:
-        """Check the limits."""
-        _check_limits(self.kind, self.max_documents, self.max_megabytes)
 
 
 Source = LocalSource | HubSource | PythonDocsSource
@@ -233,7 +220,7 @@ class BuildConfig:
     overwrite: bool = False
     """Replace a finished folder that was made with other settings."""
     check_disk: bool = True
-    """Refuse to start where the estimated work and result would not fit on the disk."""
+    """Refuse to start where the disk has no room for twice the files to read."""
 
     def __post_init__(self) -> None:
         """Check ranges and that there is something to read."""
@@ -257,37 +244,48 @@ class BuildConfig:
             )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BuildConfig:
+    def from_dict(
+        cls, values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+    ) -> BuildConfig:
         """Return the config of plain values; `source` may stand for a list of one.
+
+        Args:
+            values: Field name -> value.
+            overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`.
 
         Raises:
             ValueError: Unknown key, wrong type, or a value out of range; the message names the key.
         """
-        values = dict(values)
-        if "source" in values:
-            if "sources" in values:
-                raise ValueError("both `source` and `sources` are given; use one of them.")
-            values["sources"] = [values.pop("source")]
-        elif "sources" not in values:
+        values = with_overrides(values, overrides or {})
+        if ("source" in values) == ("sources" in values):
             raise ValueError(
-                "'sources' is missing: write `source:` in a YAML file, or give --source.path "
+                "both `source` and `sources` are given; use one of them."
+                if "source" in values
+                else "'sources' is missing: write `source:` in a YAML file, or give --source.path "
                 "FILE_FOLDER_OR_GLOB."
             )
-        return from_mapping(cls, values)
+        if "source" in values:
+            values["sources"] = [values.pop("source")]
+        return filled(cls, values)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
         """Return the config of a YAML file, changed by dotted overrides.
 
         Args:
-            path: The file; empty: none, the overrides say all.
-            overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`;
-                text values are read like YAML where the field is no text.
+            path: The file, or a pipe; empty: none, the overrides say all.
+            overrides: See `from_dict`.
 
         Raises:
             ValueError: No such file, not YAML, unknown key, wrong type, value out of range.
         """
-        return cls.from_dict(apply_overrides(read_yaml(path) if path else {}, overrides or {}))
+        try:
+            values = read_yaml(path) if path else {}
+        except ValueError as error:
+            raise ValueError(f"config file {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"config file {path} must hold `key: value` lines.")
+        return cls.from_dict(values, overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads back."""

@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.manifest import SPECIAL_TOKENS, ShardError, TokenizerInfo
-from data_prep.units import Units, cut_units, unit_rule
-from data_prep.word_table import WordTable
+from data_prep.words import Units, WordTable, cut_units, unit_rule
 
 BLOCK_BYTES = 1 << 18
 MAX_TABLE_WORDS = 500_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -21,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from data_prep.config import BuildConfig, Source
-from data_prep.disk import check_disk, check_merge
+from data_prep.config import BuildConfig, LocalSource, Source
 from data_prep.files import write_atomic
 from data_prep.identity import LABELS, content_digest, content_settings, versions
 from data_prep.manifest import (
@@ -43,7 +43,6 @@ from data_prep.sources import (
     count_left_out,
     describe,
     iterate_chunks,
-    load_modules,
     progress_total,
 )
 from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
@@ -53,6 +52,7 @@ from data_prep.work_folder import (
     publish,
     remove_leftovers,
     remove_temporaries,
+    require_room,
 )
 from data_prep.workers import (
     SPLIT_CODES,
@@ -147,7 +147,7 @@ def build(
     with locked_work(output) as work:
         if not _is_already_built(output, digest, overwrite=config.overwrite):
             if config.check_disk:
-                check_disk(config, work)
+                _check_disk(config, work)
             remove_temporaries(work)
             plan = _Plan(
                 config=config, work=work, sources=sources, digest=digest, progress=progress
@@ -204,6 +204,19 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     return False
 
 
+def _check_disk(config: BuildConfig, work: Path) -> None:
+    """Check that there is room for twice the files to read, what is written already counted in.
+
+    Raises:
+        ValueError: There is not.
+    """
+    local = [source for source in config.sources if isinstance(source, LocalSource)]
+    limits = [source.max_megabytes * 1e6 or math.inf for source in local]
+    sizes = [progress_total(source)[0] or 0 for source in local]
+    done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    require_room(work, 2 * sum(map(min, limits, sizes)) - done, "the build")
+
+
 def _labelled(config: BuildConfig, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was read, with what the user says about it."""
     labels = [
@@ -258,14 +271,14 @@ def _read_source(plan: _Plan, pool: Pool, index: int, folder: Path) -> list[Path
             if is_finished(path):
                 yield None
             else:
-                yield CleanTask(chunk=load_modules(chunk), config=plan.config.cleaning)
+                yield CleanTask(chunk=chunk, config=plan.config.cleaning)
 
     paths: list[Path] = []
     total, unit = progress_total(source)
     documents = chars = 0
     with plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit) as bar:
         results = pool.map_ordered(clean_chunk, tasks())
-        with contextlib.closing(results):  # type: ignore[type-var]
+        with contextlib.closing(results):
             for part in results:
                 path, advance = in_flight.popleft()
                 if part is not None:
@@ -338,7 +351,8 @@ def _encode_stage(plan: _Plan, pool: Pool, selection: Selection, tokenizer: Path
 def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Counter[str]) -> Path:
     """Return the folder with all final files, the manifest last."""
     if plan.config.check_disk:
-        check_merge(parts, plan.work)
+        room = sum(path.stat().st_size for path in parts)
+        require_room(plan.work, room, "merging the parts")
     final = plan.work / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()

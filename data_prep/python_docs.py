@@ -11,7 +11,7 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.config import PythonDocsSource
@@ -64,11 +64,6 @@ def _package_root(package: str) -> Path | None:
 
 def _is_skipped(path: Path) -> bool:
     return not _SKIPPED_FOLDERS.isdisjoint(path.parts[:-1]) or path.name.startswith("test_")
-
-
-def module_document(path: Path, counters: Counter[str]) -> str:
-    """Return the prose of a module's documentation strings in order; empty if there is little."""
-    return code_prose(read_module(path, counters), counters)
 
 
 def read_module(path: Path, counters: Counter[str]) -> str:
@@ -190,17 +185,3 @@ def _is_prose(text: str, *, min_words: int = 5, min_share: float = 0.75) -> bool
         return False
     plain = sum(1 for word in words if _WORD.match(word.lstrip("(\"'")))
     return plain >= min_share * len(words)
-
-
-def iterate_batches(files: Iterable[Path], max_bytes: int) -> Iterator[list[Path]]:
-    """Yield groups of files of about so many bytes in all."""
-    batch: list[Path] = []
-    size = 0
-    for path in files:
-        batch.append(path)
-        size += path.stat().st_size
-        if size >= max_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

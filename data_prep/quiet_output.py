@@ -1,8 +1,4 @@
-"""Output that never ends a command by itself: a closed pipe is no error, nor a plain locale.
-
-This file stands in data_prep and in ponet, which import nothing from each other; a test
-compares.
-"""
+"""Output that never ends a command by itself: a closed pipe is no error, nor a plain locale."""
 
 import contextlib
 import functools

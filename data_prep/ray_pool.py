@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
+import math
 import os
 import platform
 import secrets
@@ -20,17 +20,17 @@ import sys
 import threading
 import time
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
-from data_prep.pool import MAX_TRIES, Result, Task, WorkerPool, available_cores
+from data_prep.pool import Pool, Result, Task, WorkerPool, available_cores
 
 logger = logging.getLogger(__name__)
 
+MAX_RETRIES = 3
 LOST_AFTER_S = 30.0
 """So long a cluster may be out of reach, in seconds, before the build gives up."""
 STORE_BYTES = 512 << 20
@@ -84,7 +84,6 @@ def code_signature() -> dict[str, str]:
 
 def _run(expected: dict[str, str], function: Callable[[Task], Result], task: Task) -> Result:
     """Run one task in a worker, after checking that its machine would give the same bytes."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     differing = [
         f"{name} {value} (here {expected[name]})"
         for name, value in code_signature().items()
@@ -98,23 +97,8 @@ def _run(expected: dict[str, str], function: Callable[[Task], Result], task: Tas
     return function(task)
 
 
-class _WithoutRay:
-    """Standard output without what Ray's threads print about lost machines."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith("ray_"):
-            return len(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class RayPool:
-    """Runs functions on tasks as tasks of Ray."""
+class RayPool(Pool):
+    """Runs functions as tasks of Ray; what Ray prints about lost machines is not shown."""
 
     def __init__(self, num_workers: int, address: str = "") -> None:
         """Prepare a connection; `with` makes it.
@@ -137,8 +121,9 @@ class RayPool:
         self._address = address
         self._limit = num_workers
         self.num_workers = num_workers or available_cores()
-        self._unreached_since = 0.0
-        self._seen_at = 0.0
+        self._remote = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run)
+        self._looked_at = 0.0
+        self._lost_since = math.inf
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> RayPool:
@@ -148,12 +133,13 @@ class RayPool:
             ValueError: The cluster cannot be reached, or has no CPU.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))))
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
             if not self._ray.is_initialized():
                 self._connect()
-                stack.callback(self._disconnect)
+                stack.callback(self._ray.shutdown)
             self._gcs = _host_and_port(self._ray.get_runtime_context().gcs_address)
-            self._count_workers()
+            self._check_cluster()
             nodes = sum(node["Alive"] for node in self._ray.nodes())
             logger.info("Ray: %d nodes, %d tasks at the same time", nodes, self.num_workers)
             self._cleanup = stack.pop_all()
@@ -162,10 +148,6 @@ class RayPool:
     def __exit__(self, *details: Any) -> None:
         """Leave the cluster, or stop the one started here."""
         self._cleanup.__exit__(*details)
-
-    def _disconnect(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints what it has held back
-            self._ray.shutdown()
 
     def _connect(self) -> None:
         place = _host_and_port(self._address)
@@ -195,59 +177,29 @@ class RayPool:
                     "of the cluster."
                 ) from error
 
-    def map_ordered(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
-    ) -> Iterator[Result | None]:
-        """Yield the result of every task in order; at most two tasks per CPU are in flight.
-
-        Args:
-            function: A function of an importable module; it may run more than once on a task.
-            tasks: None stands for work that is already done; its result is None.
-
-        Raises:
-            ValueError: The cluster is lost, or machines were lost again and again.
-        """
-        remote = self._ray.remote(num_cpus=1, max_retries=MAX_TRIES)(_run)
-        expected = code_signature()
-        waiting: deque[Any] = deque()
-        try:
-            for task in tasks:
-                waiting.append(None if task is None else remote.remote(expected, function, task))
-                while len(waiting) >= self._window():
-                    yield self._result(waiting.popleft())
-            while waiting:
-                yield self._result(waiting.popleft())
-        finally:
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                for reference in waiting:
-                    if reference is not None:
-                        self._ray.cancel(reference)
-
     def run_here(self, function: Callable[[Task], Result], task: Task) -> None:
         """Run one function in a process beside this one, which sees the same files."""
         with WorkerPool(max(2, available_cores())) as pool:
             pool.run_here(function, task)
 
-    def _window(self) -> int:
-        if time.monotonic() - self._seen_at > 5.0 and _answers(self._gcs):
-            self._count_workers()
+    def _submit(self, function: Callable[[Task], Result], task: Task) -> Any:
+        return self._remote.remote(code_signature(), function, task)
+
+    def _cancel(self, handle: Any) -> None:
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.cancel(handle)
+
+    def _most_in_flight(self) -> int:
+        if time.monotonic() - self._looked_at > 5.0:
+            self._check_cluster()
         return self.num_workers if self._limit and self._address else 2 * self.num_workers
 
-    def _count_workers(self) -> int:
-        """Look how many CPUs the cluster has now: machines come and go."""
-        cpus = int(self._ray.cluster_resources().get("CPU", 0))
-        self.num_workers = max(1, min(self._limit, cpus) if self._limit else cpus)
-        self._seen_at = time.monotonic()
-        return cpus
-
-    def _result(self, reference: Any) -> Any:
-        if reference is None:
-            return None
+    def _wait(self, handle: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            while not self._ray.wait([reference], timeout=1.0)[0]:
+            while not self._ray.wait([handle], timeout=1.0)[0]:
                 self._check_cluster()
-            return self._ray.get(reference)
+            return self._ray.get(handle)
         except errors.RayTaskError as error:
             if isinstance(error.cause, ImportError):
                 raise ValueError(
@@ -257,7 +209,7 @@ class RayPool:
             raise error.cause from error
         except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
             raise ValueError(
-                f"workers of the Ray cluster died {MAX_TRIES + 1} times at the same work "
+                f"workers of the Ray cluster died {MAX_RETRIES + 1} times at the same work "
                 f"({type(error).__name__}), probably for want of memory; lower num_workers or "
                 "chunk_megabytes and run again: finished parts are kept."
             ) from error
@@ -265,22 +217,21 @@ class RayPool:
             raise _lost(type(error).__name__) from error
 
     def _check_cluster(self) -> None:
-        """Give up on a cluster that is out of reach, or without a CPU, for too long.
+        """Look how many CPUs the cluster has now: machines come and go.
 
         Raises:
-            ValueError: It is.
+            ValueError: It has been out of reach, or without a CPU, for too long.
         """
-        reason = ""
-        if not _answers(self._gcs):
-            reason = "its head node does not answer"
-        elif not self._count_workers():
+        now = self._looked_at = time.monotonic()
+        reason = "its head node does not answer"
+        if _answers(self._gcs):
             reason = "no machine with a CPU is left"
-        now = time.monotonic()
-        if not reason:
-            self._unreached_since = 0.0
-        elif not self._unreached_since:
-            self._unreached_since = now
-        elif now - self._unreached_since > LOST_AFTER_S:
+            if cpus := int(self._ray.cluster_resources().get("CPU", 0)):
+                self.num_workers = min(self._limit or cpus, cpus)
+                self._lost_since = math.inf
+                return
+        self._lost_since = min(self._lost_since, now)
+        if now - self._lost_since > LOST_AFTER_S:
             raise _lost(f"{reason} for {LOST_AFTER_S:.0f} s")
 
 

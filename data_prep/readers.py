@@ -13,6 +13,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -38,83 +39,82 @@ class UnsupportedInput(ValueError):
     """A file is whole, but cannot be read here."""
 
 
+@dataclass
 class ReadLog:
-    """What reading has met so far: counted repairs, and how far the present file is read."""
+    """What reading has met so far."""
 
-    def __init__(self) -> None:
-        """Start with empty counters and no file."""
-        self.counters: Counter[str] = Counter()
-        self.raw: BinaryIO | None = None
-        self.name = ""
-        """Name of the present file, under which what is wrong with it is counted."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """Repairs, by name."""
+    finished: int = 0
+    """Progress made before the present file: bytes of files on disk, or rows."""
+    raw: BinaryIO | None = None
+    """The present file, before decompression."""
+    name: str = ""
+    """Name of the present file, under which what is wrong with it is counted."""
 
     @property
     def position(self) -> int:
-        """Bytes of the present file on disk that are read, before decompression."""
-        return 0 if self.raw is None or self.raw.closed else self.raw.tell()
+        """How far reading is, in the unit of `finished`."""
+        return self.finished + (0 if self.raw is None or self.raw.closed else self.raw.tell())
 
 
-class _ZstdStream(io.RawIOBase):
-    """Decompressed zstd frames; unlike the library's reader it refuses a truncated frame."""
+class _Blocks(io.RawIOBase):
+    """A stream of blocks of bytes."""
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
-        import zstandard
-
-        self._source = source
-        self._name = name
-        self._context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-        self._pending = b""
-        self._out = memoryview(b"")
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._block = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._out:
-            if not self._more():
+        while not self._block:
+            block = next(self._blocks, None)
+            if block is None:
                 return 0
-        count = min(len(buffer), len(self._out))
-        buffer[:count] = self._out[:count]
-        self._out = self._out[count:]
+            self._block = memoryview(block)
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
         return count
 
-    def _more(self) -> bool:
-        data = self._pending or self._source.read(1 << 17)
-        self._pending = b""
-        if not data:
-            if self._frame is not None:
-                raise EOFError("the compressed file ends in the middle of its data")
-            return False
-        if self._frame is None:
-            self._frame = self._context.decompressobj()
-        try:
-            self._out = memoryview(self._frame.decompress(data))
-        except self._error as error:
-            raise self._fault(str(error), data) from error
-        if self._frame.eof:
-            self._pending = self._frame.unused_data
-            self._frame = None
-        return True
 
-    def _fault(self, reason: str, data: bytes) -> Exception:
-        """Return what a message of the library means: damage, or a frame that is not for here."""
-        lowered = reason.lower()
-        if "dictionary" in lowered:
-            return UnsupportedInput(
-                f"{self._name}: was compressed with a dictionary, which is not at hand; unpack it "
-                "with `zstd -d -D DICTIONARY` and pack it without one."
-            )
-        if "too much memory" in lowered or "allocation" in lowered:
-            window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
-            size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
-            return UnsupportedInput(
-                f"{self._name}: needs {size} in memory to be unpacked, which is more than "
-                f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
-                "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
-            )
-        return OSError(f"the compressed data is damaged ({reason})")
+def _zstd_blocks(source: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield decompressed data; unlike the library's reader this refuses a truncated frame."""
+    import zstandard
+
+    context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    frame, rest = None, b""
+    while data := rest or source.read(1 << 17):
+        frame = frame or context.decompressobj()
+        try:
+            yield frame.decompress(data)
+        except zstandard.ZstdError as error:
+            raise _zstd_fault(name, str(error), data) from error
+        rest = frame.unused_data if frame.eof else b""
+        frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the compressed file ends in the middle of its data")
+
+
+def _zstd_fault(name: str, reason: str, data: bytes) -> Exception:
+    """Return what a message of the library means: damage, or a frame that is not for here."""
+    lowered = reason.lower()
+    if "dictionary" in lowered:
+        return UnsupportedInput(
+            f"{name}: was compressed with a dictionary, which is not at hand; unpack it "
+            "with `zstd -d -D DICTIONARY` and pack it without one."
+        )
+    if "too much memory" in lowered or "allocation" in lowered:
+        window = 1 << 10 + (data[5] >> 3)  # RFC 8878, 3.1.1.1.2
+        size = f"a window of {window >> 20:,} MiB" if not data[4] & 0x20 else "its whole size"
+        return UnsupportedInput(
+            f"{name}: needs {size} in memory to be unpacked, which is more than "
+            f"{_MAX_WINDOW >> 20:,} MiB or than there is ({reason}); pack it again: `zstd -d "
+            "--ultra --long=31 -c FILE | zstd -o OTHER.zst`."
+        )
+    return OSError(f"the compressed data is damaged ({reason})")
 
 
 def open_binary(path: Path, log: ReadLog) -> BinaryIO:
@@ -124,7 +124,7 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
     if path.suffix.lower() == ".zst":
-        return cast(BinaryIO, io.BufferedReader(_ZstdStream(raw, shown(path)), BLOCK))
+        return cast(BinaryIO, io.BufferedReader(_Blocks(_zstd_blocks(raw, shown(path))), BLOCK))
     return raw
 
 
@@ -176,12 +176,22 @@ class Lines:
 
     def damaged(self, reason: str, counter: str) -> None:
         """Count the damage at the present line, or stop there."""
-        if self._on_error == "error":
-            raise DamagedInput(
-                f"{shown(self.path)}, line {max(self.number, 1)}: {reason}; repair the file, or "
-                "set on_error: skip to leave out and count what is damaged."
-            )
-        self._log.counters[counter] += 1
+        place = f"{shown(self.path)}, line {max(self.number, 1)}"
+        note_damage(place, reason, counter, self._on_error, self._log)
+
+
+def note_damage(place: str, reason: str, counter: str, on_error: OnError, log: ReadLog) -> None:
+    """Count a damage, or stop at it.
+
+    Raises:
+        DamagedInput: `on_error` is error.
+    """
+    if on_error == "error":
+        raise DamagedInput(
+            f"{place}: {' '.join(reason.split())}; repair the file, or set on_error: skip to leave "
+            "out and count what is damaged."
+        )
+    log.counters[counter] += 1
 
 
 def _wide_encoding(start: bytes) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import HubSource, LocalSource, PythonDocsSource, Source
-from data_prep.documents import read_documents
+from data_prep.documents import read_documents, wikitext_documents
 from data_prep.find import find_files, search_files, shown
-from data_prep.hub import group_rows, load_rows, row_texts
 from data_prep.manifest import digest_of, file_sha256
-from data_prep.python_docs import iterate_batches, module_files, read_module
-from data_prep.readers import ReadLog
+from data_prep.python_docs import module_files, read_module
+from data_prep.readers import DamagedInput, ReadLog
 
+MOST_DOCUMENTS = 100_000
+"""In one chunk."""
 LEFT_OUT = "left_out: "
 """What the counters of files that are not read begin with."""
 
@@ -28,48 +30,12 @@ class Chunk:
 
     documents: list[str] = field(default_factory=list)
     """Raw texts."""
-    modules: list[str] = field(default_factory=list)
-    """Python source files, one document each."""
     code: list[str] = field(default_factory=list)
-    """Source texts of the modules, once `load_modules` has read them."""
+    """Source texts of Python modules, one document each."""
     counters: dict[str, int] = field(default_factory=dict)
     """Repairs made while reading these documents."""
     advance: int = 0
     """Progress: bytes of input, or rows, read for this chunk."""
-
-
-def load_modules(chunk: Chunk) -> Chunk:
-    """Return a chunk that needs no file: the source texts in place of the modules' paths."""
-    counters = Counter(chunk.counters)
-    code = [read_module(Path(name), counters) for name in chunk.modules]
-    return replace(chunk, modules=[], code=code, counters=dict(counters))
-
-
-class _Chunker:
-    """Collects documents and cuts them into chunks of about so many characters."""
-
-    def __init__(self, max_chars: int, counters: Counter[str]) -> None:
-        self._max_chars = max_chars
-        self._counters = counters
-        self._documents: list[str] = []
-        self._chars = 0
-        self._reported = 0
-
-    def add(self, text: str) -> bool:
-        self._documents.append(text)
-        self._chars += len(text)
-        return self._chars >= self._max_chars or len(self._documents) >= 100_000
-
-    def take(self, position: int) -> Chunk:
-        chunk = Chunk(
-            documents=self._documents,
-            counters=dict(self._counters),
-            advance=max(0, position - self._reported),
-        )
-        self._reported = max(self._reported, position)
-        self._documents, self._chars = [], 0
-        self._counters.clear()
-        return chunk
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -148,49 +114,115 @@ def iterate_chunks(source: Source, max_chars: int) -> Iterator[Chunk]:
     Raises:
         ValueError: Nothing to read, or damaged input.
     """
-    if isinstance(source, LocalSource):
-        return _local_chunks(source, max_chars)
-    if isinstance(source, HubSource):
-        return _hub_chunks(source, max_chars)
-    return _module_chunks(source, max_chars)
-
-
-def _local_chunks(source: LocalSource, max_chars: int) -> Iterator[Chunk]:
+    if isinstance(source, PythonDocsSource):
+        return _module_chunks(source, max_chars)
     log = ReadLog()
-    chunker = _Chunker(max_chars, log.counters)
-    done = 0
+    if isinstance(source, LocalSource):
+        return _chunks(_local_texts(source, log), log, max_chars)
+    return _chunks(group_rows(row_texts(load_rows(source), source, log), source), log, max_chars)
+
+
+def _chunks(texts: Iterable[str], log: ReadLog, max_chars: int) -> Iterator[Chunk]:
+    documents: list[str] = []
+    chars = reported = 0
+
+    def take() -> Chunk:
+        nonlocal documents, chars, reported
+        before, reported = reported, max(reported, log.position)
+        counters = dict(log.counters)
+        chunk = Chunk(documents=documents, counters=counters, advance=reported - before)
+        documents, chars = [], 0
+        log.counters.clear()
+        return chunk
+
+    for text in texts:
+        documents.append(text)
+        chars += len(text)
+        if chars >= max_chars or len(documents) >= MOST_DOCUMENTS:
+            yield take()
+    yield take()
+
+
+def _local_texts(source: LocalSource, log: ReadLog) -> Iterator[str]:
     files = find_files(source.path)
     names = _relative_names(files, Path(source.path).expanduser())
     for path, log.name in zip(files, names, strict=True):
-        for text in read_documents(path, source, log):
-            if chunker.add(text):
-                yield chunker.take(done + log.position)
-        done += path.stat().st_size
-    yield chunker.take(done)
+        yield from read_documents(path, source, log)
+        log.finished += path.stat().st_size
 
 
-def _hub_chunks(source: HubSource, max_chars: int) -> Iterator[Chunk]:
-    rows = load_rows(source)
-    counters: Counter[str] = Counter()
-    chunker = _Chunker(max_chars, counters)
-    seen = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal seen
-        for text in row_texts(rows, source, counters):
-            seen += 1
-            yield text
-
-    for text in group_rows(counted(), source):
-        if chunker.add(text):
-            yield chunker.take(seen)
-    yield chunker.take(seen)
+def _module_chunks(source: PythonDocsSource, max_bytes: int) -> Iterator[Chunk]:
+    missing: Counter[str] = Counter()
+    for group in module_files(source, missing):
+        code: list[str] = []
+        counters: Counter[str] = Counter()
+        size = 0
+        for path in group:
+            code.append(read_module(path, counters))
+            size += path.stat().st_size
+            if size >= max_bytes or path is group[-1]:
+                yield Chunk(code=code, counters=dict(counters), advance=size)
+                code, counters, size = [], Counter(), 0
+    yield Chunk(counters=dict(missing))
 
 
-def _module_chunks(source: PythonDocsSource, max_chars: int) -> Iterator[Chunk]:
-    counters: Counter[str] = Counter()
-    for group in module_files(source, counters):
-        for batch in iterate_batches(group, max_chars):
-            size = sum(path.stat().st_size for path in batch)
-            yield Chunk(modules=[str(path) for path in batch], advance=size)
-    yield Chunk(counters=dict(counters))
+def load_rows(source: HubSource) -> Any:
+    """Return the data set, pinned to its revision.
+
+    Raises:
+        ValueError: It cannot be loaded, or has no such column.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            source.id,
+            source.name or None,
+            revision=source.revision,
+            data_files=list(source.data_files) or None,
+            split=source.split,
+            streaming=source.streaming,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"source hub {source.id} (name '{source.name}', revision {source.revision}, split "
+            f"{source.split}): cannot be loaded: {reason} Check the id, name and revision and the "
+            "network; data sets made of scripts need their parquet revision refs/convert/parquet."
+        ) from error
+    columns = rows.column_names
+    if columns is not None and source.text_field not in columns:
+        raise ValueError(
+            f"source hub {source.id}: has no column '{source.text_field}'; it has "
+            f"{', '.join(columns)}. Set text_field."
+        )
+    return rows
+
+
+def row_texts(rows: Any, source: HubSource, log: ReadLog) -> Iterator[str]:
+    """Yield the text of every row.
+
+    Raises:
+        DamagedInput: A row without text, unless the source says skip.
+    """
+    for batch in rows.select_columns([source.text_field]).iter(batch_size=256):
+        for text in batch[source.text_field]:
+            log.finished += 1
+            if isinstance(text, str):
+                yield text
+            elif source.on_error == "skip":
+                log.counters["damaged_rows"] += 1
+            else:
+                raise DamagedInput(
+                    f"source hub {source.id}, row {log.finished}: '{source.text_field}' is "
+                    f"{type(text).__name__}, not a text; set on_error: skip to leave it out."
+                )
+
+
+def group_rows(texts: Iterator[str], source: HubSource) -> Iterator[str]:
+    """Yield documents: single rows, so many rows together, or WikiText articles."""
+    if source.wikitext_headings:
+        yield from wikitext_documents(texts)
+        return
+    while group := list(islice(texts, source.rows_per_document)):
+        yield "\n\n".join(group)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from data_prep.documents import BLANK_LINE
 from data_prep.find import left_out_words
 from data_prep.manifest import Manifest
 from data_prep.readers import INVALID_UTF8
 from data_prep.sources import LEFT_OUT
-from data_prep.text_rows import BLANK_LINE
 
 _DROPPED = {
     "documents_empty": "empty documents",

@@ -8,7 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.files import TEMPORARY, sync_folder
+from data_prep.file_lock import file_lock
+from data_prep.files import TEMPORARY, free_bytes, sync_folder
+
+SPARE_BYTES = 32 << 20
 
 
 def _beside(output: Path, suffix: str) -> Path:
@@ -28,39 +31,32 @@ def locked_work(output: Path) -> Iterator[Path]:
         ValueError: Another build is at work there.
     """
     work = work_path(output)
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            try:
-                stream = stack.enter_context(open(work / "lock", "w", encoding="utf-8"))
-            except FileNotFoundError:  # the build before this one has just removed the folder
-                continue
-            if not _lock(stream.fileno()):
-                raise ValueError(
-                    f"another build is at work in {work}; wait for it, or name another output."
-                )
-            if not _is_same_file(work / "lock", stream.fileno()):
-                continue
-            yield work
-            return
+    with file_lock(work / "lock") as stream:
+        if stream is None:
+            raise ValueError(
+                f"another build is at work in {work}; wait for it, or name another output."
+            )
+        yield work
 
 
-def _lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def require_room(work: Path, needed: float, what: str) -> None:
+    """Refuse work for which the disk has no room.
 
+    Args:
+        work: The folder of unfinished work.
+        needed: Bytes that will be written there at least.
+        what: What needs them.
 
-def _is_same_file(path: Path, descriptor: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    return False
+    Raises:
+        ValueError: They are not free there.
+    """
+    free = free_bytes(work)
+    if needed > 0 and needed + SPARE_BYTES > free:
+        raise ValueError(
+            f"{what} needs {(needed + SPARE_BYTES) / 1e6:,.0f} MB or more, but {work.parent} has "
+            f"{free / 1e6:,.0f} MB free. Make room, name an output on another disk, or give "
+            "--check_disk false to try all the same; finished parts are kept."
+        )
 
 
 def remove_temporaries(work: Path) -> None:

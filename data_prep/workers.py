@@ -6,6 +6,7 @@ build reads and writes its files. The one exception, training the tokenizer, run
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections import Counter
@@ -29,7 +30,7 @@ from data_prep.shards import token_dtype
 from data_prep.sources import Chunk
 from data_prep.tokenizer import iterate_limited, save_tokenizer, train_wordpiece
 
-TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
+_THREADS = "TOKENIZERS_PARALLELISM"
 DROP, TRAIN, VALIDATION = 0, 1, 2
 MARK_SAMPLE_CHARS = 200
 """So much of the start of every document is searched for accents that the tokenizer drops."""
@@ -92,12 +93,22 @@ def train_tokenizer(task: TrainTask) -> None:
             picked = (text for text, pick in zip(documents, chosen, strict=True) if pick)
             yield from iterate_limited(picked)
 
-    before = os.environ.get(TOKENIZER_THREADS, "false")
-    os.environ[TOKENIZER_THREADS] = "true" if task.parallel else before
-    try:
+    with _tokenizer_threads(task.parallel):
         save_tokenizer(train_wordpiece(texts, task.config), task.path)
+
+
+@contextlib.contextmanager
+def _tokenizer_threads(parallel: bool) -> Iterator[None]:
+    """Let the `tokenizers` library use all cores, or one: workers share the cores already."""
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "true" if parallel else "false"
+    try:
+        yield
     finally:
-        os.environ[TOKENIZER_THREADS] = before
+        if before is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +137,8 @@ def encode_part(task: EncodeTask) -> Part:
     _count_lost_marks(documents, encoder, counters)
     for split, code in SPLIT_CODES.items():
         chosen = [text for text, fate in zip(documents, task.fates, strict=True) if fate == code]
-        encoded = encode_documents(chosen, encoder, task.config, counters)
+        with _tokenizer_threads(parallel=False):
+            encoded = encode_documents(chosen, encoder, task.config, counters)
         tokens = encoded["tokens"]
         counters["tokens_unknown"] += int(np.count_nonzero(tokens == info.unk_id))
         arrays[f"{split}.tokens"] = tokens.astype(token_dtype(info.vocab_size))

@@ -4,13 +4,14 @@ Invariant: nothing is changed here, and a run never goes on with other settings,
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from finetune.run_config import CONFIG_FILE, RESULT_FILE, RUN_FILES, RunConfig
 from training.configuration import flatten
-from training.inputs import changed_inputs
+from training.inputs import RUN_PARTS, changed_inputs
 from training.run_folder import own_files
 
 FREE = (
@@ -66,7 +67,19 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         f"{name} was {first.get(name, 'not given')}, is {second.get(name, 'not given')}"
         for name in sorted({*first, *second})
         if first.get(name) != second.get(name)
+        and not _is_one_place(first.get(name), second.get(name))
     ]
+
+
+def _is_one_place(first: Any, second: Any) -> bool:
+    """Return whether two settings name one file or folder; a run is where its bundle lies."""
+    if not (isinstance(first, str) and isinstance(second, str)):
+        return False
+    places = [Path(value) for value in (first, second)]
+    if not all(place.exists() for place in places):
+        return False
+    runs = [p.parent if p.name in RUN_PARTS else p for p in (place.resolve() for place in places)]
+    return runs[0] == runs[1]
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

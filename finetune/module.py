@@ -21,11 +21,12 @@ from finetune.artifact import load_classifier
 from finetune.data.datamodule import TaskBatch, TaskDataModule
 from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.metrics import scores
-from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+from finetune.optim import OptimizerConfig
 from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, EncoderConfig, SequenceClassifier
 from ponet.tokenizer import check_tokenizer
+from training.optim import scheduled_optimizer
 
 
 def row_losses(
@@ -281,21 +282,13 @@ class FinetuneModule(LightningModule):
         Raises:
             ValueError: The number of steps has no bound, so no schedule fits.
         """
-        config = self.optimizer_config
-        is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = build_optimizer(self.classifier, config, mixed_precision=is_mixed)
+        # Lightning clips no gradients of a fused kernel under any mixed precision.
+        fusable = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         if self.trainer.estimated_stepping_batches == math.inf:
             raise ValueError("the run has no end; give --trainer.max_epochs, 1 or more")
-        total_steps = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(step, config=config, total_steps=total_steps)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        steps = int(self.trainer.estimated_stepping_batches)
+        config = self.optimizer_config
+        return scheduled_optimizer(self.classifier, config, total_steps=steps, fusable=fusable)
 
 
 def _with_dropout(config: EncoderConfig, dropout_prob: float) -> EncoderConfig:

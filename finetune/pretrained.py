@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.manifest import file_sha256
 from finetune.artifact import load_model
 from finetune.data.targets import ScoreScale
 from ponet import PretrainingModel, SequenceClassifier, load_bundle, load_official
-from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, file_digest, find_weights
+from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights
 from training.inputs import RUN_PARTS
 
 BUNDLE = "bundle"
@@ -117,5 +118,5 @@ def _files(source: Path) -> list[Path]:
 def _digest(source: Path) -> str:
     """Return the digest of a weights file, or of a folder's."""
     files = [source] if source.is_file() else find_weights(source)
-    first, *others = map(file_digest, files)
+    first, *others = map(file_sha256, files)
     return hashlib.sha256("".join((first, *others)).encode()).hexdigest() if others else first

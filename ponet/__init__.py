@@ -4,7 +4,7 @@ The names below are the promised API; everything else may change.
 """
 
 from ponet.batch import EncoderBatch
-from ponet.checkpoint import Bundle, load_bundle, load_official, save_bundle
+from ponet.bundle import Bundle, load_bundle, save_bundle
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.encoders import Encoder, build_encoder
 from ponet.heads import (
@@ -14,6 +14,7 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
+from ponet.importing.foreign import load_official
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ponet.quiet_output import output_is_closed, quiet_output
+from data_prep.quiet_output import output_is_closed, quiet_output
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 

@@ -88,7 +88,7 @@ def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="text with at least one [MASK]")
     parser.add_argument("--top", type=int, default=5, help="words to show per [MASK] (default: 5)")
     options = parser.parse_args(arguments)
-    from ponet.checkpoint import load_bundle
+    from ponet.bundle import load_bundle
     from ponet.importing.report import guess_lines
 
     bundle = load_bundle(options.bundle)

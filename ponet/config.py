@@ -213,6 +213,22 @@ class FNetConfig(EncoderConfig):
         self._check_bools("embedding_projection")
 
 
+def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
+    """Return the names of the projections that a configuration needs.
+
+    The gate multiplies the global and segment pools, so it is absent when both are off.
+    """
+    has_shared = config.global_pool != "none" or config.use_segment_pool
+    needed = {
+        "query": config.global_pool != "none",
+        "key": config.global_pool == "attention",
+        "gate": config.fusion_product and has_shared,
+        "segment": config.use_segment_pool,
+        "local": config.use_local_pool,
+    }
+    return tuple(name for name, is_needed in needed.items() if is_needed)
+
+
 def _refuse_unknown(config_class: type[EncoderConfig], values: dict[str, Any]) -> None:
     allowed = [field.name for field in dataclasses.fields(config_class)]
     unknown = sorted(set(values) - set(allowed))

@@ -25,7 +25,7 @@ def run_encode(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     _check_output(options.output, options.input)
     texts = TextFile(options.input, field=options.field)
-    from ponet.checkpoint import load_bundle
+    from ponet.bundle import load_bundle
     from ponet.inference import Progress
 
     bundle = load_bundle(options.bundle)

@@ -15,8 +15,13 @@ real values half of that (the convention of the FFTW benchmarks, fftw.org/speed)
 
 import math
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
-from ponet.encoders.ponet import projections_in_use
+from ponet.config import (
+    BertConfig,
+    EncoderConfig,
+    FNetConfig,
+    PoNetConfig,
+    projections_in_use,
+)
 
 FORWARD_AND_BACKWARD = 3
 """Products of a linear layer's size in a training step: the output and both gradients."""

@@ -1,16 +1,17 @@
-"""Raw text to sentences, the pooling segments of pretraining, by sentencex.
+"""Raw text to sentences, the pooling segments of pretraining.
 
-Invariant: on a text as data preparation cleans it, the sentences are those that it would make
-with headings kept; a text that is not clean is brought to that form first.
+Invariant: the sentences are those of data preparation, with headings kept, once the text has the
+form that it gives to a document: paragraphs of single lines.
 """
 
 import re
+from collections import Counter
 
-from ponet.sentence_rules import cut_long, is_heading, split_missed
+from data_prep.config import SentencesConfig
+from data_prep.languages import CODES
+from data_prep.sentences import split_sentences
 
-MAX_PARAGRAPH_CHARS = 20_000
-"""Longer paragraphs are cut before sentencex sees them, so that its time stays linear."""
-_HEADING_MAX_WORDS = 12
+MAX_PARAGRAPH_CHARS = SentencesConfig().max_paragraph_chars
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -21,21 +22,11 @@ def sentences_of(text: str, *, language: str = "en") -> list[str]:
     Args:
         text: Paragraphs are parted by blank lines; other line breaks count as spaces. A lone
             surrogate, which is half a character, counts as U+FFFD.
-        language: Language code of sentencex.
+        language: Language code; one that is not known is cut by the rules of English.
     """
-    import sentencex
-
-    sentences: list[str] = []
-    for raw in _BLANK_LINE.split(_SURROGATE.sub("\ufffd", text)):
-        paragraph = " ".join(raw.split())
-        if is_heading(paragraph, _HEADING_MAX_WORDS):
-            sentences.append(paragraph)
-            continue
-        for piece in cut_long(paragraph, MAX_PARAGRAPH_CHARS):
-            found = sentencex.segment(language, piece)
-            whole = sum(map(len, found)) == len(piece)  # else the splitter lost something
-            parts = found if whole else [piece]
-            if not piece.isascii():
-                parts = [part for item in parts for part in split_missed(item)]
-            sentences += [part.strip() for part in parts]
-    return [sentence for sentence in sentences if sentence]
+    parts = _BLANK_LINE.split(_SURROGATE.sub("\ufffd", text))
+    paragraphs = [" ".join(part.split()) for part in parts if part.strip()]
+    if not paragraphs:
+        return []
+    config = SentencesConfig(language=language if language in CODES else "en")
+    return split_sentences("\n\n".join(paragraphs), config, Counter())

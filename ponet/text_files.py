@@ -4,22 +4,20 @@ Invariant: a file is read as what it is or refused by name; every error names fi
 """
 
 import csv
-import gzip
-import io
 import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
+
+from data_prep.readers import ReadLog, open_binary
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
 _LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv")
 _COMPRESSIONS = (".gz", ".zst")
-_ZST_BLOCK = 1 << 17
-_ZST_WINDOW = 1 << 31
 
 
 class TextFile:
@@ -86,12 +84,10 @@ class TextFile:
     def _open(self, stack: ExitStack) -> BinaryIO:
         if self.source == STDIN:
             return sys.stdin.buffer
-        file: BinaryIO = stack.enter_context(Path(self.source).open("rb"))
-        if self._compression == ".gz":
-            return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-        if self._compression == ".zst":
-            return cast(BinaryIO, io.BufferedReader(_ZstdStream(file), _ZST_BLOCK))
-        return file
+        log = ReadLog()
+        stream = open_binary(Path(self.source), log)
+        stack.callback(cast(BinaryIO, log.raw).close)
+        return stream
 
     def _plain(self) -> Iterator[str]:
         for _, line in self._lines():
@@ -167,42 +163,6 @@ class TextFile:
 
     def _error(self, number: int, what: str) -> ValueError:
         return ValueError(f"{self.source}:{number} {what}")
-
-
-class _ZstdStream(io.RawIOBase):
-    """Decompressed zstd frames; unlike the library's own reader it refuses one that is cut off."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        import zstandard
-
-        self._file = file
-        self._context = zstandard.ZstdDecompressor(max_window_size=_ZST_WINDOW)
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-        self._waiting = b""
-        self._out = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._out:
-            data = self._waiting or self._file.read(_ZST_BLOCK)
-            if not data and self._frame is not None:
-                raise EOFError("the compressed file ends in the middle of its data")
-            if not data:
-                return 0
-            self._frame = self._frame or self._context.decompressobj()
-            try:
-                self._out = self._frame.decompress(data)
-            except self._error as error:
-                raise OSError(f"the compressed data is damaged: {error}") from error
-            self._waiting = self._frame.unused_data if self._frame.eof else b""
-            self._frame = None if self._frame.eof else self._frame
-        count = min(len(buffer), len(self._out))
-        buffer[:count] = self._out[:count]
-        self._out = self._out[count:]
-        return count
 
 
 def _kind_of(source: str) -> tuple[str, str]:

@@ -4,13 +4,12 @@ Invariant: a tokenizer that was read neither pads nor cuts, whatever its file st
 padding are the caller's business, and a stored setting would change what a text gets.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.manifest import digest_of
 from ponet.weight_files import read_json
 
 _ROLES = {
@@ -119,9 +118,7 @@ def ids_digest(path: Path) -> str:
         ValueError: If the file is missing or broken.
     """
     content = read_json(path)
-    parts = {key: content.get(key) for key in _DECIDES_IDS}
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return digest_of({key: content.get(key) for key in _DECIDES_IDS})
 
 
 def check_tokenizer(path: Path, *, vocab_size: int, digest: str | None = None) -> None:

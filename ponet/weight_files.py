@@ -1,13 +1,17 @@
-"""Configuration and weight files as they lie on disk: JSON objects and tensors.
+"""Configuration and weight files as they lie on disk: JSON objects, tensors, whole folders.
 
-Invariant: nothing that a file holds is ever run, and a damaged file is named in the error.
+Invariant: nothing that a file holds is ever run, a damaged file is named in the error, and a folder
+appears by a rename when it is complete.
 """
 
-import hashlib
 import json
+import os
 import pickle
 import re
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +195,33 @@ def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
     return state
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it takes the place of the target at the end, if all went well.
+
+    What stood there is moved aside first and removed last; after an error nothing has changed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        _swap_in(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap_in(staging: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, aside / "old")
+    try:
+        os.rename(staging, target)
+    except OSError:
+        os.rename(aside / "old", target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)

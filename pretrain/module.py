@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
@@ -20,7 +21,8 @@ from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
 from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
-from pretrain.optim import OptimizerConfig, apply_settings, build_optimizer, learning_rate_factor
+from pretrain.optim import OptimizerConfig
+from training.optim import apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -344,18 +346,10 @@ class PretrainModule(LightningModule):
         else:
             clip_grad_value_(self.parameters(), gradient_clip_val)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the schedule advanced at every optimiser step."""
         plugin = self.trainer.precision_plugin
         scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
-        optimizer = build_optimizer(self.model, self.optimizer_config, scaled_gradients=scaled)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(step, config=self.optimizer_config, total_steps=total_steps)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        steps = int(self.trainer.estimated_stepping_batches)
+        config = self.optimizer_config
+        return scheduled_optimizer(self.model, config, total_steps=steps, fusable=not scaled)

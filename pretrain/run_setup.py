@@ -84,7 +84,7 @@ def fit_callbacks(
     """The callbacks of `fit`, in the order in which they are called."""
     folder = run.folder / CHECKPOINT_FOLDER
     guard = Guards(guards)
-    watchdog = Watchdog(run.folder, guards.watchdog_minutes)
+    watchdog = Watchdog(guards.watchdog_minutes)
 
     def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
         if preemption.requeue and trainer.is_global_zero:

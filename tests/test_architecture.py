@@ -10,7 +10,7 @@ import pytest
 PROJECT = {"ponet", "data_prep", "training", "pretrain", "finetune"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
 FORBIDDEN = {
-    "ponet": {*PROJECT - {"ponet"}, "datasets", "wandb", "transformers", *LIGHTNING},
+    "ponet": {"training", "pretrain", "finetune", "datasets", "wandb", "transformers", *LIGHTNING},
     "data_prep": {*PROJECT - {"data_prep"}, "torch", "transformers", *LIGHTNING},
     "training": {"ponet", "pretrain", "finetune", "transformers"},
     "pretrain": {"finetune", "transformers"},
@@ -19,6 +19,12 @@ FORBIDDEN = {
 
 ALLOWED = {Path("ponet/hub"): {"transformers"}}
 """Folders that may import what the rest of their package may not."""
+
+
+MODELS = ("config", "batch", "encoders", "pooling", "heads", "losses", "positions", "segments",
+          "flops", "names", "hub/configuration_ponet", "hub/modeling_ponet")  # fmt: skip
+"""Modules and folders of ponet that know no text: they import torch and each other, in the hub
+transformers too, and are copied beside exported weights. The others may import data_prep."""
 
 
 def imported_packages(path: Path) -> dict[str, int]:
@@ -36,6 +42,18 @@ def imported_packages(path: Path) -> dict[str, int]:
     return found
 
 
+def imported_modules(path: Path) -> set[str]:
+    """Whole names of the modules that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [alias.name for alias in node.names] if node.module == "ponet" else [""]
+            found |= {f"{node.module}.{name}".rstrip(".") for name in names}
+    return found
+
+
 @pytest.mark.parametrize("package", sorted(PROJECT))
 def test_packages_import_only_what_they_may(package: str, repository: Path) -> None:
     files = sorted((repository / package).rglob("*.py"))
@@ -47,6 +65,22 @@ def test_packages_import_only_what_they_may(package: str, repository: Path) -> N
         if name in FORBIDDEN[package] - ALLOWED.get(path.parent.relative_to(repository), set())
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_models_import_torch_and_each_other(repository: Path) -> None:
+    wrong, seen = [], 0
+    for name in MODELS:
+        place = repository / "ponet" / name
+        for path in sorted(place.rglob("*.py")) or [place.with_suffix(".py")]:
+            seen += 1
+            allowed = {"torch", "triton", *sys.stdlib_module_names}
+            allowed |= {"transformers"} if path.parent.name == "hub" else set()
+            for module in imported_modules(path):
+                package, _, inner = module.partition(".")
+                is_model = inner.replace(".", "/").startswith(MODELS)
+                if package not in allowed and not (package == "ponet" and is_model):
+                    wrong.append(f"{path.relative_to(repository)} imports {module}")
+    assert seen > 20 and not wrong, "\n".join(wrong)
 
 
 def test_no_file_or_function_outgrows_its_room(repository: Path) -> None:

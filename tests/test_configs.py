@@ -202,16 +202,16 @@ def test_finetuning_configs_parse(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in FINETUNE if is_grid(p)], ids=ids)
 def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
     from finetune.grids.config import parse_grid
-    from finetune.grids.files import PlannedTrial
     from finetune.grids.trials import expand
     from finetune.tasks.registry import task_named
 
-    config, options = parse_grid(["--config", str(path), "--encoder", "runs/a"])
+    config, _ = parse_grid(["--config", str(path), "--encoder", "runs/a"])
     trials = expand(config, {task: task_named(task).num_folds for task in config.tasks})
     settings_of = {}
     for trial in trials:  # seeds of one setting differ in nothing that could fail to parse
-        key = (trial.task, trial.lr, trial.batch_size, trial.fold, trial.repeat)
-        settings_of.setdefault(key, PlannedTrial(trial=trial, output=options.output).settings)
+        names = ("task", "lr", "batch_size", "fold", "repeat")
+        key = tuple(trial.parameters[name] for name in names)
+        settings_of.setdefault(key, trial.settings)
     for (task, lr, *_), settings in settings_of.items():
         parsed = fit_parser("finetune").parse_object({"subcommand": "fit", "fit": settings}).fit
         recipe = task_named(task).recipe

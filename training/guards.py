@@ -36,7 +36,7 @@ class GuardConfig:
     max_rollbacks: int = 3
     """Rollback: how often in one run before it stops after all."""
     watchdog_minutes: float = 30.0
-    """Minutes without any progress after which the process says what hangs and ends; 0: off."""
+    """Minutes without any progress after which the process shows its stacks and ends; 0: off."""
 
     def __post_init__(self) -> None:
         if self.every_n_steps < 1 or self.skip_steps < 1 or self.max_rollbacks < 0:

@@ -36,6 +36,9 @@ EXIT_CODES = {
 }
 """Every exit code of `ponet-pretrain` with its meaning."""
 
+RUNNER_VARIABLE = "PONET_SWEEP_RUNNER"
+"""Environment variable with the process id of the sweep or grid that started a trial."""
+
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -92,6 +95,19 @@ def signal_named(name: str) -> signal.Signals:
     return known[name]
 
 
+class RunnerWatch:
+    """Whether the sweep or grid that started this process has ended without stopping it."""
+
+    def __init__(self) -> None:
+        runner = os.environ.get(RUNNER_VARIABLE, "")
+        self._runner = int(runner) if runner.isdecimal() and int(runner) == os.getppid() else 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a runner started this process and does not live any more."""
+        return self._runner != 0 and os.getppid() != self._runner
+
+
 class StopRequest:
     """Whether somebody wants the run to stop, and why.
 
@@ -116,6 +132,7 @@ class StopRequest:
         if budget_s is not None:
             self._deadline = (time.monotonic() if started is None else started) + budget_s
         self._budget_s = budget_s
+        self._runner = RunnerWatch()
         self._received: signal.Signals | None = None
         self._replaced: dict[signal.Signals, Any] = {}
 
@@ -152,13 +169,16 @@ class StopRequest:
         if self._received is signal.SIGINT:
             return EXIT_INTERRUPT
         over = self._deadline is not None and time.monotonic() >= self._deadline
-        return EXIT_STOPPED if over or self._received is not None else 0
+        asked = over or self._received is not None or self._runner.is_gone
+        return EXIT_STOPPED if asked else 0
 
     @property
     def reason(self) -> str:
         """What asked for the stop, in words."""
         if self._received is not None:
             return f"{self._received.name} was received"
+        if self._runner.is_gone:
+            return "the sweep that started this run is gone"
         if self.exit_code:
             return f"the time budget of {self._budget_s:.0f} s is used up"
         return "another rank was asked to stop"

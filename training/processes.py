@@ -1,44 +1,10 @@
-"""Processes of this machine: how they are, which are below this one, and how to end those."""
+"""Processes below this one: which there are, and how to end them."""
 
 import multiprocessing
 import os
 import signal
 from contextlib import suppress
 from pathlib import Path
-
-_STATES = {
-    "R": "running",
-    "S": "alive, sleeping",
-    "D": "alive, waiting for a disk or the network",
-    "T": "stopped by a signal",
-    "t": "stopped by a debugger",
-}
-
-
-def process_state(pid: int) -> str:
-    """In words how a process of this machine is; `gone` if it has ended."""
-    stat = _stat(pid)
-    if stat is not None:
-        return _STATES.get(stat[0], "gone" if stat[0] in "ZXx" else "alive")
-    if Path("/proc/self/stat").exists():
-        return "gone"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return "gone"
-    except PermissionError:
-        return "alive"
-    return "alive"
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State letter and parent of a process, from Linux's /proc; None if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, parent, *_ = text.rpartition(")")[2].split()
-    return state, int(parent)
 
 
 def descendants(pid: int) -> list[int]:
@@ -47,9 +13,10 @@ def descendants(pid: int) -> list[int]:
         return [child.pid for child in multiprocessing.active_children() if child.pid]
     children: dict[int, list[int]] = {}
     for number in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-        stat = _stat(number)
-        if stat is not None:
-            children.setdefault(stat[1], []).append(number)
+        with suppress(OSError):  # it has just ended
+            stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(number)
     found = [pid]
     for parent in found:
         found += children.get(parent, [])

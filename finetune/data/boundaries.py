@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from data_prep.sentences import split_missed
 from ponet.sentences import MAX_PARAGRAPH_CHARS
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
@@ -82,7 +83,10 @@ def _segment(text: str, language: str, counters: Counter[str] | None) -> list[in
 
     starts = []
     for begin, is_start, part in _bounded(text):
-        found, num_lost = starts_of_pieces(part, sentencex.segment(language, part))
+        pieces = sentencex.segment(language, part)
+        if not part.isascii():
+            pieces = [item for piece in pieces for item in split_missed(piece)]
+        found, num_lost = starts_of_pieces(part, pieces)
         starts += [begin + start for start in found if start or is_start]
         if num_lost and counters is not None:
             counters["sentences not found in their text"] += num_lost

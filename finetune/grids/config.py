@@ -10,16 +10,14 @@ from typing import Any
 
 import yaml
 
-from training.command_line import OneLineParser, read_config_file, yes_or_no
+from data_prep.cli import field_help
+from training.command_line import read_config_file
+from training.studies.options import FieldsParser
 
 _FIT_PREFIX = "--fit."
-_LISTS: dict[str, Callable[[Any], Any]] = {
-    "tasks": str,
-    "encoders": str,
-    "lrs": float,
-    "batch_sizes": int,
-    "seeds": int,
-}
+SEARCHED: Mapping[str, Callable[[Any], Any]] = {"lrs": float, "batch_sizes": int, "seeds": int}
+"""What a grid searches, which a task may have of its own."""
+_LISTS: Mapping[str, Callable[[Any], Any]] = {"tasks": str, "encoders": str, **SEARCHED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +44,29 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in _LISTS:
+        for name in ("tasks", "encoders"):
             _check_list(name, getattr(self, name))
-        _check_ranges(self.lrs, self.batch_sizes, self.seeds)
-        for task, options in self.task_fit.items():
+        for task in self.task_fit:
             if task not in self.tasks:
                 raise ValueError(f"task_fit has {task!r}; the tasks are {', '.join(self.tasks)}")
-            own = {name: options.get(name, getattr(self, name)) for name in list(_LISTS)[2:]}
-            for name, values in own.items():
-                _check_list(name, values)
-            _check_ranges(own["lrs"], own["batch_sizes"], own["seeds"])
+        for task in ("", *self.task_fit):
+            self._check_searched(task)
+
+    def searched(self, name: str, task: str) -> Sequence[Any]:
+        """Return the values of one of `SEARCHED` for a task."""
+        values: Sequence[Any] = self.task_fit.get(task, {}).get(name, getattr(self, name))
+        return values
+
+    def _check_searched(self, task: str) -> None:
+        lrs, batches, seeds = (self.searched(name, task) for name in SEARCHED)
+        for name, values in zip(SEARCHED, (lrs, batches, seeds), strict=True):
+            _check_list(name, values)
+        if not all(lr > 0 for lr in lrs):
+            raise ValueError(f"lrs is {list(lrs)}; learning rates must be > 0")
+        if not all(batch >= 1 for batch in batches):
+            raise ValueError(f"batch_sizes is {list(batches)}; a batch has 1 example or more")
+        if not all(0 <= seed < 2**32 for seed in seeds):
+            raise ValueError(f"seeds is {list(seeds)}; a seed is in [0, 2^32)")
 
 
 def _check_list(name: str, values: Sequence[Any]) -> None:
@@ -64,15 +75,6 @@ def _check_list(name: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{name} is empty; give one or more{how}")
     if len(set(values)) < len(values):
         raise ValueError(f"{name} is {list(values)}; a value stands there twice")
-
-
-def _check_ranges(lrs: Sequence[float], batches: Sequence[int], seeds: Sequence[int]) -> None:
-    if not all(lr > 0 for lr in lrs):
-        raise ValueError(f"lrs is {list(lrs)}; learning rates must be > 0")
-    if not all(batch >= 1 for batch in batches):
-        raise ValueError(f"batch_sizes is {list(batches)}; a batch has 1 example or more")
-    if not all(0 <= seed < 2**32 for seed in seeds):
-        raise ValueError(f"seeds is {list(seeds)}; a seed is in [0, 2^32)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +94,23 @@ class RunOptions:
     keep: str = "best"
     """Classifiers that stay: best (of a task and encoder, on validation), all, or none."""
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.jobs < 0:
+            raise ValueError(f"jobs is {self.jobs}; give 1 or more, or 0 for one per GPU")
+
 
 def parse_grid(arguments: Sequence[str]) -> tuple[GridConfig, RunOptions]:
-    """The grid and how to run it, from the command line and its YAML file.
+    """Return the grid and how to run it, from the command line and its YAML file.
 
     Raises:
         ValueError: A mistake in an option or in the file.
     """
     options, rest = _parser().parse_known_args(list(arguments))
+    run = RunOptions(**{f.name: getattr(options, f.name) for f in fields(RunOptions)})
     values = read_grid_yaml(Path(options.config)) if options.config else {}
     given = {name: getattr(options, name) for name in _LISTS}
-    if (
-        given["tasks"] is not None
-    ):  # the file's options of tasks that are left out count for nothing
+    if given["tasks"]:  # the file's options of tasks that are left out count for nothing
         left_out = {*values.get("tasks", ())} - {*given["tasks"]}
         own = values.get("task_fit", {})
         values["task_fit"] = {task: own[task] for task in own if task not in left_out}
@@ -114,16 +120,18 @@ def parse_grid(arguments: Sequence[str]) -> tuple[GridConfig, RunOptions]:
             raise ValueError(f"{name} is missing: give --config GRID.yaml or --{name}")
     config = GridConfig(**{"encoders": (), **values})
     config = replace(config, fit=_with_fit_options(config.fit, rest))
-    config = _with_folders(config, options.folder or ())
-    run_names = [f.name for f in fields(RunOptions)]
-    run = RunOptions(**{name: getattr(options, name) for name in run_names})
-    if run.jobs < 0:
-        raise ValueError(f"jobs is {run.jobs}; give 1 or more, or 0 for one per GPU")
+    for text in options.folder or ():
+        task, equals, folder = text.partition("=")
+        if equals and task in config.tasks:
+            own = merged(config.task_fit.get(task, {}), {"data": {"folder": folder}})
+            config = replace(config, task_fit={**config.task_fit, task: own})
+        else:
+            config = replace(config, folder=text)
     return config, run
 
 
 def read_grid_yaml(path: Path) -> dict[str, Any]:
-    """The keys of a grid's file, with lists as tuples of the right type.
+    """Return the keys of a grid's file, with lists as tuples of the right type.
 
     Raises:
         ValueError: It is missing, is no grid, has an unknown key, or a value of another type.
@@ -136,32 +144,36 @@ def read_grid_yaml(path: Path) -> dict[str, Any]:
         if key not in allowed:
             raise ValueError(f"{path}: unknown key {key!r}; the keys are {', '.join(allowed)}")
     values = {key: value for key, value in content.items() if value is not None}
-    for name in set(_LISTS) & set(values):
-        values[name] = _typed_list(values[name], name, path)
+    values = _typed(values, _LISTS, path)
     for name in ("fit", "task_fit"):
         values[name] = _checked_mapping(values.get(name, {}), name, path)
-    task_fit = {}
-    for task, options in values["task_fit"].items():
-        own = dict(_checked_mapping(options, f"task_fit of {task}", path))
-        for name in set(list(_LISTS)[2:]) & set(own):
-            own[name] = _typed_list(own[name], f"{name} of {task}", path)
-        task_fit[task] = own
-    return {**values, "task_fit": task_fit}
+    values["task_fit"] = {
+        task: _typed(_checked_mapping(own, f"task_fit of {task}", path), SEARCHED, path, task)
+        for task, own in values["task_fit"].items()
+    }
+    return values
 
 
 def is_grid_yaml(path: Path) -> bool:
-    """Whether a YAML file is a grid, and not the options of one `fit`."""
+    """Return whether a YAML file is a grid, and not the options of one `fit`."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return isinstance(content, dict) and "tasks" in content
 
 
-def _typed_list(value: Any, name: str, path: Path) -> tuple[Any, ...]:
-    kind = _LISTS[name.split(maxsplit=1)[0]]
-    items = value if isinstance(value, list) else [value]
-    try:
-        return tuple(kind(str(item)) for item in items)  # YAML reads 1e-4 as a word, not a number
-    except ValueError as error:
-        raise ValueError(f"{path}: {name} is {value!r}; give a list of {kind.__name__}") from error
+def _typed(
+    values: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], Any]], path: Path, task: str = ""
+) -> dict[str, Any]:
+    """The same with every list of `kinds` as a tuple of its type."""
+    result = dict(values)
+    for name in set(kinds) & set(values):
+        items = values[name] if isinstance(values[name], list) else [values[name]]
+        try:
+            result[name] = tuple(kinds[name](str(item)) for item in items)
+        except ValueError as error:
+            place = f"{path}: {name}" + (f" of {task}" if task else "")
+            kind = kinds[name].__name__
+            raise ValueError(f"{place} is {values[name]!r}; give a list of {kind}") from error
+    return result
 
 
 def _checked_mapping(value: Any, name: str, path: Path) -> Mapping[str, Any]:
@@ -189,7 +201,7 @@ def _with_fit_options(fit: Mapping[str, Any], rest: Sequence[str]) -> dict[str, 
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with another laid over it, group by group."""
+    """Return a mapping with another laid over it, group by group."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
@@ -200,44 +212,21 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_folders(config: GridConfig, given: Sequence[str]) -> GridConfig:
-    """`--folder DIR` for every task, `--folder TASK=DIR` for one."""
-    for text in given:
-        task, equals, folder = text.partition("=")
-        if equals and task in config.tasks:
-            own = merged(config.task_fit.get(task, {}), {"data": {"folder": folder}})
-            config = replace(config, task_fit={**config.task_fit, task: own})
-        else:
-            config = replace(config, folder=text)
-    return config
-
-
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
+def _parser() -> FieldsParser:
+    parser = FieldsParser(
         "ponet-finetune grid",
         allow_abbrev=False,
         description="Fine-tune every encoder on every task with every setting and seed. The same "
         "command again goes on: what is done is skipped.",
         epilog="Options of every fit: --fit.data.max_len 64, --fit.trainer.max_epochs 2, …",
     )
-    add, switch = parser.add_argument, {"type": yes_or_no, "nargs": "?", "const": True}
+    texts = {name: text.replace("%", "%%") for name, text in field_help(GridConfig).items()}
+    add = parser.add_argument
     add("--config", help="YAML file of a grid (configs/finetune/glue.yaml)")
-    add("--encoder", dest="encoders", action="append", metavar="PATH", help=_help("encoders"))
-    add("--tasks", nargs="+", help=_help("tasks"))
-    add("--lrs", nargs="+", type=float, help=_help("lrs"))
-    add("--batch_sizes", nargs="+", type=int, help=_help("batch_sizes"))
-    add("--seeds", nargs="+", type=int, help=_help("seeds"))
-    add("--folder", action="append", metavar="[TASK=]DIR", help=_help("folder"))
-    add("--output", type=Path, default=RunOptions.output, help=_help("output"))
-    add("--jobs", type=int, default=0, help=_help("jobs"))
-    add("--keep", choices=("best", "all", "none"), default="best", help=_help("keep"))
-    for name in ("dry_run", "retry_failed", "in_process"):
-        parser.add_argument(f"--{name}", default=False, help=_help(name), **switch)  # type: ignore[arg-type]
+    add("--encoder", dest="encoders", metavar="PATH", help=texts["encoders"], action="append")
+    add("--tasks", nargs="+", help=texts["tasks"])
+    for name, kind in SEARCHED.items():
+        add(f"--{name}", nargs="+", type=kind, help=texts[name])
+    add("--folder", metavar="[TASK=]DIR", help=texts["folder"], action="append")
+    parser.add_options(RunOptions, choices={"keep": ("best", "all", "none")})
     return parser
-
-
-def _help(name: str) -> str:
-    """The text under a field."""
-    from data_prep.cli import field_help
-
-    return {**field_help(GridConfig), **field_help(RunOptions)}[name].replace("%", "%%")

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.grids.config import GridConfig, merged
+from finetune.grids import files
+from finetune.grids.config import SEARCHED, GridConfig, merged
+from finetune.grids.files import TRIAL_FILE, GridTrial
+from training.configuration import flatten
 from training.inputs import RUN_PARTS
 
 RANDOM_PREFIX = "random:"
@@ -45,114 +48,98 @@ class EncoderChoice:
     """Whether only its sizes and tokenizer are taken, and no weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One fit of the grid."""
-
-    task: str
-    """Task, as `--data.task` calls it."""
-    encoder: EncoderChoice
-    """Where it starts from."""
-    lr: float
-    """Peak learning rate."""
-    batch_size: int
-    """Examples per optimiser step."""
-    seed: int
-    """Seed of the fit."""
-    fold: int
-    """Fold of the cross-validation; 0 where there is none."""
-    repeat: int
-    """Repeat of the cross-validation; 0 where there is none."""
-    name: str
-    """Folder below the grid's: task / encoder / setting and seed."""
-    settings: Mapping[str, Any]
-    """The options of `fit`, nested as in its YAML files, without `run`."""
-
-
-def expand(config: GridConfig, num_folds: Mapping[str, int]) -> list[Trial]:
-    """Every trial of a grid, seed by seed.
+def expand(
+    config: GridConfig,
+    num_folds: Mapping[str, int],
+    *,
+    output: Path = Path("runs/grid"),
+    keep: str = "all",
+) -> list[GridTrial]:
+    """Return every trial of a grid, seed by seed.
 
     Args:
         config: The grid.
         num_folds: Folds of each task that is cross-validated; others may be missing or 0.
+        output: Folder of the grid.
+        keep: Which classifiers stay.
 
     Raises:
         ValueError: Two encoders of one name, or an option under `fit` that the grid decides.
     """
-    encoders = encoder_choices(config.encoders)
     trials = []
     for task in config.tasks:
-        own = config.task_fit.get(task, {})
-        lrs, batch_sizes, seeds = (
-            own.get(name, getattr(config, name)) for name in ("lrs", "batch_sizes", "seeds")
-        )
-        fit = {k: v for k, v in own.items() if k not in ("lrs", "batch_sizes", "seeds")}
-        fit = merged(with_folder(config.fit, config.folder), fit)
+        own = {k: v for k, v in config.task_fit.get(task, {}).items() if k not in SEARCHED}
+        folder = {"data": {"folder": config.folder}} if config.folder else {}
+        fit = merged(merged(config.fit, folder), own)
         reject_decided_values(fit, task)
-        folds = num_folds.get(task, 0)
-        trials += [
-            (
-                number,
-                _trial(task, encoder, fit, lr=lr, batch_size=batch, seed=(number, seed, folds)),
-            )
-            for number, seed in enumerate(seeds)
-            for encoder in encoders
-            for batch in batch_sizes
-            for lr in lrs
-        ]
+        fit = merged({"trainer": dict(TRAINER)}, fit)
+        lrs, batch_sizes, seeds = (config.searched(name, task) for name in SEARCHED)
+        for number, seed in enumerate(seeds):
+            fold = _fold(number, num_folds.get(task, 0))
+            for encoder in encoder_choices(config.encoders):
+                chosen = {"task": task, "encoder": encoder.name, "seed": seed, **fold}
+                for batch in batch_sizes:
+                    for lr in lrs:
+                        values = {**chosen, "batch_size": batch, "lr": lr}
+                        settings = merged(fit, _decided(values, encoder, fit))
+                        trials.append((number, _trial(values, settings, output, keep)))
     return [trial for _, trial in sorted(trials, key=lambda numbered: numbered[0])]
 
 
-def _trial(
-    task: str,
-    encoder: EncoderChoice,
-    fit: Mapping[str, Any],
-    *,
-    lr: float,
-    batch_size: int,
-    seed: tuple[int, int, int],
-) -> Trial:
-    number, seed_value, folds = seed
+def _fold(number: int, folds: int) -> dict[str, Any]:
+    """Fold and repeat of the k-th seed, and what its folder is called after them."""
     repeat, fold = divmod(number, folds) if folds else (0, 0)
-    setting = f"lr{lr:.12g}-bs{batch_size}-seed{seed_value}"
-    if folds:
-        setting += f"-fold{fold}" + (f"-repeat{repeat}" if repeat else "")
+    name = (f"-fold{fold}" if folds else "") + (f"-repeat{repeat}" if repeat else "")
+    return {"fold": fold, "repeat": repeat, "fold_name": name}
+
+
+def _decided(
+    values: Mapping[str, Any], encoder: EncoderChoice, fit: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of `fit` that the grid decides."""
     micro = (fit.get("data") or {}).get("micro_batch_size", DEFAULT_MICRO_BATCH)
-    decided: dict[str, Any] = {
-        "seed_everything": seed_value,
+    return {
+        "seed_everything": values["seed"],
         "model": {
             "encoder": encoder.path,
             "random_init": encoder.random_init,
-            "optimizer": {"lr": lr},
+            "optimizer": {"lr": values["lr"]},
         },
         "data": {
-            "task": task,
-            "global_batch_size": batch_size,
-            "micro_batch_size": largest_divisor(batch_size, micro),
-            "fold": fold,
-            "repeat": repeat,
+            "task": values["task"],
+            "global_batch_size": values["batch_size"],
+            "micro_batch_size": largest_divisor(values["batch_size"], micro),
+            "fold": values["fold"],
+            "repeat": values["repeat"],
         },
     }
-    return Trial(
-        task=task,
-        encoder=encoder,
-        lr=lr,
-        batch_size=batch_size,
-        seed=seed_value,
-        fold=fold,
-        repeat=repeat,
-        name=f"{task}/{encoder.name}/{setting}",
-        settings=merged(merged({"trainer": dict(TRAINER)}, fit), decided),
+
+
+def _trial(
+    values: Mapping[str, Any], settings: Mapping[str, Any], output: Path, keep: str
+) -> GridTrial:
+    setting = f"lr{values['lr']:.12g}-bs{values['batch_size']}-seed{values['seed']}"
+    setting += values["fold_name"]
+    name = f"{values['task']}/{values['encoder']}/{setting}"
+    folder = output / name
+    run = {**(settings.get("run") or {}), "root": str(folder.parent), "name": setting}
+    return GridTrial(
+        name=name,
+        folder=folder,
+        command=(*files.FIT_COMMAND, str(folder / TRIAL_FILE)),
+        parameters=values,
+        settings={**settings, "run": run},
+        keep=keep,
     )
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-    """The largest divisor of a batch size that a micro-batch may have."""
+    """Return the largest divisor of a batch size that a micro-batch may have."""
     return next(size for size in range(min(number, max(at_most, 1)), 0, -1) if number % size == 0)
 
 
 def encoder_choices(given: Sequence[str]) -> list[EncoderChoice]:
-    """The encoders of a grid; `random:PATH` is one without its weights.
+    """Return the encoders of a grid; `random:PATH` is one without its weights.
 
     Raises:
         ValueError: Two have the same name, so that their results could not be told apart.
@@ -172,26 +159,10 @@ def encoder_choices(given: Sequence[str]) -> list[EncoderChoice]:
 
 
 def encoder_name(path: str) -> str:
-    """Name of the run a path belongs to: the folder's, or its parent's where that is a part."""
+    """Return the name of the run a path belongs to: the folder's, or its parent's for a part."""
     given = Path(path).absolute()
     folder = given.parent if given.name in RUN_PARTS else given
     return folder.stem if given.is_file() else folder.name
-
-
-def with_folder(fit: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The options of `fit` with the folder of the data, if one is given."""
-    return merged(fit, {"data": {"folder": folder}}) if folder else dict(fit)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options as dotted names."""
-    result: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            result.update(flat(value, f"{prefix}{key}."))
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 def reject_decided_values(fit: Mapping[str, Any], task: str) -> None:
@@ -200,7 +171,7 @@ def reject_decided_values(fit: Mapping[str, Any], task: str) -> None:
     Raises:
         ValueError: Names the option and the key of the grid to set instead.
     """
-    for key in flat(fit):
+    for key in flatten(fit):
         if key in DECIDED_BY:
             raise ValueError(
                 f"fit (or task_fit of {task}) sets {key}, which the grid decides: "

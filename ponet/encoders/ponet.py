@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
-from ponet.config import PoNetConfig
+from ponet.config import PoNetConfig, projections_in_use
 from ponet.encoders.backbone import TokenMixer
 from ponet.pooling import (
     PoolInputs,
@@ -126,19 +126,3 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that autocast would give the tensor; outside autocast, its own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
-    """Return the names of the projections that a configuration needs.
-
-    The gate multiplies the global and segment pools, so it is absent when both are off.
-    """
-    has_shared = config.global_pool != "none" or config.use_segment_pool
-    needed = {
-        "query": config.global_pool != "none",
-        "key": config.global_pool == "attention",
-        "gate": config.fusion_product and has_shared,
-        "segment": config.use_segment_pool,
-        "local": config.use_local_pool,
-    }
-    return tuple(name for name, is_needed in needed.items() if is_needed)

@@ -20,12 +20,12 @@ except ModuleNotFoundError as error:
 
 from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.huggingface import export_huggingface
-from ponet.hub.modeling_ponet import PoNetModel
-from ponet.hub.modeling_ponet_heads import (
+from ponet.hub.modeling_ponet import (
     PoNetForMaskedLM,
     PoNetForPreTraining,
     PoNetForSequenceClassification,
     PoNetForTokenClassification,
+    PoNetModel,
 )
 from ponet.hub.standalone import write_code
 

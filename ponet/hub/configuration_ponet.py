@@ -4,11 +4,12 @@ Invariant: this file and what it imports from the package also run as copies bes
 weights (see standalone.py), so it imports torch, transformers and the package's models only.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import transformers
 
 from ponet.config import PoNetConfig
+from ponet.names import config_names, foreign_fields, native_activation
 
 OLDEST_TRANSFORMERS = "5.20"
 """The version that the code needs; pyproject.toml says the same."""
@@ -21,30 +22,7 @@ except ImportError as error:
         f"{transformers.__version__} is installed; pip install -U transformers"
     ) from error
 
-_NAMES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "ffn_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "dropout_prob": "hidden_dropout_prob",
-    "layer_norm_eps": "layer_norm_eps",
-    "init_range": "initializer_range",
-    "global_pool": "global_pool",
-    "use_segment_pool": "use_segment_pool",
-    "use_local_pool": "use_local_pool",
-    "local_window": "local_window",
-    "fusion_product": "fusion_product",
-    "guard_special_tokens": "guard_special_tokens",
-}
-"""Our names and those that transformers' models share; the last six are PoNet's own."""
-_ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
+_NAMES = config_names("ponet")
 
 
 class PoNetHubConfig(PreTrainedConfig):
@@ -89,9 +67,7 @@ class PoNetHubConfig(PreTrainedConfig):
         if __name__.startswith("ponet."):
             # It names code files beside the weights, which a folder saved from here has not.
             kwargs.pop("auto_map", None)
-        if hidden_act not in _ACTIVATIONS:
-            allowed = ", ".join(_ACTIVATIONS)
-            raise ValueError(f"hidden_act={hidden_act!r} given; allowed are {allowed}")
+        native_activation(hidden_act)
         defaults = PoNetConfig().to_dict()
         for ours, theirs in _NAMES.items():
             setattr(self, theirs, kwargs.pop(theirs, defaults[ours]))
@@ -108,9 +84,7 @@ class PoNetHubConfig(PreTrainedConfig):
     @classmethod
     def from_native(cls, config: PoNetConfig, **fields: Any) -> "PoNetHubConfig":
         """Return the twin of our configuration, with further fields of this class."""
-        values = {theirs: getattr(config, ours) for ours, theirs in _NAMES.items()}
-        hidden_act = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[config.activation]
-        return cls(**values, hidden_act=hidden_act, **fields)
+        return cls(**foreign_fields(config), **fields)
 
     def to_native(self, **overrides: Any) -> PoNetConfig:
         """Return our configuration of the same encoder, with some fields replaced."""
@@ -124,5 +98,5 @@ def native_config(config: Any, **overrides: Any) -> PoNetConfig:
     for the configuration and once for the model, and then each has classes of its own.
     """
     values = {ours: getattr(config, theirs) for ours, theirs in _NAMES.items()}
-    values["activation"] = _ACTIVATIONS[config.hidden_act]
+    values["activation"] = native_activation(config.hidden_act)
     return PoNetConfig(**{**values, **overrides})

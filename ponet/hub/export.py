@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ponet
-from ponet.checkpoint import Bundle
+from ponet.bundle import Bundle
 from ponet.config import PoNetConfig
 from ponet.hub.card import CardSources, model_card
 from ponet.hub.classifier import classifier_folder, export_classifier, read_classifier

@@ -23,7 +23,14 @@ from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.probe import probe_batch
 from ponet.hub.special_tokens import SpecialTokens, write_tokenizer
 from ponet.hub.standalone import write_code
-from ponet.key_maps import KeyTable, encoder_table, export_state, head_table, twin_table
+from ponet.names import (
+    KeyTable,
+    encoder_table,
+    export_state,
+    foreign_fields,
+    head_table,
+    twin_table,
+)
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
@@ -130,27 +137,9 @@ def twin_config(model: Exportable, special_tokens: SpecialTokens, labels: Mappin
             **ids,
             **labels,
         )
-    shared = {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "intermediate_size": config.ffn_size,
-        "max_position_embeddings": config.max_positions,
-        "type_vocab_size": config.type_vocab_size,
-        "hidden_dropout_prob": config.dropout_prob,
-        "layer_norm_eps": config.layer_norm_eps,
-        "initializer_range": config.init_range,
-        "hidden_act": {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[config.activation],
-        "pad_token_id": ids["pad_token_id"],
-        **labels,
-    }
-    if isinstance(config, BertConfig):
-        return transformers.BertConfig(
-            **shared,
-            num_attention_heads=config.num_heads,
-            attention_probs_dropout_prob=config.attention_dropout_prob,
-        )
-    return transformers.FNetConfig(**shared)
+    values = {**foreign_fields(config), "pad_token_id": ids["pad_token_id"], **labels}
+    kind = transformers.BertConfig if isinstance(config, BertConfig) else transformers.FNetConfig
+    return kind(**values)
 
 
 def twin_state(model: Exportable) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""PoNet as a model of transformers: a thin shell around the package's own encoder.
+"""PoNet as models of transformers: a thin shell around the package's own encoder and heads.
 
-B batch, L tokens, D width. Invariant: no part of the model is written a second time here, and the
-file runs as a copy beside exported weights too (see standalone.py), so it imports torch,
-transformers and the package's models only.
+B batch, L tokens, D width, V vocabulary, P pair classes, C labels. Invariant: no part of the model
+is written a second time here, and the file runs as a copy beside exported weights too (see
+standalone.py), so it imports torch, transformers and the package's models only.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.utils import ModelOutput
 
 from ponet.batch import EncoderBatch
@@ -150,6 +157,230 @@ class PoNetModel(PoNetPreTrainedModel):
             segments_are_runs=segment_ids is None and attention_mask is None,
             has_padding=attention_mask is not None,
         )
+
+
+class _WithHead(PoNetPreTrainedModel):
+    """Encoder with a head; `_answer` says what the head makes of the encoder's output."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Return logits and, with labels, the mean loss.
+
+        Args:
+            input_ids: As for PoNetModel.forward, like the next three and the last two.
+            attention_mask: 1 or True = real token.
+            token_type_ids: int64 (B, L).
+            segment_ids: int64 (B, L).
+            labels: What the class says.
+            output_hidden_states: Whether to return all hidden states.
+            return_dict: False: a tuple.
+        """
+        inputs = (input_ids, attention_mask, token_type_ids, segment_ids)
+        return self._answered(inputs, output_hidden_states, return_dict, labels=labels)
+
+    def _answered(
+        self,
+        inputs: tuple[Tensor | None, ...],
+        output_hidden_states: bool | None,
+        return_dict: bool | None,
+        **labels: Tensor | None,
+    ) -> ModelOutput | tuple[Any, ...]:
+        hidden = self.ponet(*inputs, output_hidden_states=output_hidden_states, return_dict=True)
+        output = self._answer(hidden, **labels)
+        if hidden.hidden_states is not None:
+            output["hidden_states"] = hidden.hidden_states
+        return cast(ModelOutput, self._finish(output, return_dict))
+
+    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+        raise NotImplementedError
+
+
+class _WithVocabulary(_WithHead):
+    """Encoder with the masked-LM head, whose output weights are the word embeddings' own."""
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        super().__init__(config)
+        self.ponet = PoNetModel(config)
+        self.mlm_head = MaskedLMHead(native_config(config))
+
+    def word_logits(self, x_BLD: Tensor) -> Tensor:
+        """Return (B, L, V)."""
+        return cast(Tensor, self.mlm_head(x_BLD, self.ponet.get_input_embeddings().weight))
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the word embeddings and the bias of their logits, new entries of which are 0."""
+        word = cast(nn.Embedding, super().resize_token_embeddings(*args, **kwargs))
+        bias_V = self.mlm_head.bias.detach()
+        if missing := word.num_embeddings - len(bias_V):
+            self.mlm_head.bias = nn.Parameter(F.pad(bias_V, (0, missing)))
+        return word
+
+
+class PoNetForMaskedLM(_WithVocabulary):
+    """Encoder with a masked-LM head; the head for text pairs of a checkpoint is left aside.
+
+    Gives logits (B, L, V); labels are int64 (B, L), -100 at positions that do not count.
+
+    Args:
+        config: Configuration.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^pair_head\."]
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        """Build and initialise everything."""
+        super().__init__(config)
+        self.post_init()
+
+    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+        logits_BLV = self.word_logits(hidden.last_hidden_state)
+        loss = _token_loss(logits_BLV, labels["labels"])
+        return MaskedLMOutput(loss=loss, logits=logits_BLV)
+
+
+class PoNetForPreTraining(_WithVocabulary):
+    """Encoder with both pretraining heads: masked words and the relation of two texts.
+
+    Args:
+        config: Configuration with a pooler and num_pair_classes above 0.
+
+    Raises:
+        ValueError: If the configuration has no pair head.
+    """
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        """Build and initialise everything."""
+        if config.num_pair_classes < 1 or not config.has_pooler:
+            raise ValueError(
+                f"num_pair_classes={config.num_pair_classes}, has_pooler={config.has_pooler}: "
+                "this model was trained without text pairs; load it with AutoModelForMaskedLM"
+            )
+        super().__init__(config)
+        self.pair_head = nn.Linear(config.hidden_size, config.num_pair_classes)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Return both logits and, with labels, the sum of the mean losses.
+
+        As the other models with heads; labels are the words, int64 (B, L), -100 at positions that
+        do not count, and next_sentence_label is the class of the pair, int64 (B,).
+        """
+        return self._answered(
+            (input_ids, attention_mask, token_type_ids, segment_ids),
+            output_hidden_states,
+            return_dict,
+            labels=labels,
+            next_sentence_label=next_sentence_label,
+        )
+
+    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+        logits_BLV = self.word_logits(hidden.last_hidden_state)
+        pair_logits_BP = self.pair_head(hidden.pooler_output)
+        losses = [_token_loss(logits_BLV, labels["labels"])]
+        if (pair_labels_B := labels["next_sentence_label"]) is not None:
+            losses.append(F.cross_entropy(pair_logits_BP.float(), pair_labels_B))
+        given = [loss for loss in losses if loss is not None]
+        return BertForPreTrainingOutput(
+            loss=sum(given[1:], start=given[0]) if given else None,
+            prediction_logits=logits_BLV,
+            seq_relationship_logits=pair_logits_BP,
+        )
+
+
+class _WithClassifier(_WithHead):
+    """Encoder, dropout and a linear layer; the pretraining heads of a checkpoint are left aside."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^pair_head\.", r"^mlm_head\."]
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        """Build and initialise everything."""
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.ponet = PoNetModel(config)
+        dropout_prob = config.classifier_dropout
+        self.dropout = nn.Dropout(
+            config.hidden_dropout_prob if dropout_prob is None else dropout_prob
+        )
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class PoNetForSequenceClassification(_WithClassifier):
+    """Encoder, pooler, dropout and a linear layer: classes, several labels, or a number.
+
+    Gives logits (B, C); labels are (B,) classes or numbers, or float (B, C) for several labels.
+
+    Args:
+        config: Configuration; `problem_type` as in transformers, and if it is None, it follows
+            from num_labels (1: regression) and from the labels (float: several labels).
+    """
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        """Build and initialise everything; a pooler is always there."""
+        config.has_pooler = True
+        super().__init__(config)
+
+    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+        logits_BC, given = self.classifier(self.dropout(hidden.pooler_output)), labels["labels"]
+        loss = None if given is None else self._loss(logits_BC.float(), given)
+        return SequenceClassifierOutput(loss=loss, logits=logits_BC)
+
+    def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        kind = self.config.problem_type
+        if kind is None and self.num_labels == 1:
+            kind = "regression"
+        if kind == "regression":
+            return F.mse_loss(logits_BC.reshape(labels.shape), labels.float())
+        if kind == "multi_label_classification" or (kind is None and labels.is_floating_point()):
+            return F.binary_cross_entropy_with_logits(logits_BC, labels.float())
+        return F.cross_entropy(logits_BC, labels)
+
+
+class PoNetForTokenClassification(_WithClassifier):
+    """Encoder, dropout and a linear layer: one prediction per token.
+
+    Gives logits (B, L, C); labels are int64 (B, L), -100 at positions that do not count.
+
+    Args:
+        config: Configuration.
+    """
+
+    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+        logits_BLC, given = (
+            self.classifier(self.dropout(hidden.last_hidden_state)),
+            labels["labels"],
+        )
+        loss = None
+        if given is not None:
+            loss = F.cross_entropy(logits_BLC.flatten(0, 1).float(), given.flatten())
+        return TokenClassifierOutput(loss=loss, logits=logits_BLC)
+
+
+def _token_loss(logits_BLC: Tensor, labels_BL: Tensor | None) -> Tensor | None:
+    """Return the mean cross-entropy at labels other than -100; None without labels."""
+    if labels_BL is None:
+        return None
+    return F.cross_entropy(logits_BLC.flatten(0, 1).float(), labels_BL.flatten())
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from ponet.weight_files import CONFIG_NAME, read_json
 CLASSES = {
     "AutoConfig": "configuration_ponet.PoNetHubConfig",
     "AutoModel": "modeling_ponet.PoNetModel",
-    "AutoModelForMaskedLM": "modeling_ponet_heads.PoNetForMaskedLM",
-    "AutoModelForPreTraining": "modeling_ponet_heads.PoNetForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_ponet_heads.PoNetForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_ponet_heads.PoNetForTokenClassification",
+    "AutoModelForMaskedLM": "modeling_ponet.PoNetForMaskedLM",
+    "AutoModelForPreTraining": "modeling_ponet.PoNetForPreTraining",
+    "AutoModelForSequenceClassification": "modeling_ponet.PoNetForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_ponet.PoNetForTokenClassification",
 }
 """Auto class -> file and class in the folder: the `auto_map` of config.json."""
 

@@ -4,19 +4,20 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ponet.bundle import load_strictly
 from ponet.config import BertConfig, EncoderConfig, FNetConfig
 from ponet.heads import PretrainingModel
-from ponet.key_maps import (
+from ponet.names import (
     KeyTable,
     drop_tied_decoder,
     encoder_table,
     head_table,
     import_state,
+    official_config,
     twin_table,
 )
 from ponet.weight_files import (
@@ -49,22 +50,26 @@ class ForeignModel:
     """Native names that no foreign key gives; they hold fresh random values."""
 
 
-def read_foreign(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return configuration and state dict of a folder, or of one file with both.
+def load_official(path: str | Path) -> PretrainingModel:
+    """Return the authors' released model, in evaluation mode.
 
     Args:
-        source: A folder with config.json and weights, or a .safetensors file with the
-            configuration in its metadata. Of a file with groups, "weights." is returned.
+        path: A folder with config.json and model.safetensors or pytorch_model.bin, or one
+            .safetensors file with the configuration as JSON under the metadata key "config". In a
+            file with groups of tensors, only "weights." is read.
 
     Raises:
-        ValueError: If a file is missing or damaged.
+        ValueError: If a file is missing or damaged, the configuration is not PoNet's, or a key is
+            missing, unexpected, or contradicts what it is tied to.
     """
+    source = Path(path)
     if source.is_dir():
         values, state = read_json(source / CONFIG_NAME), read_weights(find_weights(source))
     else:
         state = read_safetensors(source)
         values = read_config_metadata(source)
-    return values, weights_group(state)
+    state = weights_group(state)
+    return foreign_model(official_config(values), state, where=str(source)).model
 
 
 def weights_group(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,18 +136,6 @@ def foreign_model(
         dropped=dropped,
         untrained=tuple(fresh),
     )
-
-
-def load_strictly(model: PretrainingModel, state: Mapping[str, Tensor], where: object) -> None:
-    """Load a native state dict that must name every weight, with its shape.
-
-    Raises:
-        ValueError: If it does not fit; `where` is what the message calls it.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{where} does not fit its configuration: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,6 @@ def report_lines(imported: Imported, *, with_names: bool = False) -> Iterator[st
         f": {fresh:,} parameters with fresh random values" if fresh else ""
     )
     yield f"tokenizer   {imported.tokenizer or 'none: encode and fill will not work'}"
-    yield f"checked     the bundle was read back; all {len(state)} weights equal the source's"
 
 
 def example_lines(imported: Imported) -> Iterator[str]:

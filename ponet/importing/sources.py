@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.importing.hub import download
+from ponet.importing.tokenizer_settings import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.weight_files import (
     CONFIG_NAME,
+    TOKENIZER_NAME,
     find_weights,
     read_config_metadata,
     read_json,
@@ -16,6 +17,13 @@ from ponet.weight_files import (
 CHECKPOINT_SUFFIX = ".ckpt"
 _MODELSCOPE_OWNERS = ("damo", "iic")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_BESIDE = (CONFIG_NAME, "configuration.json", TOKENIZER_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME,
+           ADDED_NAME, "vocab.txt")  # fmt: skip
+_FORMS = (
+    ("model*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+"""Files of the weights on the Hub; the second form is fetched only where the first is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,44 @@ def locate(source: str, *, revision: str) -> Source:
         )
     folder = download(source, revision=revision)
     return _from_folder(folder, revision=folder.name)
+
+
+def download(repo: str, *, revision: str) -> Path:
+    """Return the local folder with configuration, weights and tokenizer of a repository.
+
+    Args:
+        repo: "owner/name".
+        revision: Branch, tag or commit; whatever it is, all files come from one commit.
+
+    Raises:
+        ValueError: If the Hub cannot be reached, or has no such repository, revision or config.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(
+            f"{repo} is no file here, and the Hub needs a package: pip install -e '.[hub]'"
+        ) from error
+    commit = revision
+    try:
+        for form in _FORMS:
+            patterns = [*_BESIDE, *form]
+            folder = Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
+            commit = folder.name
+            if any(path.match(form[0]) for path in folder.glob("*")):
+                break
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{repo} is neither a file or folder here nor to be had from the Hub at revision "
+            f"{commit} ({type(error).__name__}); check the name, or download it elsewhere and "
+            "give its folder"
+        ) from error
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{repo} has no {CONFIG_NAME} at revision {revision}, so it is no model that this "
+            "command knows"
+        )
+    return folder
 
 
 def _from_file(path: Path) -> Source:

@@ -1,18 +1,16 @@
 """The tokenizer of a checkpoint as tokenizer.json: copied, or built from a vocab.txt."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.tokenizer import wordpiece_from_vocab
 from ponet.importing.tokenizer_settings import SETTINGS_NAME, TokenizerSettings, read_settings
 from ponet.tokenizer import load_tokenizer, num_ids
 from ponet.weight_files import TOKENIZER_NAME, read_json
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NO_TOKENIZER = "none"
 
 
@@ -134,44 +132,13 @@ def wordpiece(
     Raises:
         ValueError: If a special token is missing.
     """
-    from tokenizers import (
-        AddedToken,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-    )
+    from tokenizers import normalizers
 
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
-        raise ValueError(
-            f"the vocabulary lacks {', '.join(missing)}; it must hold {', '.join(SPECIAL_TOKENS)}"
-        )
-    tokenizer = Tokenizer(models.WordPiece(dict(vocab), unk_token="[UNK]"))
+    tokenizer = wordpiece_from_vocab(dict(vocab), lowercase=lowercase)
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
     return tokenizer
-
-
-def tokenizer_digest(tokenizer_json: Path) -> str:
-    """Return what our training stores of its tokenizer: sha256 over what decides the token ids."""
-    content = read_json(tokenizer_json)
-    parts = {key: content.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _search(folder: Path) -> Path:

@@ -1,12 +1,12 @@
 """Callbacks of a pretraining run: seeds, guards, logs, progress, curves, export, W&B."""
 
-from pretrain.callbacks.export import BundleExport
 from pretrain.callbacks.guards import Guards
 from pretrain.callbacks.predictions import PredictionsFile
 from pretrain.callbacks.progress import RunProgressBar
 from pretrain.callbacks.seeds import StepSeeds
 from pretrain.callbacks.training_log import TrainingLog
 from pretrain.callbacks.wandb_records import WandbRecords
+from pretrain.export import BundleExport
 from training.callbacks.ended_early import EndedEarly
 from training.callbacks.evaluation_interval import EvaluationInterval
 from training.callbacks.history import RunHistory

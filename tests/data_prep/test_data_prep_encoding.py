@@ -12,8 +12,7 @@ from data_prep import encoding
 from data_prep.encoding import SentenceEncoder, is_word_local
 from data_prep.manifest import SPECIAL_TOKENS, ShardError
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
-from data_prep.units import UnitRule, cut_units, unit_rule
-from data_prep.word_table import MAX_PROBES, WordTable
+from data_prep.words import MAX_PROBES, UnitRule, WordTable, cut_units, unit_rule
 
 PIECES = (
     [chr(code) for code in range(33, 127)]

@@ -36,9 +36,10 @@ def cluster():
 
 
 def run_pool(address, lines):
-    """Run lines that use `pool`, a RayPool on a cluster, in a process of their own."""
+    """Run lines that use `pool`, a RayPool on a cluster, and `say`, in a process of their own."""
     head = (
-        "from data_prep.ray_pool import RayPool, code_signature\nSIGNATURE = code_signature()\n"
+        "import functools, sys\nfrom data_prep.ray_pool import RayPool, code_signature\n"
+        "SIGNATURE = code_signature()\nsay = functools.partial(print, file=sys.stdout)\n"
         f"with RayPool(0, {address!r}) as pool:\n"
     )
     body = "".join(f"    {line}\n" for line in lines)
@@ -56,12 +57,12 @@ def test_results_come_in_order_and_mistakes_reach_the_user_as_themselves(cluster
     tasks = "[str(i) if i % 3 else None for i in range(40)]"
     lines = [
         "import data_prep.ray_pool as module",
-        f"print(list(pool.map_ordered(int, {tasks})))",
+        f"say(list(pool.map_ordered(int, {tasks})))",
         "try: list(pool.map_ordered(int, ['1', 'x']))",
-        "except ValueError as error: print(error)",
+        "except ValueError as error: say(error)",
         "module.code_signature = lambda: {**SIGNATURE, 'Python': '2.7'}",
         "try: list(pool.map_ordered(int, ['1']))",
-        "except ValueError as error: print(error)",
+        "except ValueError as error: say(error)",
     ]
     done = run_pool(cluster[0].address, lines)
     results, mistake, versions = done.stdout.splitlines()

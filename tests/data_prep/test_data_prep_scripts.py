@@ -1,13 +1,11 @@
 """Sentences and headings of scripts that do not end a sentence with a Latin full stop."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from data_prep.config import SentencesConfig
-from data_prep.sentence_rules import is_heading
-from data_prep.sentences import split_sentences
+from data_prep.sentences import is_heading, split_sentences
 from ponet.sentences import sentences_of
 
 TEXTS = {
@@ -67,17 +65,3 @@ def test_inference_cuts_text_like_data_preparation(language: str) -> None:
     text = "".join(TEXTS[language]) + "\n\n红楼梦"
     expected = split_sentences(text, SentencesConfig(language=language), Counter())
     assert sentences_of(text, language=language) == expected
-
-
-@pytest.mark.parametrize(
-    "copies",
-    [
-        ("data_prep/sentence_rules.py", "ponet/sentence_rules.py"),
-        ("data_prep/quiet_output.py", "ponet/quiet_output.py"),
-    ],
-)
-def test_files_that_stand_in_two_packages_are_equal(
-    copies: tuple[str, str], repository: Path
-) -> None:
-    one, other = ((repository / name).read_bytes() for name in copies)
-    assert one == other

@@ -19,7 +19,7 @@ from build_processes import (
     write_corpus,
 )
 
-from data_prep import disk, files, parts
+from data_prep import files, parts, work_folder
 from data_prep.cli import main
 from data_prep.config import BuildConfig
 from data_prep.pipeline import build
@@ -113,26 +113,29 @@ def test_two_builds_of_one_folder_do_not_mix_under_any_spelling(setting, capsys)
     assert content(folder / "out") == expected
 
 
-def die_once(path):
-    """Kill the worker that is the first to come here."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return os.getpid()
+def die(_):
+    """Kill the worker."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_work_done_again(tmp_path, caplog):
-    with WorkerPool(2) as pool:
-        tasks = [None, *(str(tmp_path / f"{number // 4}") for number in range(8))]
-        results = list(pool.map_ordered(die_once, tasks))
-    assert results[0] is None and all(results[1:]) and len(results) == 9
-    assert "its work is done again" in caplog.text
+def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting, monkeypatch):
+    path, expected, folder = setting
+    config = BuildConfig.from_yaml(path, {"output": str(folder / "out"), "num_workers": "2"})
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline.encode_part", die)
+        with pytest.raises(ValueError, match="a worker process died.*run the same command again"):
+            build(config, progress=False)
+    kept = parts_of(folder / "out")
+    assert kept
+    build(config, progress=False)
+    assert content(folder / "out") == expected
 
 
-def test_work_that_kills_every_worker_ends_in_a_message(tmp_path):
-    with WorkerPool(2) as pool, pytest.raises(ValueError, match="died 3 times at the same work"):
-        list(pool.map_ordered(os._exit, [1]))
+def test_results_come_in_order_and_work_that_is_done_stays_none():
+    for workers in (1, 2):
+        with WorkerPool(workers) as pool:
+            results = list(pool.map_ordered(int, [None, *map(str, range(20))]))
+        assert results == [None, *range(20)]
 
 
 def test_what_a_killed_build_was_writing_is_removed(setting):
@@ -168,23 +171,13 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(setting, monkeypatch):
     path, expected, folder = setting
     output = folder / "out"
-    monkeypatch.setattr(disk, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(work_folder, "free_bytes", lambda _: 1_000_000)
     with pytest.raises(ValueError, match="1 MB free.*--check_disk false"):
         build(BuildConfig.from_yaml(path, {"output": str(output)}), progress=False)
     assert not output.exists() and not parts_of(output)
     overrides = {"output": str(output), "check_disk": "false"}
     build(BuildConfig.from_yaml(path, overrides), progress=False)
     assert content(output) == expected
-
-
-def test_the_estimate_of_room_covers_what_a_build_takes(setting, monkeypatch):
-    path, _, folder = setting
-    needs = []
-    monkeypatch.setattr(disk, "_require", lambda needed, *_: needs.append(needed))
-    config = BuildConfig.from_yaml(path, {"source.max_megabytes": "0.02"})
-    assert disk._expected_chars(config.sources[0]) == 20_000
-    disk.check_disk(config, folder / "out.building")
-    assert needs == [20_000 * disk.BYTES_PER_CHAR]
 
 
 @pytest.mark.parametrize("opened", [3, 12, 16])
@@ -225,7 +218,7 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import parquet_rows
+    from data_prep import documents
     from data_prep.config import LocalSource
     from data_prep.readers import ReadLog
 
@@ -233,10 +226,10 @@ def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(parquet_rows.shutil, "copyfileobj", full)
+    monkeypatch.setattr(documents.shutil, "copyfileobj", full)
     source = LocalSource(path=str(tmp_path), on_error="skip")
     with pytest.raises(OSError, match="Make room there"):
-        list(parquet_rows.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
+        list(documents.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):

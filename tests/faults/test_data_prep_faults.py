@@ -129,24 +129,28 @@ def test_stopped_at_random_moments_by_a_signal(number, to_group, large, tmp_path
     assert content(output) == expected and only_output(tmp_path)
 
 
-def test_workers_killed_from_outside_are_replaced(large, tmp_path):
+def test_workers_killed_from_outside_end_a_build_that_goes_on(large, tmp_path):
     path, expected = large
-    process = processes.run_build(path, tmp_path / "out", "--num_workers", "3")
-    killed = 0
-    while process.poll() is None and killed < 3:
+    output = tmp_path / "out"
+    process = processes.run_build(path, output, "--num_workers", "3")
+    found = []
+    while process.poll() is None and not (len(found) >= 3 and len(processes.parts_of(output)) > 30):
         found = [
             int(pid)
             for pid, command in processes.marked_processes(process, patience_s=0)
             if "spawn_main" in command and int(pid) != process.pid
         ]
-        parts = len(processes.parts_of(tmp_path / "out"))
-        if len(found) >= 3 and parts > 30 * (killed + 1):
-            os.kill(found[0], signal.SIGKILL)
-            killed += 1
+    os.kill(found[0], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and killed, err
-    assert "its work is done again" in err and "Traceback" not in err
-    assert content(tmp_path / "out") == expected
+    assert process.returncode == 2 and "a worker process died" in err and "Traceback" not in err
+    assert not processes.marked_processes(process)
+    kept = processes.parts_of(output)
+    record = tmp_path / "record.json"
+    plan = {"module": "os", "name": "replace", "call": 0, "after": True, "signal": 0}
+    process, _, err = finish(path, output, plan={**plan, "record": str(record)})
+    assert process.returncode == 0, err
+    assert content(output) == expected
+    assert kept and kept.items() <= json.loads(record.read_text()).items()
 
 
 def test_many_builds_of_one_folder_at_once_make_one(small, tmp_path):
@@ -290,9 +294,9 @@ def test_a_task_that_kills_every_worker_of_ray_ends_in_one_message():
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     code = (
         "import os\nfrom data_prep.ray_pool import RayPool\n"
-        "with RayPool(2) as pool:\n"
-        "    try: list(pool.map_ordered(os._exit, [3]))\n"
-        "    except ValueError as error: print(error)\n"
+        "try:\n"
+        "    with RayPool(2) as pool: list(pool.map_ordered(os._exit, [3]))\n"
+        "except ValueError as error: print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

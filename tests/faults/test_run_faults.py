@@ -240,10 +240,10 @@ def test_kill_9_while_an_earlier_run_is_replaced_leaves_that_one_or_the_new_one(
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    """What every file of a run holds, without the lock and the heartbeats."""
+    """What every file of a run holds, without the lock."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and path.name != LOCK_FILE and path.parent.name != "heartbeats":
+        if path.is_file() and path.name != LOCK_FILE:
             try:
                 found[str(path.relative_to(folder))] = path.read_bytes()
             except OSError:  # moved meanwhile

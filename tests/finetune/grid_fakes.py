@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,7 @@ def crashes_at_seed_2(trial_yaml: Path) -> None:
 def always_fails(trial_yaml: Path) -> None:
     """A fit that never works."""
     raise ValueError("no such option")
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

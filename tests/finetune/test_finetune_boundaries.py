@@ -117,3 +117,19 @@ def test_no_text_is_too_long_for_the_splitter(
     starts = sentence_starts(text)
     assert max(lengths) <= 20_000 < len(text)
     assert len(starts) == num_starts
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ("\u1798\u1793\u17bb\u179f\u17d4 ", "\u1796\u17bc\u1780\u1782\u17c1\u17d4"),  # Khmer
+        ("\u0f51\u0f7a\u0f0b\u0f62\u0f72\u0f44\u0f0d ", "\u0f61\u0f72\u0f53\u0f0d"),  # Tibetan
+        ("\u6211\u5011\u4f86\u4e86\u3002", "\u4ed6\u5011\u8d70\u4e86\u3002"),  # Chinese
+        (
+            "\u092f\u0939 \u0918\u0930 \u0939\u0948\u0964 ",
+            "\u0935\u0939 \u092f\u0939\u093e\u0901\u0964",
+        ),  # Hindi
+    ],
+)
+def test_sentences_end_at_the_marks_of_every_script(sentences: tuple[str, str]) -> None:
+    assert sentence_starts("".join(sentences)) == [0, len(sentences[0])]

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
 from finetune.module import FinetuneModule, log_prefix, row_losses
-from finetune.optim import OptimizerConfig, build_optimizer, learning_rate_factor
+from finetune.optim import OptimizerConfig
 from ponet import FNetConfig, PretrainingModel, SequenceClassifier, save_bundle
 
 
@@ -183,35 +183,6 @@ def test_row_losses_by_hand() -> None:
     torch.testing.assert_close(weighted, losses * weights.float())
     losses = row_losses(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.5]), is_regression=True)
     assert losses.tolist() == [4.0, 0.25]
-
-
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [
-        ({}, [1.0, 0.75, 0.5, 0.25, 0.0]),
-        ({"warmup_share": 0.5}, [0.5, 1.0, 1.0, 0.5, 0.0]),
-        ({"warmup_share": 0.5, "schedule": "constant"}, [0.5, 1.0, 1.0, 1.0, 1.0]),
-    ],
-)
-def test_learning_rate_by_hand(options: Any, wanted: list[float]) -> None:
-    config = OptimizerConfig(**options)
-    assert [learning_rate_factor(s, config=config, total_steps=4) for s in range(5)] == wanted
-
-
-def test_only_matrices_decay() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
-    decayed, plain = build_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
-    assert decayed["weight_decay"] == 0.1 and [p.ndim for p in decayed["params"]] == [2]
-    assert plain["weight_decay"] == 0.0 and [p.ndim for p in plain["params"]] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("lr", 0.0), ("lr", float("nan")), ("warmup_share", 1.0), ("weight_decay", -1.0), ("eps", 0)],
-)
-def test_optimiser_settings_out_of_range_are_named(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} is"):
-        OptimizerConfig(**{name: value})
 
 
 def test_splits_have_short_names_in_logs() -> None:

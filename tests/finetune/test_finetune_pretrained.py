@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from finetune.data.encoding import tokenizer_file
 from finetune.pretrained import load_pretrained
 from ponet import PoNetConfig, PretrainingModel
-from ponet.key_maps import encoder_table, export_state, head_table
+from ponet.names import encoder_table, export_state, head_table
 
 SIZES = {
     "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

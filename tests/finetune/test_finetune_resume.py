@@ -21,6 +21,7 @@ from finetune_runs import (
 from finetune.artifact import load_classifier
 from finetune.callbacks import ResumePoint
 from finetune.cli import main
+from finetune.earlier import differences
 from training.run_folder import sole_writer
 
 # 5 optimiser steps of 4 micro-batches per epoch; validation also in the middle of the third epoch.
@@ -161,6 +162,22 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_weights(
     assert f"{path} is damaged" in refused()
     assert main([*arguments, "--run.overwrite", "true"]) == 0
     assert result_of(tmp_path / "x")["best_epoch"]
+
+
+def test_another_name_of_the_same_place_is_no_other_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("run/classifier", "run/bundle", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    stored = {"model": {"encoder": "run", "kind": "a"}}
+    for same in ("./run", "run/classifier", str(tmp_path / "run"), "link", "other/../run/bundle"):
+        assert not differences(stored, {"model": {"encoder": same, "kind": "a"}})
+    for other in ("other", "nowhere"):
+        assert differences(stored, {"model": {"encoder": other, "kind": "a"}}) == [
+            f"model.encoder was run, is {other}"
+        ]
 
 
 def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(

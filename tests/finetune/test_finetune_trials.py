@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from finetune.grids.config import GridConfig, merged, parse_grid, read_grid_yaml
-from finetune.grids.trials import encoder_choices, encoder_name, expand, flat, largest_divisor
+from finetune.grids.trials import encoder_choices, encoder_name, expand, largest_divisor
+from training.configuration import flatten
 
 
 def grid(**changed) -> GridConfig:
@@ -21,20 +22,21 @@ def grid(**changed) -> GridConfig:
 
 def test_every_combination_is_a_trial_once() -> None:
     trials = expand(grid(), {})
-    combinations = {(t.task, t.encoder.path, t.lr, t.batch_size, t.seed) for t in trials}
+    names = ("task", "encoder", "lr", "batch_size", "seed")
+    combinations = {tuple(trial.parameters[name] for name in names) for trial in trials}
     assert len(trials) == len(combinations) == 2 * 2 * 2 * 2 * 3
     assert len({trial.name for trial in trials}) == len(trials)
 
 
 def test_all_settings_of_a_seed_come_before_the_next_seed() -> None:
-    seeds = [trial.seed for trial in expand(grid(), {})]
+    seeds = [trial.parameters["seed"] for trial in expand(grid(), {})]
     assert seeds == sorted(seeds)
 
 
 def test_a_trial_is_told_all_that_decides_it() -> None:
     config = grid(fit={"trainer": {"max_epochs": 4}, "data": {"max_len": 64}}, folder="glue_data")
     trial = expand(config, {})[0]
-    options = flat(trial.settings)
+    options = flatten(trial.settings)
     assert trial.name == "cola/a/lr3e-05-bs8-seed42"
     assert options["model.encoder"] == "runs/a" and options["model.random_init"] is False
     assert options["model.optimizer.lr"] == 3e-5 and options["seed_everything"] == 42
@@ -46,21 +48,23 @@ def test_a_trial_is_told_all_that_decides_it() -> None:
 def test_a_task_may_have_its_own_options_rates_and_seeds() -> None:
     own = {"lrs": (1e-3,), "seeds": (1,), "trainer": {"max_epochs": 1}}
     config = grid(fit={"trainer": {"max_epochs": 4, "precision": "32-true"}}, task_fit={"rte": own})
-    rte = [trial for trial in expand(config, {}) if trial.task == "rte"]
-    assert {(t.lr, t.seed) for t in rte} == {(1e-3, 1)} and len(rte) == 4
+    rte = [trial for trial in expand(config, {}) if trial.parameters["task"] == "rte"]
+    assert {(t.parameters["lr"], t.parameters["seed"]) for t in rte} == {(1e-3, 1)} and len(
+        rte
+    ) == 4
     expected = {"devices": 1, "enable_progress_bar": False, "max_epochs": 1}
     assert rte[0].settings["trainer"] == {**expected, "precision": "32-true"}
 
 
 def test_seeds_of_a_cross_validated_task_walk_through_folds_then_repeats() -> None:
     trials = expand(grid(seeds=(1, 2, 3, 4, 5, 6, 7), lrs=(1e-4,), batch_sizes=(32,)), {"rte": 5})
-    rte = [t for t in trials if t.task == "rte" and t.encoder.name == "a"]
-    assert [(t.fold, t.repeat) for t in rte] == [
+    rte = [t for t in trials if t.group == "rte a"]
+    assert [(t.parameters["fold"], t.parameters["repeat"]) for t in rte] == [
         *((fold, 0) for fold in range(5)),
         *((fold, 1) for fold in range(2)),
     ]
     assert rte[1].name.endswith("seed2-fold1") and rte[6].name.endswith("seed7-fold1-repeat1")
-    assert all(t.fold == 0 for t in trials if t.task == "cola")
+    assert all(t.parameters["fold"] == 0 for t in trials if t.group == "cola a")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_grids_file_and_the_command_line_over_it(tmp_path: Path) -> None:
     assert config.fit == {"data": {"max_len": 64}, "trainer": {"max_epochs": 1}}
     assert config.task_fit["rte"]["data"] == {"folder": "other"}
     assert run.dry_run and run.jobs == 3
-    folders = {t.task: t.settings["data"]["folder"] for t in expand(config, {})}
+    folders = {t.parameters["task"]: t.settings["data"]["folder"] for t in expand(config, {})}
     assert folders == {"cola": "data", "rte": "other"}
 
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from ponet import PoNetConfig, PretrainingModel
 from ponet.importing.tokenizer_files import wordpiece
-from ponet.key_maps import encoder_table, export_state, head_table
+from ponet.names import encoder_table, export_state, head_table
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

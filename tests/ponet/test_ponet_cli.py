@@ -41,7 +41,7 @@ def test_import_prints_its_report_and_three_examples(tmp_path, capsys):
     folder = write_foreign(tmp_path / "m", make_model())
     assert main(["import", str(folder), "--output", str(tmp_path / "out"), "--names"]) == 0
     printed = capsys.readouterr().out
-    assert "mapped      " in printed and "checked     the bundle was read back" in printed
+    assert "mapped      " in printed
     assert printed.count("  [MASK] 1: ") == 3
     assert "ponet.pooler.dense.bias -> pooler.dense.bias" in printed
     assert load_bundle(tmp_path / "out").metadata["language"] == "en"

@@ -215,6 +215,8 @@ def test_the_model_does_what_transformers_asks_of_one(folder):
     batch = probe_batch(model.config, TOKENS, shape=(2, 16))
     states = twin(**inputs_of(batch), output_hidden_states=True).hidden_states
     assert len(states) == 3
+    answer = twin(**inputs_of(batch), output_hidden_states=True, return_dict=False)
+    assert torch.equal(answer[1][0], states[0]) and len(answer) == 2
     assert torch.equal(states[-1], twin.ponet(**inputs_of(batch)).last_hidden_state)
     assert twin(**inputs_of(batch)).hidden_states is None
     loss = twin.eval()(**inputs_of(batch), labels=batch.input_ids).loss

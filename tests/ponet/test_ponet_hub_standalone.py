@@ -84,7 +84,7 @@ def test_an_older_transformers_is_told_which_version_is_needed(monkeypatch, repo
     oldest = configuration_ponet.OLDEST_TRANSFORMERS
     with pytest.raises(ImportError, match=f"needs transformers {oldest} or newer, and 4.57.1 is"):
         exec(
-            compile(text.replace("from .ponet_config", "from ponet.config"), "copy", "exec"),
+            compile(text.replace("from .ponet_", "from ponet."), "copy", "exec"),
             {"__name__": "x"},
         )
     assert f'"transformers>={oldest}"' in (repository / "pyproject.toml").read_text()
@@ -94,10 +94,8 @@ def test_transformers_finds_every_copy(export):
     from transformers.dynamic_module_utils import get_relative_import_files
 
     folder, _ = export
-    found = {folder / "modeling_ponet_heads.py"}
-    found |= {
-        folder / file for file in get_relative_import_files(folder / "modeling_ponet_heads.py")
-    }
+    found = {folder / "modeling_ponet.py"}
+    found |= {folder / file for file in get_relative_import_files(folder / "modeling_ponet.py")}
     assert {path.name for path in found} == {path.name for path in folder.glob("*.py")}
 
 
@@ -105,7 +103,7 @@ def test_copies_compute_what_the_package_computes(export, monkeypatch):
     folder, model = export
     (folder / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(folder.parent)
-    heads = importlib.import_module("hf.modeling_ponet_heads")
+    heads = importlib.import_module("hf.modeling_ponet")
     # transformers may load the configuration's code apart from the model's: other classes.
     config = PoNetHubConfig.from_pretrained(folder)
     twin = heads.PoNetForPreTraining.from_pretrained(folder, config=config).eval()

@@ -1,6 +1,7 @@
 """Tokenizer files, the Hub, and checkpoint files of our own training."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, write_tokenizer
 
+from data_prep.manifest import TokenizerInfo
 from ponet import load_bundle
 from ponet.importing.bundle_import import ImportOptions, import_bundle
 from ponet.importing.report import report_lines
-from ponet.importing.tokenizer_files import read_vocab, tokenizer_digest, wordpiece
+from ponet.importing.tokenizer_files import read_vocab, wordpiece
 from ponet.tokenizer import load_tokenizer
 
 SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
@@ -31,17 +33,6 @@ def test_a_vocab_txt_becomes_what_transformers_makes_of_it(lowercase):
     pair = ours.encode(*SENTENCES[1:])
     expected = theirs(*SENTENCES[1:])
     assert (pair.ids, pair.type_ids) == (expected["input_ids"], expected["token_type_ids"])
-
-
-def test_a_vocab_txt_becomes_what_data_preparation_makes_of_it(tmp_path):
-    from data_prep.manifest import TokenizerInfo
-    from data_prep.tokenizer import wordpiece_from_vocab
-
-    path = write_tokenizer(tmp_path)
-    theirs = tmp_path / "theirs.json"
-    wordpiece_from_vocab(VOCAB, lowercase=True).save(str(theirs))
-    assert path.read_text() == theirs.read_text()
-    assert tokenizer_digest(path) == TokenizerInfo.from_file(path).digest
 
 
 def test_the_settings_beside_a_vocab_txt_are_followed(tmp_path):
@@ -193,50 +184,46 @@ def test_a_vocab_txt_keeps_pieces_of_odd_characters(tmp_path):
 
 
 class FakeHub:
-    """`huggingface_hub` with one repository; every file of it that is asked for is noted."""
+    """`huggingface_hub` with one repository, and what was asked of it."""
 
-    def __init__(self, folder, monkeypatch):
-        class EntryNotFoundError(Exception):
-            pass
-
-        class LocalEntryNotFoundError(FileNotFoundError, EntryNotFoundError):
-            pass
-
-        self.folder, self.asked = folder, []
-        self.missing, self.offline = EntryNotFoundError, LocalEntryNotFoundError
+    def __init__(self, repository, cache, monkeypatch):
+        self.repository, self.cache, self.asked = repository, cache, []
         hub = types.ModuleType("huggingface_hub")
-        hub.hf_hub_download = self.download
-        errors = types.ModuleType("huggingface_hub.errors")
-        errors.EntryNotFoundError = EntryNotFoundError
+        hub.snapshot_download = self.download
         monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
 
-    def download(self, repo, name, *, revision):
+    def download(self, repo, *, revision, allow_patterns):
         if repo != "chtan/ponet-base-uncased":
-            raise self.offline(repo)
-        self.asked.append((name, revision))
-        if not (self.folder / name).is_file():
-            raise self.missing(name)
-        return str(self.folder / name)
+            raise FileNotFoundError(repo)
+        self.asked.append(revision)
+        self.cache.mkdir(exist_ok=True)
+        for pattern in allow_patterns:
+            for path in self.repository.glob(pattern):
+                shutil.copy(path, self.cache)
+        return str(self.cache)
 
 
+@pytest.mark.parametrize("pickled", [False, True])
 def test_a_hub_id_is_downloaded_at_one_commit_without_a_second_form_of_the_weights(
-    tmp_path, monkeypatch
+    pickled, tmp_path, monkeypatch
 ):
     commit = "0123456789" * 4
-    folder = write_foreign(tmp_path / commit, make_model(), pickled=False)
-    (folder / "pytorch_model.bin").write_bytes(b"never looked at")
-    hub = FakeHub(folder, monkeypatch)
+    folder = write_foreign(tmp_path / "m", make_model(), pickled=pickled)
+    (folder / "flax_model.msgpack").write_bytes(b"never looked at")
+    if not pickled:
+        (folder / "pytorch_model.bin").write_bytes(b"never looked at")
+    hub = FakeHub(folder, tmp_path / commit, monkeypatch)
     imported = do_import("chtan/ponet-base-uncased", tmp_path / "b", revision="v1")
-    assert hub.asked[0] == ("config.json", "v1")
-    assert {revision for _, revision in hub.asked[1:]} == {commit}
-    assert "pytorch_model.bin" not in {name for name, _ in hub.asked}
+    assert hub.asked == ["v1", commit][: 1 + pickled]
+    weights = "pytorch_model.bin" if pickled else "model.safetensors"
+    assert {path.name for path in hub.cache.iterdir()} == {"config.json", "vocab.txt", weights}
     metadata = imported.bundle.metadata
     assert metadata["imported_from"] == "chtan/ponet-base-uncased"
     assert metadata["revision"] == commit
     assert f"commit {commit}" in "\n".join(report_lines(imported))
     with pytest.raises(ValueError, match="nor to be had from the Hub at revision main"):
         do_import("someone/else", tmp_path / "c")
+    shutil.rmtree(hub.cache)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config.json at revision main"):
         do_import("chtan/ponet-base-uncased", tmp_path / "c")
@@ -258,7 +245,7 @@ def checkpoint(tmp_path):
     model = make_model()
     shards = tmp_path / "shards"
     shards.mkdir()
-    tokenizer = write_tokenizer(shards)
+    digest = TokenizerInfo.from_file(write_tokenizer(shards)).digest
     content = {
         "ponet_run": {
             **model.config.to_dict(),
@@ -269,7 +256,11 @@ def checkpoint(tmp_path):
         "global_step": 7,
         "PretrainDataModule": {
             "samples_seen": 28,
-            "fingerprint": {"max_len": 16, "data": "abc", "tokenizer": tokenizer_digest(tokenizer)},
+            "fingerprint": {
+                "max_len": 16,
+                "data": "abc",
+                "tokenizer": digest,
+            },
         },
         "optimizer_states": [{"state": {0: {"step": torch.tensor(7.0)}}}],
     }
@@ -279,18 +270,20 @@ def checkpoint(tmp_path):
 
 
 def test_a_checkpoint_file_becomes_the_bundle_that_pretraining_would_export(checkpoint, tmp_path):
-    from pretrain.export import export_bundle
+    from pretrain.export import write_bundle
 
     path, content, _ = checkpoint
     (tmp_path / "last.ckpt").symlink_to(path.name)
     imported = do_import(tmp_path / "last.ckpt", tmp_path / "b")
-    export_bundle(content, content["state_dict"], tmp_path / "exported")
+    write_bundle(content, tmp_path / "exported")
     ours, theirs = load_bundle(tmp_path / "b"), load_bundle(tmp_path / "exported")
     assert ours.metadata == theirs.metadata and ours.metadata["steps"] == 7
     assert ours.model.config == theirs.model.config
     assert ours.tokenizer_path.read_bytes() == theirs.tokenizer_path.read_bytes()
-    assert all(torch.equal(value, theirs.model.state_dict()[name])
-               for name, value in ours.model.state_dict().items())  # fmt: skip
+    for bundle in (ours, theirs):
+        assert {f"model.{name}" for name in bundle.model.state_dict()} == set(content["state_dict"])
+        for name, value in bundle.model.state_dict().items():
+            assert torch.equal(value, content["state_dict"][f"model.{name}"]), name
     assert "whole, as its digest says" in "\n".join(report_lines(imported))
 
 

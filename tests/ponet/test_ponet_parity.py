@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ponet import EncoderBatch, PoNetConfig, load_official
 from ponet.encoders.ponet import PoNetMixer
-from ponet.key_maps import encoder_table, export_state, head_table
+from ponet.names import encoder_table, export_state, head_table
 from ponet.segments import segments_from_count, segments_from_separators
 
 FIXTURES = ["ponet_guarded", "ponet_unguarded"]

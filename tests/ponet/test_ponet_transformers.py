@@ -5,7 +5,7 @@ import torch
 from ponet_reference import make_batch
 
 from ponet import BertConfig, FNetConfig, PretrainingModel
-from ponet.key_maps import drop_tied_decoder, encoder_table, export_state, head_table, import_state
+from ponet.names import drop_tied_decoder, encoder_table, export_state, head_table, import_state
 
 transformers = pytest.importorskip("transformers")
 

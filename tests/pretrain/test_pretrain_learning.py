@@ -11,7 +11,8 @@ from ponet import BertConfig, EncoderConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.masking import MaskingConfig
 from pretrain.module import PretrainModule, means
-from pretrain.optim import OptimizerConfig, build_optimizer
+from pretrain.optim import OptimizerConfig
+from training.optim import build_optimizer
 
 NUM_TOPICS, NUM_WORDS = 20, 390
 

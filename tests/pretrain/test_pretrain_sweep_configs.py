@@ -8,7 +8,7 @@ import pytest
 
 from training.command_line import reject_decided_values
 from training.studies.command import SweepOptions, planned_trials
-from training.studies.reading import read_sweep
+from training.studies.sweep_file import read_sweep
 from training.studies.trial_command import TrialOptions, parse_trial, with_run_folder
 from training.studies.trials import Trial
 

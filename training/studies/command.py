@@ -3,24 +3,26 @@
 Invariant: the same command again goes on; what is done is never run twice.
 """
 
+import json
 import shlex
-import signal
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
+import yaml
+
+from data_prep.file_lock import file_lock
+from data_prep.files import write_atomic
 from training.studies.expansion import command_of, expand, folder_name, trial_names
 from training.studies.options import FieldsParser
-from training.studies.reading import Sweep, read_sweep
-from training.studies.running import LocalRunner, Outcome, gpu_names
-from training.studies.trials import LOG_FILE, Trial, prepare_folder
-from training.studies.trials import State as TrialState
+from training.studies.progress import Progress, Stream, count_text
+from training.studies.runner import LocalRunner, gpu_names
+from training.studies.sweep_file import Sweep, read_sweep
+from training.studies.trial_command import RunTrial
+from training.studies.trials import FORMAT_VERSION, Trial
 
-ALIKE_FAILURES = 3
-"""So many first trials that fail with the same words stop the sweep: it is a mistake in it."""
+SWEEP_FILE, SETTINGS_FILE = "sweep.yaml", "sweep.json"
 _DECIDED = ("--run.name", "--run.root", "--run.overwrite")
 _DESCRIPTION = """\
 Runs a sweep file in W&B's format without W&B: every trial is the file's command with its ${args},
@@ -120,15 +122,38 @@ def run_sweep(arguments: Sequence[str]) -> None:
         print("\n".join(shlex.join(trial.command) for trial in trials))
         return
     prepare_folder(folder, sweep, seed=options.seed, extra=[*_trial_options(options), *extra])
-    states = {trial.name: trial.state() for trial in trials}
-    print(_plan_line(sweep, folder, states), flush=True)
-    Progress(sweep=sweep, folder=folder, trials=trials, options=options).run(states)
+    jobs = max(options.jobs, 1)
+    progress = Progress(trials, folder, retry_failed=options.retry_failed, jobs=jobs)
+    found = count_text(list(progress.states.values()))
+    print(f"{sweep.name}: {len(trials)} trials in {folder}: {found}", flush=True)
+    runner = LocalRunner(
+        jobs=jobs,
+        gpus=gpu_names() if jobs > 1 else (),
+        retry_failed=options.retry_failed,
+        wait=options.wait,
+    )
+    progress.watch(_stream(runner, progress.waiting(), options))
+    progress.finish(runner.received)
+
+
+def _stream(runner: LocalRunner, waiting: Sequence[Trial], options: SweepOptions) -> Stream:
+    if options.engine == "local" or not waiting:
+        return runner.run(waiting)
+    from training.studies.ray_engine import run_on_ray
+
+    return run_on_ray(
+        waiting,
+        jobs=options.jobs,
+        resources={"num_cpus": options.cpus_per_trial, "num_gpus": options.gpus_per_trial},
+        retry_failed=options.retry_failed,
+        address=options.ray_address,
+    )
 
 
 def planned_trials(
     sweep: Sweep, folder: Path, options: SweepOptions, extra: Sequence[str]
-) -> list[Trial]:
-    """Every trial of a sweep with its folder and command.
+) -> list[RunTrial]:
+    """Return every trial of a sweep with its folder and command.
 
     Raises:
         ValueError: A mistake in the file's command, or in the number of trials.
@@ -139,11 +164,12 @@ def planned_trials(
         command = command_of(sweep, parameters, extra)
         own = [f"--run.name={name}", f"--run.root={folder}"]
         trials.append(
-            Trial(
+            RunTrial(
                 name=name,
                 folder=folder / name,
                 parameters=parameters,
                 command=(*with_trial_options(command, _trial_options(options)), *own),
+                metric=sweep.metric,
             )
         )
     return trials
@@ -172,105 +198,44 @@ def with_trial_options(command: Sequence[str], given: Sequence[str]) -> list[str
     return [*words[:place], *given, *words[place:]]
 
 
-def _plan_line(sweep: Sweep, folder: Path, states: dict[str, TrialState]) -> str:
-    found = Counter(states.values())
-    return (
-        f"{sweep.name}: {len(states)} trials in {folder}: {found['done']} done, "
-        f"{found['failed']} failed, {found['open']} to run"
-    )
+def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str]) -> None:
+    """Keep the sweep's file and settings in its folder.
+
+    Args:
+        folder: Of the sweep; made if it is missing.
+        sweep: The file.
+        seed: Of method random.
+        extra: What the command line adds to every trial.
+
+    Raises:
+        ValueError: The folder is of another file, seed or command line; says what differs.
+    """
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "seed": seed if sweep.method == "random" else None,
+        "extra": list(extra),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / Trial.lock_file, wait=True):
+        if (folder / SWEEP_FILE).exists():  # written last: what has one has both
+            _check_folder(folder, sweep, settings)
+            return
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
+        write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
 
 
-@dataclass
-class Progress:
-    """A sweep while it runs."""
-
-    sweep: Sweep
-    """Its file."""
-    folder: Path
-    """Its folder."""
-    trials: Sequence[Trial]
-    """All trials."""
-    options: SweepOptions
-    """How it is run."""
-
-    def run(self, states: dict[str, TrialState]) -> None:
-        """Run what is open and say how each trial ended.
-
-        Raises:
-            ValueError: A trial failed.
-            RunInterrupted: The sweep was asked to stop.
-        """
-        wanted = ("open", "failed") if self.options.retry_failed else ("open",)
-        waiting = [trial for trial in self.trials if states[trial.name] in wanted]
-        runner = LocalRunner(
-            jobs=max(self.options.jobs, 1),
-            gpus=gpu_names() if self.options.jobs > 1 else (),
-            retry_failed=self.options.retry_failed,
-            wait=self.options.wait,
-        )
-        outcomes: dict[str, Outcome] = {}
-        with closing(self._stream(runner, waiting)) as stream:  # type: ignore[type-var]
-            for trial, outcome in stream:
-                outcomes[trial.name] = outcome
-                print(self._line(trial, outcome, len(outcomes), len(waiting)), flush=True)
-                if _fail_alike(outcomes) and len(outcomes) < len(waiting):
-                    raise ValueError(
-                        f"the first {ALIKE_FAILURES} trials failed alike, so the others were not "
-                        f"run: {outcome.error}"
-                    )
-        self._finish(outcomes, runner.received)
-
-    def _stream(
-        self, runner: LocalRunner, waiting: Sequence[Trial]
-    ) -> Iterator[tuple[Trial, Outcome]]:
-        if self.options.engine == "local" or not waiting:
-            return runner.run(waiting)
-        from training.studies.ray_engine import run_on_ray
-
-        options = self.options
-        return run_on_ray(
-            waiting,
-            self.folder,
-            jobs=options.jobs,
-            resources={"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
-            retry_failed=options.retry_failed,
-            address=options.ray_address,
-        )
-
-    def _line(self, trial: Trial, outcome: Outcome, number: int, total: int) -> str:
-        texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
-        text = texts.get(outcome.state, outcome.state)
-        value = (
-            trial.record()["metrics"].get(self.sweep.metric) if outcome.state == "done" else None
-        )
-        if isinstance(value, int | float):
-            text = f"{self.sweep.metric} {value:.4f}"
-        spent = f" ({outcome.elapsed_s:,.0f} s)" if outcome.elapsed_s else ""
-        return f"[{number}/{total}] {trial.name}: {text}{spent}"
-
-    def _finish(self, outcomes: dict[str, Outcome], received: signal.Signals | None) -> None:
-        states = {trial.name: trial.state() for trial in self.trials}
-        found = Counter(states.values())
-        failed = [trial for trial in self.trials if states[trial.name] == "failed"]
-        for trial in failed:
-            error = trial.record().get("error", "")
-            print(f"failed: {trial.name}: {error} (see {trial.folder / LOG_FILE})")
-        print(f"{found['done']} of {len(states)} trials are done, in {self.folder}", flush=True)
-        if received is not None or any(o.state == "interrupted" for o in outcomes.values()):
-            code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
-            left = found["open"]
-            raise RunInterrupted(f"{left} trials are left; the same command goes on", code)
-        if failed:
-            raise ValueError(
-                f"{len(failed)} of {len(states)} trials failed; each folder's {LOG_FILE} says why; "
-                "--retry_failed true runs them again"
-            )
-
-
-def _fail_alike(outcomes: dict[str, Outcome]) -> bool:
-    run_now = [outcome for outcome in outcomes.values() if outcome.elapsed_s]
-    return (
-        len(run_now) == ALIKE_FAILURES
-        and all(outcome.state == "failed" for outcome in run_now)
-        and len({outcome.error for outcome in run_now}) == 1
-    )
+def _check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
+    stored = yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8"))
+    before = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    if stored != sweep.content:
+        keys = [k for k in {**stored, **sweep.content} if stored.get(k) != sweep.content.get(k)]
+        what = f"another sweep file than {sweep.path} ({', '.join(keys)} differ)"
+    elif before["seed"] != settings["seed"]:
+        what = f"--seed {before['seed']}, not {settings['seed']}"
+    elif before["extra"] != settings["extra"]:
+        words = shlex.join(before["extra"]) or "nothing"
+        what = f"other additions to the command: {words}, not {shlex.join(settings['extra'])!r}"
+    else:
+        return
+    raise ValueError(f"{folder} holds trials of {what}: give another --output")

@@ -1,27 +1,32 @@
 """`trial`: one run and what follows it, as one command that may be stopped and started again.
 
-Invariant: every trial has a folder of its own. Its name is given by `--run.name`, which `sweep`
-adds, or follows from the run's id where `wandb agent` starts the command.
+A sweep reads the command too, and starts the fit and what follows it by itself; as a command of
+its own it is for `wandb agent`. Invariant: every trial has a folder of its own. Its name is given
+by `--run.name`, which `sweep` adds, or follows from the run's id where `wandb agent` starts it.
 """
 
-import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from training.interruption import say
+from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
 from training.studies.options import FieldsParser
+from training.studies.runner import LocalRunner
 from training.studies.study import DOWNSTREAM_FOLDER, write_study
-from training.studies.supervision import Supervisor
+from training.studies.trials import RESULT_FILE, Trial
 
 PACKAGES = ("pretrain", "finetune")
+PROGRAMS = ("pretrain", "ponet-pretrain")
+"""What a command says before `trial`."""
 EVALUATIONS = ("validate", "test")
 DEFAULT_ROOT = "runs"
-_AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 _DESCRIPTION = """\
 Runs `fit` with the options after `--`, then what follows it, and writes study.json into the run's
 folder: the last metrics of pretraining, and the scores of every downstream task. The same command
@@ -56,31 +61,83 @@ class TrialOptions:
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunTrial(Trial):
+    """A trial whose command may be a `trial`: its fit and what follows it are started by us."""
+
+    def _own(self) -> tuple[Sequence[str], TrialOptions] | None:
+        """What stands before `trial` in its command, and what behind it; None: it is another."""
+        for place in range(1, len(self.command)):
+            before = Path(self.command[place - 1]).name
+            if self.command[place] == "trial" and before in PROGRAMS:
+                return self.command[:place], parse_trial(self.command[place + 1 :])
+        return None
+
+    def steps(self) -> list[Sequence[str]]:
+        """Return the fit and what follows it; without the fit of a finished fine-tuning run.
+
+        Raises:
+            ValueError: A mistake in the options of `trial`.
+        """
+        own = self._own()
+        if own is None:
+            return [self.command]
+        program, options = own
+        if options.package == "finetune":
+            fit = [sys.executable, "-m", "finetune", "fit", *options.fit]
+            return [] if _has_result(self.folder) else [fit]
+        follow = options.follow if is_first_process() else ()
+        commands = [follow_command(step, options, self.folder) for step in follow]
+        return [[*program, "fit", *options.fit], *commands]
+
+    def conclude(self) -> None:
+        """Write study.json.
+
+        Raises:
+            ValueError: The run left no metrics.
+        """
+        own = self._own()
+        if own is not None and own[1].package == "pretrain" and is_first_process():
+            write_study(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentsTrial(RunTrial):
+    """One that somebody else keeps a record of."""
+
+    def record(self) -> dict[str, object]:
+        """Return nothing: it is always run."""
+        return {}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[TextIO | None]:
+        """Give a file in place of a lock: its fit locks the folder itself."""
+        with open(os.devnull, encoding="utf-8") as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def open_log(self) -> Iterator[TextIO | None]:
+        """Let its processes print where this one does."""
+        yield None
+
+    def write_start(self) -> None:
+        """Keep no record."""
+
+    def write_end(self, exit_code: int, *, interrupted: bool) -> str:
+        """Write study.json where all ended well; returns why it failed, or nothing."""
+        if not exit_code:
+            self.conclude()
+        return f"exit code {exit_code}" if exit_code else ""
+
+
 def parse_trial(arguments: Sequence[str]) -> TrialOptions:
-    """The options of `trial`; those of its fit stand after `--`.
+    """Return the options of `trial`; those of its fit stand after `--`.
 
     Raises:
         ValueError: A mistake in an option.
     """
     given = list(arguments)
-    if "--" in given:
-        place = given.index("--")
-        given, fit = given[:place], given[place + 1 :]
-    else:
-        fit = []
-    options = trial_parser().parse_args(given)
-    if not fit:
-        raise ValueError("trial needs the options of fit after `--` (trial --help)")
-    return TrialOptions(
-        package=options.package,
-        follow=tuple(options.follow),
-        data_folder=tuple(options.data_folder),
-        fit=tuple(fit),
-    )
-
-
-def trial_parser() -> argparse.ArgumentParser:
-    """The parser of what stands before `--`."""
+    place = given.index("--") if "--" in given else len(given)
     parser = FieldsParser(
         "ponet-pretrain trial",
         usage="ponet-pretrain trial [options] -- FIT OPTIONS",
@@ -88,7 +145,16 @@ def trial_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_options(TrialOptions, skip=("fit",), choices={"package": PACKAGES})
-    return parser
+    options = parser.parse_args(given[:place])
+    fit = tuple(given[place + 1 :])
+    if not fit:
+        raise ValueError("trial needs the options of fit after `--` (trial --help)")
+    return TrialOptions(
+        package=options.package,
+        follow=tuple(options.follow),
+        data_folder=tuple(options.data_folder),
+        fit=fit,
+    )
 
 
 def run_trial(arguments: Sequence[str]) -> int:
@@ -99,30 +165,18 @@ def run_trial(arguments: Sequence[str]) -> int:
     """
     options = parse_trial(arguments)
     fit, folder = with_run_folder(options.fit, os.environ)
-    with Supervisor() as supervisor:
-        if not _is_done(folder, options.package):
-            code = supervisor.run(_python(options.package, "fit", *fit))
-            if code or not is_first_process():
-                return _shell_code(code)
-        if options.package == "finetune":
-            return 0
-        for step in options.follow:
-            command = follow_command(step, fit, folder, options.data_folder)
-            say(f"after the fit: {' '.join(command[2:])}")
-            code = supervisor.run(command, environment=_plain(os.environ), knows_every_signal=False)
-            if supervisor.received is not None:
-                return supervisor.exit_code
-            if code:
-                say(f"error: what follows the fit failed: {step}")
-                return _shell_code(code)
-        if supervisor.received is not None:
-            return supervisor.exit_code
-    write_study(folder)
-    return 0
+    before = arguments[: len(arguments) - len(options.fit)]
+    command = (sys.executable, "-m", "pretrain", "trial", *before, *fit)
+    trial = AgentsTrial(name=folder.name, folder=folder, command=command)
+    runner = LocalRunner(max_starts=1)
+    code = runner.run_one(trial).exit_code
+    if runner.received is not None and code:
+        return EXIT_INTERRUPT if runner.received is signal.SIGINT else EXIT_STOPPED
+    return 128 - code if code < 0 else code
 
 
 def with_run_folder(fit: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], Path]:
-    """The options of `fit` with name and root of the run, and its folder.
+    """Return the options of `fit` with name and root of the run, and its folder.
 
     Args:
         fit: What was given. A root in a YAML file does not count: `runs` is taken.
@@ -151,7 +205,7 @@ def with_run_folder(fit: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def option_value(options: Sequence[str], name: str) -> str | None:
-    """The last value of an option, as `--name VALUE` or `--name=VALUE`; None: not given."""
+    """Return the last value of an option, as `--name VALUE` or `--name=VALUE`; None: not given."""
     found = None
     for place, word in enumerate(options):
         if word.startswith(f"{name}="):
@@ -161,41 +215,23 @@ def option_value(options: Sequence[str], name: str) -> str | None:
     return found
 
 
-def follow_command(
-    step: str, fit: Sequence[str], folder: Path, data_folders: Sequence[str]
-) -> list[str]:
-    """The command line of what follows a fit.
+def follow_command(step: str, options: TrialOptions, folder: Path) -> list[str]:
+    """Return the command line of what follows a fit.
 
     Args:
         step: validate, test, or the YAML file of a fine-tuning grid.
-        fit: The options of the fit.
+        options: Of the trial.
         folder: Of the run.
-        data_folders: Local copies of downstream data.
     """
+    python = [sys.executable, "-m"]
     if step in EVALUATIONS:
-        return _python("pretrain", step, *fit, "--run.wandb=off")
-    folders = [word for given in data_folders for word in ("--folder", given)]
+        return [*python, "pretrain", step, *options.fit, "--run.wandb=off"]
+    folders = [word for given in options.data_folder for word in ("--folder", given)]
     places = ["--encoder", str(folder), "--output", str(folder / DOWNSTREAM_FOLDER)]
-    return _python("finetune", "grid", "--config", step, *places, *folders)
+    return [*python, "finetune", "grid", "--config", step, *places, *folders]
 
 
-def _python(package: str, command: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", package, command, *options]
-
-
-def _plain(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would make W&B take another run for this one."""
-    return {name: value for name, value in environment.items() if name not in _AGENT_VARIABLES}
-
-
-def _is_done(folder: Path, package: str) -> bool:
-    """Whether a fine-tuning run has its result; a pretraining fit finds that out by itself."""
-    path = folder / "result.json"
-    if package != "finetune" or not path.is_file():
-        return False
-    return not json.loads(path.read_text(encoding="utf-8")).get("diverged")
-
-
-def _shell_code(code: int) -> int:
-    """The exit code of a process, 128 + N where signal N ended it."""
-    return 128 - code if code < 0 else code
+def _has_result(folder: Path) -> bool:
+    """Whether a fine-tuning run has ended; a pretraining fit finds that out by itself."""
+    path = folder / RESULT_FILE
+    return path.is_file() and not json.loads(path.read_text(encoding="utf-8")).get("diverged")

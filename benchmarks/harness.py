@@ -1,0 +1,285 @@
+"""Interleaved timing, memory at its height, and the rates that the machine itself reaches.
+
+Every round takes all rivals in a new order, so that a disturbance meets each of them alike; a ratio
+is formed within a round and only then is the median taken.
+"""
+
+import contextlib
+import gc
+import math
+import os
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+Step = Callable[[], object]
+Cell = tuple[str, int]
+"""A rival and the tokens of a text."""
+Sample = Mapping[str, float] | None
+Spread = dict[str, float]
+Name = TypeVar("Name")
+SHORTEST_S = {"cpu": 0.02, "cuda": 0.05}
+"""A sample repeats its step until it takes about this long."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median, lowest and highest value."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def times(samples: Sequence[Sample], key: str) -> dict[str, Any]:
+    """Return median, lowest and highest seconds and all of them."""
+    values = [sample[key] for sample in samples if sample is not None]
+    return {**spread(values), "all": values}
+
+
+def ratio(numerator: Sequence[Sample], denominator: Sequence[Sample], key: str) -> Spread | None:
+    """Return the spread of the round-by-round ratios; None without a round that has both."""
+    pairs = zip(numerator, denominator, strict=True)
+    values = [one[key] / two[key] for one, two in pairs if one is not None and two is not None]
+    return spread(values) if values else None
+
+
+def rows_of(samples: Mapping[Cell, Sequence[Sample]], key: str) -> dict[Cell, dict[str, Any]]:
+    """Return times and ratios of every rival at every length.
+
+    Args:
+        samples: (rival, tokens of a text) -> one sample per round.
+        key: The time that the ratios are formed of.
+    """
+    rows = {}
+    for (rival, tokens), own in samples.items():
+        others = [name for name, length in samples if length == tokens and name != rival]
+        ratios = {name: ratio(samples[name, tokens], own, key) for name in others}
+        shortest = min(length for name, length in samples if name == rival)
+        row: dict[str, Any] = {"rival": rival, "num_tokens": tokens, "time": key}
+        row |= {"s": times(own, key), "wall_s": times(own, "wall_s"), "cpu_s": times(own, "cpu_s")}
+        row |= {"times_as_fast_as": ratios}
+        row |= {"time_to_shortest": ratio(own, samples[rival, shortest], key)}
+        rows[rival, tokens] = row
+    return rows
+
+
+def wait(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """How a step is timed: CUDA events on a GPU, CPU time of one thread, else wall time."""
+
+    device: str
+    """cpu or cuda."""
+    threads: int
+    """CPU threads that PyTorch may use."""
+
+    @property
+    def deciding(self) -> str:
+        """The time that ratios are formed of."""
+        if self.device == "cuda":
+            return "device_s"
+        return "cpu_s" if self.threads == 1 else "wall_s"
+
+    def sample(self, step: Step, repeats: int) -> dict[str, float]:
+        """Return seconds per step: `wall_s`, `cpu_s` (this process) and on CUDA `device_s`."""
+        cuda = self.device == "cuda"
+        wait(self.device)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+        if cuda:
+            events[0].record()
+        for _ in range(repeats):
+            step()
+        if cuda:
+            events[1].record()
+        cpu_s = time.process_time() - cpu_start
+        wait(self.device)
+        found = {"wall_s": (time.perf_counter() - start) / repeats, "cpu_s": cpu_s / repeats}
+        if cuda:
+            found["device_s"] = events[0].elapsed_time(events[1]) / 1e3 / repeats
+        return found
+
+
+def run_rounds(
+    steps: Mapping[Name, Step], *, rounds: int, clock: Clock, slow_s: float = math.inf
+) -> dict[Name, list[Sample]]:
+    """Time every step once per round, in an order that changes from round to round.
+
+    Args:
+        steps: Name -> function that does one step.
+        rounds: How many; one before them warms up, sets the repeats and is not reported.
+        clock: How a step is timed.
+        slow_s: Steps that take longer are left out of every second round.
+
+    Returns:
+        Name -> one sample per round, None where the step was left out.
+    """
+    repeats, is_slow = {}, {}
+    for name, step in steps.items():
+        step()  # compiles, fetches memory
+        seconds = clock.sample(step, 1)["wall_s"]
+        is_slow[name] = seconds > slow_s
+        repeats[name] = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
+    samples: dict[Name, list[Sample]] = {name: [] for name in steps}
+    for number in range(rounds):
+        for name in in_turn(list(steps), number):
+            left_out = is_slow[name] and number % 2
+            with _no_collection():
+                sample = None if left_out else clock.sample(steps[name], repeats[name])
+            samples[name].append(sample)
+        gc.collect()
+    return samples
+
+
+def in_turn(rivals: Sequence[Any], number: int) -> list[Any]:
+    """Return the order of the rivals in a round."""
+    return random.Random(number).sample(list(rivals), len(rivals))
+
+
+def interleaved(
+    rivals: Mapping[str, Callable[[], float]], *, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Ask every rival for a figure once per round, in turn; a first round is thrown away.
+
+    Returns:
+        Name -> median, lowest and highest figure and all of them.
+    """
+    found: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds + 1):
+        for name, run in rivals.items():
+            found[name].append(run())
+    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
+
+
+def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, Any]]:
+    """Return memory and time of every step that stays within the limits.
+
+    Args:
+        steps: (rival, tokens of a text) -> one step.
+        options: `device`, `threads`, `rounds`, `slow_s`; `limit_gib` and `limit_s` of a first step.
+
+    Returns:
+        The rows of `rows_of`, with `peak_mib` and `over`, which limit was passed ("": none).
+    """
+    rows = {}
+    for cell, step in steps.items():
+        rows[cell] = {"rival": cell[0], "num_tokens": cell[1], **_first_step(step, options)}
+        print(*cell, rows[cell], flush=True)
+    alive = {cell: step for cell, step in steps.items() if not rows[cell]["over"]}
+    clock = Clock(device=options.device, threads=options.threads)
+    samples = run_rounds(alive, rounds=options.rounds, clock=clock, slow_s=options.slow_s)
+    for cell, found in rows_of(samples, clock.deciding).items():
+        rows[cell] |= found
+    return list(rows.values())
+
+
+def _first_step(step: Step, options: Any) -> dict[str, Any]:
+    """Return by how much a step raises the memory, or which limit it passes."""
+    start = time.perf_counter()
+    try:
+        with _at_most(options.limit_gib):
+            peak = peak_bytes(step, options.device)
+    except RuntimeError as error:  # also a GPU's OutOfMemoryError
+        if "memory" not in str(error):
+            raise
+        return {"over": "memory"}
+    seconds = time.perf_counter() - start
+    over = f"{options.limit_s:g} s" if seconds > options.limit_s else ""
+    return {"over": over, "first_s": seconds, "peak_mib": peak / 2**20}
+
+
+@contextlib.contextmanager
+def _at_most(gib: float) -> Iterator[None]:
+    """Refuse this process more than so much memory beyond what it has, where Linux tells it."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if held := linux_gib("/proc/self/status", "VmData"):
+        resource.setrlimit(resource.RLIMIT_DATA, (int((held + gib) * 2**30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def linux_gib(file: str, key: str) -> float:
+    """Return GiB as one of Linux's tables has them, 0 where there is none."""
+    lines = Path(file).read_text().splitlines() if Path(file).exists() else []
+    return sum(int(line.split()[1]) / 2**20 for line in lines if line.startswith(key))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from pausing whoever is being timed."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def peak_bytes(step: Step, device: str) -> int:
+    """Return by how many bytes one step raises what is allocated, at its height.
+
+    On CUDA the allocator's statistics; on a CPU the sum over PyTorch's own allocations and frees as
+    its profiler records them, which leaves out scratch space of the matrix library.
+    """
+    gc.collect()
+    if device == "cuda":
+        wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        step()
+        wait(device)
+        return torch.cuda.max_memory_allocated() - held
+    profile = torch.autograd.profiler.profile(profile_memory=True)
+    with _silent():
+        profile.__enter__()
+    try:
+        step()
+    finally:
+        with _silent():
+            profile.__exit__(None, None, None)
+    live = peak = 0
+    for event in profile.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what libraries print to the error stream: the profiler writes lines at start and end."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def product(rows: int, inner: int, columns: int, *, dtype: torch.dtype, device: str) -> Step:
+    """Return a step that is one matrix product of 2 x rows x inner x columns operations."""
+    left = torch.randn(rows, inner, device=device).to(dtype)
+    right = torch.randn(inner, columns, device=device).to(dtype)
+    result = torch.empty(rows, columns, device=device, dtype=dtype)
+    return lambda: torch.mm(left, right, out=result)
+
+
+def copying(num_bytes: int, *, device: str) -> Step:
+    """Return a step that reads and writes this many bytes each."""
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)

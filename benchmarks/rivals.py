@@ -1,0 +1,247 @@
+"""What the benchmarks hold against each other: one encoder, one way to compute it.
+
+B batch, L tokens, D width, N tokens of a batch. Every rival gets the same tokens, all of them real,
+in sentences of 25 tokens; dropout is 0, with which BERT has a fused attention on every device, and
+no rival is given a mask it does not need. The parts:
+
+mixer: what replaces attention, without the output projection that all but FNet have behind it
+layer: mixer, output projection, feed-forward, both norms
+model: embeddings and all layers of the preset
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.harness import Step
+from benchmarks.official import official_encoder
+from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.encoders import Encoder, build_encoder
+
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {
+    "ponet": PoNetConfig,
+    "official": PoNetConfig,
+    "bert": BertConfig,
+    "fnet": FNetConfig,
+}
+NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """One encoder and how it is computed."""
+
+    kind: Literal["ponet", "official", "bert", "fnet"]
+    """official: PoNet in the arrangement of the released code."""
+    kernels: str = "auto"
+    """PoNet's kernel set."""
+    compile_mode: str = ""
+    """Mode of torch.compile; empty: not compiled."""
+    every_position: bool = False
+    """Vocabulary logits at every position and a plain cross-entropy, as in the released code."""
+    precision: str = ""
+    """32 or bf16; empty: that of the setting."""
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
+        name += ", compiled" if self.compile_mode else ""
+        name += ", head at every position" if self.every_position else ""
+        return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
+
+    def config(self, size: str, **fields: Any) -> EncoderConfig:
+        """Return a preset's configuration; BERT's attention has no dropout."""
+        if self.kind == "bert":
+            fields = {"attention_dropout_prob": 0.0, **fields}
+        if self.kind == "ponet":
+            fields["kernels"] = self.kernels
+        return CONFIG_CLASSES[self.kind].preset(size, **fields)  # type: ignore[arg-type]
+
+    def encoder(self, config: EncoderConfig) -> Encoder:
+        """Return a new encoder."""
+        if self.kind != "official":
+            return build_encoder(config)
+        assert isinstance(config, PoNetConfig)
+        return official_encoder(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all rivals of one interleaved measurement have in common."""
+
+    part: Literal["mixer", "layer", "model"]
+    mode: Literal["training", "inference"]
+    size: str
+    """base, small or nano."""
+    precision: str
+    """32 or bf16 (autocast)."""
+    device: str
+    """cpu or cuda."""
+
+
+def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
+    """Return every way to compute the encoders; compiled ones only if a mode is given."""
+    names = ("reference", "eager", *(["triton"] if device == "cuda" else []))
+    plain = [Rival(kind="ponet", kernels=name) for name in names]
+    others = [Rival(kind="bert"), Rival(kind="fnet")]
+    found = [Rival(kind="official"), *plain, *others]
+    if compile_mode:
+        # The released arrangement does not compile (an in-place fill of a transposed view).
+        found += [
+            Rival(kind=rival.kind, kernels=rival.kernels, compile_mode=compile_mode)
+            for rival in (plain[-1], *others)
+        ]
+    return found
+
+
+def ours(rivals: list[Rival]) -> Rival:
+    """Return the PoNet that a user gets: the last kernel set, compiled if any is."""
+    return [rival for rival in rivals if rival.kind == "ponet"][-1]
+
+
+def make_batch(
+    num_texts: int,
+    num_tokens: int,
+    *,
+    vocab_size: int,
+    device: str,
+    segment_len: int = 25,
+    ends_are_special: bool = True,
+) -> EncoderBatch:
+    """Return random texts without padding, in segments of so many tokens."""
+    shape = (num_texts, num_tokens)
+    place_BL = torch.arange(num_tokens).expand(shape)
+    special_BL = (place_BL == 0) | (place_BL == num_tokens - 1)
+    segment_ids_BL = place_BL // segment_len
+    if ends_are_special:
+        segment_ids_BL = torch.where(special_BL, place_BL, 1 + segment_ids_BL)
+    return EncoderBatch(
+        input_ids=torch.randint(5, vocab_size, shape),
+        mask=torch.ones(shape, dtype=torch.bool),
+        token_type_ids=torch.zeros(shape, dtype=torch.int64),
+        segment_ids=segment_ids_BL.clamp(max=num_tokens - 1),
+        special_mask=special_BL & ends_are_special,
+        segments_are_runs=True,
+        has_padding=False,
+    ).to(device)
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return the context in which a forward pass is computed."""
+    return nullcontext() if precision == "32" else torch.autocast(device, DTYPES[precision])
+
+
+def training_step(model: nn.Module, batch: EncoderBatch, optimizer: Any, precision: str) -> Step:
+    """Return a step of a classifier: forward, backward and the optimizer's."""
+    device = batch.mask.device
+    targets_B = torch.zeros(len(batch.mask), dtype=torch.int64, device=device)
+
+    def step() -> None:
+        with autocast(device.type, precision):
+            logits_BC = model(batch)
+        F.cross_entropy(logits_BC.float(), targets_B).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class Subject:
+    """One rival in one setting: weights, inputs of every length, and the steps on them."""
+
+    def __init__(self, rival: Rival, setting: Setting, shapes: list[tuple[int, int]]) -> None:
+        """Build everything.
+
+        Args:
+            rival: Which encoder, and how it is computed.
+            setting: What is measured.
+            shapes: (texts, tokens) of each length.
+        """
+        torch.manual_seed(1)
+        self.setting, self.rival = setting, rival
+        device = setting.device
+        sizes: dict[str, Any] = {"max_positions": max(tokens for _, tokens in shapes)}
+        if setting.part != "model":
+            sizes |= {"vocab_size": 64, "num_layers": 1}
+        config = rival.config(setting.size, dropout_prob=0.0, **sizes)
+        with torch.device(device):
+            self.encoder = rival.encoder(config)
+        self.encoder.train(setting.mode == "training")
+        self.module = self._part()
+        if rival.compile_mode:
+            compile_in_place(self.module, rival.compile_mode)
+        self.batches = {
+            tokens: make_batch(texts, tokens, vocab_size=config.vocab_size, device=device)
+            for texts, tokens in shapes
+        }
+        self.plans = {tokens: self.encoder.prepare(batch) for tokens, batch in self.batches.items()}
+        # One input for all lengths: every step has the same number of tokens, or fewer.
+        most = max(texts * tokens for texts, tokens in shapes)
+        self.hidden_ND = torch.randn(most, config.hidden_size, device=device)
+        self.gradient_ND = torch.randn(most, config.hidden_size, device=device)
+
+    def _part(self) -> nn.Module:
+        if self.setting.part == "model":
+            return self.encoder
+        block = self.encoder.layers[0]
+        if self.setting.part == "layer":
+            return block
+        mixer = block.mixer
+        assert isinstance(mixer, nn.Module)
+        if hasattr(mixer, "output"):
+            mixer.output = nn.Identity()
+        return mixer
+
+    def _of_length(self, values_ND: Tensor, num_tokens: int) -> Tensor:
+        shape = self.batches[num_tokens].mask.shape
+        return values_ND[: shape.numel()].view(*shape, -1)
+
+    def step(self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False) -> Step:
+        """Return a function that does forward and, in training, backward at this length.
+
+        Args:
+            num_tokens: One of the lengths given.
+            depth: How often the mixer or layer is applied, one after the other.
+            keep_gradients: Add to the weights' gradients, as while accumulating; otherwise they are
+                dropped after the step, as an optimiser's zero_grad does.
+        """
+        x_BLD = self._of_length(self.hidden_ND, num_tokens)
+        gradient_BLD = self._of_length(self.gradient_ND, num_tokens)
+        batch, plan = self.batches[num_tokens], self.plans[num_tokens]
+        device, precision = self.setting.device, self.setting.precision
+
+        def output(x_BLD: Tensor) -> Tensor:
+            if self.rival.compile_mode:
+                torch.compiler.cudagraph_mark_step_begin()
+            if self.setting.part == "model":
+                return self.module(batch)
+            for _ in range(depth):
+                x_BLD = self.module(x_BLD, plan)
+            return x_BLD
+
+        def forward() -> None:
+            with torch.inference_mode(), autocast(device, precision):
+                output(x_BLD)
+
+        def forward_and_backward() -> None:
+            leaf_BLD = x_BLD.detach().requires_grad_()
+            with autocast(device, precision):
+                y_BLD = output(leaf_BLD)
+            y_BLD.backward(gradient_BLD.to(y_BLD.dtype))
+            if not keep_gradients:
+                self.encoder.zero_grad(set_to_none=True)
+
+        return forward_and_backward if self.setting.mode == "training" else forward
+
+
+def compile_in_place(module: nn.Module, mode: str) -> None:
+    """Compile for static shapes; a silent return to eager after too many shapes is an error."""
+    torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
+    module.compile(dynamic=False, mode=mode)
