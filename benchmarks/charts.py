@@ -48,7 +48,7 @@ def bar_chart(panels: Mapping[str, Bars], path: Path, *, unit: str) -> None:
             drawn = axis.barh(
                 places, medians, height=0.9 * height, xerr=reach, ecolor="0.3", label=label
             )
-            axis.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=3, fontsize=8)
+            axis.bar_label(drawn, fmt=_figure_text, padding=3, fontsize=8)
         names = list(next(iter(series.values())))
         axis.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names)
         axis.invert_yaxis()
@@ -105,6 +105,10 @@ def line_chart(
     figure.legend(legend.values(), legend, loc="lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(title)
     _save(figure, path, rect=(0, 0.14 / lines, 1, 1))
+
+
+def _figure_text(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _figure(columns: int, height: float, panels: int) -> tuple[Any, Sequence[Any]]:

@@ -19,13 +19,14 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,11 +40,12 @@ from benchmarks.rivals import DTYPES, Rival
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
 from pretrain.optim import OptimizerConfig
+from training.checkpoints.io import VerifiedCheckpointIO
 from training.utilisation import FetchClock, PeakRate, peak_rate
 
 Row = dict[str, Any]
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
-QUIET = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
 
 
 class EveryPosition(PretrainModule):
@@ -94,6 +96,8 @@ class StepWindow(Callback):
     ) -> None:
         if trainer.global_step not in (self.warmup, self.warmup + self.steps):
             return
+        if isinstance(trainer.strategy.checkpoint_io, VerifiedCheckpointIO):
+            trainer.strategy.checkpoint_io.wait()
         wait(pl_module.device.type)
         now = (time.perf_counter(), time.process_time(), self.clock.seconds)
         if trainer.global_step == self.warmup:
@@ -113,9 +117,26 @@ class StepWindow(Callback):
 
 
 def fit(
-    module: PretrainModule, rival: Rival, shards: Path, max_len: int, options: Options
+    module: PretrainModule,
+    rival: Rival,
+    shards: Path,
+    max_len: int,
+    options: Options,
+    *,
+    callbacks: Sequence[Callback] = (),
+    plugins: Sequence[Any] = (),
 ) -> dict[str, float]:
-    """Train for a few steps; return what StepWindow found, per step."""
+    """Train for a few steps; return what StepWindow found, per step.
+
+    Args:
+        module: What is trained.
+        rival: Its precision counts.
+        shards: Folder.
+        max_len: Tokens of an example.
+        options: `tokens_per_step`, `num_workers`, `warmup`, `steps`, `device`.
+        callbacks: More of them.
+        plugins: Of the trainer.
+    """
     size = max(1, options.tokens_per_step // max_len)
     batch = {"global_batch_size": size, "micro_batch_size": size, "max_len": max_len}
     workers = options.num_workers
@@ -129,12 +150,13 @@ def fit(
         devices=1,
         precision=PRECISIONS[rival.precision],  # type: ignore[arg-type]
         max_steps=options.warmup + options.steps,
-        callbacks=[window],
+        callbacks=[*callbacks, window],
+        plugins=list(plugins),
         profiler=clock,
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
         limit_val_batches=0,
-        logger=False,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         **dict.fromkeys(QUIET, False),
     )
     trainer.fit(module, datamodule=data)
@@ -254,11 +276,15 @@ def claims(rows: list[Row], options: Options) -> list[Target]:
     return found
 
 
-def report(shards: Path, options: Options) -> None:
-    torch.set_num_threads(options.threads)
-    # Lightning tells anew in every short fit what it found.
+def be_quiet() -> None:
+    """Keep Lightning from telling anew in every short fit what it found."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
+
+
+def report(shards: Path, options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    be_quiet()
     rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
     targets = claims(rows, options)
     name = options.name or f"pretraining_{options.device}"

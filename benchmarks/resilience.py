@@ -1,101 +1,175 @@
 """What protection costs: milliseconds per optimiser step, and seconds until a resumed run steps.
 
     python -m benchmarks.resilience                  (PoNet small and nano, one CPU thread)
-    python -m benchmarks.resilience --encoder base --accelerator gpu --precision bf16-mixed
+    python -m benchmarks.resilience --encoder base --device cuda --precision bf16
 
-Steps: one fit trains blocks of steps, each block with the callbacks of one rival, in a new order
-every round; each is compared with the bare block of its round, in wall time and in CPU time of the
-process. A second bare rival, "nothing", shows what such differences mean. Beside them stands the
-time spent in a part's own hooks: exact on one CPU, an upper bound elsewhere, where a look of the
-guards waits for the GPU and a poll for the slowest rank, as the next step would have done. A save
-is timed by itself, and spread over `--every_n_steps` steps.
+Steps: a few steps are trained again and again, each time with the callbacks of one rival, in a new
+order every round; each is compared with the bare steps of its round, in wall time and in CPU time
+of the process. A second bare rival, "nothing", shows what such differences mean. Beside them stands
+the time spent in a part's own hooks: exact on one CPU, an upper bound elsewhere, where a look of
+the guards waits for the GPU, as the next step would have done. A save is spread over
+`--every_n_steps` steps.
 
 Start-up: the command `pretrain fit`, from its start to the metrics line of its first new step,
 fresh, resumed, and resumed in the third epoch over the corpus. For that the same checkpoint gets a
 later step number, so that the run has to plan that epoch.
 """
 
-import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.callbacks import Callback
 
-from benchmarks.blocks import ALL, BARE, SYNC, Protection, train_blocks
 from benchmarks.charts import bar_chart
 from benchmarks.corpora import synthetic_folder
 from benchmarks.fits import kill, last_step, start_fit
-from benchmarks.harness import interleaved, spread
+from benchmarks.harness import Sample, in_turn, interleaved, spread, times
+from benchmarks.pretraining import PRECISIONS, be_quiet, fit, make_module
 from benchmarks.report import CONFIGS, Options, Target, finish, grid, make_parser
 from benchmarks.report import target as claim
+from benchmarks.rivals import Rival
 from data_prep.shards import TokenShards
+from pretrain.callbacks import Guards, StepSeeds, Watchdog
 from pretrain.datamodule import PretrainDataModule
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.sampler import SampleStream
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import (
     checkpoint_path,
     load_checkpoint,
     saved_checkpoints,
     write_checkpoint,
 )
+from training.checkpoints.writing import STATE_FILE
+from training.guards import GuardConfig
+from training.interruption import StopRequest
+from training.run_config import CheckpointConfig
 
 WAYS = ("own_hooks", "cpu_difference", "wall_difference")
+BARE, NOTHING, ALL = "bare", "nothing (a second bare)", "poll, guards, watchdog, seeds"
+SYNC, ASYNC = "checkpoint", "checkpoint, asynchronous"
 
 
-def costs(measured: dict[str, Protection], folder: Path, options: Options) -> dict[str, Any]:
+def protections(folder: Path, options: Options) -> dict[str, list[Callback]]:
+    """Everything off, each part alone, and everything on; guards as by default, with spikes."""
+    guards = GuardConfig(spike_factor=3.0)
+
+    def checkpoints(every_n_steps: int = 0) -> RunCheckpoints:
+        return RunCheckpoints(
+            folder,
+            config=CheckpointConfig(
+                every_n_minutes=0, every_n_steps=every_n_steps, at_validation=False
+            ),
+            stop=StopRequest(budget_s=1e6),
+            poll_every_n_steps=options.poll_every_n_steps,
+            eval_every_n_steps=10**9,
+            before_save=Guards(guards).check_before_save,
+            before_stop=lambda trainer, pl_module: None,
+        )
+
+    def watchdog() -> Watchdog:
+        return Watchdog(folder, guards.watchdog_minutes)
+
+    return {
+        BARE: [],
+        NOTHING: [],
+        "preemption poll": [checkpoints()],
+        "guards": [Guards(guards)],
+        "watchdog": [watchdog()],
+        "step seeds": [StepSeeds()],
+        ALL: [StepSeeds(), watchdog(), Guards(guards), checkpoints()],
+        SYNC: [checkpoints(options.steps)],
+        ASYNC: [checkpoints(options.steps)],
+    }
+
+
+class Stopwatch:
+    """Adds up the seconds inside methods of callbacks."""
+
+    def __init__(self, callbacks: Sequence[Callback], names: Sequence[str]) -> None:
+        self.seconds = 0.0
+        for callback in callbacks:
+            for name in names:
+                setattr(callback, name, self._timed(getattr(callback, name)))
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def train(shards: Path, folder: Path, encoder: str, options: Options) -> dict[str, list[Sample]]:
+    """Return seconds per step of every protection, round by round, and those of its own hooks."""
+    vocab_size = TokenShards.open(shards).manifest.tokenizer.vocab_size
+    rival = Rival(kind="ponet", precision=options.precision)
+    form = Options(**vars(options), vocab_size=vocab_size, dropout=0.1, warmup=2)
+    form.encoder, form.tokens_per_step = encoder, options.batch_size * options.max_len
+    module = make_module(rival, options.max_len, form)
+    samples: dict[str, list[Sample]] = {name: [] for name in protections(folder, options)}
+    for number in range(options.rounds):
+        for name in in_turn(list(samples), number):
+            callbacks = protections(folder, options)[name]
+            hooks = Stopwatch(callbacks, ("on_train_batch_start", "on_train_batch_end"))
+            io = [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
+            found = fit(
+                module, rival, shards, options.max_len, form, callbacks=callbacks, plugins=io
+            )
+            own_s = hooks.seconds / (form.warmup + form.steps)
+            samples[name].append({**found, "own_s": own_s})
+    return samples
+
+
+def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> dict[str, Any]:
     """What each part costs per step and all of them together, in ms and % of a bare step."""
-    bare, every = measured[BARE], options.every_n_steps
-    step_ms = median(bare.steps_ms[1:])  # the first round is thrown away
+    bare = samples[BARE]
+    step_ms = 1e3 * times(bare, "wall_s")["median"]
 
-    def share(values_ms: list[float]) -> dict[str, Any]:
-        percent = {key: 100 * value / step_ms for key, value in spread(values_ms).items()}
-        return {"ms": spread(values_ms), "percent": percent}
-
-    def difference(ours: list[float], theirs: list[float], times: float) -> dict[str, Any]:
-        return share([times * (a - b) for a, b in zip(ours[1:], theirs[1:], strict=True)])
+    def share(values_s: list[float]) -> dict[str, Any]:
+        ms = {key: 1e3 * value for key, value in spread(values_s).items()}
+        return {"ms": ms, "percent": {key: 100 * value / step_ms for key, value in ms.items()}}
 
     parts: dict[str, Any] = {}
-    for name, part in measured.items():
-        # A block has one save, but only one in `every` steps is to be paid for.
-        times = options.block / every if part.saver else 1.0
-        own_ms = [s * 1e3 / every for s in part.saves_s] if part.saver else part.own_ms
-        parts[name] = {
-            "own_hooks": share(own_ms[1:]),
-            "cpu_difference": difference(part.cpu_ms, bare.cpu_ms, times),
-            "wall_difference": difference(part.steps_ms, bare.steps_ms, times),
+    for name in (name for name in samples if name != BARE):
+        # A fit has one save, but only one in `every_n_steps` steps is to be paid for.
+        part = options.steps / options.every_n_steps if name in (SYNC, ASYNC) else 1.0
+        pairs = [(own, other) for own, other in zip(samples[name], bare, strict=True)]
+        parts[name] = {"own_hooks": share([part * own["own_s"] for own, _ in pairs])} | {
+            f"{way}_difference": share([part * (a[f"{way}_s"] - b[f"{way}_s"]) for a, b in pairs])
+            for way in ("cpu", "wall")
         }
-        if part.saver:
-            parts[name]["save_s"] = spread(part.saves_s[1:])
-    del parts[BARE]
     saves = parts[SYNC]["own_hooks"]["percent"]["median"]
     return {
-        "bare_step_ms": {**spread(bare.steps_ms[1:]), "all": bare.steps_ms[1:]},
-        "checkpoint_mib": saved_checkpoints(folder / "sync")[-1].path.stat().st_size / 2**20,
+        "bare_step_ms": step_ms,
+        "checkpoint_mib": (saved_checkpoints(folder)[-1].path / STATE_FILE).stat().st_size / 2**20,
         "parts": parts,
         "together_percent": {way: parts[ALL][way]["percent"]["median"] + saves for way in WAYS},
-        "how": f"'{ALL}', from blocks of {options.block} steps, plus one synchronous save (wall "
-        f"time of the verified write and of the look before it) divided by {every} steps",
+        "how": f"'{ALL}', plus one synchronous save divided by {options.every_n_steps} steps",
     }
 
 
 def table(content: dict[str, Any]) -> list[str]:
     """Return one line per part of what protection costs."""
-    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS), "one save, s")
+    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS))
     body = []
     for encoder, found in content["encoders"].items():
         for name, part in found["parts"].items():
             cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
-            save_s = f"{part['save_s']['median']:.3f}" if "save_s" in part else ""
             shares = [f"{ms:.3f} ({percent:.2f} %)" for ms, percent in cells]
-            body.append([encoder, name, *shares, save_s])
+            body.append([encoder, name, *shares])
     return grid(head, body)
 
 
@@ -110,8 +184,8 @@ def fit_options(shards: Path, encoder: str, options: Options) -> list[str]:
         "data.micro_batch_size": options.batch_size,
         "trainer.log_every_n_steps": 1,
         "trainer.max_steps": 10**6,
-        "trainer.accelerator": options.accelerator,
-        "trainer.precision": options.precision,
+        "trainer.accelerator": "gpu" if options.device == "cuda" else "cpu",
+        "trainer.precision": PRECISIONS[options.precision],
         "trainer.devices": 1,
         "checkpoints.every_n_steps": 2,
     }
@@ -168,8 +242,8 @@ def start_up(shards: Path, root: Path, encoder: str, options: Options) -> dict[s
 
     kinds = {kind: lambda kind=kind: seconds(kind) for kind in ("fresh", *origins)}
     found = interleaved(kinds, rounds=options.start_ups)
-    for times in found.values():
-        times["ratio"] = times["median"] / found["fresh"]["median"]
+    for figures in found.values():
+        figures["ratio"] = figures["median"] / found["fresh"]["median"]
     return {"encoder": encoder, "later_step": later, "seconds": found}
 
 
@@ -181,25 +255,20 @@ def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
         for name, costs in encoders.items()
         for way in WAYS
     ]  # fmt: skip
-    for kind, times in started["seconds"].items():
+    for kind, figures in started["seconds"].items():
         if kind != "fresh":
-            found.append(claim(f"start-up, {kind}: x fresh", times["ratio"], at_most=1.3))
+            found.append(claim(f"start-up, {kind}: x fresh", figures["ratio"], at_most=1.3))
     return found
 
 
 def report(shards: Path, folder: Path, options: Options) -> None:
-    first_rank = not int(os.environ.get("LOCAL_RANK", "0"))
-    started = start_up(shards, folder, options.encoder[0], options) if first_rank else {}
+    started = start_up(shards, folder, options.encoder[0], options)
     encoders = {}
     for encoder in options.encoder:
-        measured = train_blocks(shards, folder / encoder, encoder, options)
-        if first_rank:
-            encoders[encoder] = costs(measured, folder / encoder, options)
-    if not first_rank:
-        return
+        samples = train(shards, folder / encoder, encoder, options)
+        encoders[encoder] = costs(samples, folder / encoder, options)
     targets = claims(encoders, started)
-    threads = {"threads": torch.get_num_threads()}
-    content = {**threads, "encoders": encoders, "start_up": started, "targets": targets}
+    content = {"encoders": encoders, "start_up": started, "targets": targets}
     finish("resilience", content, options, table)
     panels = {
         f"{name}: % of a bare step": {
@@ -213,32 +282,25 @@ def report(shards: Path, folder: Path, options: Options) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=7)
+    parser = make_parser(__doc__, rounds=7, device=True)
     parser.add_argument("--folder", type=Path, help="shards made by `python -m data_prep build`")
     parser.add_argument("--sentences", type=int, default=1_000_000, help="of the synthetic corpus")
     parser.add_argument("--encoder", nargs="+", default=["small", "nano"], help="PoNet sizes")
     parser.add_argument("--max_len", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=32, help="examples per device and step")
     parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--devices", type=int, default=1, help="of the steps; start-up takes one")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="32")
     parser.add_argument("--poll_every_n_steps", type=int, default=1)
     parser.add_argument("--every_n_steps", type=int, default=100, help="steps per checkpoint")
-    parser.add_argument("--block", type=int, default=10, help="steps; the guards look every 10")
+    parser.add_argument("--steps", type=int, default=20, help="timed at once; guards look every 10")
     parser.add_argument("--start_ups", type=int, default=5, help="of each kind")
     options = parser.parse_args(arguments)
     if options.short:
         options.encoder, options.sentences = ["nano"], 100_000
-        options.rounds, options.start_ups = 2, 1
-    if options.devices > 1 and len(options.encoder) > 1:
-        parser.error("several devices are measured with one encoder at a time: --encoder small")
-    if options.block % 10:
-        parser.error(f"--block {options.block}: give a multiple of 10, so that each has its looks")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    if options.accelerator == "cpu":
-        torch.set_num_threads(1)
-        os.environ["OMP_NUM_THREADS"] = "1"  # of the commands whose start-up is measured
+        options.rounds, options.start_ups, options.steps = 2, 1, 10
+    be_quiet()
+    torch.set_num_threads(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
     with tempfile.TemporaryDirectory() as temporary:
         folder, count = Path(temporary), options.sentences
         made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}

@@ -15,8 +15,9 @@ import os
 import shutil
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +35,7 @@ from data_prep.manifest import (
     TokenizerInfo,
     digest_of,
 )
-from data_prep.parts import is_finished, load_part, save_part
+from data_prep.parts import Part, is_finished, load_part, save_part
 from data_prep.pool import Pool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
 from data_prep.shards import TOKEN_COUNTS, SplitWriter, record_of, write_token_counts
@@ -56,9 +57,6 @@ from data_prep.work_folder import (
 )
 from data_prep.workers import (
     SPLIT_CODES,
-    CleanTask,
-    EncodeTask,
-    TrainTask,
     clean_chunk,
     encode_part,
     train_tokenizer,
@@ -263,21 +261,19 @@ def _read_source(plan: _Plan, pool: Pool, index: int, folder: Path) -> list[Path
             return made
     in_flight: deque[tuple[Path, int]] = deque()
 
-    def tasks() -> Iterator[CleanTask | None]:
+    def tasks() -> Iterator[Callable[[], Part] | None]:
         chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
         for number, chunk in enumerate(chunks):
             path = folder / f"{number:06d}.npz"
             in_flight.append((path, chunk.advance))
-            if is_finished(path):
-                yield None
-            else:
-                yield CleanTask(chunk=chunk, config=plan.config.cleaning)
+            done = is_finished(path)
+            yield None if done else partial(clean_chunk, chunk, plan.config.cleaning)
 
     paths: list[Path] = []
     total, unit = progress_total(source)
     documents = chars = 0
     with plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit) as bar:
-        results = pool.map_ordered(clean_chunk, tasks())
+        results = pool.results(tasks())
         with contextlib.closing(results):
             for part in results:
                 path, advance = in_flight.popleft()
@@ -306,14 +302,9 @@ def _tokenizer_stage(plan: _Plan, pool: Pool, selection: Selection) -> Path:
     if plan.progress:
         size = selection.train_chars / 1e6
         print(f"training a tokenizer on {size:.1f} million characters", file=sys.stderr)
-    task = TrainTask(
-        parts=selection.parts,
-        chosen=selection.train_chosen,
-        config=config,
-        path=path,
-        parallel=pool.num_workers > 1,
-    )
-    pool.run_here(train_tokenizer, task)
+    parts, chosen = selection.parts, selection.train_chosen
+    parallel = pool.num_workers > 1
+    pool.run_here(partial(train_tokenizer, parts, chosen, config, path, parallel=parallel))
     return path
 
 
@@ -328,19 +319,18 @@ def _encode_stage(plan: _Plan, pool: Pool, selection: Selection, tokenizer: Path
         int(load_part(selection.parts[number], ("char_lens",))[0]["char_lens"].sum())
         for number in waiting
     ]
-    text, info = tokenizer.read_text(encoding="utf-8"), TokenizerInfo.from_file(tokenizer)
+    encode = partial(
+        encode_part,
+        config=plan.config.sentences,
+        tokenizer=tokenizer.read_text(encoding="utf-8"),
+        info=TokenizerInfo.from_file(tokenizer),
+    )
     tasks = (
-        EncodeTask(
-            texts=load_part(selection.parts[number])[0],
-            fates=selection.fates[number],
-            config=plan.config.sentences,
-            tokenizer=text,
-            info=info,
-        )
+        partial(encode, load_part(selection.parts[number])[0], selection.fates[number])
         for number in waiting
     )
     with plan.bar("encode", sum(sizes), " chars") as bar:
-        results = pool.map_ordered(encode_part, tasks)
+        results = pool.results(tasks)
         for number, chars, part in zip(waiting, sizes, results, strict=True):
             assert part is not None
             save_part(paths[number], *part)

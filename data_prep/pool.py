@@ -22,7 +22,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _mask: Any = getattr(signal, "pthread_sigmask", None)  # not on Windows
@@ -36,13 +35,13 @@ def available_cores() -> int:
 
 
 class Pool(ABC):
-    """Runs functions of importable modules on tasks."""
+    """Runs tasks: functions of importable modules with their arguments, as `functools.partial`."""
 
     num_workers: int
     """Number of tasks done at the same time."""
 
-    def map_ordered(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
+    def results(
+        self, tasks: Iterable[Callable[[], Result] | None]
     ) -> Generator[Result | None, None, None]:
         """Yield the result of every task in order; None, for work already done, stays None.
 
@@ -52,7 +51,7 @@ class Pool(ABC):
         waiting: deque[Any] = deque()
         try:
             for task in tasks:
-                waiting.append(None if task is None else self._submit(function, task))
+                waiting.append(None if task is None else self._submit(task))
                 while len(waiting) >= self._most_in_flight():
                     yield self._result(waiting.popleft())
             while waiting:
@@ -66,11 +65,11 @@ class Pool(ABC):
         return None if handle is None else self._wait(handle)
 
     @abstractmethod
-    def run_here(self, function: Callable[[Task], Result], task: Task) -> None:
-        """Run one function on this machine, which sees its files."""
+    def run_here(self, task: Callable[[], object]) -> None:
+        """Run one task on this machine, which sees its files."""
 
     @abstractmethod
-    def _submit(self, function: Callable[[Task], Result], task: Task) -> Any:
+    def _submit(self, task: Callable[[], object]) -> Any:
         """Return the handle of a task that has begun or will begin."""
 
     @abstractmethod
@@ -113,19 +112,19 @@ class WorkerPool(Pool):
         self._workers_end.close()
         self._executor = None
 
-    def run_here(self, function: Callable[[Task], Result], task: Task) -> None:
-        """Run one function in a worker."""
-        list(self.map_ordered(function, [task]))
+    def run_here(self, task: Callable[[], object]) -> None:
+        """Run one task in a worker."""
+        list(self.results([task]))
 
-    def _submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+    def _submit(self, task: Callable[[], Result]) -> Future[Result]:
         if self.num_workers == 1:
             done: Future[Result] = Future()
-            done.set_result(function(task))
+            done.set_result(task())
             return done
         with _names_dead_worker(), _starting_a_worker():  # any submission may start one
             if self._executor is None:
                 self._executor = self._start()
-            return self._executor.submit(function, task)
+            return self._executor.submit(task)
 
     def _start(self) -> ProcessPoolExecutor:
         self._workers_end, self._alive = multiprocessing.Pipe(duplex=False)
@@ -167,8 +166,9 @@ def _starting_a_worker() -> Iterator[None]:
     costs many seconds per worker, and a script without a main guard would start itself anew. The
     functions run here live in importable modules, so the workers do not need it.
     """
-    resource_tracker.ensure_running()  # its start would let signals through
-    before = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _mask else None
+    if _mask:
+        resource_tracker.ensure_running()  # its start would let signals through
+        before = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

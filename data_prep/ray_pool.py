@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_prep.pool import Pool, Result, Task, WorkerPool, available_cores
+from data_prep.pool import Pool, Result, WorkerPool, available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def code_signature() -> dict[str, str]:
     }
 
 
-def _run(expected: dict[str, str], function: Callable[[Task], Result], task: Task) -> Result:
+def _run(expected: dict[str, str], task: Callable[[], Result]) -> Result:
     """Run one task in a worker, after checking that its machine would give the same bytes."""
     differing = [
         f"{name} {value} (here {expected[name]})"
@@ -94,11 +94,11 @@ def _run(expected: dict[str, str], function: Callable[[Task], Result], task: Tas
             f"machine {platform.node()} of the Ray cluster has {', '.join(differing)}; install the "
             "same versions on all machines."
         )
-    return function(task)
+    return task()
 
 
 class RayPool(Pool):
-    """Runs functions as tasks of Ray; what Ray prints about lost machines is not shown."""
+    """Runs tasks as tasks of Ray; what Ray prints about lost machines is not shown."""
 
     def __init__(self, num_workers: int, address: str = "") -> None:
         """Prepare a connection; `with` makes it.
@@ -177,13 +177,13 @@ class RayPool(Pool):
                     "of the cluster."
                 ) from error
 
-    def run_here(self, function: Callable[[Task], Result], task: Task) -> None:
-        """Run one function in a process beside this one, which sees the same files."""
+    def run_here(self, task: Callable[[], object]) -> None:
+        """Run one task in a process beside this one, which sees the same files."""
         with WorkerPool(max(2, available_cores())) as pool:
-            pool.run_here(function, task)
+            pool.run_here(task)
 
-    def _submit(self, function: Callable[[Task], Result], task: Task) -> Any:
-        return self._remote.remote(code_signature(), function, task)
+    def _submit(self, task: Callable[[], object]) -> Any:
+        return self._remote.remote(code_signature(), task)
 
     def _cancel(self, handle: Any) -> None:
         with contextlib.suppress(self._ray.exceptions.RayError):

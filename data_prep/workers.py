@@ -10,9 +10,9 @@ import contextlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,16 @@ MARK_SAMPLE_CHARS = 200
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION}
 
 
-@dataclass(frozen=True, kw_only=True)
-class CleanTask:
-    """Clean one chunk into one text part."""
-
-    chunk: Chunk
-    config: CleaningConfig
-
-
-def clean_chunk(task: CleanTask) -> Part:
+def clean_chunk(chunk: Chunk, config: CleaningConfig) -> Part:
     """Return the text part of a chunk."""
-    counters = Counter(task.chunk.counters)
+    counters = Counter(chunk.counters)
     texts: list[str] = []
-    for raw in _raw_documents(task.chunk, counters):
+    for raw in _raw_documents(chunk, counters):
         counters["documents_read"] += 1
-        text = clean_document(raw, task.config, counters)
+        text = clean_document(raw, config, counters)
         if not text:
             counters["documents_empty"] += 1
-        elif len(text) < task.config.min_document_chars:
+        elif len(text) < config.min_document_chars:
             counters["documents_short"] += 1
         else:
             texts.append(text)
@@ -71,30 +63,24 @@ def _raw_documents(chunk: Chunk, counters: Counter[str]) -> Iterator[str]:
         yield code_prose(code, counters)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainTask:
-    """Train the tokenizer on the chosen documents of the text parts."""
-
-    parts: list[Path]
-    chosen: list[npt.NDArray[np.bool_]]
-    config: TokenizerConfig
-    path: Path
-    parallel: bool
-
-
-def train_tokenizer(task: TrainTask) -> None:
-    """Write the trained `tokenizer.json`."""
+def train_tokenizer(
+    parts: Sequence[Path],
+    chosen: Sequence[npt.NDArray[np.bool_]],
+    config: TokenizerConfig,
+    path: Path,
+    *,
+    parallel: bool,
+) -> None:
+    """Train on the chosen documents of the text parts, and write the `tokenizer.json`."""
 
     def texts() -> Iterator[str]:
-        for path, chosen in zip(task.parts, task.chosen, strict=True):
-            if not chosen.any():
-                continue
-            documents = unpack_texts(load_part(path)[0])
-            picked = (text for text, pick in zip(documents, chosen, strict=True) if pick)
-            yield from iterate_limited(picked)
+        for part, picks in zip(parts, chosen, strict=True):
+            if picks.any():
+                documents = unpack_texts(load_part(part)[0])
+                yield from iterate_limited(compress(documents, picks))
 
-    with _tokenizer_threads(task.parallel):
-        save_tokenizer(train_wordpiece(texts, task.config), task.path)
+    with _tokenizer_threads(parallel):
+        save_tokenizer(train_wordpiece(texts, config), path)
 
 
 @contextlib.contextmanager
@@ -111,34 +97,29 @@ def _tokenizer_threads(parallel: bool) -> Iterator[None]:
             os.environ[_THREADS] = before
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodeTask:
-    """Cut the documents of one text part into sentences and token ids."""
-
-    texts: Arrays
-    fates: npt.NDArray[np.uint8]
-    config: SentencesConfig
-    tokenizer: str
-    info: TokenizerInfo
-
-
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: str, info: TokenizerInfo) -> SentenceEncoder:
     return SentenceEncoder.from_text(tokenizer, info)
 
 
-def encode_part(task: EncodeTask) -> Part:
-    """Return the token part of a text part."""
-    info = task.info
-    encoder = _encoder(task.tokenizer, info)
+def encode_part(
+    texts: Arrays,
+    fates: npt.NDArray[np.uint8],
+    *,
+    config: SentencesConfig,
+    tokenizer: str,
+    info: TokenizerInfo,
+) -> Part:
+    """Return the token part of a text part: its documents as sentences and token ids."""
+    encoder = _encoder(tokenizer, info)
     counters: Counter[str] = Counter()
     arrays: Arrays = {}
-    documents = unpack_texts(task.texts)
+    documents = unpack_texts(texts)
     _count_lost_marks(documents, encoder, counters)
     for split, code in SPLIT_CODES.items():
-        chosen = [text for text, fate in zip(documents, task.fates, strict=True) if fate == code]
+        chosen = list(compress(documents, fates == code))
         with _tokenizer_threads(parallel=False):
-            encoded = encode_documents(chosen, encoder, task.config, counters)
+            encoded = encode_documents(chosen, encoder, config, counters)
         tokens = encoded["tokens"]
         counters["tokens_unknown"] += int(np.count_nonzero(tokens == info.unk_id))
         arrays[f"{split}.tokens"] = tokens.astype(token_dtype(info.vocab_size))

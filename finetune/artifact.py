@@ -6,27 +6,33 @@ Invariant: the folder appears by a rename when it is complete, and loads without
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from finetune.data.encoding import TextEncoder
 from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
+from ponet.bundle import load_strictly
 from ponet.positions import PositionMethod
 from ponet.tokenizer import check_tokenizer
+from ponet.weight_files import (
+    CONFIG_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    new_folder,
+    read_json,
+    read_safetensors,
+)
 from training.interruption import say
 
 FORMAT_VERSION = 2
 CLASSIFIER_FOLDER = "classifier"
 _LATER = {"scale", "tokenizer_digest"}
 """Keys that the first classifiers lack."""
-_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,42 +90,19 @@ def save_classifier(
         "encoder": model.encoder.config.to_dict(),
         **asdict(info),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as staging:
         state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, staging / _WEIGHTS)
-        shutil.copyfile(tokenizer_json, staging / _TOKENIZER)
+        save_file(state, staging / WEIGHTS_NAME)
+        (staging / WEIGHTS_NAME).chmod(0o644)  # safetensors gives the owner alone access
+        shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (staging / _CONFIG).write_text(text, encoding="utf-8")
-        (staging / _WEIGHTS).chmod(0o644)  # safetensors and mkdtemp give the owner alone access
-        staging.chmod(0o755)
-        _swap_in(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
     return folder
-
-
-def _swap_in(staging: Path, target: Path) -> None:
-    """Rename staging to target; what stands there is moved aside first and removed last."""
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        os.rename(target, aside / target.name)
-        try:
-            os.rename(staging, target)
-        except OSError:
-            os.rename(aside / target.name, target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def restore_classifier(folder: Path) -> None:
     """Bring back the classifier that a killed `save_classifier` had moved aside; clear up."""
-    old = next(folder.parent.glob(f".{folder.name}.old.*/{folder.name}"), None)
+    old = next(folder.parent.glob(f".{folder.name}.old.*/*"), None)
     if old is not None and not folder.exists():
         os.rename(old, folder)
     for left in folder.parent.glob(f".{folder.name}.*"):
@@ -133,11 +116,11 @@ def classifier_folder(path: str | Path) -> Path:
         ValueError: There is no classifier.
     """
     for folder in (Path(path), Path(path) / CLASSIFIER_FOLDER):
-        if (folder / _CONFIG).is_file():
+        if (folder / CONFIG_NAME).is_file():
             return folder
     raise ValueError(
-        f"{path}: holds no classifier (no {_CONFIG}); give the folder of a fine-tuning run or its "
-        f"{CLASSIFIER_FOLDER}/"
+        f"{path}: holds no classifier (no {CONFIG_NAME}); give the folder of a fine-tuning run or "
+        f"its {CLASSIFIER_FOLDER}/"
     )
 
 
@@ -164,8 +147,8 @@ def load_classifier(
     if max_len > sizes.max_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     digest = info.tokenizer_digest or None
-    check_tokenizer(folder / _TOKENIZER, vocab_size=sizes.vocab_size, digest=digest)
-    encoder = TextEncoder(folder / _TOKENIZER, max_len=max_len, segments=info.segments)
+    check_tokenizer(folder / TOKENIZER_NAME, vocab_size=sizes.vocab_size, digest=digest)
+    encoder = TextEncoder(folder / TOKENIZER_NAME, max_len=max_len, segments=info.segments)
     return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
 
 
@@ -178,7 +161,7 @@ def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
     run = folder.absolute().parent
     if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
         say(f"{run}: this fit has not ended; what it has is its best classifier so far")
-    sizes = EncoderConfig.from_dict(_read_config(folder / _CONFIG)["encoder"])
+    sizes = EncoderConfig.from_dict(_read_config(folder / CONFIG_NAME)["encoder"])
     info = read_info(folder)
     model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
     load_weights(model, folder)
@@ -191,7 +174,7 @@ def read_info(folder: str | Path) -> ClassifierInfo:
     Raises:
         ValueError: There is no classifier, or its config.json is damaged.
     """
-    path = classifier_folder(folder) / _CONFIG
+    path = classifier_folder(folder) / CONFIG_NAME
     config = _read_config(path)
     del config["encoder"]
     return _info(config, path)
@@ -203,10 +186,7 @@ def load_weights(model: SequenceClassifier, folder: Path) -> None:
     Raises:
         ValueError: The file is missing, damaged or of other sizes.
     """
-    try:
-        model.load_state_dict(load_file(folder / _WEIGHTS))
-    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
-        raise ValueError(f"{folder / _WEIGHTS}: missing, damaged or of another model") from error
+    load_strictly(model, read_safetensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
 
 
 def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
@@ -227,11 +207,8 @@ def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(config, dict) or not {"format_version", "encoder", "labels"} <= set(config):
+    config = read_json(path)
+    if not {"format_version", "encoder", "labels"} <= set(config):
         raise ValueError(f"{path}: is no classifier; give the classifier/ folder of a fit")
     version = config.pop("format_version")
     if version != FORMAT_VERSION:

@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,10 +26,12 @@ from finetune.options import parse_config
 from finetune.prediction_files import OUTPUT_FORMATS, PredictionFile
 from finetune.tasks.dialect import find_dialect
 from finetune.tasks.spec import Row
-from finetune.tasks.tables import Columns, TextRow, column_value, example, read_table
+from finetune.tasks.tables import column_value, read_table, text_value
 
 BATCHES_AT_ONCE = 16
 _QUIET_S = 5.0
+Columns = Mapping[str, str]
+"""Option (text, text_pair) -> its column; empty: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class BadRow(NamedTuple):
 class InputRow(NamedTuple):
     """A row of the input, with the columns that are carried over."""
 
-    row: TextRow | BadRow
+    row: Row | BadRow
     kept: dict[str, Any]
 
 
@@ -177,7 +179,7 @@ def read_input(
         bad.clear()
         try:
             carried = {name: column_value(values, name, "", option="keep") for name in kept}
-            yield InputRow(example(line, values, columns, ""), carried)
+            yield InputRow(_row(line, values, columns), carried)
         except ValueError as error:
             reason = str(error).removeprefix(": ")
             yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
@@ -218,12 +220,15 @@ def _write(
 def _columns(config: PredictConfig, info: ClassifierInfo) -> Columns:
     if config.text_pair and not info.has_pair:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    columns = Columns(text=info.text, text_pair=info.text_pair)
-    if config.text:
-        columns = replace(columns, text=config.text)
-    if config.text_pair:
-        columns = replace(columns, text_pair=config.text_pair)
-    return columns
+    return {"text": config.text or info.text, "text_pair": config.text_pair or info.text_pair}
+
+
+def _row(line: int, values: Mapping[str, Any], columns: Columns) -> Row:
+    texts = [
+        text_value(values, name, "", option=option) if name else ""
+        for option, name in columns.items()
+    ]
+    return Row(line, str(line), texts[0], texts[1], None)
 
 
 class Predictor:
@@ -266,10 +271,11 @@ class Predictor:
         pairs = [""] * len(texts) if text_pairs is None else text_pairs
         if len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pairs)} text_pairs given; give as many")
-        rows = [TextRow(n, *both, "") for n, both in enumerate(zip(texts, pairs, strict=True), 1)]
+        both = enumerate(zip(texts, pairs, strict=True), 1)
+        rows = [Row(number, str(number), *parts, None) for number, parts in both]
         return [prediction for prediction, _ in self.stream(rows)]
 
-    def stream(self, rows: Iterable[TextRow | BadRow]) -> Iterator[tuple[dict[str, Any], bool]]:
+    def stream(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield, for each row in order, its prediction and whether its text was cut.
 
         A prediction is `{"line", "label", "probabilities": {label: probability}}`, or
@@ -287,17 +293,17 @@ class Predictor:
                 else:
                     yield {"line": row.line, **self._named(None), "error": text}, False
 
-    def _encoded(self, chunk: Sequence[TextRow | BadRow]) -> list[EncodedText | str]:
+    def _encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
         """Return the tokens of each row, or why it has none."""
         encoder = self.classifier.encoder
         found: list[EncodedText | str] = []
-        good = [_as_row(row) for row in chunk if isinstance(row, TextRow)]
+        good = [row for row in chunk if isinstance(row, Row)]
         try:
             texts: Iterator[EncodedText | str] = iter(encoder.encode(good, self.source))
         except ValueError:
             texts = iter([self._one(row) for row in good])
         for row in chunk:
-            found.append(next(texts) if isinstance(row, TextRow) else row.reason)
+            found.append(next(texts) if isinstance(row, Row) else row.reason)
         return found
 
     def _one(self, row: Row) -> EncodedText | str:
@@ -335,7 +341,3 @@ class Predictor:
         probabilities = outputs_C.softmax(-1).tolist()
         label = labels[int(outputs_C.argmax())]
         return {"label": label, "probabilities": dict(zip(labels, probabilities, strict=True))}
-
-
-def _as_row(row: TextRow) -> Row:
-    return Row(row.line, str(row.line), row.text, row.text_pair, None)

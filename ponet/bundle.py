@@ -78,16 +78,18 @@ class Bundle:
             TypeError: If texts is a generator, a set or a dict.
             ValueError: If an option is outside of its range, or the bundle has no tokenizer.
         """
-        from ponet.inference import EncodeOptions, default_max_len, encode
+        from ponet.inference import default_max_len, encode
 
-        options = EncodeOptions(
+        return encode(
+            self.model,
+            texts,
+            self.text_format,
             pooling=pooling,
             batch_size=batch_size,
             max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
             long_texts=long_texts,
             progress=progress,
         )
-        return encode(self.model, texts, self.text_format, options)
 
     def fill(self, text: str, *, top: int = 5) -> "list[list[Guess]]":
         """Return for each [MASK] of a text, in order, `top` guesses, most likely first.
@@ -117,9 +119,14 @@ class Bundle:
         Raises:
             ValueError: If the bundle has no tokenizer.
         """
-        from ponet.inference import text_format
+        from ponet.text_format import TextFormat
 
-        return text_format(self.tokenizer_path, self.metadata)
+        if self.tokenizer_path is None:
+            raise ValueError(
+                "this bundle has no tokenizer.json, so text cannot be turned into tokens; put the "
+                "tokenizer of its pretraining into its folder"
+            )
+        return TextFormat(self.tokenizer_path, language=self.metadata.get("language") or "en")
 
 
 def save_bundle(

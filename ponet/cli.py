@@ -3,9 +3,12 @@
 Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback.
 """
 
+import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_prep.quiet_output import output_is_closed, quiet_output
 
@@ -25,7 +28,9 @@ exit codes:
   130  Ctrl-C
 """
 EXIT_MISTAKE, EXIT_INTERRUPT = 2, 130
-COMMANDS = ("import", "export", "fill", "encode")
+COMMANDS = {"import": "ponet.cli", "export": "ponet.hub.export", "fill": "ponet.cli",
+            "encode": "ponet.encode_files"}  # fmt: skip
+"""Modules with a `run_<command>` each, imported when it is called."""
 
 
 @quiet_output
@@ -49,21 +54,104 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: str, arguments: list[str]) -> None:
-    if command == "import":
-        from ponet.commands import run_import
-
-        run_import(arguments)
-    elif command == "export":
-        from ponet.hub.export import run_export
-
-        run_export(arguments)
-    elif command == "fill":
-        from ponet.commands import run_fill
-
-        run_fill(arguments)
-    elif command == "encode":
-        from ponet.encode_files import run_encode
-
-        run_encode(arguments)
-    else:
+    if command not in COMMANDS:
         raise ValueError(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
+    getattr(importlib.import_module(COMMANDS[command]), f"run_{command}")(arguments)
+
+
+def run_import(arguments: Sequence[str]) -> None:
+    """`import SOURCE --output BUNDLE`."""
+    options = _import_parser().parse_args(arguments)
+    from ponet.importing.bundle_import import (
+        ImportOptions,
+        example_lines,
+        import_bundle,
+        report_lines,
+    )
+
+    imported = import_bundle(
+        options.source,
+        options.output,
+        ImportOptions(
+            revision=options.revision,
+            tokenizer=options.tokenizer,
+            lowercase=None if options.lowercase is None else options.lowercase == "true",
+            language=options.language,
+            drop=tuple(options.drop),
+            add_missing_heads=options.add_missing_heads,
+        ),
+    )
+    for line in report_lines(imported, with_names=options.names):
+        print(line)
+    for line in example_lines(imported):
+        print(line)
+    print(f"bundle      {options.output}")
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "ponet import",
+        description="A checkpoint of another code base, or of our own training, as a bundle: the "
+        "released PoNet (also from ModelScope), BERT and FNet in the layout of transformers, a "
+        "folder of `ponet export --format huggingface`, a .ckpt file. Every weight is mapped, or "
+        "the command ends with an error and writes nothing.",
+    )
+    parser.add_argument(
+        "source", help="folder, weights file, .ckpt file, or a Hub id: chtan/ponet-base-uncased"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument(
+        "--revision", default="main", help="branch, tag or commit on the Hub (default: main)"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="tokenizer.json or vocab.txt (default: the source's), or none",
+    )
+    parser.add_argument(
+        "--lowercase",
+        choices=("true", "false"),
+        help="for a vocab.txt (default: as the tokenizer_config.json beside it says, else true)",
+    )
+    parser.add_argument("--language", help="code, to find sentences (default: the source's, or en)")
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out weights whose name matches, such as 'classifier.*'; may be repeated",
+    )
+    parser.add_argument(
+        "--add-missing-heads",
+        action="store_true",
+        help="give heads that the source lacks fresh values; the bundle then says so",
+    )
+    parser.add_argument("--names", action="store_true", help="print the names of all weights")
+    return parser
+
+
+def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
+    """`fill BUNDLE TEXT [TEXT ...]`.
+
+    Args:
+        arguments: What follows the command's name.
+        program: What the help calls the command.
+    """
+    parser = argparse.ArgumentParser(
+        program,
+        description="Fill the [MASK]s of sentences from a bundle. The text is read as in "
+        "pretraining: [CLS], sentences, [SEP], every sentence a segment.",
+    )
+    parser.add_argument("bundle", type=Path, help="bundle folder, for instance runs/default/bundle")
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="text with at least one [MASK]")
+    parser.add_argument("--top", type=int, default=5, help="words to show per [MASK] (default: 5)")
+    options = parser.parse_args(arguments)
+    from ponet.bundle import load_bundle
+    from ponet.importing.bundle_import import guess_lines
+
+    bundle = load_bundle(options.bundle)
+    for text in options.texts:
+        guesses = bundle.fill(text, top=options.top)
+        print(text)
+        for line in guess_lines(guesses):
+            print(line)

@@ -9,9 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -32,56 +30,6 @@ class Guess(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """How texts become vectors.
-
-    Raises:
-        ValueError: If a choice is unknown or a number is too small.
-    """
-
-    pooling: Pooling = "mean"
-    """mean: over all tokens of all windows, [CLS] and [SEP] included, as sentence-transformers
-    does it; cls: the vector at [CLS], of several windows their mean."""
-    batch_size: int = 32
-    """Rows of max_len tokens in a batch, >= 1; of longer rows there are fewer."""
-    max_len: int | None = None
-    """Longest row in tokens, >= 3; None: what the model was pretrained with, else its positions."""
-    long_texts: LongTexts = "windows"
-    """A text longer than max_len: windows = several rows; tile = one row of any length, with the
-    position table repeated (PoNet's long-text runs); cut = its beginning alone."""
-    progress: "bool | Progress" = True
-    """Say on stderr how far it is, every few seconds, once it has taken five; one that is given
-    goes on counting."""
-
-    def __post_init__(self) -> None:
-        """Check everything but what depends on the model."""
-        for name, allowed in (("pooling", ("mean", "cls")),
-                              ("long_texts", ("windows", "tile", "cut"))):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} given; allowed are {', '.join(allowed)}"
-                )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} given; 1 or more is needed")
-        if self.max_len is not None and self.max_len < 3:
-            raise ValueError(f"max_len={self.max_len} given; [CLS], one token and [SEP] need 3")
-
-
-def text_format(tokenizer_path: Path | None, metadata: dict[str, Any]) -> TextFormat:
-    """Return the text format of a bundle.
-
-    Raises:
-        ValueError: If it has no tokenizer.
-    """
-    if tokenizer_path is None:
-        raise ValueError(
-            "this bundle has no tokenizer.json, so text cannot be turned into tokens; put the "
-            "tokenizer of its pretraining into its folder"
-        )
-    return TextFormat(tokenizer_path, language=metadata.get("language") or "en")
-
-
 def default_max_len(model: PretrainingModel, metadata: dict[str, Any]) -> int:
     """Return the longest row that the model was pretrained with, as far as it is known."""
     max_positions = model.config.max_positions
@@ -91,39 +39,38 @@ def default_max_len(model: PretrainingModel, metadata: dict[str, Any]) -> int:
 
 @torch.no_grad()
 def encode(
-    model: PretrainingModel, texts: Sequence[str], form: TextFormat, options: EncodeOptions
+    model: PretrainingModel,
+    texts: Sequence[str],
+    form: TextFormat,
+    *,
+    pooling: Pooling,
+    batch_size: int,
+    max_len: int,
+    long_texts: LongTexts,
+    progress: "bool | Progress",
 ) -> Tensor:
-    """Return float32 (n, D) on the CPU, one row for each text, in order.
+    """Return float32 (n, D) on the CPU, one row for each text, in order; see Bundle.encode.
 
-    Args:
-        model: On any device; its mode is put back at the end.
-        texts: Any number, also none; each of any length.
-        form: The bundle's.
-        options: With max_len set.
+    With pooling "mean" all tokens of all windows count, [CLS] and [SEP] included, as
+    sentence-transformers does it; with "cls" the vectors at [CLS] of several windows.
 
     Raises:
         TypeError: If texts is a generator, a set or a dict.
-        ValueError: If texts holds something but str, or max_len goes beyond the positions.
+        ValueError: If texts holds something but str, or an option is outside of its range.
     """
     _check_texts(texts)
-    max_len, max_positions = options.max_len, model.config.max_positions
-    assert max_len is not None
-    if max_len > max_positions and options.long_texts != "tile":
-        raise ValueError(
-            f"max_len={max_len} given, but the model has {max_positions} positions; give "
-            "long_texts='tile' to repeat them, or a smaller max_len"
-        )
+    _check_options(model, pooling, batch_size, max_len, long_texts)
     sums_ND = torch.zeros(len(texts), model.config.hidden_size)
     weights_N1 = torch.zeros(len(texts), 1)
-    progress = Progress(len(texts)) if options.progress is True else options.progress
+    progress = Progress(len(texts)) if progress is True else progress
     with _evaluating(model):
         for start in range(0, len(texts), _BLOCK_TEXTS):
             block = texts[start : start + _BLOCK_TEXTS]
-            rows = form.windows(block, max_len=max_len, long_texts=options.long_texts)
+            rows = form.windows(block, max_len=max_len, long_texts=long_texts)
             encoder = _long_enough(model.encoder, max(len(row.ids) for row in rows))
             is_exact = model.config.sees_padding
-            for group in _groups(rows, options.batch_size * max_len, is_exact=is_exact):
-                sums_BD, weights_B1 = _pooled(encoder, group, options.pooling)
+            for group in _groups(rows, batch_size * max_len, is_exact=is_exact):
+                sums_BD, weights_B1 = _pooled(encoder, group, pooling)
                 where_B = torch.tensor([start + row.text for row in group])
                 sums_ND.index_add_(0, where_B, sums_BD)
                 weights_N1.index_add_(0, where_B, weights_B1)
@@ -236,6 +183,25 @@ def _evaluating(model: PretrainingModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _check_options(
+    model: PretrainingModel, pooling: str, batch_size: int, max_len: int, long_texts: str
+) -> None:
+    for name, value, kind in (("pooling", pooling, Pooling), ("long_texts", long_texts, LongTexts)):
+        if value not in get_args(kind):
+            allowed = ", ".join(get_args(kind))
+            raise ValueError(f"{name}={value!r} given; allowed are {allowed}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} given; 1 or more is needed")
+    if max_len < 3:
+        raise ValueError(f"max_len={max_len} given; [CLS], one token and [SEP] need 3")
+    max_positions = model.config.max_positions
+    if max_len > max_positions and long_texts != "tile":
+        raise ValueError(
+            f"max_len={max_len} given, but the model has {max_positions} positions; give "
+            "long_texts='tile' to repeat them, or a smaller max_len"
+        )
 
 
 def _check_texts(texts: Sequence[str]) -> None:

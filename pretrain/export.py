@@ -15,12 +15,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 def run_export(arguments: Sequence[str]) -> None:
     """`export CHECKPOINT [--output BUNDLE] [--checkpoint FILE.ckpt] [--folder SHARDS]`."""
     parser = argparse.ArgumentParser("ponet-pretrain export", description=__doc__)
-    parser.add_argument("source", type=Path, help="checkpoint: a file, or a folder of a ZeRO run")
+    parser.add_argument("source", type=Path, help="checkpoint of a run, ordinary or of ZeRO")
     parser.add_argument("--output", type=Path, help="bundle folder to write, for fine-tuning")
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="file to write: a ZeRO folder as an ordinary checkpoint with the whole optimiser "
+        help="to write: a ZeRO folder as an ordinary checkpoint with the whole optimiser "
         "state, to be resumed with --resume on any number of devices",
     )
     parser.add_argument(
@@ -32,7 +32,9 @@ def run_export(arguments: Sequence[str]) -> None:
     source: Path = options.source
     if not source.exists():
         raise ValueError(f"there is no checkpoint at {source}")
-    if options.checkpoint is not None and not source.is_dir():
+    from training.checkpoints.storage import is_sharded
+
+    if options.checkpoint is not None and not is_sharded(source):
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")
     checkpoint = read_checkpoint(source)
     if options.checkpoint is not None:
@@ -61,12 +63,12 @@ def read_checkpoint(source: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is damaged.
     """
-    if source.is_dir():
+    from training.checkpoints.storage import is_sharded, load_checkpoint
+
+    if is_sharded(source):
         from pretrain.strategies.consolidate import consolidate
 
         return consolidate(source)[0]
-    from training.checkpoints.storage import load_checkpoint
-
     return load_checkpoint(source)
 
 

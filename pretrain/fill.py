@@ -5,6 +5,6 @@ from collections.abc import Sequence
 
 def run_fill(arguments: Sequence[str]) -> None:
     """`fill BUNDLE TEXT [TEXT ...]`."""
-    from ponet.commands import run_fill as run_ponet_fill
+    from ponet.cli import run_fill as run_ponet_fill
 
     run_ponet_fill(arguments, program="ponet-pretrain fill")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
 
@@ -185,9 +186,7 @@ def check_finetune_command(arguments: list[str]) -> None:
 
 
 def is_grid(path: Path) -> bool:
-    from finetune.grids.config import is_grid_yaml
-
-    return is_grid_yaml(path)
+    return "tasks" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune"]

@@ -220,7 +220,7 @@ def source_texts() -> str:
     """All texts in the code of the packages, one under another."""
     files = (
         path
-        for package in ("ponet", "data_prep", "pretrain", "finetune")
+        for package in ("ponet", "data_prep", "training", "pretrain", "finetune")
         for path in sorted((REPOSITORY / package).rglob("*.py"))
     )
     trees = (ast.parse(path.read_text(encoding="utf-8")) for path in files)

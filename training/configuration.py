@@ -52,7 +52,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key = prefix if name in (_CLASS, _INIT) and prefix else f"{prefix}.{name}".lstrip(".")
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, key)
-        else:
+        elif value or key != prefix:  # a class without arguments stays under its key
             flat[key] = value
     return flat
 

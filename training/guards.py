@@ -5,7 +5,7 @@ often somebody looks, so a resumed run decides like one that was never stopped.
 """
 
 import math
-from bisect import bisect_left, insort
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,27 +96,17 @@ class SpikeDetector:
         self._factor = factor
         self._least = max(_LEAST_LOSSES, math.ceil(window / 4))
         self._losses: deque[float] = deque(maxlen=window)
-        self._sorted: list[float] = []
 
     def exceeded_limit(self, loss: float) -> float | None:
         """The limit that a finite loss exceeds, or None; then the loss joins the window."""
-        if self._factor and len(self._losses) >= self._least:
-            limit = self._factor * self._median()
+        if not self._factor:
+            return None
+        if len(self._losses) >= self._least:
+            limit = self._factor * statistics.median(self._losses)
             if loss > limit:
                 return limit
-        if self._factor:
-            self._remember(loss)
-        return None
-
-    def _median(self) -> float:
-        middle, odd = divmod(len(self._sorted), 2)
-        return self._sorted[middle] if odd else sum(self._sorted[middle - 1 : middle + 1]) / 2
-
-    def _remember(self, loss: float) -> None:
-        if len(self._losses) == self._losses.maxlen:
-            del self._sorted[bisect_left(self._sorted, self._losses[0])]
         self._losses.append(loss)
-        insort(self._sorted, loss)
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """The window as a list of numbers, oldest first."""
@@ -126,7 +116,6 @@ class SpikeDetector:
         """Take over a saved window; of a longer one the newest losses."""
         self._losses.clear()
         self._losses.extend(state["losses"])
-        self._sorted = sorted(self._losses)
 
 
 def first_bad_step(

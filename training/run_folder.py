@@ -60,23 +60,17 @@ def sole_writer(folder: str | Path, *, own: Sequence[str], doing: str) -> Iterat
 
 
 def _acquire(path: Path, stack: contextlib.ExitStack) -> TextIO:
-    """Lock the file that has this name: the writer before removes it while it holds it."""
+    """Lock the file, or say who holds it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as attempt:
-            try:
-                stream = attempt.enter_context(file_lock(path))
-                if stream is None:
-                    holder = path.read_text(encoding="utf-8").strip() or "another process"
-                    raise ValueError(
-                        f"{path.parent} is in use: {holder} is writing there. Wait for it or end "
-                        "it, or give another --run.name"
-                    )
-                if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
-                    stack.push(attempt.pop_all())
-                    return stream
-            except FileNotFoundError:
-                continue
+        stream = stack.enter_context(file_lock(path))
+        if stream is not None:
+            return stream
+        with contextlib.suppress(FileNotFoundError):  # whoever held it has just removed it
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
+            raise ValueError(
+                f"{path.parent} is in use: {holder} is writing there. Wait for it or end "
+                "it, or give another --run.name"
+            )
 
 
 def _note_holder(stream: TextIO, doing: str) -> None:

@@ -5,7 +5,7 @@ Invariant: nothing is claimed that the number of values cannot carry; one value 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 CONFIDENCE = 0.95
@@ -93,9 +93,14 @@ class Estimate:
 
     def scaled(self, factor: float) -> "Estimate":
         """The same of values that are a positive factor times these."""
-        names = ("mean", "low", "high", "minimum", "maximum")
-        ends = {name: getattr(self, name) for name in names}
-        return replace(self, **{k: v if v is None else factor * v for k, v in ends.items()})
+        return Estimate(
+            n=self.n,
+            mean=factor * self.mean,
+            low=None if self.low is None else factor * self.low,
+            high=None if self.high is None else factor * self.high,
+            minimum=factor * self.minimum,
+            maximum=factor * self.maximum,
+        )
 
     @property
     def has_no_spread(self) -> bool:
@@ -141,32 +146,17 @@ def estimate(values: Sequence[float], *, shared_rows_ratio: float = 0.0) -> Esti
 
 
 def paired_difference(
-    first: Sequence[float], second: Sequence[float], *, shared_rows_ratio: float = 0.0
-) -> Estimate:
-    """The mean of first minus second, value by value, as `estimate` gives it.
+    first: Mapping[Any, float], second: Mapping[Any, float], *, shared_rows_ratio: float = 0.0
+) -> Estimate | None:
+    """The mean of first minus second over the seeds that both have, as `estimate` gives it.
 
     Args:
-        first: Scores, one per seed.
-        second: Scores of the same seeds in the same order.
+        first: Score by seed, or by whatever makes a pair.
+        second: The same of another one.
         shared_rows_ratio: As in `estimate`.
 
-    Raises:
-        ValueError: Unequal lengths, or nothing to compare.
+    Returns:
+        None: they share no seed.
     """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} values cannot be compared in pairs")
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    return estimate(differences, shared_rows_ratio=shared_rows_ratio)
-
-
-def difference_by_seed(first: Mapping[Any, float], second: Mapping[Any, float]) -> Estimate | None:
-    """First minus second over the seeds that both have; None: they share no seed.
-
-    Args:
-        first: Value by seed.
-        second: Value by seed.
-    """
-    shared = [seed for seed in first if seed in second]
-    if not shared:
-        return None
-    return paired_difference([first[seed] for seed in shared], [second[seed] for seed in shared])
+    differences = [first[seed] - second[seed] for seed in first if seed in second]
+    return estimate(differences, shared_rows_ratio=shared_rows_ratio) if differences else None

@@ -6,14 +6,15 @@ text; an empty text has none.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 
-from data_prep.sentences import split_missed
-from ponet.sentences import MAX_PARAGRAPH_CHARS
+from data_prep.config import SentencesConfig
+from data_prep.sentences import cut_long, split_missed
 
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
+_STOPS = (". ", "。", "\n\n")
 _OPENING = '"“„«‘([{'
 _WITHOUT_MARKS = str.maketrans(dict.fromkeys(_OPENING + "”»)]}", " "))
 _LONG_SENTENCE = 300
@@ -81,32 +82,20 @@ def starts_of_pieces(text: str, pieces: Iterable[str]) -> tuple[list[int], int]:
 def _segment(text: str, language: str, counters: Counter[str] | None) -> list[int]:
     import sentencex
 
-    starts = []
-    for begin, is_start, part in _bounded(text):
-        pieces = sentencex.segment(language, part)
-        if not part.isascii():
-            pieces = [item for piece in pieces for item in split_missed(piece)]
-        found, num_lost = starts_of_pieces(part, pieces)
+    starts, begin = [], 0
+    # sentencex looks for the partner of every opening mark in all that follows, so its time grows
+    # with the square of the length; a cut after a space is within a sentence.
+    for part in cut_long(text, SentencesConfig().max_paragraph_chars):
+        sentences = sentencex.segment(language, part)
+        found, num_lost = starts_of_pieces(
+            part, (p for item in sentences for p in split_missed(item))
+        )
+        is_start = not begin or text[:begin].endswith(_STOPS)
         starts += [begin + start for start in found if start or is_start]
+        begin += len(part)
         if num_lost and counters is not None:
             counters["sentences not found in their text"] += num_lost
     return starts
-
-
-def _bounded(text: str) -> Iterator[tuple[int, bool, str]]:
-    """Yield (begin, whether a sentence begins there, part) of parts of at most 20,000 characters.
-
-    sentencex looks for the partner of every opening mark in all that follows, so its time grows
-    with the square of the length. A cut is made after a full stop, else after a space.
-    """
-    begin, is_start = 0, True
-    while len(text) - begin > MAX_PARAGRAPH_CHARS:
-        middle, end = begin + MAX_PARAGRAPH_CHARS // 2, begin + MAX_PARAGRAPH_CHARS
-        mark = next((m for m in ("\n\n", ". ", " ") if text.rfind(m, middle, end) >= 0), "")
-        cut = text.rfind(mark, middle, end) + len(mark) if mark else end
-        yield begin, is_start, text[begin:cut]
-        begin, is_start = cut, mark in ("\n\n", ". ")
-    yield begin, is_start, text[begin:]
 
 
 def _with_marks(text: str, start: int) -> int:

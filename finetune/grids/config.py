@@ -154,12 +154,6 @@ def read_grid_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def is_grid_yaml(path: Path) -> bool:
-    """Return whether a YAML file is a grid, and not the options of one `fit`."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and "tasks" in content
-
-
 def _typed(
     values: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], Any]], path: Path, task: str = ""
 ) -> dict[str, Any]:

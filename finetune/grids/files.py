@@ -18,7 +18,8 @@ from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
 from finetune.earlier import differences
 from training.inputs import changed_inputs
-from training.studies.trials import RESULT_FILE, State, Trial
+from training.studies.study import RESULT_FILE
+from training.studies.trials import State, Trial
 
 TRIAL_FILE, FAILED_FILE, CLASSIFIER_FOLDER = "trial.yaml", "failed.json", "classifier"
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
@@ -64,6 +65,7 @@ class GridTrial(Trial):
         path = self.folder / TRIAL_FILE
         if not path.is_file():
             return []
+
         stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [*differences(stored, self.settings), *changed_inputs(self.folder)]
 

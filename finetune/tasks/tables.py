@@ -6,61 +6,14 @@ Invariant: a row is used as it stands, is an error with file and line, or is cou
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from finetune.tasks.dialect import PLAIN_TSV, Dialect, csv_cells
 from finetune.tasks.lines import file_lines, table_format
 
 Lined = tuple[int, dict[str, Any]]
 OnBadRow = Callable[[int, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns hold what; an empty name: there is no such column."""
-
-    text: str
-    """Column of the text."""
-    text_pair: str = ""
-    """Column of the second text of a pair."""
-    label: str = ""
-    """Column of the label."""
-
-
-class TextRow(NamedTuple):
-    """One example as text."""
-
-    line: int
-    """First line of the row in its file, counted from 1."""
-    text: str
-    text_pair: str
-    """Empty without a pair."""
-    label: str
-    """Empty without a label."""
-
-
-def example(line: int, values: Mapping[str, Any], columns: Columns, place: str) -> TextRow:
-    """Return one example, without the white space around its texts.
-
-    Args:
-        line: Where the row begins in its file.
-        values: The row.
-        columns: Names of the columns to read; others are ignored.
-        place: File and line, for messages.
-
-    Raises:
-        ValueError: A missing column, or an empty or non-text value.
-    """
-    return TextRow(
-        line,
-        text_value(values, columns.text, place, option="text"),
-        text_value(values, columns.text_pair, place, option="text_pair")
-        if columns.text_pair
-        else "",
-        label_name(values, columns.label, place, option="label") if columns.label else "",
-    )
 
 
 def read_table(

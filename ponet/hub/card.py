@@ -1,15 +1,16 @@
 """The model card: what is known about a bundle, with its source, and what is not known.
 
-Invariant: no number stands here that is not in the files given; whatever they do not say is said
-to be unknown.
+The words are in card.md.j2; here are the values. Invariant: no number stands here that is not in
+the files given; whatever they do not say is said to be unknown.
 """
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ponet
 from ponet.config import EncoderConfig, PoNetConfig
@@ -19,14 +20,30 @@ from ponet.weight_files import read_json
 
 UNKNOWN = "unknown: no file given at the export says so"
 _CURVE_ROWS, _CURVE_COLUMNS, _FILES = 6, 6, 3
+
+
+class _Paper(NamedTuple):
+    title: str
+    author: str
+    venue: str
+    year: int
+    arxiv: str
+
+
 _PAPERS = {
-    "ponet": ("PoNet: Pooling Network for Efficient Token Mixing in Long Sequences",
-              "Tan, Chao-Hong and others", "ICLR", 2022, "2110.02442"),
-    "bert": ("BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
-             "Devlin, Jacob and others", "NAACL", 2019, "1810.04805"),
-    "fnet": ("FNet: Mixing Tokens with Fourier Transforms",
-             "Lee-Thorp, James and others", "NAACL", 2022, "2105.03824"),
-}  # fmt: skip
+    "ponet": _Paper(
+        "PoNet: Pooling Network for Efficient Token Mixing in Long Sequences",
+        *("Tan, Chao-Hong and others", "ICLR", 2022, "2110.02442"),
+    ),
+    "bert": _Paper(
+        "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+        *("Devlin, Jacob and others", "NAACL", 2019, "1810.04805"),
+    ),
+    "fnet": _Paper(
+        "FNet: Mixing Tokens with Fourier Transforms",
+        *("Lee-Thorp, James and others", "NAACL", 2022, "2105.03824"),
+    ),
+}
 _TITLES = {"ponet": "PoNet", "bert": "BERT", "fnet": "FNet"}
 
 
@@ -40,14 +57,14 @@ class CardSources:
     """manifest.json of the shards, or the folder that holds it."""
     results: Path | None = None
     """table.json of `python -m finetune report`."""
-    results_encoder: str = ""
+    results_encoder: str | None = None
     """Name of this encoder in the table; needed where it has several."""
     notes: Path | None = None
     """Markdown that goes into the card as it is: dates and licences of the data, intended use."""
-    licence: str = ""
-    """SPDX identifier of the weights' licence, such as "apache-2.0"; empty = unknown."""
-    language: str = ""
-    """ISO 639-1 code of the texts' language, such as "en"; empty = unknown."""
+    licence: str | None = None
+    """SPDX identifier of the weights' licence, such as "apache-2.0"."""
+    language: str | None = None
+    """ISO 639-1 code of the texts' language, such as "en"."""
 
 
 def model_card(
@@ -70,91 +87,76 @@ def model_card(
     Raises:
         ValueError: If a file is missing or is not what it should be.
     """
-    run = _run_config(sources.run)
-    rows = [] if sources.run is None else _metric_rows(sources.run / "metrics.jsonl")
+    config, run = model.config, _run_config(sources.run)
     manifest = None if sources.manifest is None else _manifest(sources.manifest)
-    parts = [
-        _front_matter(model.config, sources),
-        f"# {name}\n\n{_what(model, metadata)}",
-        "## Use\n\n" + _usage(model.config, has_tokenizer),
-        "## Data\n\n" + _data(manifest),
-        "## Training\n\n" + _training(metadata, run),
-        "## Curve\n\n" + _curve(rows),
-        "## Results\n\n" + _results(sources),
-        "## Limits\n\n" + _limits(model.config, metadata.get("max_len")),
-        "## Citation\n\n" + _citation(model.config),
-    ]
-    if sources.notes is not None:
-        parts.insert(3, "## Notes of the publisher\n\n" + _text(sources.notes).strip())
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return render(
+        "card.md.j2",
+        config,
+        task="fill-mask",
+        licence=sources.licence,
+        language=sources.language,
+        notes=sources.notes,
+        name=name,
+        title=_TITLES[config.kind],
+        num_pair_classes=model.num_pair_classes,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        metadata=_flat(metadata),
+        has_tokenizer=has_tokenizer,
+        unknown=UNKNOWN,
+        manifest=manifest,
+        data_rows=[_source_row(source) for source in (manifest or {}).get("sources", [])],
+        training_rows=[] if run is None else _training(metadata, run),
+        curve=_curve([] if sources.run is None else _metric_rows(sources.run / "metrics.jsonl")),
+        results=_results(sources),
+        trained_len=metadata.get("max_len"),
+        paper=_PAPERS[config.kind],
+    )
 
 
-def _front_matter(config: EncoderConfig, sources: CardSources) -> str:
-    lines = ["library_name: transformers", "pipeline_tag: fill-mask", f"tags: [{config.kind}]"]
-    if sources.licence:
-        lines.append(f"license: {json.dumps(sources.licence)}")
-    if sources.language:
-        lines.append(f"language: {json.dumps(sources.language)}")
-    return "\n".join(["---", *lines, "---"])
+def render(
+    template: str,
+    config: EncoderConfig,
+    *,
+    task: str,
+    licence: str | None,
+    language: str | None,
+    notes: Path | None,
+    **values: Any,
+) -> str:
+    """Return a card.
 
+    Args:
+        template: Name of a file beside this one.
+        config: Of the encoder.
+        task: Name of the pipeline that the card is for.
+        licence: SPDX identifier, where it is known.
+        language: ISO 639-1 code, where it is known.
+        notes: Markdown to include.
+        **values: What else the template shows.
 
-def _what(model: PretrainingModel, metadata: Mapping[str, Any]) -> str:
-    config = model.config
-    count = sum(parameter.numel() for parameter in model.parameters())
-    pairs = f"a head of {model.num_pair_classes} classes for text pairs"
-    heads = "masked words" + (f" and {pairs}" if model.num_pair_classes else "")
-    lines = [
-        f"{_TITLES[config.kind]} encoder with heads for {heads}; {count:,} parameters, "
-        f"{config.num_layers} layers of width {config.hidden_size}, {config.vocab_size:,} word "
-        f"pieces, up to {config.max_positions} tokens. Exported by ponet {ponet.__version__}.",
-    ]
-    if metadata:
-        lines += ["", _table(("the bundle says", ""), _flat(metadata))]
-    return "\n".join(lines)
+    Raises:
+        ValueError: If the notes cannot be read.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
 
-
-def _usage(config: EncoderConfig, has_tokenizer: bool) -> str:
-    trust = ", trust_remote_code=True" if isinstance(config, PoNetConfig) else ""
-    lines = ["```python"]
-    if has_tokenizer:
-        lines += [
-            "from transformers import pipeline",
-            "",
-            f'fill = pipeline("fill-mask", model="PATH_OR_ID"{trust})',
-            'fill("The capital of France is [MASK].")',
-        ]
-    else:
-        lines += [
-            "from transformers import AutoModelForMaskedLM",
-            "",
-            f'model = AutoModelForMaskedLM.from_pretrained("PATH_OR_ID"{trust})',
-        ]
-    lines.append("```")
-    if trust:
-        lines += [
-            "",
-            "`trust_remote_code=True` (for the tokenizer too, or it asks) runs the Python files of "
-            f"this folder, which need torch and transformers {OLDEST_TRANSFORMERS} or newer, and "
-            "nothing else. With the ponet package installed, `import ponet.hub` does the "
-            "same without running them. `segment_ids` (the pooling unit of each token, from 0 in "
-            "every row) may be given; without them each text between separators is one segment, "
-            "where training may have used sentences.",
-        ]
-    if not has_tokenizer:
-        lines += ["", "No tokenizer came with the bundle."]
-    return "\n".join(lines)
-
-
-def _data(manifest: Mapping[str, Any] | None) -> str:
-    if manifest is None:
-        return f"Texts, their dates and their licences are {UNKNOWN}."
-    rows = [_source_row(source) for source in manifest.get("sources", [])]
-    lines = [_table(("source", "what", "date", "licence"), rows), ""]
-    for split, counts in manifest.get("splits", {}).items():
-        shown = ", ".join(f"{value:,} {name}" for name, value in counts.items())
-        lines.append(f"- {split}: {shown}")
-    lines.append(f"- digest of the token shards: {manifest.get('digest', UNKNOWN)}")
-    return "\n".join(lines)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=[config.kind],
+        license=licence,
+        language=language,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(resources.files("ponet.hub") / template).read_text("utf-8"),
+        config=config,
+        trust=", trust_remote_code=True" if isinstance(config, PoNetConfig) else "",
+        oldest=OLDEST_TRANSFORMERS,
+        version=ponet.__version__,
+        notes="" if notes is None else _text(notes).strip(),
+        **values,
+    )
+    return str(card).rstrip() + "\n"
 
 
 def _source_row(source: Mapping[str, Any]) -> tuple[str, ...]:
@@ -174,9 +176,7 @@ def _source_row(source: Mapping[str, Any]) -> tuple[str, ...]:
     return str(name), "; ".join(shown) or "unknown", str(date), str(licence)
 
 
-def _training(metadata: Mapping[str, Any], run: Mapping[str, Any] | None) -> str:
-    if run is None:
-        return f"Recipe and seed are {UNKNOWN}; the bundle's own record stands above."
+def _training(metadata: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str, str]]:
     wanted = {
         "seed": ("seed_everything",),
         "objective": ("model", "objective"),
@@ -191,28 +191,23 @@ def _training(metadata: Mapping[str, Any], run: Mapping[str, Any] | None) -> str
     }
     rows = [(name, _shown(_at(run, path))) for name, path in wanted.items()]
     rows.append(("steps trained", _shown(metadata.get("steps"))))
-    return _table(("setting", "value"), rows)
+    return rows
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> str:
+def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a few validations of a run, spread over it, as a table."""
     points = [row for row in rows if any(key.startswith("val/") for key in row)]
-    if not points:
-        return f"Validation values are {UNKNOWN}."
     names = sorted({key for row in points for key in row if key.startswith("val/")})
-    names = names[:_CURVE_COLUMNS]
+    names = ["step", *names[:_CURVE_COLUMNS]]
     last = len(points) - 1
     chosen = sorted({round(last * i / (_CURVE_ROWS - 1)) for i in range(_CURVE_ROWS)})
-    table = [
-        (_shown(points[i].get("step")), *(_shown(points[i].get(name)) for name in names))
-        for i in chosen
-    ]
-    note = f"{len(chosen)} of {len(points)} validations of one run with one seed, losses in nats."
-    return _table(("step", *names), table) + "\n\n" + note
+    table = [[_shown(points[i].get(name)) for name in names] for i in chosen] if points else []
+    return {"head": names, "rows": table, "num_points": len(points)}
 
 
-def _results(sources: CardSources) -> str:
+def _results(sources: CardSources) -> list[tuple[str, ...]] | None:
     if sources.results is None:
-        return f"Scores after fine-tuning are {UNKNOWN}."
+        return None
     results = read_json(sources.results).get("results")
     if not isinstance(results, list):
         raise ValueError(f"{sources.results} has no 'results'; give the report's table.json")
@@ -222,10 +217,7 @@ def _results(sources: CardSources) -> str:
         raise ValueError(
             f"--results-encoder {name!r} given; {sources.results} has {', '.join(encoders)}"
         )
-    rows = [_result_row(row) for row in results if str(row.get("encoder")) == name]
-    head = ("task", "split", "metric", "n", "mean", "95 % interval", "sd", "lowest to highest")
-    note = "Fractions. n counts seeds and folds; diverged ones are among them."
-    return _table(head, rows) + f"\n\n{note}"
+    return [_result_row(row) for row in results if str(row.get("encoder")) == name]
 
 
 def _result_row(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -240,35 +232,6 @@ def _result_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{_shown(row.get('low'))} to {_shown(row.get('high'))}",
         spread,
         f"{_shown(row.get('minimum'))} to {_shown(row.get('maximum'))}",
-    )
-
-
-def _limits(config: EncoderConfig, trained_len: object) -> str:
-    longest = f"- Inputs end at {config.max_positions} tokens."
-    if isinstance(trained_len, int) and trained_len < config.max_positions:
-        longest += f" Pretraining saw {trained_len}: positions beyond that were not trained."
-    lines = [
-        longest,
-        "- It reproduces what its texts say, wrong and harmful statements included; which ones, "
-        "and for whom it works less well, was not measured for this card.",
-        "- It gives words and vectors, no facts; scores after fine-tuning vary with the seed.",
-    ]
-    if config.kind == "fnet":
-        lines.append("- Padding changes the results: a Fourier transform has no mask.")
-    if config.kind == "fnet" and not getattr(config, "embedding_projection", True):
-        lines.append(
-            "- transformers' FNet has a linear layer after the embeddings that this model has "
-            "not; here it is the identity, and fine-tuning there would train it."
-        )
-    return "\n".join(lines)
-
-
-def _citation(config: EncoderConfig) -> str:
-    title, author, venue, year, arxiv = _PAPERS[config.kind]
-    return (
-        f"The architecture:\n\n```bibtex\n@inproceedings{{{config.kind}{year},\n"
-        f"  title = {{{title}}},\n  author = {{{author}}},\n  booktitle = {{{venue}}},\n"
-        f"  year = {{{year}}},\n  note = {{arXiv {arxiv}}},\n}}\n```"
     )
 
 
@@ -336,11 +299,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
     return str(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in lines
-    )

@@ -1,7 +1,6 @@
 """A classifier of `python -m finetune fit` as a folder that transformers classifies texts with."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 import torch
 
-import ponet
+from ponet.bundle import load_strictly
 from ponet.config import EncoderConfig, PoNetConfig
 from ponet.heads import SequenceClassifier
-from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
+from ponet.hub.card import render
 from ponet.hub.huggingface import export_huggingface
 from ponet.hub.special_tokens import find_special_tokens
 from ponet.tokenizer import check_tokenizer
@@ -81,12 +80,7 @@ def read_classifier(folder: Path) -> Classifier:
         )
     config = EncoderConfig.from_dict(values["encoder"])
     model = SequenceClassifier(config, num_labels=len(values["labels"]) or 1)
-    try:
-        model.load_state_dict(read_safetensors(folder / WEIGHTS_NAME))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} does not fit its configuration: {error}"
-        ) from error
+    load_strictly(model, read_safetensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
     path = folder / TOKENIZER_NAME
     digest = values.get("tokenizer_digest") or None
     check_tokenizer(path, vocab_size=config.vocab_size, digest=digest)
@@ -132,32 +126,17 @@ def export_classifier(classifier: Classifier, options: argparse.Namespace) -> No
 
 def classifier_card(classifier: Classifier, options: argparse.Namespace) -> str:
     """Return the text of README.md."""
-    values, config = classifier.values, classifier.model.encoder.config
-    trust = ", trust_remote_code=True" if isinstance(config, PoNetConfig) else ""
-    front = ["library_name: transformers", "pipeline_tag: text-classification",
-             f"tags: [{config.kind}]"]  # fmt: skip
-    front += [f"license: {json.dumps(options.licence)}"] if options.licence else []
-    front += [f"language: {json.dumps(options.language)}"] if options.language else []
-    names = ", ".join(values["labels"])
-    outputs = f"the labels {names}" if names else "a score"
-    text = '{"text": "A text.", "text_pair": "Another one."}' if values["has_pair"] else '"A text."'
-    parts = [
-        "\n".join(["---", *front, "---"]),
-        f"# {options.name or options.output.name}",
-        f"{config.kind} encoder fine-tuned on {values['title']}; gives {outputs}. "
-        f"Exported by ponet {ponet.__version__}.",
-        f'```python\nfrom transformers import pipeline\n\nclassify = pipeline("text-classification"'
-        f', model="PATH_OR_ID"{trust})\nclassify({text}, truncation=True)\n```',
-    ]
-    if trust:
-        parts.append(
-            "`trust_remote_code=True` runs the Python files of this folder, which need torch and "
-            f"transformers {OLDEST_TRANSFORMERS} or newer, and nothing else."
-        )
-    parts += [f"- {line}" for line in _differences(classifier)]
-    if options.notes is not None:
-        parts.append(options.notes.read_text(encoding="utf-8").strip())
-    return "\n\n".join(parts) + "\n"
+    return render(
+        "classifier_card.md.j2",
+        classifier.model.encoder.config,
+        task="text-classification",
+        licence=options.licence,
+        language=options.language,
+        notes=options.notes,
+        name=options.name or options.output.name,
+        values=classifier.values,
+        differences=_differences(classifier),
+    )
 
 
 def _differences(classifier: Classifier) -> list[str]:

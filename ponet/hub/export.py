@@ -7,6 +7,7 @@ otherwise there is no output.
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import ponet
@@ -136,13 +137,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _card_sources(options: argparse.Namespace) -> CardSources:
     return CardSources(
-        run=options.run,
-        manifest=options.manifest,
-        results=options.results,
-        results_encoder=options.results_encoder or "",
-        notes=options.notes,
-        licence=options.licence or "",
-        language=options.language or "",
+        **{field.name: getattr(options, field.name) for field in fields(CardSources)}
     )
 
 
@@ -165,7 +160,7 @@ def _export_onnx(
             names = ["input_ids", "token_type_ids", "attention_mask"]
             max_len = bundle.model.config.max_positions
             write_tokenizer(bundle.tokenizer_path, folder, max_len=max_len, input_names=names)
-        ids = {**special_tokens.to_dict(), "max_positions": bundle.model.config.max_positions}
+        ids = {**asdict(special_tokens), "max_positions": bundle.model.config.max_positions}
         text = json.dumps({"kind": bundle.model.config.kind, **ids}, indent=2) + "\n"
         (folder / "graph.json").write_text(text, encoding="utf-8")
         found = compare_onnx(

@@ -4,11 +4,9 @@ Invariant: a folder is put in place only after the Auto classes have loaded it a
 logits, the hidden states and every weight of the bundle's model.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import BertConfig, FNetConfig, PoNetConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
-from ponet.hub.probe import probe_batch
-from ponet.hub.special_tokens import SpecialTokens, write_tokenizer
+from ponet.hub.special_tokens import SpecialTokens, probe_batch, write_tokenizer
 from ponet.hub.standalone import write_code
 from ponet.names import (
     KeyTable,
@@ -31,6 +28,7 @@ from ponet.names import (
     head_table,
     twin_table,
 )
+from ponet.weight_files import new_folder
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
@@ -98,17 +96,8 @@ def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--output {target} is in use; choose another folder or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        result = write(staging)
-        staging.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        os.rename(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return result
+    with new_folder(target) as staging:
+        return write(staging)
 
 
 def write_twin(
@@ -128,7 +117,7 @@ def twin_config(model: Exportable, special_tokens: SpecialTokens, labels: Mappin
     import transformers
 
     config = model.encoder.config
-    ids = special_tokens.to_dict()
+    ids = asdict(special_tokens)
     if isinstance(config, PoNetConfig):
         return PoNetHubConfig.from_native(
             config,

@@ -23,8 +23,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import FNetConfig, PoNetConfig
 from ponet.encoders.backbone import TokenMixer
 from ponet.heads import PretrainingModel
-from ponet.hub.probe import probe_batch
-from ponet.hub.special_tokens import SpecialTokens
+from ponet.hub.special_tokens import SpecialTokens, probe_batch
 from ponet.segments import segments_from_separators
 
 OnnxHead = Literal["masked-lm", "encoder"]

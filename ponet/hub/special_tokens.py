@@ -1,4 +1,4 @@
-"""Which tokens delimit, pad and mask, and the tokenizer's files as transformers wants them."""
+"""Which tokens delimit and pad, the tokenizer's files as transformers wants them, probe batches."""
 
 import json
 from collections.abc import Sequence
@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.importing.tokenizer_settings import SETTINGS_NAME
-from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names
+import torch
+
+from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig
+from ponet.importing.tokenizer_files import SETTINGS_NAME
+from ponet.segments import segments_from_separators
+from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
 from ponet.weight_files import read_json
 
 
@@ -21,14 +26,6 @@ class SpecialTokens:
     """Ends each text."""
     pad_token_id: int = 0
     """Fills rows up to a common length."""
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the ids by the names that configurations of transformers use."""
-        return {
-            "cls_token_id": self.cls_token_id,
-            "sep_token_id": self.sep_token_id,
-            "pad_token_id": self.pad_token_id,
-        }
 
 
 def find_special_tokens(
@@ -59,13 +56,9 @@ def find_special_tokens(
     if separator_ids is not None:
         raise ValueError("--separator-ids given, but the bundle has a tokenizer.json; leave it out")
     check_tokenizer(tokenizer_path, vocab_size=vocab_size)
-    tokenizer = load_tokenizer(tokenizer_path)
-    names = special_names(tokenizer, str(tokenizer_path))
-    ids = {f"{role}_id": tokenizer.token_to_id(name) for role, name in names.items()}
+    facts = tokenizer_facts(load_tokenizer(tokenizer_path), tokenizer_path)
     return SpecialTokens(
-        cls_token_id=ids["cls_token_id"],
-        sep_token_id=ids["sep_token_id"],
-        pad_token_id=ids["pad_token_id"],
+        cls_token_id=facts.cls_id, sep_token_id=facts.sep_id, pad_token_id=facts.pad_id
     )
 
 
@@ -112,4 +105,39 @@ def _add_template(tokenizer: Any, names: dict[str, str]) -> None:
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+
+
+def probe_batch(
+    config: EncoderConfig,
+    special_tokens: SpecialTokens,
+    *,
+    shape: tuple[int, int],
+    has_padding: bool = True,
+) -> EncoderBatch:
+    """Return pairs of random texts, whose segments are the texts between separators.
+
+    Args:
+        config: Gives the range of the ids, and the longest length, to which L is cut.
+        special_tokens: Ids that delimit and pad.
+        shape: (B, L).
+        has_padding: Whether the first of several rows is shorter than the others.
+    """
+    rows, length = shape[0], min(shape[1], config.max_positions)
+    generator = torch.Generator().manual_seed(rows * length)
+    ids_BL = torch.randint(config.vocab_size, (rows, length), generator=generator)
+    ids_BL[:, 0] = special_tokens.cls_token_id
+    ids_BL[:, [length // 2, -1]] = special_tokens.sep_token_id
+    mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
+    if has_padding and rows > 1:
+        mask_BL[0, length * 2 // 3 :] = False
+    ids_BL = ids_BL.masked_fill(~mask_BL, special_tokens.pad_token_id)
+    special_BL = (ids_BL == special_tokens.cls_token_id) | (ids_BL == special_tokens.sep_token_id)
+    types_BL = (torch.arange(length) > length // 2).long().expand(rows, -1)
+    return EncoderBatch(
+        input_ids=ids_BL,
+        mask=mask_BL,
+        token_type_ids=types_BL.clamp(max=config.type_vocab_size - 1).contiguous(),
+        segment_ids=segments_from_separators(special_BL),
+        special_mask=special_BL,
     )

@@ -16,6 +16,7 @@ from ponet.bundle import load_strictly, save_bundle
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel
 from ponet.importing.foreign import ForeignModel, without
+from ponet.importing.sources import STATE_FILE
 from ponet.weight_files import TOKENIZER_NAME, read_pickle
 
 RUN_KEY = "ponet_run"
@@ -117,27 +118,36 @@ def _converted(
 
 
 def read_checkpoint_file(path: Path) -> tuple[dict[str, Any], bool]:
-    """Return the content of a .ckpt file, and whether a digest beside it says that it is whole.
+    """Return the content of a checkpoint, and whether its digest says that it is whole.
+
+    Args:
+        path: Its folder, or one file, or a link to it.
 
     Raises:
         ValueError: If it is damaged, or holds something else.
     """
-    file = path.resolve()
-    listing = file.with_name(file.name + ".sha256")
-    is_verified = listing.is_file()
-    if is_verified and f"{file_sha256(file)}  {file.name}" not in _lines(listing):
+    real = path.resolve()
+    file = real / STATE_FILE if real.is_dir() else real
+    digests = _listed_digests(file)
+    if digests and file_sha256(file) not in digests:
         raise ValueError(
-            f"{path} is damaged: its content is not what {listing.name} says was written; take "
-            "an earlier checkpoint of the run"
+            f"{file} is damaged: its content is not what its digest says was written; take an "
+            "earlier checkpoint of the run"
         )
-    content = read_pickle(path)
-    return (content if isinstance(content, dict) else {}), is_verified
+    content = read_pickle(file)
+    return (content if isinstance(content, dict) else {}), bool(digests)
 
 
-def _lines(listing: Path) -> list[str]:
-    """Return the lines of a list of `sha256sum` in one form: digest, two spaces, name."""
-    pairs = (line.partition(" ")[::2] for line in listing.read_text("utf-8").splitlines())
-    return [f"{sha.lower()}  {name.lstrip(' *').removeprefix('./')}" for sha, name in pairs]
+def _listed_digests(file: Path) -> set[str]:
+    """Return what the lists of `sha256sum` beside a file say of it."""
+    listings = (file.with_name("SHA256SUMS"), file.with_name(file.name + ".sha256"))
+    return {
+        line.partition(" ")[0].lower()
+        for listing in listings
+        if listing.is_file()
+        for line in listing.read_text(encoding="utf-8").splitlines()
+        if line.partition(" ")[2].lstrip(" *").removeprefix("./") == file.name
+    }
 
 
 def tokenizer_folder(trained: TrainedModel, path: Path) -> Path | None:

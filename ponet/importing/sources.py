@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ponet.importing.tokenizer_settings import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
+from ponet.importing.tokenizer_files import ADDED_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
@@ -15,6 +15,8 @@ from ponet.weight_files import (
 )
 
 CHECKPOINT_SUFFIX = ".ckpt"
+STATE_FILE = "state.pt"
+"""What such a checkpoint, a folder, holds beside its list of digests."""
 _MODELSCOPE_OWNERS = ("damo", "iic")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _BESIDE = (CONFIG_NAME, "configuration.json", TOKENIZER_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME,
@@ -43,8 +45,9 @@ class Source:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a path is a checkpoint file of our own training, by its ending."""
-    return path.is_file() and path.suffix == CHECKPOINT_SUFFIX
+    """Return whether a path is a checkpoint of our own training, by its ending."""
+    whole = path.is_file() or (path / STATE_FILE).is_file()
+    return whole and path.suffix == CHECKPOINT_SUFFIX
 
 
 def locate(source: str, *, revision: str) -> Source:

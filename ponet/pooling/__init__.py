@@ -6,9 +6,8 @@ from ponet.pooling.global_pool import (
     masked_mean,
     score_bias,
 )
-from ponet.pooling.inputs import Kernels, PoolInputs
 from ponet.pooling.mix import KernelName, choose_kernels, kernel_set, mix
-from ponet.pooling.plan import PoolPlan, plan_pools, segment_rows
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, plan_pools, segment_rows
 
 __all__ = [
     "KernelName",

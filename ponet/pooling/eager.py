@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ponet.pooling import eager_cpu
-from ponet.pooling.inputs import PoolInputs, mixed_dtype
-from ponet.pooling.plan import PoolPlan
+from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
 
 
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the fused pools; see inputs.Kernels. Nothing beside the inputs is saved."""
+    """Return the fused pools; see plan.Kernels. Nothing beside the inputs is saved."""
     if plan.blocks is not None:
         return eager_cpu.forward(inputs, plan.blocks, window), ()
     shared = _shared(inputs, plan)
@@ -42,7 +41,7 @@ def backward(
     plan: PoolPlan,
     window: int,
 ) -> PoolInputs:
-    """Return the gradients of the inputs; see inputs.Kernels."""
+    """Return the gradients of the inputs; see plan.Kernels."""
     del saved
     if plan.blocks is not None:
         return eager_cpu.backward(grad_BLD, inputs, plan.blocks, window)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling.blocks import Block, BlockPlan, Halo, Scratch, Slab
-from ponet.pooling.inputs import PoolInputs, mixed_dtype
+from ponet.pooling.plan import PoolInputs, mixed_dtype
 
 
 class Tables(NamedTuple):
@@ -26,7 +26,7 @@ class Tables(NamedTuple):
 
 
 def forward(inputs: PoolInputs, plan: BlockPlan, window: int) -> Tensor:
-    """Return the fused pools (B, L, D); see inputs.Kernels."""
+    """Return the fused pools (B, L, D); see plan.Kernels."""
     dtype = mixed_dtype(inputs)
     wide = torch.promote_types(dtype, torch.float32)
     shared_SD = make_tables(inputs, plan, wide).shared_SD
@@ -66,7 +66,7 @@ def fuse(shared: Tensor | None, gate: Tensor | None, local: Tensor | None, resul
 
 
 def backward(grad_BLD: Tensor, inputs: PoolInputs, plan: BlockPlan, window: int) -> PoolInputs:
-    """Return the gradients of the inputs; see inputs.Kernels."""
+    """Return the gradients of the inputs; see plan.Kernels."""
     wide = torch.promote_types(grad_BLD.dtype, torch.float32)
     tables = make_tables(inputs, plan, wide)
     totals, ties = (None if table is None else torch.zeros_like(table) for table in tables[::-1])

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling import eager
-from ponet.pooling.inputs import Kernels, PoolInputs, check_inputs
-from ponet.pooling.plan import PoolPlan
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, check_inputs
 from ponet.pooling.reference import mix_reference
 
 KernelName = Literal["auto", "reference", "eager", "triton"]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling.global_pool import at_least_float32, global_attention, masked_mean
-from ponet.pooling.inputs import Kernels, PoolInputs
-from ponet.pooling.plan import PoolPlan
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan
 
 Parameter = Tensor | None
 

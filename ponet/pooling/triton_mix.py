@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling import triton_kernels
-from ponet.pooling.inputs import PoolInputs, mixed_dtype
-from ponet.pooling.plan import PoolPlan
+from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
 from ponet.pooling.triton_tiles import RunTiles, TileSizes, plan_tiles
 
 SIZES = TileSizes()
@@ -29,7 +28,7 @@ _COMBINE_LINE, _COMBINE_STEP = 128, 32
 
 
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the fused pools (B, L, D) and small tensors about cut runs; see inputs.Kernels."""
+    """Return the fused pools (B, L, D) and small tensors about cut runs; see plan.Kernels."""
     tiles, pool_tiles = plan_tiles(plan, SIZES)
     if plan.segments_are_runs or inputs.segment_BLD is None:
         cut_max_TD, cut_ties_TD = _cut_runs(inputs, tiles)
@@ -47,7 +46,7 @@ def backward(
     plan: PoolPlan,
     window: int,
 ) -> PoolInputs:
-    """Return the gradients of the inputs; see inputs.Kernels."""
+    """Return the gradients of the inputs; see plan.Kernels."""
     tiles = RunTiles(*saved[:3])
     if plan.segments_are_runs or inputs.segment_BLD is None:
         return _fuse_backward(grad_BLD, inputs, tiles, saved[3:], plan, window=window)

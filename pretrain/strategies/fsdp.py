@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from ponet import PretrainingModel
 from pretrain.module import full_tensor
@@ -73,7 +74,7 @@ class FsdpStrategy(ModelParallelStrategy):
         return self._whole(optimizer.state_dict())
 
     def _whole(self, state: Any) -> dict[str, Any]:
-        whole = map_tensors(state, whole_tensor)
+        whole = tree_map_only(Tensor, whole_tensor, state)
         return whole if self.is_global_zero else {}
 
     def save_checkpoint(
@@ -122,17 +123,6 @@ def shard_model(model: PretrainingModel, mesh: Any) -> None:
     fully_shard(model, mesh=mesh)
     for method in ("forward_masked", "masked_loss"):
         register_fsdp_forward_method(model, method)
-
-
-def map_tensors(value: Any, function: Any) -> Any:
-    """Apply `function` to every tensor of nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(item, function) for item in value)
-    return value
 
 
 def whole_tensor(value: Tensor) -> Tensor:

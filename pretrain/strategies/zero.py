@@ -22,7 +22,6 @@ from pretrain.strategies.zero_files import (
     RUN_STATE,
     TAG,
     ZeroInfo,
-    check_loadable,
     partition_files,
     read_info,
     replace_file_engine,
@@ -31,10 +30,12 @@ from pretrain.strategies.zero_files import (
 )
 from training.checkpoints.storage import (
     CheckpointError,
+    is_sharded,
     seal_folder,
     temporary_path,
     verify_checkpoint,
 )
+from training.checkpoints.writing import serialised
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -163,7 +164,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         temporary = temporary_path(path)
         self._together(lambda: _make_empty(temporary) if self.is_global_zero else None, path)
         state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
-        check_loadable(state)
+        serialised(state)  # refuses what could not be loaded again
         self.deepspeed_engine.save_checkpoint(
             str(temporary), client_state={RUN_STATE: state}, tag=TAG, save_latest=False
         )
@@ -183,7 +184,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         write_info(
             temporary, ZeroInfo(world_size=self.world_size, stage=self.stage, precision=precision)
         )
-        seal_folder(temporary, path)
+        seal_folder(path)
         if (on_saved := getattr(self.checkpoint_io, "on_saved", None)) is not None:
             on_saved(path)
 
@@ -211,7 +212,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """
         path = Path(self.broadcast(str(checkpoint_path)))
         fitting = self.lightning_module.trainer.state.fn == TrainerFn.FITTING  # type: ignore[union-attr]
-        if not path.is_dir():
+        if not is_sharded(path):
             raise ValueError(
                 f"{path} is an ordinary checkpoint, and ZeRO can resume its own folders only; "
                 "leave the deepspeed config out (configs/strategy/ddp.yaml or fsdp.yaml resume it)"

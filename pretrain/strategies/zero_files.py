@@ -4,7 +4,6 @@ Invariant: reading never runs code from a file. Tensors, plain values and the fe
 DeepSpeed itself stores are accepted, everything else is refused.
 """
 
-import io
 import json
 import os
 import pickle
@@ -74,24 +73,6 @@ def require_deepspeed() -> None:
         )
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def check_loadable(state: Any) -> None:
-    """Refuse to save what `read_file` would refuse to load.
-
-    Raises:
-        ValueError: It holds other objects than tensors and plain values.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    try:
-        torch.load(buffer, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"the checkpoint holds objects that could not be loaded: {reason}"
-        ) from error
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """The options of `fit` around a finder instead of a run.
 
-Invariant: no run folder is read, written or removed; what Lightning stores meanwhile lies in a
-temporary folder.
+Invariant: no run folder is read, written or removed.
 """
 
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,16 +17,13 @@ from data_prep.files import write_atomic
 from pretrain.lightning_cli import PretrainCLI
 from pretrain.run_config import RunConfig
 from pretrain.run_setup import automatic_precision
-from pretrain.tuning.batch_finder import find_batch_size
-from pretrain.tuning.lr_finder import find_lr
-from pretrain.tuning.plots import GIB, plot_lr, plot_sizes
-from pretrain.tuning.searches import BatchSizeSearch, LrSearch, SizeTrial, chosen_size
+from pretrain.tuning.batch_size import GIB, BatchSizeSearch, SizeTrials, chosen_size, plot_sizes
+from pretrain.tuning.lr import LrSearch, LrSweep, plot_lr
 from training.cli import take_over_signals
 from training.interruption import say
 from training.run_config import CONFIG_FILE, METRICS_FILE
 
 FOUND_BY = "# Found by `python -m pretrain tune"
-_NEVER = 10**9
 
 # Options of `fit` that a finder replaces, and by what; the user hears of those that were given.
 TRAINER_VALUES: dict[str, Any] = {
@@ -38,12 +33,12 @@ TRAINER_VALUES: dict[str, Any] = {
     "callbacks": None,
     "logger": False,
     "enable_checkpointing": False,
+    "max_steps": 1,  # each search gives its own number
     "min_steps": None,
     "min_epochs": None,
     "max_epochs": -1,
     "limit_train_batches": None,
     "limit_val_batches": 0,
-    "check_val_every_n_epoch": _NEVER,  # Lightning's finder switches validation on
     "enable_progress_bar": False,
 }
 _WORTH_SAYING = ("devices", "num_nodes", "strategy", "callbacks", "logger")
@@ -74,10 +69,7 @@ class TuneCLI(PretrainCLI):
             trainer.precision = automatic_precision()
         for name, value in TRAINER_VALUES.items():
             trainer[name] = value
-        trainer.max_steps = getattr(self.search, "num_steps", 1)
         self.save_config_callback = None
-        self.scratch = tempfile.TemporaryDirectory(prefix="ponet-tune-")
-        trainer.default_root_dir = self.scratch.name
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """A plain trainer: none of a run's callbacks, plugins and loggers."""
@@ -87,8 +79,11 @@ class TuneCLI(PretrainCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Search, and write what was found."""
-        with self.scratch:
-            self.find()
+        self.find()
+
+    def make_trainer(self, callback: Callback, steps: int) -> Trainer:
+        """A trainer with one callback that ends after some optimiser steps."""
+        return self.instantiate_trainer(callbacks=[callback], max_steps=steps)
 
     def find(self) -> None:
         """Search and write; one per kind."""
@@ -116,7 +111,10 @@ class LrCLI(TuneCLI):
 
     def find(self) -> None:
         """Sweep, plot, write `model.optimizer.lr`."""
-        curve = find_lr(self.trainer, self.model, self.datamodule, self.search)
+        sweep = LrSweep(self.search)
+        trainer = self.make_trainer(sweep, self.search.num_steps)
+        trainer.fit(self.model, datamodule=self.datamodule)
+        curve = sweep.curve()
         if curve.still_falling:
             say(f"the loss still falls at {curve.lrs[-1]:.1e}: raise --max_lr to see where it ends")
         plot_lr(curve, self.plot_path)
@@ -139,38 +137,25 @@ class BatchSizeCLI(TuneCLI):
         """Measure the sizes, print them, plot, write `data.micro_batch_size`."""
         global_batch_size = self.datamodule.global_batch_size
 
-        def make_trainer(callback: Callback, steps: int) -> Trainer:
-            return self.instantiate_trainer(callbacks=[callback], max_steps=steps)
-
-        trials, limit = find_batch_size(
-            make_trainer, self.model, self.datamodule, self.search, world_size=self.world_size
+        search = SizeTrials(
+            self.make_trainer, self.model, self.datamodule, self.search, world_size=self.world_size
         )
-        print("\n".join(size_lines(trials)))
-        device = self.trainer.strategy.root_device.type
-        if device == "cpu" and not trials[-1].problem:
+        trials = search.run()
+        print(f"{'micro-batch':>11}{'examples/s':>12}{'peak GiB':>10}", *trials, sep="\n")
+        if search.device == "cpu" and not trials[-1].problem:
             say(
                 "a CPU has no out-of-memory error to find: the sizes ended at the global batch or "
                 "--max_batch_size; memory is this process's peak, loader processes excluded"
             )
         chosen = chosen_size(trials, self.search.choose)
-        plot_sizes(trials, chosen, limit, self.plot_path)
+        plot_sizes(trials, chosen, search.limit, self.plot_path)
         self._write(
             f"{FOUND_BY} batch_size`: {chosen.size} is the {self.search.choose} of the sizes that "
-            f"fit the {device} ({chosen.examples_per_s:.1f} examples/s, {chosen.memory / GIB:.2f} "
-            f"GiB; tried {trials[0].size} to {trials[-1].size}, global batch {global_batch_size} "
-            f"on {self.world_size} device(s)).",
+            f"fit the {search.device} ({chosen.examples_per_s:.1f} examples/s, "
+            f"{chosen.memory / GIB:.2f} GiB; tried {trials[0].size} to {trials[-1].size}, global "
+            f"batch {global_batch_size} on {self.world_size} device(s)).",
             {"data": {"micro_batch_size": chosen.size}},
         )
-
-
-def size_lines(trials: list[SizeTrial]) -> list[str]:
-    """The table that is printed."""
-    lines = [f"{'micro-batch':>11}{'examples/s':>12}{'peak GiB':>10}"]
-    for trial in trials:
-        speed = f"{trial.examples_per_s:.1f}" if trial.examples_per_s else "-"
-        memory = f"{trial.memory / GIB:.2f}" if trial.memory else "-"
-        lines.append(f"{trial.size:>11}{speed:>12}{memory:>10}  {trial.problem}".rstrip())
-    return lines
 
 
 def device_count(devices: Any) -> int:

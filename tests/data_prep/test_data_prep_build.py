@@ -103,11 +103,11 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
     calls = []
     original = getattr(pipeline, stage)
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         calls.append(1)
         if len(calls) > 1 or stage not in ("clean_chunk", "encode_part"):
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, stage, dying)
@@ -117,7 +117,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
     cleaned = []
     original_clean = workers.clean_chunk
     monkeypatch.setattr(
-        pipeline, "clean_chunk", lambda task: cleaned.append(1) or original_clean(task)
+        pipeline, "clean_chunk", lambda *task: cleaned.append(1) or original_clean(*task)
     )
     assert content(build(config_of(texts, tmp_path / "killed"), progress=False)) == expected
     if stage not in ("clean_chunk",):

@@ -54,14 +54,15 @@ def run_pool(address, lines):
 
 
 def test_results_come_in_order_and_mistakes_reach_the_user_as_themselves(cluster):
-    tasks = "[str(i) if i % 3 else None for i in range(40)]"
+    tasks = "[partial(int, str(i)) if i % 3 else None for i in range(40)]"
     lines = [
         "import data_prep.ray_pool as module",
-        f"say(list(pool.map_ordered(int, {tasks})))",
-        "try: list(pool.map_ordered(int, ['1', 'x']))",
+        "from functools import partial",
+        f"say(list(pool.results({tasks})))",
+        "try: list(pool.results([partial(int, '1'), partial(int, 'x')]))",
         "except ValueError as error: say(error)",
         "module.code_signature = lambda: {**SIGNATURE, 'Python': '2.7'}",
-        "try: list(pool.map_ordered(int, ['1']))",
+        "try: list(pool.results([partial(int, '1')]))",
         "except ValueError as error: say(error)",
     ]
     done = run_pool(cluster[0].address, lines)

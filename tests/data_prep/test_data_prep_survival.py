@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_two_builds_of_one_folder_do_not_mix_under_any_spelling(setting, capsys)
     assert content(folder / "out") == expected
 
 
-def die(_):
+def die(*_, **__):
     """Kill the worker."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -134,7 +135,7 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting,
 def test_results_come_in_order_and_work_that_is_done_stays_none():
     for workers in (1, 2):
         with WorkerPool(workers) as pool:
-            results = list(pool.map_ordered(int, [None, *map(str, range(20))]))
+            results = list(pool.results([None, *(partial(int, str(n)) for n in range(20))]))
         assert results == [None, *range(20)]
 
 

@@ -5,6 +5,7 @@ The ranks of all runs are one pair of processes, started by torchrun.
 
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ from pretrain_faults import assert_same_story, fault_options, injected  # noqa: 
 from strategy_ranks import job, run_jobs  # noqa: E402
 
 from pretrain.cli import main  # noqa: E402
+from training.checkpoints.digests import LISTING  # noqa: E402
 from training.checkpoints.storage import load_checkpoint, saved_checkpoints  # noqa: E402
+from training.checkpoints.writing import STATE_FILE  # noqa: E402
 
 pytestmark = pytest.mark.faults
 PLACES = {
@@ -81,18 +84,20 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint_and_the_next_start_goes_on_e
 
 Damage = Callable[[Path], Any]
 DAMAGES: dict[str, Damage] = {
-    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "emptied": lambda path: os.truncate(path, 0),
-    "a flipped bit": lambda path: path.write_bytes(_flipped(path.read_bytes())),
-    "deleted": lambda path: path.unlink(),
-    "its digest deleted": lambda path: path.with_name(path.name + ".sha256").unlink(),
-    "its digest empty": lambda path: path.with_name(path.name + ".sha256").write_text(""),
+    "truncated": lambda path: os.truncate(path / STATE_FILE, 1000),
+    "emptied": lambda path: os.truncate(path / STATE_FILE, 0),
+    "a flipped bit": lambda path: _flip_a_bit(path / STATE_FILE),
+    "deleted": lambda path: (path / STATE_FILE).unlink(),
+    "deleted as a whole": shutil.rmtree,
+    "its digest deleted": lambda path: (path / LISTING).unlink(),
+    "its digest empty": lambda path: (path / LISTING).write_text(""),
 }
 
 
-def _flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGES))

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def crashes_at_seed_2(trial_yaml: Path) -> None:
     """A fit with a bug that shows at one seed."""
     if "seed2" in trial_yaml.parent.name:
         raise KeyError("a bug")
+    fake_fit(trial_yaml)
+
+
+def waits_at_seed_2(trial_yaml: Path) -> None:
+    """A fit that waits at one seed until it is told to stop, and ends at once the next time."""
+    started = trial_yaml.parent / "started"
+    if "seed2" in trial_yaml.parent.name and not started.exists():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        started.touch()
+        time.sleep(60)
     fake_fit(trial_yaml)
 
 

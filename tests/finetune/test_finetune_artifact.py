@@ -147,9 +147,9 @@ def test_damaged_missing_or_foreign_weights_are_refused(saved: Path, tmp_path: P
     assert load_file(weights)
     for content in (weights.read_bytes()[:100], b""):
         weights.write_bytes(content)
-        with pytest.raises(ValueError, match="missing, damaged or of another model"):
+        with pytest.raises(ValueError, match="model.safetensors"):
             load_classifier(saved)
     weights.unlink()
-    with pytest.raises(ValueError, match="missing, damaged or of another model"):
+    with pytest.raises(ValueError, match="model.safetensors"):
         load_classifier(saved)
     shutil.rmtree(saved)

@@ -122,14 +122,13 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
     from finetune.predict import Predictor, read_input
-    from finetune.tasks.tables import Columns
 
     path = fitted.parent / "test.csv"
-    columns = Columns(text="text", label="label")
-    rows = [item.row for item in read_input(str(path), columns)]
+    columns = {"text": "text", "text_pair": ""}
+    rows, kept = zip(*read_input(str(path), columns, ("label",)), strict=True)
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
-    hits = [answer == row.label for answer, row in zip(answers, rows, strict=True)]
+    hits = [answer == row["label"] for answer, row in zip(answers, kept, strict=True)]
     accuracy = result_of(fitted)["evaluation"]["test"]["accuracy"]
     assert sum(hits) / len(hits) == pytest.approx(accuracy)
 

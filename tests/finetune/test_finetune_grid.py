@@ -1,7 +1,11 @@
 """Running a grid: skipping, failing, dying, two at once, keeping classifiers."""
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +174,25 @@ def test_ctrl_c_ends_with_what_is_left(options: list[str]) -> None:
     ) as ended:
         run_grid([*options, *HERE], fit=interrupted)
     assert ended.value.exit_code == 130
+
+
+def test_a_grid_that_is_stopped_lets_its_fits_stop_and_goes_on(
+    tmp_path: Path, options: list[str], fit_is
+) -> None:
+    fit_is("waits_at_seed_2")
+    one = [*options, "--lrs", "1e-4", "--seeds", "2", "--tasks", "cola", "--jobs", "2"]
+
+    def stop() -> None:
+        while len(list(tmp_path.rglob("started"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(RunInterrupted, match="2 trials are left") as ended:
+        run_grid(one)
+    assert ended.value.exit_code == 75 and not list(tmp_path.rglob("failed.json"))
+    run_grid(one)
+    assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
 def test_an_encoder_or_a_task_that_is_not_there_stops_before_anything(options: list[str]) -> None:

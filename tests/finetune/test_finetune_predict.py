@@ -15,7 +15,6 @@ from finetune.artifact import load_classifier, save_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.spec import Row
-from finetune.tasks.tables import TextRow
 from ponet import FNetConfig, SequenceClassifier
 from ponet.tokenizer import ids_digest
 
@@ -57,7 +56,7 @@ def test_every_row_is_answered_in_order_as_if_it_were_alone(
     assert f"{num_cut} of them were cut to 16 tokens" in capsys.readouterr().out
     predictor = Predictor(load_classifier(model), source="rows")
     for answer, row in zip(answers, rows, strict=True):
-        (alone, is_cut), *_ = predictor.stream(iter([TextRow(answer["line"], row, "", "")]))
+        (alone, is_cut), *_ = predictor.stream(iter([Row(answer["line"], "", row, "", None)]))
         assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
         assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
@@ -74,11 +73,11 @@ def test_the_batch_size_changes_nothing(model: Path, tmp_path: Path) -> None:
 def test_rows_are_read_only_as_far_as_needed(model: Path) -> None:
     num_read = 0
 
-    def rows() -> Iterator[TextRow]:
+    def rows() -> Iterator[Row]:
         nonlocal num_read
         while True:
             num_read += 1
-            yield TextRow(num_read, "good film", "", "")
+            yield Row(num_read, "", "good film", "", None)
 
     stream = Predictor(load_classifier(model), source="rows", batch_size=2).stream(rows())
     next(stream)

@@ -339,8 +339,7 @@ def test_nothing_in_the_figure_is_clipped_or_covered(
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    drawings = [panel for _, panel in panels(report_of(tmp_path), has_titles=True)]
-    save_dots(drawings, tmp_path / "figure.png")
+    save_dots(panels(report_of(tmp_path)), tmp_path / "figure.png")
     figure = drawn[0]
     legend = figure.legends[0].get_window_extent()
     boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
@@ -358,3 +357,31 @@ def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:
     entry = entry_of(report_of(tmp_path))
     assert entry.summary.n == 60 and entry.choice.num_settings == 10
     assert entry.choice.setting["lr"] == pytest.approx(1e-4)
+
+
+def test_a_result_of_an_earlier_version_is_read_without_what_it_does_not_say(
+    tmp_path: Path,
+) -> None:
+    for fold in (0, 1, 2):
+        result = make_result("hyperpartisan", score=0.7, test=0.7 + fold / 50, fold=fold, seed=fold)
+        del result["task_facts"]
+        write(tmp_path, result)
+    report = report_of(tmp_path)
+    column = entry_of(report).column
+    assert column.num_folds == 3 and column.published == {}  # that there are folds can be seen
+    assert "Older results of Hyperpartisan do not carry what papers published" in markdown(report)
+
+
+def test_the_page_says_what_the_markdown_says(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.45})
+    write_seeds(tmp_path, {1: 0.3, 2: 0.35, 3: 0.30}, "bert")
+    run_finetuning_report([str(tmp_path)])
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    for text in (
+        "45.0 ± 12.4",
+        "PoNet-Base, published",
+        "<b>separable</b>",
+        "best constant answer",
+    ):
+        assert text in page
+    assert page.count("<svg") == 1 and "<script" not in page

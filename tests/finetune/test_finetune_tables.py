@@ -12,19 +12,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.tasks.dialect import find_dialect
-from finetune.tasks.tables import Columns, TextRow, example, read_table
+from finetune.tasks.tables import label_name, read_table, text_value
 
-COLUMNS = Columns(text="text", label="label")
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
 
 
-def read_examples(path: Path, columns: Columns) -> list[TextRow]:
-    rows = read_table(path, dialect=find_dialect(path))
-    return [example(line, values, columns, f"{path}, line {line}") for line, values in rows]
+def read_examples(path: Path, text: str = "text") -> list[tuple[int, str, str]]:
+    return [
+        (
+            line,
+            text_value(values, text, f"{path}, line {line}", option="text"),
+            label_name(values, "label", f"{path}, line {line}", option="label"),
+        )
+        for line, values in read_table(path, dialect=find_dialect(path))
+    ]
 
 
-def read(path: Path, columns: Columns = COLUMNS) -> list[tuple[str, str]]:
-    return [(row.text, row.label) for row in read_examples(path, columns)]
+def read(path: Path, text: str = "text") -> list[tuple[str, str]]:
+    return [(found, label) for _, found, label in read_examples(path, text)]
 
 
 def csv_bytes(rows: list[tuple[str, str]]) -> bytes:
@@ -54,10 +59,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix, content, packing) ->
 def test_byte_order_mark_crlf_and_blank_lines_are_no_content(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\r\ngood,1\r\n\r\nbad,0\r\n")
-    assert read_examples(path, COLUMNS) == [
-        TextRow(2, "good", "", "1"),
-        TextRow(4, "bad", "", "0"),
-    ]
+    assert read_examples(path) == [(2, "good", "1"), (4, "bad", "0")]
 
 
 def test_quotes_are_plain_characters_in_tsv(tmp_path) -> None:

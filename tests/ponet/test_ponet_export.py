@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from ponet_hub_models import make_bundle, make_model
 
 from ponet import load_bundle, save_bundle
@@ -85,8 +86,9 @@ def test_a_card_says_what_the_files_say(bundle, run, manifest, table, tmp_path):
     notes.write_text("Written in 2024 for *tests*.")
     card = card_of(bundle, run=run, manifest=manifest, results=table, results_encoder="ours",
                    notes=notes, licence="apache-2.0", language="en")  # fmt: skip
-    assert card.startswith("---\nlibrary_name: transformers\n")
-    assert 'license: "apache-2.0"\nlanguage: "en"\n---' in card
+    header = yaml.safe_load(card.split("---")[1])
+    assert header == {"library_name": "transformers", "pipeline_tag": "fill-mask",
+                      "tags": ["ponet"], "license": "apache-2.0", "language": "en"}  # fmt: skip
     assert "| local | 1 files, 1,500 bytes (a.jsonl) | unknown | unknown |" in card
     assert "| hub | id some/texts; revision abc | 2023-11-01 | cc-by-4.0 |" in card
     assert "- train: 1,200 documents" in card

@@ -90,7 +90,7 @@ def test_the_card_and_the_command_say_what_pipelines_do_otherwise(tmp_path, caps
     assert export(run, tmp_path / "hf", *options) == 0
     printed = capsys.readouterr().out
     card = (tmp_path / "hf" / "README.md").read_text()
-    for part in ("# Reviews", 'license: "mit"', "gives the labels bad, good, so so",
+    for part in ("# Reviews", "license: mit", "gives the labels bad, good, so so",
                  "pipeline_tag: text-classification", "trained with sentences as pooling segments",
                  "more than 24 tokens", "transformers 5.20 or newer"):  # fmt: skip
         assert part in card

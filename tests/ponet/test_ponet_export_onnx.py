@@ -20,8 +20,7 @@ from ponet.hub.onnx_export import (  # noqa: E402
     export_form,
     write_onnx,
 )
-from ponet.hub.probe import probe_batch  # noqa: E402
-from ponet.hub.special_tokens import SpecialTokens  # noqa: E402
+from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 

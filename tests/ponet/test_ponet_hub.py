@@ -15,8 +15,11 @@ transformers = pytest.importorskip("transformers")
 import ponet.hub  # noqa: E402 (transformers may be missing)
 from ponet.hub import huggingface  # noqa: E402
 from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.probe import probe_batch  # noqa: E402
-from ponet.hub.special_tokens import SpecialTokens, find_special_tokens  # noqa: E402
+from ponet.hub.special_tokens import (  # noqa: E402
+    SpecialTokens,
+    find_special_tokens,
+    probe_batch,  # noqa: E402
+)
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 

@@ -19,8 +19,7 @@ pytest.importorskip("transformers")
 
 from ponet.hub import PoNetHubConfig, configuration_ponet, standalone  # noqa: E402 (transformers may be missing)
 from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.probe import probe_batch  # noqa: E402
-from ponet.hub.special_tokens import SpecialTokens  # noqa: E402
+from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 WITHOUT_PACKAGE = """

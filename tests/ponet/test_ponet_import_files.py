@@ -11,8 +11,7 @@ from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, writ
 
 from data_prep.manifest import TokenizerInfo
 from ponet import load_bundle
-from ponet.importing.bundle_import import ImportOptions, import_bundle
-from ponet.importing.report import report_lines
+from ponet.importing.bundle_import import ImportOptions, import_bundle, report_lines
 from ponet.importing.tokenizer_files import read_vocab, wordpiece
 from ponet.tokenizer import load_tokenizer
 
@@ -239,7 +238,7 @@ def test_the_real_hub_client_says_that_it_cannot_connect(tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A .ckpt file as pretraining writes it, with its digest, and its folder of shards."""
+    """A checkpoint as pretraining writes it, with its digest, and its folder of shards."""
     from training.checkpoints.storage import write_checkpoint
 
     model = make_model()
@@ -296,9 +295,10 @@ def test_a_damaged_or_foreign_checkpoint_file_is_refused(checkpoint, tmp_path):
     torch.save(content, tmp_path / "less.ckpt")
     with pytest.raises(ValueError, match=r"(?s)Missing key.*mlm_head.bias"):
         do_import(tmp_path / "less.ckpt", tmp_path / "b")
-    data = bytearray(path.read_bytes())
+    file = path / "state.pt"
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
+    file.write_bytes(bytes(data))
     with pytest.raises(ValueError, match="is damaged: its content is not what"):
         do_import(path, tmp_path / "b")
 
@@ -319,10 +319,10 @@ def test_a_checkpoint_without_its_shards_needs_their_tokenizer(checkpoint, tmp_p
     (run / "checkpoints").mkdir(parents=True)
     (run / "bundle").mkdir()
     tokenizer.rename(run / "bundle" / "tokenizer.json")
-    (run / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(path, run / "checkpoints" / path.name)
     in_run = do_import(run / "checkpoints" / path.name, tmp_path / "b")
     assert in_run.bundle.tokenizer_path is not None
-    path.with_name(path.name + ".sha256").unlink()
+    (path / "SHA256SUMS").unlink()
     imported = do_import(path, tmp_path / "c", tokenizer="none")
     text = "\n".join(report_lines(imported))
     assert "there is no digest beside it" in text and "tokenizer   none" in text

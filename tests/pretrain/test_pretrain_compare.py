@@ -21,13 +21,11 @@ def test_two_runs_differ_in_configuration_curve_and_result(
     changed = {**PONET, "local_window": 5}
     second = write_run(tmp_path / "b", accuracy=0.4, arguments=changed, scores={"CoLA": 0.5})
     text = compared(first, second, capsys)
-    assert "model.encoder.local_window: 3 | 5" in text
+    assert "| model.encoder.local_window | 3 | 5 |" in text
     assert "hidden_size" not in text
     assert "val/mlm_accuracy: 4 shared steps, first different at step 10" in text
     assert "mean |difference| 0.0625, greatest 0.1 at step 40" in text
-    assert [line.split() for line in text.splitlines() if line.split()[:1] == ["40"]][0] == [
-        *("40", "0.3000", "0.4000", "+0.1000")
-    ]
+    assert "| 40 | 0.3000 | 0.4000 | +0.1000 |" in text
     assert "CoLA" in text
 
 

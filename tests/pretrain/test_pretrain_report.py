@@ -1,5 +1,6 @@
 """The HTML report: which runs belong together, what is judged, and what the page holds."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -147,8 +148,8 @@ def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) 
     cell = column_called(study, "Masked-LM loss").cells[0]
     assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
     curve = make_curves(study, "val/mlm_loss")[0]
-    assert curve.band and curve.band.n == 2 and len(curve.strays) == 1
-    assert [step for step, _ in curve.strays[0].points] == [10, 20]
+    assert curve.n == 2 and len(curve.strays) == 1
+    assert [step for step, _ in curve.strays[0]] == [10, 20]
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
     assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)
@@ -232,12 +233,8 @@ def test_the_page_is_one_well_formed_file_that_loads_nothing(tmp_path: Path) -> 
     elements = Elements(page)
     assert not elements.open
     names = {path.name for path in (tmp_path / "o").iterdir()}
-    assert names == {
-        "index.html",
-        "figure.png",
-        "curves.png",
-        *map("table.{}".format, ("md", "csv", "json")),
-    }
+    tables = {"table.md", "table.csv", "table.json"}
+    assert names == {"index.html", "figure.png", "curves.png", *tables}
     for tag, attributes in elements.found:
         assert "src" not in attributes and tag not in ("img", "iframe", "object")
         address = attributes.get("href") or ""
@@ -317,3 +314,20 @@ def test_downstream_scores_stand_beside_pretraining(tmp_path: Path) -> None:
     column = column_called(study_of(tmp_path / "runs"), "CoLA")
     assert column.cells[0].by_seed == {"42": pytest.approx(45.36)}
     assert "CoLA 45.4 (n 2)" in page_of(tmp_path / "runs", out=tmp_path / "o")
+
+
+def test_the_numbers_of_the_page_are_there_for_programs_too(tmp_path: Path) -> None:
+    page_of(write_study(tmp_path / "runs"), out=tmp_path / "o")
+    found = json.loads((tmp_path / "o" / "table.json").read_text())
+    first = found["results"][0]
+    assert (first["measure"], first["estimate"]["n"]) == ("Masked-LM accuracy", 3)
+    assert {item["minus"] for item in found["differences"]} == {"unchanged"}
+    assert found["differences"][0]["verdict"] == "separable"
+    assert found["configurations"]["global_pool=none"]["settings"]["global_pool"] == "none"
+    rows = list(csv.DictReader((tmp_path / "o" / "table.csv").read_text().splitlines()))
+    values = [float(r["value"]) for r in rows if r["measure"] == first["measure"]][:3]
+    assert sum(values) / 3 == pytest.approx(first["estimate"]["mean"])
+    text = (tmp_path / "o" / "table.md").read_text()
+    assert "| global_pool=none<br>seeds 42, 43, 44 | **20.2**<br>± 0.5, n 3 |" in text
+    for name in ("figure.png", "curves.png"):
+        assert (tmp_path / "o" / name).read_bytes().startswith(b"\x89PNG")

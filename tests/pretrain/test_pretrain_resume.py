@@ -12,6 +12,7 @@ from pretrain_faults import Killed, assert_same_story, fault_options, story
 
 from pretrain.cli import main
 from training.checkpoints.storage import load_checkpoint, saved_checkpoints
+from training.checkpoints.writing import STATE_FILE
 
 STEPS = 22
 TRIGGERS = {
@@ -173,15 +174,15 @@ def test_broken_checkpoints_are_passed_over_by_name_and_never_in_silence(
     assert main(["fit", *options, *stopped]) == 75
     folder = tmp_path / "broken" / "checkpoints"
     newest = saved_checkpoints(folder)[-1]
-    content = bytearray(newest.path.read_bytes())
+    content = bytearray((newest.path / STATE_FILE).read_bytes())
     content[len(content) // 2] ^= 1
-    newest.path.write_bytes(content)
+    (newest.path / STATE_FILE).write_bytes(content)
     assert main(["fit", *options]) == 0
     assert newest.path.name in capsys.readouterr().err
     assert (folder / "set_aside" / newest.path.name).exists()
     assert_same_story(tmp_path / "broken", twin)
     for saved in saved_checkpoints(folder):
-        saved.path.write_bytes(b"")
+        (saved.path / STATE_FILE).write_bytes(b"")
     assert main(["fit", *options]) == 2
     said = capsys.readouterr().err
     assert all(saved.path.name in said for saved in saved_checkpoints(folder))

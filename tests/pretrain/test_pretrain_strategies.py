@@ -13,7 +13,12 @@ from strategy_ranks import job, run_jobs
 
 from ponet import load_bundle
 from pretrain.cli import main
-from training.checkpoints.storage import CheckpointError, load_checkpoint, seal_folder
+from training.checkpoints.storage import (
+    CheckpointError,
+    load_checkpoint,
+    seal_folder,
+    temporary_path,
+)
 from training.metrics_file import read_metrics, series
 
 needs_deepspeed = pytest.mark.skipif(
@@ -168,20 +173,16 @@ def damaged_copy(folder: Path, target: Path, *, seal: bool, **changes: Any) -> P
 
     from pretrain.strategies.zero_files import MODEL_FILE, TAG
 
-    copytree(folder, target.with_name("copy"))
-    path = target.with_name("copy") / TAG / MODEL_FILE
+    copy = temporary_path(target)
+    copytree(folder, copy)
+    path = copy / TAG / MODEL_FILE
     if "content" in changes:
         path.write_bytes(changes["content"])
     else:
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    if seal:
-        seal_folder(target.with_name("copy"), target)
-        return target
-    target.with_name("copy").rename(target)
-    listing = folder.with_name(folder.name + ".sha256").read_text()
-    target.with_name(target.name + ".sha256").write_text(listing.replace(folder.name, target.name))
+    seal_folder(target) if seal else copy.rename(target)
     return target
 
 
@@ -216,14 +217,15 @@ def test_master_weights_that_are_not_the_models_are_refused(runs: Path, tmp_path
     from pretrain.strategies.consolidate import consolidate
     from pretrain.strategies.zero_files import partition_files, read_file
 
-    copytree(runs / "deepspeed_zero2" / LAST, tmp_path / "copy")
-    part = partition_files(tmp_path / "copy")[1]
+    changed = tmp_path / "changed.ckpt"
+    copytree(runs / "deepspeed_zero2" / LAST, temporary_path(changed))
+    part = partition_files(temporary_path(changed))[1]
     content = read_file(part)
     content["optimizer_state_dict"]["single_partition_of_fp32_groups"][0].data[3] += 0.5
     torch.save(content, part)
-    seal_folder(tmp_path / "copy", tmp_path / "changed.ckpt")
+    seal_folder(changed)
     with pytest.raises(CheckpointError, match="not those the model used"):
-        consolidate(tmp_path / "changed.ckpt")
+        consolidate(changed)
 
 
 def test_export_says_what_is_missing(

@@ -1,12 +1,17 @@
 """A real sweep: pretraining, what follows it, and going on from a checkpoint."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data_prep.file_lock import file_lock
 from pretrain.cli import main
 
 
@@ -24,14 +29,11 @@ def write_grid(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
-def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
-    tiny_run: list[str], tmp_path: Path
-) -> None:
-    follow = ["--follow", "validate", "--follow", str(write_grid(tmp_path))]
-    own = tiny_run.index("--run.root")
-    options = tiny_run[:own] + tiny_run[own + 4 :]  # without --run.root and --run.name
-    command = ["${env}", "${interpreter}", "-m", "${program}", "trial", *follow, "--", *options]
+def write_sweep(folder: Path, trial: list[str], fit: list[str]) -> Path:
+    """A sweep of one trial: the options of `trial`, and those of a fit."""
+    own = fit.index("--run.root")
+    options = fit[:own] + fit[own + 4 :]  # without --run.root and --run.name
+    command = ["${env}", "${interpreter}", "-m", "${program}", "trial", *trial, "--", *options]
     content = {
         "program": "pretrain",
         "method": "grid",
@@ -39,8 +41,17 @@ def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
         "command": [*command, "${args}"],
         "parameters": {"model.objective": {"values": ["mlm"]}},
     }
-    file, run = tmp_path / "real.yaml", tmp_path / "out" / "trial"
-    file.write_text(yaml.safe_dump(content))
+    path = folder / "real.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    follow = ["--follow", "validate", "--follow", str(write_grid(tmp_path))]
+    file, run = write_sweep(tmp_path, follow, tiny_run), tmp_path / "out" / "trial"
     arguments = ["sweep", str(file), "--output", str(run.parent)]
     assert main(arguments) == 0
     study = json.loads((run / "study.json").read_text())
@@ -50,3 +61,23 @@ def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
     assert main(arguments) == 0
     log = (run / "trial.log").read_text()
     assert "is complete: 4 steps are done" in log and "1 done, 0 failed, 0 to run" in log
+
+
+@pytest.mark.slow
+def test_the_run_of_a_killed_sweep_stops_with_a_checkpoint(
+    tiny_run: list[str], tmp_path: Path, repository: Path
+) -> None:
+    endless = [*tiny_run, "--trainer.max_steps", "1000000"]
+    file, run = write_sweep(tmp_path, [], endless), tmp_path / "out" / "trial"
+    command = [sys.executable, "-m", "pretrain", "sweep", str(file), "--output", str(run.parent)]
+    sweep = subprocess.Popen(
+        command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    sweep.kill()
+    sweep.wait()
+    with file_lock(run / ".trial.lock", wait=True):  # free when the run has ended
+        assert "the sweep that started this run is gone" in (run / "trial.log").read_text()
+    assert list((run / "checkpoints").glob("step-*"))

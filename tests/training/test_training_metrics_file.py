@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.metrics_file import MetricsFileLogger, last_value, read_metrics, series
-from training.reports.figures import plot_curves
+from training.reports.curves import plot_curves
 from training.summary import run_summary, summary_lines
 
 

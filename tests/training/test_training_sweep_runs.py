@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_a_folder_takes_one_sweep_only(
     assert "another sweep file" in capsys.readouterr().err
 
 
+def test_a_sweep_file_may_be_a_pipe(tmp_path: Path) -> None:
+    file, pipe = write_sweep(tmp_path, {"x": {"values": [1]}}), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for _ in range(2):
+        writer = threading.Thread(target=pipe.write_text, args=(file.read_text(),))
+        writer.start()
+        assert sweep(pipe, tmp_path / "out") == 0
+        writer.join()
+    assert starts(tmp_path / "out") == {"trial": 1}
+
+
 def test_a_larger_count_adds_to_a_random_sweep(tmp_path: Path) -> None:
     file = write_sweep(tmp_path, {"x": {"min": 0.0, "max": 1.0}}, method="random")
     output = tmp_path / "out"
@@ -143,7 +155,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     (output / "trial").mkdir(parents=True)
     (output / "trial" / "trial.json").write_text('{"exit_code": ')
     assert sweep(file, output) == 2
-    assert re.search(r"trial/trial.json: is not valid JSON", capsys.readouterr().err)
+    assert re.search(r"trial/trial.json: is not valid JSON of a trial", capsys.readouterr().err)
 
 
 def test_a_trial_whose_metrics_cannot_be_read_has_failed_and_the_others_go_on(

@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from training.metrics_file import read_metrics
-from training.reports.figures import plot_curves
+from training.reports.curves import plot_curves
 from training.run_config import CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
 
 _DRAW_EVERY_S = 30.0

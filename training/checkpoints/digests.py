@@ -1,17 +1,16 @@
-"""The digest beside every checkpoint, a text that `sha256sum -c` reads: made, read, compared.
+"""The digests of a checkpoint's files, a text that `sha256sum -c` reads: made, read, compared.
 
-Invariant: a digest file lists one state of a checkpoint completely, or, while a checkpoint is
-being replaced by another of the same step, both states, the new one first.
+They lie inside its folder; for a checkpoint that is a single file, as earlier versions wrote it,
+in a file beside it.
 """
 
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.manifest import file_sha256
 
+LISTING = "SHA256SUMS"
 DIGEST_SUFFIX = ".sha256"
-_SEPARATOR = "# or, until the new checkpoint has replaced the old one:\n"
 _HEX_LEN = 64
 
 
@@ -30,90 +29,63 @@ def checkpoint_error(message: str, cause: OSError | None = None) -> CheckpointEr
 
 
 def digest_path(path: Path) -> Path:
-    """Return the path of the digest file of a checkpoint."""
+    """Return where the digest of a checkpoint that is a single file lies."""
     return path.with_name(path.name + DIGEST_SUFFIX)
 
 
-def digest_text(listings: Sequence[Mapping[str, str]]) -> str:
-    """Return the text of a digest file.
-
-    Args:
-        listings: For each state that counts as valid, file name to sha256 (hex); a name is
-            relative to the folder of the digest file.
-    """
-    return _SEPARATOR.join(
-        "".join(f"{digest}  {name}\n" for name, digest in sorted(listing.items()))
-        for listing in listings
-    )
+def listing_text(listing: Mapping[str, str]) -> str:
+    """Return the text of a listing of file names and their sha256 (hex)."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(listing.items()))
 
 
-def read_listings(path: Path) -> list[dict[str, str]]:
-    """Return what the digest file of a checkpoint lists, one table for each valid state.
+def read_listing(path: Path) -> dict[str, str]:
+    """Return the sha256 (hex) of every file of a checkpoint, as its listing says.
 
     Raises:
-        CheckpointError: There is no digest file, it cannot be read, or a line of it is broken.
+        CheckpointError: There is no listing, it cannot be read, or a line of it is broken.
     """
-    file = digest_path(path)
+    file = path / LISTING if path.is_dir() else digest_path(path)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: it has no digest ({file.name}), so nothing says that it is whole. "
-            f"If you trust it, make one in its folder: {_command(path)}"
+            f"If you trust it, make one in {file.parent}: {_command(path)}"
         ) from None
     except UnicodeDecodeError:
-        raise CheckpointError(f"{file}: this is no text, so no digest file") from None
+        raise CheckpointError(f"{file}: this is no text, so no list of digests") from None
     except OSError as error:
         raise checkpoint_error(f"{file}: cannot be read ({error})", error) from error
-    listings: list[dict[str, str]] = [{}]
+    listing = {}
     for number, line in enumerate(lines, start=1):
-        if line.startswith("#"):
-            listings.append({})
-            continue
         digest, _, name = line.partition(" ")
         if len(digest) != _HEX_LEN or name[:1] not in (" ", "*") or not name[1:]:
-            raise CheckpointError(
-                f"{file}: line {number} is not `<sha256>  <file name>`; the digest file is broken"
-            )
-        listings[-1][name[1:].removeprefix("./")] = digest.lower()
-    return [listing for listing in listings if listing] or [{}]
+            raise CheckpointError(f"{file}: line {number} is not `<sha256>  <file name>`")
+        listing[name[1:].removeprefix("./")] = digest.lower()
+    return listing
 
 
-def measure(path: Path, *, name: str) -> dict[str, str]:
-    """Return the sha256 of a file, or of every file in a folder, under the name it is listed by."""
+def measure(path: Path) -> dict[str, str]:
+    """Return the sha256 of a file, or of every file in a folder but the listing, by its name."""
     if not path.is_dir():
-        return {name: file_sha256(path)}
+        return {path.name: file_sha256(path)}
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return {f"{name}/{file.relative_to(path).as_posix()}": file_sha256(file) for file in files}
+    found = {file.relative_to(path).as_posix(): file_sha256(file) for file in files}
+    found.pop(LISTING, None)
+    return found
 
 
-def differences(path: Path, *, listed: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """Return what is wrong with a checkpoint in words, or an empty text if nothing is."""
-    if dict(listed) == dict(found):
-        return ""
-    if not path.is_dir():
-        return _file_difference(path, listed)
+def differences(listed: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """Return in words how the files found differ from those listed; empty if they do not."""
     parts = {
-        "missing": sorted(set(listed) - set(found)),
-        "not in the digest file": sorted(set(found) - set(listed)),
+        "missing": sorted(listed.keys() - found.keys()),
+        "not listed": sorted(found.keys() - listed.keys()),
         "changed or cut short": sorted(n for n in found if listed.get(n, found[n]) != found[n]),
     }
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
 
 
-def _file_difference(path: Path, listed: Mapping[str, str]) -> str:
-    size = path.stat().st_size
-    if path.name not in listed:
-        return (
-            f"its digest file is for {', '.join(listed) or 'nothing'}, not for {path.name}; "
-            f"if the file was renamed, make a new one in its folder: {_command(path)}"
-        )
-    if size == 0:
-        return "the file is empty"
-    if not zipfile.is_zipfile(path):
-        return f"the file is cut short or overwritten ({size} bytes, without an archive's end)"
-    return "its content is not what was written (another sha256 than in its digest file)"
-
-
 def _command(path: Path) -> str:
-    return f"sha256sum {path.name} > {path.name}{DIGEST_SUFFIX}"
+    if path.is_dir():
+        return f"find . -type f ! -name {LISTING} -exec sha256sum {{}} + > {LISTING}"
+    return f"sha256sum {path.name} > {digest_path(path).name}"

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from training.checkpoints import storage
-from training.checkpoints.snapshot import copy_to_cpu
-from training.checkpoints.storage import CheckpointError
+from training.checkpoints.digests import CheckpointError
+from training.checkpoints.writing import serialised, write_serialised
 
 _log = logging.getLogger(__name__)
 _UNSTEADY_DISK = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
@@ -31,8 +31,8 @@ class VerifiedCheckpointIO(CheckpointIO):
     when saves are synchronous, at the end of the background save otherwise.
 
     Args:
-        asynchronous: Copy the tensors to CPU memory and write them in a background thread. A
-            second save waits for the first. Costs memory for one more copy of the checkpoint.
+        asynchronous: Write in a background thread, from the copy in the host's memory that every
+            save makes. A second save waits for the first.
         retries: How often a save or load is tried again after an error that may pass (an unsteady
             disk, a folder that vanished and can be made again). Disk full, read-only and missing
             permissions are never retried.
@@ -68,12 +68,13 @@ class VerifiedCheckpointIO(CheckpointIO):
                 "leave it out"
             )
         self.wait()
+        data = serialised(checkpoint)
         if not self._asynchronous:
-            self._save(checkpoint, Path(path))
+            self._save(data, Path(path))
             return
         if self._writer is None:
             self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending = self._writer.submit(self._save, copy_to_cpu(checkpoint), Path(path))
+        self._pending = self._writer.submit(self._save, data, Path(path))
         self._pending.add_done_callback(_log_failure)
 
     def load_checkpoint(
@@ -97,7 +98,7 @@ class VerifiedCheckpointIO(CheckpointIO):
         )
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint and its digest; a missing one is fine."""
+        """Remove a checkpoint; a missing one is fine."""
         storage.remove_checkpoint(path)
 
     def wait(self) -> None:
@@ -115,9 +116,9 @@ class VerifiedCheckpointIO(CheckpointIO):
                 self._writer.shutdown()
                 self._writer = None
 
-    def _save(self, checkpoint: dict[str, Any], path: Path) -> None:
+    def _save(self, data: memoryview, path: Path) -> None:
         self._retried(
-            lambda: storage.write_checkpoint(checkpoint, path),
+            lambda: write_serialised(data, path),
             what=f"saving {path}",
             passing=_UNSTEADY_DISK | _VANISHED,
         )

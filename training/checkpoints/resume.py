@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints.digests import digest_path
 from training.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
+from training.configuration import flatten
 from training.run_config import BUNDLE_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE, RunConfig
 
 SET_ASIDE_FOLDER = "set_aside"
@@ -70,15 +70,13 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
 
 
 def set_aside(path: Path) -> Path:
-    """Move a checkpoint and its digest to a folder beside, where no run looks for them."""
+    """Move a checkpoint to a folder beside, where no run looks for it."""
     folder = path.parent / SET_ASIDE_FOLDER
     folder.mkdir(exist_ok=True)
-    for moved in (path, digest_path(path)):
-        if moved.exists():
-            target, number = folder / moved.name, 1
-            while target.exists():
-                target, number = folder / f"{moved.name}.{number}", number + 1
-            os.replace(moved, target)
+    target, number = folder / path.name, 1
+    while target.exists():
+        target, number = folder / f"{path.name}.{number}", number + 1
+    os.replace(path, target)
     return folder
 
 
@@ -91,18 +89,9 @@ def changed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list
     """
     if not stored:
         return []
-    before, now = _flat(stored), _flat(given)
+    before, now = flatten(stored), flatten(given)
     return [
         f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} now"
         for name in sorted(before.keys() | now.keys())
         if name.split(".")[0] not in _NOT_COMPARED and before.get(name) != now.get(name)
     ]
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, Mapping) or not config:
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        found |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return found

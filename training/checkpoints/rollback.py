@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import distributed
 
-from training.checkpoints.disk import write_text
+from data_prep.files import write_atomic
 from training.checkpoints.storage import newest_valid
 from training.events import add_event
 from training.guards import window_of
@@ -56,7 +56,7 @@ def roll_back(
             "windows": sorted({*before, *windows}),
             "rollbacks": num_rollbacks(folder) + 1,
         }
-        write_text(folder / SKIPPED_FILE, json.dumps(content) + "\n")
+        write_atomic(folder / SKIPPED_FILE, (json.dumps(content) + "\n").encode())
         add_event(folder, "rolled_back", to_step=kept, skipped_windows=windows)
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

@@ -1,9 +1,9 @@
-"""Checkpoint files on disk: written whole or not at all, verified before they count.
+"""Checkpoints of a run on disk: found, verified, loaded, removed.
 
-Invariant: a file or folder called `step-<number>.ckpt` was read back and found equal to what was
-written before it got its name, and its digest was in place before it. A process killed at any
-moment leaves the old checkpoint or the new one, and at most temporaries (`.<name>.tmp`) or a
-digest without its checkpoint, which `remove_temporaries` clears away.
+Invariant: a folder called `step-<number>.ckpt` holds its files and their digests, and was read back
+and found equal to what was written before it got its name. A process killed at any moment leaves
+the old checkpoint or the new one, and at most temporaries, which `remove_temporaries` clears away.
+Single files, as earlier versions wrote them, count as well where their digest lies beside them.
 """
 
 import errno
@@ -11,7 +11,6 @@ import logging
 import os
 import pickle
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +19,28 @@ from typing import Any
 import torch
 
 from training.checkpoints.digests import (
-    DIGEST_SUFFIX,
     CheckpointError,
     checkpoint_error,
     differences,
     digest_path,
     measure,
-    read_listings,
+    read_listing,
 )
-from training.checkpoints.disk import bring_back, discard, temporary_path
-from training.checkpoints.writing import seal_folder, write_checkpoint
+from training.checkpoints.writing import (
+    STATE_FILE,
+    bring_back,
+    discard,
+    seal_folder,
+    temporary_path,
+    write_checkpoint,
+)
 
 __all__ = [
     "CHECKPOINT_SUFFIX",
-    "DIGEST_SUFFIX",
     "CheckpointError",
     "SavedCheckpoint",
     "checkpoint_path",
+    "is_sharded",
     "load_checkpoint",
     "newest_valid",
     "point_to",
@@ -85,45 +89,48 @@ def saved_checkpoints(folder: str | Path) -> list[SavedCheckpoint]:
 
 
 def verify_checkpoint(path: str | Path) -> None:
-    """Check a checkpoint file or folder against its digest; a symbolic link is followed.
+    """Check a checkpoint against its digests; a symbolic link is followed.
 
     Raises:
-        CheckpointError: It is missing, has no digest, cannot be read, or differs from its digest;
-            the message says which, and for a folder in which files.
+        CheckpointError: It is missing, has no digests, cannot be read, or differs from them;
+            the message says which, and in which files.
     """
     path = _resolved(path)
+    listed = read_listing(path)
     try:
-        states = read_listings(path)
-        found = measure(path, name=path.name)
-        problems = [differences(path, listed=listed, found=found) for listed in states]
-    except CheckpointError:
-        raise
+        problem = differences(listed, measure(path))
     except OSError as error:
         raise checkpoint_error(f"{path}: cannot be read ({error})", error) from error
-    if all(problems):
-        raise CheckpointError(f"{path}: the checkpoint is damaged: {problems[0]}")
+    if problem:
+        raise CheckpointError(f"{path}: the checkpoint is damaged: {problem}")
+
+
+def is_sharded(path: Path) -> bool:
+    """Return whether a checkpoint consists of parts of several ranks, as ZeRO writes them."""
+    return path.is_dir() and not (path / STATE_FILE).is_file()
 
 
 def load_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Return the content of a checkpoint file that fits its digest; no code in it is ever run.
+    """Return the content of a checkpoint that fits its digests; no code in it is ever run.
 
     Args:
-        path: The file, or a symbolic link to it.
+        path: Its folder (or file, of an earlier version), or a symbolic link to it.
         map_location: As for `torch.load`; None means "cpu".
 
     Raises:
         CheckpointError: It is damaged (see `verify_checkpoint`), holds Python objects, is no
-            checkpoint file, or is a folder.
+            checkpoint, or is sharded.
     """
     path = _resolved(path)
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path}: this checkpoint is a folder, written by all ranks of a sharded run; resume "
-            "with the strategy it was saved with, or export it to one file first"
-        )
     verify_checkpoint(path)
+    if is_sharded(path):
+        raise CheckpointError(
+            f"{path}: this checkpoint was written by all ranks of a sharded run; resume with the "
+            "strategy it was saved with, or export it to an ordinary one first"
+        )
+    file = path / STATE_FILE if path.is_dir() else path
     try:
-        content = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        content = torch.load(file, map_location=map_location or "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -133,12 +140,12 @@ def load_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
         raise checkpoint_error(f"{path}: cannot be read ({error})", error) from error
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise CheckpointError(f"{path}: this is no checkpoint file: it holds a {kind}, not a dict")
+        raise CheckpointError(f"{path}: this is no checkpoint: it holds a {kind}, not a dict")
     return content
 
 
 def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedCheckpoint | None:
-    """Return the newest checkpoint that fits its digest, or None if the folder has none at all.
+    """Return the newest checkpoint that fits its digests, or None if the folder has none at all.
 
     Args:
         folder: A run's folder of checkpoints; it need not exist.
@@ -161,7 +168,7 @@ def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedChe
         raise CheckpointError(
             f"{folder}: none of its {len(problems)} checkpoints is valid:\n  "
             + "\n  ".join(problems)
-            + "\nPut back one of them with its digest from a copy, give another checkpoint with "
+            + "\nPut back one of them from a copy, give another checkpoint with "
             "--resume PATH, or start from the beginning: with another --run.name, or with "
             "--run.overwrite true, which replaces this run (--resume never does not)."
         )
@@ -180,7 +187,7 @@ def _resolved(path: str | Path) -> Path:
 def _refusal(path: Path, reason: str) -> str:
     named = re.search(r"GLOBAL ([\w.]*\w)", reason) or re.search(r"Trying to ([^\n]*)", reason)
     if named is None:
-        return f"{path}: this is no checkpoint file ({reason.partition(chr(10))[0]})"
+        return f"{path}: this is no checkpoint ({reason.partition(chr(10))[0]})"
     return (
         f"{path}: holds Python objects, refused: {named[1]}. Loading them could run any code; "
         "only tensors and plain values are read"
@@ -188,14 +195,13 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def remove_checkpoint(path: str | Path) -> None:
-    """Remove a checkpoint, then its digest; killed in between, no broken checkpoint is left."""
+    """Remove a checkpoint; killed in between, no broken one is left. A missing one is fine."""
     path = Path(path)
-    if path.is_dir() and not path.is_symlink():
-        discard(temporary_path(path))
-        os.replace(path, temporary_path(path))
-        shutil.rmtree(temporary_path(path), ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    if os.path.lexists(path):
+        temporary = temporary_path(path)
+        discard(temporary)
+        os.replace(path, temporary)
+        discard(temporary)
     digest_path(path).unlink(missing_ok=True)
 
 
@@ -205,9 +211,6 @@ def remove_temporaries(folder: str | Path) -> None:
     bring_back(folder)
     for temporary in folder.glob(f".*{CHECKPOINT_SUFFIX}*.tmp"):
         discard(temporary)
-    for digest in folder.glob(f"*{CHECKPOINT_SUFFIX}{DIGEST_SUFFIX}"):
-        if not os.path.lexists(digest.with_name(digest.name.removesuffix(DIGEST_SUFFIX))):
-            discard(digest)
 
 
 def point_to(link: str | Path, target: str | Path) -> None:

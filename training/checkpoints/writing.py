@@ -1,171 +1,172 @@
-"""Writing a checkpoint: whole or not at all, and read back before it gets its name.
+"""Writing a checkpoint: a folder, whole or not at all, read back before it gets its name.
 
-Invariant: the digest is in place before the data, so no checkpoint ever stands without one.
+Invariant: temporaries lie beside what they become and are called `.<name>.tmp`, so that renaming
+moves no data and a killed save is known by its name.
 """
 
 import errno
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from data_prep.files import sync_folder
+from data_prep.files import free_bytes, is_disk_full, sync_folder
 from training.checkpoints.digests import (
+    LISTING,
     CheckpointError,
     checkpoint_error,
-    digest_path,
-    digest_text,
+    listing_text,
     measure,
-    read_listings,
 )
-from training.checkpoints.disk import (
-    aside_path,
-    bring_back,
-    discard,
-    sync,
-    sync_file,
-    temporary_path,
-    write_text,
-)
-from training.checkpoints.snapshot import tensor_bytes
+
+STATE_FILE = "state.pt"
+"""The file of a checkpoint that is not sharded."""
+_ASIDE_SUFFIX = ".aside.tmp"
 
 
-def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> str:
-    """Write a checkpoint file, read it back, put it and its digest in place; return the sha256.
+def temporary_path(path: Path) -> Path:
+    """Return where a checkpoint is written before it gets its name: beside it, on its disk."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def serialised(content: Mapping[str, Any]) -> memoryview:
+    """Return a checkpoint as the bytes of its file, a copy of this moment in the host's memory.
+
+    Raises:
+        ValueError: It holds what `torch.load(weights_only=True)` would refuse.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    buffer.seek(0)
+    if found := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
+        raise ValueError(
+            f"the checkpoint holds objects of {', '.join(sorted(found))} and could not be "
+            "loaded again; allowed are tensors, numbers, text, bool, None, and lists, tuples and "
+            "dicts of them: convert such values where they are put into the checkpoint "
+            "(state_dict of a callback or data module, on_save_checkpoint)"
+        )
+    return buffer.getbuffer()
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint of one file (see `write_serialised`).
 
     Args:
-        content: Tensors and plain values, nothing that `torch.load(weights_only=True)` refuses.
+        content: Tensors and plain values; see `serialised`.
+        path: Its final name.
+    """
+    write_serialised(serialised(content), path)
+
+
+def write_serialised(data: memoryview, path: Path) -> None:
+    """Write the bytes of a checkpoint into a folder, read them back, put the folder in place.
+
+    Args:
+        data: See `serialised`.
         path: The final name. A checkpoint that stands there stays valid until the new one is.
 
     Raises:
         CheckpointError: It could not be written, or reads back differently; the temporary is
             removed and what stood at `path` before is intact.
-        ValueError: `content` holds Python objects that could never be loaded again.
     """
-    path = Path(path)
     temporary = temporary_path(path)
-    with _all_or_nothing(path, needed=lambda: tensor_bytes(content)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = _write_data(content, temporary)
-        if measure(temporary, name=path.name) != {path.name: digest}:
+    with _all_or_nothing(path, needed=len(data)):
+        discard(temporary)
+        temporary.mkdir(parents=True)
+        with open(temporary / STATE_FILE, "wb") as stream:
+            stream.write(data)
+        if _seal(path) != {STATE_FILE: hashlib.sha256(data).hexdigest()}:
             message = f"{path}: what was written reads back differently; the disk may be failing"
             raise checkpoint_error(message, OSError(errno.EIO, ""))
-        _refuse_objects(temporary, path)
-        _commit(temporary, path, {path.name: digest})
-    return digest
+        _put_in_place(path)
 
 
-def seal_folder(temporary: str | Path, path: str | Path) -> None:
-    """Make a written folder a checkpoint: fsync and hash all files, then rename it into place.
+def seal_folder(path: Path) -> None:
+    """Make what was written into a checkpoint's temporary folder a checkpoint.
 
     Args:
-        temporary: The complete folder, in the folder of `path` (see `temporary_path`).
-        path: The final name. A folder that stands there is put back if anything fails.
+        path: The final name; what becomes it lies in `temporary_path(path)`. A checkpoint that
+            stands there is put back if anything fails.
 
     Raises:
-        CheckpointError: It could not be done; `temporary` is kept, so that it can be tried again.
-        ValueError: `temporary` is not a folder with files in it, or lies in another folder.
+        CheckpointError: It could not be done; the temporary folder is removed.
+        ValueError: There are no files in it.
     """
-    temporary, path = Path(temporary), Path(path)
-    if temporary.parent.absolute() != path.parent.absolute():
-        raise ValueError(f"{temporary} must lie beside {path}, so that renaming moves no data")
-    with _all_or_nothing(path, needed=lambda: 0, keep=temporary):
-        for file in temporary.rglob("*"):
-            sync_folder(file) if file.is_dir() else sync_file(file)
-        sync_folder(temporary)
-        listing = measure(temporary, name=path.name)
-        if not listing:
-            raise ValueError(f"{temporary} holds no files: there is no checkpoint to put in place")
-        _commit(temporary, path, listing)
+    with _all_or_nothing(path):
+        if not _seal(path):
+            raise ValueError(f"{temporary_path(path)} holds no files: there is no checkpoint")
+        _put_in_place(path)
 
 
-class _HashingWriter:
-    """A file for torch.save that is hashed while it is written.
+def discard(path: Path) -> None:
+    """Remove a file or a folder as far as that is possible; nothing depends on it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
-    Whatever is first raised in `write`, also by a signal handler, is kept and raised by `finish`:
-    torch would turn it into a RuntimeError that hides the cause. What follows it is dropped.
+
+def bring_back(folder: Path) -> None:
+    """Give checkpoints that were moved aside, and never replaced, their names again."""
+    for aside in folder.glob(f".*{_ASIDE_SUFFIX}"):
+        path = folder / aside.name[1:].removesuffix(_ASIDE_SUFFIX)
+        if not os.path.lexists(path):
+            with suppress(OSError):
+                os.replace(aside, path)
+
+
+def _seal(path: Path) -> dict[str, str]:
+    """Bring a temporary folder to the disk with a listing of what reads back; return the listing.
+
+    What was synced is dropped from the cache, so that reading it asks the disk.
     """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._sha = hashlib.sha256()
-        self._error: BaseException | None = None
-
-    def write(self, data: memoryview) -> int:
-        if self._error is None:
-            try:
-                self._stream.write(data)
-                self._sha.update(data)
-            except BaseException as error:
-                self._error = error
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing to do: `finish` flushes."""
-
-    def finish(self) -> str:
-        """Bring all to the disk and return the sha256 of what was written."""
-        if self._error is not None:
-            raise self._error
-        self._stream.flush()
-        sync(self._stream.fileno())
-        return self._sha.hexdigest()
+    temporary = temporary_path(path)
+    for file in temporary.rglob("*"):
+        sync_folder(file) if file.is_dir() else _sync_file(file)
+    listing = measure(temporary)
+    (temporary / LISTING).write_text(listing_text(listing), encoding="utf-8")
+    _sync_file(temporary / LISTING)
+    sync_folder(temporary)
+    return listing
 
 
-def _write_data(content: Mapping[str, Any], temporary: Path) -> str:
-    with open(temporary, "wb", buffering=1 << 20) as stream:
-        writer = _HashingWriter(stream)
-        torch.save(content, writer)  # type: ignore[arg-type]
-        return writer.finish()
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _refuse_objects(temporary: Path, path: Path) -> None:
-    """Refuse content that `weights_only=True` would refuse when the run has to be resumed."""
-    found = torch.serialization.get_unsafe_globals_in_checkpoint(str(temporary))
-    if found:
-        raise ValueError(
-            f"{path}: the checkpoint holds objects of {', '.join(sorted(found))} and could not be "
-            "loaded again; allowed are tensors, numbers, text, bool, None, and lists, tuples and "
-            "dicts of them: convert such values where they are put into the checkpoint "
-            "(state_dict of a callback or data module, on_save_checkpoint)"
-        )
-
-
-def _commit(temporary: Path, path: Path, listing: dict[str, str]) -> None:
-    """Put the digest in place, then the data: at no moment stands a checkpoint without its digest.
-
-    While data of the same name is replaced the digest file lists both, so either is valid.
-    """
-    listings = [listing]
-    replaced = os.path.lexists(path)
-    if replaced:
-        with suppress(CheckpointError):
-            listings += read_listings(path)
-    write_text(digest_path(path), digest_text(listings))
-    if path.is_dir():
-        os.replace(path, aside_path(path))  # a folder cannot be replaced in one step
-    os.replace(temporary, path)
+def _put_in_place(path: Path) -> None:
+    if os.path.lexists(path):
+        os.replace(path, _aside_path(path))  # a folder cannot be replaced in one step
+    os.replace(temporary_path(path), path)
     sync_folder(path.parent)
-    if replaced:
-        with suppress(OSError):  # with both states listed the new one is just as valid
-            write_text(digest_path(path), digest_text([listing]))
+
+
+def _aside_path(path: Path) -> Path:
+    """Where an old checkpoint waits while another takes its name."""
+    return path.with_name(f".{path.name}{_ASIDE_SUFFIX}")
 
 
 @contextmanager
-def _all_or_nothing(
-    path: Path, *, needed: Callable[[], int], keep: Path | None = None
-) -> Iterator[None]:
+def _all_or_nothing(path: Path, *, needed: int = 0) -> Iterator[None]:
     """Clear away what a failed save left behind and turn its OSError into a CheckpointError."""
     try:
         try:
             yield
         finally:
-            _tidy(path, keep=keep)
+            bring_back(path.parent)
+            discard(temporary_path(path))
+            if os.path.lexists(path):
+                discard(_aside_path(path))
     except CheckpointError:
         raise
     except OSError as error:
@@ -176,12 +177,11 @@ def _all_or_nothing(
         ) from error
 
 
-def _reason(error: OSError, path: Path, needed: Callable[[], int]) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        existing = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-        free = shutil.disk_usage(existing).free / 2**20
-        need = f"about {needed() / 2**20:.1f} MiB are needed, " if needed() else ""
-        return f"the disk or quota is full ({need}{free:.1f} MiB are free in {existing})"
+def _reason(error: OSError, path: Path, needed: int) -> str:
+    if is_disk_full(error):
+        free = free_bytes(path.absolute().parent) / 2**20
+        need = f"about {needed / 2**20:.1f} MiB are needed, " if needed else ""
+        return f"the disk or quota is full ({need}{free:.1f} MiB are free in {path.parent})"
     words = {
         errno.EROFS: "the file system is mounted read-only",
         errno.EACCES: "writing is not allowed there (permissions)",
@@ -189,18 +189,3 @@ def _reason(error: OSError, path: Path, needed: Callable[[], int]) -> str:
         errno.EFBIG: "the file would exceed a size limit (`ulimit -f`, or the file system's)",
     }
     return f"{words[error.errno]} ({error})" if error.errno in words else str(error)
-
-
-def _tidy(path: Path, *, keep: Path | None) -> None:
-    """Remove the temporaries of one checkpoint, and its digest if it has not come to be."""
-    with suppress(OSError):
-        bring_back(path.parent)
-        for leftover in (
-            temporary_path(path),
-            temporary_path(digest_path(path)),
-            aside_path(path),
-        ):
-            if leftover != keep:
-                discard(leftover)
-        if not os.path.lexists(path):
-            discard(digest_path(path))

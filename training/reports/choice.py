@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from training.reports.trials import FoundTrials, Trial
 from training.statistics import Estimate, estimate, paired_difference
 
-T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 OTHER_FAMILY = "Tasks"
 """The table of tasks whose results do not say where they belong."""
 MISMATCHED = "_mismatched"
@@ -94,6 +95,12 @@ class Entry:
     """Mean score of the best constant answer over the same runs; None: unknown."""
     num_diverged: int
     """Runs of the chosen setting that diverged; they count as they are."""
+
+    @property
+    def by_seed(self) -> dict[tuple[int, ...], float]:
+        """Seed, fold and repeat -> score."""
+        repetitions = [run.repetition for run in self.choice.runs]
+        return dict(zip(repetitions, self.scores, strict=True))
 
     @property
     def num_at_constant(self) -> int:
@@ -250,33 +257,22 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
     """Every two encoders of a column, paired by seed and fold."""
     comparisons = []
     for found in grouped(entries, lambda entry: entry.column.key).values():
-        for first, second in combinations(found, 2):
-            comparisons += _comparison(first, second)
-    return comparisons
+        comparisons += [_comparison(first, second) for first, second in combinations(found, 2)]
+    return [comparison for comparison in comparisons if comparison]
 
 
-def _comparison(first: Entry, second: Entry) -> list[Comparison]:
-    of_first, of_second = (
-        {run.repetition: score for run, score in zip(entry.choice.runs, entry.scores, strict=True)}
-        for entry in (first, second)
+def _comparison(first: Entry, second: Entry) -> Comparison | None:
+    ratio = shared_rows_ratio(first.column, first.choice.runs)
+    difference = paired_difference(first.by_seed, second.by_seed, shared_rows_ratio=ratio)
+    if difference is None:
+        return None
+    return Comparison(
+        column=first.column,
+        first=first.encoder,
+        second=second.encoder,
+        difference=difference,
+        num_unpaired=len(first.scores) + len(second.scores) - 2 * difference.n,
     )
-    common = sorted(set(of_first) & set(of_second))
-    if not common:
-        return []
-    difference = paired_difference(
-        [of_first[key] for key in common],
-        [of_second[key] for key in common],
-        shared_rows_ratio=shared_rows_ratio(first.column, first.choice.runs),
-    )
-    return [
-        Comparison(
-            column=first.column,
-            first=first.encoder,
-            second=second.encoder,
-            difference=difference,
-            num_unpaired=len(of_first) + len(of_second) - 2 * len(common),
-        )
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,10 +314,7 @@ def average_of(entries: Sequence[Entry]) -> Average | None:
 
 
 def _average_over_seeds(entries: Sequence[Entry]) -> Estimate:
-    by_seed = [
-        dict(zip((run.repetition for run in entry.choice.runs), entry.scores, strict=True))
-        for entry in entries
-    ]
+    by_seed = [entry.by_seed for entry in entries]
     seeds = sorted(by_seed[0])
     if all(sorted(found) == seeds for found in by_seed):
         return estimate([fmean(found[seed] for found in by_seed) for seed in seeds])

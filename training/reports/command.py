@@ -60,6 +60,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
     options = parse_pretraining(arguments)
     from training.reports import pretraining
     from training.reports.configurations import choose_baseline, make_study
+    from training.reports.curves import curve_panels
     from training.reports.figures import save_dots, save_png
     from training.reports.files import study_csv, study_json
     from training.reports.measures import make_columns
@@ -89,9 +90,9 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         PAGE: document.page(),
     }
     _write(options.out, texts)
-    if dots := pretraining.panels(study, columns):
+    if dots := pretraining.dot_panels(study, columns):
         save_dots(dots, options.out / FIGURE)
-    if curves := [panel for _, panel in pretraining.curve_panels(study, is_alone=True)]:
+    if curves := curve_panels(study):
         save_png(curves, options.out / CURVES_FIGURE)
     for problem in problems:
         print(f"left out: {problem.folder}: {problem.reason}")
@@ -142,8 +143,7 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     text = document.markdown()
     texts = {TABLE: text, CSV: results_csv(results), JSON: results_json(results)}
     _write(out, {**texts, PAGE: document.page()})
-    panels = [panel for _, panel in finetuning.panels(results, has_titles=True)]
-    save_dots(panels, out / FIGURE, models=finetuning.published_models(results))
+    save_dots(finetuning.panels(results), out / FIGURE, models=finetuning.published_models(results))
     print(text)
     print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {FIGURE}, {PAGE}")
 

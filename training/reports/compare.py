@@ -2,15 +2,16 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.metrics_rows import series
+from training.reports.document import NOTHING, Block, Document, Lines, Section, table
 from training.reports.runs import Run, read_run
 from training.reports.settings import NOT_STATED, shown
 
 NUM_SHOWN_STEPS = 8
-_CURVES = ("train/loss", "train/mlm_loss", "train/pair_accuracy")
+_CURVES = ("val/", "train/loss", "train/mlm_loss", "train/pair_accuracy")
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -23,44 +24,49 @@ def run_compare(arguments: Sequence[str]) -> None:
     parser.add_argument("first", type=Path, help="folder of a run, A")
     parser.add_argument("second", type=Path, help="folder of another run, B")
     options = parser.parse_args(list(arguments))
-    print(compare_text(read_run(options.first), read_run(options.second)))
+    print(compare(read_run(options.first), read_run(options.second)).markdown())
 
 
-def compare_text(first: Run, second: Run) -> str:
+def compare(first: Run, second: Run) -> Document:
     """All that is printed."""
-    lines = [f"A: {first.folder}", f"B: {second.folder}"]
-    for letter, run in (("A", first), ("B", second)):
-        lines += [f"{letter} {remark}" for remark in run.remarks]
-    sections = (
-        ("Configuration (A | B)", _settings(first, second)),
-        ("Curves (B minus A at the steps both have)", _curves(first, second)),
-        ("Results (last value)", _results(first, second)),
+    runs = {"A": first, "B": second}
+    remarks = [f"{letter} {remark}" for letter, run in runs.items() for remark in run.remarks]
+    parts: dict[str, list[Block]] = {
+        "": [Lines(lines=remarks)] if remarks else [],
+        "Configuration": _settings(first, second),
+        "Curves, B minus A at the steps both have": _curves(first, second),
+        "Results, last value": [_results(first, second)],
+    }
+    return Document(
+        title=f"A: {first.folder}, B: {second.folder}",
+        sections=[Section(title=title, blocks=blocks) for title, blocks in parts.items()],
     )
-    for title, content in sections:
-        lines += ["", title, *(f"  {line}" for line in content)]
-    return "\n".join(lines)
 
 
-def _settings(first: Run, second: Run) -> list[str]:
-    keys = dict.fromkeys((*first.settings, *second.settings))
-    lines = []
-    for key in keys:
-        a, b = (shown(run.settings.get(key, NOT_STATED)) for run in (first, second))
-        if a != b:
-            lines.append(f"{key}: {a} | {b}")
-    return lines or ["no difference"]
+def _settings(first: Run, second: Run) -> list[Block]:
+    rows = []
+    for key in dict.fromkeys((*first.settings, *second.settings)):
+        values = [shown(run.settings.get(key, NOT_STATED)) for run in (first, second)]
+        if values[0] != values[1]:
+            rows.append([key, *values])
+    return [table(["setting", "A", "B"], rows) if rows else Lines(lines=["no difference"])]
 
 
-def _metrics(first: Run, second: Run, prefixes: tuple[str, ...]) -> list[str]:
+def _curves(first: Run, second: Run) -> list[Block]:
     found = [{name for row in run.rows for name in row} for run in (first, second)]
-    return sorted(name for name in found[0] & found[1] if name.startswith(prefixes))
-
-
-def _curves(first: Run, second: Run) -> list[str]:
-    lines = []
-    for metric in _metrics(first, second, ("val/", *_CURVES)):
-        lines += _curve(metric, _points(first, metric), _points(second, metric))
-    return lines or ["no metric that both have"]
+    metrics = sorted(name for name in found[0] & found[1] if name.startswith(_CURVES))
+    lines, tables = [], []
+    for metric in metrics:
+        a, b = (_points(run, metric) for run in (first, second))
+        steps = sorted(set(a) & set(b))
+        lines.append(f"{metric}: {_curve_text(steps, a, b)}")
+        if metric.startswith("val/") and any(not _same(a[step], b[step]) for step in steps):
+            rows = [
+                [f"{step:,.0f}", *map(_number, (a[step], b[step])), f"{b[step] - a[step]:+.4f}"]
+                for step in _some(steps)
+            ]
+            tables.append(table([metric, "A", "B", "B - A"], rows))
+    return [Lines(lines=lines or ["no metric that both have"], form="list"), *tables]
 
 
 def _points(run: Run, metric: str) -> dict[float, float]:
@@ -68,28 +74,21 @@ def _points(run: Run, metric: str) -> dict[float, float]:
     return {step: value for step, value in pairs if step is not None}
 
 
-def _curve(metric: str, first: dict[float, float], second: dict[float, float]) -> list[str]:
-    steps = sorted(set(first) & set(second))
+def _curve_text(steps: Sequence[float], a: Mapping[float, float], b: Mapping[float, float]) -> str:
     if not steps:
-        return [f"{metric}: no step that both have"]
-    apart = [step for step in steps if not _same(first[step], second[step])]
-    title = f"{metric}: {len(steps):,} shared steps"
+        return "no step that both have"
+    apart = [step for step in steps if not _same(a[step], b[step])]
     if not apart:
-        return [f"{title}, equal at every one"]
-    gaps = {s: abs(second[s] - first[s]) for s in steps}
-    finite = {step: gap for step, gap in gaps.items() if math.isfinite(gap)}
-    lines = [f"{title}, first different at step {apart[0]:,.0f}"]
+        return f"{len(steps):,} shared steps, equal at every one"
+    text = f"{len(steps):,} shared steps, first different at step {apart[0]:,.0f}"
+    finite = {s: gap for s in steps if math.isfinite(gap := abs(b[s] - a[s]))}
     if finite:
         widest = max(finite, key=lambda step: finite[step])
         mean = sum(finite.values()) / len(finite)
-        lines[0] += f"; mean |difference| {mean:.4g}, greatest {finite[widest]:.4g}"
-        lines[0] += f" at step {widest:,.0f}"
+        text += f"; mean |difference| {mean:.4g}, greatest {finite[widest]:.4g}"
+        text += f" at step {widest:,.0f}"
     unequal = [step for step in apart if step not in finite]
-    if unequal:
-        lines[0] += f"; not finite at {len(unequal):,} steps"
-    if metric.startswith("val/"):
-        lines += _values(_some(steps), first, second)
-    return lines
+    return text + (f"; not finite at {len(unequal):,} steps" if unequal else "")
 
 
 def _same(a: float, b: float) -> bool:
@@ -102,32 +101,22 @@ def _some(steps: Sequence[float]) -> list[float]:
     return [steps[(number + 1) * len(steps) // count - 1] for number in range(count)]
 
 
-def _values(
-    steps: Sequence[float], first: dict[float, float], second: dict[float, float]
-) -> list[str]:
-    lines = [f"  {'step':>10}{'A':>12}{'B':>12}{'B - A':>12}"]
-    for step in steps:
-        a, b = first[step], second[step]
-        lines.append(f"  {step:>10,.0f}{a:>12.4f}{b:>12.4f}{b - a:>+12.4f}")
-    return lines
-
-
-def _results(first: Run, second: Run) -> list[str]:
-    lines = [f"{'':<28}{'A':>12}{'B':>12}{'B - A':>12}"]
-    steps = first.last_step, second.last_step
-    lines.append(f"{'steps':<28}{steps[0]:>12,}{steps[1]:>12,}{steps[1] - steps[0]:>+12,}")
-    names = {name for run in (first, second) for row in run.rows for name in row}
-    wanted = sorted(name for name in names if name.startswith(("val/", "test/", "baseline/")))
-    for name in wanted:
-        lines.append(_result(name, first.last(name), second.last(name)))
-    lines.append(_result("median tokens/s", first.tokens_per_s, second.tokens_per_s))
+def _results(first: Run, second: Run) -> Block:
+    names = sorted({name for run in (first, second) for row in run.rows for name in row})
+    pairs = {
+        name: (first.last(name), second.last(name))
+        for name in names
+        if name.startswith(("val/", "test/", "baseline/"))
+    }
+    pairs["median tokens/s"] = (first.tokens_per_s, second.tokens_per_s)
     for task in dict.fromkeys((*first.downstream, *second.downstream)):
-        lines.append(_result(task, first.downstream.get(task), second.downstream.get(task)))
-    return lines
+        pairs[task] = (first.downstream.get(task), second.downstream.get(task))
+    rows = [["steps", f"{first.last_step:,}", f"{second.last_step:,}", ""]]
+    for name, (a, b) in pairs.items():
+        gap = "" if a is None or b is None else f"{b - a:+,.4f}"
+        rows.append([name, _number(a), _number(b), gap])
+    return table(["last value", "A", "B", "B - A"], rows)
 
 
-def _result(name: str, first: float | None, second: float | None) -> str:
-    cells = "".join(f"{'–' if v is None else f'{v:,.4f}':>12}" for v in (first, second))
-    if first is None or second is None:
-        return f"{name:<28}{cells}"
-    return f"{name:<28}{cells}{second - first:>+12,.4f}"
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.4f}"

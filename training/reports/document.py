@@ -7,14 +7,14 @@ is escaped here and nowhere else, and a page loads nothing from elsewhere.
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from training.reports.figures import COLOURS, GLYPHS
+from training.reports.figures import COLOURS, GLYPHS, Panel, svg_text
 
 TEMPLATE = "page.html.j2"
 NOTHING = "–"
@@ -102,10 +102,16 @@ class Figure:
     """What is shown."""
     note: str
     """Unit and how to read it."""
-    svg: str
-    """The drawing as an `svg` element."""
+    panel: Panel
+    """The drawing; the caption says its title."""
     is_wide: bool = False
     """Whether it keeps its width and is scrolled on a narrow screen."""
+
+    @property
+    def svg(self) -> str:
+        """The drawing as an `svg` element."""
+        bare = replace(self.panel, title="", has_legend=False)
+        return svg_text(bare, title=f"{self.title}, {self.note}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,4 +202,4 @@ def prose(text: str) -> Markup:
 
 def breakable(text: str) -> Markup:
     """Text as HTML that may be broken after the signs inside settings."""
-    return Markup(re.sub(r"([_=/]|\.(?=[a-z]))", r"\1<wbr>", html.escape(text)))
+    return Markup(re.sub(r"([_=/](?=\S)|\.(?=[a-z]))", r"\1<wbr>", html.escape(text)))

@@ -11,14 +11,12 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.metrics_rows import last_value
-from training.reports.curves import STAGES, Curve, Rows, curve_of_run
 from training.statistics import Estimate
 
 COLOURS = ("#0072b2", "#c44e00", "#00785a", "#a8407f", "#8a5f00", "#3f4852", "#2a86c8")
@@ -26,21 +24,14 @@ MARKERS, GLYPHS = ("o", "s", "^", "D"), ("●", "■", "▲", "◆")
 """With the colours they repeat after 28 series."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 SOFT, GREY = "#444444", "#777777"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 9.0),
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_PANEL_SIZE = (4.4, 3.0)
-"""Inches of one drawing on a page; about as wide as a phone, where 9 points can still be read."""
-_EARLY = 0.05
-"""Share of the steps at the beginning whose training values do not set the range of the axis."""
-_MOST_MARKS = 24
 _PANELS_PER_ROW = 3
 _LABEL_LENGTH, _LABEL_LINES = 24, 3
-
-Draw = Callable[[Any], None]
 
 
 def colour_of(number: int) -> str:
@@ -48,31 +39,55 @@ def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def svg_text(draw: Draw, *, title: str, size: tuple[float, float] = _PANEL_SIZE) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A drawing on one axis."""
+
+    title: str = ""
+    """What is shown; empty: the caption says it."""
+    has_legend: bool = False
+    """Whether it names its series."""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches; about as wide as a phone, where 9 points can be read."""
+        return 4.4, 3.0
+
+    def draw(self, axis: Any) -> None:
+        """Draw it.
+
+        Args:
+            axis: An axis of matplotlib, empty.
+        """
+        raise NotImplementedError
+
+
+def svg_text(panel: Panel, *, title: str) -> str:
     """A drawing as an `svg` element that stands for itself in a page.
 
     Args:
-        draw: Draws on an axis.
+        panel: What is drawn.
         title: What is shown, for readers who hear the page; tells its names from other drawings'.
-        size: Width and height in inches.
     """
     stream = io.StringIO()
     with _style(title):
-        figure = _figure(size)
-        draw(figure.subplots())
+        figure = _figure(panel.size)
+        panel.draw(figure.subplots())
         figure.savefig(stream, format="svg", metadata=_BARE_SVG, transparent=True)
     text = stream.getvalue()
     text = re.sub(r'<g id="\w+?_\d+">', "<g>", text[text.index("<svg") :])
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
-def save_png(draws: Sequence[Draw], path: Path, *, size: tuple[float, float] = _PANEL_SIZE) -> Path:
+def save_png(panels: Sequence[Panel], path: Path) -> Path:
     """Drawings beside each other as a PNG; returns its path."""
+    widths, heights = zip(*(panel.size for panel in panels), strict=True)
     with _style(path.name):
-        figure = _figure((size[0] * len(draws), size[1]))
-        for axis, draw in zip(figure.subplots(1, len(draws), squeeze=False)[0], draws, strict=True):
-            draw(axis)
-        figure.savefig(path, dpi=110)
+        figure = _figure((sum(widths), max(heights)))
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            panel.draw(axis)
+        figure.savefig(path)
     return path
 
 
@@ -82,157 +97,16 @@ def _style(salt: str) -> Any:
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def _figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, dpi=dpi, layout="constrained")
 
 
-# Curves
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePanel:
-    """A metric over optimiser steps."""
-
-    title: str
-    """What is shown; empty: the page says it."""
-    unit: str
-    """Unit of the values, beside the axis."""
-    main: Sequence[Curve]
-    """Validation: thick, with marks and bands."""
-    faint: Sequence[Curve] = ()
-    """Training: thin, without marks."""
-    levels: Sequence[tuple[float, str]] = ()
-    """What guessing scores, and in words: lines across."""
-    has_legend: bool = False
-    """Whether the drawing names its curves."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no value to draw."""
-        return not any(curve.values for curve in (*self.main, *self.faint))
-
-    def __call__(self, axis: Any) -> None:
-        """Draw it."""
-        for curve in self.faint:
-            _draw_curve(axis, curve, lw=0.8, alpha=0.4)
-        for curve in self.main:
-            _draw_main(axis, curve)
-        for level, text in self.levels:
-            axis.axhline(level, color=GREY, ls="--", lw=1, label=text)
-            axis.annotate(
-                text,
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=SOFT,
-            )
-        self._set_range(axis)
-        axis.set_xlim(left=0)
-        axis.set_xlabel("optimiser steps")
-        axis.set_ylabel(self.unit)
-        axis.set_title(self.title, fontsize=10)
-        _tidy(axis, grid="y")
-        axis.locator_params(axis="x", nbins=5)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        if self.has_legend and self.main:
-            axis.legend(fontsize=8, frameon=False)
-
-    def _set_range(self, axis: Any) -> None:
-        """Show validation whole, and training without its first steps."""
-        values = [value for curve in self.main for value in curve.values]
-        last = max((curve.last_step for curve in (*self.main, *self.faint)), default=0.0)
-        for curve in self.faint:
-            values += [v for step, v in curve.points if step > _EARLY * last or not self.main]
-        finite = [v for v in (*values, *(level for level, _ in self.levels)) if math.isfinite(v)]
-        if finite:
-            low, high = min(finite), max(finite)
-            room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-            axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
-
-
-def _draw_curve(axis: Any, curve: Curve, **style: Any) -> None:
-    if curve.band:
-        axis.plot(curve.band.steps, curve.band.mean, color=colour_of(curve.number), **style)
-    for stray in curve.strays:
-        axis.plot(*_columns(stray.points), color=colour_of(curve.number), **style)
-
-
-def _draw_main(axis: Any, curve: Curve) -> None:
-    colour, band = colour_of(curve.number), curve.band
-    if band:
-        if band.n > 1:
-            axis.fill_between(band.steps, band.low, band.high, color=colour, alpha=0.18, lw=0)
-        axis.plot(
-            band.steps,
-            band.mean,
-            color=colour,
-            label=curve.label,
-            lw=1.6,
-            ms=4,
-            marker=MARKERS[curve.number % len(MARKERS)],
-            mec="white",
-            mew=0.5,
-            markevery=-(-len(band.steps) // _MOST_MARKS),
-            ls=DASHES[curve.number % len(DASHES)],
-        )
-    for stray in curve.strays:
-        axis.plot(*_columns(stray.points), color=colour, ls=":", lw=1.2)
-        axis.plot(*_columns(stray.points[-1:]), "x", color=colour, ms=6, mew=1.6)
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _tidy(axis: Any, *, grid: str) -> None:
+def tidy(axis: Any, *, grid: str) -> None:
+    """Leave the lines of an axis that are read: its values along `grid`, x or y."""
     axis.grid(axis=grid, alpha=0.25, lw=0.6)
     axis.spines[["top", "right", *(["left"] if grid == "x" else [])]].set_visible(False)
-
-
-def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
-    """Draw every run's training windows (thin) and validations (marks), and what guessing scores.
-
-    Args:
-        runs: Metrics rows by the run's label; one colour each.
-        path: PNG to write.
-
-    Returns:
-        The path, or None while no run has a training or validation row (nothing is written).
-    """
-    everything = [row for rows in runs.values() for row in rows]
-    panels = []
-    for metric, title, baseline, guesser in (
-        ("mlm_loss", "masked-LM loss (nats)", "baseline/unigram_loss", "unigram"),
-        ("mlm_accuracy", "masked-LM accuracy", "baseline/unigram_accuracy", "unigram"),
-        ("pair_accuracy", "pair accuracy", "baseline/pair_chance", "chance"),
-    ):
-        level = last_value(everything, baseline)
-        of_training, of_validation = (
-            [
-                c
-                for n, (label, rows) in enumerate(runs.items())
-                if (c := curve_of_run(rows, f"{stage}/{metric}", number=n, label=label))
-            ]
-            for stage in STAGES
-        )
-        panel = CurvePanel(
-            title=title,
-            unit="",
-            main=of_validation,
-            faint=of_training,
-            levels=[] if level is None else [(level, f"{guesser} {level:.3f}")],
-            has_legend=True,
-        )
-        panels += [] if panel.is_empty else [panel]
-    return save_png(panels, Path(path), size=(4.8, 3.8)) if panels else None
-
-
-# Every seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,11 +124,9 @@ class DotRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DotPanel:
+class DotPanel(Panel):
     """Rows of seeds under one measure, with mean and interval."""
 
-    title: str
-    """What is shown; empty: the page says it."""
     note: str
     """Unit, split, number of seeds."""
     rows: Mapping[str, DotRow | None]
@@ -273,11 +145,11 @@ class DotPanel:
     """Seeds from which on an interval is drawn."""
 
     @property
-    def height(self) -> float:
-        """Inches it needs."""
-        return 0.75 + 0.42 * (len(self.rows) + bool(self.models))
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches."""
+        return 4.4, 0.75 + 0.42 * (len(self.rows) + bool(self.models))
 
-    def __call__(self, axis: Any) -> None:
+    def draw(self, axis: Any) -> None:
         """Draw it."""
         values = [v for row in self.rows.values() if row for v in row.values]
         if self.level is not None and _is_near(self.level, values):
@@ -300,7 +172,7 @@ class DotPanel:
         axis.locator_params(axis="x", nbins=5)
         axis.set_title(self.title, fontsize=9, fontweight="bold", loc="left")
         axis.set_xlabel(self.note)
-        _tidy(axis, grid="x")
+        tidy(axis, grid="x")
 
     def _range(self, left: float, right: float) -> tuple[float, float]:
         """Ends of the axis: no score that cannot be, lengths from zero."""
@@ -379,12 +251,12 @@ def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] =
     """
     per_row = min(_PANELS_PER_ROW, len(panels))
     num_rows = -(-len(panels) // per_row)
-    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].height)
+    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].size[1])
     with _style(path.name):
-        figure = _figure((1.2 + 2.4 * per_row, height))
+        figure = _figure((1.2 + 2.4 * per_row, height), dpi=200)
         axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
         for axis, panel in zip(axes, panels, strict=False):
-            panel(axis)
+            panel.draw(axis)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         has_level = any(panel.level is not None for panel in panels)
@@ -398,7 +270,7 @@ def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] =
             columnspacing=1.0,
             handlelength=1.6,
         )
-        figure.savefig(path, dpi=200)
+        figure.savefig(path)
     return path
 
 

@@ -15,7 +15,7 @@ from training.reports.configurations import Configuration, Study
 from training.reports.measures import Column as MeasureColumn
 from training.reports.runs import Problem
 from training.reports.trials import Trial
-from training.statistics import difference_by_seed
+from training.statistics import paired_difference
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,7 +72,7 @@ def study_json(
             cell = column.cells[number]
             results.append({**place, **asdict(cell), "unit": column.measure.unit})
             is_fair = number != base and column.comparable(number, base, study)
-            difference = difference_by_seed(cell.by_seed, column.cells[base].by_seed)
+            difference = paired_difference(cell.by_seed, column.cells[base].by_seed)
             if is_fair and difference:
                 verdict = {"difference": asdict(difference), "verdict": difference.verdict}
                 differences.append({**place, "minus": baseline.label, **verdict})
@@ -80,7 +80,7 @@ def study_json(
         {
             "configurations": {
                 found.label: {
-                    "settings": {**study.unchanged, **_named(study, found)},
+                    "settings": {study.names[key]: value for key, value in found.factors.items()},
                     "runs": [str(run.folder) for run in found.runs],
                 }
                 for found in study.configurations
@@ -90,10 +90,6 @@ def study_json(
             "problems": {problem.folder: problem.reason for problem in problems},
         }
     )
-
-
-def _named(study: Study, configuration: Configuration) -> dict[str, str]:
-    return {study.names[key]: value for key, value in configuration.factors.items()}
 
 
 def results_csv(results: Results) -> str:

@@ -20,7 +20,7 @@ from training.reports.document import (
     Table,
     table,
 )
-from training.reports.figures import DotPanel, DotRow, svg_text
+from training.reports.figures import DotPanel, DotRow
 from training.reports.notes import notes, provenance_text
 from training.reports.trials import searched_names, setting_text
 from training.statistics import Estimate
@@ -178,13 +178,8 @@ def _legend(results: Results) -> str:
     return "; ".join([*used, _CONSTANT]) + "."
 
 
-def panels(results: Results, *, has_titles: bool) -> list[tuple[Column, DotPanel]]:
-    """A panel for every column, with the encoders at the same places in each.
-
-    Args:
-        results: What to draw.
-        has_titles: Whether panels say what they show; on a page the caption does.
-    """
+def panels(results: Results) -> list[DotPanel]:
+    """A panel for every column, with the encoders at the same places in each."""
     encoders = sorted({entry.encoder for entry in results.entries})
     columns = {entry.column.key: entry.column for entry in results.entries}
     found = {(entry.encoder, entry.column.key): entry for entry in results.entries}
@@ -193,15 +188,15 @@ def panels(results: Results, *, has_titles: bool) -> list[tuple[Column, DotPanel
         entries = [entry for name in encoders if (entry := found.get((name, key)))]
         levels = [entry.constant for entry in entries if entry.constant is not None]
         panel = DotPanel(
-            title=column.title if has_titles else "",
-            note=_panel_note(column, entries) if has_titles else "per cent",
+            title=column.title,
+            note=_panel_note(column, entries),
             rows={name: _dot_row(found.get((name, key))) for name in encoders},
             level=100 * max(levels) if levels else None,
             published=column.published if results.with_published else {},
             models=models,
             limits=(-100 if _SIGNED.intersection(column.metrics) else 0, 100),
         )
-        drawn.append((column, panel))
+        drawn.append(panel)
     return drawn
 
 
@@ -230,12 +225,7 @@ def published_models(results: Results) -> list[str]:
 
 
 def _figures(results: Results) -> list[Block]:
-    figures = []
-    for column, panel in panels(results, has_titles=False):
-        entries = [entry for entry in results.entries if entry.column == column]
-        title = f"{column.title}, every seed"
-        svg = svg_text(panel, title=title, size=(4.4, panel.height))
-        figures.append(Figure(title=column.title, note=_panel_note(column, entries), svg=svg))
+    figures = [Figure(title=panel.title, note="per cent", panel=panel) for panel in panels(results)]
     models = ", ".join(published_models(results)) or "none here"
     return [Figures(figures=figures, note=_FIGURE_NOTE.format(models=models))]
 
@@ -308,8 +298,8 @@ def _comparisons(results: Results) -> list[Block]:
             f"{100 * item.difference.mean:+.1f}",
             interval_text(item.difference),
         ]
-        tone = "strong" if item.verdict == "separable" else "plain"
-        rows.append([*(Cell(text=text) for text in texts), Cell(text=item.verdict, tone=tone)])
+        verdict = Cell(text=item.verdict, tone="strong" if item.verdict == "separable" else "plain")
+        rows.append([*(Cell(text=text) for text in texts), verdict])
     heading = [Cell(text=text) for text in heads]
     return [Table(heads=heading, rows=rows, is_words=True)] if rows else []
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from training.reports.configurations import Configuration, Study
 from training.reports.runs import Run
-from training.statistics import Estimate, difference_by_seed, estimate
+from training.statistics import Estimate, estimate, paired_difference
 
 _SAME_DATA = 0.05
 """Relative difference of a unigram guesser's score above which two runs were scored on other text
@@ -174,16 +174,12 @@ class Column:
     @property
     def is_comparable(self) -> bool:
         """Whether all configurations answered the same question."""
-        if not self.levels:
-            return True
-        low, high = self.levels[0], self.levels[-1]
-        return high - low <= self.measure.tolerance * abs(high)
+        return _is_one_question(self.measure, self.levels)
 
     def comparable(self, first: int, second: int, study: Study) -> bool:
         """Whether two configurations answered the same question."""
         runs = [*study.configurations[first].runs, *study.configurations[second].runs]
-        levels = _levels(self.measure, runs)
-        return not levels or levels[-1] - levels[0] <= self.measure.tolerance * abs(levels[-1])
+        return _is_one_question(self.measure, _levels(self.measure, runs))
 
 
 def make_columns(study: Study) -> list[Column]:
@@ -193,11 +189,14 @@ def make_columns(study: Study) -> list[Column]:
         cells = [_cell(measure, configuration) for configuration in study.configurations]
         column = Column(measure=measure, cells=cells, levels=_levels(measure, study.runs))
         best = _best(column, study)
-        marked = [
-            Cell(**{**vars(cell), "is_best": number == best}) for number, cell in enumerate(cells)
-        ]
-        columns.append(Column(measure=measure, cells=marked, levels=column.levels))
+        if best is not None:
+            cells[best] = replace(cells[best], is_best=True)
+        columns.append(column)
     return columns
+
+
+def _is_one_question(measure: Measure, levels: Sequence[float]) -> bool:
+    return not levels or levels[-1] - levels[0] <= measure.tolerance * abs(levels[-1])
 
 
 def _levels(measure: Measure, runs: Sequence[Run]) -> list[float]:
@@ -236,10 +235,9 @@ def _best(column: Column, study: Study) -> int | None:
     cell = column.cells[best]
     if cell.num_not_finite or cell.num_diverged or not study.configurations[best].is_finished:
         return None
-    for number in rated:
-        if number == best:
-            continue
-        found = difference_by_seed(cell.by_seed, column.cells[number].by_seed)
-        if found is None or found.verdict != "separable":
-            return None
-    return best
+    differences = (
+        paired_difference(cell.by_seed, column.cells[number].by_seed)
+        for number in rated
+        if number != best
+    )
+    return best if all(d and d.verdict == "separable" for d in differences) else None

@@ -137,10 +137,7 @@ def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _missing_notes(results: Results) -> list[str]:
     found, lines = results.found, []
-    for what, folders in (
-        ("failed", found.failed),
-        ("did not end", found.unfinished),
-    ):
+    for what, folders in (("failed", found.failed), ("did not end", found.unfinished)):
         if folders:
             shown = ", ".join(f"`{folder}`" for folder in folders[:_SHOWN])
             rest = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""

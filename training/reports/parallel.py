@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.reports.configurations import Study
-from training.reports.figures import DASHES, SOFT, colour_of
+from training.reports.figures import DASHES, SOFT, Panel, colour_of
 from training.reports.measures import Column
 from training.reports.runs import Run
 
@@ -29,7 +29,7 @@ class ParallelAxis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelPanel:
+class ParallelPanel(Panel):
     """All runs through all axes."""
 
     axes: Sequence[ParallelAxis]
@@ -39,10 +39,10 @@ class ParallelPanel:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Inches it needs."""
+        """Width and height in inches."""
         return _AXIS_WIDTH * len(self.axes), _HEIGHT
 
-    def __call__(self, axis: Any) -> None:
+    def draw(self, axis: Any) -> None:
         """Draw it."""
         places = list(range(len(self.axes)))
         for run, number in enumerate(self.series):

@@ -5,14 +5,14 @@ Invariant: a number never stands without how many seeds it comes from.
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from training.events import versions
 from training.reports.configurations import Configuration, Study
-from training.reports.curves import make_curves
+from training.reports.curves import curve_panels
 from training.reports.document import (
     NOTHING,
     Block,
@@ -26,17 +26,16 @@ from training.reports.document import (
     Table,
     table,
 )
-from training.reports.figures import CurvePanel, DotPanel, DotRow, svg_text
-from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Column, Measure
+from training.reports.figures import DotPanel, DotRow
+from training.reports.findings import findings, warnings
+from training.reports.measures import SPEED, Column, Measure
 from training.reports.measures import Cell as Result
 from training.reports.parallel import make_parallel
 from training.reports.runs import Problem, Run
 from training.reports.settings import NOT_STATED
-from training.reports.summary import findings, warnings
 from training.run_config import CONFIG_FILE, METRICS_FILE
-from training.statistics import Estimate, difference_by_seed
+from training.statistics import Estimate, paired_difference
 
-CURVES = (("mlm_loss", LOSS), ("mlm_accuracy", ACCURACY), ("pair_accuracy", PAIRS))
 METHOD = (
     "A configuration is a set of runs that differ only in their seed. A cell is the mean of its "
     "seeds at their last validation; ± is half of the 95 % Student t interval of that mean. Two "
@@ -59,6 +58,9 @@ _DOT_NOTE = (
     "A tick per seed, a mark at the mean, a line over the 95 % interval (from three seeds on), a "
     "dashed line at what guessing scores where it is near."
 )
+
+
+_CONFIGURATION = Cell(text="Configuration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +94,9 @@ def make_document(content: Content) -> Document:
         ("Results", _results(study, columns)),
         ("Difference from the baseline", _differences(content, columns)),
         ("Learning curves", _curves(study, labels)),
-        ("Every seed", _dots([c for c in columns if c.measure is not SPEED], labels)),
+        ("Every seed", _dots(study, [c for c in columns if c.measure is not SPEED])),
         ("Configuration against result", _parallel(study, columns)),
-        ("Throughput", _dots([c for c in columns if c.measure is SPEED], labels)),
+        ("Throughput", _dots(study, [c for c in columns if c.measure is SPEED])),
         ("What differs", [_settings_table(study)] if study.keys else []),
         ("Runs, commands and configurations", _runs(content)),
         ("Missing or broken", _problems(content.problems)),
@@ -115,16 +117,37 @@ def _name(number: int, configuration: Configuration) -> Cell:
     return Cell(text=configuration.label, notes=[note], series=number)
 
 
-def _results(study: Study, columns: Sequence[Column]) -> list[Block]:
-    heads = [Cell(text="Configuration")]
-    heads += [Cell(text=column.measure.title, notes=[_heading_note(column)]) for column in columns]
+def _by_configuration(
+    study: Study,
+    heads: Sequence[Cell],
+    cells: Callable[[int], Sequence[Cell]],
+    *,
+    without: int | None = None,
+    is_words: bool = False,
+) -> Table:
+    """A table with a row for every configuration.
+
+    Args:
+        study: All configurations.
+        heads: Of all columns.
+        cells: Number of a configuration -> its cells but the first.
+        without: Number of the one that has no row.
+        is_words: See `Table`.
+    """
     rows = [
-        [
-            _name(number, configuration),
-            *(_result(column.cells[number], column.measure, configuration) for column in columns),
-        ]
+        [_name(number, configuration), *cells(number)]
         for number, configuration in enumerate(study.configurations)
+        if number != without
     ]
+    return Table(heads=heads, rows=rows, is_words=is_words)
+
+
+def _results(study: Study, columns: Sequence[Column]) -> list[Block]:
+    def cells(number: int) -> list[Cell]:
+        found = study.configurations[number]
+        return [_result(column.cells[number], column.measure, found) for column in columns]
+
+    heads = [Cell(text=column.measure.title, notes=[_heading_note(column)]) for column in columns]
     notes = []
     if study.unchanged:
         meant = ", ".join(f"{name}={value}" for name, value in study.unchanged.items())
@@ -133,7 +156,7 @@ def _results(study: Study, columns: Sequence[Column]) -> list[Block]:
         "± is half of a 95 % Student t interval over n seeds; a star (★) marks what is separably "
         "better than everything else in its column."
     )
-    return [Table(heads=heads, rows=rows), Lines(lines=notes)]
+    return [_by_configuration(study, [_CONFIGURATION, *heads], cells), Lines(lines=notes)]
 
 
 def _heading_note(column: Column) -> str:
@@ -168,15 +191,14 @@ def _differences(content: Content, columns: Sequence[Column]) -> list[Block]:
     if len(study.configurations) < 2:
         return []
     base = list(study.configurations).index(content.baseline)
+
+    def cells(number: int) -> list[Cell]:
+        return [_difference(study, column, number, base) for column in columns]
+
     heads = [Cell(text=f"Minus {content.baseline.label}")]
     heads += [Cell(text=c.measure.title, notes=[c.measure.difference_unit]) for c in columns]
-    rows = [
-        [_name(number, found), *(_difference(study, column, number, base) for column in columns)]
-        for number, found in enumerate(study.configurations)
-        if number != base
-    ]
     note = "Seed by seed, then the mean; ± is half of a 95 % interval over n pairs of seeds."
-    return [Table(heads=heads, rows=rows), Lines(lines=[note])]
+    return [_by_configuration(study, heads, cells, without=base), Lines(lines=[note])]
 
 
 def _difference(study: Study, column: Column, number: int, base: int) -> Cell:
@@ -187,7 +209,7 @@ def _difference(study: Study, column: Column, number: int, base: int) -> Cell:
     if not column.comparable(number, base, study):
         flag = f"another question: {measure.baseline_title} differs"
         return Cell(text=NOTHING, flags=[flag])
-    found = difference_by_seed(first.by_seed, second.by_seed)
+    found = paired_difference(first.by_seed, second.by_seed)
     if found is None:
         return Cell(text=NOTHING, flags=["no seed in common"])
     notes, flags = [], []
@@ -209,84 +231,51 @@ def _verdict(found: Estimate, measure: Measure) -> str:
     return "better, separable" if is_better else "worse, separable"
 
 
-def curve_panels(study: Study, *, is_alone: bool = False) -> list[tuple[Measure, CurvePanel]]:
-    """A panel for every metric that was validated.
-
-    Args:
-        study: All configurations.
-        is_alone: Whether the panels say what they show; on a page captions do.
-    """
-    panels = []
-    for metric, measure in CURVES:
-        levels = {level for run in study.runs if (level := measure.level(run)) is not None}
-        panel = CurvePanel(
-            title=measure.title if is_alone else "",
-            unit=measure.unit,
-            has_legend=is_alone and not panels,
-            main=make_curves(study, f"val/{metric}", scale=measure.scale),
-            faint=make_curves(study, f"train/{metric}", scale=measure.scale),
-            levels=[
-                (level, f"{measure.baseline_title} {measure.text(level)}")
-                for level in sorted(levels)[:3]
-            ],
-        )
-        panels += [(measure, panel)] if panel.main else []
-    return panels
-
-
 def _curves(study: Study, labels: Sequence[str]) -> list[Block]:
     figures = [
-        Figure(
-            title=measure.title,
-            note=f"{measure.unit}, over optimiser steps",
-            svg=svg_text(panel, title=f"{measure.title} over optimiser steps"),
-        )
-        for measure, panel in curve_panels(study)
+        Figure(title=panel.title, note=f"{panel.unit}, over optimiser steps", panel=panel)
+        for panel in curve_panels(study)
     ]
     return [Figures(figures=figures, key=labels, note=_CURVE_NOTE)] if figures else []
 
 
-def panels(study: Study, columns: Sequence[Column]) -> list[DotPanel]:
-    """A panel for every measure with a value, as they stand beside each other in a figure."""
+def dot_panels(study: Study, columns: Sequence[Column]) -> list[DotPanel]:
+    """Every seed of every configuration, a panel for every measure that has a value."""
     labels = [configuration.label for configuration in study.configurations]
-    found = (dot_panel(column, labels, title=column.measure.title) for column in columns)
-    return [panel for panel in found if panel]
-
-
-def dot_panel(column: Column, labels: Sequence[str], *, title: str = "") -> DotPanel | None:
-    """Every seed of every configuration under one measure; None: there is no value."""
-    measure = column.measure
-    rows = {
-        label: DotRow(
-            values=list(cell.by_seed.values()),
-            summary=cell.estimate,
-            text=measure.text(cell.estimate.mean),
-            is_flagged=bool(cell.num_not_finite or cell.num_diverged),
+    return [
+        DotPanel(
+            title=column.measure.title,
+            note=column.measure.unit,
+            rows={
+                label: _dot_row(cell, column.measure)
+                for label, cell in zip(labels, column.cells, strict=True)
+            },
+            level=column.levels[-1] if column.levels and column.is_comparable else None,
+            from_zero=column.measure is SPEED,
+            least_n=3,
         )
-        if cell.estimate
-        else None
-        for label, cell in zip(labels, column.cells, strict=True)
-    }
-    if not any(rows.values()):
+        for column in columns
+        if any(cell.estimate for cell in column.cells)
+    ]
+
+
+def _dot_row(cell: Result, measure: Measure) -> DotRow | None:
+    if cell.estimate is None:
         return None
-    return DotPanel(
-        title=title,
-        note=measure.unit,
-        rows=rows,
-        level=column.levels[-1] if column.levels and column.is_comparable else None,
-        from_zero=measure is SPEED,
-        least_n=3,
+    return DotRow(
+        values=list(cell.by_seed.values()),
+        summary=cell.estimate,
+        text=measure.text(cell.estimate.mean),
+        is_flagged=bool(cell.num_not_finite or cell.num_diverged),
     )
 
 
-def _dots(columns: Sequence[Column], labels: Sequence[str]) -> list[Block]:
-    figures = []
-    for column in columns:
-        measure, panel = column.measure, dot_panel(column, labels)
-        if panel:
-            title = f"{measure.title} of every seed"
-            svg = svg_text(panel, title=title, size=(4.4, panel.height))
-            figures.append(Figure(title=measure.title, note=_heading_note(column), svg=svg))
+def _dots(study: Study, columns: Sequence[Column]) -> list[Block]:
+    notes = {column.measure.title: _heading_note(column) for column in columns}
+    figures = [
+        Figure(title=panel.title, note=notes[panel.title], panel=panel)
+        for panel in dot_panels(study, columns)
+    ]
     return [Figures(figures=figures, note=_DOT_NOTE)] if figures else []
 
 
@@ -294,27 +283,23 @@ def _parallel(study: Study, columns: Sequence[Column]) -> list[Block]:
     panel = make_parallel(study, columns)
     if panel is None:
         return []
-    title = "Settings and results of every run"
-    svg = svg_text(panel, title=title, size=panel.size)
     note = (
         "one line per run, from its settings on the left to its results on the right; better is "
         "higher on every result axis"
     )
-    return [Figures(figures=[Figure(title=title, note=note, svg=svg, is_wide=True)])]
+    title = "Settings and results of every run"
+    return [Figures(figures=[Figure(title=title, note=note, panel=panel, is_wide=True)])]
 
 
 def _settings_table(study: Study) -> Table:
     """What the configurations differ in, setting by setting."""
-    heads = [Cell(text="Configuration")]
-    heads += [Cell(text=study.names[key], notes=[key]) for key in study.keys]
-    rows = [
-        [
-            _name(number, configuration),
-            *(Cell(text=configuration.factors.get(key, NOTHING)) for key in study.keys),
-        ]
-        for number, configuration in enumerate(study.configurations)
-    ]
-    return Table(heads=heads, rows=rows, is_words=True)
+
+    def cells(number: int) -> list[Cell]:
+        factors = study.configurations[number].factors
+        return [Cell(text=factors.get(key, NOTHING)) for key in study.keys]
+
+    heads = [Cell(text=study.names[key], notes=[key]) for key in study.keys]
+    return _by_configuration(study, [_CONFIGURATION, *heads], cells, is_words=True)
 
 
 def _runs(content: Content) -> list[Block]:

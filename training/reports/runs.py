@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -204,8 +204,8 @@ def read_run(folder: Path, *, name: str = "") -> Run:
         raise ValueError(f"{folder / METRICS_FILE}: is empty")
     remarks: list[str] = []
     text, settings = _read_config(folder / CONFIG_FILE, remarks)
-    tasks = _tasks(_read_json(folder / STUDY_FILE, remarks).get("downstream"), remarks)
-    bundle = _read_json(folder / BUNDLE_FOLDER / "config.json", remarks)
+    tasks = _tasks(_read_mapping(folder / STUDY_FILE, "JSON", remarks).get("downstream"), remarks)
+    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", "JSON", remarks)
     return Run(
         folder=folder,
         name=name or folder.resolve().name,
@@ -234,31 +234,27 @@ def _is_metrics(row: Any) -> bool:
 
 
 def _read_config(path: Path, remarks: list[str]) -> tuple[str, dict[str, Any]]:
+    """The configuration as text and as settings; what is missing or broken becomes a remark."""
     if not path.is_file():
         remarks.append(f"has no {CONFIG_FILE}: its settings are unknown")
         return "", {}
+    config = _read_mapping(path, "YAML", remarks)
     text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        remarks.append(f"{CONFIG_FILE} is not YAML ({error}): its settings are unknown")
-        return text, {}
-    if not isinstance(config, dict):
-        remarks.append(f"{CONFIG_FILE} holds no settings")
-        return text, {}
     return text, flatten({str(key): value for key, value in config.items()})
 
 
-def _read_json(path: Path, remarks: list[str]) -> dict[str, Any]:
+def _read_mapping(path: Path, kind: Literal["YAML", "JSON"], remarks: list[str]) -> dict[Any, Any]:
+    """What a file holds; a broken one becomes a remark, one that is not there is empty."""
     if not path.is_file():
         return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        remarks.append(f"{path.name} is not JSON ({error}); it was left out")
+        content = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        remarks.append(f"{path.name} is not {kind} ({error}); it was left out")
         return {}
     if not isinstance(content, dict):
-        remarks.append(f"{path.name} holds no JSON object; it was left out")
+        remarks.append(f"{path.name} holds no settings; it was left out")
         return {}
     return content
 
@@ -283,10 +279,9 @@ def _task_note(task: str, result: Mapping[str, Any]) -> str:
 
 def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
     """Starts and resumes with a command, from the run's events and from a sweep's trial."""
-    found: list[Mapping[str, Any]] = []
     events = folder / EVENTS_FILE
-    lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
-    for line in lines:
+    found: list[Mapping[str, Any]] = []
+    for line in events.read_text(encoding="utf-8").splitlines() if events.is_file() else ():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # a killed run leaves half of a last line
@@ -294,7 +289,7 @@ def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
         if isinstance(event, dict) and event.get("command"):
             found.append(event)
     for place in (folder, folder.parent):
-        trial = _read_json(place / TRIAL_FILE, [])
+        trial = _read_mapping(place / TRIAL_FILE, "JSON", [])
         if not found and trial.get("command"):
             found.append({"event": "trial", "command": trial["command"]})
     return found

@@ -1,1 +1,1 @@
-"""Sweeps in W&B's file format, run with or without W&B, and what follows each pretraining run."""
+"""Studies of many runs: sweeps in W&B's file format, and the engine that runs them and grids."""

@@ -222,7 +222,11 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
             return
         text = json.dumps(settings, indent=2) + "\n"
         write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
-        write_atomic(folder / SWEEP_FILE, sweep.path.read_bytes())
+        is_file = sweep.path.is_file()  # a pipe can be read only once
+        given = (
+            sweep.path.read_text(encoding="utf-8-sig") if is_file else yaml.safe_dump(sweep.content)
+        )
+        write_atomic(folder / SWEEP_FILE, given.encode("utf-8"))
 
 
 def _check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:

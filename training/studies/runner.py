@@ -179,11 +179,12 @@ class LocalRunner:
             settled = trial.settled(retry_failed=self.retry_failed)
             if settled is not None:
                 return settled
+            steps = deque(trial.steps())
             trial.write_start()
             self._starts[trial.name] = self._starts.get(trial.name, 0) + 1
             log = stack.enter_context(trial.open_log())
             environment = environment_of(place, self.jobs, self.gpus)
-            started = _Started(trial, lock, log, environment, deque(trial.steps()))
+            started = _Started(trial, lock, log, environment, steps)
             self._start_next(started)
             started.resources = stack.pop_all()
             self._running[place] = started

@@ -51,14 +51,21 @@ def pretraining_metrics(run: Path) -> dict[str, float]:
     Raises:
         ValueError: It is no run, or its metrics file is damaged.
     """
-    path = run / METRICS_FILE
-    if not path.is_file():
+    if not (run / METRICS_FILE).is_file():
         raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
-    metrics: dict[str, float] = {}
-    for row in [*read_metrics(path), *own_test_rows(run)]:
-        metrics.update({name: v for name, v in row.items() if name not in _NO_METRIC})
-        metrics["steps"] = row["step"] or metrics.get("steps", 0)
-    return metrics
+    rows = metric_rows(run)
+    metrics = {name: v for row in rows for name, v in row.items() if name not in _NO_METRIC}
+    return {**metrics, "steps": next((row["step"] for row in reversed(rows) if row["step"]), 0)}
+
+
+def metric_rows(run: Path) -> list[dict[str, float]]:
+    """Return what a run has logged, and what `test` found on its own data; the newest last.
+
+    Raises:
+        ValueError: A metrics file is damaged.
+    """
+    path = run / METRICS_FILE
+    return [*read_metrics(path), *own_test_rows(run)] if path.is_file() else []
 
 
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:

@@ -19,8 +19,8 @@ from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
 from training.studies.options import FieldsParser
 from training.studies.runner import LocalRunner
-from training.studies.study import DOWNSTREAM_FOLDER, write_study
-from training.studies.trials import RESULT_FILE, Trial
+from training.studies.study import DOWNSTREAM_FOLDER, RESULT_FILE, write_study
+from training.studies.trials import Trial
 
 PACKAGES = ("pretrain", "finetune")
 PROGRAMS = ("pretrain", "ponet-pretrain")

@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, TextIO
 
 from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
-from training.metrics_rows import own_test_rows, read_metrics
+from training.studies.study import RESULT_FILE, metric_rows
 
 FORMAT_VERSION = 1
-TRIAL_FILE, METRICS_FILE, RESULT_FILE = "trial.json", "metrics.jsonl", "result.json"
+TRIAL_FILE = "trial.json"
 
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
@@ -79,17 +79,13 @@ class Trial:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: is not valid JSON ({error}); remove it, and the trial is run again"
-            ) from error
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: is not a trial of format_version {FORMAT_VERSION}; remove it, and the "
-                "trial is run again"
-            )
-        return content
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["format_version"] == FORMAT_VERSION:
+                return content
+            what = f"is not a trial of format_version {FORMAT_VERSION}"
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"is not valid JSON of a trial ({error})"
+        raise ValueError(f"{path}: {what}; remove it, and the trial is run again")
 
     def state(self) -> State:
         """Return how far it is; whatever was interrupted is open."""
@@ -185,11 +181,7 @@ class Trial:
         Raises:
             ValueError: A metrics file is damaged.
         """
-        metrics: dict[str, float] = {}
-        if (self.folder / METRICS_FILE).is_file():
-            rows = [*read_metrics(self.folder / METRICS_FILE), *own_test_rows(self.folder)]
-            for row in rows:
-                metrics.update(row)
+        metrics = {name: value for row in metric_rows(self.folder) for name, value in row.items()}
         if (self.folder / RESULT_FILE).is_file():
             result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
             for split, scores in result.get("evaluation", {}).items():  # of the best epoch

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.statistics import (
+    Estimate,
     estimate,
     paired_difference,
     student_t_cdf,
@@ -82,23 +83,30 @@ def test_the_interval_holds_the_mean_and_moves_with_the_values(
     assert moved.half_width == pytest.approx(found.half_width, abs=1e-6)
 
 
+def paired(first: list[float], second: list[float]) -> Estimate:
+    found = paired_difference(dict(enumerate(first)), dict(enumerate(second)))
+    assert found is not None
+    return found
+
+
 def test_pairing_removes_what_seeds_have_in_common() -> None:
     easy_and_hard_seeds = [0.9, 0.5, 0.7]
     better = [value + gain for value, gain in zip(easy_and_hard_seeds, GAINS, strict=True)]
-    difference = paired_difference(better, easy_and_hard_seeds)
+    difference = paired(better, easy_and_hard_seeds)
     assert difference.verdict == "separable" and difference.low > 0
     assert estimate(better).low < estimate(easy_and_hard_seeds).mean
 
 
 def test_pairs_that_disagree_are_not_separable() -> None:
-    assert paired_difference([0.6, 0.4, 0.5], [0.5, 0.5, 0.5]).verdict == "not separable"
+    assert paired([0.6, 0.4, 0.5], [0.5, 0.5, 0.5]).verdict == "not separable"
 
 
 def test_differences_without_spread_are_not_judged() -> None:
-    assert paired_difference([0.5, 0.5], [0.5, 0.5]).verdict == "equal in every pair"
-    assert paired_difference([0.6, 0.7], [0.5, 0.6]).verdict == "no spread: not judged"
+    assert paired([0.5, 0.5], [0.5, 0.5]).verdict == "equal in every pair"
+    assert paired([0.6, 0.7], [0.5, 0.6]).verdict == "no spread: not judged"
 
 
-def test_unequal_numbers_of_seeds_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="2 and 1 values"):
-        paired_difference([0.1, 0.2], [0.1])
+def test_only_seeds_that_both_have_are_paired() -> None:
+    found = paired_difference({1: 0.3, 2: 0.4, 3: 0.9}, {2: 0.2, 1: 0.1})
+    assert found is not None and (found.n, found.mean) == (2, pytest.approx(0.2))
+    assert paired_difference({1: 0.3}, {2: 0.2}) is None

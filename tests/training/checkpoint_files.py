@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from training.checkpoints import storage
+from training.checkpoints.digests import LISTING
 from training.checkpoints.storage import checkpoint_path
+from training.checkpoints.writing import STATE_FILE
 
 
 def content(step: int) -> dict:
@@ -31,19 +33,19 @@ def newest(folder: Path) -> tuple[int | None, list[str]]:
 
 
 def flip_bit(path: Path, place: float) -> None:
+    path = path / STATE_FILE if path.is_dir() else path
     data = bytearray(path.read_bytes())
     data[int(place * (len(data) - 1))] ^= 1
     path.write_bytes(data)
 
 
-def digest_file(path: Path) -> Path:
-    return path.with_name(path.name + storage.DIGEST_SUFFIX)
-
-
 def redigest(path: Path) -> Path:
     """Make a digest the way the error message tells users to."""
+    where = path if path.is_dir() else path.parent
     command = f"sha256sum {path.name} > {path.name}.sha256"
-    subprocess.run(command, shell=True, check=True, cwd=path.parent)
+    if path.is_dir():
+        command = f"find . -type f ! -name {LISTING} -exec sha256sum {{}} + > {LISTING}"
+    subprocess.run(command, shell=True, check=True, cwd=where)
     return path
 
 
@@ -115,5 +117,6 @@ def make_folder(folder: Path, step: int, files: int = 2) -> Path:
 
 def seal(folder: Path, step: int, files: int = 2) -> Path:
     path = checkpoint_path(folder, step)
-    storage.seal_folder(make_folder(folder, step, files), path)
+    make_folder(folder, step, files)
+    storage.seal_folder(path)
     return path

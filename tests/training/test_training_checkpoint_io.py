@@ -13,9 +13,9 @@ from checkpoint_files import content, failing, flip_bit, newest
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from training.checkpoints import writing
+from training.checkpoints import io as io_module
+from training.checkpoints import storage, writing
 from training.checkpoints.io import VerifiedCheckpointIO
-from training.checkpoints.snapshot import copy_to_cpu, tensor_bytes
 from training.checkpoints.storage import CheckpointError, checkpoint_path
 
 
@@ -92,8 +92,8 @@ def test_a_failed_save_is_raised_and_never_reported_as_saved(
 def test_a_background_save_keeps_the_state_of_the_moment_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, real = threading.Event(), writing._write_data
-    monkeypatch.setattr(writing, "_write_data", lambda *args: go_on.wait(10) and real(*args))
+    go_on, real = threading.Event(), writing.write_serialised
+    monkeypatch.setattr(io_module, "write_serialised", lambda *args: go_on.wait(10) and real(*args))
     io = VerifiedCheckpointIO(asynchronous=True)
     weights, numbers = torch.ones(4), [1]
     io.save_checkpoint({"weights": weights, "numbers": numbers}, checkpoint_path(tmp_path, 1))
@@ -106,20 +106,14 @@ def test_a_background_save_keeps_the_state_of_the_moment_it_was_asked_for(
     io.teardown()
 
 
-def test_a_copy_shares_memory_where_the_original_does_and_keeps_attributes() -> None:
-    model = torch.nn.Linear(3, 3)
-    state = model.state_dict()
-    state["tied"], state["part"] = state["weight"], model.weight[1:, ::2]
-    copied = copy_to_cpu({"state": state, "sparse": torch.eye(2).to_sparse()})
-    for name, tensor in state.items():
-        assert torch.equal(copied["state"][name], tensor) and not copied["state"][name].is_set_to(
-            tensor
-        )
-    assert copied["state"]["tied"] is copied["state"]["weight"]
-    copied["state"]["weight"].zero_()
-    assert not copied["state"]["part"].any() and model.weight.any()
-    assert copied["state"]._metadata == state._metadata
-    assert tensor_bytes(copied["state"]) == 4 * (9 + 3)
+def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    state = torch.nn.Linear(300, 300).state_dict()
+    state["tied"] = state["weight"]
+    writing.write_checkpoint({"state": state}, checkpoint_path(tmp_path, 1))
+    file = checkpoint_path(tmp_path, 1) / writing.STATE_FILE
+    assert file.stat().st_size < 1.2 * 4 * 300 * 300
+    loaded = storage.load_checkpoint(checkpoint_path(tmp_path, 1))["state"]
+    assert loaded["tied"].data_ptr() == loaded["weight"].data_ptr()
 
 
 class Line(LightningModule):

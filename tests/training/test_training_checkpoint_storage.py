@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import content, digest_file, failing, flip_bit, hidden, newest, redigest, save
+from checkpoint_files import content, failing, flip_bit, hidden, newest, redigest, save
 
 from training.checkpoints import storage
+from training.checkpoints.digests import LISTING
 from training.checkpoints.storage import CheckpointError, checkpoint_path
+from training.checkpoints.writing import STATE_FILE
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -26,8 +28,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 def test_the_digest_file_is_what_sha256sum_checks(tmp_path: Path) -> None:
     path = save(tmp_path, 1, 1)
-    command = ["sha256sum", "-c", "--strict", digest_file(path).name]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    command = ["sha256sum", "-c", "--strict", LISTING]
+    subprocess.run(command, cwd=path, check=True, capture_output=True)
 
 
 def test_checkpoints_are_found_by_name_in_order_of_steps(tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_no_checkpoint_at_all_is_none_without_a_warning(tmp_path: Path) -> None:
 
 def test_the_newest_valid_is_taken_and_each_broken_one_is_named(tmp_path: Path) -> None:
     flip_bit(save(tmp_path, 100, 200, 300), 0.5)
-    digest_file(save(tmp_path, 400)).unlink()
+    (save(tmp_path, 400) / LISTING).unlink()
     step, warnings = newest(tmp_path)
     assert step == 200
     assert "step-00000400.ckpt" in warnings[0] and "no digest" in warnings[0]
@@ -58,7 +60,7 @@ def test_only_broken_checkpoints_never_mean_a_silent_start_from_zero(tmp_path: P
         newest(tmp_path)
 
 
-def test_removing_takes_the_digest_along_and_may_be_repeated(tmp_path: Path) -> None:
+def test_removing_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     path = save(tmp_path, 5)
     storage.remove_checkpoint(path)
     storage.remove_checkpoint(path)
@@ -69,12 +71,9 @@ def test_leftovers_of_killed_saves_are_removed_and_nothing_else(tmp_path: Path) 
     path = save(tmp_path, 5)
     (tmp_path / ".step-00000006.ckpt.tmp").write_bytes(b"half")
     (tmp_path / ".step-00000007.ckpt.tmp").mkdir()
-    (tmp_path / ".step-00000006.ckpt.sha256.tmp").touch()
-    (tmp_path / "step-00000006.ckpt.sha256").touch()
     (tmp_path / ".notes.tmp").touch()
     storage.remove_temporaries(tmp_path)
-    kept = {path.name, digest_file(path).name, ".notes.tmp"}
-    assert {p.name for p in tmp_path.iterdir()} == kept
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, ".notes.tmp"}
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.99, 1.0])
@@ -85,13 +84,15 @@ def test_one_flipped_bit_is_found_wherever_it_is(tmp_path: Path, place: float) -
         storage.load_checkpoint(path)
 
 
-def test_a_damaged_file_is_described(tmp_path: Path) -> None:
-    path = save(tmp_path, 5)
-    whole = path.read_bytes()
-    for data, words in ((whole[:-100], "cut short"), (b"", "empty"), (None, "no such checkpoint")):
-        path.write_bytes(data) if data is not None else path.unlink()
-        with pytest.raises(CheckpointError, match=words):
-            storage.verify_checkpoint(path)
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = save(tmp_path, 5) / STATE_FILE
+    whole = file.read_bytes()
+    for data, words in ((whole[:-100], "cut short"), (b"", "cut short"), (None, "missing")):
+        file.write_bytes(data) if data is not None else file.unlink()
+        with pytest.raises(CheckpointError, match=f"damaged: .*{words}: {STATE_FILE}"):
+            storage.verify_checkpoint(file.parent)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        storage.verify_checkpoint(checkpoint_path(tmp_path, 6))
 
 
 def test_a_missing_digest_tells_how_to_make_one_and_that_works(tmp_path: Path) -> None:
@@ -100,18 +101,38 @@ def test_a_missing_digest_tells_how_to_make_one_and_that_works(tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"sha256sum foreign.ckpt > foreign.ckpt.sha256"):
         storage.load_checkpoint(path)
     assert storage.load_checkpoint(redigest(path))["step"] == 3
+    folder = save(tmp_path, 5)
+    (folder / LISTING).unlink()
+    with pytest.raises(CheckpointError, match=r"find . .* sha256sum .* > SHA256SUMS"):
+        storage.load_checkpoint(folder)
+    assert storage.load_checkpoint(redigest(folder))["step"] == 5
+
+
+def test_the_single_files_of_earlier_versions_are_found_read_replaced_and_removed(
+    tmp_path: Path,
+) -> None:
+    for step in (1, 2):
+        torch.save(content(step), checkpoint_path(tmp_path, step))
+        redigest(checkpoint_path(tmp_path, step))
+    assert newest(tmp_path) == (2, [])
+    assert storage.load_checkpoint(checkpoint_path(tmp_path, 2))["step"] == 2
+    save(tmp_path, 2)
+    assert newest(tmp_path) == (2, []) and checkpoint_path(tmp_path, 2).is_dir()
+    for step in (1, 2):
+        storage.remove_checkpoint(checkpoint_path(tmp_path, step))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_digest_of_another_file_or_no_digest_at_all_is_refused(tmp_path: Path) -> None:
     path, other = save(tmp_path, 5), save(tmp_path, 6)
-    text = digest_file(other).read_text()
+    text = (other / LISTING).read_text()
     for broken, words in (
-        (text, "is for step-00000006.ckpt, not for step-00000005.ckpt"),
-        (text.replace("06.ckpt", "05.ckpt"), "another sha256"),
-        ("", "is for nothing"),
-        ("deadbeef  step-00000005.ckpt\n", "line 1 is not"),
+        (text, "changed or cut short: state.pt"),
+        (text.replace("state", "other"), "missing: other.pt; not listed: state.pt"),
+        ("", "not listed: state.pt"),
+        ("deadbeef  state.pt\n", "line 1 is not"),
     ):
-        digest_file(path).write_text(broken)
+        (path / LISTING).write_text(broken)
         with pytest.raises(CheckpointError, match=words):
             storage.verify_checkpoint(path)
 
@@ -169,7 +190,7 @@ def test_other_classes_are_refused_by_name_when_loading(tmp_path: Path) -> None:
 def test_what_could_not_be_loaded_again_is_refused_when_saving(tmp_path: Path) -> None:
     path = save(tmp_path, 5)
     for value in (np.float64(0.5), Path("x"), torch.nn.Linear(1, 1)):
-        with pytest.raises(ValueError, match=r"step-00000005.ckpt: .* objects of \w+"):
+        with pytest.raises(ValueError, match=r"the checkpoint holds objects of \w+"):
             storage.write_checkpoint({"value": value}, path)
     assert storage.load_checkpoint(path)["step"] == 5 and hidden(tmp_path) == []
 
@@ -178,7 +199,9 @@ def test_what_could_not_be_loaded_again_is_refused_when_saving(tmp_path: Path) -
 def test_a_file_that_is_no_checkpoint_is_called_so(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "other.ckpt"
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"no checkpoint file|cannot be read as a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"this is no checkpoint|cannot be read as a checkpoint"
+    ):
         storage.load_checkpoint(redigest(path))
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="it holds a list"):
