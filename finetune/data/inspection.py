@@ -113,11 +113,6 @@ class Inspection:
     hints: tuple[str, ...]
     """What looks unlike what was meant, in words."""
 
-    @property
-    def num_leaks(self) -> int:
-        """Rows that stand in two splits, counted for every pair of splits."""
-        return sum(count for name, count in self.overlaps.items() if name != DUPLICATES)
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {**asdict(self), "length_edges": list(LENGTH_EDGES)}

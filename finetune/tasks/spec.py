@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-SplitName = Literal["train", "validation", "validation_mismatched", "test", "test_mismatched"]
 SegmentRule = Literal["separators", "sentences", "paragraphs"]
 MetricName = Literal[
     "accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"
