@@ -13,7 +13,7 @@ from data_prep.quiet_output import output_is_closed
 from training.command_line import announce
 from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted
 from training.processes import end_workers
-from training.threads import wait_asleep
+from training.threads import wait_briefly
 
 
 def run_main(
@@ -35,7 +35,7 @@ def run_main(
         commands: Other commands: name -> `module:function`, called with the options.
     """
     started = time.monotonic()
-    wait_asleep()
+    wait_briefly()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help, end="")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.threads import DECIDED_BY, wait_asleep
+from training.threads import DECIDED_BY, SPINS, wait_briefly
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+def test_threads_spin_for_a_moment_only_unless_the_user_says_otherwise(
     nothing_set: pytest.MonkeyPatch,
 ) -> None:
-    wait_asleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
     for name in DECIDED_BY:
         nothing_set.setattr(os, "environ", {name: "as I like it"})
-        wait_asleep()
+        wait_briefly()
         assert os.environ == {name: "as I like it"}
 
 
@@ -33,7 +33,7 @@ def test_a_command_decides_before_torch_is_imported(package: str, repository: Pa
     script = (
         f"import sys; import {package}.cli as cli; import training.commands as commands\n"
         "seen = []\n"
-        "commands.wait_asleep = lambda: seen.append('torch' in sys.modules)\n"
+        "commands.wait_briefly = lambda: seen.append('torch' in sys.modules)\n"
         "cli.main(['--help'])\n"
         "assert seen == [False], seen"
     )
