@@ -132,7 +132,7 @@ def check_other_command(package: str, arguments: list[str]) -> None:
 
 
 def check_ponet_command(command: str, *options: str) -> None:
-    from ponet import commands, encode_files
+    from ponet import cli, encode_files
 
     if command == "export":
         pytest.importorskip("transformers", reason="the extra hub is not installed")
@@ -141,7 +141,7 @@ def check_ponet_command(command: str, *options: str) -> None:
         assert len(options) >= 2
         return
     else:
-        parser = {"import": commands._import_parser, "encode": encode_files._parser}[command]
+        parser = {"import": cli._import_parser, "encode": encode_files._parser}[command]
     assert parser().parse_args(options).output
 
 
