@@ -7,7 +7,6 @@ so shapes never change during a run.
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
@@ -22,6 +21,7 @@ from ponet.heads import MaskedLoss
 from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.optim import OptimizerConfig
+from training.checkpoints.resume import ConfiguredModule
 from training.optim import apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
@@ -122,7 +122,7 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
-class PretrainModule(LightningModule):
+class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
     Args:

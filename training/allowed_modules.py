@@ -58,7 +58,7 @@ def only_allowed_modules(extra: Sequence[str] = ()) -> Iterator[None]:
     """
     for prefix in extra:
         _check_prefix(prefix)
-    settings = jsonargparse._common.parsing_settings  # type: ignore[attr-defined]
+    settings = jsonargparse._common.parsing_settings
     before = {key: settings[key] for key in _POLICY_KEYS}
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"],

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from training.allowed_modules import only_allowed_modules, with_allowed_modules
 from training.callbacks.history import RunBegin

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from training.checkpoints.resume import changed_options
+from training.checkpoints.resume import ConfiguredModule, changed_options
 from training.run_config import CONFIG_KEY, EVENTS_FILE
 
 
@@ -27,7 +27,9 @@ class EndedEarly(Callback):
         if last_end(self.folder) != checkpoint["global_step"]:
             return
         stored = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        if stored and not changed_options(stored, pl_module.resolved_config):
+        if not stored or not isinstance(pl_module, ConfiguredModule):
+            return
+        if not changed_options(stored, pl_module.resolved_config):
             trainer.should_stop = True
 
 

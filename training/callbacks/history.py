@@ -14,7 +14,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
 from training.callbacks.agreement import ranks_agree
-from training.checkpoints.resume import changed_options, set_aside
+from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
 from training.events import add_event, provenance
 from training.interruption import RunInterrupted, say
@@ -173,7 +173,9 @@ class RunHistory(RunBegin):
         if self.resumed_from is None:
             add_event(self.run.folder, "started", **provenance())
             return
-        changes = changed_options(pl_module.stored_config, pl_module.resolved_config)
+        changes: list[str] = []
+        if isinstance(pl_module, ConfiguredModule):
+            changes = changed_options(pl_module.stored_config, pl_module.resolved_config)
         if changes:
             say("options that differ from the checkpoint's; those of now count:")
             for change in changes:

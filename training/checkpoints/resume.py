@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import LightningModule
+
 from training.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
 from training.configuration import flatten
 from training.run_config import BUNDLE_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE, RunConfig
@@ -12,6 +14,18 @@ from training.run_config import BUNDLE_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE, 
 SET_ASIDE_FOLDER = "set_aside"
 _FINETUNING = ("classifier", "result.json")
 _NOT_COMPARED = {"ckpt_path", "config", "resume", "max_time", "allow_modules", "run", "preemption"}
+
+
+class ConfiguredModule(LightningModule):
+    """A module that carries the configuration of its run, and that of its checkpoint.
+
+    Attributes:
+        resolved_config: All options of this run; empty outside a command line.
+        stored_config: Those with which the checkpoint it goes on from was saved; else empty.
+    """
+
+    resolved_config: dict[str, Any]
+    stored_config: dict[str, Any]
 
 
 def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None]) -> Path | None:
