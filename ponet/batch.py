@@ -32,6 +32,9 @@ class EncoderBatch:
     """The tokens of each segment are adjacent; kernels may then skip the general path."""
     has_padding: bool = field(default=True, kw_only=True)
     """False: every token is real; attention then needs no mask."""
+    word_features: Tensor | None = field(default=None, kw_only=True)
+    """(W, N) or (W, M): features of the batch's distinct words, which input_ids then number, for
+    encoders with a projection."""
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
@@ -59,7 +62,7 @@ class EncoderBatch:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("segments_are_runs", "has_padding")
+            if field.name not in ("segments_are_runs", "has_padding", "word_features")
         }
 
     def _check_segment_ids(self) -> None:
@@ -98,4 +101,6 @@ class EncoderBatch:
             name: tensor.to(device, non_blocking=non_blocking)
             for name, tensor in self.tensors().items()
         }
+        if self.word_features is not None:
+            moved["word_features"] = self.word_features.to(device, non_blocking=non_blocking)
         return replace(self, **moved)  # type: ignore[arg-type]

@@ -8,14 +8,68 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
-PresetName = Literal["base", "small", "nano"]
 ConfigT = TypeVar("ConfigT", bound="EncoderConfig")
 
-_PRESETS: dict[str, dict[str, int]] = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "base": {"num_layers": 12, "hidden_size": 768, "num_heads": 12, "ffn_size": 3072},
     "small": {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "ffn_size": 1024},
     "nano": {"num_layers": 2, "hidden_size": 128, "num_heads": 2, "ffn_size": 512},
 }
+
+
+ProjectionKind = Literal["minhash", "bloom", "simhash", "binary", "ternary", "static"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """Features of a word from hashes, in the place of an embedding table (arXiv 2202.04350).
+
+    A linear layer, the bottleneck, makes hidden states of the features of a word and its
+    neighbours. Its rows are the only trained numbers of the input.
+
+    Raises:
+        ValueError: If a size is out of range or a name unknown.
+    """
+
+    kind: ProjectionKind = "minhash"
+    """minhash: counts of the minima of hashes over character trigrams (paper). bloom: rows by the
+    whole spelling, a learned hash table. simhash, binary, ternary: bits of hashes. static: frozen
+    vectors of a checkpoint, averaged over the word's pieces."""
+    feature_size: int = 1024
+    """Number of features M of a word; with `static` the width of the vectors."""
+    num_hashes: int = 64
+    """Number of hash functions N of minhash (paper: 64) and bloom (4 are usual)."""
+    window: int = 1
+    """Neighbours on each side whose features are seen too."""
+    family: Literal["sha-v1", "multiply-v1"] = "sha-v1"
+    """Hash functions of minhash and bloom: those of the public code, or faster ones."""
+    seed: int = 0
+    """Chooses the functions of multiply-v1; sha-v1 has none."""
+
+    def __post_init__(self) -> None:
+        """Check sizes and names."""
+        kinds = ("minhash", "bloom", "simhash", "binary", "ternary", "static")
+        check_choice("projection.kind", self.kind, kinds)
+        check_choice("projection.family", self.family, ("sha-v1", "multiply-v1"))
+        for name, least in (("feature_size", 1), ("num_hashes", 1), ("window", 0), ("seed", 0)):
+            check_whole(f"projection.{name}", getattr(self, name), least)
+
+    @property
+    def is_bag(self) -> bool:
+        """Whether features are numbers of rows to add up; else they are values."""
+        return self.kind in ("minhash", "bloom")
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse anything but a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} given; a whole number >= {least} is needed")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the allowed ones."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} given; allowed are {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +82,8 @@ class EncoderConfig:
     """
 
     kind: ClassVar[str] = ""
+    presets: ClassVar[dict[str, dict[str, Any]]] = _PRESETS
+    least_layers: ClassVar[int] = 1
     sees_padding: ClassVar[bool] = False
     """Whether padding changes the outputs at real tokens. Where it does, texts are answered in
     batches of one length, so that none depends on the texts beside it."""
@@ -45,7 +101,7 @@ class EncoderConfig:
     max_positions: int = 512
     """Longest sequence in tokens (rows of the learned position table)."""
     type_vocab_size: int = 2
-    """Number of token types (0 = first text, 1 = second text of a pair)."""
+    """Number of token types (0 = first text, 1 = second text of a pair); 0: no types."""
     dropout_prob: float = 0.1
     """Dropout on embeddings and sub-layer outputs, in [0, 1)."""
     layer_norm_eps: float = 1e-12
@@ -54,14 +110,26 @@ class EncoderConfig:
     """Standard deviation of the normal initialisation of all weight matrices, > 0."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
     """Feed-forward activation: exact erf GELU (BERT, PoNet) or its tanh form (released FNet)."""
+    norm_position: Literal["post", "pre"] = "post"
+    """Where a block normalises: the sum behind each sub-layer (BERT) or the input before it."""
+    final_norm: bool = False
+    """A layer norm behind the last block; usual with norm_position=pre."""
+    embedding_norm: bool = True
+    """A layer norm behind the embeddings."""
+    use_positions: bool = True
+    """Add learned positions to the embeddings."""
+    init: Literal["normal", "torch"] = "normal"
+    """Initial weights: all N(0, init_range), biases 0 (BERT); or PyTorch's own for every layer but
+    the embedding tables (Long Range Arena's classifiers)."""
+    projection: ProjectionConfig | None = None
+    """Hashed words in the place of the table of word pieces."""
 
     def __post_init__(self) -> None:
         """Check every size and the relation of heads and width."""
-        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "ffn_size")
-        for name in (*sizes, "max_positions", "type_vocab_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} given; a whole number >= 1 is needed")
+        for name in ("vocab_size", "hidden_size", "num_heads", "ffn_size", "max_positions"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("num_layers", self.num_layers, self.least_layers)
+        check_whole("type_vocab_size", self.type_vocab_size, 0)
         if self.kind != "fnet" and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
@@ -72,17 +140,15 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{name}={value!r} given; a number > 0 is needed")
-        self._check_choice("activation", ("gelu", "gelu_tanh"))
+        check_choice("activation", self.activation, ("gelu", "gelu_tanh"))
+        check_choice("norm_position", self.norm_position, ("post", "pre"))
+        check_choice("init", self.init, ("normal", "torch"))
+        self._check_bools("final_norm", "embedding_norm", "use_positions")
 
     def _check_prob(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise ValueError(f"{name}={value!r} given; a probability in [0, 1) is needed")
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} given; allowed are {', '.join(allowed)}")
 
     def _check_bools(self, *names: str) -> None:
         for name in names:
@@ -91,20 +157,21 @@ class EncoderConfig:
                 raise ValueError(f"{name}={value!r} given; true or false is needed")
 
     @classmethod
-    def preset(cls: type[ConfigT], name: PresetName, **overrides: Any) -> ConfigT:
+    def preset(cls: type[ConfigT], name: str, **overrides: Any) -> ConfigT:
         """Return the configuration of a named size, with some fields replaced.
 
         Args:
-            name: "base" (12 layers x 768), "small" (4 x 256) or "nano" (2 x 128).
+            name: A key of `presets`: "base" (12 layers x 768), "small" (4 x 256) or "nano"
+                (2 x 128); the MLP mixer has its published sizes "x_small" to "x_large".
             **overrides: Fields that replace the preset's.
 
         Raises:
             ValueError: If the name or an override is unknown.
         """
-        if name not in _PRESETS:
-            raise ValueError(f"preset {name!r} given; allowed are {', '.join(_PRESETS)}")
+        if name not in cls.presets:
+            raise ValueError(f"preset {name!r} given; allowed are {', '.join(cls.presets)}")
         _refuse_unknown(cls, overrides)
-        return cls(**{**_PRESETS[name], **overrides})
+        return cls(**{**cls.presets[name], **overrides})
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain dict (JSON types only) with the extra key "kind"."""
@@ -119,9 +186,12 @@ class EncoderConfig:
         """
         kinds: dict[str, type[EncoderConfig]] = {
             config_class.kind: config_class
-            for config_class in (PoNetConfig, BertConfig, FNetConfig)
+            for config_class in (PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig)
         }
         fields = dict(values)
+        if isinstance(fields.get("projection"), dict):
+            _refuse_unknown(ProjectionConfig, fields["projection"])
+            fields["projection"] = ProjectionConfig(**fields["projection"])
         kind = fields.pop("kind", None)
         if kind not in kinds:
             raise ValueError(f"encoder kind {kind!r} given; allowed are {', '.join(kinds)}")
@@ -157,8 +227,8 @@ class PoNetConfig(EncoderConfig):
     def __post_init__(self) -> None:
         """Check the pooling switches."""
         super().__post_init__()
-        self._check_choice("kernels", ("auto", "reference", "eager", "triton"))
-        self._check_choice("global_pool", ("attention", "mean", "none"))
+        check_choice("kernels", self.kernels, ("auto", "reference", "eager", "triton"))
+        check_choice("global_pool", self.global_pool, ("attention", "mean", "none"))
         self._check_bools("use_segment_pool", "use_local_pool")
         self._check_bools("fusion_product", "guard_special_tokens")
         window = self.local_window
@@ -213,6 +283,55 @@ class FNetConfig(EncoderConfig):
         self._check_bools("embedding_projection")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MLPMixerConfig(EncoderConfig):
+    """pNLP-Mixer: hashed words, then MLP-Mixer blocks (arXiv 2202.04350).
+
+    The defaults are its base model for 64 words. Tokens are mixed by an MLP over exactly
+    max_positions places (inner width ffn_size too): longer texts do not fit, and in shorter ones
+    the empty places take part, as published.
+    """
+
+    kind: ClassVar[str] = "mlp_mixer"
+    least_layers: ClassVar[int] = 0
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "x_small": {"hidden_size": 64, "projection": ProjectionConfig(window=0)},
+        "small": {"projection": ProjectionConfig(window=0)},
+        "base": {},
+        "large": {"num_layers": 4, "projection": ProjectionConfig(feature_size=2048)},
+        "x_large": {"hidden_size": 512, "num_layers": 4,
+                    "projection": ProjectionConfig(feature_size=2048)},
+    }  # fmt: skip
+    """Published sizes; SMALL and LARGE are inferred from their published parameter counts."""
+
+    hidden_size: int = 256
+    """Width of the bottleneck."""
+    num_layers: int = 2
+    """Number of mixer blocks; 0: the bottleneck alone."""
+    num_heads: int = 1
+    """Unused."""
+    ffn_size: int = 256
+    """Inner width of both MLPs of a block."""
+    max_positions: int = 64
+    """Number of places that the token MLP mixes."""
+    type_vocab_size: int = 0
+    """Number of token types; published: none."""
+    dropout_prob: float = 0.0
+    """Dropout on embeddings and sub-layer outputs; the paper names none."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every layer norm, > 0."""
+    norm_position: Literal["post", "pre"] = "pre"
+    """Where a block normalises."""
+    embedding_norm: bool = False
+    """A layer norm behind the bottleneck; published: none."""
+    use_positions: bool = False
+    """Add learned positions; published: none, the token MLP knows its places."""
+    init: Literal["normal", "torch"] = "torch"
+    """Initial weights: PyTorch's own as in the public code."""
+    projection: ProjectionConfig | None = field(default_factory=ProjectionConfig)
+    """The features of a word."""
+
+
 def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
     """Return the names of the projections that a configuration needs.
 
@@ -229,7 +348,9 @@ def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
-def _refuse_unknown(config_class: type[EncoderConfig], values: dict[str, Any]) -> None:
+def _refuse_unknown(
+    config_class: type[EncoderConfig | ProjectionConfig], values: dict[str, Any]
+) -> None:
     allowed = [field.name for field in dataclasses.fields(config_class)]
     unknown = sorted(set(values) - set(allowed))
     if unknown:

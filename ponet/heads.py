@@ -3,7 +3,8 @@
 B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels.
 """
 
-from typing import ClassVar, NamedTuple, TypeVar
+from abc import ABC, abstractmethod
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,25 @@ class Pooler(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Return (B, D) in [-1, 1]."""
         return torch.tanh(self.dense(x_BLD[:, 0]))
+
+
+class ChannelAttentionPooler(nn.Module):
+    """Softmax over places for every channel by itself, weighting a projection of the states.
+
+    Empty places take part. Source: the public code of pNLP-Mixer; the bias of its scores has no
+    effect on the softmax and is counted by the published sizes.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build both linear layers, as PyTorch initialises them."""
+        super().__init__()
+        self.score = nn.Linear(config.hidden_size, config.hidden_size)
+        self.feature = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Return (B, D)."""
+        pooled_BD: Tensor = (self.score(x_BLD).softmax(1) * self.feature(x_BLD)).sum(1)
+        return pooled_BD
 
 
 class MaskedLMHead(nn.Module):
@@ -180,10 +200,8 @@ def _at_positions(x_BLD: Tensor, positions_BM: Tensor) -> Tensor:
     return x_BLD.gather(1, positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
-class _Classifier(nn.Module):
+class _Classifier(nn.Module, ABC):
     """Encoder, pooler, dropout and a linear layer."""
-
-    pooler_class: ClassVar[type[nn.Module]]
 
     def __init__(
         self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
@@ -202,10 +220,16 @@ class _Classifier(nn.Module):
         if num_labels < 1:
             raise ValueError(f"num_labels={num_labels} given; 1 or more is needed")
         self.encoder = build_encoder(encoder_config)
-        self.pooler = self.pooler_class(encoder_config)
+        self.pooler = self.make_pooler(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
-        init_weights(self.classifier, encoder_config.init_range)
+        if encoder_config.init == "normal":
+            init_weights(self.classifier, encoder_config.init_range)
+
+    @staticmethod
+    @abstractmethod
+    def make_pooler(config: EncoderConfig) -> nn.Module:
+        """Return what makes of the states (B, L, D) the input of the last layer."""
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
@@ -229,12 +253,78 @@ class _Classifier(nn.Module):
 
 
 class SequenceClassifier(_Classifier):
-    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence.
 
-    pooler_class = Pooler
+    Hashed words have no first token that stands for the text: they are pooled by attention.
+    """
+
+    @staticmethod
+    def make_pooler(config: EncoderConfig) -> nn.Module:
+        """Return the pooler that suits the encoder's input."""
+        return ChannelAttentionPooler(config) if config.projection else Pooler(config)
 
 
 class TokenClassifier(_Classifier):
     """Encoder, dropout and a linear layer: one prediction per token."""
 
-    pooler_class = nn.Identity  # no parameters, so no keys in the state dict
+    @staticmethod
+    def make_pooler(config: EncoderConfig) -> nn.Module:
+        """Return nothing that has parameters."""
+        return nn.Identity()
+
+
+class MeanClassifier(nn.Module):
+    """Mean over a text's states, a hidden layer, ReLU, the last layer; for one text or two.
+
+    Two texts pass one encoder; the head then sees both means, their product and their difference.
+
+    Args:
+        encoder_config: Encoder configuration; for the published classifiers norm_position="pre",
+            final_norm, no embedding norm and no types, layer_norm_eps=1e-5, init="torch".
+        num_labels: Outputs C.
+        hidden_size: Width of the hidden layer.
+        has_pair: Whether two texts are given.
+
+    Source:
+        The Long Range Arena code of Nystromformer and PoNet.
+    """
+
+    def __init__(
+        self,
+        encoder_config: EncoderConfig,
+        *,
+        num_labels: int,
+        hidden_size: int,
+        has_pair: bool = False,
+    ) -> None:
+        """Build everything."""
+        super().__init__()
+        self.encoder = build_encoder(encoder_config)
+        width = encoder_config.hidden_size * (4 if has_pair else 1)
+        self.hidden = nn.Linear(width, hidden_size)
+        self.classifier = nn.Linear(hidden_size, num_labels)
+
+    def forward(
+        self, batch: EncoderBatch, other: EncoderBatch | None = None, *, divisor: int | None = None
+    ) -> Tensor:
+        """Return logits (B, C).
+
+        Args:
+            batch: The texts.
+            other: The second texts of a pair task.
+            divisor: Divides the sums of the states: the padded length as published, whatever a
+                batch was cut to; None takes the number of real tokens.
+        """
+        means = [self.mean(one, divisor) for one in (batch, other) if one is not None]
+        if len(means) == 2:
+            first, second = means
+            means = [first, second, first * second, first - second]
+        logits: Tensor = self.classifier(self.hidden(torch.cat(means, 1)).relu())
+        return logits
+
+    def mean(self, batch: EncoderBatch, divisor: int | None) -> Tensor:
+        """Return the mean state (B, D) of every text; 0 for a text without a token."""
+        summed_BD: Tensor = (self.encoder(batch) * batch.mask[..., None]).sum(1)
+        if divisor is not None:
+            return summed_BD / divisor
+        return summed_BD / batch.mask.sum(1, keepdim=True).clamp(min=1)

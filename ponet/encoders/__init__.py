@@ -1,11 +1,12 @@
-"""Encoders: one backbone, three token mixers."""
+"""Encoders: one backbone, several token mixers."""
 
 from collections.abc import Callable
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, MLPMixerConfig, PoNetConfig
 from ponet.encoders.backbone import Encoder, TokenMixer
 from ponet.encoders.bert import BertMixer
 from ponet.encoders.fnet import FNetMixer
+from ponet.encoders.mlp_mixer import MLPTokenMixer
 from ponet.encoders.ponet import PoNetMixer
 
 __all__ = ["Encoder", "TokenMixer", "build_encoder"]
@@ -27,6 +28,9 @@ def _mixer_factory(config: EncoderConfig) -> Callable[[], TokenMixer]:
         return lambda: BertMixer(config)
     if isinstance(config, FNetConfig):
         return FNetMixer
+    if isinstance(config, MLPMixerConfig):
+        return lambda: MLPTokenMixer(config)
     raise ValueError(
-        f"{type(config).__name__} names no encoder; use PoNetConfig, BertConfig or FNetConfig"
+        f"{type(config).__name__} names no encoder; use PoNetConfig, BertConfig, FNetConfig or "
+        "MLPMixerConfig"
     )

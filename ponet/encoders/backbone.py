@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig, FNetConfig
+from ponet.encoders.hashed import HashedWords
 from ponet.positions import PositionMethod, extend_positions
 
 
@@ -34,10 +35,25 @@ def activation_function(name: str) -> nn.GELU:
     return nn.GELU(approximate={"gelu": "none", "gelu_tanh": "tanh"}[name])
 
 
-def init_weights(module: nn.Module, std: float) -> None:
-    """Set linear and embedding weights to N(0, std), biases to 0, layer norms to 1 and 0."""
+def norm_layer(config: EncoderConfig) -> nn.LayerNorm:
+    """Return a layer norm over the width."""
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def init_weights(module: nn.Module, std: float, *, tables_only: bool = False) -> None:
+    """Set linear and embedding weights to N(0, std), biases to 0, layer norms to 1 and 0.
+
+    Args:
+        module: Changed in place.
+        std: Standard deviation.
+        tables_only: Leave all but the embedding tables as PyTorch made them.
+    """
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
+        if isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if tables_only:
+            continue
+        if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=std)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
@@ -46,15 +62,29 @@ def init_weights(module: nn.Module, std: float) -> None:
 
 
 class Embeddings(nn.Module):
-    """Sum of word, token type and learned position embeddings, layer norm, dropout."""
+    """Sum of word, token type and learned position embeddings, layer norm, dropout.
+
+    Token types, positions and the norm are there where the configuration has them; with a
+    projection `word` is the bottleneck over hashed words.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         """Build the tables of one configuration."""
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.word = (
+            HashedWords(config)
+            if config.projection
+            else nn.Embedding(config.vocab_size, config.hidden_size)
+        )
+        self.position = (
+            nn.Embedding(config.max_positions, config.hidden_size) if config.use_positions else None
+        )
+        self.token_type = (
+            nn.Embedding(config.type_vocab_size, config.hidden_size)
+            if config.type_vocab_size
+            else None
+        )
+        self.norm = norm_layer(config) if config.embedding_norm else nn.Identity()
         has_projection = isinstance(config, FNetConfig) and config.embedding_projection
         self.projection = (
             nn.Linear(config.hidden_size, config.hidden_size) if has_projection else nn.Identity()
@@ -67,17 +97,24 @@ class Embeddings(nn.Module):
         Raises:
             ValueError: If the batch is longer than the position table.
         """
-        num_tokens, max_positions = batch.input_ids.shape[1], self.position.num_embeddings
+        x_BLD = self.word(batch if isinstance(self.word, HashedWords) else batch.input_ids)
+        if self.token_type is not None:
+            x_BLD = x_BLD + self.token_type(batch.token_type_ids)
+        if self.position is not None:
+            x_BLD = x_BLD + self._positions(batch.input_ids.shape[1])
+        x_BLD = self.projection(self.norm(x_BLD))
+        dropped: Tensor = self.dropout(x_BLD)
+        return dropped
+
+    def _positions(self, num_tokens: int) -> Tensor:
+        assert self.position is not None
+        max_positions = self.position.num_embeddings
         if num_tokens > max_positions:
             raise ValueError(
                 f"a batch of {num_tokens} tokens was given to an encoder with {max_positions} "
                 "positions; shorten it or call encoder.extend_positions first"
             )
-        x_BLD = self.word(batch.input_ids) + self.token_type(batch.token_type_ids)
-        x_BLD = x_BLD + self.position.weight[:num_tokens]
-        x_BLD = self.projection(self.norm(x_BLD))
-        dropped: Tensor = self.dropout(x_BLD)
-        return dropped
+        return self.position.weight[:num_tokens]
 
 
 class FeedForward(nn.Module):
@@ -98,15 +135,19 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixer and feed-forward sub-layers, each added to its input and then normalised."""
+    """Mixer and feed-forward sub-layers, each added to its input.
+
+    The sum is normalised, or with norm_position "pre" the input of each sub-layer.
+    """
 
     def __init__(self, config: EncoderConfig, mixer: TokenMixer) -> None:
         """Wrap one mixer."""
         super().__init__()
         self.mixer = mixer
-        self.mixer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mixer_norm = norm_layer(config)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = norm_layer(config)
+        self.norm_first = config.norm_position == "pre"
 
     def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
         """Return the next (B, L, D) hidden states.
@@ -115,6 +156,10 @@ class Block(nn.Module):
             x_BLD: Hidden states.
             plan: What the mixer's prepare returned for this batch.
         """
+        if self.norm_first:
+            x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD), plan)
+            summed: Tensor = x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
+            return summed
         x_BLD = self.mixer_norm(x_BLD + self.mixer(x_BLD, plan))
         normed: Tensor = self.feed_forward_norm(x_BLD + self.feed_forward(x_BLD))
         return normed
@@ -143,10 +188,13 @@ class Encoder(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Block(config, make_mixer()) for _ in range(config.num_layers))
-        init_weights(self, config.init_range)
+        self.final_norm = norm_layer(config) if config.final_norm else nn.Identity()
+        init_weights(self, config.init_range, tables_only=config.init == "torch")
 
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return the plan that every layer gets for this batch."""
+        if not self.layers:
+            return None
         mixer = self.layers[0].mixer
         assert isinstance(mixer, TokenMixer)
         return mixer.prepare(batch)
@@ -162,7 +210,8 @@ class Encoder(nn.Module):
                 x_BLD = checkpoint(block, x_BLD, plan, use_reentrant=False)
             else:
                 x_BLD = block(x_BLD, plan)
-        return x_BLD
+        normed: Tensor = self.final_norm(x_BLD)
+        return normed
 
     def extend_positions(self, max_positions: int, *, method: PositionMethod = "tile") -> None:
         """Replace the position table by a longer one, in place; do it before making an optimizer.
@@ -174,9 +223,9 @@ class Encoder(nn.Module):
         Raises:
             ValueError: If the new length is shorter.
         """
-        weight_PD = extend_positions(
-            self.embeddings.position.weight.detach(), max_positions, method=method
-        )
-        num_positions, width = weight_PD.shape
-        self.embeddings.position = nn.Embedding(num_positions, width, _weight=weight_PD)
+        position = self.embeddings.position
+        if position is not None:
+            weight_PD = extend_positions(position.weight.detach(), max_positions, method=method)
+            num_positions, width = weight_PD.shape
+            self.embeddings.position = nn.Embedding(num_positions, width, _weight=weight_PD)
         self.config = dataclasses.replace(self.config, max_positions=max_positions)
