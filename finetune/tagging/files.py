@@ -1,0 +1,239 @@
+"""Files of tagged texts: MTOP, MultiATIS++, `seq.in` folders, CoNLL columns, own JSONL.
+
+Invariant: a row is used as it stands, is an error with file and line, or is a counted repair.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune.tagging.scores import spans_of
+from finetune.tasks.lines import file_lines
+
+MTOP_COLUMNS = 8
+CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
+Lines = Iterator[tuple[int, str]]
+
+
+class TaggedText(NamedTuple):
+    """One text as words with what is known of them."""
+
+    line: int
+    """Its first line in its file, counted from 1."""
+    id: str
+    """Its name in its distribution, else its number from 0."""
+    words: tuple[str, ...]
+    """At least one."""
+    tags: tuple[str, ...] | None
+    """BIO, one for every word; None: unlabelled."""
+    label: str | None
+    """Label of the whole text; None: unlabelled, or the task has none."""
+    text: str
+    """The text itself, where the file has it; else the words with spaces."""
+    offsets: tuple[tuple[int, int], ...]
+    """Characters [start, end) of every word in `text`."""
+
+
+def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
+    """Return the texts of a file or `seq.in` folder; the layout is told from what it holds.
+
+    A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL (keys
+    words, tags and label), MTOP's table of eight columns without a header, MultiATIS++'s table with
+    the header `id utterance slot_labels intent`, or CoNLL columns: a word and its tag a line, texts
+    apart by an empty line. Files may be packed (.gz, .zst).
+
+    Args:
+        path: File or folder.
+        repairs: Counts what was mended.
+
+    Raises:
+        ValueError: No or an unknown layout, no texts, a damaged row; names file and line.
+    """
+    if path.is_dir():
+        texts = list(_read_folder(path))
+    else:
+        lines = list(_lines(path))
+        if not lines:
+            raise ValueError(f"{path}: is empty; tagged texts are needed")
+        texts = list(_layout(path, lines[0][1])(path, iter(lines), repairs))
+    if not texts:
+        raise ValueError(f"{path}: has no texts; one or more are needed")
+    return texts
+
+
+def _layout(path: Path, first: str) -> Callable[[Path, Lines, Counter[str]], Iterator[TaggedText]]:
+    columns = first.split("\t")
+    if first.lstrip().startswith("{"):
+        return _read_jsonl
+    if columns[:4] == ["id", "utterance", "slot_labels", "intent"]:
+        return _read_multiatis
+    if len(columns) == MTOP_COLUMNS and columns[1].startswith("IN:"):
+        return _read_mtop
+    if len(columns) <= 4 and len(first.split()) <= 4:
+        return _read_conll
+    raise ValueError(
+        f"{path}, line 1: {len(columns)} tab-separated columns of no known layout; allowed are "
+        "JSONL with words and tags, MTOP (8 columns), MultiATIS++ (header id, utterance, "
+        "slot_labels, intent) and CoNLL (a word and its tag a line)"
+    )
+
+
+def _lines(path: Path) -> Lines:
+    for number, line in file_lines(path):
+        yield number, line.rstrip("\r\n")
+
+
+def tagged(
+    place: str, line: int, name: str, words: list[str], tags: list[str] | None, label: str | None,
+) -> TaggedText:  # fmt: skip
+    """Return a text of words with spaces between them, checked.
+
+    Raises:
+        ValueError: No words, another number of tags, or a tag that is no BIO tag; names the place.
+    """
+    if not words or not all(words):
+        raise ValueError(f"{place}: an empty word, or none; words are needed")
+    offsets, start = [], 0
+    for word in words:
+        offsets.append((start, start + len(word)))
+        start += len(word) + 1
+    return _checked(
+        place,
+        TaggedText(
+            line,
+            name,
+            tuple(words),
+            None if tags is None else tuple(tags),
+            label,
+            " ".join(words),
+            tuple(offsets),
+        ),  # fmt: skip
+    )
+
+
+def _checked(place: str, text: TaggedText) -> TaggedText:
+    if text.tags is not None:
+        if len(text.tags) != len(text.words):
+            raise ValueError(
+                f"{place}: {len(text.words)} words but {len(text.tags)} tags; every word needs one"
+            )
+        try:
+            spans_of(text.tags)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+    return text
+
+
+def _read_folder(folder: Path) -> Iterator[TaggedText]:
+    names = [name for name in ("seq.in", "seq.out", "label") if (folder / name).is_file()]
+    if "seq.in" not in names:
+        raise ValueError(f"{folder}: has no seq.in; seq.in, seq.out and label are needed")
+    columns = {name: [line for _, line in _lines(folder / name)] for name in names}
+    sizes = {name: len(lines) for name, lines in columns.items()}
+    if len(set(sizes.values())) > 1:
+        given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{folder}: its files have different numbers of lines: {given}")
+    for number, words in enumerate(columns["seq.in"]):
+        tags = columns["seq.out"][number].split() if "seq.out" in columns else None
+        label = columns["label"][number].strip() if "label" in columns else None
+        place = f"{folder / 'seq.in'}, line {number + 1}"
+        yield tagged(place, number + 1, str(number), words.split(), tags, label)
+
+
+def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
+    next(lines)
+    for line, row in lines:
+        columns, place = row.split("\t"), f"{path}, line {line}"
+        if len(columns) != 4:
+            raise ValueError(f"{place}: {len(columns)} columns; id, utterance, slot_labels, intent")
+        name, words, tags, intent = columns
+        yield tagged(place, line, name, words.split(), tags.split(), intent.strip())
+
+
+def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
+    for number, (line, row) in enumerate(lines):
+        place = f"{path}, line {line}"
+        if not row.strip():
+            continue
+        try:
+            values: Any = json.loads(row)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: is not JSON ({error.msg})") from None
+        words = values.get("words") if isinstance(values, dict) else None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{place}: needs a key words with a list of strings")
+        tags, label = values.get("tags"), values.get("label")
+        if tags is not None and not isinstance(tags, list):
+            raise ValueError(f"{place}: tags is {tags!r}; a list of strings is needed")
+        yield tagged(place, line, str(values.get("id", number)), words, tags, label)
+
+
+def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
+    rows: list[tuple[int, list[str]]] = []
+    number = 0
+    for line, row in [*lines, (0, "")]:
+        if row.strip() and not row.startswith("-DOCSTART-"):
+            rows.append((line, row.split("\t") if "\t" in row else row.split()))
+            continue
+        if rows:
+            yield _conll_text(path, rows, number)
+            rows, number = [], number + 1
+
+
+def _conll_text(path: Path, rows: list[tuple[int, list[str]]], number: int) -> TaggedText:
+    for line, columns in rows:
+        if len(columns) < 2 or len(columns) != len(rows[0][1]):
+            raise ValueError(
+                f"{path}, line {line}: {len(columns)} columns, the text's first line has "
+                f"{len(rows[0][1])}; a word first and its tag last are needed"
+            )
+    first = rows[0][0]
+    words, tags = [columns[0] for _, columns in rows], [columns[-1] for _, columns in rows]
+    return tagged(f"{path}, line {first}", first, str(number), words, tags, None)
+
+
+def _read_mtop(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
+    for line, row in lines:
+        place = f"{path}, line {line}"
+        columns = next(csv.reader([row], delimiter="\t", quoting=csv.QUOTE_NONE))
+        if len(columns) != MTOP_COLUMNS:
+            raise ValueError(f"{place}: {len(columns)} columns; MTOP has {MTOP_COLUMNS}")
+        name, intent, slots, text = columns[:4]
+        try:
+            tokens = json.loads(columns[7])
+            words = [str(token) for token in tokens["tokens"]]
+            offsets = [
+                (span["start"], span["start"] + span["length"]) for span in tokens["tokenSpans"]
+            ]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{place}: column 8 has no tokens with their spans ({error})"
+            ) from None
+        tags = _mtop_tags(place, slots, offsets, repairs)
+        made = TaggedText(
+            line, name, tuple(words), tuple(tags), intent.removeprefix("IN:"), text, tuple(offsets)
+        )
+        yield _checked(place, made)
+
+
+def _mtop_tags(
+    place: str, slots: str, offsets: list[tuple[int, int]], repairs: Counter[str]
+) -> list[str]:
+    """BIO tags of slots `start:end:SL:NAME`, whose edges are characters."""
+    tags = ["O"] * len(offsets)
+    for slot in filter(None, slots.split(",")):
+        parts = slot.split(":")
+        if len(parts) != 4 or not (parts[0] + parts[1]).isdigit() or parts[2] != "SL":
+            raise ValueError(f"{place}: slot {slot!r}; start:end:SL:NAME is needed")
+        start, end = int(parts[0]), int(parts[1])
+        inside = [place for place, (a, b) in enumerate(offsets) if a < end and b > start]
+        if not inside:
+            raise ValueError(f"{place}: slot {slot!r} covers no word")
+        if offsets[inside[0]][0] < start or offsets[inside[-1]][1] > end:
+            repairs[CUT_WORDS] += 1
+        for number in inside:
+            tags[number] = f"{'B' if number == inside[0] else 'I'}-{parts[3]}"
+    return tags

@@ -1,0 +1,176 @@
+"""Tagged texts: their files in every layout, and their scores."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+
+from finetune.tagging.files import CUT_WORDS, read_tagged
+from finetune.tagging.scores import Parse, Span, spans_of, tag_scores, without_seen
+
+
+def conlleval_chunks(tags):
+    """Spans by the tables of the Perl script, written down from its rules for BIO tags."""
+    found, start = [], None
+    previous, kind = "O", ""
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        ends = (
+            (previous in "BI" and prefix in ("B", "O"))
+            or (previous != "O" and kind != name)
+        )  # fmt: skip
+        begins = prefix == "B" or (prefix == "I" and (previous == "O" or kind != name))
+        if ends and start is not None:
+            found.append(Span(kind, start, place))
+            start = None
+        if begins:
+            start = place
+        previous, kind = prefix, name
+    return found
+
+
+TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
+
+
+@pytest.mark.parametrize("length", range(5))
+def test_spans_follow_conlleval(length):
+    texts = [()]
+    for _ in range(length):
+        texts = [(*text, tag) for text in texts for tag in TAGS]
+    assert all(spans_of(text) == conlleval_chunks(text) for text in texts)
+
+
+def test_a_tag_of_another_scheme_is_named():
+    with pytest.raises(ValueError, match="'S-a' of word 1"):
+        spans_of(["O", "S-a"])
+
+
+def test_scores_of_hand_worked_texts():
+    gold = [
+        Parse(("B-x", "I-x", "O"), "play"),
+        Parse(("O", "B-y", "O"), "stop"),
+        Parse(("O", "O"), "play#stop"),
+        Parse(("B-x",), "play"),
+    ]
+    predicted = [
+        Parse(("B-x", "I-x", "O"), "play"),  # all right
+        Parse(("O", "B-x", "O"), "stop"),  # a wrong kind
+        Parse(("O", "O"), "stop"),  # the second of two labels
+        Parse((), "stop"),  # cut before its word
+    ]
+    found = tag_scores(gold, predicted)
+    assert found == {
+        "slot_em": 0.5, "token_accuracy": 0.5, "span_precision": 0.5, "span_recall": 1 / 3,
+        "span_f1": 0.4, "intent_accuracy": 0.5, "frame_em": 0.25, "intent_first": 0.5,
+        "intent_any": 0.75,
+    }  # fmt: skip
+
+
+def test_an_all_o_tagger_is_not_rewarded_for_words_without_a_slot():
+    gold = [Parse(("O", "B-x"), None), Parse(("O",), None)]
+    found = tag_scores(gold, [Parse(("O", "O"), None), Parse(("O",), None)])
+    assert found["token_accuracy"] == 0 and found["span_f1"] == 0 and found["slot_em"] == 0.5
+    assert "frame_em" not in found
+
+
+def test_texts_that_also_stand_in_training_can_be_left_out():
+    assert without_seen([("Set", "it"), ("stop",)], [("set", "IT")]) == [1]
+
+
+MTOP_ROW = (
+    "7", "IN:CREATE_CALL", "5:13:SL:CONTACT", "call Nicholas now", "calling", "en_XX", "[]",
+    json.dumps({"tokens": ["call", "Nicholas", "now"], "tokenSpans": [
+        {"start": 0, "length": 4}, {"start": 5, "length": 8}, {"start": 14, "length": 3}]}),
+)  # fmt: skip
+WORDS, BIO = ("call", "Nicholas", "now"), ("O", "B-CONTACT", "O")
+FILES = {
+    "mtop.txt": "\t".join(MTOP_ROW) + "\n",
+    "atis.tsv": "id\tutterance\tslot_labels\tintent\n"
+    "7\tcall Nicholas now\tO B-CONTACT O\tCREATE_CALL\n",
+    "own.jsonl": json.dumps({"words": WORDS, "tags": BIO, "label": "CREATE_CALL", "id": "7"})
+    + "\n",
+    "ner.conll": "-DOCSTART- -X- O\n\ncall NN O\nNicholas NN B-CONTACT\nnow RB O\n\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_layout_gives_the_same_text(tmp_path, name):
+    (tmp_path / name).write_text(FILES[name])
+    with gzip.open(tmp_path / f"{name}.gz", "wt") as file:
+        file.write(FILES[name])
+    for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+        (text,) = read_tagged(path, Counter())
+        assert (text.words, text.tags) == (WORDS, BIO)
+        assert text.label == (None if name == "ner.conll" else "CREATE_CALL")
+        assert [text.text[start:end] for start, end in text.offsets] == list(WORDS)
+
+
+def test_a_folder_of_lines_is_read(tmp_path):
+    (tmp_path / "seq.in").write_text("call Nicholas now\nstop\n")
+    (tmp_path / "seq.out").write_text("O B-CONTACT O\nO\n")
+    (tmp_path / "label").write_text("CREATE_CALL\nSTOP\n")
+    texts = read_tagged(tmp_path, Counter())
+    assert [(text.words, text.tags, text.label) for text in texts] == [
+        (WORDS, BIO, "CREATE_CALL"), (("stop",), ("O",), "STOP"),
+    ]  # fmt: skip
+    (tmp_path / "label").write_text("CREATE_CALL\n")
+    with pytest.raises(ValueError, match="seq.in 2, seq.out 2, label 1"):
+        read_tagged(tmp_path, Counter())
+
+
+BROKEN = {
+    "tags.jsonl": ('{"words": ["a", "b"], "tags": ["O"]}', "line 1: 2 words but 1 tags"),
+    "scheme.jsonl": ('{"words": ["a"], "tags": ["X"]}', "line 1: tag 'X'"),
+    "no_words.jsonl": ('{"text": "a b"}', "line 1: needs a key words"),
+    "slot.txt": ("\t".join([*MTOP_ROW[:2], "99:100:SL:X", *MTOP_ROW[3:]]), "covers no word"),
+    "columns.tsv": ("id\tutterance\tslot_labels\tintent\n1\ta\tO", "line 2: 3 columns"),
+    "ragged.conll": ("a O\nb X O", "line 2: 3 columns"),
+    "what.tsv": ("a\tb\tc\td\te\tf", "6 tab-separated columns of no known layout"),
+    "empty.tsv": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_damage_is_named_with_file_and_line(tmp_path, name):
+    content, message = BROKEN[name]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tagged(tmp_path / name, Counter())
+    assert name in str(error.value)
+
+
+def test_a_slot_edge_inside_a_word_is_counted(tmp_path):
+    row = "\t".join([*MTOP_ROW[:2], "7:13:SL:CONTACT", *MTOP_ROW[3:]])
+    (tmp_path / "mtop.txt").write_text(row + "\n")
+    repairs = Counter()
+    (text,) = read_tagged(tmp_path / "mtop.txt", repairs)
+    assert text.tags == BIO and repairs == {CUT_WORDS: 1}
+
+
+def test_the_real_files_have_their_known_sizes(shared_dir):
+    folder = shared_dir / "data"
+    if not (folder / "mtop").is_dir() or not (folder / "atis").is_dir():
+        pytest.skip(f"MTOP and ATIS not found in {folder}")
+    repairs = Counter()
+    mtop = {
+        split: read_tagged(folder / "mtop" / name, repairs)
+        for split, name in {
+            "train": "train.en.derived.tsv.gz", "eval": "eval.en.txt.gz", "test": "test.en.txt.gz",
+        }.items()
+    }  # fmt: skip
+    assert {split: len(texts) for split, texts in mtop.items()} == {
+        "train": 15_645, "eval": 2_235, "test": 4_386,
+    }  # fmt: skip
+    assert len({tag for text in mtop["train"] for tag in text.tags}) == 136
+    assert repairs == {CUT_WORDS: 33}  # in 32 rows
+    left = without_seen(
+        [text.words for text in mtop["eval"]], [text.words for text in mtop["train"]]
+    )
+    assert len(mtop["eval"]) - len(left) == 23
+    gold = [Parse(text.tags, text.label) for text in mtop["eval"]]
+    all_o = [Parse(("O",) * len(text.words), text.label) for text in mtop["eval"]]
+    assert tag_scores(gold, all_o)["slot_em"] == pytest.approx(0.064, abs=5e-4)
+    atis = {split: read_tagged(folder / "atis" / split, repairs) for split in ("train", "test")}
+    assert {split: len(texts) for split, texts in atis.items()} == {"train": 4_478, "test": 893}
+    assert sum("#" in text.label for text in atis["test"]) == 15
