@@ -1,0 +1,1 @@
+"""What a user gets for free: linear models over counted words, and a structured perceptron."""
