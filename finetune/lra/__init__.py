@@ -1,0 +1,1 @@
+"""Long Range Arena: generators of its synthetic tasks and readers of its files."""
