@@ -1,0 +1,246 @@
+"""Files of Long Range Arena: the release, the pickles of its PyTorch ports, CIFAR-10.
+
+Invariant: a file that a stranger made runs no code: pickles are read as numbers, lists and NumPy
+arrays alone.
+"""
+
+import ast
+import pickle
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
+from finetune.tasks.lines import file_lines
+
+EMPTY_PICTURE = "empty picture files left out"
+KNOWN_EMPTY = "curv_baseline/imgs/0/sample_172.png"
+"""The released one that has no content."""
+_SAFE = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"), ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode"),
+}  # fmt: skip
+
+
+def release_folder(root: Path, name: str) -> Path:
+    """Return the folder of a task in the unpacked release, whichever folder of it is given.
+
+    Args:
+        root: The release, its inner `lra_release`, or the folder itself.
+        name: `listops-1000`, `tsv_data`, `pathfinder32` and the like.
+
+    Raises:
+        ValueError: It is not there, or in both nestings.
+    """
+    places = [root / "lra_release" / name, root / "lra_release" / "lra_release" / name, root / name]
+    if root.name == name and root.is_dir():
+        return root
+    found = [place for place in places if place.is_dir()]
+    if not found:
+        raise ValueError(
+            f"{root}: has no folder {name}; give the folder lra_release that the archive unpacks to"
+        )
+    if len(found) > 1:
+        both = " and ".join(map(str, found))
+        raise ValueError(
+            f"{root}: holds {name} twice, {both}, whose contents differ in the release; give the "
+            "inner one"
+        )
+    return found[0]
+
+
+class _NumbersAlone(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _SAFE:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it wants {module}.{name}")
+
+
+def read_pickle(path: Path, num_classes: int) -> LraSplit:
+    """Return the samples of a pickle of the PyTorch ports (Nystromformer's, PoNet's).
+
+    Raises:
+        ValueError: It is damaged, holds more than arrays and numbers, or a label out of range.
+    """
+    try:
+        with path.open("rb") as file:
+            rows = _NumbersAlone(file).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{path}: is no list of arrays and numbers ({error}); nothing of it was run"
+        ) from error
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+        raise ValueError(f"{path}: holds no list of samples with input_ids_0 and label")
+    for number, row in enumerate(rows):
+        if not {"input_ids_0", "label"} <= set(row) or np.size(row["label"]) != 1:
+            raise ValueError(f"{path}, sample {number}: has no input_ids_0 and label")
+        _check_label(int(row["label"]), num_classes, f"{path}, sample {number}")
+    ids, lengths = _stacked([row["input_ids_0"] for row in rows], path)
+    labels = np.array([int(row["label"]) for row in rows], np.uint8)
+    if "input_ids_1" not in rows[0]:
+        return LraSplit(ids, labels, lengths)
+    return LraSplit(ids, labels, lengths, *_stacked([row["input_ids_1"] for row in rows], path))
+
+
+def _stacked(rows: list[Any], path: Path) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+    """Padded ids, and the number of places up to the last that is not 0."""
+    sizes = {np.shape(row) for row in rows}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        raise ValueError(f"{path}: ids of shapes {sorted(sizes)[:3]}; one length is needed")
+    ids = np.stack(rows)
+    if ids.min() < 0 or ids.max() >= 2**16:
+        raise ValueError(f"{path}: ids from {ids.min()} to {ids.max()}; 0 to 65,535 are needed")
+    real = ids != 0
+    lengths = np.where(real.any(1), ids.shape[1] - real[:, ::-1].argmax(1), 0)
+    return ids.astype(np.uint16), lengths.astype(np.int32)
+
+
+def _check_label(label: int, num_classes: int, place: str) -> None:
+    if not 0 <= label < num_classes:
+        raise ValueError(f"{place}: label {label}; 0 to {num_classes - 1} are known")
+
+
+def read_retrieval(path: Path, *, length: int, decoded: bool = False) -> LraSplit:
+    """Return the pairs of `new_aan_pairs.<split>.tsv`: label, two ids, two texts.
+
+    Args:
+        path: The file.
+        length: Ids that are kept of every text; longer texts are cut as published.
+        decoded: Read the texts, which the file holds as Python bytes literals (`b'...'`), as what
+            they stand for; published models see the literals.
+
+    Raises:
+        ValueError: A row of other columns or label, or a literal that cannot be read.
+    """
+    pairs: tuple[list[NDArray[np.uint16]], list[NDArray[np.uint16]]] = ([], [])
+    labels = []
+    for line, row in file_lines(path):
+        place, columns = f"{path}, line {line}", row.rstrip("\r\n").split("\t")
+        if len(columns) != 5:
+            raise ValueError(f"{place}: {len(columns)} columns; label, two ids and two texts")
+        if columns[0] not in ("0", "1", "0.0", "1.0"):
+            raise ValueError(f"{place}: label {columns[0]!r}; 0 and 1 are known")
+        labels.append(int(float(columns[0])))
+        for texts, text in zip(pairs, columns[3:], strict=True):
+            texts.append(byte_ids(_decoded(text, place) if decoded else text, length))
+    if not labels:
+        raise ValueError(f"{path}: is empty")
+    first, second = (padded(texts, length) for texts in pairs)
+    return LraSplit(first[0], np.array(labels, np.uint8), first[1], *second)
+
+
+def _decoded(text: str, place: str) -> bytes:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{place}: no Python bytes literal ({error})") from None
+    if not isinstance(value, bytes):
+        raise ValueError(f"{place}: a {type(value).__name__} literal; bytes are needed")
+    return value
+
+
+def read_pathfinder(folder: Path, level: str = "curv_contour_length_14") -> LraSplit:
+    """Return all pictures of one difficulty, in the order of the metadata's numbers.
+
+    Args:
+        folder: `pathfinder32` or a larger one.
+        level: Its sub-folder.
+
+    Raises:
+        ValueError: No metadata, a picture that is missing, damaged or of another size, or a label
+            other than 0 and 1. An empty picture file is one too, but for the one of the release.
+    """
+    root, repairs = folder / level, Counter[str]()
+    tables = sorted((root / "metadata").glob("*.npy"), key=lambda path: int(path.stem))
+    if not tables:
+        raise ValueError(f"{root}: has no metadata/*.npy; imgs/ and metadata/ are needed")
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for table in tables:
+        for place, row in _metadata(table):
+            picture = root / row[0] / row[1]
+            if picture.is_file() and not picture.stat().st_size:
+                if not picture.as_posix().endswith(KNOWN_EMPTY):
+                    raise ValueError(f"{picture}: is empty; unpack it again")
+                repairs[EMPTY_PICTURE] += 1
+                continue
+            if row[3] not in ("0", "1"):
+                raise ValueError(f"{place}: label {row[3]!r}; 0 and 1 are known")
+            images.append(_picture(picture, images[0].shape if images else None))
+            labels.append(int(row[3]))
+    split = pixel_split(np.stack(images), labels)
+    split.repairs.update(repairs)
+    return split
+
+
+def _metadata(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Rows of a metadata file: text under the name .npy in the release, or real NumPy."""
+    if path.read_bytes()[:6] == b"\x93NUMPY":
+        rows = [[str(value) for value in row] for row in np.load(path, allow_pickle=False)]
+    else:
+        rows = [line.split() for _, line in file_lines(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 4:
+            raise ValueError(f"{path}, line {number}: {len(row)} fields; four or more are needed")
+        yield f"{path}, line {number}", row
+
+
+def _picture(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+    if shape is not None and pixels.shape != shape:
+        raise ValueError(f"{path}: {pixels.shape} pixels, the first picture has {shape}")
+    return pixels
+
+
+def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return pictures (N, 32, 32, 3) and labels (N,) of CIFAR-10's own files.
+
+    Args:
+        folder: `cifar-10-batches-bin` or `cifar-10-batches-py`, or the folder above it.
+        split: `train` (50,000, in the order of the five batches) or `test` (10,000).
+
+    Raises:
+        ValueError: No batch files, or one of another size.
+    """
+    names = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
+    for place in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
+        for ending, read in ((".bin", _cifar_binary), ("", _cifar_python)):
+            paths = [place / f"{name}{ending}" for name in names]
+            if all(path.is_file() for path in paths):
+                batches = [read(path) for path in paths]
+                pixels = np.concatenate([pixels for pixels, _ in batches])
+                labels = np.concatenate([labels for _, labels in batches])
+                return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    raise ValueError(f"{folder}: has no {names[0]} or {names[0]}.bin; unpack CIFAR-10 there")
+
+
+def _cifar_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    data = np.fromfile(path, np.uint8)
+    if not len(data) or len(data) % 3073:
+        raise ValueError(f"{path}: {len(data)} bytes; rows of 3,073 are needed, it may be cut")
+    rows = data.reshape(-1, 3073)
+    return rows[:, 1:], rows[:, 0]
+
+
+def _cifar_python(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    try:
+        with path.open("rb") as file:
+            batch = _NumbersAlone(file, encoding="bytes").load()
+        pixels = np.asarray(batch[b"data"], np.uint8)
+        labels = np.asarray(batch[b"labels"], np.uint8)
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: is no batch of CIFAR-10 ({error}); nothing was run") from error
+    if pixels.shape != (len(labels), 3072):
+        raise ValueError(f"{path}: data {pixels.shape} and {len(labels)} labels do not fit")
+    return pixels, labels

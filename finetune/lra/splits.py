@@ -1,0 +1,76 @@
+"""Data of Long Range Arena as arrays, and how texts and pixels become ids.
+
+Invariant: id 0 is padding; a text is bytes + 1; pixels are unshifted (a black pixel is id 0 too, as
+published): the task says whether zeros are masked.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DataKind = Literal["official", "generated", "stand_in"]
+TaskName = Literal["listops", "text", "retrieval", "image", "pathfinder32", "pathx"]
+BYTE_VOCAB = 257
+"""Ids of bytes: padding and 256 bytes."""
+_GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)
+
+
+@dataclass(frozen=True)
+class LraSplit:
+    """Samples of one split, padded to one length. N samples, L places."""
+
+    ids: NDArray[np.uint16]
+    """(N, L); 0 is padding, and a black pixel."""
+    labels: NDArray[np.uint8]
+    """(N,)."""
+    lengths: NDArray[np.int32]
+    """(N,): places that are real; for pixels all of them."""
+    other_ids: NDArray[np.uint16] | None = None
+    """(N, L) of the second texts of a pair task."""
+    other_lengths: NDArray[np.int32] | None = None
+    """(N,) of the second texts."""
+    repairs: dict[str, int] = field(default_factory=dict)
+    """What was left out or mended, and how often."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+
+def padded(samples: Sequence[bytes | NDArray[np.integer]], length: int) -> tuple[
+    NDArray[np.uint16], NDArray[np.int32]
+]:  # fmt: skip
+    """Return ids (N, L) with zeros behind each sample, and the lengths; longer samples are cut."""
+    ids = np.zeros((len(samples), length), np.uint16)
+    lengths = np.empty(len(samples), np.int32)
+    for row, sample in enumerate(samples):
+        values = np.frombuffer(sample, np.uint8) if isinstance(sample, bytes) else sample
+        lengths[row] = min(len(values), length)
+        ids[row, : lengths[row]] = values[: lengths[row]]
+    return ids, lengths
+
+
+def byte_ids(text: str | bytes, most: int) -> NDArray[np.uint16]:
+    """Return byte + 1 for the first `most` bytes of the UTF-8 form."""
+    data = text.encode() if isinstance(text, str) else text
+    return np.frombuffer(data[:most], np.uint8).astype(np.uint16) + 1
+
+
+def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (..., H, W) grey values of (..., H, W, 3) as TensorFlow computes them.
+
+    trunc(255.5 x (0.2989 R + 0.5870 G + 0.1140 B) / 255) in float32; Pillow's differ by one in a
+    quarter of the colours.
+    """
+    scaled = images.astype(np.float32) * np.float32(1 / 255)
+    return (np.float32(255.5) * (scaled @ _GREY)).astype(np.uint8)
+
+
+def pixel_split(images: NDArray[np.uint8], labels: Iterable[int]) -> LraSplit:
+    """Return a split of pictures (N, H, W), row by row."""
+    ids = images.reshape(len(images), -1).astype(np.uint16)
+    lengths = np.full(len(images), ids.shape[1], np.int32)
+    return LraSplit(ids, np.array(list(labels), np.uint8), lengths)
