@@ -12,8 +12,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from finetune.data.batches import ScoreScale
 from finetune.data.encoding import TextEncoder
-from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.bundle import load_strictly

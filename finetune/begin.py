@@ -5,7 +5,7 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 
 from finetune.artifact import restore_classifier
-from finetune.data.overview import overview_lines
+from finetune.data.inspection import overview_lines
 from finetune.module import FinetuneModule, log_prefix
 from training.callbacks.history import RunBegin, rewind_metrics
 from training.command_line import check_monitors
@@ -47,7 +47,7 @@ def input_paths(module: FinetuneModule) -> dict[str, Path]:
 
 def metric_names(module: FinetuneModule) -> list[str]:
     """Return the metrics that a validation of this task gives."""
-    majority = module.datamodule.inspection.majority
+    majority = module.datamodule.inspection["majority"]
     names = [
         f"{log_prefix(split)}/{name}"
         for split in module.datamodule.task.validation_splits

@@ -18,8 +18,8 @@ from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy, mse_loss
 
 from finetune.artifact import load_classifier
-from finetune.data.datamodule import TaskBatch, TaskDataModule
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
+from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
+from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
 from finetune.optim import OptimizerConfig
 from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
@@ -139,7 +139,7 @@ class FinetuneModule(LightningModule):
         """Build what is trained: from the encoder, on the scale of the training rows."""
         self.scale = score_scale(self.spec, self.datamodule.task.splits["train"])
         if self.class_weights == "balanced":
-            counts = self.datamodule.inspection.splits["train"].labels
+            counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
         pretrained = load_pretrained(self.encoder_path)
         self.source = pretrained.source

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,18 +20,15 @@ import torch
 from torch import Tensor
 
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
-from finetune.data.encoded_texts import EncodedText
-from finetune.data.sampler import evaluation_shard
+from finetune.data.batches import EncodedText, evaluation_shard
 from finetune.options import parse_config
 from finetune.prediction_files import OUTPUT_FORMATS, PredictionFile
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.spec import Row
-from finetune.tasks.tables import column_value, read_table, text_value
+from finetune.tasks.rows import NAME_IT, column_value, row_texts
+from finetune.tasks.spec import Columns, Row
+from finetune.tasks.tables import read_table
 
 BATCHES_AT_ONCE = 16
 _QUIET_S = 5.0
-Columns = Mapping[str, str]
-"""Option (text, text_pair) -> its column; empty: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +166,7 @@ def read_input(
     bad: list[BadRow] = []
     table = read_table(
         path,
-        dialect=find_dialect(path),
+        is_own=True,
         notes=notes,
         bad=lambda line, why: bad.append(BadRow(line, why)),
     )
@@ -178,8 +175,9 @@ def read_input(
         yield from (InputRow(row, empty) for row in bad)
         bad.clear()
         try:
-            carried = {name: column_value(values, name, "", option="keep") for name in kept}
-            yield InputRow(_row(line, values, columns), carried)
+            carried = {name: column_value(values, name, "", NAME_IT, "keep") for name in kept}
+            row = Row(line, str(line), *row_texts(columns, values, ""), None)
+            yield InputRow(row, carried)
         except ValueError as error:
             reason = str(error).removeprefix(": ")
             yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
@@ -220,15 +218,8 @@ def _write(
 def _columns(config: PredictConfig, info: ClassifierInfo) -> Columns:
     if config.text_pair and not info.has_pair:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    return {"text": config.text or info.text, "text_pair": config.text_pair or info.text_pair}
-
-
-def _row(line: int, values: Mapping[str, Any], columns: Columns) -> Row:
-    texts = [
-        text_value(values, name, "", option=option) if name else ""
-        for option, name in columns.items()
-    ]
-    return Row(line, str(line), texts[0], texts[1], None)
+    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
+    return Columns(text=text, text_pair=text_pair, label="", advice=NAME_IT)
 
 
 class Predictor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.manifest import file_sha256
 from finetune.artifact import load_model
-from finetune.data.targets import ScoreScale
+from finetune.data.batches import ScoreScale
 from ponet import PretrainingModel, SequenceClassifier, load_bundle, load_official
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights
 from training.inputs import RUN_PARTS

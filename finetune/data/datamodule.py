@@ -4,39 +4,34 @@ Invariant: an optimiser step sees the same rows on any number of devices, and ev
 row exactly once.
 """
 
-from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from dataclasses import fields, replace
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from finetune.data.encoding import TextEncoder, tokenizer_file
-from finetune.data.inspection import Inspection, inspect_task, targets_of
-from finetune.data.sampler import (
+from finetune.data.batches import (
     BucketBatchSampler,
+    EncodedSplit,
+    TaskBatch,
     WeightedRow,
     accumulation_steps,
     evaluation_shard,
-    stratified_subset,
 )
-from finetune.data.task_batches import EncodedSplit, TaskBatch
-from finetune.tasks.registry import OwnFiles, load_task
+from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.inspection import Inspection, inspect_task
+from finetune.tasks.folds import stratified_subset
+from finetune.tasks.own import OwnFiles
+from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask, MetricName, SegmentRule, SplitRows, TaskSpec
 from training.interruption import ignore_signals_in_worker
-
-__all__ = ["OWN_TASK", "TaskBatch", "TaskDataModule", "tokenizer_file"]
 
 OWN_TASK = "own"
 LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
-
-_OF_NAMED_TASKS = {"folder": "", "fold": 0, "repeat": 0}
-_OF_OWN_FILES = {"text": "text", "text_pair": "", "label": "label", "kind": "classification",
-                 "validation_fraction": 0.0, "score": "auto", "positive_label": ""}  # fmt: skip
-"""Options that would be ignored by the other kind of task, and their defaults."""
-
-_T = TypeVar("_T")
+_OWN_OPTIONS = [f.name for f in fields(OwnFiles) if f.name not in ("segments", "labels")]
+"""Options that would be ignored by a task with a name."""
 
 
 class TaskDataModule(pl.LightningDataModule):
@@ -79,6 +74,10 @@ class TaskDataModule(pl.LightningDataModule):
     Raises:
         ValueError: A mistake in an option or in the data; names the place.
     """
+
+    task: LoadedTask
+    inspection: Inspection
+    text_encoder: TextEncoder
 
     def __init__(  # noqa: PLR0913
         self,
@@ -124,36 +123,17 @@ class TaskDataModule(pl.LightningDataModule):
         self._check_options()
         self.equal_lengths = False
         """Whether a batch of an evaluation holds texts of one length; the model says so."""
-        self._loaded: LoadedTask | None = None
-        self._stages: set[str] = set()
-        self._trained_labels: tuple[str, ...] | None = None
-        self._inspection: Inspection | None = None
-        self._text_encoder: TextEncoder | None = None
-        self._whole: dict[str, SplitRows] = {}
-        self._repairs: dict[str, dict[str, int]] = {}
-        self._encoded: dict[str, EncodedSplit] = {}
         self.resume_at = (0, 0)
         """Epoch to begin with, and how many of its micro-batches to leave out."""
-
-    @property
-    def task(self) -> LoadedTask:
-        """The task with the rows that are used."""
-        return _known(self._loaded)
+        self._trained_labels: tuple[str, ...] | None = None
+        self._stages: set[str] = set()
+        self._whole: dict[str, SplitRows] = {}
+        self._encoded: dict[str, EncodedSplit] = {}
 
     @property
     def spec(self) -> TaskSpec:
         """The task without rows."""
         return self.task.spec
-
-    @property
-    def inspection(self) -> Inspection:
-        """What was found in the data."""
-        return _known(self._inspection)
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """What made the token ids."""
-        return _known(self._text_encoder)
 
     def prepare_data(self) -> None:
         """Download from the Hub on one process of a machine; files need nothing."""
@@ -187,13 +167,10 @@ class TaskDataModule(pl.LightningDataModule):
         missing = [name for name in evaluated if name not in self._encoded]
         for name in missing:
             self._encoded[name] = self._encode(name, self.task.splits[name])
-        if missing or self._inspection is None:
-            self._inspection = inspect_task(
-                self.task,
-                {name: split.texts for name, split in self._encoded.items()},
-                max_len=self.max_len,
-                whole=self._whole,
-                repairs=self._repairs,
+        if missing or not hasattr(self, "inspection"):
+            encoded = {name: split.texts for name, split in self._encoded.items()}
+            self.inspection = inspect_task(
+                self.task, encoded, max_len=self.max_len, whole=self._whole
             )
             self._whole = {}  # of a large task, the texts of a subset alone stay in memory
 
@@ -253,15 +230,10 @@ class TaskDataModule(pl.LightningDataModule):
         if self.eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         self.accumulation(1)
-        is_own = self.task_name == OWN_TASK
-        has_files = bool(self.train or self.validation or self.test)
-        if not is_own and has_files:
-            raise ValueError(
-                f"data.task is {self.task_name} but own files are given too; leave out data.train, "
-                f"data.validation and data.test, or set data.task={OWN_TASK}"
-            )
-        defaults = _OF_NAMED_TASKS if is_own else _OF_OWN_FILES
-        unused = [f"data.{key}" for key, value in defaults.items() if getattr(self, key) != value]
+        ignored: dict[str, Any] = {"folder": "", "fold": 0, "repeat": 0}
+        if self.task_name != OWN_TASK:
+            ignored = {name: getattr(OwnFiles(), name) for name in _OWN_OPTIONS}
+        unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
         if unused:
             raise ValueError(
                 f"data.task is {self.task_name}, which has no use for {', '.join(unused)}; leave "
@@ -271,32 +243,23 @@ class TaskDataModule(pl.LightningDataModule):
     def _load(self, stage: str) -> None:
         if self._stages & {stage, "fit"}:
             return
-        self._text_encoder = self._text_encoder or self._new_text_encoder()
+        if not hasattr(self, "text_encoder"):
+            self.text_encoder = TextEncoder(tokenizer_file(self.encoder), max_len=self.max_len)
         loaded = self._load_rows(stage)
         rule = loaded.spec.segments if self.segments == "auto" else self.segments
-        self._text_encoder.segments = rule
+        self.text_encoder.segments = rule
         self._whole |= loaded.splits
         used = {name: self._subset(name, split) for name, split in loaded.splits.items()}
-        earlier = {} if self._loaded is None or stage == "fit" else self._loaded.splits
-        self._loaded = LoadedTask(
-            spec=replace(loaded.spec, segments=rule), splits={**earlier, **used}
-        )
+        earlier = self.task.splits if self._stages and stage != "fit" else {}
+        spec = replace(loaded.spec, segments=rule)
+        self.task = LoadedTask(spec=spec, splits={**earlier, **used})
         self._stages.add(stage)
 
     def _load_rows(self, stage: str) -> LoadedTask:
         own = None
         if self.task_name == OWN_TASK:
             own = OwnFiles(
-                train=self.train,
-                validation=self.validation,
-                test=self.test,
-                text=self.text,
-                text_pair=self.text_pair,
-                label=self.label,
-                kind=self.kind,
-                validation_fraction=self.validation_fraction,
-                score=() if self.score == "auto" else (self.score,),
-                positive_label=self.positive_label,
+                **{name: getattr(self, name) for name in _OWN_OPTIONS},
                 segments=self._own_segments(),
                 labels=self._trained_labels,
             )
@@ -314,26 +277,15 @@ class TaskDataModule(pl.LightningDataModule):
             return self.segments
         return "separators" if self.max_len <= LONGEST_PLAIN_TEXT else "sentences"
 
-    def _new_text_encoder(self) -> TextEncoder:
-        if not self.encoder:
-            raise ValueError(
-                "no encoder is given; set model.encoder to a bundle, or to a run folder that holds "
-                "one: its tokenizer.json is needed"
-            )
-        return TextEncoder(tokenizer_file(self.encoder), max_len=self.max_len)
-
     def _subset(self, name: str, split: SplitRows) -> SplitRows:
         most = self.max_train_rows if name == "train" else self.max_eval_rows
         places = stratified_subset(split.rows, most)
         return replace(split, rows=tuple(split.rows[place] for place in places))
 
     def _encode(self, name: str, split: SplitRows) -> EncodedSplit:
-        encoder = self.text_encoder
-        before = encoder.counters.copy()
-        texts = encoder.encode_packed(split.rows, split.source)
-        self._repairs[name] = dict(encoder.counters - before)
-        targets = targets_of(self.spec, split.rows)
-        return EncodedSplit(texts, targets, pad_id=encoder.info.pad_id)
+        texts = self.text_encoder.encode_packed(split.rows, split.source)
+        targets = self.spec.targets_of(split.rows)
+        return EncodedSplit(texts, targets, pad_id=self.text_encoder.info.pad_id)
 
     def _evaluation_loader(self, name: str) -> DataLoader[TaskBatch]:
         split = self._encoded[name]
@@ -360,7 +312,6 @@ class TaskDataModule(pl.LightningDataModule):
             split,
             batch_size=None,
             sampler=batches,
-            collate_fn=_as_it_is,
             num_workers=self.num_workers,
             worker_init_fn=ignore_signals_in_worker,
             persistent_workers=False,
@@ -371,13 +322,3 @@ class TaskDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 1, 0
         return self.trainer.world_size, self.trainer.global_rank
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _known(value: _T | None) -> _T:
-    if value is None:
-        raise RuntimeError("the data module is not set up yet; call setup() first")
-    return value

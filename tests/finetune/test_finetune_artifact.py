@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from finetune import artifact
 from finetune.artifact import ClassifierInfo, load_classifier, save_classifier
-from finetune.data.targets import ScoreScale
+from finetune.data.batches import ScoreScale
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig, SequenceClassifier
 

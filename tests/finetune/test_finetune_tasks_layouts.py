@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.tasks.glue import WRONG_WIDTH
 from finetune.tasks.long_documents import ARXIV_LABELS, EMPTY_DOCUMENTS, MENTIONS
 from finetune.tasks.registry import OwnFiles, load_task
-from finetune.tasks.rows import EMPTY_FILLED, EMPTY_LEFT_OUT
+from finetune.tasks.rows import EMPTY_FILLED, EMPTY_LEFT_OUT, WRONG_WIDTH
 
 MNLI_HEADER = (
     "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
