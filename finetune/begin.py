@@ -40,7 +40,7 @@ def input_paths(module: FinetuneModule) -> dict[str, Path]:
     """Return what a fit reads: encoder, tokenizer and the files of the splits."""
     assert module.source is not None
     paths = {f"the encoder's {file.name}": file for file in module.source.files}
-    for name, split in module.datamodule.task.splits.items():
+    for name, split in module.datamodule.loaded.splits.items():
         paths[f"the {name} file"] = Path(split.source)
     return paths
 
@@ -50,7 +50,7 @@ def metric_names(module: FinetuneModule) -> list[str]:
     majority = module.datamodule.inspection["majority"]
     names = [
         f"{log_prefix(split)}/{name}"
-        for split in module.datamodule.task.validation_splits
+        for split in module.datamodule.loaded.validation_splits
         for name in (*(name for name in majority[split] if name != "num_rows"), "loss")
     ]
     return list(dict.fromkeys(names))

@@ -214,7 +214,7 @@ class FinetuneCLI(RunCLI):
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
-        if self.run.test and self.datamodule.task.test_splits and best.epoch:
+        if self.run.test and self.datamodule.loaded.test_splits and best.epoch:
             load_weights(self.model.classifier, self.run.classifier)
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self.result = fit_result(
@@ -240,7 +240,7 @@ class FinetuneCLI(RunCLI):
 
     def _print_evaluation(self) -> None:
         if self.trainer.is_global_zero:
-            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.task)
+            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
             lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
             path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
             print("\n".join([*lines, f"written: {path}"]))

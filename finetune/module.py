@@ -137,7 +137,7 @@ class FinetuneModule(LightningModule):
 
     def _start(self) -> None:
         """Build what is trained: from the encoder, on the scale of the training rows."""
-        self.scale = score_scale(self.spec, self.datamodule.task.splits["train"])
+        self.scale = score_scale(self.spec, self.datamodule.loaded.splits["train"])
         if self.class_weights == "balanced":
             counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
@@ -232,11 +232,11 @@ class FinetuneModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score every validation split."""
-        self._score(self.datamodule.task.validation_splits)
+        self._score(self.datamodule.loaded.validation_splits)
 
     def on_test_epoch_end(self) -> None:
         """Score every labelled test split."""
-        self._score(self.datamodule.task.test_splits)
+        self._score(self.datamodule.loaded.test_splits)
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):

@@ -160,7 +160,7 @@ def is_best_at_the_end(result: dict[str, Any]) -> bool:
 
 def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
-    splits = module.datamodule.task.splits
+    splits = module.datamodule.loaded.splits
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -310,7 +311,7 @@ class Predictor:
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
         batches = evaluation_shard(
-            [len(text.input_ids) for text in texts],
+            np.array([len(text.input_ids) for text in texts]),
             batch_size=self.batch_size,
             equal_lengths=self.classifier.model.encoder.config.sees_padding,
         )

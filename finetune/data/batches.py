@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
@@ -173,6 +173,7 @@ class EncodedSplit(Dataset[TaskBatch]):
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class BucketBatchSampler(Sampler[list[WeightedRow]]):
     """Micro-batches of one rank: lists of (row, weight), texts of like length together.
 
@@ -185,65 +186,55 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
     A row weighs A R / n. Then the mean over ranks and accumulation steps of sum(weight * loss) is
     the mean loss of the n rows, whatever A and R are. A micro-batch that would be empty gets one
     row of the global batch with weight 0, so that every rank has the same number of micro-batches.
-
-    Args:
-        lengths: Tokens of every row, (rows,).
-        global_batch_size: Rows per optimiser step, G.
-        micro_batch_size: Most rows per rank and forward pass.
-        num_devices: R.
-        rank: Which of the R this is.
-        seed: Seed of the order.
-        resume_at: Epoch to begin with, and how many of its micro-batches to leave out.
-
-    Raises:
-        ValueError: There are no rows, or less than one row of a global batch for each device.
     """
 
-    def __init__(
-        self,
-        lengths: ArrayLike,
-        *,
-        global_batch_size: int,
-        micro_batch_size: int,
-        num_devices: int = 1,
-        rank: int = 0,
-        seed: int = 42,
-        resume_at: tuple[int, int] = (0, 0),
-    ) -> None:
-        self._lengths: IntArray = np.asarray(lengths, dtype=np.int64)
-        if not len(self._lengths):
+    lengths: IntArray
+    """(rows,): tokens of every row, one or more."""
+    global_batch_size: int
+    """Rows per optimiser step."""
+    micro_batch_size: int
+    """Most rows per rank and forward pass."""
+    num_devices: int = 1
+    """R."""
+    rank: int = 0
+    """Which of the R this is."""
+    seed: int = 42
+    """Of the order."""
+    resume_at: tuple[int, int] = (0, 0)
+    """Epoch to begin with, and how many of its micro-batches to leave out."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if not len(self.lengths):
             raise ValueError("there are no training rows; one or more are needed")
-        self.global_batch_size = global_batch_size
-        self.accumulation = accumulation_steps(global_batch_size, micro_batch_size, num_devices)
-        self._num_devices = num_devices
-        self._rank = rank
-        self._seed = seed
-        self._resume_at = resume_at
-        self._epoch = resume_at[0]
+        self.accumulation = accumulation_steps(
+            self.global_batch_size, self.micro_batch_size, self.num_devices
+        )
+        self.epoch = self.resume_at[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before every epoch."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
         """Micro-batches of this rank in an epoch."""
-        return -(-len(self._lengths) // self.global_batch_size) * self.accumulation
+        return -(-len(self.lengths) // self.global_batch_size) * self.accumulation
 
     def __iter__(self) -> Iterator[list[WeightedRow]]:
-        epoch, done = self._resume_at
-        return islice(self._micro_batches(), done if self._epoch == epoch else 0, None)
+        epoch, done = self.resume_at
+        return islice(self._micro_batches(), done if self.epoch == epoch else 0, None)
 
     def _micro_batches(self) -> Iterator[list[WeightedRow]]:
         for rows_n in self.global_batches():
-            weight = self.accumulation * self._num_devices / len(rows_n)
+            weight = self.accumulation * self.num_devices / len(rows_n)
             for rows in np.array_split(rows_n, self.accumulation):
-                mine = rows[self._rank :: self._num_devices].tolist()
+                mine = rows[self.rank :: self.num_devices].tolist()
                 yield [(row, weight) for row in mine] or [(int(rows_n[0]), 0.0)]
 
     def global_batches(self) -> list[IntArray]:
         """Return the rows of every optimiser step of the present epoch, each sorted by length."""
-        generator, size = np.random.default_rng((self._seed, self._epoch)), self.global_batch_size
-        order = generator.permutation(len(self._lengths))
+        generator, size = np.random.default_rng((self.seed, self.epoch)), self.global_batch_size
+        order = generator.permutation(len(self.lengths))
         num_full = len(order) // size
         full, rest = np.split(order, [num_full * size])
         window = min(_WINDOW_BATCHES, -(-num_full // _WINDOWS_PER_EPOCH)) * size
@@ -256,15 +247,11 @@ class BucketBatchSampler(Sampler[list[WeightedRow]]):
         return [*batches, self._sorted(rest)] if len(rest) else batches
 
     def _sorted(self, rows: IntArray) -> IntArray:
-        return rows[np.argsort(self._lengths[rows], kind="stable")]
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, num_devices: int) -> int:
-    """Return how many forward passes a device makes per optimiser step: as few as may be.
-
-    Raises:
-        ValueError: A size is below 1, or there are more devices than rows in a global batch.
-    """
+    """Return how many forward passes a device makes per optimiser step: as few as may be."""
     sizes = {"global_batch_size": global_batch_size, "micro_batch_size": micro_batch_size}
     for name, value in {**sizes, "num_devices": num_devices}.items():
         if value < 1:
@@ -278,7 +265,7 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, num_device
 
 
 def evaluation_shard(
-    lengths: ArrayLike,
+    lengths_N: IntArray,
     *,
     num_ranks: int = 1,
     rank: int = 0,
@@ -293,13 +280,12 @@ def evaluation_shard(
     there is no padding: what an encoder that sees it says of a row is then the row's own.
 
     Args:
-        lengths: Tokens of every row, (rows,).
+        lengths_N: Tokens of every row.
         num_ranks: Processes that evaluate together.
         rank: Which of them this is.
         batch_size: Most rows of a batch.
         equal_lengths: Whether all rows of a batch must have one length.
     """
-    lengths_N = np.asarray(lengths, dtype=np.int64)
     if not len(lengths_N):
         return []
     order = np.argsort(-lengths_N, kind="stable")
@@ -343,11 +329,7 @@ class ScoreScale:
 
 
 def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:
-    """Return mean and deviation of the training scores, for a task that standardises them.
-
-    Raises:
-        ValueError: All scores are equal.
-    """
+    """Return mean and deviation of the training scores, for a task that standardises them."""
     if not (spec.is_regression and spec.standardises):
         return ScoreScale()
     scores_N = spec.targets_of(train.rows).astype(np.float64)
@@ -360,14 +342,7 @@ def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:
 
 
 def balanced_weights(counts: Mapping[str, int]) -> list[float]:
-    """Return rows / (classes x rows of the class) for every class, (C,).
-
-    Args:
-        counts: Label -> its training rows.
-
-    Raises:
-        ValueError: There are no classes, or one of them has no row.
-    """
+    """Return rows / (classes x rows of the class) for every class, given label -> training rows."""
     if not counts or not all(counts.values()):
         missing = [label for label, count in counts.items() if not count]
         raise ValueError(

@@ -4,7 +4,7 @@ Invariant: an optimiser step sees the same rows on any number of devices, and ev
 row exactly once.
 """
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -24,107 +24,68 @@ from finetune.data.inspection import Inspection, inspect_task
 from finetune.tasks.folds import stratified_subset
 from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
-from finetune.tasks.spec import LoadedTask, MetricName, SegmentRule, SplitRows, TaskSpec
+from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
 from training.interruption import ignore_signals_in_worker
 
 OWN_TASK = "own"
 LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
-_OWN_OPTIONS = [f.name for f in fields(OwnFiles) if f.name not in ("segments", "labels")]
-"""Options that would be ignored by a task with a name."""
 
 
-class TaskDataModule(pl.LightningDataModule):
+@dataclass(kw_only=True, eq=False)
+class TaskDataModule(OwnFiles, pl.LightningDataModule):
     """One task for a Trainer.
 
-    After `setup`: `task` (the rows that are used), `spec` (with the segment rule that is used),
+    After `setup`: `loaded` (the rows that are used), `spec` (with the segment rule that is used),
     `text_encoder`, and `inspection`. For `validate` and `test` only the rows that are scored are
     read, and the training rows where folds, carving or labels need them.
-
-    Args:
-        task: Name of a task (`python -m finetune tasks` lists them), or own: the files below.
-        folder: Local copy of the task in its original layout; empty: from the Hugging Face Hub.
-        train: Own training file, .csv, .tsv or .jsonl, also .gz or .zst.
-        validation: Own validation file.
-        test: Own test file with labels; empty: none.
-        text: Column of the text in own files.
-        text_pair: Column of the second text in own files; empty: none.
-        label: Column of the label or score in own files.
-        kind: Whether the label of own files is a class or a number.
-        validation_fraction: Share of the own training rows that becomes the validation split, in
-            (0, 1), stratified, by a hash of the text; 0: there is a validation file.
-        score: Metric of own files that chooses the epoch. auto: accuracy, or the mean of pearson
-            and spearman.
-        positive_label: Of two own classes the one that F1 is of; empty: the second one in order.
-        segments: Pooling segment: the whole text (separators), its sentences or its paragraphs.
-            auto: what the task says; for own files sentences above 512 tokens, else separators.
-        max_len: Most tokens of an example, special tokens included.
-        global_batch_size: Examples per optimiser step over all devices.
-        micro_batch_size: Most examples per device and forward pass; the rest is accumulated.
-        eval_batch_size: Most examples per device and forward pass of an evaluation; changes speed
-            and memory, not the scores.
-        fold: Which fold is the test split, for tasks with folds; from 0.
-        repeat: Which shuffle the folds are cut from; from 0.
-        max_train_rows: Train on a fixed stratified subset of so many rows, for quick runs; 0: all.
-        max_eval_rows: The same for every validation and test split.
-        num_workers: Processes that assemble batches beside the main one.
-        seed: Seed of the order of the training rows.
-        encoder: Bundle, or run folder that holds one, whose tokenizer.json is used.
 
     Raises:
         ValueError: A mistake in an option or in the data; names the place.
     """
 
-    task: LoadedTask
-    inspection: Inspection
-    text_encoder: TextEncoder
+    task: str = OWN_TASK
+    """Name of a task (`python -m finetune tasks` lists them), or own: files of your own."""
+    folder: str = ""
+    """Local copy of the task in its original layout; empty: from the Hugging Face Hub."""
+    segments: Literal["auto", "separators", "sentences", "paragraphs"] = "auto"
+    """Pooling segment: the whole text (separators), its sentences or its paragraphs. auto: what the
+    task says; for own files sentences above 512 tokens, else separators."""
+    max_len: int = 128
+    """Most tokens of an example, special tokens included."""
+    global_batch_size: int = 32
+    """Examples per optimiser step over all devices."""
+    micro_batch_size: int = 32
+    """Most examples per device and forward pass; the rest is accumulated."""
+    eval_batch_size: int = 64
+    """Most examples per device and forward pass of an evaluation; changes speed and memory, not the
+    scores."""
+    fold: int = 0
+    """Which fold is the test split, for tasks with folds; from 0."""
+    repeat: int = 0
+    """Which shuffle the folds are cut from; from 0."""
+    max_train_rows: int = 0
+    """Train on a fixed stratified subset of so many rows, for quick runs; 0: all."""
+    max_eval_rows: int = 0
+    """The same for every validation and test split."""
+    num_workers: int = 0
+    """Processes that assemble batches beside the main one."""
+    seed: int = 42
+    """Seed of the order of the training rows."""
+    encoder: str = ""
+    """Bundle, or run folder that holds one, whose tokenizer.json is used."""
 
-    def __init__(  # noqa: PLR0913
-        self,
-        *,
-        task: str = "own",
-        folder: str = "",
-        train: str = "",
-        validation: str = "",
-        test: str = "",
-        text: str = "text",
-        text_pair: str = "",
-        label: str = "label",
-        kind: Literal["classification", "regression"] = "classification",
-        validation_fraction: float = 0.0,
-        score: Literal[MetricName, Literal["auto"]] = "auto",
-        positive_label: str = "",
-        segments: Literal["auto", "separators", "sentences", "paragraphs"] = "auto",
-        max_len: int = 128,
-        global_batch_size: int = 32,
-        micro_batch_size: int = 32,
-        eval_batch_size: int = 64,
-        fold: int = 0,
-        repeat: int = 0,
-        max_train_rows: int = 0,
-        max_eval_rows: int = 0,
-        num_workers: int = 0,
-        seed: int = 42,
-        encoder: str = "",
-    ) -> None:
-        super().__init__()
-        self.task_name, self.folder = task, folder
-        self.train, self.validation, self.test = train, validation, test
-        self.text, self.text_pair, self.label, self.kind = text, text_pair, label, kind
-        self.validation_fraction = validation_fraction
-        self.score, self.positive_label = score, positive_label
-        self.segments, self.max_len = segments, max_len
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.fold, self.repeat = fold, repeat
-        self.max_train_rows, self.max_eval_rows = max_train_rows, max_eval_rows
-        self.num_workers, self.seed, self.encoder = num_workers, seed, encoder
+    def __post_init__(self) -> None:
+        """Check the options."""
+        pl.LightningDataModule.__init__(self)
         self._check_options()
         self.equal_lengths = False
         """Whether a batch of an evaluation holds texts of one length; the model says so."""
         self.resume_at = (0, 0)
         """Epoch to begin with, and how many of its micro-batches to leave out."""
+        self.loaded: LoadedTask
+        self.inspection: Inspection
+        self.text_encoder: TextEncoder
         self._trained_labels: tuple[str, ...] | None = None
         self._stages: set[str] = set()
         self._whole: dict[str, SplitRows] = {}
@@ -133,11 +94,11 @@ class TaskDataModule(pl.LightningDataModule):
     @property
     def spec(self) -> TaskSpec:
         """The task without rows."""
-        return self.task.spec
+        return self.loaded.spec
 
     def prepare_data(self) -> None:
         """Download from the Hub on one process of a machine; files need nothing."""
-        if self.task_name != OWN_TASK and not self.folder:
+        if self.task != OWN_TASK and not self.folder:
             stage = self.trainer.state.fn if self.trainer is not None else None
             self._load("fit" if stage is None else stage.value)
 
@@ -160,17 +121,17 @@ class TaskDataModule(pl.LightningDataModule):
         """
         self._load(stage)
         evaluated = {
-            "fit": ("train", *self.task.validation_splits, *self.task.test_splits),
-            "validate": self.task.validation_splits,
-            "test": self.task.test_splits,
+            "fit": ("train", *self.loaded.validation_splits, *self.loaded.test_splits),
+            "validate": self.loaded.validation_splits,
+            "test": self.loaded.test_splits,
         }.get(stage, ())
         missing = [name for name in evaluated if name not in self._encoded]
         for name in missing:
-            self._encoded[name] = self._encode(name, self.task.splits[name])
+            self._encoded[name] = self._encode(name, self.loaded.splits[name])
         if missing or not hasattr(self, "inspection"):
             encoded = {name: split.texts for name, split in self._encoded.items()}
             self.inspection = inspect_task(
-                self.task, encoded, max_len=self.max_len, whole=self._whole
+                self.loaded, encoded, max_len=self.max_len, whole=self._whole
             )
             self._whole = {}  # of a large task, the texts of a subset alone stay in memory
 
@@ -187,7 +148,7 @@ class TaskDataModule(pl.LightningDataModule):
         split = self._encoded["train"]
         num_devices, rank = self._devices()
         sampler = BucketBatchSampler(
-            split.texts.lengths,
+            lengths=split.texts.lengths,
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
             num_devices=num_devices,
@@ -198,24 +159,24 @@ class TaskDataModule(pl.LightningDataModule):
         return self._loader(split, sampler)
 
     def val_dataloader(self) -> list[DataLoader[TaskBatch]]:
-        """Return a loader per validation split, in the order of `task.validation_splits`."""
-        return [self._evaluation_loader(name) for name in self.task.validation_splits]
+        """Return a loader per validation split, in the order of `loaded.validation_splits`."""
+        return [self._evaluation_loader(name) for name in self.loaded.validation_splits]
 
     def test_dataloader(self) -> list[DataLoader[TaskBatch]]:
-        """Return a loader per labelled test split, in the order of `task.test_splits`.
+        """Return a loader per labelled test split, in the order of `loaded.test_splits`.
 
         Raises:
             ValueError: There is none.
         """
-        if not self.task.test_splits:
+        if not self.loaded.test_splits:
             raise ValueError(
                 f"{self.spec.title} has no test rows with labels: its test labels are not public; "
                 "use `submit`"
-                if any(name.startswith("test") for name in self.task.splits)
+                if any(name.startswith("test") for name in self.loaded.splits)
                 or (self.spec.hub and "test" in self.spec.hub.unlabelled)
                 else f"{self.spec.title} has no test split here; give one, or use `validate`"
             )
-        return [self._evaluation_loader(name) for name in self.task.test_splits]
+        return [self._evaluation_loader(name) for name in self.loaded.test_splits]
 
     def transfer_batch_to_device(
         self, batch: TaskBatch, device: torch.device, dataloader_idx: int
@@ -231,12 +192,12 @@ class TaskDataModule(pl.LightningDataModule):
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         self.accumulation(1)
         ignored: dict[str, Any] = {"folder": "", "fold": 0, "repeat": 0}
-        if self.task_name != OWN_TASK:
-            ignored = {name: getattr(OwnFiles(), name) for name in _OWN_OPTIONS}
+        if self.task != OWN_TASK:
+            ignored = {field.name: field.default for field in fields(OwnFiles)}
         unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
         if unused:
             raise ValueError(
-                f"data.task is {self.task_name}, which has no use for {', '.join(unused)}; leave "
+                f"data.task is {self.task}, which has no use for {', '.join(unused)}; leave "
                 "it out, or give another data.task"
             )
 
@@ -246,36 +207,31 @@ class TaskDataModule(pl.LightningDataModule):
         if not hasattr(self, "text_encoder"):
             self.text_encoder = TextEncoder(tokenizer_file(self.encoder), max_len=self.max_len)
         loaded = self._load_rows(stage)
-        rule = loaded.spec.segments if self.segments == "auto" else self.segments
+        rule = self._rule(loaded.spec)
         self.text_encoder.segments = rule
         self._whole |= loaded.splits
         used = {name: self._subset(name, split) for name, split in loaded.splits.items()}
-        earlier = self.task.splits if self._stages and stage != "fit" else {}
+        earlier = self.loaded.splits if self._stages and stage != "fit" else {}
         spec = replace(loaded.spec, segments=rule)
-        self.task = LoadedTask(spec=spec, splits={**earlier, **used})
+        self.loaded = LoadedTask(spec=spec, splits={**earlier, **used})
         self._stages.add(stage)
 
     def _load_rows(self, stage: str) -> LoadedTask:
-        own = None
-        if self.task_name == OWN_TASK:
-            own = OwnFiles(
-                **{name: getattr(self, name) for name in _OWN_OPTIONS},
-                segments=self._own_segments(),
-                labels=self._trained_labels,
-            )
         return load_task(
-            self.task_name,
+            self.task,
             folder=self.folder,
-            own=own,
+            own=self if self.task == OWN_TASK else None,
+            labels=self._trained_labels,
             fold=self.fold,
             repeat=self.repeat,
             stage=stage,
         )
 
-    def _own_segments(self) -> SegmentRule:
+    def _rule(self, spec: TaskSpec) -> SegmentRule:
         if self.segments != "auto":
             return self.segments
-        return "separators" if self.max_len <= LONGEST_PLAIN_TEXT else "sentences"
+        is_long = self.task == OWN_TASK and self.max_len > LONGEST_PLAIN_TEXT
+        return "sentences" if is_long else spec.segments
 
     def _subset(self, name: str, split: SplitRows) -> SplitRows:
         most = self.max_train_rows if name == "train" else self.max_eval_rows

@@ -12,29 +12,38 @@ from functools import cache
 from typing import Literal
 
 from finetune.tasks.rows import NAME_IT, MissingSplit, label_name, rows_of
-from finetune.tasks.spec import Columns, MetricName, SegmentRule, SplitRows, TaskSpec
+from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
 from finetune.tasks.tables import Lined, read_table
 
 EMPTY_ROWS = "rows without any content left out"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class OwnFiles:
-    """Where a user's own rows are: what the options of these names say, see `TaskDataModule`."""
+    """Where a user's own rows are."""
 
     train: str = ""
+    """Own training file, .csv, .tsv or .jsonl, also .gz or .zst."""
     validation: str = ""
+    """Own validation file."""
     test: str = ""
+    """Own test file with labels; empty: none."""
     text: str = "text"
+    """Column of the text in own files."""
     text_pair: str = ""
+    """Column of the second text in own files; empty: none."""
     label: str = "label"
+    """Column of the label or score in own files."""
     kind: Literal["classification", "regression"] = "classification"
+    """Whether the label of own files is a class or a number."""
     validation_fraction: float = 0.0
+    """Share of the own training rows that becomes the validation split, in (0, 1), stratified, by a
+    hash of the text; 0: there is a validation file."""
     score: Literal[MetricName, Literal["auto"]] = "auto"
+    """Metric of own files that chooses the epoch. auto: accuracy, or the mean of pearson and
+    spearman."""
     positive_label: str = ""
-    segments: SegmentRule = "separators"
-    labels: tuple[str, ...] | None = None
-    """Classes of a classifier that is scored, empty for a regression; None: the training rows'."""
+    """Of two own classes the one that F1 is of; empty: the second one in order."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -54,19 +63,21 @@ class OwnFiles:
 
 
 def own_task(
-    own: OwnFiles, needed: Sequence[str] = ("train", "validation")
+    own: OwnFiles, needed: Sequence[str], *, labels: tuple[str, ...] | None
 ) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
     """Return the task, whose labels are sorted, whole numbers by size, and what reads a split.
 
     Args:
-        own: The files. Training rows are read where nothing else says what the labels are.
+        own: The files.
         needed: Splits that must be there.
+        labels: Classes of a classifier that is scored, empty for a regression; None: those of the
+            training rows.
 
     Raises:
         ValueError: No file, a damaged row, fewer than two classes, or a label that the training
             rows do not have; names file and line.
     """
-    _check(own, needed)
+    _check(own, needed, labels)
     is_regression = own.kind == "regression"
     columns = Columns(
         text=own.text,
@@ -79,7 +90,9 @@ def own_task(
     def table(split: str) -> tuple[list[Lined], Counter[str]]:
         return _table(own.file(split))
 
-    labels = () if is_regression else own.labels or _labels(columns, own.train, table("train")[0])
+    if not (is_regression or labels):
+        labels = _labels(columns, own.train, table("train")[0])
+    labels = labels or ()
     if own.positive_label and (len(labels) != 2 or own.positive_label not in labels):
         raise ValueError(
             f"data.positive_label is {own.positive_label!r}; it must be one of two labels, and "
@@ -91,7 +104,7 @@ def own_task(
         title="own",
         labels=labels,
         score=automatic if own.score == "auto" else (own.score,),
-        segments=own.segments,
+        segments="separators",
         sizes={},
         has_pair=bool(own.text_pair),
         positive_label=own.positive_label,
@@ -106,9 +119,9 @@ def own_task(
     return spec, read
 
 
-def _check(own: OwnFiles, needed: Sequence[str]) -> None:
-    if own.labels is not None and (own.kind == "regression") == bool(own.labels):
-        gives = f"the labels {', '.join(own.labels)}" if own.labels else "scores"
+def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None) -> None:
+    if labels is not None and (own.kind == "regression") == bool(labels):
+        gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
     if not 0 <= own.validation_fraction < 1:
         raise ValueError(

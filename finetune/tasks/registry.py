@@ -60,6 +60,7 @@ def load_task(
     *,
     folder: str = "",
     own: OwnFiles | None = None,
+    labels: tuple[str, ...] | None = None,
     fold: int = 0,
     repeat: int = 0,
     splits: Sequence[str] | None = None,
@@ -71,6 +72,7 @@ def load_task(
         name: A name of `TASKS`, or "own".
         folder: Local copy in the original layout; empty: the Hub.
         own: The files of "own".
+        labels: Classes that the files of "own" must have, see `own_task`.
         fold: Which fold is the test split, for a task with folds; the next one is validation.
         repeat: Number of the shuffle before the folds are dealt.
         splits: What to load; None: what the stage needs.
@@ -85,7 +87,7 @@ def load_task(
     if name == "own":
         if own is None:
             raise ValueError("the task own needs files: --data.train and --data.validation")
-        spec, read = own_task(own, needed)
+        spec, read = own_task(own, needed, labels=labels)
         names = own.given
     elif own is not None:
         raise ValueError(f"own files belong to the task own, not to {name}; leave one of them out")

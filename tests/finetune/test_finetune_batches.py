@@ -20,7 +20,7 @@ def samplers(lengths, global_batch_size, micro_batch_size, num_devices, *, seed=
     made = []
     for rank in range(num_devices):
         sampler = BucketBatchSampler(
-            lengths,
+            lengths=lengths,
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
             num_devices=num_devices,
@@ -181,4 +181,4 @@ def test_more_devices_than_rows_in_a_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="micro_batch_size is 0; 1 or more"):
         accumulation_steps(4, 0, 1)
     with pytest.raises(ValueError, match="no training rows"):
-        BucketBatchSampler([], global_batch_size=4, micro_batch_size=4)
+        BucketBatchSampler(lengths=np.array([]), global_batch_size=4, micro_batch_size=4)

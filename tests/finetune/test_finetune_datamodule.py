@@ -1,5 +1,6 @@
 """Rows of a task to the batches of a rank."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,7 +64,7 @@ def on_rank(datamodule: TaskDataModule, rank: int, num_devices: int) -> TaskData
 def test_batches_hold_texts_targets_weights_and_row_numbers_that_belong_together(make) -> None:
     datamodule = make(global_batch_size=16, micro_batch_size=8)
     datamodule.setup("fit")
-    rows = datamodule.task.splits["train"].rows
+    rows = datamodule.loaded.splits["train"].rows
     texts = datamodule.text_encoder.encode(rows, "films.csv")
     seen = []
     for batch in datamodule.train_dataloader():
@@ -171,7 +172,7 @@ def test_a_subset_for_quick_runs_is_used_everywhere_and_reported(make) -> None:
         "test": (10, 20),
     }
     assert splits["train"]["labels"] == {"bad": 10, "good": 10}
-    assert len(datamodule.task.splits["train"].rows) == 20
+    assert len(datamodule.loaded.splits["train"].rows) == 20
     assert sum(len(batch.row_ids_B) for batch in datamodule.train_dataloader()) == 20
 
 
@@ -187,8 +188,9 @@ def test_the_segment_rule_is_the_tasks_unless_one_is_given(make) -> None:
 @pytest.mark.parametrize(("max_len", "expected"), [(512, "separators"), (513, "sentences")])
 def test_own_long_texts_are_cut_into_sentences(make, max_len, expected) -> None:
     own = {"task": "own", "folder": "", "max_len": max_len}
-    assert make(**own)._own_segments() == expected
-    assert make(**own, segments="paragraphs")._own_segments() == "paragraphs"
+    spec = replace(loaded().spec, segments="separators")
+    assert make(**own)._rule(spec) == expected
+    assert make(**own, segments="paragraphs")._rule(spec) == "paragraphs"
 
 
 def write_rte(folder, *stems: str) -> str:
@@ -203,7 +205,7 @@ def test_scoring_reads_only_the_split_that_is_scored(bundle, tmp_path) -> None:
     folder = write_rte(tmp_path / "RTE", "dev")
     datamodule = TaskDataModule(task="rte", folder=folder, encoder=str(bundle))
     datamodule.setup("validate")
-    assert list(datamodule.task.splits) == ["validation"]
+    assert list(datamodule.loaded.splits) == ["validation"]
     (batch,) = datamodule.val_dataloader()[0]
     assert batch.row_ids_B.tolist() == [0] and datamodule.inspection["majority"] == {}
     datamodule.setup("test")
@@ -213,7 +215,7 @@ def test_scoring_reads_only_the_split_that_is_scored(bundle, tmp_path) -> None:
         datamodule.setup("fit")
     write_rte(tmp_path / "RTE", "train", "test")
     datamodule.setup("fit")
-    assert list(datamodule.task.splits) == ["train", "validation", "test"]
+    assert list(datamodule.loaded.splits) == ["train", "validation", "test"]
 
 
 def test_a_validation_file_that_is_missing_is_named_when_it_is_scored(bundle, tmp_path) -> None:

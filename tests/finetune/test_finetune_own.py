@@ -32,8 +32,8 @@ def test_validation_rows_are_carved_by_label_and_are_the_same_every_time(tmp_pat
     validation, train = task.splits["validation"].rows, task.splits["train"].rows
     assert [sum(row.target == k for row in validation) for k in (0, 1)] == [8, 2]
     assert len(train) == 90 and not {row.text for row in train} & {row.text for row in validation}
-    files = OwnFiles(train=str(tmp_path / "train.csv"), validation_fraction=0.1, labels=("a", "b"))
-    again = load_task("own", own=files, stage="validate")
+    files = OwnFiles(train=str(tmp_path / "train.csv"), validation_fraction=0.1)
+    again = load_task("own", own=files, labels=("a", "b"), stage="validate")
     assert list(again.splits) == ["validation"]
     assert again.splits["validation"].rows == validation
 
