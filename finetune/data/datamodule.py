@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader
 
 from finetune.data.batches import (
@@ -177,12 +176,6 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
                 else f"{self.spec.title} has no test split here; give one, or use `validate`"
             )
         return [self._evaluation_loader(name) for name in self.loaded.test_splits]
-
-    def transfer_batch_to_device(
-        self, batch: TaskBatch, device: torch.device, dataloader_idx: int
-    ) -> TaskBatch:
-        """Return the batch on the device."""
-        return batch.to(device)
 
     def _check_options(self) -> None:
         for name in ("max_train_rows", "max_eval_rows", "num_workers", "fold", "repeat"):

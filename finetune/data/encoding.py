@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.config import SentencesConfig
 from data_prep.sentences import cut_long, split_missed
 from finetune.data.batches import EncodedText, Int32Array, PackedTexts, assemble_batch
+from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
 from ponet import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
@@ -81,7 +82,8 @@ class TextEncoder:
 
     def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for chunk in _chunks(rows):
-            _check_unicode(chunk, source)
+            for row in chunk:
+                encodable(row.text + row.text_pair, "text", f"{source}, line {row.line}")
             first = self._tokens([row.text for row in chunk])
             second = self._tokens([row.text_pair for row in chunk])
             for row, text, pair in zip(chunk, first, second, strict=True):
@@ -145,18 +147,6 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
             begin, num_chars = end, 0
 
 
-def _check_unicode(rows: Sequence[Row], source: str | Path) -> None:
-    """Refuse half of a surrogate pair, which a text can hold but no tokenizer takes."""
-    for row in rows:
-        try:
-            (row.text + row.text_pair).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{source}, line {row.line}: a text holds half of a surrogate pair "
-                f"({error.object[error.start]!a}); write the whole character, or take the row out"
-            ) from error
-
-
 def _token_starts(
     text: str, offsets: Sequence[tuple[int, int]], starts: Sequence[int]
 ) -> Int32Array:
@@ -175,20 +165,9 @@ def _token_starts(
 
 
 def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:
-    """Return how many tokens of text and pair to keep: the longer one is cut first.
-
-    Args:
-        num_text: Tokens of the text, >= 0.
-        num_pair: Tokens of the pair, >= 0.
-        room: Most tokens of both together, >= 2.
-    """
-    if num_text + num_pair <= room:
-        return num_text, num_pair
-    if num_pair <= room // 2:
-        return room - num_pair, num_pair
-    if num_text <= room - room // 2:
-        return num_text, room - num_text
-    return room - room // 2, room // 2
+    """Return how many tokens of text and pair to keep, `room` at most: the longer is cut first."""
+    kept = min(num_text, max(room - num_pair, room - room // 2))
+    return kept, min(num_pair, room - kept)
 
 
 def sentence_starts(text: str) -> list[int]:

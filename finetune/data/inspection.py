@@ -57,18 +57,18 @@ def inspect_task(
     spec = loaded.spec
     splits = {**loaded.splits, **(whole or {})}
     num_rows = {name: len(split.rows) for name, split in splits.items()}
-    majority, best = _constant_answers(loaded)
-    best = None if best == majority else best
+    found = {
+        name: _inspect_split(spec, split, encoded.get(name), num_rows[name])
+        for name, split in loaded.splits.items()
+    }
+    majority, best = _constant_answers(loaded, found)
     return {
         "task": spec.name,
         "title": spec.title,
         "warning": spec.warning,
         "max_len": max_len,
         "segments": spec.segments,
-        "splits": {
-            name: _inspect_split(spec, split, encoded.get(name), num_rows[name])
-            for name, split in loaded.splits.items()
-        },
+        "splits": found,
         "overlaps": overlaps(splits),
         "unlike_published": unlike_published(spec, num_rows),
         "majority": constant_metrics(loaded, majority),
@@ -76,7 +76,7 @@ def inspect_task(
         "best_constant": constant_metrics(loaded, best),
         "best_constant_answer": _answer(spec, best),
         "f1_label": spec.f1_label,
-        "hints": [*label_hints(spec.labels), *_imbalance(loaded)],
+        "hints": [*label_hints(spec.labels), *_imbalance(spec, found)],
         "length_edges": list(LENGTH_EDGES),
     }
 
@@ -97,8 +97,8 @@ def _inspect_split(
         return found
     targets = spec.targets_of(split.rows)
     if spec.is_regression:
-        scores_N = targets.astype(np.float64)
-        return {**found, "target_mean": scores_N.mean().item(), "target_std": scores_N.std().item()}
+        mean, std = targets.mean(dtype=np.float64), targets.std(dtype=np.float64)
+        return {**found, "target_mean": float(mean), "target_std": float(std)}
     counts = np.bincount(targets, minlength=len(spec.labels)).tolist()
     return {**found, "labels": dict(zip(spec.labels, counts, strict=True))}
 
@@ -151,23 +151,18 @@ def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _constant_answers(loaded: LoadedTask) -> tuple[float | None, float | None]:
-    """Return train's most frequent label, and the one that scores best if it is always given.
-
-    Of equals the first; the mean score of a regression is both; None without training rows.
-    """
-    spec = loaded.spec
-    if "train" not in loaded.splits:
+def _constant_answers(
+    loaded: LoadedTask, found: Mapping[str, Any]
+) -> tuple[float | None, float | None]:
+    """Return train's most frequent label or mean, and another label if it scores better alone."""
+    if "train" not in found:
         return None, None
-    rows = loaded.splits["train"].rows
-    targets = spec.targets_of(rows)
-    if spec.is_regression:
-        mean = float(targets.mean(dtype=np.float64))
-        return mean, mean
-    counts = np.bincount(targets, minlength=len(spec.labels))
-    by_count = np.argsort(-counts, kind="stable").tolist()
-    best = max(by_count, key=lambda label: _constant_scores(spec, label, rows)["score"])
-    return float(by_count[0]), float(best)
+    if loaded.spec.is_regression:
+        return found["train"]["target_mean"], None
+    rows, counts = loaded.splits["train"].rows, list(found["train"]["labels"].values())
+    places = sorted(range(len(counts)), key=lambda place: -counts[place])
+    best = max(places, key=lambda place: _constant_scores(loaded.spec, place, rows)["score"])
+    return places[0], None if best == places[0] else best
 
 
 def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
@@ -242,22 +237,21 @@ def _number(label: str) -> str | float:
         return label
 
 
-def _imbalance(loaded: LoadedTask) -> tuple[str, ...]:
+def _imbalance(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
     """Return a sentence where accuracy chooses although a class is rare."""
-    spec = loaded.spec
     is_published = bool(spec.sizes)  # its metric is what it is
-    if is_published or "train" not in loaded.splits or spec.score != ("accuracy",):
-        return ()
-    targets = spec.targets_of(loaded.splits["train"].rows)
-    counts = np.bincount(targets, minlength=len(spec.labels))
-    share = counts.min() / counts.sum()
-    if len(spec.labels) > _FEW or share * len(spec.labels) > _RARE:
-        return ()
-    return (
-        f"{spec.labels[int(counts.argmin())]!r} is {share:.1%} of the training rows, so accuracy "
-        "hardly sees it; --data.score macro_f1 lets another metric choose the epoch, "
-        "--model.class_weights balanced counts rare classes as much as frequent ones",
-    )
+    if is_published or "train" not in found or spec.score != ("accuracy",):
+        return []
+    counts = found["train"]["labels"]
+    rarest = min(counts, key=counts.__getitem__)
+    share = counts[rarest] / sum(counts.values())
+    if len(counts) > _FEW or share * len(counts) > _RARE:
+        return []
+    return [
+        f"{rarest!r} is {share:.1%} of the training rows, so accuracy hardly sees it; --data.score "
+        "macro_f1 lets another metric choose the epoch, --model.class_weights balanced counts rare "
+        "classes as much as frequent ones"
+    ]
 
 
 def overview_lines(found: Inspection) -> list[str]:

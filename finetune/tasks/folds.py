@@ -49,12 +49,9 @@ def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) ->
 
 
 def stratified_folds(rows: Sequence[Row], *, num_folds: int, repeat: int) -> list[list[int]]:
-    """Return the row numbers of each fold: equal sizes and label shares up to one row.
+    """Return the numbers of the rows (no duplicates) of each of three or more folds.
 
-    Args:
-        rows: All rows, with labels, without duplicates.
-        num_folds: Number of folds, >= 3.
-        repeat: Number of the shuffle, >= 0.
+    Sizes and label shares are equal up to one row; every `repeat` is another shuffle.
     """
     dealt = list(chain(*_shuffled_groups(rows, f"fold {repeat}")))
     return [sorted(chain(*dealt[fold::num_folds])) for fold in range(num_folds)]
@@ -101,10 +98,7 @@ def carve(
 ) -> tuple[SplitRows, SplitRows]:
     """Return (validation, the rest of train); the choice depends on the texts only.
 
-    Args:
-        train: All rows, with labels.
-        share: Share of the rows that becomes validation, in (0, 1).
-        is_stratified: Whether that holds for every label; False where most occur once, as scores.
+    The share, in (0, 1), holds for every label where `is_stratified`: not where most occur once.
     """
     rows = train.rows if is_stratified else [row._replace(target=None) for row in train.rows]
     chosen, rest = stratified_parts(rows, [share], "validation")

@@ -23,7 +23,8 @@ _NLI_PAIR = ("premise", "hypothesis")
 _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("entailment", "neutral", "contradiction")
 _NUMBERS = ("0", "1")
-_STEMS = {"train": "train", "validation": "dev", "test": "test"}
+_SPLITS = ("train", "validation", "test")
+_STEMS = {"validation": "dev"}
 _MATCHED = {"validation": "validation_matched", "test": "test_matched"}
 
 
@@ -33,7 +34,7 @@ def _task(  # noqa: PLR0913
     columns: tuple[str, ...],
     labels: tuple[str, ...],
     *,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, int, int] | Mapping[str, int],
     hub_columns: tuple[str, ...] = (),
     label: str = "label",
     file_labels: tuple[str, ...] = (),
@@ -42,7 +43,6 @@ def _task(  # noqa: PLR0913
     header: tuple[str, ...] = (),
     id_column: str = "index",
     allows_gaps: bool = False,
-    published: Mapping[str, float] | None = None,
     **others: Any,
 ) -> TaskSpec:
     """Return a task of GLUE.
@@ -52,16 +52,15 @@ def _task(  # noqa: PLR0913
         title: What tables call it.
         columns: Of the text, or the two texts, in the TSV files.
         labels: Classes in the order of the Hub; empty: a score in [0, 5].
-        sizes: Rows of each split, in the order of `stems`.
+        sizes: Rows of train, validation and test, or of each split.
         hub_columns: Of the texts on the Hub and in .jsonl files, where they differ.
         label: Column of the label in the TSV files.
         file_labels: Classes as the TSV files write them; empty: as `labels`.
         folder: Its folder, where it is not called as the title.
-        stems: Split -> file name without its ending.
+        stems: See `TableFolder`.
         header: Columns of train and dev files without a header line.
         id_column: Column that names the rows of the test files.
         allows_gaps: See `TaskSpec.allows_gaps`; such files also have rows that are cut.
-        published: See `TaskSpec.published`.
         others: Further fields of the task.
     """
     kept: dict[str, Any] = {"score_range": None if labels else (0.0, 5.0)}
@@ -70,13 +69,13 @@ def _task(  # noqa: PLR0913
         Columns(text=texts[0], text_pair="".join(texts[1:]))
         for texts in (columns, hub_columns or columns)
     )
-    matched = _MATCHED if "test_mismatched" in stems else {}
+    sizes = dict(zip(_SPLITS, sizes, strict=True)) if isinstance(sizes, tuple) else sizes
     return TaskSpec(
         name=name,
         title=title,
         labels=labels,
         segments="separators",
-        sizes=dict(zip(stems, sizes, strict=True)),
+        sizes=sizes,
         read_folder=TableFolder(
             title=title,
             folder=folder or title,
@@ -94,13 +93,12 @@ def _task(  # noqa: PLR0913
             id="nyu-mll/glue",
             config=name,
             revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-            splits={split: matched.get(split, split) for split in stems},
+            splits=_MATCHED if "test_mismatched" in sizes else {},
             columns=on_hub,
             unlabelled=HIDDEN,
         ),
         has_pair=len(columns) > 1,
-        published=published or {},
-        published_source=PUBLISHED_SOURCE if published else "",
+        published_source=PUBLISHED_SOURCE if "published" in others else "",
         **{"score": ("accuracy",), **kept, **others},
     )
 
@@ -172,13 +170,17 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
         _NLI,
         hub_columns=_NLI_PAIR,
         label="gold_label",
-        sizes=(392_702, 9_815, 9_832, 9_796, 9_847),
+        sizes={
+            "train": 392_702,
+            "validation": 9_815,
+            "validation_mismatched": 9_832,
+            "test": 9_796,
+            "test_mismatched": 9_847,
+        },
         stems={
-            "train": "train",
             "validation": "dev_matched",
             "validation_mismatched": "dev_mismatched",
             "test": "test_matched",
-            "test_mismatched": "test_mismatched",
         },
         published={
             "PoNet-Base": 76.99,
@@ -213,7 +215,7 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
         _PAIR,
         _NLI,
         hub_columns=_NLI_PAIR,
-        sizes=(1_104,),
+        sizes={"test": 1_104},
         stems={"test": "diagnostic"},
         folder="diagnostic",
         warning="a diagnostic test set without training rows, answered by a model for mnli",

@@ -42,13 +42,12 @@ def _named(labels: tuple[str, ...]) -> Columns:
 IMDB_TABLES = TableFolder(
     title="IMDb",
     folder="aclImdb",
-    stems={"train": "train", "test": "test"},
     columns={".jsonl": _named(IMDB_LABELS)},
 )
 HYPERPARTISAN_TABLES = TableFolder(
     title="Hyperpartisan",
     folder="hyperpartisan_news_detection",
-    stems={"train": "train", "validation": "dev", "test": "test"},
+    stems={"validation": "dev"},
     columns={".jsonl": _named(HYPERPARTISAN_LABELS)},
 )
 
@@ -162,7 +161,7 @@ def read_hyperpartisan(folder: Path, split: str) -> SplitRows:
     try:
         return tables(folder, split)
     except MissingSplit as error:
-        names = [name for other in tables.stems for name in tables.names(other)]
+        names = [name for other in HYPERPARTISAN.sizes for name in tables.names(other)]
         if any((root / f"{name}{ending}").is_file() for name in names for ending in COMPRESSIONS):
             raise ValueError(f"{error} The folds are cut from all three files.") from error
         if not (root / ARTICLES).is_file():
@@ -212,7 +211,6 @@ IMDB = TaskSpec(
         id="stanfordnlp/imdb",
         config="plain_text",
         revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
-        splits={"train": "train", "test": "test"},
         columns=Columns(text="text"),
     ),
     carve_validation=0.1,
@@ -229,7 +227,6 @@ YELP = TaskSpec(
     read_folder=TableFolder(
         title="Yelp-5",
         folder="yelp_review_full_csv",
-        stems={"train": "train", "test": "test"},
         columns={
             ".csv": Columns(
                 text="text",
@@ -244,7 +241,6 @@ YELP = TaskSpec(
         id="Yelp/yelp_review_full",
         config="yelp_review_full",
         revision="c1f9ee939b7d05667af864ee1cb066393154bf85",
-        splits={"train": "train", "test": "test"},
         columns=Columns(text="text", decode=decode_yelp),
     ),
     carve_validation=0.1,
@@ -262,7 +258,6 @@ def _arxiv_hub(config: str, folder: str) -> HubSource:
         # refuses; this is the commit of its conversion to Parquet, with the files of all splits.
         revision="93a8b118060952c75d8d6f49f0e406d0f2584f78",
         files=f"{folder}/{{split}}-*.parquet",
-        splits={"train": "train", "validation": "validation", "test": "test"},
         columns=Columns(text="text"),
     )
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def row_texts(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[
         text = (columns.decode(text) if columns.decode else text).strip()
         if not text and not columns.allows_gaps:
             raise ValueError(f"{place}: {name!r} is empty; write a text or take the row out")
-        texts[number] = _encodable(text, name, place)
+        texts[number] = encodable(text, name, place)
     return texts[0], texts[1]
 
 
@@ -106,7 +106,7 @@ def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
             f"{place}: label {columns.label!r} is {_shown(label)}; a non-empty text or a whole "
             "number is needed"
         )
-    return _encodable(str(label).strip(), columns.label, place)
+    return encodable(str(label).strip(), columns.label, place)
 
 
 def _target(columns: Columns, values: Mapping[str, Any], place: str) -> float | None:
@@ -149,12 +149,13 @@ def _shown(value: Any) -> str:
     return json.dumps(value, default=repr)[:80]
 
 
-def _encodable(text: str, name: str, place: str) -> str:
+def encodable(text: str, name: str, place: str) -> str:
     """Return a text, unless it holds half a surrogate pair, which a JSON escape can smuggle in."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{place}: {name!r} holds half a surrogate pair; repair it") from error
+        half = f"half a surrogate pair ({error.object[error.start]!a})"
+        raise ValueError(f"{place}: {name!r} holds {half}; repair it") from error
     return text
 
 
@@ -166,10 +167,11 @@ class TableFolder:
     """What messages call the data set."""
     folder: str
     """Its folder below the one that is given, which may also be that one itself."""
-    stems: Mapping[str, str]
-    """Split -> name of its file without the ending; .jsonl may also have the name of the split."""
     columns: Mapping[str, Columns]
     """Ending of a file (.csv, .tsv, .jsonl), the first one first -> what its columns mean."""
+    stems: Mapping[str, str] = field(default_factory=dict)
+    """Split -> name of its file without the ending, where that is not the split's own, which .jsonl
+    may have too."""
     header: tuple[str, ...] = ()
     """Columns of labelled files that have no header line; empty: the first line has them."""
     unlabelled: tuple[str, ...] = ()
@@ -203,7 +205,7 @@ class TableFolder:
 
     def names(self, split: str) -> list[str]:
         """Return the names that the file of a split may have, the first one first."""
-        names = [f"{self.stems[split]}{ending}" for ending in self.columns]
+        names = [f"{self.stems.get(split, split)}{ending}" for ending in self.columns]
         return list(dict.fromkeys([*names, *[f"{split}.jsonl"] * (".jsonl" in self.columns)]))
 
     def _file(self, folder: Path, split: str) -> Path:
@@ -230,12 +232,7 @@ def read_text_file(path: Path) -> str:
 
 
 def read_hub(spec: TaskSpec, split: str) -> SplitRows:
-    """Return a split of a task from the Hugging Face Hub: the same rows as from a folder.
-
-    Raises:
-        MissingSplit: The data set has no such split.
-        ValueError: The task is not on the Hub, the download fails, or a row is damaged.
-    """
+    """Return a split of a task from the Hugging Face Hub: the same rows as from a folder."""
     hub = spec.hub
     if hub is None:
         raise ValueError(
@@ -251,7 +248,7 @@ def read_hub(spec: TaskSpec, split: str) -> SplitRows:
         allows_gaps=spec.allows_gaps,
         advice=f"Does revision {hub.revision} of {hub.id} still have the known columns?",
     )
-    name = hub.splits[split]
+    name = hub.splits.get(split, split)
     return rows_of(columns, enumerate(_download(hub, name), 1), f"{hub.id} {hub.config} {name}")
 
 

@@ -85,10 +85,10 @@ class HubSource:
     """Its configuration; empty: the default one."""
     revision: str
     """Commit, so that the data never change under a result."""
-    splits: Mapping[str, str]
-    """Our split name -> the Hub's."""
     columns: Columns
-    """Of every split; `label` -1 is refused: such a row is unlabelled."""
+    """Of every split."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Our split name -> the Hub's, where it is another one."""
     files: str = ""
     """Pattern of the Parquet files of a split, with {split}, for a revision whose own
     configuration cannot be loaded (a dataset script); empty: as the repository says."""

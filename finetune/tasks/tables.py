@@ -40,6 +40,11 @@ class Dialect(NamedTuple):
         return _SEPARATORS.get(self.separator, repr(self.separator))
 
 
+_QUOTE_IT = "put a text that holds the separator or a quote into double quotes"
+_QUOTES_DO_NOT_FIT = (
+    "quotes count as characters here, because they do not fit as those of CSV; take tabs and line "
+    "breaks out of the texts, or write .csv or .jsonl"
+)
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _USUAL = {".csv": Dialect(",", True), ".tsv": Dialect("\t", False), ".jsonl": None}
 
@@ -158,20 +163,12 @@ def _csv_rows(
             wanted = f"{len(columns)} are needed: {', '.join(columns)}"
             yield line, f"has {len(cells)} columns but {wanted}"
         else:
-            yield line, _wrong_width(len(cells), len(columns), dialect)
-
-
-def _wrong_width(found: int, wanted: int, dialect: Dialect) -> str:
-    advice = (
-        "put a text that holds the separator or a quote into double quotes"
-        if dialect.has_quotes
-        else "quotes count as characters here, because they do not fit as those of CSV; take tabs "
-        "and line breaks out of the texts, or write .csv or .jsonl"
-    )
-    return (
-        f"has {found} columns, parted by {dialect.name}s, but the first line names {wanted}; "
-        f"{advice}"
-    )
+            advice = _QUOTE_IT if dialect.has_quotes else _QUOTES_DO_NOT_FIT
+            yield (
+                line,
+                f"has {len(cells)} columns, parted by {dialect.name}s, but the first line names "
+                f"{len(columns)}; {advice}",
+            )
 
 
 def _quoted_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
