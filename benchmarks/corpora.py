@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import SPECIAL_TOKENS, Manifest, TokenizerInfo
-from data_prep.shards import SplitWriter, write_token_counts
+from data_prep.manifest import SPECIAL_TOKENS
+from data_prep.shards import SplitWriter, finish_shards
 
 
 def synthetic_folder(
@@ -33,7 +33,7 @@ def synthetic_folder(
     model |= {"max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}
     content = {"version": "1.0", "normalizer": None, "pre_tokenizer": None, "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    splits, files, counts = {}, {}, np.zeros(vocab_size, np.uint64)
+    writers = []
     for split, count in (("train", num_sentences), ("validation", validation_sentences)):
         if not count:
             continue
@@ -48,10 +48,6 @@ def synthetic_folder(
             tokens = words[places, tokens % words_per_document]
         writer = SplitWriter(folder, split, vocab_size=vocab_size)
         writer.append(tokens, lens, documents)
-        splits[split], written = writer.close()
-        files |= written
-        counts = writer.token_counts if split == "train" else counts
-    files["token_counts.bin"] = write_token_counts(folder, counts)
-    tokenizer = TokenizerInfo.from_file(folder / "tokenizer.json")
-    Manifest(tokenizer=tokenizer, splits=splits, files=files).save(folder)
+        writers.append(writer)
+    finish_shards(folder, writers)
     return folder

@@ -23,7 +23,6 @@ from benchmarks import page
 from benchmarks.charts import bar_chart
 from benchmarks.harness import interleaved
 from benchmarks.report import Options, finish, make_parser, target
-from data_prep.cleaning import clean_document, document_hash
 from data_prep.config import (
     CleaningConfig,
     LocalSource,
@@ -31,13 +30,13 @@ from data_prep.config import (
     SentencesConfig,
     TokenizerConfig,
 )
-from data_prep.encoding import SentenceEncoder
 from data_prep.pool import available_cores
 from data_prep.python_docs import code_prose
 from data_prep.sentences import split_sentences
 from data_prep.sources import iterate_chunks
 from data_prep.tokenizer import save_tokenizer, train_wordpiece
-from data_prep.workers import encode_documents
+from data_prep.words import SentenceEncoder
+from data_prep.workers import clean_document, document_hash, encode_documents
 
 LABELS = {
     "encode_batch": "library, encode_batch, documents",
@@ -77,7 +76,7 @@ def library_ids(texts: list[str], kind: str = "encode_batch_fast") -> Iterator[l
 def run(name: str, documents: list[str]) -> tuple[float, int, int]:
     """Return CPU seconds, characters and tokens of one kind of work."""
     tokens = 0
-    encoder = SentenceEncoder(_STATE["path"])
+    encoder = SentenceEncoder.from_file(_STATE["path"])
     texts = sentences_of(documents) if "sentences" in name or "tokenise" in name else documents
     if name == "tokenise_known":
         encoder.encode(texts)
@@ -136,7 +135,7 @@ def measure(documents: list[str], tokenizer_json: Path, options: Options) -> dic
 def verify(options: Options, tokenizer_json: Path) -> int:
     """Return 0 if every sentence has the ids that the library gives to it as a whole."""
     start(str(tokenizer_json))
-    encoder = SentenceEncoder(tokenizer_json)
+    encoder = SentenceEncoder.from_file(tokenizer_json)
     sentences = tokens = chars = wrong = 0
     for documents in read_batches(options.text, options.megabytes):
         texts = sentences_of(documents)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from data_prep.files import names_full_disk, write_atomic
 from data_prep.manifest import (
+    MANIFEST_NAME,
     TOKENIZER_NAME,
     FileRecord,
     Manifest,
@@ -86,13 +88,11 @@ class SplitWriter:
         self.split = split
         self.token_counts = np.zeros(vocab_size, COUNT_DTYPE)
         self._dtype = token_dtype(vocab_size)
-        self._tokens = _HashedFile(target / TOKENS)
-        self._sentences = _HashedFile(target / SENTENCE_OFFSETS)
-        self._documents = _HashedFile(target / DOCUMENT_OFFSETS)
-        zero = np.zeros(1, OFFSET_DTYPE).tobytes()
-        self._sentences.write(zero)
-        self._documents.write(zero)
-        self._num_tokens = self._num_sentences = self._num_documents = 0
+        names = (TOKENS, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
+        self._files = {name: _HashedFile(target / name) for name in names}
+        for name in names[1:]:
+            self._files[name].write(np.zeros(1, OFFSET_DTYPE).tobytes())
+        self.num_tokens = self._num_sentences = self._num_documents = 0
 
     def append(
         self,
@@ -116,36 +116,50 @@ class SplitWriter:
         if counts.size > vocab_size:
             raise ShardError(f"token id {counts.size - 1} is outside the {vocab_size} entries.")
         self.token_counts += counts.astype(COUNT_DTYPE)
-        self._tokens.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
-        self._sentences.write((sentence_ends + self._num_tokens).astype(OFFSET_DTYPE).tobytes())
-        self._documents.write((document_ends + self._num_sentences).astype(OFFSET_DTYPE).tobytes())
-        self._num_tokens += int(tokens.size)
+        sentence_ends = (sentence_ends + self.num_tokens).astype(OFFSET_DTYPE)
+        document_ends = (document_ends + self._num_sentences).astype(OFFSET_DTYPE)
+        values = (np.ascontiguousarray(tokens, self._dtype), sentence_ends, document_ends)
+        for file, array in zip(self._files.values(), values, strict=True):
+            file.write(array.tobytes())
+        self.num_tokens += int(tokens.size)
         self._num_sentences += int(sentence_lens.size)
         self._num_documents += int(document_sentences.size)
 
     def close(self) -> tuple[SplitCounts, dict[str, FileRecord]]:
         """Close the files; return the counts and the records by path relative to the folder."""
-        records = {
-            f"{self.split}/{TOKENS}": self._tokens.close(),
-            f"{self.split}/{SENTENCE_OFFSETS}": self._sentences.close(),
-            f"{self.split}/{DOCUMENT_OFFSETS}": self._documents.close(),
-        }
+        records = {f"{self.split}/{name}": file.close() for name, file in self._files.items()}
         counts = SplitCounts(
-            documents=self._num_documents, sentences=self._num_sentences, tokens=self._num_tokens
+            documents=self._num_documents, sentences=self._num_sentences, tokens=self.num_tokens
         )
         return counts, records
 
 
-def write_token_counts(folder: str | Path, counts: npt.NDArray[Any]) -> FileRecord:
-    """Write `token_counts.bin`, (V,) uint64, and return its record."""
-    data = counts.astype(COUNT_DTYPE).tobytes()
-    write_atomic(Path(folder) / TOKEN_COUNTS, data)
-    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+def finish_shards(
+    folder: Path, writers: Sequence[SplitWriter], *, digest: str = "", **told: Any
+) -> Manifest:
+    """Close the files of a folder that holds its tokenizer; write its manifest, and return it.
 
-
-def record_of(path: str | Path) -> FileRecord:
-    """Return size and sha256 of a file on disk."""
-    return FileRecord(size=Path(path).stat().st_size, sha256=file_sha256(path))
+    Args:
+        folder: The shard folder.
+        writers: Of all splits.
+        digest: What determines the content; empty: a digest of the files.
+        told: Other fields of the manifest.
+    """
+    splits: dict[str, SplitCounts] = {}
+    files: dict[str, FileRecord] = {}
+    for writer in writers:
+        splits[writer.split], records = writer.close()
+        files |= records
+        if writer.split == "train":
+            write_atomic(folder / TOKEN_COUNTS, writer.token_counts.tobytes())
+    for name in (TOKENIZER_NAME, TOKEN_COUNTS):
+        size, sha = (folder / name).stat().st_size, file_sha256(folder / name)
+        files[name] = FileRecord(size=size, sha256=sha)
+    tokenizer = TokenizerInfo.from_file(folder / TOKENIZER_NAME)
+    digest = digest or digest_of([tokenizer.digest, {n: file.sha256 for n, file in files.items()}])
+    manifest = Manifest(tokenizer=tokenizer, splits=splits, files=files, digest=digest, **told)
+    manifest.save(folder)
+    return manifest
 
 
 def write_shards(
@@ -157,7 +171,8 @@ def write_shards(
 
     Args:
         folder: Folder to make; files of the same name are replaced.
-        splits: Split name -> documents -> sentences -> token ids; no empty sentence or document.
+        splits: Split name, `train` among them -> documents -> sentences -> token ids; no empty
+            sentence or document.
         tokenizer_json: The tokenizer of the ids; copied into the folder.
 
     Raises:
@@ -165,27 +180,18 @@ def write_shards(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
     shutil.copyfile(tokenizer_json, folder / TOKENIZER_NAME)
-    tokenizer = TokenizerInfo.from_file(folder / TOKENIZER_NAME)
-    counts: dict[str, SplitCounts] = {}
-    files = {TOKENIZER_NAME: record_of(folder / TOKENIZER_NAME)}
-    train_counts = np.zeros(tokenizer.vocab_size, COUNT_DTYPE)
-    for split, documents in splits.items():
-        writer = SplitWriter(folder, split, vocab_size=tokenizer.vocab_size)
-        for document in documents:
-            if not document or not all(len(sentence) for sentence in document):
-                raise ShardError(f"split '{split}' holds an empty sentence or document.")
-            lens = np.array([len(sentence) for sentence in document], np.int64)
-            tokens = np.concatenate([np.asarray(sentence, np.int64) for sentence in document])
+    vocab_size = TokenizerInfo.from_file(folder / TOKENIZER_NAME).vocab_size
+    writers = [SplitWriter(folder, split, vocab_size=vocab_size) for split in splits]
+    for writer in writers:
+        for document in splits[writer.split]:
+            lens = np.array(list(map(len, document)), np.int64)
+            if not lens.size or not lens.all():
+                raise ShardError(f"split '{writer.split}' holds an empty sentence or document.")
+            tokens = np.array(list(chain.from_iterable(document)), np.int64)
             writer.append(tokens, lens, np.array([lens.size], np.int64))
-        counts[split], records = writer.close()
-        files.update(records)
-        if split == "train":
-            train_counts = writer.token_counts
-    files[TOKEN_COUNTS] = write_token_counts(folder, train_counts)
-    digest = digest_of([tokenizer.digest, {name: file.sha256 for name, file in files.items()}])
-    Manifest(tokenizer=tokenizer, splits=counts, files=files, digest=digest).save(folder)
+    finish_shards(folder, writers)
 
 
 class TokenShards:
@@ -262,26 +268,22 @@ class TokenShards:
         return np.fromfile(self.folder / TOKEN_COUNTS, COUNT_DTYPE)
 
     def _check_ends(self) -> None:
-        counts = self.manifest.splits[self.split]
-        given = (self.num_tokens, self.num_sentences, self.num_documents)
-        agreed = (
-            given == (counts.tokens, counts.sentences, counts.documents)
-            and int(self.sentence_offsets[-1]) == self.num_tokens
-            and int(self.document_offsets[-1]) == self.num_sentences
+        given = SplitCounts(
+            documents=self.num_documents, sentences=self.num_sentences, tokens=self.num_tokens
         )
-        if not agreed:
+        if (
+            given != self.manifest.splits[self.split]
+            or self.sentence_offsets[-1] != given.tokens
+            or self.document_offsets[-1] != given.sentences
+        ):
             raise ShardError(
-                f"{self.folder / self.split}: tokens, sentences, documents are {given}, the "
-                f"manifest and the offsets say otherwise; build the folder again."
+                f"{self.folder / self.split}: holds {given}, the manifest and the offsets say "
+                "otherwise; build the folder again."
             )
 
 
 def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Compare every file of the folder with the manifest.
-
-    Raises:
-        ShardError: A file is missing, has another size, or (with `hashes`) another content.
-    """
+    """Refuse a folder of which a file is missing, or has another size or (`hashes`) content."""
     for name, record in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
@@ -289,13 +291,12 @@ def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
         size = path.stat().st_size
         if size != record.size:
             raise ShardError(
-                f"{path}: has {size} bytes, the manifest says {record.size}; "
-                "the file is damaged, build the folder again."
+                f"{path}: has {size} bytes, the manifest says {record.size}; the file is damaged, "
+                "build the folder again."
             )
         if hashes and file_sha256(path) != record.sha256:
             raise ShardError(
-                f"{path}: its content differs from the manifest's sha256; "
-                "the file is damaged, build the folder again."
+                f"{path}: its content differs from the manifest's sha256; build the folder again."
             )
 
 

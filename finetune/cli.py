@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.quiet_output import quiet_output
+from data_prep.command import quiet_output
 from training.commands import run_main
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)

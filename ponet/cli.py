@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.quiet_output import output_is_closed, quiet_output
+from data_prep.command import output_is_closed, quiet_output
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 

@@ -7,8 +7,7 @@ form that it gives to a document: paragraphs of single lines.
 import re
 from collections import Counter
 
-from data_prep.config import SentencesConfig
-from data_prep.languages import CODES
+from data_prep.config import LANGUAGES, SentencesConfig
 from data_prep.sentences import split_sentences
 
 MAX_PARAGRAPH_CHARS = SentencesConfig().max_paragraph_chars
@@ -28,5 +27,5 @@ def sentences_of(text: str, *, language: str = "en") -> list[str]:
     paragraphs = [" ".join(part.split()) for part in parts if part.strip()]
     if not paragraphs:
         return []
-    config = SentencesConfig(language=language if language in CODES else "en")
+    config = SentencesConfig(language=language if language in LANGUAGES else "en")
     return split_sentences("\n\n".join(paragraphs), config, Counter())

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_prep.quiet_output import quiet_output
+from data_prep.command import quiet_output
 from training.commands import run_main
 from training.interruption import EXIT_CODES
 

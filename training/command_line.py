@@ -161,7 +161,7 @@ def read_config_file(path: Path) -> Any:
     Raises:
         ValueError: It is missing, no YAML, or has a key twice.
     """
-    from data_prep.yaml_files import read_yaml
+    from data_prep.command import read_yaml
 
     if not path.exists():
         raise ValueError(f"--config {path}: no such file")

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from data_prep.quiet_output import output_is_closed
+from data_prep.command import output_is_closed
 from training.command_line import announce
 from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted
 from training.processes import end_workers

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from data_prep.quiet_output import EXIT_PIPE
+from data_prep.command import EXIT_PIPE
 from training.processes import kill_descendants
 
 EXIT_MISTAKE = 2

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from data_prep.yaml_files import check_keys
+from data_prep.command import check_keys
 from training.command_line import CONFIG_OPTIONS, with_near_name
 
 _NO_SUBTYPE = re.compile(

@@ -16,8 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import sync_folder
+from data_prep.files import file_lock, sync_folder
 
 LOCK_FILE = ".run.lock"
 MOVING, MOVED, UNWANTED = ".replacing", ".replaced", ".removing"

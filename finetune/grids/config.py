@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.cli import field_help
+from data_prep.command import field_help
 from training.command_line import read_config_file
 from training.studies.options import FieldsParser
 

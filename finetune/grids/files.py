@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from finetune.earlier import differences
 from training.inputs import changed_inputs
 from training.studies.study import RESULT_FILE

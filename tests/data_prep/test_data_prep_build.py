@@ -9,10 +9,9 @@ import pytest
 from data_prep import pipeline, workers
 from data_prep.cli import main
 from data_prep.config import BuildConfig
-from data_prep.identity import content_digest
 from data_prep.inspection import order_line
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
-from data_prep.pipeline import build
+from data_prep.pipeline import build, content_digest
 from data_prep.shards import TokenShards, write_shards
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
 
@@ -96,7 +95,7 @@ def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "write_token_counts", "publish"]
+    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "finish_shards", "publish"]
 )
 def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))

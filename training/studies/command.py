@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from training.studies.expansion import command_of, expand, folder_name, trial_names
 from training.studies.options import FieldsParser
 from training.studies.progress import Progress, Stream, count_text

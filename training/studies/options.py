@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from data_prep.cli import field_help
+from data_prep.command import field_help
 from training.command_line import OneLineParser, yes_or_no
 
 

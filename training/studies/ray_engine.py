@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.ray_pool import import_ray
+from data_prep.pool import import_ray
 from training.studies.runner import LocalRunner
 from training.studies.trials import Outcome, Trial
 

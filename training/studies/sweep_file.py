@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.yaml_files import read_yaml
+from data_prep.command import read_yaml
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project")
 _NOT_USED = ("entity", "run_cap", "early_terminate")

@@ -16,8 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from training.studies.study import RESULT_FILE, metric_rows
 
 FORMAT_VERSION = 1

@@ -1,4 +1,4 @@
-"""The reader of YAML that people write: nothing is lost without a word."""
+"""What commands share, the reader of YAML first: nothing is lost without a word."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.yaml_files import check_keys, load_yaml, read_yaml
+from data_prep.command import check_keys, load_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
