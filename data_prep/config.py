@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -314,7 +314,3 @@ class BuildConfig:
         if not isinstance(values, dict):
             raise ValueError(f"config file {path} must hold `key: value` lines.")
         return cls.from_dict(values, overrides)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` reads back."""
-        return asdict(self)

@@ -134,8 +134,9 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     return True
 
 
-def _beside(output: Path, suffix: str = ".building") -> Path:
-    return output.with_name(output.name + suffix)
+def _work_paths(output: Path) -> tuple[Path, Path]:
+    """Return where unfinished work lies, and where it is moved to be removed."""
+    return output.with_name(f"{output.name}.building"), output.with_name(f"{output.name}.removing")
 
 
 @contextlib.contextmanager
@@ -144,7 +145,7 @@ def locked_work(output: Path) -> Iterator[Path]:
 
     A killed build leaves no lock; the halves of files that it was writing are removed.
     """
-    work = _beside(output)
+    work, _ = _work_paths(output)
     with file_lock(work / "lock") as stream:
         if stream is None:
             raise ValueError(
@@ -173,8 +174,8 @@ def require_room(work: Path, needed: float, what: str) -> None:
 
 
 def publish(final: Path, output: Path) -> None:
-    """Move the finished folder to its place; an old one is removed after that."""
-    old = _beside(output, ".replaced")
+    """Move the finished folder from the unfinished work to its place, an old one back there."""
+    old = final.with_name("replaced")
     shutil.rmtree(old, ignore_errors=True)
     for folder in (final, *(path for path in final.rglob("*") if path.is_dir())):
         sync_folder(folder)
@@ -182,7 +183,6 @@ def publish(final: Path, output: Path) -> None:
         os.replace(output, old)
     os.replace(final, output)
     sync_folder(output.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def discard(output: Path) -> None:
@@ -190,12 +190,11 @@ def discard(output: Path) -> None:
 
     The folder is renamed first, so that a build that starts meanwhile makes a new one.
     """
-    removed = _beside(output, ".removing")
+    work, removed = _work_paths(output)
     shutil.rmtree(removed, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
-        os.replace(_beside(output), removed)
-    for path in (removed, _beside(output, ".replaced")):
-        shutil.rmtree(path, ignore_errors=True)
+        os.replace(work, removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def remove_leftovers(output: Path, *, made_by: str) -> None:
@@ -206,10 +205,7 @@ def remove_leftovers(output: Path, *, made_by: str) -> None:
         made_by: Name of a folder that the unfinished work of that very build holds; unfinished
             work with other settings is kept.
     """
-    work = _beside(output)
-    if work.exists() and not (work / made_by).is_dir():
-        return
-    others = [_beside(output, suffix) for suffix in (".replaced", ".removing")]
-    if any(path.exists() for path in (work, *others)):
+    work, removed = _work_paths(output)
+    if (work / made_by).is_dir() or (removed.exists() and not work.exists()):
         with contextlib.suppress(ValueError, OSError), locked_work(output):
             discard(output)

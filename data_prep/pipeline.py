@@ -15,14 +15,14 @@ import os
 import shutil
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.config import BuildConfig, LocalSource
+from data_prep.config import BuildConfig
 from data_prep.files import (
     discard,
     locked_work,
@@ -78,7 +78,7 @@ _NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_
 
 def content_settings(config: BuildConfig) -> dict[str, Any]:
     """Return the settings that determine the content: no paths, no workers."""
-    settings: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     for name in _NOT_CONTENT:
         del settings[name]
     for source in settings["sources"]:
@@ -195,7 +195,7 @@ def build(
     with locked_work(output) as work:
         if not _is_already_built(output, digest, overwrite=config.overwrite):
             if config.check_disk:
-                _check_disk(config, work)
+                _check_disk(config, sources, work)
             with pool:
                 final = _run_stages(_Plan(config, work, sources, digest, pool, progress))
             publish(final, output)
@@ -227,11 +227,10 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     return False
 
 
-def _check_disk(config: BuildConfig, work: Path) -> None:
+def _check_disk(config: BuildConfig, sources: list[dict[str, Any]], work: Path) -> None:
     """Check that there is room for twice the files to read, what is written already counted in."""
-    local = [source for source in config.sources if isinstance(source, LocalSource)]
-    limits = [source.max_megabytes * 1e6 or math.inf for source in local]
-    sizes = [progress_total(source)[0] or 0 for source in local]
+    limits = [source.max_megabytes * 1e6 or math.inf for source in config.sources]
+    sizes = [sum(file["size"] for file in source.get("files", ())) for source in sources]
     done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     require_room(work, 2 * sum(map(min, limits, sizes)) - done, "the build")
 
@@ -277,33 +276,46 @@ def _read_source(plan: _Plan, index: int, folder: Path) -> list[Path]:
         made = [folder / name for name in json.loads(finished.read_text(encoding="utf-8"))]
         if all(is_finished(path) for path in made):
             return made
-    in_flight: deque[tuple[Path, int]] = deque()
-
-    def tasks() -> Iterator[Callable[[], Part] | None]:
-        chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
-        for number, chunk in enumerate(chunks):
-            path = folder / f"{number:06d}.npz"
-            in_flight.append((path, chunk.advance))
-            done = is_finished(path)
-            yield None if done else partial(clean_chunk, chunk, plan.config.cleaning)
-
+    chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
+    cleaning = plan.config.cleaning
+    tasks = ((chunk.advance, partial(clean_chunk, chunk, cleaning)) for chunk in chunks)
     paths: list[Path] = []
-    total, unit = progress_total(source)
+    total, unit = progress_total(plan.sources[index])
     documents = chars = 0
     bar = plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit)
-    with bar, contextlib.closing(plan.pool.results(tasks())) as results:
-        for part in results:
-            path, advance = in_flight.popleft()
-            if part is not None:
-                save_part(path, *part)
+    with bar, contextlib.closing(_make_parts(plan, folder, tasks, bar)) as parts:
+        for path in parts:
             paths.append(path)
-            bar.update(advance)
             lens = load_part(path, ("char_lens",))[0]["char_lens"]
             documents, chars = documents + lens.size, chars + int(lens.sum())
             if reaches_limit(source, documents, chars):
                 break
     write_atomic(finished, json.dumps([path.name for path in paths]).encode("utf-8"))
     return paths
+
+
+def _make_parts(
+    plan: _Plan, folder: Path, tasks: Iterable[tuple[int, Callable[[], Part]]], bar: Any
+) -> Generator[Path, None, None]:
+    """Yield the path of every part in order, made now by its task or finished before.
+
+    With every task comes how much it adds to the bar.
+    """
+    in_flight: deque[tuple[Path, int]] = deque()
+
+    def unfinished() -> Iterator[Callable[[], Part] | None]:
+        for number, (advance, task) in enumerate(tasks):
+            path = folder / f"{number:06d}.npz"
+            in_flight.append((path, advance))
+            yield None if is_finished(path) else task
+
+    with contextlib.closing(plan.pool.results(unfinished())) as results:
+        for part in results:
+            path, advance = in_flight.popleft()
+            if part is not None:
+                save_part(path, *part)
+            bar.update(advance)
+            yield path
 
 
 def _tokenizer_stage(plan: _Plan, selection: Selection) -> Path:
@@ -329,56 +341,42 @@ def _encode_stage(plan: _Plan, selection: Selection, tokenizer: Path) -> list[Pa
     info = TokenizerInfo.from_file(tokenizer)
     folder = plan.stage("encode", [plan.digest, plan.config.chunk_megabytes, info.digest])
     plan.remove_others("encode-", [folder])
-    paths = [folder / f"{number:06d}.npz" for number in range(len(selection.parts))]
-    waiting = [number for number, path in enumerate(paths) if not is_finished(path)]
-    sizes = [
-        int(load_part(selection.parts[number], ("char_lens",))[0]["char_lens"].sum())
-        for number in waiting
-    ]
-    encode = partial(
-        encode_part,
-        config=plan.config.sentences,
-        tokenizer=tokenizer.read_text(encoding="utf-8"),
-        info=info,
-    )
-    tasks = (
-        partial(encode, load_part(selection.parts[number])[0], selection.fates[number])
-        for number in waiting
-    )
-    with plan.bar("encode", sum(sizes), " chars") as bar:
-        for number, chars, part in zip(waiting, sizes, plan.pool.results(tasks), strict=True):
-            assert part is not None
-            save_part(paths[number], *part)
-            bar.update(chars)
-    return paths
+    text = tokenizer.read_text(encoding="utf-8")
+    encode = partial(encode_part, config=plan.config.sentences, tokenizer=text, info=info)
+
+    def tasks() -> Iterator[tuple[int, Callable[[], Part]]]:
+        for path, fates in zip(selection.parts, selection.fates, strict=True):
+            texts = load_part(path)[0]
+            yield int(texts["char_lens"].sum()), partial(encode, texts, fates)
+
+    with plan.bar("encode", selection.chars, " chars") as bar:
+        return list(_make_parts(plan, folder, tasks(), bar))
 
 
 def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Counter[str]) -> Path:
     """Return the folder with all final files, the manifest last."""
     if plan.config.check_disk:
-        room = sum(path.stat().st_size for path in parts)
-        require_room(plan.work, room, "merging the parts")
+        needed = sum(path.stat().st_size for path in parts)
+        require_room(plan.work, needed, "merging the parts")
     final = plan.work / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()
     write_atomic(final / TOKENIZER_NAME, tokenizer.read_bytes())
-    info = TokenizerInfo.from_file(tokenizer)
-    writers = {
-        split: SplitWriter(final, split, vocab_size=info.vocab_size) for split in SPLIT_CODES
-    }
+    vocab_size = TokenizerInfo.from_file(tokenizer).vocab_size
+    writers = [SplitWriter(final, split, vocab_size=vocab_size) for split in SPLIT_CODES]
     with plan.bar("merge", len(parts), " parts") as bar:
         for path in parts:
             arrays, part_counters = load_part(path)
             counters.update(part_counters)
-            for split, writer in writers.items():
+            for writer in writers:
                 names = ("tokens", "sentence_lens", "document_sentences")
-                writer.append(*(arrays[f"{split}.{name}"] for name in names))
+                writer.append(*(arrays[f"{writer.split}.{name}"] for name in names))
             bar.update(1)
-    if not writers["train"].num_tokens:
+    if not next(writer for writer in writers if writer.split == "train").num_tokens:
         raise ValueError("no token is left in the train split; check the sources and tokenizer.")
     finish_shards(
         final,
-        list(writers.values()),
+        writers,
         digest=plan.digest,
         settings={**content_settings(plan.config), "versions": _versions()},
         sources=_labelled(plan.config, plan.sources),

@@ -30,6 +30,8 @@ class Selection:
     """Per part (D,): documents the tokenizer is trained on."""
     train_chars: int
     """Characters of those documents."""
+    chars: int
+    """Characters of all documents."""
 
 
 def select_documents(
@@ -66,6 +68,7 @@ def select_documents(
         fates=np.split(fates, borders),
         train_chosen=np.split(chosen, borders),
         train_chars=int(chars[chosen].sum()),
+        chars=int(chars.sum()),
     )
 
 

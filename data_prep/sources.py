@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ class Chunk:
     counters: dict[str, int] = field(default_factory=dict)
     """Repairs made while reading these documents."""
     advance: int = 0
-    """Progress: bytes of input, or rows, read for this chunk."""
+    """Progress: bytes of input, rows or modules read for this chunk."""
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -110,15 +110,11 @@ def _named_files(source: LocalSource) -> list[tuple[str, Path]]:
     return [(shown(path.name), path) for path in files]
 
 
-def progress_total(source: Source) -> tuple[int | None, str]:
-    """Return how much there is to read, if it is known, and its unit (`B` or ` rows`)."""
-    if isinstance(source, HubSource):
-        return None, " rows"
-    if isinstance(source, LocalSource):
-        files = find_files(source.path)[0]
-    else:
-        files = [path for group in module_files(source, Counter()) for path in group]
-    return sum(path.stat().st_size for path in files), "B"
+def progress_total(described: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Return how much there is to read in a described source, if it is known, and its unit."""
+    if "files" in described:
+        return sum(record["size"] for record in described["files"]), "B"
+    return described.get("modules"), " modules" if "modules" in described else " rows"
 
 
 def iterate_chunks(source: Source, max_chars: int) -> Iterator[Chunk]:
@@ -173,7 +169,7 @@ def _module_chunks(source: PythonDocsSource, max_bytes: int) -> Iterator[Chunk]:
             code.append(read_module(path, counters))
             size += path.stat().st_size
             if size >= max_bytes or path is group[-1]:
-                yield Chunk(code=code, counters=dict(counters), advance=size)
+                yield Chunk(code=code, counters=dict(counters), advance=len(code))
                 code, counters, size = [], Counter(), 0
     yield Chunk(counters=dict(missing))
 
