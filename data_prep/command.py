@@ -71,9 +71,6 @@ def load_yaml(text: str, *, yaml_1_1: bool = False) -> Any:
     Args:
         text: One document.
         yaml_1_1: Read 1e-4 as a word, as W&B does.
-
-    Raises:
-        ValueError: It is no YAML, or a key stands twice in a mapping; one line.
     """
     try:
         return yaml.load(text, _Yaml11 if yaml_1_1 else _Loader)
@@ -161,10 +158,6 @@ def filled(cls: type[T], values: Any, where: str = "") -> T:
         cls: A dataclass with typed fields.
         values: Mapping of field names to plain values.
         where: Dotted key of `values`, for messages.
-
-    Raises:
-        ValueError: Unknown or missing key, wrong type; names the key, what is allowed, and a
-            close match.
     """
     if not isinstance(values, Mapping):
         raise _wrong(where or "the config", values, "a group of `key: value` lines")

@@ -288,9 +288,6 @@ class BuildConfig:
         Args:
             values: Field name -> value.
             overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`.
-
-        Raises:
-            ValueError: Unknown key, wrong type, or a value out of range; the message names the key.
         """
         values = with_overrides(values, overrides or {})
         if "source" in values and "sources" in values:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -80,8 +81,6 @@ def write_atomic(path: str | Path, data: bytes | memoryview, *, durable: bool = 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power, where the system can."""
-    if os.name == "nt":
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -98,8 +97,8 @@ def file_lock(path: str | Path, *, wait: bool = False) -> Iterator[TextIO | None
 
     The lock belongs to the open file: a child that inherits the descriptor holds it too, and it is
     free only when the last of them has ended or closed it. It works between machines on a shared
-    disk that has such locks (NFS 4); on a disk that has none, and on Windows, everyone gets it. The
-    file and its folder are made if they are missing; whoever holds it may remove them.
+    disk that has such locks (NFS 4); on a disk that has none everyone gets it. The file and its
+    folder are made if they are missing; whoever holds it may remove them.
 
     Args:
         path: The file.
@@ -121,11 +120,7 @@ def file_lock(path: str | Path, *, wait: bool = False) -> Iterator[TextIO | None
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
     try:
-        import fcntl
-
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except ImportError:  # no such locks on Windows
-        return True
     except BlockingIOError:
         return False
     except OSError as error:

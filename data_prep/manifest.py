@@ -92,11 +92,7 @@ class TokenizerInfo:
 
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> TokenizerInfo:
-        """Return the description of a `tokenizer.json`.
-
-        Raises:
-            ShardError: The file is no WordPiece tokenizer, or lacks one of the five special tokens.
-        """
+        """Return the description of a `tokenizer.json`."""
         content = _read_tokenizer(tokenizer_json)
         vocab = content["model"]["vocab"]
         missing = [token for token in SPECIAL_TOKENS if token not in vocab]
@@ -164,11 +160,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Return the manifest of a shard folder.
-
-        Raises:
-            ShardError: No manifest there, a damaged one, or one of another format version.
-        """
+        """Return the manifest of a shard folder."""
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise ShardError(

@@ -372,7 +372,7 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
                 names = ("tokens", "sentence_lens", "document_sentences")
                 writer.append(*(arrays[f"{writer.split}.{name}"] for name in names))
             bar.update(1)
-    if not next(writer for writer in writers if writer.split == "train").num_tokens:
+    if not all(writer.counts.tokens for writer in writers if writer.split == "train"):
         raise ValueError("no token is left in the train split; check the sources and tokenizer.")
     finish_shards(
         final,

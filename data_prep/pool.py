@@ -40,7 +40,6 @@ Task = Callable[[], Result]
 
 logger = logging.getLogger(__name__)
 
-_mask: Any = getattr(signal, "pthread_sigmask", None)  # not on Windows
 _MAX_RETRIES = 3
 _LOST_AFTER_S = 30.0
 """So long a cluster may be out of reach, in seconds, before the build gives up."""
@@ -85,11 +84,7 @@ class WorkerPool:
             self._executor = None
 
     def results(self, tasks: Iterable[Task[Result] | None]) -> Generator[Result | None, None, None]:
-        """Yield the result of every task in order; None, for work already done, stays None.
-
-        Raises:
-            ValueError: A worker died, for example for want of memory.
-        """
+        """Yield the result of every task in order; None, for work already done, stays None."""
         waiting: deque[Any] = deque()
         try:
             for task in tasks:
@@ -153,24 +148,21 @@ def _starting_a_worker() -> Iterator[None]:
     costs many seconds per worker, and a script without a main guard would start itself anew. The
     functions run here live in importable modules, so the workers do not need it.
     """
-    if _mask:
-        resource_tracker.ensure_running()  # its start would let signals through
-        before = _mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    resource_tracker.ensure_running()  # its start would let signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        if _mask:
-            _mask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(alive: Connection) -> None:
     """Prepare this worker: Ctrl-C is for its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _mask:
-        _mask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
 
 
@@ -188,9 +180,6 @@ def import_ray(address: str = "") -> Any:
 
     Args:
         address: Of a running cluster; empty: one will be started here.
-
-    Raises:
-        ValueError: It is not installed.
     """
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)

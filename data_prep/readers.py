@@ -63,10 +63,6 @@ def find_files(path: str) -> tuple[list[Path], Counter[str]]:
     The files are the same for a folder and a glob, sorted; those that are left out are counted by
     ending or reason. Links are followed; one that leads back to a folder above it is not, and a
     file that several names lead to is read once, under the first.
-
-    Raises:
-        ValueError: Nothing there, no file of a known format, or a named file of another format.
-        OSError: A folder cannot be looked into.
     """
     allowed = f"{' '.join(FORMATS)}, each also .gz or .zst"
     root = Path(path).expanduser()
@@ -146,8 +142,10 @@ class UnsupportedInput(ValueError):
 
 @dataclass
 class ReadLog:
-    """What reading has met so far."""
+    """What reading has met so far, and where it is."""
 
+    on_error: OnError = "error"
+    """Stop at what is damaged, or count it."""
     counters: Counter[str] = field(default_factory=Counter)
     """Repairs, by name."""
     finished: int = 0
@@ -156,11 +154,24 @@ class ReadLog:
     """The present file, before decompression."""
     name: str = ""
     """Name of the present file, under which what is wrong with it is counted."""
+    place: str = ""
+    """The present file and what it consists of, such as `a.txt, line`, for messages."""
+    number: int = 0
+    """Number of the present line or row, from 1."""
 
     @property
     def position(self) -> int:
         """How far reading is, in the unit of `finished`."""
         return self.finished + (0 if self.raw is None or self.raw.closed else self.raw.tell())
+
+    def damaged(self, reason: str, counter: str) -> None:
+        """Count a damage at the present place, or raise `DamagedInput` there."""
+        if self.on_error == "error":
+            raise DamagedInput(
+                f"{self.place} {self.number}: {' '.join(reason.split())}; repair the file, or set "
+                "on_error: skip to leave out and count what is damaged."
+            )
+        self.counters[counter] += 1
 
 
 class _Blocks(io.RawIOBase):
@@ -233,66 +244,39 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     return raw
 
 
-class Lines:
-    """The lines of a file as text, with their number; only line feeds break lines."""
+def read_lines(path: Path, log: ReadLog) -> Iterator[str]:
+    """Yield the lines of a file as text, without their line feed; nothing else breaks lines.
 
-    def __init__(self, path: Path, on_error: OnError, log: ReadLog) -> None:
-        """Remember what to read; `number` is the line last read, counted from 1."""
-        self.path = path
-        self.number = 0
-        self._on_error = on_error
-        self._log = log
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the lines without their line break.
-
-        Raises:
-            DamagedInput: UTF-16 or UTF-32, a line over 256 MiB, or damaged compressed data.
-            OSError: The file cannot be read, whatever is in it.
-        """
-        with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(open_binary(self.path, self._log))
-            stack.callback(cast(BinaryIO, self._log.raw).close)
-            while True:
-                try:
-                    data = stream.readline(MAX_LINE_BYTES)
-                except (EOFError, OSError, zlib.error) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
-                    self.damaged(str(error), "truncated_files")
-                    return
-                if not data:
-                    return
-                self.number += 1
-                self._check(data)
-                yield decode(data.removesuffix(b"\n"), self._log)
-
-    def _check(self, data: bytes) -> None:
-        if self.number == 1 and (name := _wide_encoding(data)):
-            raise DamagedInput(
-                f"{shown(self.path)}: is {name}, only UTF-8 is read; convert it, for example with "
-                f"`iconv -f {name} -t UTF-8`."
-            )
-        if len(data) >= MAX_LINE_BYTES:
-            raise DamagedInput(
-                f"{shown(self.path)}, line {self.number}: is longer than "
-                f"{MAX_LINE_BYTES >> 20} MiB; break it into lines or documents."
-            )
-
-    def damaged(self, reason: str, counter: str) -> None:
-        """Count the damage at the present line, or stop there."""
-        place = f"{shown(self.path)}, line {max(self.number, 1)}"
-        note_damage(place, reason, counter, self._on_error, self._log)
-
-
-def note_damage(place: str, reason: str, counter: str, on_error: OnError, log: ReadLog) -> None:
-    """Count a damage, or stop at it: raise `DamagedInput` where `on_error` is error."""
-    if on_error == "error":
-        raise DamagedInput(
-            f"{place}: {' '.join(reason.split())}; repair the file, or set on_error: skip to leave "
-            "out and count what is damaged."
-        )
-    log.counters[counter] += 1
+    Raises:
+        DamagedInput: UTF-16 or UTF-32, a line over 256 MiB, or damaged compressed data.
+        OSError: The file cannot be read, whatever is in it.
+    """
+    log.place, log.number = f"{shown(path)}, line", 1
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open_binary(path, log))
+        stack.callback(cast(BinaryIO, log.raw).close)
+        while True:
+            try:
+                data = stream.readline(MAX_LINE_BYTES)
+            except (EOFError, OSError, zlib.error) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                log.damaged(str(error), "truncated_files")
+                return
+            if not data:
+                return
+            if log.number == 1 and (name := _wide_encoding(data)):
+                raise DamagedInput(
+                    f"{shown(path)}: is {name}, only UTF-8 is read; convert it, for example with "
+                    f"`iconv -f {name} -t UTF-8`."
+                )
+            if len(data) >= MAX_LINE_BYTES:
+                raise DamagedInput(
+                    f"{log.place} {log.number}: is longer than {MAX_LINE_BYTES >> 20} MiB; break "
+                    "it into lines or documents."
+                )
+            yield decode(data.removesuffix(b"\n"), log)
+            log.number += 1
 
 
 def _wide_encoding(start: bytes) -> str:

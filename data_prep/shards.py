@@ -6,7 +6,6 @@ offsets (in sentences). Every sentence has at least one token, every document on
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -33,6 +32,7 @@ TOKENS = "tokens.bin"
 SENTENCE_OFFSETS = "sentence_offsets.bin"
 DOCUMENT_OFFSETS = "document_offsets.bin"
 TOKEN_COUNTS = "token_counts.bin"
+_SPLIT_FILES = (TOKENS, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
 OFFSET_DTYPE = np.dtype("<i8")
 COUNT_DTYPE = np.dtype("<u8")
 
@@ -43,28 +43,6 @@ IntArray = npt.NDArray[np.int64]
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the dtype that stores ids of such a vocabulary: uint16 below 65,536, else uint32."""
     return np.dtype("<u2") if vocab_size < 65536 else np.dtype("<u4")
-
-
-class _HashedFile:
-    """A file being written whose sha256 and size are known when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream: BinaryIO = open(path, "wb")
-        self._sha = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        with names_full_disk(self._path):
-            self._stream.write(data)
-        self._sha.update(data)
-        self._size += len(data)
-
-    def close(self) -> FileRecord:
-        with names_full_disk(self._path), self._stream:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        return FileRecord(size=self._size, sha256=self._sha.hexdigest())
 
 
 class SplitWriter:
@@ -82,12 +60,13 @@ class SplitWriter:
         target.mkdir(parents=True, exist_ok=True)
         self.split = split
         self.token_counts = np.zeros(vocab_size, COUNT_DTYPE)
+        """(V,) how often each id occurs."""
+        self.counts = SplitCounts(documents=0, sentences=0, tokens=0)
+        """What has been appended."""
         self._dtype = token_dtype(vocab_size)
-        names = (TOKENS, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
-        self._files = {name: _HashedFile(target / name) for name in names}
-        for name in names[1:]:
-            self._files[name].write(np.zeros(1, OFFSET_DTYPE).tobytes())
-        self.num_tokens = self._num_sentences = self._num_documents = 0
+        self._files = [open(target / name, "wb") for name in _SPLIT_FILES]
+        for file in self._files[1:]:
+            self._write(file, np.zeros(1, OFFSET_DTYPE))
 
     def append(
         self,
@@ -102,59 +81,65 @@ class SplitWriter:
             sentence_lens: (S,) tokens per sentence, each >= 1, sum T.
             document_sentences: (D,) sentences per document, each >= 1, sum S.
         """
-        sentence_ends = np.cumsum(sentence_lens, dtype=np.int64)
-        document_ends = np.cumsum(document_sentences, dtype=np.int64)
-        assert int(sentence_ends[-1] if sentence_ends.size else 0) == tokens.size
-        assert int(document_ends[-1] if document_ends.size else 0) == sentence_lens.size
+        assert sentence_lens.sum() == tokens.size
+        assert document_sentences.sum() == sentence_lens.size
         vocab_size = self.token_counts.size
         counts = np.bincount(tokens, minlength=vocab_size)
         if counts.size > vocab_size:
             raise ShardError(f"token id {counts.size - 1} is outside the {vocab_size} entries.")
         self.token_counts += counts.astype(COUNT_DTYPE)
-        sentence_ends = (sentence_ends + self.num_tokens).astype(OFFSET_DTYPE)
-        document_ends = (document_ends + self._num_sentences).astype(OFFSET_DTYPE)
+        before = self.counts
+        sentence_ends = np.cumsum(sentence_lens, dtype=OFFSET_DTYPE) + before.tokens
+        document_ends = np.cumsum(document_sentences, dtype=OFFSET_DTYPE) + before.sentences
         values = (np.ascontiguousarray(tokens, self._dtype), sentence_ends, document_ends)
-        for file, array in zip(self._files.values(), values, strict=True):
-            file.write(array.tobytes())
-        self.num_tokens += int(tokens.size)
-        self._num_sentences += int(sentence_lens.size)
-        self._num_documents += int(document_sentences.size)
-
-    def close(self) -> tuple[SplitCounts, dict[str, FileRecord]]:
-        """Close the files; return the counts and the records by path relative to the folder."""
-        records = {f"{self.split}/{name}": file.close() for name, file in self._files.items()}
-        counts = SplitCounts(
-            documents=self._num_documents, sentences=self._num_sentences, tokens=self.num_tokens
+        for file, array in zip(self._files, values, strict=True):
+            self._write(file, array)
+        self.counts = SplitCounts(
+            documents=before.documents + document_sentences.size,
+            sentences=before.sentences + sentence_lens.size,
+            tokens=before.tokens + tokens.size,
         )
-        return counts, records
+
+    def _write(self, file: BinaryIO, array: npt.NDArray[Any]) -> None:
+        with names_full_disk(file.name):
+            file.write(array.tobytes())
+
+    def close(self) -> None:
+        """Close the files, once they would survive a loss of power."""
+        for file in self._files:
+            with names_full_disk(file.name), file:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def finish_shards(
     folder: Path, writers: Sequence[SplitWriter], *, digest: str = "", **told: Any
-) -> Manifest:
-    """Close the files of a folder that holds its tokenizer; write its manifest, and return it.
+) -> None:
+    """Close the files of a folder that holds its tokenizer, and write its manifest.
 
     Args:
         folder: The shard folder.
-        writers: Of all splits.
+        writers: Of all splits, `train` among them.
         digest: What determines the content; empty: a digest of the files.
         told: Other fields of the manifest.
     """
-    splits: dict[str, SplitCounts] = {}
-    files: dict[str, FileRecord] = {}
+    names = [TOKENIZER_NAME, TOKEN_COUNTS]
     for writer in writers:
-        splits[writer.split], records = writer.close()
-        files |= records
+        writer.close()
+        names += [f"{writer.split}/{name}" for name in _SPLIT_FILES]
         if writer.split == "train":
             write_atomic(folder / TOKEN_COUNTS, writer.token_counts.tobytes())
-    for name in (TOKENIZER_NAME, TOKEN_COUNTS):
-        size, sha = (folder / name).stat().st_size, file_sha256(folder / name)
-        files[name] = FileRecord(size=size, sha256=sha)
-    tokenizer = TokenizerInfo.from_file(folder / TOKENIZER_NAME)
-    digest = digest or digest_of([tokenizer.digest, {n: file.sha256 for n, file in files.items()}])
-    manifest = Manifest(tokenizer=tokenizer, splits=splits, files=files, digest=digest, **told)
-    manifest.save(folder)
-    return manifest
+    files = {
+        name: FileRecord(size=(folder / name).stat().st_size, sha256=file_sha256(folder / name))
+        for name in names
+    }
+    Manifest(
+        tokenizer=TokenizerInfo.from_file(folder / TOKENIZER_NAME),
+        splits={writer.split: writer.counts for writer in writers},
+        files=files,
+        digest=digest or digest_of({name: record.sha256 for name, record in files.items()}),
+        **told,
+    ).save(folder)
 
 
 class TokenShards:
@@ -183,9 +168,6 @@ class TokenShards:
             folder: A folder made by `python -m data_prep build`.
             split: `train` or `validation`.
             verify_hashes: Also re-hash every file (reads everything once).
-
-        Raises:
-            ShardError: Missing or damaged files, an unknown split, another format version.
         """
         folder = Path(folder)
         manifest = Manifest.load(folder)

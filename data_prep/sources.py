@@ -23,13 +23,12 @@ from data_prep.python_docs import module_files, read_module
 from data_prep.readers import (
     BLOCK,
     DamagedInput,
-    Lines,
     ReadLog,
     UnsupportedInput,
     decode,
     find_files,
-    note_damage,
     open_binary,
+    read_lines,
     shown,
     single_lines,
     text_format,
@@ -61,9 +60,6 @@ def describe(source: Source) -> dict[str, Any]:
     """Return what identifies the content of a source, for the manifest and its digest.
 
     Local files are hashed, and so are modules; a Hub data set is known by its revision.
-
-    Raises:
-        ValueError: Nothing to read.
     """
     if isinstance(source, HubSource):
         known = {key: getattr(source, key) for key in ("kind", "id", "name", "revision", "split")}
@@ -123,13 +119,10 @@ def iterate_chunks(source: Source, max_chars: int) -> Iterator[Chunk]:
     Args:
         source: What to read.
         max_chars: Target size of a chunk in characters; one document is never cut for it.
-
-    Raises:
-        ValueError: Nothing to read, or damaged input.
     """
     if isinstance(source, PythonDocsSource):
         return _module_chunks(source, max_chars)
-    log = ReadLog()
+    log = ReadLog(source.on_error)
     if isinstance(source, LocalSource):
         return _chunks(_local_texts(source, log), log, max_chars)
     return _chunks(hub_texts(source, log), log, max_chars)
@@ -175,11 +168,7 @@ def _module_chunks(source: PythonDocsSource, max_bytes: int) -> Iterator[Chunk]:
 
 
 def load_rows(source: HubSource) -> Any:
-    """Return the data set, pinned to its revision.
-
-    Raises:
-        ValueError: It cannot be loaded, or has no such column.
-    """
+    """Return the data set, pinned to its revision."""
     import datasets
 
     try:
@@ -217,51 +206,44 @@ def hub_texts(source: HubSource, log: ReadLog) -> Iterator[str]:
 
 
 def _hub_rows(source: HubSource, log: ReadLog) -> Iterator[str]:
+    log.place = f"source hub {source.id}, row"
     for batch in load_rows(source).select_columns([source.text_field]).iter(batch_size=256):
         for text in batch[source.text_field]:
-            log.finished += 1
+            log.finished = log.number = log.number + 1
             if isinstance(text, str):
                 yield text
             else:
-                place = f"source hub {source.id}, row {log.finished}"
-                reason = f"'{source.text_field}' is {type(text).__name__}, not a text"
-                note_damage(place, reason, "damaged_rows", source.on_error, log)
+                kind = type(text).__name__
+                log.damaged(f"'{source.text_field}' is {kind}, not a text", "damaged_rows")
 
 
 def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    """Yield the raw documents of one file, of bounded size.
-
-    Raises:
-        DamagedInput: Damaged data or a row without text, unless the source says skip.
-        ValueError: The file is whole but cannot be read here.
-    """
+    """Yield the raw documents of one file, of bounded size."""
     form = text_format(path)
     if form == ".txt" and not source.wikitext_headings:
-        lines = Lines(path, source.on_error, log)
-        yield from txt_documents(lines, source.document_separator, log)
+        yield from txt_documents(read_lines(path, log), source.document_separator, log)
         return
     if form == ".txt":
-        texts = single_lines(Lines(path, source.on_error, log), log)
+        texts = single_lines(read_lines(path, log), log)
     else:
-        texts = (_jsonl_rows if form == ".jsonl" else parquet_rows)(path, source, log)
+        texts = (_jsonl_rows if form == ".jsonl" else parquet_rows)(path, source.text_field, log)
     yield from wikitext_documents(texts) if source.wikitext_headings else texts
 
 
-def _jsonl_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    lines = Lines(path, source.on_error, log)
-    for line in lines:
+def _jsonl_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
+    for line in read_lines(path, log):
         if not line.strip("\ufeff \t\r"):
             continue
         try:
             row = json.loads(line.lstrip("\ufeff"))
         except (ValueError, RecursionError) as error:
-            lines.damaged(f"is not a JSON value ({error})", "damaged_rows")
+            log.damaged(f"is not a JSON value ({error})", "damaged_rows")
             continue
-        text = _field(row, source.text_field)
+        text = _field(row, text_field)
         if isinstance(text, str):
             yield text
         else:
-            lines.damaged(_no_text(row, source.text_field), "damaged_rows")
+            log.damaged(_no_text(row, text_field), "damaged_rows")
 
 
 def _no_text(row: Any, text_field: str) -> str:
@@ -279,32 +261,23 @@ def _field(row: Any, name: str) -> Any:
     return row
 
 
-def parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    """Yield the text of every row.
-
-    Raises:
-        DamagedInput: Damage, no such column or one without text, unless the source says skip.
-        UnsupportedInput: The file is whole but encrypted or packed in a way unknown here.
-    """
+def parquet_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
+    """Yield the text of every row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    row = 0
-
-    def damaged(reason: str, counter: str) -> None:
-        note_damage(f"{shown(path)}, row {row}", reason, counter, source.on_error, log)
-
+    log.place, log.number = f"{shown(path)}, row", 0
     with contextlib.ExitStack() as stack:
         try:
             table = pq.ParquetFile(_seekable(path, log, stack))
-            _check_column(path, source.text_field, table.schema_arrow)
-            for batch in table.iter_batches(batch_size=256, columns=[source.text_field]):
-                for text in _column_texts(batch, source.text_field, log):
-                    row += 1
+            _check_column(path, text_field, table.schema_arrow)
+            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+                for text in _column_texts(batch, text_field, log):
+                    log.number += 1
                     if isinstance(text, str):
                         yield text
                     else:
-                        damaged(f"column '{source.text_field}' is empty", "damaged_rows")
+                        log.damaged(f"column '{text_field}' is empty", "damaged_rows")
         except (pa.ArrowException, EOFError, OSError, zlib.error) as error:
             if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno):
                 raise
@@ -315,15 +288,11 @@ def parquet_rows(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]
                     f"({' '.join(str(error).split())}); write it again with a usual compression "
                     "(snappy, zstd) and without encryption."
                 ) from error
-            damaged(str(error), "damaged_rows" if row else "truncated_files")
+            log.damaged(str(error), "damaged_rows" if log.number else "truncated_files")
 
 
 def _seekable(path: Path, log: ReadLog, stack: contextlib.ExitStack) -> Any:
-    """Return what pyarrow opens: the file, or its unpacked copy until the stack is closed.
-
-    Raises:
-        DiskFull: There is no room for the copy.
-    """
+    """Return what pyarrow opens: the file, or its unpacked copy until the stack is closed."""
     if path.suffix.lower() not in (".gz", ".zst"):
         return path
     copy = stack.enter_context(tempfile.TemporaryFile())

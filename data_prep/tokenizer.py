@@ -23,9 +23,6 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], config: TokenizerConfig)
     Args:
         texts: Called twice; returns the texts to learn from, in a fixed order.
         config: Size, lowercasing, alphabet and least frequency.
-
-    Raises:
-        ValueError: No text, or a vocabulary too small for the alphabet.
     """
     from tokenizers import Tokenizer, models, trainers
 

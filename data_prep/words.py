@@ -302,9 +302,6 @@ class SentenceEncoder:
         Returns:
             tokens: (T,) int64.
             sentence_lens: (S,) int64, 0 where a sentence has no token; sum T.
-
-        Raises:
-            ShardError: The tokenizer gave the id of a special token to a text.
         """
         joined = "\n".join(sentences)
         if not self._is_word_local or joined.count("\n") != len(sentences) - 1:

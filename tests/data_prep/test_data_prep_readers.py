@@ -26,8 +26,8 @@ ROWS = ["First one.\n\nSecond paragraph.", "Second document."]
 
 
 def read(path, **options):
-    log = ReadLog()
     source = LocalSource(path=str(path), **options)
+    log = ReadLog(source.on_error)
     return list(read_documents(Path(path), source, log)), +log.counters
 
 

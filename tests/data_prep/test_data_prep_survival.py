@@ -221,7 +221,6 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
     from data_prep import sources
-    from data_prep.config import LocalSource
     from data_prep.readers import ReadLog
 
     def full(*_):
@@ -229,9 +228,8 @@ def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkey
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
     monkeypatch.setattr(sources.shutil, "copyfileobj", full)
-    source = LocalSource(path=str(tmp_path), on_error="skip")
     with pytest.raises(OSError, match="Make room there"):
-        list(sources.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
+        list(sources.parquet_rows(tmp_path / "a.parquet.gz", "text", ReadLog("skip")))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):
