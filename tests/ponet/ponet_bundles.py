@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from ponet import PoNetConfig, PretrainingModel
-from ponet.importing.tokenizer_files import wordpiece
-from ponet.names import encoder_table, export_state, head_table
+from ponet.foreign_tokenizer import wordpiece
+from ponet.names import export_state, weight_table
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -40,10 +40,8 @@ def write_tokenizer(folder, **options):
 def foreign_weights(model):
     """The weights under the released names, with the copies that transformers writes."""
     kind = model.config.kind
-    has_pair = model.num_pair_classes > 0
-    table = encoder_table(model.config, foreign_prefix=f"{kind}.", has_pooler=has_pair)
-    table += head_table(has_pair_head=has_pair)
-    state = export_state(model.state_dict(), table)
+    native = model.state_dict()
+    state = export_state(native, weight_table(model.config, native, prefix=f"{kind}."))
     word = f"{kind}.embeddings.word_embeddings.weight"
     state["cls.predictions.decoder.weight"] = state[word].clone()
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()

@@ -18,8 +18,11 @@ from ponet import load_bundle
 pytest.importorskip("transformers")
 
 from ponet.hub import PoNetHubConfig, configuration_ponet, standalone  # noqa: E402 (transformers may be missing)
-from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402
+    SpecialTokens,
+    export_huggingface,
+    probe_batch,
+)
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 WITHOUT_PACKAGE = """

@@ -17,7 +17,7 @@ from ponet_reference import make_batch
 from safetensors.torch import load_file, save_file
 
 from ponet import BertConfig, FNetConfig, PoNetConfig, load_bundle, load_official, save_bundle
-from ponet.importing.bundle_import import ImportOptions, example_lines, import_bundle, report_lines
+from ponet.bundle_import import ImportOptions, example_lines, import_bundle, report_lines
 
 FNET = {
     "num_heads": 12,

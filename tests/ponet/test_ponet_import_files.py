@@ -11,8 +11,8 @@ from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, writ
 
 from data_prep.manifest import TokenizerInfo
 from ponet import load_bundle
-from ponet.importing.bundle_import import ImportOptions, import_bundle, report_lines
-from ponet.importing.tokenizer_files import read_vocab, wordpiece
+from ponet.bundle_import import ImportOptions, import_bundle, report_lines
+from ponet.foreign_tokenizer import read_vocab, wordpiece
 from ponet.tokenizer import load_tokenizer
 
 SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
@@ -293,7 +293,7 @@ def test_a_damaged_or_foreign_checkpoint_file_is_refused(checkpoint, tmp_path):
         do_import(tmp_path / "other.ckpt", tmp_path / "b")
     del content["state_dict"]["model.mlm_head.bias"]
     torch.save(content, tmp_path / "less.ckpt")
-    with pytest.raises(ValueError, match=r"(?s)Missing key.*mlm_head.bias"):
+    with pytest.raises(ValueError, match=r"missing mlm_head.bias; unexpected none"):
         do_import(tmp_path / "less.ckpt", tmp_path / "b")
     file = path / "state.pt"
     data = bytearray(file.read_bytes())
