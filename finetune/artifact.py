@@ -50,11 +50,7 @@ class ClassifierInfo:
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
-        """Return what `asdict` of one became in a file.
-
-        Raises:
-            ValueError: A key is missing, or not known.
-        """
+        """Return what `asdict` of one became in a file."""
         names = {field.name for field in fields(cls)}
         if not names - {"scale"} <= set(task) <= names:
             raise ValueError(
@@ -108,11 +104,7 @@ def load_classifier(
 
 
 def read_info(folder: str | Path) -> ClassifierInfo:
-    """Return what a classifier's folder, or its run's, says about it, without its weights.
-
-    Raises:
-        ValueError: There is no classifier, or its config.json is damaged.
-    """
+    """Return what a classifier's folder, or its run's, says about it, without its weights."""
     return _described(folder)[2]
 
 

@@ -210,11 +210,7 @@ def load_bundle(folder: str | Path) -> Bundle:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the config.json of a bundle, with `task` that of a classifier.
-
-    Raises:
-        ValueError: If it is missing, damaged, of another layout or version.
-    """
+    """Return the config.json of a bundle, with `task` that of a classifier."""
     path = folder / CONFIG_NAME
     config = read_json(path)
     if "model_type" in config:
@@ -252,9 +248,6 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     Args:
         folder: The bundle's own.
         config: What `read_config` returned.
-
-    Raises:
-        ValueError: If a file is missing, damaged, or does not fit the others.
     """
     sizes = EncoderConfig.from_dict(config["encoder"])
     model: Model
@@ -270,11 +263,7 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
 
 
 def load_weights(model: Model, folder: Path) -> None:
-    """Put the weights of a bundle into a model of the same sizes.
-
-    Raises:
-        ValueError: If the file is missing, damaged or of other sizes.
-    """
+    """Put the weights of a bundle into a model of the same sizes."""
     load_strictly(model, read_weights(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
 
 
@@ -286,11 +275,7 @@ def bundle_folder(path: str | Path) -> Path:
 
 
 def load_strictly(model: Model, state: Mapping[str, Tensor], where: object) -> None:
-    """Load a native state dict that must name every weight, with its shape.
-
-    Raises:
-        ValueError: If it does not fit; `where` is what the message calls it.
-    """
+    """Load a native state dict that must name every weight, with its shape."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -9,20 +9,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.manifest import file_sha256
-from ponet.bundle import Bundle, load_bundle, save_bundle
+from ponet.bundle import Bundle, bundle_folder, load_bundle, save_bundle
 from ponet.foreign import ForeignModel, TrainedModel, foreign_model, trained_model
 from ponet.foreign_tokenizer import (
     ADDED_NAME,
-    NO_TOKENIZER,
     SETTINGS_NAME,
     SPECIAL_TOKENS_NAME,
     prepare_tokenizer,
 )
 from ponet.inference import Guess
-from ponet.names import foreign_config
+from ponet.names import KeyTable, foreign_config
 from ponet.weight_files import (
     CONFIG_NAME,
     STATE_NAME,
@@ -59,24 +58,6 @@ _EXAMPLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
-    """What a user may say about a source."""
-
-    revision: str = "main"
-    """Branch, tag or commit on the Hub."""
-    tokenizer: str | None = None
-    """tokenizer.json or vocab.txt to take; "none": a bundle without one; None: the source's."""
-    lowercase: bool | None = None
-    """For a vocab.txt: lowercase text; None: as its tokenizer_config.json says, else yes."""
-    language: str | None = None
-    """Code of the language, for the splitting into sentences; None: the source's, else "en"."""
-    drop: tuple[str, ...] = ()
-    """Shell patterns of weights to leave out."""
-    add_missing_heads: bool = False
-    """Give heads that the source lacks fresh values, and say so in the bundle."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Imported:
     """A bundle that was written, and where everything in it comes from."""
 
@@ -90,25 +71,38 @@ class Imported:
     """What else a user should know."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """A source in memory."""
+class _Source(NamedTuple):
+    """A source in memory; its tokenizer would be in the folder."""
 
     converted: ForeignModel
     metadata: dict[str, Any]
     folder: Path
-    """Where its tokenizer would be."""
-    note: str | None = None
+    note: str | None
     trained: TrainedModel | None = None
 
 
-def import_bundle(source: str, output: Path, options: ImportOptions) -> Imported:
+def import_bundle(
+    source: str,
+    output: Path,
+    *,
+    revision: str = "main",
+    tokenizer: str | None = None,
+    lowercase: bool | None = None,
+    language: str | None = None,
+    **conversion: Any,
+) -> Imported:
     """Write the bundle of a source.
 
     Args:
         source: Folder, weights file, checkpoint, or "owner/name" on the Hub.
         output: Folder of the bundle; a bundle already there is replaced.
-        options: What else is known.
+        revision: Branch, tag or commit on the Hub.
+        tokenizer: tokenizer.json or vocab.txt to take; "none": a bundle without one; None: the
+            source's.
+        lowercase: For a vocab.txt: lowercase text; None: as its tokenizer_config.json says, else
+            yes.
+        language: Its code, for the splitting into sentences; None: the source's, else "en".
+        **conversion: `drop` and `add_missing_heads`, as for `foreign_model`.
 
     Raises:
         ValueError: If the source is missing, damaged, not known, or not wholly understood; then
@@ -116,81 +110,68 @@ def import_bundle(source: str, output: Path, options: ImportOptions) -> Imported
     """
     path = Path(source).expanduser()
     is_file = path.is_file() or (path / STATE_NAME).is_file()
-    is_ours = is_file and path.suffix == CHECKPOINT_SUFFIX
-    read = _read_own(path, options) if is_ours else _read_foreign(source, options)
+    if is_file and path.suffix == CHECKPOINT_SUFFIX:
+        read = _read_own(path, conversion.get("drop", ()))
+    else:
+        read = _read_foreign(source, path, revision, conversion)
+    if language:
+        read.metadata["language"] = language
     model = read.converted.model
     with tempfile.TemporaryDirectory(prefix="ponet-import-") as staging:
         file = Path(staging) / TOKENIZER_NAME
-        tokenizer = prepare_tokenizer(
+        described = prepare_tokenizer(
             read.folder,
             file,
-            given=options.tokenizer,
-            lowercase=options.lowercase,
+            given=tokenizer,
+            lowercase=lowercase,
             vocab_size=model.config.vocab_size,
         )
-        if tokenizer and read.trained:
+        if described and read.trained:
             advice = "give the tokenizer.json of the run's shards by --tokenizer"
             read.trained.check_tokenizer(file, advice=advice)
-        tokenizer_json = file if tokenizer else None
+        tokenizer_json = file if described else None
         save_bundle(output, model, tokenizer_json=tokenizer_json, metadata=read.metadata)
     return Imported(
         bundle=load_bundle(output),
         converted=read.converted,
-        tokenizer=tokenizer,
+        tokenizer=described,
         note=read.note,
     )
 
 
-def _read_own(path: Path, options: ImportOptions) -> _Source:
+def _read_own(path: Path, drop: Sequence[str]) -> _Source:
     content, is_verified = read_checkpoint(path)
-    trained = trained_model(content, where=path, drop=options.drop)
+    trained = trained_model(content, where=path, drop=drop)
     folders = [trained.shards, path.absolute().parent.parent / "bundle"]
-    folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), None)
-    if folder is None and options.tokenizer is None:
-        raise ValueError(
-            f"the tokenizer of {path} is neither with the shards it was trained on nor in the "
-            f"run's bundle; give their tokenizer.json by --tokenizer, or --tokenizer {NO_TOKENIZER}"
-        )
-    known = {} if options.language is None else {"language": options.language}
+    folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), path.parent)
     note = "whole, as its digest says" if is_verified else "there is no digest beside it"
-    return _Source(
-        converted=trained.converted,
-        metadata={**trained.metadata, **known},
-        note=f"checkpoint file: {note}",
-        folder=folder or path.parent,
-        trained=trained,
-    )
+    return _Source(trained.converted, trained.metadata, folder, f"checkpoint file: {note}", trained)
 
 
-def _read_foreign(source: str, options: ImportOptions) -> _Source:
-    path = Path(source).expanduser()
-    revision = None
+def _read_foreign(source: str, path: Path, revision: str, conversion: dict[str, Any]) -> _Source:
+    commit, note = None, None
     if not path.exists():
-        path = _download(source, revision=options.revision)
-        revision = path.name
+        path = _download(source, revision=revision)
+        commit, note = path.name, f"commit {path.name} of the Hub"
     if path.is_file():
         folder, files = path.parent, [path]
         values = _values_of(path)
     else:
         folder = _checked_folder(path)
         values, files = read_json(folder / CONFIG_NAME), find_weights(folder)
+    where = files[0] if len(files) == 1 else folder
     converted = foreign_model(
-        foreign_config(values),
-        read_weights(*files),
-        where=files[0] if len(files) == 1 else folder,
-        drop=options.drop,
-        add_missing_heads=options.add_missing_heads,
+        foreign_config(values), read_weights(*files), where=where, **conversion
     )
     metadata = {
-        "imported_from": source if revision else Path(source).name,
-        "revision": revision,
+        "imported_from": source if commit else Path(source).name,
+        "revision": commit,
         "weights_sha256": {file.name: file_sha256(file) for file in files},
-        "language": options.language or _language(folder) or "en",
+        "language": _language(folder) or "en",
         "untrained": list(converted.untrained),
         "dropped": list(converted.dropped),
     }
-    note = f"commit {revision} of the Hub" if revision else None
-    return _Source(converted=converted, metadata=metadata, note=note, folder=folder)
+    return _Source(converted, metadata, folder, note)
 
 
 def _values_of(path: Path) -> dict[str, Any]:
@@ -212,10 +193,7 @@ def _checked_folder(folder: Path) -> Path:
             f"{folder} is a sharded checkpoint; run: python -m pretrain export {folder} --output "
             "BUNDLE, which gathers its parts"
         )
-    if not (folder / CONFIG_NAME).is_file():
-        if (folder / "bundle" / CONFIG_NAME).is_file():
-            raise ValueError(f"{folder} is the folder of a run; its bundle is {folder / 'bundle'}")
-        folder = folder / "classifier" if (folder / "classifier").is_dir() else folder
+    folder = bundle_folder(folder)
     if {"format_version", "encoder"} <= read_json(folder / CONFIG_NAME).keys():
         load_bundle(folder)  # says what a classifier is for
         raise ValueError(f"{folder} is a bundle already; use it as it is")
@@ -282,8 +260,9 @@ def report_lines(imported: Imported, *, with_names: bool = False) -> Iterator[st
     converted, model = imported.converted, imported.bundle.model
     sizes, state = model.config, model.state_dict()
 
-    def count(names: Sequence[str]) -> int:
-        return sum(state[name].numel() for name in names)
+    def counts(rows: KeyTable) -> tuple[int, int, int]:
+        num_foreign = sum(len(keys) for _, keys in rows)
+        return num_foreign, len(rows), sum(state[name].numel() for name, _ in rows)
 
     yield (
         f"encoder     {sizes.kind}, {sizes.num_layers} layers of width {sizes.hidden_size}, "
@@ -291,27 +270,24 @@ def report_lines(imported: Imported, *, with_names: bool = False) -> Iterator[st
     )
     if imported.note:
         yield f"source      {imported.note}"
-    table = [row for row in converted.table if row[0] not in converted.untrained]
+    foreign, native, parameters = counts(converted.table)
     yield (
-        f"mapped      {sum(len(keys) for _, keys in table)} weights of the source -> {len(table)} "
-        f"of the bundle, {count([name for name, _ in table]):,} parameters"
+        f"mapped      {foreign} weights of the source -> {native} of the bundle, "
+        f"{parameters:,} parameters"
     )
     for group in _GROUPS:
-        rows = [row for row in table if row[0].startswith(f"{group}.")]
+        rows = [row for row in converted.table if row[0].startswith(f"{group}.")]
         if not rows:
             continue
-        yield (
-            f"  {group:18s} {sum(len(keys) for _, keys in rows):4d} -> {len(rows):4d} weights  "
-            f"{count([name for name, _ in rows]):13,} parameters"
-        )
+        foreign, native, parameters = counts(rows)
+        yield f"  {group:18s} {foreign:4d} -> {native:4d} weights  {parameters:13,} parameters"
         if with_names:
             yield from (f"    {' + '.join(keys)} -> {name}" for name, keys in rows)
     yield f"copies      {_listed(converted.copies)} (repeat what is mapped, or count positions)"
     yield f"dropped     {_listed(converted.dropped)}"
-    fresh = count(converted.untrained)
-    yield f"untrained   {_listed(converted.untrained)}" + (
-        f": {fresh:,} parameters with fresh random values" if fresh else ""
-    )
+    fresh = sum(state[name].numel() for name in converted.untrained)
+    how = f": {fresh:,} parameters with fresh random values" if fresh else ""
+    yield f"untrained   {_listed(converted.untrained)}{how}"
     yield f"tokenizer   {imported.tokenizer or 'none: encode and fill will not work'}"
 
 

@@ -86,10 +86,6 @@ def foreign_model(
         drop: Shell patterns of keys to leave out, such as "classifier.*"; each must match.
         add_missing_heads: Give a masked-LM head, or a pair head beside a pooler, fresh values
             where the weights have none. Otherwise that is an error.
-
-    Raises:
-        ValueError: If a key is missing, unexpected, of the wrong shape or dtype, or contradicts
-            what it is tied to, or a pattern matches nothing.
     """
     kept, dropped = _without(unwrapped(foreign), drop)
     _check_dtypes(kept, where)
@@ -117,7 +113,7 @@ def foreign_model(
     model = _fresh_model(config, parts, pair_weight)
     absent = tuple(f"{head}." for head in ("mlm_head", "pair_head") if head not in parts)
     names = [name for name in model.state_dict() if not name.startswith(absent)]
-    table = weight_table(config, names, prefix=prefix, renamed=renamed)
+    table = weight_table(config.kind, names, prefix=prefix, renamed=renamed)
     native = import_state(state, table)
     fresh = {name: value for name, value in model.state_dict().items() if name not in native}
     load_strictly(model, {**fresh, **native}, where)
@@ -225,9 +221,6 @@ def trained_model(
         checkpoint: Its content, with whole weights.
         where: What to call it in an error.
         drop: Shell patterns of weights to leave out.
-
-    Raises:
-        ValueError: If it is not ours, or a weight is missing or unexpected.
     """
     if _RUN_KEY not in checkpoint:
         raise ValueError(

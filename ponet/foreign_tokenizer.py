@@ -42,9 +42,6 @@ def prepare_tokenizer(
         lowercase: For a vocab.txt: lowercase and strip accents; None: as tokenizer_config.json
             says, else yes, which is what transformers and ModelScope assume.
         vocab_size: Rows of the word embeddings; the tokenizer may have fewer entries.
-
-    Raises:
-        ValueError: If there is none, it does not fit the model, or a setting cannot be followed.
     """
     if given == NO_TOKENIZER:
         return None
@@ -105,11 +102,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         token = _content(flags)
         if token is None or not str(number).isdigit():
             raise ValueError(f"{folder / SETTINGS_NAME}: added_tokens_decoder has no token {flags}")
-        if token in added and added[token]["id"] != int(number):
-            raise ValueError(
-                f"{folder}: {ADDED_NAME} gives {token!r} the id {added[token]['id']}, "
-                f"{SETTINGS_NAME} {number}; restore the files"
-            )
         own = flags if isinstance(flags, dict) else {}
         added[token] = {"id": int(number), **{key: own[key] for key in _FLAGS if key in own}}
     return {**values, "added_tokens": added}
@@ -131,24 +123,25 @@ def _check_settings(settings: Mapping[str, Any], folder: Path, *, has_file: bool
     A tokenizer.json (`has_file`) says most of it itself.
     """
     name = settings.get("tokenizer_class") or "Bert"
-    if name.removesuffix("Fast").removesuffix("Tokenizer") not in (
-        _IN_FILE if has_file else _WORDPIECE
-    ):
+    kind = name.removesuffix("Fast").removesuffix("Tokenizer")
+    if kind not in (_IN_FILE if has_file else _WORDPIECE):
         raise ValueError(
             f"{folder} is for a {name}, which is not known here (known are BertTokenizer and those "
             f"that do the same){_ADVICE}"
         )
-    refused = ["word_tokenizer_type", "subword_tokenizer_type", *(["never_split"] * (not has_file))]
-    found = [name for name in refused if settings.get(name)]
-    if "AutoTokenizer" in (settings.get("auto_map") or ()):
-        found.append("auto_map")
-    if not has_file and settings.get("do_basic_tokenize") is False:
-        found.append("do_basic_tokenize")
-    if found:
-        raise ValueError(
-            f"{folder / SETTINGS_NAME} has {found[0]}={settings[found[0]]!r}, which is not known "
-            f"here{_ADVICE}"
-        )
+    refused = {
+        "word_tokenizer_type": settings.get("word_tokenizer_type"),
+        "subword_tokenizer_type": settings.get("subword_tokenizer_type"),
+        "auto_map": "AutoTokenizer" in (settings.get("auto_map") or ()),
+        "never_split": not has_file and settings.get("never_split"),
+        "do_basic_tokenize": not has_file and settings.get("do_basic_tokenize") is False,
+    }
+    for option, is_set in refused.items():
+        if is_set:
+            raise ValueError(
+                f"{folder / SETTINGS_NAME} has {option}={settings[option]!r}, which is not known "
+                f"here{_ADVICE}"
+            )
     for role in list(_ROLES)[: _NUM_USED_ROLES if has_file else None]:
         token = _content(settings.get(role))
         if token not in (None, _ROLES[role]):
@@ -178,6 +171,8 @@ def _from_json(path: Path, settings: Mapping[str, Any], lowercase: bool | None) 
 
 def _from_vocab(path: Path, settings: Mapping[str, Any], lowercase: bool | None) -> tuple[Any, str]:
     """Return the tokenizer of a vocab.txt and the settings beside it, and how it was made."""
+    from tokenizers import normalizers
+
     own = settings.get("do_lower_case")
     if lowercase is not None and own is not None and lowercase != own:
         raise ValueError(
@@ -185,21 +180,19 @@ def _from_vocab(path: Path, settings: Mapping[str, Any], lowercase: bool | None)
             f"which says {own}"
         )
     chosen = own if lowercase is None else lowercase
-    options: dict[str, Any] = {
-        "lowercase": chosen is None or bool(chosen),
-        "strip_accents": settings.get("strip_accents"),
-        "chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
-    }
-    how = "; ".join(f"{name} {str(value).lower()}" for name, value in options.items())
-    return wordpiece(read_vocab(path), **options), f"{path.name} -> {TOKENIZER_NAME}; {how}"
+    lower = chosen is None or bool(chosen)
+    strip = settings.get("strip_accents")
+    chinese = bool(settings.get("tokenize_chinese_chars", True))
+    tokenizer = wordpiece_from_vocab(read_vocab(path), lowercase=lower)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=lower, strip_accents=strip, handle_chinese_chars=chinese
+    )
+    how = f"lowercase {lower}; strip_accents {strip}; chinese_chars {chinese}".lower()
+    return tokenizer, f"{path.name} -> {TOKENIZER_NAME}; {how}"
 
 
 def read_vocab(path: Path) -> dict[str, int]:
-    """Return the pieces of a vocab.txt, one in a line, with their numbers.
-
-    Raises:
-        ValueError: If the file is missing, not UTF-8, or repeats a piece.
-    """
+    """Return the pieces of a vocab.txt, one in a line, with their numbers."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the path of a vocab.txt")
     try:
@@ -215,33 +208,6 @@ def read_vocab(path: Path) -> dict[str, int]:
                 "the pieces are not clear; give the unchanged file"
             )
     return vocab
-
-
-def wordpiece(
-    vocab: Mapping[str, int],
-    *,
-    lowercase: bool = True,
-    strip_accents: bool | None = None,
-    chinese_chars: bool = True,
-) -> Any:
-    """Return a `tokenizers.Tokenizer` that does what BERT's tokenizer does.
-
-    Args:
-        vocab: Piece -> id.
-        lowercase: Whether to lowercase text.
-        strip_accents: None: as lowercase.
-        chinese_chars: Whether every Chinese character is a word.
-
-    Raises:
-        ValueError: If a special token is missing.
-    """
-    from tokenizers import normalizers
-
-    tokenizer = wordpiece_from_vocab(dict(vocab), lowercase=lowercase)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars
-    )
-    return tokenizer
 
 
 def _add_tokens(tokenizer: Any, settings: Mapping[str, Any], folder: Path) -> int:

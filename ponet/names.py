@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, projections_in_use
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 
 KeyTable = list[tuple[str, tuple[str, ...]]]
 """Native names, each with the foreign ones whose tensors, put below each other, make it up."""
 
-CONFIG_NAMES = {
+_SHARED_NAMES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -32,13 +32,18 @@ CONFIG_NAMES = {
 _OWN_NAMES: dict[str, dict[str, str]] = {
     "ponet": {
         "num_heads": "num_attention_heads",
-        "global_pool": "global_pool",
-        "use_segment_pool": "use_segment_pool",
-        "use_local_pool": "use_local_pool",
-        "local_window": "local_window",
-        "fusion_product": "fusion_product",
-        "guard_special_tokens": "guard_special_tokens",
-    },
+        **{
+            name: name
+            for name in (
+                "global_pool",
+                "use_segment_pool",
+                "use_local_pool",
+                "local_window",
+                "fusion_product",
+                "guard_special_tokens",
+            )
+        },
+    },  # fmt: skip
     "bert": {
         "num_heads": "num_attention_heads",
         "attention_dropout_prob": "attention_probs_dropout_prob",
@@ -58,18 +63,36 @@ _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
 """Names elsewhere, of two for the same the one that is written first, and ours."""
 _SUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}  # fmt: skip
-_PROJECTIONS = {
-    "query": "dense_q",
-    "key": "dense_k",
-    "gate": "dense_o",
-    "segment": "dense_segment",
-    "local": "dense_local",
+_WEIGHT_NAMES = {
+    "encoder.embeddings.word.": "embeddings.word_embeddings.",
+    "encoder.embeddings.position.": "embeddings.position_embeddings.",
+    "encoder.embeddings.token_type.": "embeddings.token_type_embeddings.",
+    "encoder.embeddings.norm.": "embeddings.LayerNorm.",
+    "encoder.embeddings.projection.": "embeddings.projection.",
+    "encoder.layers.": "encoder.layer.",
+    ".mixer.query.": ".attention.self.dense_q.",
+    ".mixer.key.": ".attention.self.dense_k.",
+    ".mixer.gate.": ".attention.self.dense_o.",
+    ".mixer.segment.": ".attention.self.dense_segment.",
+    ".mixer.local.": ".attention.self.dense_local.",
+    ".mixer.output.": ".attention.output.dense.",
+    ".mixer_norm.": ".attention.output.LayerNorm.",
+    ".feed_forward.expand.": ".intermediate.dense.",
+    ".feed_forward.contract.": ".output.dense.",
+    ".feed_forward_norm.": ".output.LayerNorm.",
+    "mlm_head.bias": "cls.predictions.bias",
+    "mlm_head.dense.": "cls.predictions.transform.dense.",
+    "mlm_head.norm.": "cls.predictions.transform.LayerNorm.",
+    "pair_head.": "cls.seq_relationship.",
 }
+"""Parts of our weights' names and what they are elsewhere; other parts are the same."""
+_FNET_NORM = ".fourier.output.LayerNorm."
+_FUSED, _FUSED_PARTS = ".mixer.query_key_value.", ("query", "key", "value")
 
 
 def config_names(kind: str) -> dict[str, str]:
     """Return our field -> its name elsewhere, for an encoder; the activation aside."""
-    return CONFIG_NAMES | _OWN_NAMES[kind]
+    return _SHARED_NAMES | _OWN_NAMES[kind]
 
 
 def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
@@ -80,11 +103,7 @@ def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
 
 
 def native_activation(name: str) -> Literal["gelu", "gelu_tanh"]:
-    """Return our name of an activation.
-
-    Raises:
-        ValueError: If our encoders do not have it.
-    """
+    """Return our name of an activation."""
     if name not in _ACTIVATIONS:
         allowed = ", ".join(_ACTIVATIONS)
         raise ValueError(f"config has hidden_act={name!r}; supported: {allowed}")
@@ -97,9 +116,6 @@ def foreign_config(values: Mapping[str, Any], *, kinds: Iterable[str] = _KINDS) 
     Args:
         values: Its content, of our own exports too.
         kinds: Encoders that are wanted.
-
-    Raises:
-        ValueError: If it describes another model or a function that our encoder does not compute.
     """
     kind = foreign_kind(values)
     if kind not in kinds:
@@ -134,30 +150,30 @@ def foreign_kind(values: Mapping[str, Any]) -> str:
 
 
 def weight_table(
-    config: EncoderConfig, names: Iterable[str], *, prefix: str = "", renamed: bool = True
+    kind: str, names: Iterable[str], *, prefix: str = "", renamed: bool = True
 ) -> KeyTable:
-    """Return the table of some native names, which are those of our models.
+    """Return the table of native names, which are those of our models.
 
     Args:
-        config: Encoder configuration.
-        names: Native names; what no table explains is left out.
+        kind: Of the encoder.
+        names: Native names.
         prefix: What the foreign names of encoder and pooler start with, such as "ponet.".
         renamed: Whether the foreign ones are those of the released PoNet and of transformers'
             BERT and FNet. PoNet's own models of transformers keep the native names.
     """
-    wanted = list(names)
-    if not renamed:
-        inner = ("encoder.", "pooler.")
-        return [(name, (prefix * name.startswith(inner) + name,)) for name in wanted]
-    table = [(native, tuple(prefix + key for key in keys)) for native, keys in _inner_table(config)]
-    table += [
-        ("mlm_head.bias", ("cls.predictions.bias",)),
-        *_affine("mlm_head.dense", "cls.predictions.transform.dense"),
-        *_affine("mlm_head.norm", "cls.predictions.transform.LayerNorm"),
-        *_affine("pair_head", "cls.seq_relationship"),
-        *_affine("classifier", "classifier"),
-    ]
-    return [row for row in table if row[0] in wanted]
+    parts = _WEIGHT_NAMES | ({".mixer_norm.": _FNET_NORM} if kind == "fnet" else {})
+    table: KeyTable = []
+    for name in names:
+        foreign = name
+        for ours, theirs in parts.items() if renamed else ():
+            foreign = foreign.replace(ours, theirs)
+        foreign = prefix * name.startswith(("encoder.", "pooler.")) + foreign
+        keys: tuple[str, ...] = (foreign,)
+        if renamed and _FUSED in foreign:
+            stem, ending = foreign.split(_FUSED)
+            keys = tuple(f"{stem}.attention.self.{part}.{ending}" for part in _FUSED_PARTS)
+        table.append((name, keys))
+    return table
 
 
 def import_state(foreign: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
@@ -196,9 +212,6 @@ def drop_tied_decoder(
         foreign: State dict in the released or transformers naming; legacy "gamma" and "beta" of
             layer norms are renamed.
         word_key: Name of the word embeddings that the decoder is tied to.
-
-    Raises:
-        ValueError: If a copy differs from what it is tied to.
     """
     copies = [key for key in foreign if key.endswith((".position_ids", ".token_type_ids"))]
     state = {_modern_name(key): value for key, value in foreign.items() if key not in copies}
@@ -231,43 +244,3 @@ def _modern_name(key: str) -> str:
     if key.endswith("LayerNorm.gamma"):
         return key.removesuffix("gamma") + "weight"
     return key.removesuffix("beta") + "bias" if key.endswith("LayerNorm.beta") else key
-
-
-def _affine(native: str, *foreign: str) -> KeyTable:
-    return [
-        (f"{native}.{part}", tuple(f"{name}.{part}" for name in foreign))
-        for part in ("weight", "bias")
-    ]
-
-
-def _inner_table(config: EncoderConfig) -> KeyTable:
-    """Return the table of encoder and pooler, the foreign names without what they start with."""
-    table: KeyTable = [
-        ("encoder.embeddings.word.weight", ("embeddings.word_embeddings.weight",)),
-        ("encoder.embeddings.position.weight", ("embeddings.position_embeddings.weight",)),
-        ("encoder.embeddings.token_type.weight", ("embeddings.token_type_embeddings.weight",)),
-        *_affine("encoder.embeddings.norm", "embeddings.LayerNorm"),
-        *_affine("encoder.embeddings.projection", "embeddings.projection"),
-    ]
-    for layer in range(config.num_layers):
-        native, foreign = f"encoder.layers.{layer}.", f"encoder.layer.{layer}."
-        table += _mixer_table(config, native, foreign)
-        table += _affine(f"{native}feed_forward.expand", f"{foreign}intermediate.dense")
-        table += _affine(f"{native}feed_forward.contract", f"{foreign}output.dense")
-        table += _affine(f"{native}feed_forward_norm", f"{foreign}output.LayerNorm")
-    return table + _affine("pooler.dense", "pooler.dense")
-
-
-def _mixer_table(config: EncoderConfig, native: str, foreign: str) -> KeyTable:
-    if isinstance(config, FNetConfig):
-        return _affine(f"{native}mixer_norm", f"{foreign}fourier.output.LayerNorm")
-    inner = f"{foreign}attention.self."
-    table: KeyTable = []
-    if isinstance(config, BertConfig):
-        parts = (f"{inner}query", f"{inner}key", f"{inner}value")
-        table += _affine(f"{native}mixer.query_key_value", *parts)
-    elif isinstance(config, PoNetConfig):
-        for name in projections_in_use(config):
-            table += _affine(f"{native}mixer.{name}", f"{inner}{_PROJECTIONS[name]}")
-    table += _affine(f"{native}mixer.output", f"{foreign}attention.output.dense")
-    return table + _affine(f"{native}mixer_norm", f"{foreign}attention.output.LayerNorm")

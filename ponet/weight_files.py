@@ -33,11 +33,7 @@ _OTHER_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        ValueError: If the file is missing, or holds something else.
-    """
+    """Return the JSON object in a file."""
     try:
         return _object_in(path.read_bytes(), path)
     except FileNotFoundError as error:
@@ -55,11 +51,7 @@ def _object_in(text: str | bytes, where: object) -> dict[str, Any]:
 
 
 def read_config_metadata(path: Path) -> dict[str, Any]:
-    """Return the configuration that a .safetensors file carries under the metadata key "config".
-
-    Raises:
-        ValueError: If it carries none.
-    """
+    """Return the configuration that a .safetensors file carries under the metadata key "config"."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     if "config" not in metadata:
@@ -70,11 +62,7 @@ def read_config_metadata(path: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Return the weights files of a folder, safetensors first: one, or the parts of an index.
-
-    Raises:
-        ValueError: If there are none, or an index is broken or leads out of the folder.
-    """
+    """Return the weights files of a folder, safetensors first: one, or the parts of an index."""
     for name in (WEIGHTS_NAME, PICKLE_NAME):
         if (folder / name).is_file():
             return [folder / name]
@@ -91,11 +79,7 @@ def find_weights(folder: Path) -> list[Path]:
 
 
 def read_weights(*files: Path) -> dict[str, Tensor]:
-    """Return the tensors of files together: safetensors by their ending, else pickles.
-
-    Raises:
-        ValueError: If a file is missing or damaged, holds something else, or repeats a name.
-    """
+    """Return the tensors of files together: safetensors by their ending, else pickles."""
     state: dict[str, Tensor] = {}
     for path in files:
         part = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
@@ -127,11 +111,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what torch.save wrote, if it is tensors and plain values alone.
-
-    Raises:
-        ValueError: If the file is missing, damaged, or holds any other object.
-    """
+    """Return what torch.save wrote, if it is tensors and plain values alone."""
     try:
         return torch.load(_existing(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -169,9 +149,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], bool]:
 
     Args:
         path: Its folder, or one file, or a link to it.
-
-    Raises:
-        ValueError: If it is damaged, or holds something else.
     """
     real = path.resolve()
     file = real / STATE_NAME if real.is_dir() else real

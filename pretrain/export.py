@@ -63,11 +63,7 @@ def _write_alone(checkpoint: Mapping[str, Any], output: Path, shards: Path | Non
 
 
 def export_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write an ordinary checkpoint with its digest; it is verified after writing.
-
-    Raises:
-        ValueError: The file exists, or its name has another ending.
-    """
+    """Write an ordinary checkpoint with its digest; it is verified after writing."""
     from training.checkpoints.storage import CHECKPOINT_SUFFIX, write_checkpoint
 
     if path.exists():
@@ -87,9 +83,6 @@ def write_bundle(
         checkpoint: Whole float32 weights and what belongs to them.
         output: Bundle folder.
         shards: Folder with `tokenizer.json`; None: the run's data folder.
-
-    Raises:
-        ValueError: The tokenizer is missing or another one.
     """
     from ponet import save_bundle
     from ponet.foreign import trained_model

@@ -58,9 +58,6 @@ def model_card(
         results: table.json of `python -m finetune report`.
         results_encoder: Name of this encoder in the table; needed where it has several.
         **words: `notes`, `licence` and `language`, as for `render`.
-
-    Raises:
-        ValueError: If a file is missing or is not what it should be.
     """
     if manifest is not None:
         manifest = manifest / "manifest.json" if manifest.is_dir() else manifest
@@ -105,9 +102,6 @@ def render(
         language: ISO 639-1 code of the texts' language, such as "en".
         notes: Markdown that goes into the card as it is: dates and licences of the data, use.
         **values: What else the template shows.
-
-    Raises:
-        ValueError: If the notes cannot be read.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

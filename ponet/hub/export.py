@@ -24,12 +24,7 @@ _SOURCES = ("run", "manifest", "results", "results_encoder")
 
 
 def run_export(arguments: Sequence[str]) -> None:
-    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`.
-
-    Raises:
-        ValueError: If an option does not fit, the target is in use, or what was written is not the
-            same model.
-    """
+    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`."""
     options = _parser().parse_args(arguments)
     folder = bundle_folder(options.bundle)
     config = read_config(folder)
@@ -200,12 +195,10 @@ def _export_onnx(
     )
     largest = max(one.difference for one in found)
     print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
-    for one in found:
-        times = f", onnxruntime {one.onnx_ms:.1f} ms, PyTorch {one.torch_ms:.1f} ms"
-        print(
-            f"  {one.shape[0]} x {one.shape[1]} tokens: within {one.difference:.1e}"
-            + (times if options.time else "")
-        )
+    for (rows, tokens), difference, times_ms in found:
+        times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
+        timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
+        print(f"  {rows} x {tokens} tokens: within {difference:.1e}{timed}")
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:

@@ -5,8 +5,8 @@ logits, the hidden states and every weight of our model.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,6 @@ def find_special_tokens(
         tokenizer_path: tokenizer.json, or None.
         vocab_size: Of the model.
         separator_ids: Ids of [CLS] and [SEP]; only without a tokenizer.
-
-    Raises:
-        ValueError: If neither or both are given, a token is missing, or an id is outside of the
-            vocabulary.
     """
     if tokenizer_path is not None:
         if separator_ids is not None:
@@ -128,11 +124,7 @@ def export_huggingface(
 
 
 def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
-    """Let `write` fill a new folder, rename it to the target, and return what `write` returned.
-
-    Raises:
-        ValueError: If the target exists and is not an empty folder.
-    """
+    """Let `write` fill a new folder, rename it to the target, and return what `write` returned."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--output {target} is in use; choose another folder or remove it")
     with new_folder(target) as staging:
@@ -199,7 +191,7 @@ def twin_state(model: Model) -> dict[str, Tensor]:
     native = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     config = model.encoder.config
     prefix, renamed = f"{config.kind}.", not isinstance(config, PoNetConfig)
-    state = export_state(native, weight_table(config, native, prefix=prefix, renamed=renamed))
+    state = export_state(native, weight_table(config.kind, native, prefix=prefix, renamed=renamed))
     if isinstance(config, FNetConfig) and not config.embedding_projection:
         width = config.hidden_size
         state[f"{prefix}embeddings.projection.weight"] = torch.eye(width)
@@ -258,9 +250,6 @@ def checked_difference(name: str, ours: Tensor, theirs: Tensor, *, tolerance: fl
         ours: Value of the model in Python.
         theirs: Value of what was exported.
         tolerance: Largest difference that is rounding, per unit of the largest value.
-
-    Raises:
-        ValueError: If it is larger.
     """
     difference = float((ours - theirs).abs().max())
     limit = tolerance * max(1.0, float(ours.abs().max()))
@@ -300,7 +289,14 @@ def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> 
 
 def _loaded(auto_class: Any, folder: Path) -> Any:
     """Return a loaded model; a weight that the file lacks or has in another shape is an error."""
-    with _quiet():  # its table of unused heads would look like a warning about this folder
+    from transformers.utils import logging
+
+    with ExitStack() as stack:  # its table of unused heads would look like a warning about this one
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            stack.callback(logging.enable_progress_bar)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         loaded, found = auto_class.from_pretrained(
             folder, output_loading_info=True, trust_remote_code=False, dtype=torch.float32
         )
@@ -313,22 +309,6 @@ def _loaded(auto_class: Any, folder: Path) -> Any:
             f"another shape for {found['mismatched_keys'] or 'nothing'}; nothing was written"
         )
     return loaded.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and warnings away for a while."""
-    from transformers.utils import logging
-
-    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()
 
 
 @torch.inference_mode()

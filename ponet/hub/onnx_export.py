@@ -4,6 +4,7 @@ B batch, L tokens, D width. Invariant: a file is put in place only after onnxrun
 PyTorch's outputs for batches of several sizes, other than the one the graph was traced with.
 """
 
+import copy
 import importlib.util
 import json
 import logging
@@ -11,11 +12,10 @@ import math
 import statistics
 import timeit
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +41,15 @@ OPSET = 18
 """The first version whose ScatterElements takes a maximum; PoNet's segments need it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One batch through onnxruntime and through PyTorch."""
 
     shape: tuple[int, ...]
     """(B, L)."""
     difference: float
     """Largest absolute difference of any output at real tokens."""
-    onnx_ms: float
-    """Median time of onnxruntime in milliseconds; NaN where no time was taken."""
-    torch_ms: float
-    """Median time of PyTorch (the model as it is used in Python) in milliseconds; NaN likewise."""
+    times_ms: tuple[float, ...]
+    """Median times of onnxruntime and of PyTorch (the model as it is used in Python), if taken."""
 
 
 class OnnxModel(nn.Module):
@@ -176,10 +173,6 @@ def export_onnx(
         head: As for OnnxModel.
         segment_input: As for OnnxModel.
         num_timed: Repetitions that times are taken of; 0 = none.
-
-    Raises:
-        ModuleNotFoundError: If a package is missing.
-        ValueError: If an output differs by more than rounding; nothing is left behind.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:  # said here, because it would end, after minutes, at an import
@@ -207,16 +200,16 @@ def export_onnx(
 
 def write_onnx(live: OnnxModel, path: Path) -> None:
     """Write the graph of a model with its weights, not yet compared with anything."""
-    form = OnnxModel(
-        export_form(live.model),
-        live.special_tokens,
-        head=live.head,
-        segment_input=live.segment_input,
-    )
+    form = copy.deepcopy(live)
+    form.model = export_form(live.model)
     inputs = form.inputs(probe_batch(live.model.config, live.special_tokens, shape=(2, 24)))
     rows = torch.export.Dim("batch", min=1)
     tokens = torch.export.Dim("tokens", min=2, max=live.model.config.max_positions)
-    with _quiet():
+    with ExitStack() as stack:  # without notes on torchvision and on names of axes
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, logging.NOTSET)
+        logging.disable(logging.WARNING)
         program = torch.onnx.export(
             form.eval(),
             (),
@@ -232,20 +225,6 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
     program.save(str(path))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on torchvision and on names of axes away; errors still come."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Comparison]:
     """Run a written graph and the model on batches of several sizes.
 
@@ -254,9 +233,6 @@ def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Com
         path: The graph.
         num_timed: Repetitions that times are taken of; 0 = none. Both use as many threads as
             torch.get_num_threads() says.
-
-    Raises:
-        ValueError: If an output differs by more than rounding.
     """
     import onnxruntime
 
@@ -283,14 +259,8 @@ def _compare(session: Any, live: OnnxModel, batch: EncoderBatch, num_timed: int)
         differences.append(
             checked_difference(name, ours[at_real], theirs, tolerance=FOREIGN_TOLERANCE)
         )
-    return Comparison(
-        shape=tuple(batch.input_ids.shape),
-        difference=max(differences),
-        onnx_ms=_median_ms(lambda: session.run(None, arrays), num_timed),
-        torch_ms=_median_ms(lambda: live(**inputs), num_timed),
+    calls = (lambda: session.run(None, arrays), lambda: live(**inputs)) if num_timed else ()
+    times_ms = tuple(
+        1000 * statistics.median(timeit.repeat(call, number=1, repeat=num_timed)) for call in calls
     )
-
-
-def _median_ms(call: Callable[[], Any], num_timed: int) -> float:
-    times = timeit.repeat(call, number=1, repeat=num_timed)
-    return 1000 * statistics.median(times) if times else math.nan
+    return Comparison(tuple(batch.input_ids.shape), max(differences), times_ms)

@@ -25,7 +25,7 @@ def released_state() -> dict[str, torch.Tensor]:
     )
     model = PretrainingModel(config, num_pair_classes=3)
     native = model.state_dict()
-    return export_state(native, weight_table(config, native, prefix="ponet."))
+    return export_state(native, weight_table("ponet", native, prefix="ponet."))
 
 
 def released_folder(folder: Path) -> Path:

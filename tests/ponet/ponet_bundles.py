@@ -5,8 +5,8 @@ import json
 import torch
 from safetensors.torch import save_file
 
+from data_prep.tokenizer import wordpiece_from_vocab
 from ponet import PoNetConfig, PretrainingModel
-from ponet.foreign_tokenizer import wordpiece
 from ponet.names import export_state, weight_table
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -31,9 +31,9 @@ def make_model(config_class=PoNetConfig, *, num_pair_classes=3, **fields):
     return model.eval()
 
 
-def write_tokenizer(folder, **options):
+def write_tokenizer(folder, *, lowercase=True):
     path = folder / "tokenizer.json"
-    wordpiece(VOCAB, **options).save(str(path))
+    wordpiece_from_vocab(VOCAB, lowercase=lowercase).save(str(path))
     return path
 
 
@@ -41,7 +41,7 @@ def foreign_weights(model):
     """The weights under the released names, with the copies that transformers writes."""
     kind = model.config.kind
     native = model.state_dict()
-    state = export_state(native, weight_table(model.config, native, prefix=f"{kind}."))
+    state = export_state(native, weight_table(kind, native, prefix=f"{kind}."))
     word = f"{kind}.embeddings.word_embeddings.weight"
     state["cls.predictions.decoder.weight"] = state[word].clone()
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()

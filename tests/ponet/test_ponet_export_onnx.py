@@ -68,7 +68,7 @@ def test_onnxruntime_gives_pytorch_s_outputs_at_every_size(name, options, tmp_pa
     write_onnx(model, path)
     found = compare_onnx(model, path)
     assert [one.shape for one in found] == [(1, 7), (3, 32), (2, 32)]
-    assert all(one.onnx_ms != one.onnx_ms for one in found), "no times were asked for"
+    assert not any(one.times_ms for one in found), "no times were asked for"
     changed = make_model(name)
     with torch.no_grad():
         changed.encoder.layers[1].feed_forward.contract.bias[0] += 1
