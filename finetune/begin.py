@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 
-from finetune.artifact import restore_classifier
 from finetune.data.overview import overview_lines
 from finetune.module import FinetuneModule, log_prefix
+from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
 from training.command_line import check_monitors
 from training.inputs import digests, write_inputs
@@ -28,7 +28,7 @@ class TaskBegin(RunBegin):
         folder = self.run.folder
         if self.resumes:
             say(f"going on after step {trainer.global_step} of {folder}")
-            restore_classifier(folder / "classifier")
+            restore_folder(folder / "classifier")
         else:
             self.write_config(trainer, pl_module)
             write_inputs(folder, digests(input_paths(pl_module)))

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 
-from finetune.artifact import load_weights, read_info
+from finetune.artifact import read_info
 from finetune.begin import TaskBegin
 from finetune.callbacks import BestClassifier, ResumePoint, record_result
 from finetune.data.datamodule import TaskDataModule
@@ -32,6 +32,7 @@ from finetune.outcome import (
 from finetune.resume_file import remove_resume_files, resume_file
 from finetune.run_config import RESULT_FILE, RunConfig
 from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
+from ponet.bundle import load_weights
 from training.cli import RunCLI, RunParser, callback_of, run_cli
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result

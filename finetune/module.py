@@ -17,12 +17,16 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy, mse_loss
 
-from finetune.artifact import load_classifier
+from finetune.artifact import (
+    EncoderSource,
+    PretrainedEncoder,
+    load_classifier,
+    load_pretrained,
+)
 from finetune.data.datamodule import TaskBatch, TaskDataModule
 from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.metrics import scores
 from finetune.optim import OptimizerConfig
-from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, EncoderConfig, SequenceClassifier
 from ponet.tokenizer import check_tokenizer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_prep.files import write_atomic
-from finetune.artifact import LoadedClassifier, classifier_folder, load_classifier
+from finetune.artifact import LoadedClassifier, load_classifier
 from finetune.options import parse_config
 from finetune.predict import Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
@@ -163,21 +163,20 @@ def models_by_task(paths: Sequence[str], *, max_len: int = 0) -> dict[str, Path]
     tasks = list(dict.fromkeys(file.model for file in LEADERBOARD))
     found: dict[str, Path] = {}
     for path in paths:
-        folder = classifier_folder(path)
-        info = load_classifier(folder, max_len=max_len).info
+        info = load_classifier(path, max_len=max_len).info
         if info.task not in tasks:
             raise ValueError(
                 f"{path}: was trained on {info.task!r}; the leaderboard has {', '.join(tasks)}"
             )
         if info.task in found:
-            raise ValueError(f"{found[info.task]} and {folder}: both are of {info.task}; give one")
+            raise ValueError(f"{found[info.task]} and {path}: both are of {info.task}; give one")
         labels = task_named(info.task).labels
         if info.labels != labels:
             raise ValueError(
                 f"{path}: has the labels {list(info.labels)}, but {info.task} has {list(labels)}; "
                 "train it with this version"
             )
-        found[info.task] = folder
+        found[info.task] = Path(path)
     return found
 
 

@@ -62,24 +62,17 @@ def _dispatch(command: str, arguments: list[str]) -> None:
 def run_import(arguments: Sequence[str]) -> None:
     """`import SOURCE --output BUNDLE`."""
     options = _import_parser().parse_args(arguments)
-    from ponet.importing.bundle_import import (
-        ImportOptions,
-        example_lines,
-        import_bundle,
-        report_lines,
-    )
+    from ponet.bundle_import import example_lines, import_bundle, report_lines
 
     imported = import_bundle(
         options.source,
         options.output,
-        ImportOptions(
-            revision=options.revision,
-            tokenizer=options.tokenizer,
-            lowercase=None if options.lowercase is None else options.lowercase == "true",
-            language=options.language,
-            drop=tuple(options.drop),
-            add_missing_heads=options.add_missing_heads,
-        ),
+        revision=options.revision,
+        tokenizer=options.tokenizer,
+        lowercase=None if options.lowercase is None else options.lowercase == "true",
+        language=options.language,
+        drop=options.drop,
+        add_missing_heads=options.add_missing_heads,
     )
     for line in report_lines(imported, with_names=options.names):
         print(line)
@@ -147,7 +140,7 @@ def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
     parser.add_argument("--top", type=int, default=5, help="words to show per [MASK] (default: 5)")
     options = parser.parse_args(arguments)
     from ponet.bundle import load_bundle
-    from ponet.importing.bundle_import import guess_lines
+    from ponet.bundle_import import guess_lines
 
     bundle = load_bundle(options.bundle)
     for text in options.texts:

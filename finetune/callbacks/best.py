@@ -4,14 +4,16 @@ Invariant: the folder always holds a whole classifier, the one that `evaluation`
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from finetune.artifact import ClassifierInfo, save_classifier
+from finetune.artifact import ClassifierInfo
 from finetune.module import FinetuneModule
+from ponet import save_bundle
 
 
 class BestClassifier(Callback):
@@ -73,11 +75,11 @@ class BestClassifier(Callback):
 
     def _write(self, module: FinetuneModule) -> None:
         assert module.source is not None
-        save_classifier(
+        save_bundle(
             self.folder,
             module.classifier,
-            classifier_info(module),
             tokenizer_json=module.source.tokenizer_json,
+            task=asdict(classifier_info(module)),
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,5 +104,4 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         segments=spec.segments,
         positions=module.positions,
         scale=module.scale,
-        tokenizer_digest=datamodule.text_encoder.info.digest,
     )

@@ -6,9 +6,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from finetune.artifact import EncoderSource
 from finetune.module import FinetuneModule
-from finetune.pretrained import BUNDLE, EncoderSource
 from finetune.run_config import RESULT_FILE, RunConfig
+from training.run_config import BUNDLE_FOLDER
 from training.tracking import TrackingRecord, result_rows
 from training.wandb_run import (
     add_config,
@@ -53,7 +54,7 @@ def encoder_lineage(source: EncoderSource) -> dict[str, str]:
     """
     values = {"lineage.encoder": source.name, "lineage.encoder_sha256": source.digest}
     folder = source.tokenizer_json.parent
-    logged = TrackingRecord.load(folder.parent if folder.name == BUNDLE else folder).bundle
+    logged = TrackingRecord.load(folder.parent if folder.name == BUNDLE_FOLDER else folder).bundle
     if logged.get("sha256") == source.digest:
         values |= {
             "lineage.encoder_artifact": logged["artifact"],
