@@ -22,9 +22,8 @@ from benchmarks import page
 from benchmarks.harness import Clock, Step, copying, rows_of, run_rounds, times
 from benchmarks.report import Options, finish, make_parser, target
 from benchmarks.rivals import DTYPES, make_batch
-from ponet.pooling import PoolInputs, PoolPlan, kernel_set, plan_pools
-from ponet.pooling.mix import triton_is_installed
-from ponet.pooling.triton_tiles import TileSizes
+from ponet.pooling.mix import kernel_set, triton_is_installed
+from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
 WINDOW = 3
@@ -91,7 +90,9 @@ def sweep(options: Options) -> list[dict[str, Any]]:
     inputs, plan = make_inputs(options, options.lengths[0], 25)
     clock = Clock(device="cuda", threads=torch.get_num_threads())
     for block, line_bytes, num_warps in itertools.product((32, 64), (128, 256, 512), (2, 4, 8)):
-        sizes = TileSizes(block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps)
+        sizes = triton_mix.TileSizes(
+            block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps
+        )
         triton_mix.SIZES = sizes
         try:
             steps = steps_of(inputs, plan, "triton")
@@ -99,7 +100,7 @@ def sweep(options: Options) -> list[dict[str, Any]]:
         finally:
             triton_mix.SIZES = usual
         medians = {way: times(samples[way], clock.deciding)["median"] for way in PASSES}
-        found.append({"sizes": vars(sizes), "seconds": medians})
+        found.append({"sizes": sizes._asdict(), "seconds": medians})
         print(sizes, {way: f"{seconds * 1e3:.3f} ms" for way, seconds in medians.items()})
     return found
 
