@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,20 @@ from typing import Any, TypeVar
 
 import torch
 
+from benchmarks.report import Option
+
 Step = Callable[[], object]
 Cell = tuple[str, int]
 """A rival and the tokens of a text."""
 Sample = Mapping[str, float] | None
 Spread = dict[str, float]
 Name = TypeVar("Name")
+LIMITS = {
+    "slow_s": Option(10.0, "what takes longer is left out of every second round"),
+    "limit_s": Option(120.0, "of a case's first step"),
+    "limit_gib": Option(6.0, "of a step, on a CPU"),
+}
+"""Options of `measure_steps`."""
 SHORTEST_S = {"cpu": 0.02, "cuda": 0.05}
 """A sample repeats its step until it takes about this long."""
 
@@ -58,13 +65,16 @@ def rows_of(samples: Mapping[Cell, Sequence[Sample]], key: str) -> dict[Cell, di
     rows = {}
     for (rival, tokens), own in samples.items():
         others = [name for name, length in samples if length == tokens and name != rival]
-        ratios = {name: ratio(samples[name, tokens], own, key) for name in others}
         shortest = min(length for name, length in samples if name == rival)
-        row: dict[str, Any] = {"rival": rival, "num_tokens": tokens, "time": key}
-        row |= {"s": times(own, key), "wall_s": times(own, "wall_s"), "cpu_s": times(own, "cpu_s")}
-        row |= {"times_as_fast_as": ratios}
-        row |= {"time_to_shortest": ratio(own, samples[rival, shortest], key)}
-        rows[rival, tokens] = row
+        rows[rival, tokens] = {
+            "rival": rival,
+            "num_tokens": tokens,
+            "time": key,
+            "s": times(own, key),
+            **{name: times(own, name) for name in ("wall_s", "cpu_s")},
+            "times_as_fast_as": {n: ratio(samples[n, tokens], own, key) for n in others},
+            "time_to_shortest": ratio(own, samples[rival, shortest], key),
+        }
     return rows
 
 
@@ -132,11 +142,12 @@ def run_rounds(
         repeats[name] = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
     samples: dict[Name, list[Sample]] = {name: [] for name in steps}
     for number in range(rounds):
+        gc.disable()  # it would pause whoever is being timed
         for name in in_turn(list(steps), number):
             left_out = is_slow[name] and number % 2
-            with _no_collection():
-                sample = None if left_out else clock.sample(steps[name], repeats[name])
+            sample = None if left_out else clock.sample(steps[name], repeats[name])
             samples[name].append(sample)
+        gc.enable()
         gc.collect()
     return samples
 
@@ -216,16 +227,6 @@ def linux_gib(file: str, key: str) -> float:
     return sum(int(line.split()[1]) / 2**20 for line in lines if line.startswith(key))
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from pausing whoever is being timed."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def peak_bytes(step: Step, device: str) -> int:
     """Return by how many bytes one step raises what is allocated, at its height.
 
@@ -240,14 +241,8 @@ def peak_bytes(step: Step, device: str) -> int:
         step()
         wait(device)
         return torch.cuda.max_memory_allocated() - held
-    profile = torch.autograd.profiler.profile(profile_memory=True)
-    with _silent():
-        profile.__enter__()
-    try:
+    with _silent(), torch.autograd.profiler.profile(profile_memory=True) as profile:
         step()
-    finally:
-        with _silent():
-            profile.__exit__(None, None, None)
     live = peak = 0
     for event in profile.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
@@ -259,7 +254,6 @@ def peak_bytes(step: Step, device: str) -> int:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Drop what libraries print to the error stream: the profiler writes lines at start and end."""
-    sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
