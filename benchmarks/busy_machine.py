@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.harness import in_turn, spread
+from benchmarks.harness import in_rounds, spread
 from benchmarks.report import REPOSITORY, ROUNDS, Option, Options, Row
 from benchmarks.runs import shards_in
 
@@ -96,14 +96,17 @@ def measure(shards: Path, options: Options) -> list[Row]:
     """Return one row per setting: its rates alone and beside busy loops, and their ratios."""
     cores = os.cpu_count() or 1
     compared = settings(cores)
-    rates: dict[tuple[str, str], list[float]] = {}
-    for number in range(options.rounds):
-        for load, loops in (("quiet", 0), ("busy", cores)):
-            for name in in_turn(list(compared), number):
-                with busy_loops(loops):
-                    found = rate(compared[name], shards, options.steps)
-                rates.setdefault((name, load), []).append(found)
-                print(f"round {number + 1}, {load}, {name}: {found:.2f} steps/s", flush=True)
+
+    def trained(name: str, loops: int) -> float:
+        with busy_loops(loops):
+            return rate(compared[name], shards, options.steps)
+
+    tried = {
+        (name, load): lambda name=name, loops=loops: trained(name, loops)
+        for load, loops in (("quiet", 0), ("busy", cores))
+        for name in compared
+    }
+    rates = in_rounds(tried, options.rounds, note="busy_machine")
     first, rows = next(iter(compared)), []
     for name, environment in compared.items():
         row: Row = {"name": name, "environment": environment}

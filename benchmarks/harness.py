@@ -27,6 +27,7 @@ Cell = tuple[str, int]
 Sample = Mapping[str, float] | None
 Spread = dict[str, float]
 Name = TypeVar("Name")
+Result = TypeVar("Result")
 LIMITS = {
     "slow_s": Option(10.0, "what takes longer is left out of every second round"),
     "limit_s": Option(120.0, "of a case's first step"),
@@ -40,6 +41,26 @@ SHORTEST_S = {"cpu": 0.02, "cuda": 0.05}
 def spread(values: Sequence[float]) -> Spread:
     """Return median, lowest and highest value."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_rounds(
+    rivals: Mapping[Name, Callable[[], Result]], rounds: int, *, note: str = ""
+) -> dict[Name, list[Result]]:
+    """Call every rival once per round, in an order that changes; `note` is printed after each."""
+    found: dict[Name, list[Result]] = {name: [] for name in rivals}
+    for number in range(rounds):
+        for name in random.Random(number).sample(list(rivals), len(rivals)):
+            found[name].append(rivals[name]())
+        gc.collect()
+        if note:
+            print(f"{note}: round {number + 1} of {rounds}", flush=True)
+    return found
+
+
+def interleaved(rivals: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Any]:
+    """Return the spread of every rival's figure and all of them; a first round is thrown away."""
+    found = in_rounds(rivals, rounds + 1)
+    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
 
 
 def times(samples: Sequence[Sample], key: str) -> dict[str, Any]:
@@ -123,7 +144,7 @@ class Clock:
 def run_rounds(
     steps: Mapping[Name, Step], *, rounds: int, clock: Clock, slow_s: float = math.inf
 ) -> dict[Name, list[Sample]]:
-    """Time every step once per round, in an order that changes from round to round.
+    """Time every step once per round.
 
     Args:
         steps: Name -> function that does one step.
@@ -134,42 +155,25 @@ def run_rounds(
     Returns:
         Name -> one sample per round, None where the step was left out.
     """
-    repeats, is_slow = {}, {}
-    for name, step in steps.items():
+
+    def rival(step: Step) -> Callable[[], Sample]:
         step()  # compiles, fetches memory
         seconds = clock.sample(step, 1)["wall_s"]
-        is_slow[name] = seconds > slow_s
-        repeats[name] = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
-    samples: dict[Name, list[Sample]] = {name: [] for name in steps}
-    for number in range(rounds):
-        gc.disable()  # it would pause whoever is being timed
-        for name in in_turn(list(steps), number):
-            left_out = is_slow[name] and number % 2
-            sample = None if left_out else clock.sample(steps[name], repeats[name])
-            samples[name].append(sample)
-        gc.enable()
-        gc.collect()
-    return samples
+        repeats = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
+        turns = iter(range(rounds))
 
+        def sample() -> Sample:
+            if next(turns) % 2 and seconds > slow_s:
+                return None
+            gc.disable()  # it would pause whoever is being timed
+            try:
+                return clock.sample(step, repeats)
+            finally:
+                gc.enable()
 
-def in_turn(rivals: Sequence[Any], number: int) -> list[Any]:
-    """Return the order of the rivals in a round."""
-    return random.Random(number).sample(list(rivals), len(rivals))
+        return sample
 
-
-def interleaved(
-    rivals: Mapping[str, Callable[[], float]], *, rounds: int
-) -> dict[str, dict[str, Any]]:
-    """Ask every rival for a figure once per round, in turn; a first round is thrown away.
-
-    Returns:
-        Name -> median, lowest and highest figure and all of them.
-    """
-    found: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds + 1):
-        for name, run in rivals.items():
-            found[name].append(run())
-    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
+    return in_rounds({name: rival(step) for name, step in steps.items()}, rounds)
 
 
 def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, Any]]:
@@ -177,7 +181,7 @@ def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, An
 
     Args:
         steps: (rival, tokens of a text) -> one step.
-        options: `device`, `threads`, `rounds`, `slow_s`; `limit_gib` and `limit_s` of a first step.
+        options: `device`, `threads`, `rounds`, and those of `LIMITS`.
 
     Returns:
         The rows of `rows_of`, with `peak_mib` and `over`, which limit was passed ("": none).
@@ -197,28 +201,21 @@ def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, An
 def _first_step(step: Step, options: Any) -> dict[str, Any]:
     """Return by how much a step raises the memory, or which limit it passes."""
     start = time.perf_counter()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if held := linux_gib("/proc/self/status", "VmData"):
+        most = int((held + options.limit_gib) * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
     try:
-        with _at_most(options.limit_gib):
-            peak = peak_bytes(step, options.device)
+        peak = peak_bytes(step, options.device)
     except RuntimeError as error:  # also a GPU's OutOfMemoryError
         if "memory" not in str(error):
             raise
         return {"over": "memory"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
     seconds = time.perf_counter() - start
     over = f"{options.limit_s:g} s" if seconds > options.limit_s else ""
     return {"over": over, "first_s": seconds, "peak_mib": peak / 2**20}
-
-
-@contextlib.contextmanager
-def _at_most(gib: float) -> Iterator[None]:
-    """Refuse this process more than so much memory beyond what it has, where Linux tells it."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    if held := linux_gib("/proc/self/status", "VmData"):
-        resource.setrlimit(resource.RLIMIT_DATA, (int((held + gib) * 2**30), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def linux_gib(file: str, key: str) -> float:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import page, report
-from benchmarks.harness import Clock, in_turn, product, rows_of, spread, wait
+from benchmarks.harness import Clock, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, SIZES, Rival
 from benchmarks.runs import shards_in
@@ -206,23 +206,22 @@ def measure(shards: Path, max_len: int, options: Options) -> list[Row]:
     torch._dynamo.reset()
     rivals = rivals_for(options)
     modules = {rival: make_module(rival, max_len, options) for rival in rivals}
-    samples: dict[Rival, list[dict[str, float]]] = {rival: [] for rival in rivals}
     on_cpu = options.device == "cpu"
     clock = Clock(device=options.device, threads=options.threads)
-    rates: dict[str, list[float]] = {rival.precision: [] for rival in rivals}
-    for number in range(options.rounds):
-        for precision, found in rates.items() if on_cpu else ():
-            found.append(product_rate(precision, clock))
-        for rival in in_turn(rivals, number):
-            samples[rival].append(fit(modules[rival], rival, shards, max_len, options))
-        print(f"{max_len} tokens: round {number + 1} of {options.rounds}", flush=True)
+    steps: dict[Any, Any] = {
+        rival: lambda rival=rival: fit(modules[rival], rival, shards, max_len, options)
+        for rival in rivals
+    }
+    for precision in {rival.precision for rival in rivals} if on_cpu else ():
+        steps[precision] = lambda precision=precision: product_rate(precision, clock)
+    samples = in_rounds(steps, options.rounds, note=f"{max_len} tokens")
     rows = rows_of(
-        {(rival.label, max_len): found for rival, found in samples.items()},
+        {(rival.label, max_len): samples[rival] for rival in rivals},
         clock.deciding if on_cpu else "wall_s",
     )
     for rival, row in zip(rivals, rows.values(), strict=True):
         if on_cpu:
-            name, median = str(DTYPES[rival.precision])[6:], spread(rates[rival.precision])
+            name, median = str(DTYPES[rival.precision])[6:], spread(samples[rival.precision])
             peak = PeakRate(median["median"], f"the {name} product measured in the same rounds")
         else:
             peak = peak_rate(torch.device("cuda"), PRECISIONS[rival.precision])

@@ -27,7 +27,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks import report
-from benchmarks.harness import Sample, in_turn, interleaved, spread, times
+from benchmarks.harness import Sample, in_rounds, interleaved, spread, times
 from benchmarks.pretraining import PRECISIONS, be_quiet, fit, make_module
 from benchmarks.report import CONFIGS, DEVICE, ROUNDS, Option, Options, Target
 from benchmarks.rivals import Rival
@@ -131,16 +131,17 @@ def train(shards: Path, folder: Path, encoder: str, options: Options) -> dict[st
     form = Options(**vars(options), vocab_size=vocab_size, dropout=0.1, warmup=2)
     form.encoder, form.tokens_per_step = encoder, options.batch_size * options.max_len
     module = make_module(rival, options.max_len, form)
-    samples: dict[str, list[Sample]] = {name: [] for name in protections(folder, options)}
-    for number in range(options.rounds):
-        for name in in_turn(list(samples), number):
-            callbacks = protections(folder, options)[name]
-            seconds, io = timed(callbacks), [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
-            more: Any = {"callbacks": callbacks, "plugins": io}
-            found = fit(module, rival, shards, options.max_len, form, **more)
-            own_s = sum(seconds) / (form.warmup + form.steps)
-            samples[name].append({**found, "own_s": own_s})
-    return samples
+
+    def fitted(name: str) -> Sample:
+        callbacks = protections(folder, options)[name]
+        seconds, io = timed(callbacks), [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
+        more: Any = {"callbacks": callbacks, "plugins": io}
+        found = fit(module, rival, shards, options.max_len, form, **more)
+        return {**found, "own_s": sum(seconds) / (form.warmup + form.steps)}
+
+    names = protections(folder, options)
+    tried = {name: lambda name=name: fitted(name) for name in names}
+    return in_rounds(tried, options.rounds, note=encoder)
 
 
 def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> dict[str, Any]:

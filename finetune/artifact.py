@@ -17,7 +17,7 @@ from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import EncoderConfig, SequenceClassifier
 from ponet.bundle import load_strictly
-from ponet.positions import PositionMethod
+from ponet.encoders.backbone import PositionMethod
 from ponet.tokenizer import check_tokenizer
 from ponet.weight_files import (
     CONFIG_NAME,
