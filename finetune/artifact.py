@@ -16,6 +16,18 @@ from ponet.names import foreign_kind
 from ponet.positions import PositionMethod
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.inputs import RUN_PARTS
+from ponet import EncoderConfig, SequenceClassifier
+from ponet.bundle import load_strictly
+from ponet.encoders.backbone import PositionMethod
+from ponet.tokenizer import check_tokenizer
+from ponet.weight_files import (
+    CONFIG_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    new_folder,
+    read_json,
+    read_safetensors,
+)
 from training.interruption import say
 
 CLASSIFIER_FOLDER = "classifier"

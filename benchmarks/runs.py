@@ -1,12 +1,24 @@
-"""Shards of random tokens."""
+"""What is trained on, and by: shards of random tokens, and fits in processes to be killed."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.report import REPOSITORY
 from data_prep.manifest import SPECIAL_TOKENS
 from data_prep.shards import SplitWriter, finish_shards
+from training.metrics_file import read_metrics
+
+Process = subprocess.Popen[bytes]
 
 
 def synthetic_folder(
@@ -51,3 +63,37 @@ def synthetic_folder(
         writers.append(writer)
     finish_shards(folder, writers)
     return folder
+
+
+@contextlib.contextmanager
+def shards_in(folder: Path | None, **sizes: Any) -> Iterator[tuple[Path, Path]]:
+    """Give a folder of shards, made of random tokens where none is given, and one for anything."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        yield folder or synthetic_folder(place / "shards", **sizes), place
+
+
+def start_fit(options: list[str], root: Path, name: str) -> Process:
+    """Start `pretrain fit` in a process group of its own, its output added to a .log file."""
+    root.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pretrain", "fit", *options]
+    command += ["--run.root", str(root.resolve()), "--run.name", name]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with (root / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+
+
+def kill(process: Process) -> None:
+    """End a fit with its data workers, as a machine that goes down does."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def last_step(run: Path) -> int:
+    """Return the newest optimiser step in a run's metrics, 0 if there is none."""
+    path = run / "metrics.jsonl"
+    if not path.exists() or not path.read_text():
+        return 0
+    return max((int(row["step"] or 0) for row in read_metrics(path)), default=0)
