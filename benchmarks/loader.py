@@ -26,23 +26,17 @@ from benchmarks.harness import interleaved, spread
 from benchmarks.report import Options, finish, make_parser
 from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 from data_prep.shards import TokenShards
-from pretrain.batches import Batch, SegmentConfig
-from pretrain.dataset import PretrainDataset
-from pretrain.masking import MaskingConfig
+from pretrain.batches import Batch, PretrainDataset
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.plan import make_plan
-from pretrain.sampler import SampleStream
 from pretrain.transport import BatchLoader, pack_batch
 
 Row = dict[str, Any]
 
 
 def our_dataset(shards: TokenShards, max_len: int) -> PretrainDataset:
-    stream = SampleStream(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
-    return PretrainDataset(
-        stream, max_len=max_len, masking=MaskingConfig(), segments=SegmentConfig(), seed=1
-    )
+    return PretrainDataset(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
 
 
 def cpu_rate(build: Callable[[list[int]], object], chosen: list[list[int]]) -> float:

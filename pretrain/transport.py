@@ -8,10 +8,12 @@ before. (With pinned memory PyTorch has such a thread itself.)
 Invariant: what the loader yields equals what the dataset builds, name by name and in its order.
 """
 
+import math
 import queue
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,66 +21,46 @@ from torch.utils.data import DataLoader
 
 from pretrain.batches import Batch
 
-_LONG_BYTES = 8
-_LONG_NAMES = (
-    "input_ids",
-    "token_type_ids",
-    "segment_ids",
-    "masked_positions",
-    "masked_labels",
-    "pair_labels",
-    "example_ids",
-)
-_BOOL_NAMES = ("mask", "special_mask")
+T = TypeVar("T")
+
+_CLOSING_S = 10.0
 
 
-def pack_batch(batch: Batch) -> Tensor:
-    """Return the batch as bytes: B, L, M, then the int64 tensors, then the bool ones."""
-    rows, length = batch["input_ids"].shape
-    header = torch.tensor([rows, length, batch["masked_positions"].shape[1]])
-    parts = [header, *(batch[name].flatten() for name in _LONG_NAMES)]
-    parts += [batch[name].flatten() for name in _BOOL_NAMES]
-    return torch.cat([part.view(torch.uint8) for part in parts])
+class Packed(NamedTuple):
+    """A batch on its way."""
+
+    layout: list[tuple[str, list[int], torch.dtype]]
+    """Name, shape and type of every tensor, the widest types first."""
+    data: Tensor
+    """Their bytes, one after the other."""
 
 
-def unpack_batch(packed: Tensor) -> Batch:
+def pack_batch(batch: Batch) -> Packed:
+    """Return the batch as one block; its tensors stand in it with the widest types first."""
+    layout = [(name, list(value.shape), value.dtype) for name, value in batch.items()]
+    parts = [value.flatten().view(torch.uint8) for value in batch.values()]
+    return Packed(layout, torch.cat(parts))
+
+
+def unpack_batch(packed: Packed) -> Batch:
     """Return the tensors of `pack_batch` as views of its bytes."""
-    start = 3 * _LONG_BYTES
-    rows, length, slots = packed[:start].view(torch.int64).tolist()
-    widths = dict.fromkeys((*_LONG_NAMES[:3], *_BOOL_NAMES), length)
-    widths |= dict.fromkeys(_LONG_NAMES[3:5], slots)
-    batch: Batch = {}
-    for name in (*_LONG_NAMES, *_BOOL_NAMES):
-        shape = (rows, widths[name]) if name in widths else (rows,)
-        is_long = name in _LONG_NAMES
-        size = rows * widths.get(name, 1) * (_LONG_BYTES if is_long else 1)
-        part = packed[start : start + size].view(torch.int64 if is_long else torch.bool)
-        batch[name] = part.view(shape)
-        start += size
-    return batch
+    sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in packed.layout]
+    parts = zip(packed.layout, packed.data.split(sizes), strict=True)
+    return {name: part.view(dtype).view(shape) for (name, shape, dtype), part in parts}
 
 
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader over `PretrainDataset`: use `collate_fn=pack_batch` if there are workers."""
 
-    _ahead: "ReadAhead | None" = None
+    _open: Generator[Batch, None, None] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield batches by name."""
-        if self._ahead is not None:
-            self._ahead.close()  # an iteration that was left early shares its workers with this one
-        batches = super().__iter__()
-        named = (unpack_batch(batch) if isinstance(batch, Tensor) else batch for batch in batches)
-        if not self.num_workers or self.pin_memory:
-            yield from named
-            return
-        ahead = self._ahead = ReadAhead(named)
-        try:
-            yield from ahead
-        finally:
-            ahead.close()
-            if self._ahead is ahead:
-                self._ahead = None  # it keeps the workers
+        """Return the batches by name."""
+        if self._open is not None:
+            self._open.close()  # an iteration that was left early shares its workers with this one
+        named = (unpack_batch(b) if isinstance(b, Packed) else b for b in super().__iter__())
+        self._open = read_ahead(named) if self.num_workers and not self.pin_memory else named
+        return self._open
 
     def state_dict(self) -> dict[str, object]:
         """Return nothing: the data module's state is the one integer that tells the place."""
@@ -88,53 +70,38 @@ class BatchLoader(DataLoader[Batch]):
         """Do nothing, for the same reason."""
 
 
-class ReadAhead:
-    """Fetches the next item in a thread while the consumer works on the last one.
+def read_ahead(source: Iterator[T]) -> Generator[T, None, None]:
+    """Yield the items of `source`, the next one fetched by a thread while the last is in work.
 
-    Errors of the source are raised where the item would have been yielded.
-
-    Args:
-        source: Read by the thread alone from now on.
+    Errors of the source are raised where the item would have been yielded. Closing the generator
+    ends the thread; what it has fetched and nobody took is dropped.
     """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
+    closed = threading.Event()
 
-    _CLOSING_S = 10.0
+    def fetch() -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in source:
+                ready.put((item, None))
+                if closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 (it is raised in the consumer's thread)
+            end = error
+        ready.put((None, end))
 
-    def __init__(self, source: Iterator[Any]) -> None:
-        """Start the thread."""
-        self._source = source
-        self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._fetch, name="read-ahead", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the source's items; after `close` there are none."""
-        while not self._closed.is_set():
-            item, error = self._ready.get()
+    thread = threading.Thread(target=fetch, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
-            yield item
-
-    def close(self) -> None:
-        """End the thread; what it has fetched and nobody took is dropped."""
-        self._closed.set()
-        try:
-            self._ready.get_nowait()
-        except queue.Empty:
-            pass
-        self._thread.join(self._CLOSING_S)
-        self._source = iter(())
-
-    def _fetch(self) -> None:
-        try:
-            for item in self._source:
-                self._ready.put((item, None))
-                if self._closed.is_set():
-                    return
-            end: BaseException = StopIteration()
-        except BaseException as error:  # noqa: BLE001 (it is raised in the consumer's thread)
-            end = error
-        if not self._closed.is_set():
-            self._ready.put((None, end))
+            yield item  # type: ignore[misc]
+    finally:
+        closed.set()
+        with suppress(queue.Empty):
+            ready.get_nowait()
+        thread.join(_CLOSING_S)
