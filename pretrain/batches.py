@@ -18,12 +18,13 @@ from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
 from pretrain.masking import Masker, MaskingConfig
-from pretrain.objectives import Objective
+from pretrain.objectives import IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
 
 _PLANS_KEPT = 2
+_BASELINE_BATCH = 64
 
 Batch = dict[str, Tensor]
 
@@ -139,6 +140,40 @@ class PretrainDataset(Dataset[Batch]):
             for name, column in columns.items():
                 column[here] = getattr(found, name)
         return columns
+
+    def baselines(self, num_examples: int) -> dict[str, float]:
+        """Return what guessing scores on the first examples; on all if there are fewer.
+
+        Returns:
+            `eval_examples`: how many were looked at;
+            `unigram_accuracy`: share of masked tokens that are the train split's most frequent one;
+            `unigram_loss`: cross-entropy in nats under the train split's counts plus one each;
+            with a pair task also `pair_chance` (1 / classes) and `pair_majority` (share of the most
+            frequent class). nan where there is nothing to score.
+        """
+        counts_V, classes = self.shards.token_counts, self._objective.num_pair_classes
+        log_prob_V = -np.log((counts_V + 1.0) / (counts_V.sum() + float(counts_V.size)))
+        size = min(num_examples, len(self))
+        hits, tokens, loss = 0, 0, 0.0
+        pairs = np.zeros(max(1, classes), np.int64)
+        for first in range(0, size, _BASELINE_BATCH):
+            batch = self.__getitems__(range(first, min(first + _BASELINE_BATCH, size)))
+            labels = batch["masked_labels"].numpy()
+            labels = labels[labels != IGNORED_LABEL]
+            tokens += labels.size
+            hits += int((labels == counts_V.argmax()).sum())
+            loss += float(log_prob_V[labels].sum())
+            if classes:
+                pairs += np.bincount(batch["pair_labels"].numpy(), minlength=classes)
+        scores = {
+            "eval_examples": float(size),
+            "unigram_accuracy": hits / tokens if tokens else float("nan"),
+            "unigram_loss": loss / tokens if tokens else float("nan"),
+        }
+        if classes:
+            scores["pair_chance"] = 1.0 / classes
+            scores["pair_majority"] = float(pairs.max() / max(1, pairs.sum()))
+        return scores
 
     def __len__(self) -> int:
         """Return the number of examples of epoch 0; the stream itself has no end."""

@@ -6,7 +6,7 @@ always hides 15 % of the tokens with fixed masks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.masking import MaskingConfig
-from pretrain.objectives import IGNORED_LABEL, ObjectiveName, objective_named
+from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
 from pretrain.sampler import BatchGeometry, StreamBatchSampler
@@ -35,7 +35,6 @@ EVALUATION_SEED = 20_110_243
 """Seed of the validation plan and masks, the same for all runs so that they compare."""
 _EVALUATED = ("data", "max_len", "short_prob", "segments")
 """Entries of a fingerprint that decide what an evaluation reads, once the model is the same."""
-_BASELINE_BATCH = 64
 
 
 class PretrainDataModule(LightningDataModule):
@@ -318,20 +317,18 @@ class PretrainDataModule(LightningDataModule):
             ValueError: The saved run used other data or settings, or an evaluation reads shards of
                 another tokenizer; the message names the fields.
         """
-        saved_with, own = state_dict["fingerprint"], self.fingerprint()
+        saved, own = state_dict["fingerprint"], self.fingerprint()
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            if saved_with["tokenizer"] != own["tokenizer"]:
+            if saved["tokenizer"] != own["tokenizer"]:
                 raise ValueError(
                     f"the shards in {self.folder} have another tokenizer than the checkpoint was "
-                    f"trained with (digest {own['tokenizer'][:12]}, not "
-                    f"{saved_with['tokenizer'][:12]}), so its tokens mean other words. Give shards "
-                    "that were built with the run's tokenizer (data_prep's --tokenizer.path, the "
-                    "tokenizer.json of the run's bundle)."
+                    f"trained with (digest {own['tokenizer'][:12]}, not {saved['tokenizer'][:12]}),"
+                    " so its tokens mean other words. Give shards that were built with the run's "
+                    "tokenizer (data_prep's --tokenizer.path, the tokenizer.json of its bundle)."
                 )
-            saved_with, own = ({k: d[k] for k in _EVALUATED} for d in (saved_with, own))
-            self.differs_from_training = _differences(saved_with, own)
+            self.differs_from_training = _differences(saved, own, _EVALUATED)
             return
-        if differing := _differences(saved_with, own):
+        if differing := _differences(saved, own, own):
             raise ValueError(
                 "the checkpoint cannot be resumed with these data settings: "
                 + "; ".join(differing)
@@ -339,8 +336,8 @@ class PretrainDataModule(LightningDataModule):
             )
         self._dataset(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
         self._plan_counts = dict(state_dict["plan_counts"])
-        saved = state_dict["skipped_windows"]
-        self.skipped_windows = tuple(sorted({*self.skipped_windows, *saved}))
+        skipped = {*self.skipped_windows, *state_dict["skipped_windows"]}
+        self.skipped_windows = tuple(sorted(skipped))
 
     def plan_counts(self) -> dict[str, float]:
         """Return where the tokens of the first epoch go: the fields of `PlanStats`, `coverage`."""
@@ -351,41 +348,8 @@ class PretrainDataModule(LightningDataModule):
         return self._plan_counts
 
     def baselines(self) -> dict[str, float]:
-        """Return what guessing scores on the validation examples; nothing where none are used.
-
-        Returns:
-            `eval_examples`: how many were looked at;
-            `unigram_accuracy`: share of masked tokens that are the train split's most frequent one;
-            `unigram_loss`: cross-entropy in nats under the train split's counts plus one each;
-            with a pair task also `pair_chance` (1 / classes) and `pair_majority` (share of the most
-            frequent class). nan where there is nothing to score.
-        """
-        if not self.validates:
-            return {}
-        dataset, classes = self.evaluation_dataset(), self.objective.num_pair_classes
-        counts_V = np.asarray(dataset.shards.token_counts)
-        log_prob_V = -np.log((counts_V + 1.0) / (counts_V.sum() + float(counts_V.size)))
-        size = min(self.eval_examples, len(dataset))
-        hits, tokens, loss = 0, 0, 0.0
-        pairs = np.zeros(max(1, classes), np.int64)
-        for first in range(0, size, _BASELINE_BATCH):
-            batch = dataset.__getitems__(range(first, min(first + _BASELINE_BATCH, size)))
-            labels = batch["masked_labels"].numpy()
-            labels = labels[labels != IGNORED_LABEL]
-            tokens += labels.size
-            hits += int((labels == counts_V.argmax()).sum())
-            loss += float(log_prob_V[labels].sum())
-            if classes:
-                pairs += np.bincount(batch["pair_labels"].numpy(), minlength=classes)
-        scores = {
-            "eval_examples": float(size),
-            "unigram_accuracy": hits / tokens if tokens else float("nan"),
-            "unigram_loss": loss / tokens if tokens else float("nan"),
-        }
-        if classes:
-            scores["pair_chance"] = 1.0 / classes
-            scores["pair_majority"] = float(pairs.max() / max(1, pairs.sum()))
-        return scores
+        """Return what guessing scores on the validation examples; nothing where none are used."""
+        return self.evaluation_dataset().baselines(self.eval_examples) if self.validates else {}
 
 
 def _check_at_least(least: int, **values: int) -> None:
@@ -394,9 +358,9 @@ def _check_at_least(least: int, **values: int) -> None:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
 
-def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [
-        f"{name} was {saved.get(name)!r}, now {given.get(name)!r}"
-        for name in sorted(saved.keys() | given.keys())
-        if saved.get(name) != given.get(name)
+        f"{name} was {saved.get(name)!r}, now {given[name]!r}"
+        for name in sorted(names)
+        if saved.get(name) != given[name]
     ]
