@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,46 +22,41 @@ from finetune.predict import Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
 
-HEADER = "index\tprediction"
 CHUNK_ROWS = 8192
 """Rows encoded at once; the largest test split has 390,965."""
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions are the same archive
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardFile:
+class LeaderboardFile(NamedTuple):
     """One file of a submission."""
 
     name: str
     """What the leaderboard calls it."""
     task: str
     """Task its rows are from."""
-    model: str
-    """Task its model was trained on."""
-    split: str = "test"
-    """Split its rows are."""
     has_words: bool = False
     """Whether a class is written by its name instead of its number."""
+    split: str = "test"
+    """Split its rows are."""
+
+    @property
+    def model(self) -> str:
+        """Task its model was trained on."""
+        return "mnli" if self.task == "ax" else self.task
 
 
-def _file(name: str, task: str, *, has_words: bool = False) -> LeaderboardFile:
-    return LeaderboardFile(name=name, task=task, model=task, has_words=has_words)
-
-
-LEADERBOARD: tuple[LeaderboardFile, ...] = (
-    _file("CoLA.tsv", "cola"),
-    _file("SST-2.tsv", "sst2"),
-    _file("MRPC.tsv", "mrpc"),
-    _file("STS-B.tsv", "stsb"),
-    _file("MNLI-m.tsv", "mnli", has_words=True),
-    LeaderboardFile(
-        name="MNLI-mm.tsv", task="mnli", model="mnli", split="test_mismatched", has_words=True
-    ),
-    _file("QNLI.tsv", "qnli", has_words=True),
-    _file("QQP.tsv", "qqp"),
-    _file("RTE.tsv", "rte", has_words=True),
-    _file("WNLI.tsv", "wnli"),
-    LeaderboardFile(name="AX.tsv", task="ax", model="mnli", has_words=True),
+LEADERBOARD = (
+    LeaderboardFile("CoLA.tsv", "cola"),
+    LeaderboardFile("SST-2.tsv", "sst2"),
+    LeaderboardFile("MRPC.tsv", "mrpc"),
+    LeaderboardFile("STS-B.tsv", "stsb"),
+    LeaderboardFile("MNLI-m.tsv", "mnli", has_words=True),
+    LeaderboardFile("MNLI-mm.tsv", "mnli", has_words=True, split="test_mismatched"),
+    LeaderboardFile("QNLI.tsv", "qnli", has_words=True),
+    LeaderboardFile("QQP.tsv", "qqp"),
+    LeaderboardFile("RTE.tsv", "rte", has_words=True),
+    LeaderboardFile("WNLI.tsv", "wnli"),
+    LeaderboardFile("AX.tsv", "ax", has_words=True),
 )
 """All files. Source: the names and values that jiant, by GLUE's authors, and T5 write."""
 
@@ -102,21 +98,20 @@ def run_submit(arguments: Sequence[str]) -> Path:
         ValueError: A task is missing or given twice, a model is of no GLUE task, or a split does
             not have the rows that the leaderboard knows. Nothing is written then.
     """
-    config = parse_config(SubmitConfig, _appending(arguments), command="submit")
+    given = [text.replace("--model", "--model+", 1) if _adds(text) else text for text in arguments]
+    config = parse_config(SubmitConfig, given, command="submit")
     folders = models_by_task(config.model, max_len=config.max_len)
-    wanted = [file for file in LEADERBOARD if file.model in folders]
-    missing = {
-        file.name: f"no --model of {'its task' if file.task == file.model else file.model}"
-        for file in LEADERBOARD
-        if file.model not in folders
-    }
+    missing, rows = dict[str, str](), dict[str, SplitRows]()
+    for file in LEADERBOARD:
+        if file.model not in folders:
+            missing[file.name] = f"no --model of {'its task' if file.task != 'ax' else 'mnli'}"
     _refuse_missing(missing, config.partial)
-    rows: dict[str, SplitRows] = {}  # all are read and checked before the first one is computed
-    for file in wanted:
-        try:
-            rows[file.name] = leaderboard_rows(file, config.folder)
-        except MissingSplit as error:
-            missing[file.name] = str(error)
+    for file in LEADERBOARD:  # all are read and checked before the first one is computed
+        if file.model in folders:
+            try:
+                rows[file.name] = leaderboard_rows(file, config.folder)
+            except MissingSplit as error:
+                missing[file.name] = str(error)
     _refuse_missing(missing, config.partial)
     if not rows:
         raise ValueError(f"{config.output}: would be empty: {_listed(missing)}")
@@ -130,12 +125,8 @@ def run_submit(arguments: Sequence[str]) -> Path:
     return output
 
 
-def _appending(arguments: Sequence[str]) -> list[str]:
-    """Make every further `--model` add to the earlier ones."""
-    return ["--model+" + a[len("--model") :] if _is_model(a) else a for a in arguments]
-
-
-def _is_model(argument: str) -> bool:
+def _adds(argument: str) -> bool:
+    """Whether it is a `--model`, which adds to earlier ones."""
     return argument == "--model" or argument.startswith("--model=")
 
 
@@ -222,7 +213,10 @@ def _contents(
             if not outputs_NC.isfinite().all():
                 raise ValueError(f"{folder}: an output for {file.name} is not a finite number")
             spec = task_named(file.task)
-            contents[file.name] = file_text(predictions(spec, outputs_NC, words=file.has_words))
+            lines = enumerate(predictions(spec, outputs_NC, words=file.has_words))
+            contents[file.name] = "".join(
+                ["index\tprediction\n", *(f"{row}\t{value}\n" for row, value in lines)]
+            )
             print(f"{file.name:12}{len(split.rows):8,} rows   {_summary(spec, outputs_NC)}")
             notes = Counter(split.repairs)
             notes[f"cut to {classifier.encoder.max_len} tokens"] = num_cut
@@ -244,13 +238,14 @@ def _outputs(classifier: LoadedClassifier, split: SplitRows, batch_size: int) ->
 
 
 def predictions(spec: TaskSpec, outputs_NC: Tensor, *, words: bool) -> list[str]:
-    """Return what the leaderboard reads for each row.
+    """Return what the leaderboard reads for each row: names or numbers of classes, or scores.
+
+    Scores are clipped to the task's range and have three decimals.
 
     Args:
         spec: The task.
         outputs_NC: float32 (N, C), logits, or scores (N, 1).
-        words: Whether classes are named; else their numbers are given. Scores are clipped to the
-            task's range and have three decimals.
+        words: Whether classes are named.
     """
     if spec.is_regression:
         assert spec.score_range is not None
@@ -258,11 +253,6 @@ def predictions(spec: TaskSpec, outputs_NC: Tensor, *, words: bool) -> list[str]
         return [f"{score:.3f}" for score in scores_N.tolist()]
     classes = outputs_NC.argmax(-1).tolist()
     return [spec.labels[number] if words else str(number) for number in classes]
-
-
-def file_text(values: Sequence[str]) -> str:
-    """Return the TSV file of predictions, numbered from 0."""
-    return "\n".join([HEADER, *(f"{row}\t{value}" for row, value in enumerate(values))]) + "\n"
 
 
 def _summary(spec: TaskSpec, outputs_NC: Tensor) -> str:
