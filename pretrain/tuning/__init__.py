@@ -34,8 +34,7 @@ def run_tune(arguments: Sequence[str]) -> None:
         raise ValueError(
             f"tune {kind}: say what to find, lr or batch_size (ponet-pretrain tune --help)"
         )
-    from pretrain.tuning.batch_size import BatchSizeCLI
-    from pretrain.tuning.lr import LrCLI
+    from pretrain.tuning.cli import BatchSizeCLI, TuneCLI
     from training.cli import run_cli
 
-    run_cli(LrCLI if kind == "lr" else BatchSizeCLI, ["fit", *arguments[1:]])
+    run_cli(TuneCLI if kind == "lr" else BatchSizeCLI, ["fit", *arguments[1:]])

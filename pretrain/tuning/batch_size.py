@@ -23,7 +23,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.memory import is_oom_error
 
 from pretrain.sampler import BatchGeometry
-from pretrain.tuning.cli import TuneCLI
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
 
@@ -172,41 +171,51 @@ def total_memory(device: str) -> int:
     return total
 
 
-class BatchSizeCLI(TuneCLI):
-    """`tune batch_size`."""
+def find_batch_size(cli: Any) -> None:
+    """Measure the sizes, print them, plot, write `data.micro_batch_size`.
 
-    search_class = BatchSizeSearch
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Measure the sizes, print them, plot, write `data.micro_batch_size`."""
-        search, global_batch_size = self.search, self.datamodule.global_batch_size
-        self.per_device = BatchGeometry(
-            global_batch_size=global_batch_size, micro_batch_size=1, world_size=self.world_size
-        ).accumulation
-        self.device = self.make_trainer(Callback(), 1).strategy.root_device.type
-        self.limit = int(search.memory_share * total_memory(self.device))
-        trials = self.measure()
-        print(f"{'micro-batch':>11}{'examples/s':>12}{'peak GiB':>10}", *trials, sep="\n")
-        if self.device == "cpu" and not trials[-1].problem:
-            say(
-                "a CPU has no out-of-memory error to find: the sizes ended at the global batch or "
-                "--max_batch_size; memory is this process's peak, loader processes excluded"
-            )
-        chosen = chosen_size(trials, search.choose)
-        with self.drawn(2) as axes:
-            _draw(trials, chosen, self.limit, axes)
-        found = (
-            f"{chosen.size} is the {search.choose} of the sizes that fit the {self.device} "
-            f"({chosen.examples_per_s:.1f} examples/s, {chosen.memory / GIB:.2f} GiB; tried "
-            f"{trials[0].size} to {trials[-1].size}, global batch {global_batch_size} on "
-            f"{self.world_size} device(s))"
+    Args:
+        cli: The `TuneCLI` of the command.
+    """
+    search, global_batch_size = cli.search, cli.datamodule.global_batch_size
+    sizes = SizeTrials(cli)
+    trials = sizes.run()
+    print(f"{'micro-batch':>11}{'examples/s':>12}{'peak GiB':>10}", *trials, sep="\n")
+    if sizes.device == "cpu" and not trials[-1].problem:
+        say(
+            "a CPU has no out-of-memory error to find: the sizes ended at the global batch or "
+            "--max_batch_size; memory is this process's peak, loader processes excluded"
         )
-        self.write("batch_size", found, {"data": {"micro_batch_size": chosen.size}})
+    chosen = chosen_size(trials, search.choose)
+    with cli.drawn(2) as axes:
+        _draw(trials, chosen, sizes.limit, axes)
+    cli.write(
+        f"{chosen.size} is the {search.choose} of the sizes that fit the {sizes.device} "
+        f"({chosen.examples_per_s:.1f} examples/s, {chosen.memory / GIB:.2f} GiB; tried "
+        f"{trials[0].size} to {trials[-1].size}, global batch {global_batch_size} on "
+        f"{cli.world_size} device(s))",
+        {"data": {"micro_batch_size": chosen.size}},
+    )
 
-    def measure(self) -> list[SizeTrial]:
+
+class SizeTrials:
+    """Tries micro-batch sizes on one device, with one or two micro-batches to a step."""
+
+    def __init__(self, cli: Any) -> None:
+        self._cli, self._data = cli, cli.datamodule
+        self.device = cli.make_trainer(Callback(), 1).strategy.root_device.type
+        self.limit = int(cli.search.memory_share * total_memory(self.device))
+        """Bytes that a size may need."""
+        self._per_device = BatchGeometry(
+            global_batch_size=self._data.global_batch_size,
+            micro_batch_size=1,
+            world_size=cli.world_size,
+        ).accumulation
+
+    def run(self) -> list[SizeTrial]:
         """Measure ascending sizes until one does not fit: at least one, all but the last fit."""
         points, trials = [(0, peak_memory(self.device))], list[SizeTrial]()
-        for size in candidate_sizes(self.per_device, self.search.max_batch_size):
+        for size in candidate_sizes(self._per_device, self._cli.search.max_batch_size):
             need = int(expected_memory(points, size)) if trials else 0
             # On a CPU running out ends the process from outside, without an error to catch.
             if self.device == "cpu" and need > self.limit:
@@ -218,9 +227,9 @@ class BatchSizeCLI(TuneCLI):
         return trials
 
     def _try(self, size: int) -> SizeTrial:
-        accumulation = self.per_device // size
-        self.datamodule.micro_batch_size = size
-        self.datamodule.global_batch_size = size * min(2, accumulation)
+        accumulation = self._per_device // size
+        self._data.micro_batch_size = size
+        self._data.global_batch_size = size * min(2, accumulation)
         timer = MicroBatchTimer()
         gc.collect()
         if self.device == "cuda":
@@ -228,17 +237,17 @@ class BatchSizeCLI(TuneCLI):
             torch.cuda.reset_peak_memory_stats()
         torch.compiler.reset()  # each size is a shape of its own, and compiled shapes are counted
         try:
-            trainer = self.make_trainer(timer, self.search.steps_per_size)
-            trainer.fit(self.model, datamodule=self.datamodule)
+            trainer = self._cli.make_trainer(timer, self._cli.search.steps_per_size)
+            trainer.fit(self._cli.model, datamodule=self._data)
         except RuntimeError as error:
             if not is_oom_error(error):
                 raise
             return SizeTrial(size=size, problem="out of memory")
-        self.datamodule.verify_shards = False  # once is enough
+        self._data.verify_shards = False  # once is enough
         memory = peak_memory(self.device)
         if memory > self.limit:
             return SizeTrial(size=size, memory=memory, problem="above the memory limit")
-        speed = self.per_device / timer.step_seconds(accumulation)
+        speed = self._per_device / timer.step_seconds(accumulation)
         return SizeTrial(size=size, examples_per_s=speed, memory=memory)
 
 

@@ -3,7 +3,7 @@
 Invariant: no run folder is read, written or removed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,8 @@ from data_prep.files import write_atomic
 from pretrain.lightning_cli import PretrainCLI
 from pretrain.run_config import RunConfig
 from pretrain.run_setup import automatic_precision
+from pretrain.tuning.batch_size import BatchSizeSearch, find_batch_size
+from pretrain.tuning.lr import LrSearch, find_lr
 from training.cli import take_over_signals
 from training.interruption import say
 from training.reports.figures import tidy
@@ -45,12 +47,14 @@ _SAY_NOTHING = ("auto", 1, "1", None, True, False, [])
 
 
 class TuneCLI(PretrainCLI):
-    """`tune`: parses what `fit` parses, then searches; `_run_subcommand` is the search."""
+    """`tune lr`: parses what `fit` parses, then searches."""
 
-    search_class: ClassVar[type]
+    kind = "lr"
+    search_class: ClassVar[type] = LrSearch
     """The finder's own options; `output` is one of them."""
+    find: ClassVar[Callable[[Any], None]] = find_lr
     search: Any
-    """Those of this command."""
+    """The options of this command."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the finder's options to those of `fit`."""
@@ -95,9 +99,13 @@ class TuneCLI(PretrainCLI):
         """A trainer with one callback that ends after some optimiser steps."""
         return self.instantiate_trainer(callbacks=[callback], max_steps=steps)
 
-    def write(self, kind: str, found: str, content: dict[str, Any]) -> None:
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Search, and write what was found."""
+        self.find()
+
+    def write(self, found: str, content: dict[str, Any]) -> None:
         """Write what was found as a configuration of `fit`, and say so."""
-        path, comment = self.search.output, f"{FOUND_BY} {kind}`: {found}."
+        path, comment = self.search.output, f"{FOUND_BY} {self.kind}`: {found}."
         write_atomic(path, f"{comment}\n{yaml.safe_dump(content, sort_keys=False)}".encode())
         print(
             f"{comment.removeprefix('# ')}\nwritten: {path} and {path.with_suffix('.png')}\n"
@@ -116,6 +124,14 @@ class TuneCLI(PretrainCLI):
             tidy(axis, grid="both")
             axis.legend(fontsize=8, frameon=False)
         figure.savefig(self.search.output.with_suffix(".png"), dpi=110)
+
+
+class BatchSizeCLI(TuneCLI):
+    """`tune batch_size`."""
+
+    kind = "batch_size"
+    search_class = BatchSizeSearch
+    find = find_batch_size
 
 
 def device_count(devices: Any) -> int:

@@ -15,7 +15,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from pretrain.module import PretrainModule, means
 from pretrain.randomness import FloatArray
-from pretrain.tuning.cli import TuneCLI
 from training.interruption import say
 from training.reports.figures import COLOURS
 
@@ -162,29 +161,22 @@ def moving_mean(values: FloatArray, reach: int) -> FloatArray:
     return mean
 
 
-class LrCLI(TuneCLI):
-    """`tune lr`."""
-
-    search_class = LrSearch
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Sweep, plot, write `model.optimizer.lr`."""
-        sweep = LrSweep(self.search)
-        trainer = self.make_trainer(sweep, self.search.num_steps)
-        trainer.fit(self.model, datamodule=self.datamodule)
-        steps = range(len(sweep.losses))
-        curve = lr_curve([self.search.lr_of(step) for step in steps], sweep.losses)
-        first, last = curve.lrs[0], curve.lrs[-1]
-        if curve.still_falling:
-            say(f"the loss still falls at {last:.1e}: raise --max_lr to see where it ends")
-        with self.drawn() as (axis,):
-            _draw(curve, axis)
-        found = (
-            f"the loss fell most steeply at {curve.suggestion:.1e} in {len(curve.lrs)} steps of "
-            f"{self.datamodule.global_batch_size} examples from {first:.1e} to {last:.1e}; it was "
-            f"lowest at {curve.lrs[curve.lowest]:.1e}"
-        )
-        self.write("lr", found, {"model": {"optimizer": {"lr": curve.suggestion}}})
+def find_lr(cli: Any) -> None:
+    """Sweep, plot, write `model.optimizer.lr`; `cli` is the `TuneCLI` of the command."""
+    sweep = LrSweep(cli.search)
+    cli.make_trainer(sweep, cli.search.num_steps).fit(cli.model, datamodule=cli.datamodule)
+    curve = lr_curve([cli.search.lr_of(n) for n in range(len(sweep.losses))], sweep.losses)
+    first, last = curve.lrs[0], curve.lrs[-1]
+    if curve.still_falling:
+        say(f"the loss still falls at {last:.1e}: raise --max_lr to see where it ends")
+    with cli.drawn() as (axis,):
+        _draw(curve, axis)
+    cli.write(
+        f"the loss fell most steeply at {curve.suggestion:.1e} in {len(curve.lrs)} steps of "
+        f"{cli.datamodule.global_batch_size} examples from {first:.1e} to {last:.1e}; it was "
+        f"lowest at {curve.lrs[curve.lowest]:.1e}",
+        {"model": {"optimizer": {"lr": curve.suggestion}}},
+    )
 
 
 def _draw(curve: LrCurve, axis: Any) -> None:
