@@ -104,12 +104,6 @@ def run_predict(arguments: Sequence[str]) -> Path:
 
     The whole input is read once before the first row is computed, so a file that cannot be read to
     its end, or has no row that fits the model, is refused at once.
-
-    Args:
-        arguments: Options of the command line.
-
-    Raises:
-        ValueError: A mistake in an option, a damaged classifier or file; names the place.
     """
     config = parse_config(PredictConfig, arguments, command="predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
@@ -169,9 +163,6 @@ def read_input(
         columns: Which column holds what.
         kept: Columns that are carried over.
         notes: As for `read_table`.
-
-    Raises:
-        ValueError: No such file, or damage that ends reading; names file and line.
     """
     bad: list[InputRow] = []
     none = dict.fromkeys(kept)
@@ -290,10 +281,6 @@ class Predictor:
         Args:
             texts: Any number.
             text_pairs: The second text of each, for a classifier of pairs.
-
-        Raises:
-            ValueError: Pairs are given or missing against what the classifier needs, or their
-                number is another one.
         """
         has_pair = self.classifier.info.has_pair
         if isinstance(texts, str) or has_pair != (text_pairs is not None):

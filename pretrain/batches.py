@@ -95,11 +95,7 @@ class PretrainDataset(Dataset[Batch]):
         return np.diff(self._ends, prepend=0).tolist()
 
     def remember_sizes(self, sizes: list[int]) -> None:
-        """Take over `known_sizes` of an equal stream, so that a resumed run need not plan again.
-
-        Raises:
-            ValueError: The sizes contradict a plan that was already made.
-        """
+        """Take over `known_sizes` of an equal stream, so that a resumed run need not plan again."""
         known = self.known_sizes
         common = min(len(known), len(sizes))
         if known[:common] != list(sizes[:common]):
@@ -178,10 +174,6 @@ class PretrainDataset(Dataset[Batch]):
     def __len__(self) -> int:
         """Return the number of examples of epoch 0; the stream itself has no end."""
         return len(self.plan(0))
-
-    def __getitem__(self, sample: int) -> Batch:
-        """Return a batch of one example."""
-        return self.__getitems__([sample])
 
     def __getitems__(self, samples: Sequence[int] | IntArray) -> Batch:
         """Return the batch of these sample numbers, in their order.

@@ -82,8 +82,11 @@ class PretrainDataModule(LightningDataModule):
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
-        _check_at_least(1, eval_batch_size=eval_batch_size, eval_examples=eval_examples)
-        _check_at_least(0, num_workers=num_workers)
+        if min(eval_batch_size, eval_examples, num_workers + 1) < 1:
+            raise ValueError(
+                f"eval_batch_size {eval_batch_size} and eval_examples {eval_examples} must be at "
+                f"least 1, num_workers {num_workers} at least 0."
+            )
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
@@ -104,12 +107,7 @@ class PretrainDataModule(LightningDataModule):
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:
-        """Verify the shards, or build them if there are none and `build_config` says how.
-
-        Raises:
-            ValueError: No shards and no `build_config`, or shards made with other settings.
-            ShardError: A file is missing, damaged, or not the one the shards were made with.
-        """
+        """Verify the shards, or build them if there are none and `build_config` says how."""
         exists = (self.folder / MANIFEST_NAME).is_file()
         if self.build_config is not None:
             self._build_or_compare(self.build_config, exists=exists)
@@ -278,8 +276,7 @@ class PretrainDataModule(LightningDataModule):
             step: Optimiser steps done.
             batch_idx: Micro-batches of this Lightning epoch done.
         """
-        geometry = self._geometry()
-        window = window_of(step, self.skipped_windows)
+        geometry, window = self._geometry(), window_of(step, self.skipped_windows)
         return geometry.first_sample(window, batch_idx % geometry.accumulation)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -311,11 +308,8 @@ class PretrainDataModule(LightningDataModule):
         """Take over the place in the stream of a saved run.
 
         The place itself follows from the trainer's step and the skipped windows: those of the saved
-        run, and those that a guard added since.
-
-        Raises:
-            ValueError: The saved run used other data or settings, or an evaluation reads shards of
-                another tokenizer; the message names the fields.
+        run, and those that a guard added since. Other data or settings are refused by name, and in
+        an evaluation shards of another tokenizer.
         """
         saved, own = state_dict["fingerprint"], self.fingerprint()
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
@@ -328,11 +322,10 @@ class PretrainDataModule(LightningDataModule):
                 )
             self.differs_from_training = _differences(saved, own, _EVALUATED)
             return
-        if differing := _differences(saved, own, own):
+        if differing := "; ".join(_differences(saved, own, own)):
             raise ValueError(
-                "the checkpoint cannot be resumed with these data settings: "
-                + "; ".join(differing)
-                + ". Use the saved values, or start a new run (--run.name)."
+                f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
+                "saved values, or start a new run (--run.name)."
             )
         self._dataset(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
         self._plan_counts = dict(state_dict["plan_counts"])
@@ -350,12 +343,6 @@ class PretrainDataModule(LightningDataModule):
     def baselines(self) -> dict[str, float]:
         """Return what guessing scores on the validation examples; nothing where none are used."""
         return self.evaluation_dataset().baselines(self.eval_examples) if self.validates else {}
-
-
-def _check_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:

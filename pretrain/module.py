@@ -125,11 +125,7 @@ def means(sums: Tensor) -> dict[str, float]:
 
 
 def check_encoder(encoder: EncoderConfig, data: Any) -> None:
-    """Check that an encoder has an embedding and a position for every token of the data module.
-
-    Raises:
-        ValueError: Its vocabulary is smaller than the tokenizer's, or its positions are too few.
-    """
+    """Check that an encoder has an embedding and a position for every token of the data module."""
     size, entries = encoder.vocab_size, data.vocab_size
     if size < entries:
         raise ValueError(
@@ -320,24 +316,19 @@ class PretrainModule(ConfiguredModule):
         checkpoint[CONFIG_KEY] = {**self._identity(), "config": self.resolved_config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another encoder or objective.
-
-        Raises:
-            ValueError: Names the fields that differ, with both values.
-        """
+        """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
         stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
-        differing = [
+        differing = "; ".join(
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
             for key in own
             if stored.get(key) != own[key]
-        ]
+        )
         if differing:
             raise ValueError(
-                "the checkpoint is of another model; "
-                + "; ".join(differing)
-                + ". Use the saved values, or start a new run (--run.name)."
+                f"the checkpoint is of another model; {differing}. Use the saved values, or start "
+                "a new run (--run.name)."
             )
 
     def _identity(self) -> dict[str, Any]:

@@ -30,11 +30,7 @@ _NO_PARTNER = -1
 
 
 def check_documents(shards: TokenShards, objective: Objective) -> None:
-    """Refuse a split with fewer documents than an objective needs, in time that hardly counts.
-
-    Raises:
-        ValueError: Says what the split holds and every way out.
-    """
+    """Refuse a split with fewer documents than an objective needs, and say every way out."""
     usable = int(np.count_nonzero(np.diff(document_starts(shards)) >= 2))
     in_pairs = "random" in objective.relations
     if usable >= (2 if in_pairs else 1):
@@ -71,9 +67,6 @@ def make_plan(
         packing: How to cut chunks.
         seed: Seed of the run.
         epoch: Number of the pass over the split, from 0.
-
-    Raises:
-        ValueError: The split holds fewer documents than the objective needs.
     """
     check_documents(shards, objective)
     plan = cut_chunks(shards, packing, seed=seed, epoch=epoch)
