@@ -27,10 +27,10 @@ from benchmarks.report import Options, finish, make_parser
 from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 from data_prep.shards import TokenShards
 from pretrain.batches import Batch, PretrainDataset
+from pretrain.loader import BatchLoader, pack_batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.plan import make_plan
-from pretrain.transport import BatchLoader, pack_batch
 
 Row = dict[str, Any]
 

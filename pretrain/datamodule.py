@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
+from pretrain.loader import BatchGeometry, BatchLoader, StreamBatchSampler, pack_batch
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
-from pretrain.sampler import BatchGeometry, StreamBatchSampler
-from pretrain.transport import BatchLoader, pack_batch
 from training.guards import window_of
 from training.interruption import ignore_signals_in_worker
 

@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from pretrain.sampler import BatchGeometry
+from pretrain.loader import BatchGeometry
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
 

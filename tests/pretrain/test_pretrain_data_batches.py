@@ -12,9 +12,9 @@ from pretrain_corpora import CLS, MASK, PAD, SEP, Documents, make_shards, random
 
 from data_prep.shards import TokenShards
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
+from pretrain.loader import BatchLoader, pack_batch, read_ahead, unpack_batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
-from pretrain.transport import BatchLoader, pack_batch, read_ahead, unpack_batch
 
 
 def dataset(

@@ -13,9 +13,9 @@ from torch import Tensor
 from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
+from pretrain.loader import BatchGeometry, StreamBatchSampler
 from pretrain.masking import MaskingConfig
 from pretrain.module import check_encoder
-from pretrain.sampler import BatchGeometry, StreamBatchSampler
 
 
 class Recorder(LightningModule):
