@@ -24,14 +24,11 @@ from benchmarks.report import ROUNDS, Option, Options, Row
 from benchmarks.runs import shards_in
 from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 from data_prep.shards import TokenShards
-from pretrain.batches import Batch, SegmentConfig
-from pretrain.dataset import PretrainDataset
-from pretrain.masking import MaskingConfig
+from pretrain.batches import Batch, PretrainDataset
+from pretrain.loader import BatchLoader, pack_batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.plan import make_plan
-from pretrain.sampler import SampleStream
-from pretrain.transport import BatchLoader, pack_batch
 
 OPTIONS = {
     "rounds": Option(5, ROUNDS, short=2),
@@ -45,10 +42,7 @@ OPTIONS = {
 
 
 def our_dataset(shards: TokenShards, max_len: int) -> PretrainDataset:
-    stream = SampleStream(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
-    return PretrainDataset(
-        stream, max_len=max_len, masking=MaskingConfig(), segments=SegmentConfig(), seed=1
-    )
+    return PretrainDataset(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
 
 
 def cpu_rate(build: Callable[[list[int]], object], chosen: list[list[int]]) -> float:

@@ -33,11 +33,11 @@ from benchmarks.report import CONFIGS, DEVICE, ROUNDS, Option, Options, Target
 from benchmarks.rivals import Rival
 from benchmarks.runs import kill, last_step, shards_in, start_fit
 from data_prep.shards import TokenShards
+from pretrain.batches import PretrainDataset
 from pretrain.callbacks import Guards, StepSeeds, Watchdog
 from pretrain.datamodule import PretrainDataModule
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
-from pretrain.sampler import SampleStream
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import (
@@ -220,7 +220,7 @@ def kill_when(done: Callable[[], bool], command: list[str], root: Path, name: st
 def in_third_epoch(run: Path, target: Path, shards: Path, options: Options) -> int:
     """Copy a run and give its checkpoint the step it would have in the third epoch; that step."""
     packing = PackingConfig(max_len=options.max_len)
-    stream = SampleStream(TokenShards.open(shards), OBJECTIVES["mlm_sso"], packing, seed=42)
+    stream = PretrainDataset(TokenShards.open(shards), OBJECTIVES["mlm_sso"], packing, seed=42)
     examples = len(stream.plan(0)) + len(stream.plan(1))
     step = examples // options.batch_size // 1000 * 1000 + 1001  # no validation is due there
     stream.locate(np.array([examples]))

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ponet import load_bundle
-from pretrain.dataset import PretrainDataset
+from pretrain.batches import PretrainDataset
 from pretrain.module import encoder_batch
 from pretrain.objectives import IGNORED_LABEL
 from training.tracking import masked_context
