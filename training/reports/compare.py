@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.metrics_rows import series
-from training.reports.document import NOTHING, Block, Document, Lines, Section, table
-from training.reports.runs import Run, read_run
-from training.reports.settings import NOT_STATED, shown
+from training.reports.page import NOTHING, render
+from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
+from training.reports.study import NOT_STATED, shown
 
-NUM_SHOWN_STEPS = 8
+_NUM_SHOWN_STEPS = 8
 _CURVES = ("val/", "train/loss", "train/mlm_loss", "train/pair_accuracy")
 
 
@@ -24,49 +24,34 @@ def run_compare(arguments: Sequence[str]) -> None:
     parser.add_argument("first", type=Path, help="folder of a run, A")
     parser.add_argument("second", type=Path, help="folder of another run, B")
     options = parser.parse_args(list(arguments))
-    print(compare(read_run(options.first), read_run(options.second)).markdown())
+    print(compare(read_run(options.first), read_run(options.second)))
 
 
-def compare(first: Run, second: Run) -> Document:
+def compare(first: Run, second: Run) -> str:
     """All that is printed."""
     runs = {"A": first, "B": second}
-    remarks = [f"{letter} {remark}" for letter, run in runs.items() for remark in run.remarks]
-    parts: dict[str, list[Block]] = {
-        "": [Lines(lines=remarks)] if remarks else [],
-        "Configuration": _settings(first, second),
-        "Curves, B minus A at the steps both have": _curves(first, second),
-        "Results, last value": [_results(first, second)],
-    }
-    return Document(
+    names = {name for run in runs.values() for row in run.rows for name in row}
+    logged = [{name for row in run.rows for name in row} for run in runs.values()]
+    shared = sorted(name for name in logged[0] & logged[1] if name.startswith(_CURVES))
+    curves = {name: [_points(run, name) for run in runs.values()] for name in shared}
+    return render(
+        "compare.j2",
+        "md",
         title=f"A: {first.folder}, B: {second.folder}",
-        sections=[Section(title=title, blocks=blocks) for title, blocks in parts.items()],
+        remarks=[f"{letter} {remark}" for letter, run in runs.items() for remark in run.remarks],
+        settings=_settings(first, second),
+        curves={name: _curve_text(*points) for name, points in curves.items()},
+        steps=[_steps(name, *points) for name, points in curves.items()],
+        results=_results(first, second, sorted(names)),
     )
 
 
-def _settings(first: Run, second: Run) -> list[Block]:
-    rows = []
+def _settings(first: Run, second: Run) -> list[list[str]]:
+    rows = [["setting", "A", "B"]]
     for key in dict.fromkeys((*first.settings, *second.settings)):
         values = [shown(run.settings.get(key, NOT_STATED)) for run in (first, second)]
-        if values[0] != values[1]:
-            rows.append([key, *values])
-    return [table(["setting", "A", "B"], rows) if rows else Lines(lines=["no difference"])]
-
-
-def _curves(first: Run, second: Run) -> list[Block]:
-    found = [{name for row in run.rows for name in row} for run in (first, second)]
-    metrics = sorted(name for name in found[0] & found[1] if name.startswith(_CURVES))
-    lines, tables = [], []
-    for metric in metrics:
-        a, b = (_points(run, metric) for run in (first, second))
-        steps = sorted(set(a) & set(b))
-        lines.append(f"{metric}: {_curve_text(steps, a, b)}")
-        if metric.startswith("val/") and any(not _same(a[step], b[step]) for step in steps):
-            rows = [
-                [f"{step:,.0f}", *map(_number, (a[step], b[step])), f"{b[step] - a[step]:+.4f}"]
-                for step in _some(steps)
-            ]
-            tables.append(table([metric, "A", "B", "B - A"], rows))
-    return [Lines(lines=lines or ["no metric that both have"], form="list"), *tables]
+        rows += [[key, *values]] if values[0] != values[1] else []
+    return rows
 
 
 def _points(run: Run, metric: str) -> dict[float, float]:
@@ -74,7 +59,8 @@ def _points(run: Run, metric: str) -> dict[float, float]:
     return {step: value for step, value in pairs if step is not None}
 
 
-def _curve_text(steps: Sequence[float], a: Mapping[float, float], b: Mapping[float, float]) -> str:
+def _curve_text(a: Mapping[float, float], b: Mapping[float, float]) -> str:
+    steps = sorted(set(a) & set(b))
     if not steps:
         return "no step that both have"
     apart = [step for step in steps if not _same(a[step], b[step])]
@@ -87,35 +73,41 @@ def _curve_text(steps: Sequence[float], a: Mapping[float, float], b: Mapping[flo
         mean = sum(finite.values()) / len(finite)
         text += f"; mean |difference| {mean:.4g}, greatest {finite[widest]:.4g}"
         text += f" at step {widest:,.0f}"
-    unequal = [step for step in apart if step not in finite]
-    return text + (f"; not finite at {len(unequal):,} steps" if unequal else "")
+    num_unequal = sum(step not in finite for step in apart)
+    return text + (f"; not finite at {num_unequal:,} steps" if num_unequal else "")
+
+
+def _steps(
+    metric: str, a: Mapping[float, float], b: Mapping[float, float]
+) -> list[list[str]] | None:
+    """A validation metric at some of the steps both have, the last among them."""
+    steps = sorted(set(a) & set(b))
+    if not metric.startswith("val/") or all(_same(a[step], b[step]) for step in steps):
+        return None
+    count = min(_NUM_SHOWN_STEPS, len(steps))
+    some = [steps[(number + 1) * len(steps) // count - 1] for number in range(count)]
+    rows = [
+        [f"{step:,.0f}", *map(_number, (a[step], b[step])), f"{b[step] - a[step]:+.4f}"]
+        for step in some
+    ]
+    return [[metric, "A", "B", "B - A"], *rows]
 
 
 def _same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-def _some(steps: Sequence[float]) -> list[float]:
-    """At most `NUM_SHOWN_STEPS` steps, evenly chosen, the last one among them."""
-    count = min(NUM_SHOWN_STEPS, len(steps))
-    return [steps[(number + 1) * len(steps) // count - 1] for number in range(count)]
-
-
-def _results(first: Run, second: Run) -> Block:
-    names = sorted({name for run in (first, second) for row in run.rows for name in row})
-    pairs = {
-        name: (first.last(name), second.last(name))
-        for name in names
-        if name.startswith(("val/", "test/", "baseline/"))
-    }
-    pairs["median tokens/s"] = (first.tokens_per_s, second.tokens_per_s)
-    for task in dict.fromkeys((*first.downstream, *second.downstream)):
-        pairs[task] = (first.downstream.get(task), second.downstream.get(task))
-    rows = [["steps", f"{first.last_step:,}", f"{second.last_step:,}", ""]]
-    for name, (a, b) in pairs.items():
+def _results(first: Run, second: Run, names: Sequence[str]) -> list[list[str]]:
+    tasks = dict.fromkeys((*first.downstream, *second.downstream))
+    metrics = {name: name for name in names if name.startswith(("val/", "test/", "baseline/"))}
+    metrics |= {"median tokens/s": SPEED_METRIC, **{task: TASK_METRIC + task for task in tasks}}
+    rows = [["last value", "A", "B", "B - A"]]
+    rows.append(["steps", f"{first.last_step:,}", f"{second.last_step:,}", ""])
+    for title, metric in metrics.items():
+        a, b = first.last(metric), second.last(metric)
         gap = "" if a is None or b is None else f"{b - a:+,.4f}"
-        rows.append([name, _number(a), _number(b), gap])
-    return table(["last value", "A", "B", "B - A"], rows)
+        rows.append([title, _number(a), _number(b), gap])
+    return rows
 
 
 def _number(value: float | None) -> str:

@@ -8,16 +8,15 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from training.configuration import flatten
 from training.metrics_rows import last_value, own_test_rows, read_metrics
-from training.reports.settings import SEED_KEY
 from training.run_config import (
     BUNDLE_FOLDER,
     CONFIG_FILE,
@@ -28,7 +27,9 @@ from training.run_config import (
 
 TRIAL_FILE = "trial.json"
 FINETUNE_FILE = "result.json"
-WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
+SEED_KEY = "seed_everything"
+SPEED_METRIC, TASK_METRIC, CONSTANT_METRIC = "train/tokens_per_s", "downstream/", "constant/"
+_WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
 Rows = list[dict[str, float]]
 
 
@@ -42,21 +43,17 @@ class Run:
     """What it is called in the report, unique there."""
     rows: Rows
     """Lines of its metrics file."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     """Dotted key -> value of its resolved configuration; empty: it has none."""
     config_text: str = ""
     """The configuration as it stands in the file."""
-    downstream: Mapping[str, float] = field(default_factory=dict)
-    """Task -> score of the study, as a fraction."""
-    constants: Mapping[str, float] = field(default_factory=dict)
-    """Task -> score of the best constant answer, where the study says it."""
-    downstream_notes: Sequence[str] = field(default_factory=tuple)
-    """Per task: from how many fine-tunings its score comes, and on which split."""
+    downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Task -> what the study says of it: score and constant as fractions, n, split."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What its bundle says about its making; empty: there is no bundle."""
-    starts: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    starts: Sequence[Mapping[str, Any]] = ()
     """Its starts and resumes, with command and versions where they were recorded."""
-    remarks: Sequence[str] = field(default_factory=tuple)
+    remarks: Sequence[str] = ()
     """What could not be read."""
 
     @property
@@ -89,7 +86,7 @@ class Run:
         steps = [
             row["step"]
             for row in self.rows
-            if any(name in row and not math.isfinite(row[name]) for name in WATCHED)
+            if any(name in row and not math.isfinite(row[name]) for name in _WATCHED)
         ]
         return int(min(steps)) if steps else None
 
@@ -98,51 +95,44 @@ class Run:
         """Seconds of training and validation, as far as logged."""
         return max((row.get("elapsed_s", 0.0) for row in self.rows), default=0.0)
 
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Median training speed over the logged windows."""
-        values = [row["train/tokens_per_s"] for row in self.rows if "train/tokens_per_s" in row]
-        return median(values) if values else None
-
     def last(self, metric: str) -> float | None:
-        """The newest value of a metric."""
+        """The newest value of a metric; the median of the speed, the study's score of a task."""
+        if metric == SPEED_METRIC:
+            speeds = [row[metric] for row in self.rows if metric in row]
+            return median(speeds) if speeds else None
+        for prefix, key in ((TASK_METRIC, "score"), (CONSTANT_METRIC, "constant")):
+            if metric.startswith(prefix):
+                value = self.downstream.get(metric.removeprefix(prefix), {}).get(key)
+                return float(value) if isinstance(value, int | float) else None
         return last_value(self.rows, metric)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """A folder without a usable run."""
-
-    folder: str
-    """The folder as named or found."""
-    reason: str
-    """What is missing or broken."""
-
-
-def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every run at or below some folders, and everything there that is none.
+def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
+    """Every run at or below some folders, and folder -> reason of everything there that is none.
 
     Args:
         paths: Run folders, or folders that hold some, such as a sweep's.
     """
     runs: list[Run] = []
-    problems: list[Problem] = []
+    problems: dict[str, str] = {}
     seen: set[Path] = set()
     for path in paths:
         folders = list(_run_folders(path))
         if not folders:
-            problems.append(Problem(folder=str(path), reason=_why_none(path)))
+            problems[str(path)] = _why_none(path)
         for folder in folders:
             if folder.resolve() in seen:
-                problems.append(Problem(folder=str(folder), reason="named twice; read once"))
+                problems[str(folder)] = "named twice; read once"
                 continue
             seen.add(folder.resolve())
             try:
-                runs.append(read_run(folder, name=_name(folder, path)))
+                below = folder.relative_to(path)
+                runs.append(read_run(folder, name=str(below) if below.parts else ""))
             except (ValueError, OSError) as error:
-                reason = str(error).removeprefix(f"{folder}: ")
-                problems.append(Problem(folder=str(folder), reason=reason))
-    return _with_unique_names(runs), problems
+                problems[str(folder)] = str(error).removeprefix(f"{folder}: ")
+    names = [run.name for run in runs]
+    runs = [replace(r, name=str(r.folder)) if names.count(r.name) > 1 else r for r in runs]
+    return runs, problems
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
@@ -172,19 +162,6 @@ def _why_none(path: Path) -> str:
     return f"holds no run: there is no {METRICS_FILE} in it or below it"
 
 
-def _name(folder: Path, root: Path) -> str:
-    below = folder.relative_to(root)
-    return str(below) if below.parts else folder.resolve().name
-
-
-def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
-    names = [run.name for run in runs]
-    return [
-        Run(**{**vars(run), "name": str(run.folder)}) if names.count(run.name) > 1 else run
-        for run in runs
-    ]
-
-
 def read_run(folder: Path, *, name: str = "") -> Run:
     """Return one run.
 
@@ -195,30 +172,27 @@ def read_run(folder: Path, *, name: str = "") -> Run:
     Raises:
         ValueError: There are no usable metrics; says why.
     """
-    if not (folder / METRICS_FILE).is_file():
+    path = folder / METRICS_FILE
+    if not path.is_file():
         raise ValueError(f"{folder}: has no {METRICS_FILE}; the run has not logged anything yet")
-    rows = [*read_metrics(folder / METRICS_FILE), *own_test_rows(folder)]
+    rows = [*read_metrics(path), *own_test_rows(folder)]
     if not all(map(_is_metrics, rows)):
-        raise ValueError(f"{folder / METRICS_FILE}: has lines that are not numbers with a step")
+        raise ValueError(f"{path}: has lines that are not numbers with a step")
     if not rows:
-        raise ValueError(f"{folder / METRICS_FILE}: is empty")
+        raise ValueError(f"{path}: is empty")
     remarks: list[str] = []
-    text, settings = _read_config(folder / CONFIG_FILE, remarks)
-    tasks = _tasks(_read_mapping(folder / STUDY_FILE, "JSON", remarks).get("downstream"), remarks)
-    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", "JSON", remarks)
+    config, text = _read_mapping(folder / CONFIG_FILE, remarks)
+    if not (folder / CONFIG_FILE).is_file():
+        remarks.append(f"has no {CONFIG_FILE}: its settings are unknown")
+    tasks = _read_mapping(folder / STUDY_FILE, remarks)[0].get("downstream")
+    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", remarks)[0]
     return Run(
         folder=folder,
         name=name or folder.resolve().name,
         rows=rows,
-        settings=settings,
+        settings=flatten({str(key): value for key, value in config.items()}),
         config_text=text,
-        downstream={task: float(result["score"]) for task, result in tasks.items()},
-        constants={
-            task: float(result["constant"])
-            for task, result in tasks.items()
-            if isinstance(result.get("constant"), int | float)
-        },
-        downstream_notes=[_task_note(task, result) for task, result in tasks.items()],
+        downstream=_scored(tasks, remarks),
         metadata=bundle.get("metadata") or bundle,
         starts=_read_starts(folder),
         remarks=remarks,
@@ -226,55 +200,40 @@ def read_run(folder: Path, *, name: str = "") -> Run:
 
 
 def _is_metrics(row: Any) -> bool:
-    if not isinstance(row, dict) or "step" not in row:
+    if not isinstance(row, dict) or not isinstance(row.get("step", ""), int | float | None):
         return False
-    step = row["step"]
-    others = (value for name, value in row.items() if name != "step")
-    return isinstance(step, int | float | None) and all(isinstance(v, int | float) for v in others)
+    return all(isinstance(value, int | float) for name, value in row.items() if name != "step")
 
 
-def _read_config(path: Path, remarks: list[str]) -> tuple[str, dict[str, Any]]:
-    """The configuration as text and as settings; what is missing or broken becomes a remark."""
+def _read_mapping(path: Path, remarks: list[str]) -> tuple[dict[Any, Any], str]:
+    """What a YAML or JSON file holds, and its text; a broken one becomes a remark."""
     if not path.is_file():
-        remarks.append(f"has no {CONFIG_FILE}: its settings are unknown")
-        return "", {}
-    config = _read_mapping(path, "YAML", remarks)
+        return {}, ""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return text, flatten({str(key): value for key, value in config.items()})
-
-
-def _read_mapping(path: Path, kind: Literal["YAML", "JSON"], remarks: list[str]) -> dict[Any, Any]:
-    """What a file holds; a broken one becomes a remark, one that is not there is empty."""
-    if not path.is_file():
-        return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    is_yaml = path.suffix == ".yaml"
     try:
-        content = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
+        content = yaml.safe_load(text) if is_yaml else json.loads(text)
     except (ValueError, yaml.YAMLError) as error:
-        remarks.append(f"{path.name} is not {kind} ({error}); it was left out")
-        return {}
+        kind = "YAML" if is_yaml else "JSON"
+        reason = " ".join(str(error).split())
+        remarks.append(f"{path.name} is not {kind} ({reason}); it was left out")
+        return {}, text
     if not isinstance(content, dict):
         remarks.append(f"{path.name} holds no settings; it was left out")
-        return {}
-    return content
+        return {}, text
+    return content, text
 
 
-def _tasks(downstream: Any, remarks: list[str]) -> dict[str, dict[str, Any]]:
+def _scored(tasks: Any, remarks: list[str]) -> dict[str, dict[str, Any]]:
     """The tasks of a study that have a score."""
-    found = {}
-    for task, result in (downstream if isinstance(downstream, dict) else {}).items():
-        if isinstance(result, dict) and isinstance(result.get("score"), int | float):
-            found[str(task)] = result
-        else:
-            remarks.append(f"{STUDY_FILE} has no score for {task}")
-    return found
-
-
-def _task_note(task: str, result: Mapping[str, Any]) -> str:
-    parts = [f"n {result['n']}"] if "n" in result else []
-    parts += [str(result["split"])] if result.get("split") else []
-    parts += [f"{result['num_diverged']} diverged"] if result.get("num_diverged") else []
-    return f"{task} {100 * result['score']:.1f} ({', '.join(parts) or 'n not said'})"
+    found = {str(k): v for k, v in (tasks if isinstance(tasks, dict) else {}).items()}
+    scored = {
+        task: result
+        for task, result in found.items()
+        if isinstance(result, dict) and isinstance(result.get("score"), int | float)
+    }
+    remarks += [f"{STUDY_FILE} has no score for {task}" for task in found if task not in scored]
+    return scored
 
 
 def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
@@ -289,7 +248,7 @@ def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
         if isinstance(event, dict) and event.get("command"):
             found.append(event)
     for place in (folder, folder.parent):
-        trial = _read_mapping(place / TRIAL_FILE, "JSON", [])
+        trial = _read_mapping(place / TRIAL_FILE, [])[0]
         if not found and trial.get("command"):
             found.append({"event": "trial", "command": trial["command"]})
     return found
