@@ -6,13 +6,13 @@ there is to know of a task stands in the results themselves.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from training.reports.figures import Column, Measure, Result
-from training.reports.trials import Trial, grouped
+from training.reports.trials import PAIRED_BY, Trial, grouped
 from training.statistics import Estimate, estimate, paired_difference
 
 MISMATCHED = "_mismatched"
@@ -63,9 +63,8 @@ class Task(Measure):
 class Entry(Result):
     """An encoder's scores under a task, as fractions by seed, fold and repeat.
 
-    `runs` are those of the chosen setting, one per seed in their order, out of all `trials`.
-    Incomplete settings have fewer seeds than others and could not be chosen. The constant is the
-    mean score of the best constant answer over the same runs (None: unknown).
+    `runs` are those of the chosen setting, one per seed in their order, out of all `trials`;
+    `numbers` are what programs read of it.
     """
 
     task: Task
@@ -73,31 +72,7 @@ class Entry(Result):
     summary: Estimate
     runs: Sequence[Trial]
     trials: Sequence[Trial]
-    num_settings: int
-    num_incomplete: int
-    constant: float | None
-    num_at_constant: int
-
-    @property
-    def against_constant(self) -> str:
-        """In words, where the mean stands beside the best constant answer."""
-        if self.constant is None:
-            return "unknown"
-        if self.summary.mean <= self.constant + _CLOSE:
-            return "at or below"
-        if self.summary.low is None:
-            return "above (one seed)"
-        return "above" if self.summary.low > self.constant else "above, not separable"
-
-    @property
-    def num_diverged_trials(self) -> int:
-        """Trials of all settings that diverged."""
-        return sum(run.has_diverged for run in self.trials)
-
-    @property
-    def best_run(self) -> Trial:
-        """Of all trials the one with the best validation score, whose classifier a grid keeps."""
-        return max(sorted(self.trials, key=lambda run: run.path), key=lambda run: run.validation)
+    numbers: Mapping[str, Any]
 
 
 def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Column[Task]]:
@@ -112,10 +87,11 @@ def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Colum
         by_encoder = sorted(grouped(found, lambda run: run.encoder).items())
         for task in _tasks(found, with_published=with_published):
             entries = {name: _entry(task, name, some) for name, some in by_encoder}
-            levels = [e.constant for e in entries.values() if e.constant is not None]
+            levels = [entry.numbers["constant_answer"] for entry in entries.values()]
+            known = [level for level in levels if level is not None]
             ns = sorted({entry.summary.n for entry in entries.values()})
             n = "–".join(dict.fromkeys((str(ns[0]), str(ns[-1]))))
-            level, note = max(levels, default=None), ", ".join(task.notes(n))
+            level, note = max(known, default=None), ", ".join(task.notes(n))
             columns.append(Column(measure=task, cells=entries, level=level, note=note))
     return sorted(columns, key=lambda column: (column.measure.place, column.measure.name))
 
@@ -172,12 +148,37 @@ def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
 
 
 def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
+    """Incomplete settings have too few seeds to be chosen; of the best run a grid keeps the model."""
     settings = list(grouped(trials, lambda run: run.setting).values())
     runs = choose(settings)
     by_seed = {run.repetition: run.score(task.split) for run in runs}
     summary = estimate(list(by_seed.values()), shared_rows_ratio=_shared_rows_ratio(task, runs))
-    levels = [(run.score(task.split), run.constant(task.split)) for run in runs]
-    known = [(score, level) for score, level in levels if level is not None]
+    levels = [run.constant(task.split) for run in runs]
+    known = [level for level in levels if level is not None]
+    constant, num_diverged = fmean(known) if known else None, _num_diverged(runs)
+    numbers = {
+        **task.numbers,
+        "encoder": encoder,
+        "metrics": list(task.metrics),
+        **asdict(summary),
+        "scores": list(by_seed.values()),
+        "seeds": [dict(zip(PAIRED_BY, run.repetition, strict=True)) for run in runs],
+        "setting": dict(runs[0].setting),
+        "num_settings": len(settings),
+        "num_incomplete_settings": sum(len(found) < len(runs) for found in settings),
+        "num_trials": len(trials),
+        "num_diverged": num_diverged,
+        "num_diverged_trials": _num_diverged(trials),
+        "constant_answer": constant,
+        "against_constant": _against(summary, constant),
+        "num_at_constant": sum(
+            level is not None and score <= level + _CLOSE
+            for score, level in zip(by_seed.values(), levels, strict=True)
+        ),
+        "published_per_cent": dict(task.published),
+        "best_run": str(max(sorted(trials, key=lambda run: run.path), key=_validation).path),
+        "runs": [str(run.path) for run in runs],
+    }
     return Entry(
         task=task,
         encoder=encoder,
@@ -186,12 +187,28 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
         by_seed=by_seed,
         estimate=summary,
         summary=summary,
-        num_diverged=sum(run.has_diverged for run in runs),
-        num_settings=len(settings),
-        num_incomplete=sum(len(found) < len(runs) for found in settings),
-        constant=fmean(level for _, level in known) if known else None,
-        num_at_constant=sum(score <= level + _CLOSE for score, level in known),
+        num_diverged=num_diverged,
+        numbers=numbers,
     )
+
+
+def _num_diverged(runs: Sequence[Trial]) -> int:
+    return sum(bool(run.result["diverged"]) for run in runs)
+
+
+def _validation(run: Trial) -> float:
+    return float(run.result["evaluation"].get("validation", {}).get("score", -math.inf))
+
+
+def _against(summary: Estimate, constant: float | None) -> str:
+    """In words, where the mean stands beside the best constant answer."""
+    if constant is None:
+        return "unknown"
+    if summary.mean <= constant + _CLOSE:
+        return "at or below"
+    if summary.low is None:
+        return "above (one seed)"
+    return "above" if summary.low > constant else "above, not separable"
 
 
 def _shared_rows_ratio(task: Task, runs: Sequence[Trial]) -> float:

@@ -5,8 +5,8 @@ made from result.json alone and appears only where it applies.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -15,7 +15,6 @@ from training.reports.choice import METRIC_TITLES, Entry, Task, average_of, comp
 from training.reports.figures import Column, Panel, dot_panels, published_models
 from training.reports.page import NOTHING, Cell, Form, Rows, render
 from training.reports.trials import (
-    PAIRED_BY,
     FoundTrials,
     Trial,
     grouped,
@@ -76,13 +75,13 @@ class GridReport:
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
+        runs, comparisons = self.found.runs, compare(self.entries)
         used = "".join(map(_marks, self.entries))
-        comparisons = compare(self.entries)
         return render(
             "finetuning.j2",
             form,
-            **self._notes(),
             found=self.found,
+            runs=runs,
             entries=self.entries,
             comparisons=comparisons,
             averages=self.averages,
@@ -93,6 +92,15 @@ class GridReport:
             details=self._details(),
             compared=_compared(comparisons),
             encoders=self._encoders(),
+            shared=grouped(self.tasks, shared_text),
+            assumed={name: value for run in runs for name, value in run.assumed.items()},
+            num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
+            data={trials[0].title: _data_notes(trials) for trials in self.tasks},
+            with_published=self.with_published,
+            hours=sum(float(run.result["elapsed_s"]) for run in runs) / 3600,
+            versions=[_listed(run.result["versions"]) for run in runs],
+            listed=_listed,
+            counted=_counted,
         )
 
     def _main_table(self, family: str) -> Rows:
@@ -110,7 +118,7 @@ class GridReport:
                 [
                     Cell(text=task.title, notes=task.notes(n)),
                     *(texts.get(name, NOTHING) for name in encoders),
-                    _percent(found[0].constant),
+                    _percent(found[0].numbers["constant_answer"]),
                     *(NOTHING if v is None else f"{v:.4g}" for v in published),  # as printed
                 ]
             )
@@ -141,52 +149,6 @@ class GridReport:
             rows.append([name, encoder["kind"], f"{size:,}", weights])
         return rows
 
-    def _notes(self) -> dict[str, Any]:
-        """What stands under the tables: how numbers were chosen, what is wrong with the data."""
-        runs, entries, tasks = self.found.runs, self.entries, self.tasks
-        assumed = {k: v for run in runs for k, v in run.assumed.items()}
-        by_name = grouped(entries, lambda entry: entry.task.name).values()
-        by_title = grouped(entries, lambda entry: entry.task.title)
-        by_encoder = grouped(entries, lambda entry: entry.encoder)
-        sourced = [entry for entry in entries if entry.task.published_source]
-        by_source = grouped(sourced, lambda entry: entry.task.published_source)
-        return {
-            "is_uneven_search": any(len({e.num_settings for e in some}) > 1 for some in by_name),
-            "shared": {
-                text: [some[0].title for some in found]
-                for text, found in grouped(tasks, shared_text).items()
-            },
-            "assumed": ", ".join(f"{name} {value}" for name, value in assumed.items()),
-            "f1_labels": {
-                run.title: repr(run.result["data"]["f1_label"])
-                for run in runs
-                if "f1" in run.result["score"] and run.result["data"].get("f1_label")
-            },
-            "num_rows": {e.task.title: n for e in entries if (n := _fewest_rows(e))},
-            "missing": {
-                encoder: sorted(by_title.keys() - {entry.task.title for entry in some})
-                for encoder, some in by_encoder.items()
-            },
-            "uneven": [
-                title for title, some in by_title.items() if len({e.summary.n for e in some}) > 1
-            ],
-            "data": {found[0].title: _data_notes(found) for found in tasks},
-            "sources": {
-                text: dict.fromkeys(entry.runs[0].title for entry in some)
-                for text, some in by_source.items()
-            },
-            "silent": dict.fromkeys(
-                run.title for run in runs if self.with_published and not run.result["task_facts"]
-            ),
-            "hours": sum(float(run.result["elapsed_s"]) for run in runs) / 3600,
-            "made_with": {
-                "versions": _counted(_version_text(run) for run in runs),
-                "devices": _counted(str(run.result["device"]) for run in runs),
-                "precision": _counted(str(run.result["settings"]["precision"]) for run in runs),
-                "segments": _counted(str(run.result["settings"]["segments"]) for run in runs),
-            },
-        }
-
     def csv_rows(self) -> list[dict[str, Any]]:
         """One line per trial and scored split, with every setting and metric."""
         chosen = {run.path for entry in self.entries for run in entry.runs}
@@ -196,7 +158,7 @@ class GridReport:
         """The results; scores are fractions, published ones per cent."""
         return {
             "unit": "fractions; published_per_cent as printed in the papers",
-            "results": [_entry_numbers(entry) for entry in self.entries],
+            "results": [entry.numbers for entry in self.entries],
             "comparisons": compare(self.entries),
             "averages": self.averages,
             "num_trials": len(self.found.runs),
@@ -237,9 +199,9 @@ def _interval_text(summary: Estimate) -> str:
 
 def _marks(entry: Entry) -> str:
     """The signs behind a number of the main table."""
-    found = ["diverged"] if entry.num_diverged else []
-    found += [entry.against_constant] if entry.against_constant in _SIGNS else []
-    return "".join([" ", *(_SIGNS[name][0] for name in found)]) if found else ""
+    names = ("diverged" if entry.num_diverged else "", entry.numbers["against_constant"])
+    signs = "".join(_SIGNS[name][0] for name in names if name in _SIGNS)
+    return f" {signs}" if signs else ""
 
 
 def _compared(comparisons: Sequence[dict[str, Any]]) -> Rows:
@@ -262,14 +224,14 @@ def _compared(comparisons: Sequence[dict[str, Any]]) -> Rows:
 
 
 def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
-    summary, task = entry.summary, entry.task
+    summary, task, numbers = entry.summary, entry.task, entry.numbers
     parts = ""
     if len(task.metrics) > 1:
         means = {m: fmean(run.score(task.split, m) for run in entry.runs) for m in task.metrics}
         parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {_percent(v)}" for k, v in means.items())
-    count = "1 setting" if entry.num_settings == 1 else f"{entry.num_settings} settings"
-    if entry.num_incomplete:
-        count += f" ({entry.num_incomplete} with fewer seeds, not eligible)"
+    count = f"{numbers['num_settings']} setting{'s' * (numbers['num_settings'] > 1)}"
+    if numbers["num_incomplete_settings"]:
+        count += f" ({numbers['num_incomplete_settings']} with fewer seeds, not eligible)"
     ends = f"{_percent(summary.minimum)} to {_percent(summary.maximum)}"
     return {
         "task": task.title,
@@ -280,18 +242,18 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
         "min to max": ends if summary.n > 1 else "",
         "parts": parts,
         "beside the constant answer": _beside_text(entry),
-        "setting": setting_text(dict(entry.runs[0].setting), searched),
+        "setting": setting_text(numbers["setting"], searched),
         "chosen from": count,
         "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
     }
 
 
 def _beside_text(entry: Entry) -> str:
-    text = entry.against_constant
+    text, count = str(entry.numbers["against_constant"]), entry.numbers["num_at_constant"]
     for word in ("at or below", "above"):
-        text = text.replace(word, f"{word} {_percent(entry.constant)}")
-    if 0 < entry.num_at_constant < entry.summary.n:
-        text += f" ({entry.num_at_constant} of {entry.summary.n} seeds not above)"
+        text = text.replace(word, f"{word} {_percent(entry.numbers['constant_answer'])}")
+    if 0 < count < entry.summary.n:
+        text += f" ({count} of {entry.summary.n} seeds not above)"
     return text
 
 
@@ -337,12 +299,12 @@ def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
     }
 
 
-def _version_text(run: Trial) -> str:
-    return ", ".join(f"{name} {value}" for name, value in run.result["versions"].items())
+def _listed(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
-def _counted(values: Iterable[str]) -> str:
-    found = Counter(values)
+def _counted(values: Iterable[Any]) -> str:
+    found = Counter(map(str, values))
     if len(found) == 1:
         return next(iter(found))
     return "; ".join(f"{value} ({count})" for value, count in found.most_common())
@@ -372,26 +334,3 @@ def _trial_rows(run: Trial, is_chosen: bool) -> list[dict[str, Any]]:
         }
         for split in result["evaluation"] or result["majority"]
     ]
-
-
-def _entry_numbers(entry: Entry) -> dict[str, Any]:
-    return {
-        **entry.task.numbers,
-        "encoder": entry.encoder,
-        "metrics": list(entry.task.metrics),
-        **asdict(entry.summary),
-        "scores": list(entry.by_seed.values()),
-        "seeds": [dict(zip(PAIRED_BY, run.repetition, strict=True)) for run in entry.runs],
-        "setting": dict(entry.runs[0].setting),
-        "num_settings": entry.num_settings,
-        "num_incomplete_settings": entry.num_incomplete,
-        "num_trials": len(entry.trials),
-        "num_diverged": entry.num_diverged,
-        "num_diverged_trials": entry.num_diverged_trials,
-        "constant_answer": entry.constant,
-        "against_constant": entry.against_constant,
-        "num_at_constant": entry.num_at_constant,
-        "published_per_cent": dict(entry.task.published),
-        "best_run": str(entry.best_run.path),
-        "runs": [str(run.path) for run in entry.runs],
-    }

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from training.inputs import changed_inputs
@@ -32,14 +31,14 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One finished trial."""
+    """One finished trial: its folder and the content of its result.json.
+
+    `assumed` are settings that this does not know, as all results that know them have them.
+    """
 
     path: Path
-    """Its folder."""
     result: Mapping[str, Any]
-    """Content of its result.json."""
     assumed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings its result.json does not know, as all results that know them have them."""
 
     @property
     def task(self) -> str:
@@ -50,11 +49,6 @@ class Trial:
     def title(self) -> str:
         """What tables call the task."""
         return str(self.result["title"])
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether its loss stopped being finite."""
-        return bool(self.result["diverged"])
 
     @property
     def has_scores(self) -> bool:
@@ -96,27 +90,13 @@ class Trial:
         raise ValueError(f"{self.path / RESULT_FILE}: has no {metric} of {split}")
 
     def constant(self, split: str) -> float | None:
-        """Score of the best constant answer; None: unknown.
+        """Score of the better one of two constant answers; None: unknown.
 
-        That is the most frequent training label (or mean score), or, of two classes, always the
-        one that F1 is of (the second one, unless another was chosen), where that scores better.
+        They are the most frequent training label (or mean score) and the label that scores best.
         """
-        value = self.result["majority"].get(split, {}).get("score")
-        if value is None:
-            return None
-        positive = self._always_positive(split)
-        return float(value) if positive is None else max(float(value), positive)
-
-    def _always_positive(self, split: str) -> float | None:
-        """Score of always giving the class that F1 is of; None: there are not two, or unknown."""
-        counts = {k: int(n) for k, n in (self.split_facts(split).get("labels") or {}).items()}
-        if len(counts) != 2 or not sum(counts.values()):
-            return None
-        positive = self.result["data"].get("f1_label") or list(counts)[1]
-        share = counts[positive] / sum(counts.values())
-        known = {"accuracy": share, "f1": 2 * share / (1 + share), "matthews": 0.0}
-        metrics = self.result["score"]
-        return fmean(known[name] for name in metrics) if set(metrics) <= set(known) else None
+        found = (self.result["majority"], self.result["data"].get("best_constant") or {})
+        scores = [scores.get(split, {}).get("score") for scores in found]
+        return max((float(score) for score in scores if score is not None), default=None)
 
     def split_facts(self, split: str) -> Mapping[str, Any]:
         """What was looked at before training: rows, lengths."""
@@ -125,18 +105,17 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundTrials:
-    """Everything below some folders."""
+    """Everything below some folders: the finished trials, each once, and what is not among them.
+
+    Duplicates stand in an earlier folder too; failed and unfinished trials are named below their
+    grid's folder; `changed` says which files are not any more what these trials have read.
+    """
 
     runs: Sequence[Trial]
-    """Finished trials, each once."""
     num_duplicates: int
-    """Results left out because the same trial stands in an earlier folder."""
     failed: Sequence[str]
-    """Trials that failed, below their grid's folder."""
     unfinished: Sequence[str]
-    """Trials that were started and have not ended, below their grid's folder."""
     changed: Sequence[str]
-    """Files, in words, that are not any more what these trials have read."""
 
 
 def find_trials(folders: Iterable[Path]) -> FoundTrials:
