@@ -12,7 +12,7 @@ from report_runs import PONET, write_run, write_study
 from pretrain.cli import main
 from training.configuration import flatten
 from training.events import provenance, versions
-from training.reports.curves import make_curves
+from training.reports.curves import curves_of
 from training.reports.figures import Column, Result
 from training.reports.runs import find_runs
 from training.reports.study import Study, choose_baseline, make_study, measured, short_names
@@ -154,9 +154,8 @@ def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) 
     study = study_of(tmp_path / "runs")
     cell = first_cell(study, "Masked-LM loss")
     assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
-    curve = make_curves(study, "val/mlm_loss")[0]
-    assert curve.n == 2 and len(curve.strays) == 1
-    assert [step for step, _ in curve.strays[0]] == [10, 20]
+    together, strays = curves_of(study.configurations[0], "val/mlm_loss")
+    assert len(together) == 2 and [list(points) for points in strays] == [[10, 20]]
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
     assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)

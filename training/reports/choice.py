@@ -148,7 +148,7 @@ def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
 
 
 def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
-    """Incomplete settings have too few seeds to be chosen; of the best run a grid keeps the model."""
+    """Incomplete settings have too few seeds to be chosen; a grid keeps the best run's model."""
     settings = list(grouped(trials, lambda run: run.setting).values())
     runs = choose(settings)
     by_seed = {run.repetition: run.score(task.split) for run in runs}

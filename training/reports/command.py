@@ -17,15 +17,11 @@ from training.command_line import OneLineParser, yes_or_no
 
 PAGE, TABLE, CSV, JSON = "index.html", "table.md", "table.csv", "table.json"
 FIGURE, CURVES_FIGURE = "figure.png", "curves.png"
-REPORT_FOLDER = "report"
+REPORT = "report"
 
 
 def parse_pretraining(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of `pretrain report`.
-
-    Raises:
-        ValueError: A mistake in them.
-    """
+    """The options of `pretrain report`; a mistake in them is a ValueError."""
     parser = OneLineParser(
         "ponet-pretrain report",
         allow_abbrev=False,
@@ -33,21 +29,18 @@ def parse_pretraining(arguments: Sequence[str]) -> argparse.Namespace:
         "differences, curves, settings, commands. It opens from disk and needs no network. Beside "
         "it stand the tables as Markdown, CSV and JSON, and figures as PNG.",
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, help="run folders, or folders that hold some (a sweep's)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(REPORT_FOLDER), help="folder to write (default: report)"
-    )
-    parser.add_argument("--title", default="Pretraining study", help="heading of the page")
-    parser.add_argument(
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, help="run folders, or folders that hold some (a sweep's)")
+    add("--out", type=Path, default=Path(REPORT), help="folder to write (default: report)")
+    add("--title", default="Pretraining study", help="heading of the page")
+    add(
         "--group_by",
         default="",
         type=lambda text: [key.strip() for key in text.split(",") if key.strip()],
         help="settings as in `fit`, with commas between them, that alone tell configurations "
         "apart (default: every setting that can change a result, the seed aside)",
     )
-    parser.add_argument(
+    add(
         "--baseline",
         default="",
         help="the configuration that differences are taken from: its name in the table, or one "
@@ -74,9 +67,12 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         reasons = "\n".join(f"  {folder}: {reason}" for folder, reason in problems.items())
         raise ValueError(f"there is no run to report on:\n{reasons}")
     study, out = make_study(runs, options.group_by), options.out
-    baseline = choose_baseline(study, options.baseline)
     report = StudyReport(
-        title=options.title, study=study, baseline=baseline, problems=problems, out=out
+        title=options.title,
+        study=study,
+        baseline=choose_baseline(study, options.baseline),
+        problems=problems,
+        out=out,
     )
     texts = {TABLE: report.text("md"), PAGE: report.text("html")}
     _write(out, texts, report.csv_rows(), report.numbers())
@@ -89,27 +85,14 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
 
 
 def parse_finetuning(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of `finetune report`.
-
-    Raises:
-        ValueError: A mistake in them.
-    """
-    parser = OneLineParser(
-        "ponet-finetune report",
-        allow_abbrev=False,
-        description="Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and "
-        "a figure.",
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="--output folders of `grid`")
-    parser.add_argument("--output", type=Path, help="folder to write; default: <first>/report")
-    parser.add_argument(
-        "--published",
-        type=yes_or_no,
-        nargs="?",
-        const=True,
-        default=True,
-        help="false: leave published scores out",
-    )
+    """The options of `finetune report`; a mistake in them is a ValueError."""
+    text = "Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and a figure."
+    parser = OneLineParser("ponet-finetune report", allow_abbrev=False, description=text)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, help="--output folders of `grid`")
+    add("--output", type=Path, help="folder to write; default: <first>/report")
+    told = "false: leave published scores out"
+    add("--published", type=yes_or_no, nargs="?", const=True, default=True, help=told)
     return parser.parse_args(list(arguments))
 
 
@@ -125,7 +108,7 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     from training.reports.trials import find_trials
 
     report = GridReport(found=find_trials(options.folders), with_published=options.published)
-    out = options.output or options.folders[0] / REPORT_FOLDER
+    out = options.output or options.folders[0] / REPORT
     text = report.text("md")
     _write(out, {TABLE: text, PAGE: report.text("html")}, report.csv_rows(), report.numbers())
     save_dots(report.dots(), report.columns, out / FIGURE)

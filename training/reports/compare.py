@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.metrics_rows import series
@@ -12,6 +12,8 @@ from training.reports.study import NOT_STATED, shown
 
 _NUM_SHOWN_STEPS = 8
 _CURVES = ("val/", "train/loss", "train/mlm_loss", "train/pair_accuracy")
+Points = Sequence[tuple[float, float, float]]
+"""Steps that both runs have, with the value of either."""
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -27,88 +29,51 @@ def run_compare(arguments: Sequence[str]) -> None:
     print(compare(read_run(options.first), read_run(options.second)))
 
 
-def compare(first: Run, second: Run) -> str:
-    """All that is printed."""
-    runs = {"A": first, "B": second}
-    names = {name for run in runs.values() for row in run.rows for name in row}
-    logged = [{name for row in run.rows for name in row} for run in runs.values()]
-    shared = sorted(name for name in logged[0] & logged[1] if name.startswith(_CURVES))
-    curves = {name: [_points(run, name) for run in runs.values()] for name in shared}
+def compare(*runs: Run) -> str:
+    """All that is printed of two runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    settings = [[key, *(shown(run.settings.get(key, NOT_STATED)) for run in runs)] for key in keys]
+    logged = [{name for row in run.rows for name in row} for run in runs]
+    shared = sorted(name for name in set.intersection(*logged) if name.startswith(_CURVES))
+    names = sorted(n for n in set.union(*logged) if n.startswith(("val/", "test/", "baseline/")))
+    metrics = {name: name for name in names} | {"median tokens/s": SPEED_METRIC}
+    metrics |= {task: TASK_METRIC + task for run in runs for task in run.downstream}
     return render(
         "compare.j2",
         "md",
-        title=f"A: {first.folder}, B: {second.folder}",
-        remarks=[f"{letter} {remark}" for letter, run in runs.items() for remark in run.remarks],
-        settings=_settings(first, second),
-        curves={name: _curve_text(*points) for name, points in curves.items()},
-        steps=[_steps(name, *points) for name, points in curves.items()],
-        results=_results(first, second, sorted(names)),
+        runs=runs,
+        settings=[row for row in settings if row[1] != row[2]],
+        curves={name: _points(runs, name) for name in shared},
+        results={title: [run.last(metric) for run in runs] for title, metric in metrics.items()},
+        told=_told,
+        some=_some,
+        number=lambda value: NOTHING if value is None else f"{value:,.4f}",
     )
 
 
-def _settings(first: Run, second: Run) -> list[list[str]]:
-    rows = [["setting", "A", "B"]]
-    for key in dict.fromkeys((*first.settings, *second.settings)):
-        values = [shown(run.settings.get(key, NOT_STATED)) for run in (first, second)]
-        rows += [[key, *values]] if values[0] != values[1] else []
-    return rows
+def _points(runs: Sequence[Run], metric: str) -> Points:
+    a, b = (dict(zip(*series(run.rows, metric), strict=True)) for run in runs)
+    return [(step, a[step], b[step]) for step in sorted((a.keys() & b.keys()) - {None})]
 
 
-def _points(run: Run, metric: str) -> dict[float, float]:
-    pairs = zip(*series(run.rows, metric), strict=True)
-    return {step: value for step, value in pairs if step is not None}
-
-
-def _curve_text(a: Mapping[float, float], b: Mapping[float, float]) -> str:
-    steps = sorted(set(a) & set(b))
-    if not steps:
+def _told(points: Points) -> str:
+    """How far two curves are apart."""
+    if not points:
         return "no step that both have"
-    apart = [step for step in steps if not _same(a[step], b[step])]
+    apart = [step for step, a, b in points if a != b and not (math.isnan(a) and math.isnan(b))]
     if not apart:
-        return f"{len(steps):,} shared steps, equal at every one"
-    text = f"{len(steps):,} shared steps, first different at step {apart[0]:,.0f}"
-    finite = {s: gap for s in steps if math.isfinite(gap := abs(b[s] - a[s]))}
-    if finite:
-        widest = max(finite, key=lambda step: finite[step])
-        mean = sum(finite.values()) / len(finite)
-        text += f"; mean |difference| {mean:.4g}, greatest {finite[widest]:.4g}"
-        text += f" at step {widest:,.0f}"
-    num_unequal = sum(step not in finite for step in apart)
+        return f"{len(points):,} shared steps, equal at every one"
+    text = f"{len(points):,} shared steps, first different at step {apart[0]:,.0f}"
+    gaps = [(abs(b - a), step) for step, a, b in points if math.isfinite(b - a)]
+    if gaps:
+        widest, at = max(gaps, key=lambda gap: gap[0])
+        mean = sum(gap for gap, _ in gaps) / len(gaps)
+        text += f"; mean |difference| {mean:.4g}, greatest {widest:.4g} at step {at:,.0f}"
+    num_unequal = len(set(apart) - {step for _, step in gaps})
     return text + (f"; not finite at {num_unequal:,} steps" if num_unequal else "")
 
 
-def _steps(
-    metric: str, a: Mapping[float, float], b: Mapping[float, float]
-) -> list[list[str]] | None:
-    """A validation metric at some of the steps both have, the last among them."""
-    steps = sorted(set(a) & set(b))
-    if not metric.startswith("val/") or all(_same(a[step], b[step]) for step in steps):
-        return None
-    count = min(_NUM_SHOWN_STEPS, len(steps))
-    some = [steps[(number + 1) * len(steps) // count - 1] for number in range(count)]
-    rows = [
-        [f"{step:,.0f}", *map(_number, (a[step], b[step])), f"{b[step] - a[step]:+.4f}"]
-        for step in some
-    ]
-    return [[metric, "A", "B", "B - A"], *rows]
-
-
-def _same(a: float, b: float) -> bool:
-    return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def _results(first: Run, second: Run, names: Sequence[str]) -> list[list[str]]:
-    tasks = dict.fromkeys((*first.downstream, *second.downstream))
-    metrics = {name: name for name in names if name.startswith(("val/", "test/", "baseline/"))}
-    metrics |= {"median tokens/s": SPEED_METRIC, **{task: TASK_METRIC + task for task in tasks}}
-    rows = [["last value", "A", "B", "B - A"]]
-    rows.append(["steps", f"{first.last_step:,}", f"{second.last_step:,}", ""])
-    for title, metric in metrics.items():
-        a, b = first.last(metric), second.last(metric)
-        gap = "" if a is None or b is None else f"{b - a:+,.4f}"
-        rows.append([title, _number(a), _number(b), gap])
-    return rows
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.4f}"
+def _some(points: Points) -> Points:
+    """At most `_NUM_SHOWN_STEPS` of them, evenly chosen, the last one among them."""
+    count = min(_NUM_SHOWN_STEPS, len(points))
+    return [points[(number + 1) * len(points) // count - 1] for number in range(count)]

@@ -4,10 +4,11 @@ Invariant: a run that diverged or has not ended bends no mean; it is drawn besid
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from training.metrics_rows import series
@@ -26,7 +27,7 @@ from training.reports.figures import (
 from training.reports.runs import Rows, Run
 from training.reports.study import CURVES, Configuration, Logged, Study
 
-Points = list[tuple[float, float]]
+Points = dict[float, float]
 _EARLY = 0.05
 """Share of the steps at the beginning whose training values do not set the range of the axis."""
 _MOST_MARKS = 24
@@ -35,75 +36,37 @@ _ABSENT = -0.12
 _LABEL_LENGTH = 18
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One metric of one configuration: values by the optimiser step that all its runs have.
+def curves_of(
+    configuration: Configuration, metric: str, *, scale: float = 1.0
+) -> tuple[list[Points], list[Points]]:
+    """Values by optimiser step, times a scale, of its finished, finite runs and of the others.
 
-    `strays` are the finite values of runs beside the mean of the `n` finished, finite ones, which
-    would hide them or be bent: those that diverged, up to there, and those that have not ended.
+    The others would hide the mean or be bent: those that diverged have their finite values, and
+    those that have not ended.
     """
-
-    number: int
-    label: str
-    n: int
-    points: Mapping[float, Sequence[float]]
-    strays: Sequence[Points]
-
-    @property
-    def mean(self) -> Points:
-        """The mean over the runs at every step."""
-        return [(step, sum(values) / len(values)) for step, values in self.points.items()]
-
-    def in_range(self, after: float = -math.inf) -> list[float]:
-        """Values after a step that set the range of an axis: the strays' where there is no mean."""
-        together = [(step, v) for step, values in self.points.items() for v in values]
-        strays = [point for points in self.strays for point in points]
-        return [value for step, value in together or strays if step > after]
-
-
-def make_curves(study: Study, metric: str, *, scale: float = 1.0) -> list[Curve]:
-    """One curve per configuration that has the metric at all, its values times a scale."""
-    curves = [
-        _curve(number, configuration, metric, scale)
-        for number, configuration in enumerate(study.configurations)
-    ]
-    return [curve for curve in curves if curve.points or curve.strays]
-
-
-def _curve(number: int, configuration: Configuration, metric: str, scale: float) -> Curve:
-    together: list[dict[float, float]] = []
-    strays: list[Points] = []
+    together, strays = [], []
     for run in configuration.runs:
         pairs = zip(*series(run.rows, metric), strict=True)
         points = {step: scale * value for step, value in pairs if step is not None}
-        finite = [point for point in points.items() if math.isfinite(point[1])]
+        finite = {step: value for step, value in points.items() if math.isfinite(value)}
         is_whole = run.diverged_at is None and len(finite) == len(points)
-        if points and is_whole and run in configuration.counted:
-            together.append(points)
-        elif finite:
-            strays.append(finite)
-    steps = sorted(set.intersection(*map(set, together))) if together else []
-    return Curve(
-        number=number,
-        label=configuration.label,
-        n=len(together),
-        points={step: [points[step] for points in together] for step in steps},
-        strays=strays,
-    )
+        if finite:
+            (together if is_whole and run in configuration.counted else strays).append(finite)
+    return together, strays
 
 
 def curve_panels(study: Study) -> list[Panel]:
     """A panel for every metric that was logged while training or validating."""
-    panels = []
-    for measure in CURVES:
-        main = make_curves(study, measure.metric, scale=measure.scale)
-        name = measure.metric.replace("val/", "train/")
-        faint = make_curves(study, name, scale=measure.scale)
-        draw = partial(_draw_curves, measure=measure, main=main, faint=faint, runs=study.runs)
-        note = f"{measure.unit}, over optimiser steps"
-        if main or faint:
-            panels.append(Panel(title=measure.title, note=note, draw=draw))
-    return panels
+    logged = {name for run in study.runs for row in run.rows for name in row}
+    return [
+        Panel(
+            title=measure.title,
+            note=f"{measure.unit}, over optimiser steps",
+            draw=partial(_draw_curves, study=study, measure=measure),
+        )
+        for measure in CURVES
+        if not logged.isdisjoint((measure.metric, measure.training_metric))
+    ]
 
 
 def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
@@ -140,32 +103,27 @@ def save_curves(panels: Sequence[Panel], path: Path) -> Path | None:
     return path
 
 
-def _draw_curves(
-    axis: Any,
-    *,
-    measure: Logged,
-    main: Sequence[Curve],
-    faint: Sequence[Curve],
-    runs: Sequence[Run],
-) -> None:
+def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
     """Validation thick, with marks and bands; training thin; guessing as lines across."""
-    for curve in faint:
-        for points in filter(None, (curve.mean, *curve.strays)):
-            colour = colour_of(curve.number)
-            axis.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.4)
-    for curve in main:
-        _draw_main(axis, curve)
-    levels = measure.levels(runs)[:3]
+    levels = measure.levels(study.runs)[:3]
+    main: list[float] = []
+    faint: list[tuple[float, float]] = []
+    for number, found in enumerate(study.configurations):
+        together, strays = curves_of(found, measure.training_metric, scale=measure.scale)
+        for points in ([_over(together, fmean)] if together else []) + strays:
+            axis.plot(*_xy(points), color=colour_of(number), lw=0.8, alpha=0.4)
+            faint += points.items()
+        together, strays = curves_of(found, measure.metric, scale=measure.scale)
+        _draw_main(axis, number, found.label, together, strays)
+        main += [value for points in together or strays for value in points.values()]
     for level in levels:
         text = f"{measure.guesser} {measure.text(level)}"
         axis.axhline(level, color=GREY, ls="--", lw=1, label=text)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
         place |= {"textcoords": "offset points", "ha": "right"}
         axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
-    last = max((max(c.points, default=0.0) for c in (*main, *faint)), default=0.0)
-    early = _EARLY * last if main else -math.inf
-    values = [v for curve in main for v in curve.in_range()]
-    values += [*levels, *(v for curve in faint for v in curve.in_range(early))]
+    early = _EARLY * max((step for step, _ in faint), default=0.0) if main else -math.inf
+    values = [*main, *levels, *(value for step, value in faint if step > early)]
     if values:
         low, high = min(values), max(values)
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
@@ -177,27 +135,31 @@ def _draw_curves(
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
-def _draw_main(axis: Any, curve: Curve) -> None:
-    colour, number = colour_of(curve.number), curve.number
-    if curve.n > 1:
-        ends = [[end(values) for values in curve.points.values()] for end in (min, max)]
-        axis.fill_between(list(curve.points), *ends, color=colour, alpha=0.18, lw=0)
-    if curve.points:
-        axis.plot(
-            *zip(*curve.mean, strict=True),
-            color=colour,
-            label=curve.label,
-            lw=1.6,
-            ls=DASHES[number % len(DASHES)],
-            marker=MARKERS[number % len(MARKERS)],
-            ms=4,
-            mec="white",
-            mew=0.5,
-            markevery=-(-len(curve.points) // _MOST_MARKS),
-        )
-    for points in curve.strays:
-        axis.plot(*zip(*points, strict=True), color=colour, ls=":", lw=1.2)
-        axis.plot(*points[-1], "x", color=colour, ms=6, mew=1.6)
+def _draw_main(
+    axis: Any, number: int, label: str, together: Sequence[Points], strays: Sequence[Points]
+) -> None:
+    colour = colour_of(number)
+    mean = _over(together, fmean)
+    if len(together) > 1:
+        ends = [list(_over(together, end).values()) for end in (min, max)]
+        axis.fill_between(list(mean), *ends, color=colour, alpha=0.18, lw=0)
+    if mean:
+        look = {"ls": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)]}
+        look |= {"markevery": -(-len(mean) // _MOST_MARKS), "label": label, "color": colour}
+        axis.plot(*_xy(mean), lw=1.6, ms=4, mec="white", mew=0.5, **look)
+    for points in strays:
+        axis.plot(*_xy(points), color=colour, ls=":", lw=1.2)
+        axis.plot(*list(points.items())[-1], "x", color=colour, ms=6, mew=1.6)
+
+
+def _over(runs: Sequence[Points], of: Callable[[list[float]], float]) -> Points:
+    """Mean, least or greatest of some runs at the steps that all of them have."""
+    steps = sorted(set.intersection(*map(set, runs))) if runs else []
+    return {step: of([points[step] for points in runs]) for step in steps}
+
+
+def _xy(points: Points) -> tuple[list[float], list[float]]:
+    return list(points), list(points.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ made from result.json alone and appears only where it applies.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -13,7 +13,7 @@ from typing import Any
 
 from training.reports.choice import METRIC_TITLES, Entry, Task, average_of, compare, task_columns
 from training.reports.figures import Column, Panel, dot_panels, published_models
-from training.reports.page import NOTHING, Cell, Form, Rows, render
+from training.reports.page import NOTHING, Cell, Form, Rows, pairs, render
 from training.reports.trials import (
     FoundTrials,
     Trial,
@@ -98,8 +98,8 @@ class GridReport:
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
             with_published=self.with_published,
             hours=sum(float(run.result["elapsed_s"]) for run in runs) / 3600,
-            versions=[_listed(run.result["versions"]) for run in runs],
-            listed=_listed,
+            versions=[pairs(run.result["versions"]) for run in runs],
+            pairs=pairs,
             counted=_counted,
         )
 
@@ -152,7 +152,29 @@ class GridReport:
     def csv_rows(self) -> list[dict[str, Any]]:
         """One line per trial and scored split, with every setting and metric."""
         chosen = {run.path for entry in self.entries for run in entry.runs}
-        return [row for run in self.found.runs for row in _trial_rows(run, run.path in chosen)]
+        return [
+            {
+                "task": run.task,
+                "encoder": run.encoder,
+                "kind": result["encoder"]["kind"],
+                "weights": result["encoder"]["digest"],
+                **result["settings"],
+                "chosen": run.path in chosen,
+                "diverged": result["diverged"],
+                "best_epoch": result["best_epoch"],
+                "split": split,
+                "score": run.score(split),
+                "constant_score": run.constant(split),
+                "num_train_rows": run.split_facts("train").get("num_rows"),
+                **result["evaluation"].get(split, {}),
+                "elapsed_s": result["elapsed_s"],
+                "device": result["device"],
+                **{f"version_{name}": value for name, value in result["versions"].items()},
+                "path": str(run.path),
+            }
+            for run, result in ((run, run.result) for run in self.found.runs)
+            for split in result["evaluation"] or result["majority"]
+        ]
 
     def numbers(self) -> dict[str, Any]:
         """The results; scores are fractions, published ones per cent."""
@@ -299,38 +321,8 @@ def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
     }
 
 
-def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items())
-
-
 def _counted(values: Iterable[Any]) -> str:
     found = Counter(map(str, values))
     if len(found) == 1:
         return next(iter(found))
     return "; ".join(f"{value} ({count})" for value, count in found.most_common())
-
-
-def _trial_rows(run: Trial, is_chosen: bool) -> list[dict[str, Any]]:
-    result = run.result
-    return [
-        {
-            "task": run.task,
-            "encoder": run.encoder,
-            "kind": result["encoder"]["kind"],
-            "weights": result["encoder"]["digest"],
-            **result["settings"],
-            "chosen": is_chosen,
-            "diverged": result["diverged"],
-            "best_epoch": result["best_epoch"],
-            "split": split,
-            "score": run.score(split),
-            "constant_score": run.constant(split),
-            "num_train_rows": run.split_facts("train").get("num_rows"),
-            **result["evaluation"].get(split, {}),
-            "elapsed_s": result["elapsed_s"],
-            "device": result["device"],
-            **{f"version_{name}": value for name, value in result["versions"].items()},
-            "path": str(run.path),
-        }
-        for split in result["evaluation"] or result["majority"]
-    ]

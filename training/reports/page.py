@@ -6,7 +6,7 @@ elsewhere.
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,11 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     """Names with commas, at most some of them."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def pairs(found: Mapping[str, Any]) -> str:
+    """Names with what belongs to them, such as packages with versions."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from training.events import versions
 from training.reports.curves import curve_panels, parallel_panel
 from training.reports.figures import Column, Panel, dot_panels
-from training.reports.page import NOTHING, Cell, Form, Rows, listed, render
+from training.reports.page import NOTHING, Cell, Form, Rows, listed, pairs, render
 from training.reports.runs import Run
 from training.reports.study import NOT_STATED, SPEED, Configuration, Logged, Study, measured
 from training.run_config import CONFIG_FILE
@@ -74,7 +74,7 @@ class StudyReport:
             runs=self._runs(),
             details=_details,
             config_file=CONFIG_FILE,
-            versions=_listed_versions(versions()),
+            versions=pairs(versions()),
             listed=listed,
             counted=lambda n, word: f"{n:,} {word}{'' if n == 1 else 's'}",
         )
@@ -280,7 +280,7 @@ def _config_cell(run: Run, out: Path) -> Cell:
 
 def _details(run: Run) -> tuple[list[str], list[str]]:
     """What its bundle and its study say, and how it was started and can be repeated."""
-    notes = [f"Bundle: {_listed_versions(run.metadata)}"] if run.metadata else []
+    notes = [f"Bundle: {pairs(run.metadata)}"] if run.metadata else []
     if run.downstream:
         tasks = (_task_note(task, result) for task, result in run.downstream.items())
         notes.append(f"Fine-tuning: {'; '.join(tasks)}")
@@ -288,7 +288,7 @@ def _details(run: Run) -> tuple[list[str], list[str]]:
     for start in run.starts:
         command, made_with = start["command"], start.get("versions")
         shown = command if isinstance(command, str) else shlex.join(map(str, command))
-        told = f" ({_listed_versions(made_with)})" if made_with else ""
+        told = f" ({pairs(made_with)})" if made_with else ""
         lines.append(f"# {start.get('event', 'started')}{told}\n{shown}")
     if run.config_text:
         path = shlex.quote(str(run.folder / CONFIG_FILE))
@@ -302,7 +302,3 @@ def _task_note(task: str, result: Mapping[str, Any]) -> str:
     parts += [str(result["split"])] if result.get("split") else []
     parts += [f"{result['num_diverged']} diverged"] if result.get("num_diverged") else []
     return f"{task} {100 * result['score']:.1f} ({', '.join(parts) or 'n not said'})"
-
-
-def _listed_versions(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -35,26 +35,23 @@ Rows = list[dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One pretraining run."""
+    """One pretraining run.
+
+    Its name is unique in a report. Settings are those of its resolved configuration by their dotted
+    keys, `config_text` is the file. `downstream` is what the study says of a task: score and
+    constant as fractions, n, split; `metadata` what its bundle says about its making. Starts have
+    command and versions where they were recorded, remarks say what could not be read.
+    """
 
     folder: Path
-    """Its folder."""
     name: str
-    """What it is called in the report, unique there."""
     rows: Rows
-    """Lines of its metrics file."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted key -> value of its resolved configuration; empty: it has none."""
     config_text: str = ""
-    """The configuration as it stands in the file."""
     downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Task -> what the study says of it: score and constant as fractions, n, split."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What its bundle says about its making; empty: there is no bundle."""
     starts: Sequence[Mapping[str, Any]] = ()
-    """Its starts and resumes, with command and versions where they were recorded."""
     remarks: Sequence[str] = ()
-    """What could not be read."""
 
     @property
     def seed(self) -> str | None:
@@ -139,17 +136,14 @@ def _run_folders(path: Path) -> Iterator[Path]:
     """Folders with a run or a trial's start; what lies inside a run is part of it."""
     for place, below, files in os.walk(path):
         below.sort()
-        if FINETUNE_FILE in files:
+        folder, is_run = Path(place), not {METRICS_FILE, CONFIG_FILE}.isdisjoint(files)
+        if TRIAL_FILE in files and not is_run:
+            inner = (METRICS_FILE, CONFIG_FILE)
+            is_run = not any(next(folder.rglob(name), None) for name in inner)
+        if FINETUNE_FILE in files or is_run:
             below.clear()
-            continue
-        is_run = not {METRICS_FILE, CONFIG_FILE}.isdisjoint(files)
-        if is_run or (TRIAL_FILE in files and not _has_run_below(Path(place))):
-            yield Path(place)
-            below.clear()
-
-
-def _has_run_below(folder: Path) -> bool:
-    return any(next(folder.rglob(name), None) for name in (METRICS_FILE, CONFIG_FILE))
+        if is_run and FINETUNE_FILE not in files:
+            yield folder
 
 
 def _why_none(path: Path) -> str:
@@ -180,19 +174,25 @@ def read_run(folder: Path, *, name: str = "") -> Run:
         raise ValueError(f"{path}: has lines that are not numbers with a step")
     if not rows:
         raise ValueError(f"{path}: is empty")
-    remarks: list[str] = []
-    config, text = _read_mapping(folder / CONFIG_FILE, remarks)
-    if not (folder / CONFIG_FILE).is_file():
-        remarks.append(f"has no {CONFIG_FILE}: its settings are unknown")
-    tasks = _read_mapping(folder / STUDY_FILE, remarks)[0].get("downstream")
-    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", remarks)[0]
+    config_file, remarks = folder / CONFIG_FILE, list[str]()
+    config, has_config = _read_mapping(config_file, remarks), config_file.is_file()
+    remarks += [] if has_config else [f"has no {CONFIG_FILE}: its settings are unknown"]
+    study = _read_mapping(folder / STUDY_FILE, remarks).get("downstream")
+    tasks = study if isinstance(study, dict) else {}
+    scored = {
+        str(task): result
+        for task, result in tasks.items()
+        if isinstance(result, dict) and isinstance(result.get("score"), int | float)
+    }
+    remarks += [f"{STUDY_FILE} has no score for {task}" for task in tasks if task not in scored]
+    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", remarks)
     return Run(
         folder=folder,
         name=name or folder.resolve().name,
         rows=rows,
         settings=flatten({str(key): value for key, value in config.items()}),
-        config_text=text,
-        downstream=_scored(tasks, remarks),
+        config_text=config_file.read_text("utf-8", "replace") if has_config else "",
+        downstream=scored,
         metadata=bundle.get("metadata") or bundle,
         starts=_read_starts(folder),
         remarks=remarks,
@@ -205,35 +205,20 @@ def _is_metrics(row: Any) -> bool:
     return all(isinstance(value, int | float) for name, value in row.items() if name != "step")
 
 
-def _read_mapping(path: Path, remarks: list[str]) -> tuple[dict[Any, Any], str]:
-    """What a YAML or JSON file holds, and its text; a broken one becomes a remark."""
+def _read_mapping(path: Path, remarks: list[str]) -> dict[Any, Any]:
+    """What a YAML or JSON file holds; a broken one becomes a remark, a missing one is empty."""
     if not path.is_file():
-        return {}, ""
+        return {}
     text = path.read_text(encoding="utf-8", errors="replace")
     is_yaml = path.suffix == ".yaml"
     try:
         content = yaml.safe_load(text) if is_yaml else json.loads(text)
+        reason = "" if isinstance(content, dict) else "holds no settings"
     except (ValueError, yaml.YAMLError) as error:
-        kind = "YAML" if is_yaml else "JSON"
-        reason = " ".join(str(error).split())
-        remarks.append(f"{path.name} is not {kind} ({reason}); it was left out")
-        return {}, text
-    if not isinstance(content, dict):
-        remarks.append(f"{path.name} holds no settings; it was left out")
-        return {}, text
-    return content, text
-
-
-def _scored(tasks: Any, remarks: list[str]) -> dict[str, dict[str, Any]]:
-    """The tasks of a study that have a score."""
-    found = {str(k): v for k, v in (tasks if isinstance(tasks, dict) else {}).items()}
-    scored = {
-        task: result
-        for task, result in found.items()
-        if isinstance(result, dict) and isinstance(result.get("score"), int | float)
-    }
-    remarks += [f"{STUDY_FILE} has no score for {task}" for task in found if task not in scored]
-    return scored
+        reason = f"is not {'YAML' if is_yaml else 'JSON'} ({' '.join(str(error).split())})"
+    if reason:
+        remarks.append(f"{path.name} {reason}; it was left out")
+    return {} if reason else dict(content)
 
 
 def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
@@ -248,7 +233,7 @@ def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
         if isinstance(event, dict) and event.get("command"):
             found.append(event)
     for place in (folder, folder.parent):
-        trial = _read_mapping(place / TRIAL_FILE, [])[0]
+        trial = _read_mapping(place / TRIAL_FILE, [])
         if not found and trial.get("command"):
             found.append({"event": "trial", "command": trial["command"]})
     return found

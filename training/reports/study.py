@@ -90,7 +90,11 @@ def make_study(runs: Sequence[Run], group_by: Sequence[str] = ()) -> Study:
     Raises:
         ValueError: A key that no run has.
     """
-    _check_keys(group_by, runs)
+    allowed = sorted({key for run in runs for key in run.settings})
+    for key in sorted(set(group_by).difference(allowed)):
+        near = difflib.get_close_matches(key, allowed, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else "see any run_config.yaml"
+        raise ValueError(f"--group_by {key}: no run has this setting; {hint}")
     groups: dict[str, tuple[Settings, list[Run]]] = {}
     for run in runs:
         own = {k: v for k, v in run.settings.items() if k in group_by}
@@ -122,15 +126,6 @@ def make_study(runs: Sequence[Run], group_by: Sequence[str] = ()) -> Study:
         )
     unchanged = {names[key]: value for key, value in usual.items()}
     return Study(configurations=configurations, names=names, unchanged=unchanged)
-
-
-def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
-    allowed = sorted({key for run in runs for key in run.settings})
-    for key in keys:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else "see any run_config.yaml"
-            raise ValueError(f"--group_by {key}: no run has this setting; {hint}")
 
 
 def differing_keys(configurations: Sequence[Settings]) -> list[str]:
@@ -252,9 +247,6 @@ def choose_baseline(study: Study, wanted: str) -> Configuration:
     raise ValueError(f"--baseline {wanted}: no such configuration or run; there are: {labels}")
 
 
-_SAME_DATA, _SAME_CHANCE = 0.05, 1e-3
-
-
 @dataclass(frozen=True, kw_only=True)
 class Logged(Measure):
     """A number that runs logged, under the name that `Run.last` takes, and who guesses what.
@@ -267,6 +259,11 @@ class Logged(Measure):
     is_lower_better: bool = False
     baseline: str = ""
     guesser: str = ""
+
+    @property
+    def training_metric(self) -> str:
+        """The same while training."""
+        return self.metric.replace("val/", "train/")
 
     def read(self, run: Run) -> float | None:
         """A run's value, in the measure's unit; None: it was not measured."""
@@ -285,7 +282,7 @@ class Logged(Measure):
     def is_one_question(self, runs: Sequence[Run]) -> bool:
         """Whether some runs were scored on the same text and tokens, by what guessing scores."""
         levels = self.levels(runs)
-        tolerance = _SAME_CHANCE if self.guesser == "chance" else _SAME_DATA
+        tolerance = 1e-3 if self.guesser == _CHANCE else 0.05
         return not levels or levels[-1] - levels[0] <= tolerance * abs(levels[-1])
 
     def spread_text(self, found: Estimate) -> str:
@@ -301,10 +298,10 @@ def _share(title: str, metric: str, baseline: str, guesser: str) -> Logged:
     return Logged(title=title, metric=metric, scale=100, baseline=baseline, guesser=guesser)
 
 
-_WORDS, _PAIRS = "Masked-LM accuracy", "Pair accuracy"
-_UNIGRAM = ("baseline/unigram_accuracy", "unigram guesser")
-_CHANCE = ("baseline/pair_chance", "chance")
-ACCURACY = _share(_WORDS, "val/mlm_accuracy", *_UNIGRAM)
+_UNIGRAM, _CHANCE = "unigram guesser", "chance"
+_WORDS = ("baseline/unigram_accuracy", _UNIGRAM)
+_PAIRS = ("baseline/pair_chance", _CHANCE)
+ACCURACY = _share("Masked-LM accuracy", "val/mlm_accuracy", *_WORDS)
 LOSS = Logged(
     title="Masked-LM loss",
     unit="nats",
@@ -312,16 +309,16 @@ LOSS = Logged(
     metric="val/mlm_loss",
     is_lower_better=True,
     baseline="baseline/unigram_loss",
-    guesser="unigram guesser",
+    guesser=_UNIGRAM,
 )
-PAIRS = _share(_PAIRS, "val/pair_accuracy", *_CHANCE)
+PAIRS = _share("Pair accuracy", "val/pair_accuracy", *_PAIRS)
 CURVES = (LOSS, ACCURACY, PAIRS)
+_WHOLE_SPLIT = (
+    _share("Masked-LM accuracy, whole split", "test/mlm_accuracy", *_WORDS),
+    _share("Pair accuracy, whole split", "test/pair_accuracy", *_PAIRS),
+)
 SPEED = Logged(
     title="Training speed", unit="tokens/s", digits=0, metric=SPEED_METRIC, limits=(0, math.inf)
-)
-_WHOLE_SPLIT = (
-    _share(f"{_WORDS}, whole split", "test/mlm_accuracy", *_UNIGRAM),
-    _share(f"{_PAIRS}, whole split", "test/pair_accuracy", *_CHANCE),
 )
 
 
@@ -347,8 +344,10 @@ def _column(measure: Logged, study: Study) -> Column[Logged]:
         note += f"; {measure.guesser} {' to '.join(ends)}"
     is_comparable = measure.is_one_question(study.runs)
     cells = {found.label: _result(measure, found.counted) for found in study.configurations}
-    if is_comparable and (best := _best(measure, cells, study.configurations)):
-        cells[best] = replace(cells[best], is_best=True)
+    if is_comparable:
+        finished = [found.label for found in study.configurations if found.is_finished]
+        best = [label for label in finished if _is_best(label, measure, cells)]
+        cells |= {label: replace(cells[label], is_best=True) for label in best}
     level = levels[-1] if levels and is_comparable else None
     return Column(measure=measure, cells=cells, level=level, note=note)
 
@@ -356,40 +355,27 @@ def _column(measure: Logged, study: Study) -> Column[Logged]:
 def _result(measure: Logged, runs: Sequence[Run]) -> Result:
     """Several runs of one seed count as their mean, a run without a seed as a seed of its own."""
     values = [(run, measure.read(run)) for run in runs]
+    finite = [(run, v) for run, v in values if v is not None and math.isfinite(v)]
     groups: dict[str, list[float]] = {}
-    num_diverged = 0
-    for run, value in values:
-        if value is not None and math.isfinite(value):
-            groups.setdefault(run.seed or run.name, []).append(value)
-            num_diverged += run.diverged_at is not None
+    for run, value in finite:
+        groups.setdefault(run.seed or run.name, []).append(value)
     by_seed = {seed: sum(some) / len(some) for seed, some in groups.items()}
     num_missing = sum(value is None for _, value in values)
     return Result(
         by_seed=by_seed,
         estimate=estimate(list(by_seed.values())) if by_seed else None,
-        num_not_finite=len(values) - num_missing - sum(map(len, groups.values())),
-        num_diverged=num_diverged,
+        num_not_finite=len(values) - len(finite) - num_missing,
+        num_diverged=sum(run.diverged_at is not None for run, _ in finite),
         num_missing=num_missing,
     )
 
 
-def _best(
-    measure: Logged, cells: Mapping[str, Result], configurations: Sequence[Configuration]
-) -> str | None:
-    """The configuration that is separably better than every other one; None: there is none.
-
-    Runs that diverged or are not finished make nothing best.
-    """
+def _is_best(label: str, measure: Logged, cells: Mapping[str, Result]) -> bool:
+    """Whether a configuration is separably better than all others; never with diverged runs."""
+    own = cells[label]
+    others = [cell for cell in cells.values() if cell is not own and cell.by_seed]
+    gaps = [paired_difference(own.by_seed, other.by_seed) for other in others]
     sign = -1 if measure.is_lower_better else 1
-    rated = {name: sign * cell.estimate.mean for name, cell in cells.items() if cell.estimate}
-    best = max(rated, key=lambda name: rated[name], default=None)
-    if best is None or len(rated) < 2:
-        return None
-    cell = cells[best]
-    is_finished = all(found.is_finished for found in configurations if found.label == best)
-    if cell.num_not_finite or cell.num_diverged or not is_finished:
-        return None
-    differences = (
-        paired_difference(cell.by_seed, cells[name].by_seed) for name in rated if name != best
-    )
-    return best if all(d and d.verdict == "separable" for d in differences) else None
+    if not gaps or own.num_not_finite or own.num_diverged:
+        return False
+    return all(gap and gap.verdict == "separable" and sign * gap.mean > 0 for gap in gaps)
