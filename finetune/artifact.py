@@ -28,9 +28,9 @@ from ponet.weight_files import (
     read_safetensors,
 )
 from training.interruption import say
+from training.run_config import CLASSIFIER_FOLDER
 
 FORMAT_VERSION = 2
-CLASSIFIER_FOLDER = "classifier"
 _LATER = {"scale", "tokenizer_digest"}
 """Keys that the first classifiers lack."""
 

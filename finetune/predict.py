@@ -22,11 +22,11 @@ from torch import Tensor
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.encoded_texts import EncodedText
 from finetune.data.sampler import evaluation_shard
-from finetune.options import parse_config
 from finetune.prediction_files import OUTPUT_FORMATS, PredictionFile
 from finetune.tasks.dialect import find_dialect
 from finetune.tasks.spec import Row
 from finetune.tasks.tables import column_value, read_table, text_value
+from training.parsing import parse_options
 
 BATCHES_AT_ONCE = 16
 _QUIET_S = 5.0
@@ -106,7 +106,7 @@ def run_predict(arguments: Sequence[str]) -> Path:
     Raises:
         ValueError: A mistake in an option, a damaged classifier or file; names the place.
     """
-    config = parse_config(PredictConfig, arguments, command="predict")
+    config = parse_options(PredictConfig, arguments, program="ponet-finetune predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
     columns = _columns(config, classifier.info)
     output = Path(config.output)

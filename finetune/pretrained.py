@@ -11,7 +11,7 @@ from finetune.artifact import load_model
 from finetune.data.targets import ScoreScale
 from ponet import PretrainingModel, SequenceClassifier, load_bundle, load_official
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights
-from training.inputs import RUN_PARTS
+from training.configuration import RUN_PARTS
 
 BUNDLE = "bundle"
 

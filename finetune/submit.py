@@ -16,10 +16,10 @@ from torch import Tensor
 
 from data_prep.files import write_atomic
 from finetune.artifact import LoadedClassifier, classifier_folder, load_classifier
-from finetune.options import parse_config
 from finetune.predict import Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
+from training.parsing import parse_options
 
 HEADER = "index\tprediction"
 CHUNK_ROWS = 8192
@@ -102,7 +102,9 @@ def run_submit(arguments: Sequence[str]) -> Path:
         ValueError: A task is missing or given twice, a model is of no GLUE task, or a split does
             not have the rows that the leaderboard knows. Nothing is written then.
     """
-    config = parse_config(SubmitConfig, _appending(arguments), command="submit")
+    config = parse_options(
+        SubmitConfig, arguments, program="ponet-finetune submit", repeated=("model",)
+    )
     folders = models_by_task(config.model, max_len=config.max_len)
     wanted = [file for file in LEADERBOARD if file.model in folders]
     missing = {
@@ -128,15 +130,6 @@ def run_submit(arguments: Sequence[str]) -> Path:
     if missing:
         print(f"the leaderboard will miss {_listed(missing)}")
     return output
-
-
-def _appending(arguments: Sequence[str]) -> list[str]:
-    """Make every further `--model` add to the earlier ones."""
-    return ["--model+" + a[len("--model") :] if _is_model(a) else a for a in arguments]
-
-
-def _is_model(argument: str) -> bool:
-    return argument == "--model" or argument.startswith("--model=")
 
 
 def _listed(missing: Mapping[str, str]) -> str:

@@ -14,9 +14,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from pretrain.lightning_cli import PretrainCLI
+from pretrain.lightning_cli import PretrainCLI, automatic_precision
 from pretrain.run_config import RunConfig
-from pretrain.run_setup import automatic_precision
 from pretrain.tuning.batch_size import GIB, BatchSizeSearch, SizeTrials, chosen_size, plot_sizes
 from pretrain.tuning.lr import LrSearch, LrSweep, plot_lr
 from training.cli import take_over_signals

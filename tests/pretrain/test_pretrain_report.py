@@ -11,12 +11,12 @@ from report_runs import PONET, write_run, write_study
 
 from pretrain.cli import main
 from training.configuration import flatten
-from training.events import provenance, versions
 from training.reports.configurations import Study, choose_baseline, make_study
 from training.reports.curves import make_curves
 from training.reports.measures import Column, make_columns
 from training.reports.runs import find_runs
 from training.reports.settings import short_names
+from training.run_folder import provenance, versions
 
 
 def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:

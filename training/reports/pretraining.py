@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from training.events import versions
 from training.reports.configurations import Configuration, Study
 from training.reports.curves import curve_panels
 from training.reports.document import (
@@ -34,6 +33,7 @@ from training.reports.parallel import make_parallel
 from training.reports.runs import Problem, Run
 from training.reports.settings import NOT_STATED
 from training.run_config import CONFIG_FILE, METRICS_FILE
+from training.run_folder import versions
 from training.statistics import Estimate, paired_difference
 
 METHOD = (

@@ -3,6 +3,7 @@
 Invariant: every result.json below the folders is used, or counted as left out, or is an error.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from training.inputs import changed_inputs
+from training.configuration import changed_inputs
 from training.result import read_result
 
-RESULT_FILE, TRIAL_FILE, FAILED_FILE = "result.json", "trial.yaml", "failed.json"
+RESULT_FILE, TRIAL_FILE, RECORD_FILE = "result.json", "trial.yaml", "trial.json"
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
@@ -163,7 +164,8 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
         for path in sorted(folder.rglob(TRIAL_FILE)):
             if (path.parent / RESULT_FILE).exists():
                 continue
-            has_failed = (path.parent / FAILED_FILE).exists()
+            record = path.parent / RECORD_FILE
+            has_failed = record.is_file() and json.loads(record.read_text())["state"] == "failed"
             name = path.parent.relative_to(folder).as_posix()
             (failed if has_failed else unfinished).append(name)
     runs: dict[tuple[Any, ...], Trial] = {}
