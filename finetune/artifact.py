@@ -29,8 +29,8 @@ from ponet.weight_files import (
     read_safetensors,
 )
 from training.interruption import say
+from training.run_config import CLASSIFIER_FOLDER
 
-CLASSIFIER_FOLDER = "classifier"
 
 
 @dataclass(frozen=True, kw_only=True)

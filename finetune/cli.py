@@ -30,7 +30,7 @@ TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
 COMMANDS = {
     "predict": "finetune.predict:run_predict",
     "submit": "finetune.submit:run_submit",
-    "grid": "finetune.grids.command:run_grid",
+    "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
     "tasks": "finetune.cli:print_tasks",
 }

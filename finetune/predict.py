@@ -24,10 +24,10 @@ from torch import Tensor
 from finetune.artifact import LoadedClassifier, load_classifier
 from finetune.data.encoded_texts import EncodedText
 from finetune.data.sampler import evaluation_shard
-from finetune.options import parse_config
 from finetune.tasks.dialect import find_dialect
 from finetune.tasks.spec import Row
 from finetune.tasks.tables import column_value, read_table, text_value
+from training.parsing import parse_options
 
 BATCHES_AT_ONCE = 16
 OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
@@ -105,7 +105,7 @@ def run_predict(arguments: Sequence[str]) -> Path:
     The whole input is read once before the first row is computed, so a file that cannot be read to
     its end, or has no row that fits the model, is refused at once.
     """
-    config = parse_config(PredictConfig, arguments, command="predict")
+    config = parse_options(PredictConfig, arguments, program="ponet-finetune predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
     info = classifier.info
     if config.text_pair and not info.has_pair:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.files import write_atomic
-from finetune.artifact import LoadedClassifier, load_classifier
-from finetune.artifact import classifier_folder, load_classifier
-from finetune.options import parse_config
+from finetune.artifact import load_classifier
 from finetune.predict import Prediction, Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
+from training.parsing import parse_options
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions are the same archive
 
@@ -92,8 +91,9 @@ def run_submit(arguments: Sequence[str]) -> Path:
         ValueError: A task is missing or given twice, a model is of no GLUE task, or a split does
             not have the rows that the leaderboard knows. Nothing is written then.
     """
-    given = [text.replace("--model", "--model+", 1) if _adds(text) else text for text in arguments]
-    config = parse_config(SubmitConfig, given, command="submit")
+    config = parse_options(
+        SubmitConfig, arguments, program="ponet-finetune submit", repeated=("model",)
+    )
     folders = models_by_task(config.model, max_len=config.max_len)
     missing, rows = dict[str, str](), dict[str, SplitRows]()
     for file in LEADERBOARD:
@@ -117,11 +117,6 @@ def run_submit(arguments: Sequence[str]) -> Path:
     if missing:
         print(f"the leaderboard will miss {_listed(missing)}")
     return output
-
-
-def _adds(argument: str) -> bool:
-    """Whether it is a `--model`, which adds to earlier ones."""
-    return argument == "--model" or argument.startswith("--model=")
 
 
 def _listed(missing: Mapping[str, str]) -> str:

@@ -16,10 +16,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from pretrain.lightning_cli import PretrainCLI
+from pretrain.lightning_cli import PretrainCLI, automatic_precision
 from pretrain.run_config import RunConfig
-from pretrain.run_setup import automatic_precision
-from pretrain.tuning.batch_size import BatchSizeSearch, find_batch_size
+from pretrain.tuning.batch_size import (
+    BatchSizeSearch,
+    find_batch_size,
+)
 from pretrain.tuning.lr import LrSearch, find_lr
 from training.cli import take_over_signals
 from training.interruption import say

@@ -10,7 +10,7 @@ import pytest
 from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 
-from finetune.grids.files import remove_classifiers
+from finetune.grid import remove_classifiers
 from training.reports.choice import Entry
 from training.reports.command import parse_finetuning, run_finetuning_report
 from training.reports.figures import save_dots

@@ -9,9 +9,9 @@ from torch import distributed
 
 from data_prep.files import write_atomic
 from training.checkpoints.storage import newest_valid
-from training.events import add_event
 from training.guards import window_of
 from training.run_config import CHECKPOINT_FOLDER, SKIPPED_FILE
+from training.run_folder import add_event
 
 
 def skipped_windows(folder: Path) -> tuple[int, ...]:

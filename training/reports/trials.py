@@ -3,6 +3,7 @@
 Invariant: every result.json below the folders is used, or counted as left out, or is an error.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.inputs import changed_inputs
+from training.configuration import changed_inputs
 from training.result import read_result
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-RESULT_FILE, TRIAL_FILE, FAILED_FILE = "result.json", "trial.yaml", "failed.json"
+RESULT_FILE, TRIAL_FILE, RECORD_FILE = "result.json", "trial.yaml", "trial.json"
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
@@ -136,7 +137,10 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
         everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
         for trial in sorted(path.parent for path in folder.rglob(TRIAL_FILE)):
             if not (trial / RESULT_FILE).exists():
-                has_failed = (trial / FAILED_FILE).exists()
+                record = trial / RECORD_FILE
+                has_failed = (
+                    record.is_file() and json.loads(record.read_text())["state"] == "failed"
+                )
                 missing[has_failed].append(trial.relative_to(folder).as_posix())
     runs: dict[tuple[Any, ...], Trial] = {}
     for run in _with_unknown_settings(everything):
