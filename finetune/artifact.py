@@ -12,25 +12,12 @@ from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
-from ponet.names import foreign_kind
-from ponet.positions import PositionMethod
-from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
-from training.inputs import RUN_PARTS
-from ponet import EncoderConfig, SequenceClassifier
-from ponet.bundle import load_strictly
 from ponet.encoders.backbone import PositionMethod
-from ponet.tokenizer import check_tokenizer
-from ponet.weight_files import (
-    CONFIG_NAME,
-    TOKENIZER_NAME,
-    WEIGHTS_NAME,
-    new_folder,
-    read_json,
-    read_safetensors,
-)
+from ponet.names import foreign_kind
+from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
+from training.configuration import RUN_PARTS
 from training.interruption import say
 from training.run_config import CLASSIFIER_FOLDER
-
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
 from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
-from training.events import versions
 from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
+from training.run_folder import versions
 
 Scores = Mapping[str, Mapping[str, float]]
 

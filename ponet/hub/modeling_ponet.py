@@ -26,8 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ponet.batch import EncoderBatch
 from ponet.encoders import Encoder, build_encoder
-from ponet.encoders.backbone import Block
-from ponet.encoders.backbone import PositionMethod
+from ponet.encoders.backbone import Block, PositionMethod
 from ponet.heads import MaskedLMHead, Pooler
 from ponet.hub.configuration_ponet import PoNetHubConfig, native_config
 from ponet.segments import segments_from_separators

@@ -11,15 +11,10 @@ from report_runs import PONET, write_run, write_study
 
 from pretrain.cli import main
 from training.configuration import flatten
-from training.events import provenance, versions
 from training.reports.curves import curves_of
 from training.reports.figures import Column, Result
 from training.reports.runs import find_runs
 from training.reports.study import Study, choose_baseline, make_study, measured, short_names
-from training.reports.configurations import Study, choose_baseline, make_study
-from training.reports.curves import make_curves
-from training.reports.measures import Column, make_columns
-from training.reports.settings import short_names
 from training.run_folder import provenance, versions
 
 

@@ -12,36 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from training.events import versions
 from training.reports.curves import curve_panels, parallel_panel
 from training.reports.figures import Column, Panel, dot_panels
 from training.reports.page import NOTHING, Cell, Form, Rows, listed, pairs, render
 from training.reports.runs import Run
 from training.reports.study import NOT_STATED, SPEED, Configuration, Logged, Study, measured
 from training.run_config import CONFIG_FILE
-from training.reports.configurations import Configuration, Study
-from training.reports.curves import curve_panels
-from training.reports.document import (
-    NOTHING,
-    Block,
-    Cell,
-    Details,
-    Document,
-    Figure,
-    Figures,
-    Lines,
-    Section,
-    Table,
-    table,
-)
-from training.reports.figures import DotPanel, DotRow
-from training.reports.findings import findings, warnings
-from training.reports.measures import SPEED, Column, Measure
-from training.reports.measures import Cell as Result
-from training.reports.parallel import make_parallel
-from training.reports.runs import Problem, Run
-from training.reports.settings import NOT_STATED
-from training.run_config import CONFIG_FILE, METRICS_FILE
 from training.run_folder import versions
 from training.statistics import Estimate, paired_difference
 
