@@ -5,6 +5,7 @@ the best epoch was chosen on validation.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -29,10 +30,13 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import RESULT_FILE, RunConfig
-from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
+from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig
+from finetune.run_setup import check_trainer, fit_callbacks
+from training.callbacks.steps import RunProgressBar
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import newest_valid
 from training.cli import RunCLI, RunParser, callback_of, run_cli
+from training.command_line import listed
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
 from training.run_config import CONFIG_FILE
@@ -128,8 +132,11 @@ class FinetuneCLI(RunCLI):
             return
         self.hold_folder()
         self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
-        self.going_on_from = resume_file(self.run.folder) if self.earlier == "unfinished" else None
-        if self.earlier == "unfinished" and self.going_on_from is None:
+        if self.earlier != "unfinished":
+            return
+        found = newest_valid(self.run.folder / RESUME_FOLDER, warn=rank_zero_only(say))
+        self.going_on_from = found.path if found else None
+        if found is None:
             rank_zero_only(say)(
                 f"{self.run.folder} was stopped before its first checkpoint: it starts again"
             )
@@ -142,13 +149,12 @@ class FinetuneCLI(RunCLI):
     def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         """Return those of a fit or an evaluation; a progress bar only where there is a terminal."""
         show = config.get("enable_progress_bar") is not False
-        config["enable_progress_bar"] = show and sys.stderr.isatty()
-        bars = progress_callbacks(show, fits=self.subcommand == "fit")
         if self.subcommand != "fit":
-            return bars
-        seed = self.config[self.subcommand].seed_everything
-        every = config.get("log_every_n_steps") or 10
-        own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
+            config["enable_progress_bar"] = show and sys.stderr.isatty()
+            return []
+        config["plugins"] = [*listed(config.get("plugins")), VerifiedCheckpointIO()]
+        own = fit_callbacks(self.run, log_every_n_steps=config.get("log_every_n_steps") or 10)
+        bars = [RunProgressBar("finetune")] if show else []
         return [*own, *(self._writers() if self.writes else []), *bars]
 
     def _writers(self) -> list[Callback]:
@@ -156,7 +162,7 @@ class FinetuneCLI(RunCLI):
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
         point = ResumePoint(
-            self.run.folder,
+            self.run.folder / RESUME_FOLDER,
             every_n_minutes=self.run.save_every_n_minutes,
             stop=self.stop,
             started=self.started,
@@ -227,7 +233,7 @@ class FinetuneCLI(RunCLI):
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
-            remove_resume_files(self.run.folder)
+            shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:

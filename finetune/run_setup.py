@@ -1,26 +1,19 @@
 """What a fit is given beside module and data, and which options of the trainer it refuses."""
 
-import sys
-
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback
 
-from finetune.callbacks import ProgressLines, TrainingLog, TrainingSeeds, WandbLineage
+from finetune.callbacks import TrainingLog, WandbLineage, dropout_seed
 from finetune.run_config import RunConfig
+from training.callbacks.steps import StepSeeds
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[Callback]:
+def fit_callbacks(run: RunConfig, *, log_every_n_steps: int) -> list[Callback]:
     """Return the callbacks of `fit` that write no file, in the order in which they are called."""
-    callbacks: list[Callback] = [TrainingSeeds(seed), TrainingLog(log_every_n_steps)]
+    callbacks: list[Callback] = [StepSeeds(dropout_seed), TrainingLog(log_every_n_steps)]
     return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
-
-
-def progress_callbacks(show: bool, *, fits: bool) -> list[Callback]:
-    """Return the progress bar, if one is wanted and there is a terminal; of a fit also lines."""
-    bars: list[Callback] = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
-    return [*bars, *([ProgressLines()] if fits else [])] if show else []
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -13,9 +13,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 
 from ponet import EncoderConfig
-from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
-from pretrain.callbacks.guards import BadState
 from pretrain.datamodule import PretrainDataModule
+from pretrain.export import BundleExport
 from pretrain.module import PretrainModule
 from pretrain.run_config import RunConfig
 from pretrain.run_setup import (
@@ -27,12 +26,12 @@ from pretrain.run_setup import (
     run_plugins,
 )
 from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
-from training.callbacks.history import rewind_metrics
-from training.checkpoints.resume import chosen_checkpoint
-from training.checkpoints.rollback import roll_back, skipped_windows
+from training.callbacks.history import RunHistory, rewind_metrics
+from training.callbacks.steps import EvaluationInterval
+from training.checkpoints.resume import chosen_checkpoint, roll_back, skipped_windows
 from training.cli import RunAgain, RunCLI, RunParser, callback_of, run_cli
 from training.command_line import listed
-from training.guards import GuardConfig
+from training.guards import BadState, GuardConfig
 from training.interruption import StopRequest, parse_duration, say
 from training.metrics_file import read_metrics, series
 from training.run_config import METRICS_FILE, CheckpointConfig, PreemptionConfig

@@ -20,9 +20,8 @@ from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
 from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
-from pretrain.optim import OptimizerConfig
 from training.checkpoints.resume import ConfiguredModule
-from training.optim import apply_settings, scheduled_optimizer
+from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -107,7 +106,7 @@ def means(sums: Tensor) -> dict[str, float]:
 
     Pair metrics are left out where the objective has no pair task.
     """
-    totals = LossSums(*sums.tolist())  # type: ignore[arg-type]
+    totals: Any = LossSums(*sums.tolist())
     mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
     metrics = {
         "loss": mlm_loss,
@@ -144,7 +143,7 @@ class PretrainModule(ConfiguredModule):
         self,
         encoder: EncoderConfig,
         objective: ObjectiveName = "mlm_sso",
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: PretrainOptimizer = PretrainOptimizer(),  # noqa: B008 (frozen)
         *,
         compile: bool = False,
         compile_mode: CompileMode = "default",

@@ -5,29 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from pretrain.callbacks import (
-    BundleExport,
-    EndedEarly,
     EvaluationRecord,
     EvaluationReport,
-    Guards,
-    PredictionsFile,
-    RunHistory,
-    RunProgressBar,
-    StepSeeds,
     TrainingLog,
-    WandbRecords,
-    Watchdog,
+    dropout_seed,
+    step_loss,
 )
+from pretrain.export import BundleExport
+from pretrain.records import PredictionsFile, WandbRecords
 from pretrain.run_config import RunConfig
+from training.callbacks.history import RunHistory
+from training.callbacks.steps import RunProgressBar, StepSeeds
+from training.callbacks.watchdog import Watchdog
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import newest_valid
-from training.guards import GuardConfig
+from training.guards import GuardConfig, Guards
 from training.interruption import StopRequest, say
 from training.run_config import (
     BUNDLE_FOLDER,
@@ -62,7 +60,7 @@ def checkpoint_to_evaluate(run: RunConfig) -> Path:
 def evaluation_callbacks(run: RunConfig, *, show: bool) -> list[Callback]:
     """The callbacks of `validate`, `test` and `predict`."""
     callbacks: list[Callback] = [EvaluationRecord(run.folder), PredictionsFile(run.folder)]
-    return [*callbacks, RunProgressBar()] if show else callbacks
+    return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
 
 
 def fit_callbacks(
@@ -78,7 +76,7 @@ def fit_callbacks(
 ) -> list[Callback]:
     """The callbacks of `fit`, in the order in which they are called."""
     folder = run.folder / CHECKPOINT_FOLDER
-    guard = Guards(guards)
+    guard = Guards(guards, step_loss)
     watchdog = Watchdog(guards.watchdog_minutes)
 
     def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,8 +85,7 @@ def fit_callbacks(
 
     callbacks: list[Callback] = [
         RunHistory(run, resumed_from=resumed_from, tracker=tracker),
-        StepSeeds(),
-        EndedEarly(run.folder),
+        StepSeeds(dropout_seed),
         watchdog,
         EvaluationReport(run.folder),
         TrainingLog(run.peak_tflops),
@@ -106,18 +103,18 @@ def fit_callbacks(
             around_save=watchdog.saving,
         ),
     ]
-    return [*callbacks, RunProgressBar()] if show else callbacks
+    return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
 
 
 def rehearsal_callbacks(run: RunConfig, guards: GuardConfig, *, show: bool) -> list[Callback]:
     """The callbacks of a `fit` that is a rehearsal: none of them writes a file."""
     callbacks: list[Callback] = [
-        StepSeeds(),
+        StepSeeds(dropout_seed),
         EvaluationReport(run.folder, draws=False),
         TrainingLog(run.peak_tflops),
-        Guards(guards),
+        Guards(guards, step_loss),
     ]
-    return [*callbacks, RunProgressBar()] if show else callbacks
+    return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
 
 
 def tracking_callbacks(run: RunConfig) -> list[Callback]:

@@ -29,7 +29,7 @@ from training.metrics_file import MetricsFileLogger
 from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
-from training.wandb_run import OwnTracking, check_tracking, wandb_logger
+from training.tracking import check_tracking, own_tracking, wandb_logger
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
@@ -240,7 +240,7 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
     reject_decided_values(arguments[1:], cli_class.decided_by)
     _quiet_libraries(cli_class.noise)
     again = False
-    with contextlib.ExitStack() as held, OwnTracking():
+    with contextlib.ExitStack() as held, own_tracking():
         while True:
             try:
                 with only_allowed_modules(allowed):

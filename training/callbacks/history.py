@@ -4,6 +4,7 @@ Invariant: an earlier run is lost with the first optimiser step of the new one a
 then every error brings it back as it was.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,15 +14,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
-from training.callbacks.agreement import ranks_agree
+from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
 from training.events import add_event, provenance
 from training.interruption import RunInterrupted, say
 from training.metrics_file import MetricsFileLogger
-from training.run_config import CHECKPOINT_FOLDER, RunConfig
+from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, EVENTS_FILE, RunConfig
 from training.run_folder import own_files, replacing
-from training.wandb_run import tracked_run
+from training.tracking import tracked_run
 
 
 def rewind_metrics(trainer: Trainer) -> int:
@@ -101,12 +102,7 @@ class RunBegin(Callback):
                 callback.save_config(trainer, pl_module, "fit")
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """With the first step done, what is in the folder is this run's."""
         if trainer.global_step == self._first_step:
@@ -114,11 +110,10 @@ class RunBegin(Callback):
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the run that was to be replaced; once, on the first rank."""
-        if self._first_step is None:
-            return
-        self._first_step = None
-        self.begun(trainer, pl_module)
-        self._settle(None)
+        if self._first_step is not None:
+            self._first_step = None
+            self.begun(trainer, pl_module)
+            self._settle(None)
 
     def _settle(self, error: BaseException | None) -> None:
         """Remove the run that was to be replaced, or bring it back where there is an error."""
@@ -140,6 +135,8 @@ class RunBegin(Callback):
 class RunHistory(RunBegin):
     """Begin or rewind a run with checkpoints, and keep a list of its events.
 
+    A run that a callback has ended, as EarlyStopping does, is ended for the same command too.
+
     Args:
         run: The run.
         resumed_from: The checkpoint it goes on from, or None.
@@ -147,14 +144,23 @@ class RunHistory(RunBegin):
     """
 
     def __init__(
-        self,
-        run: RunConfig,
-        *,
-        resumed_from: Path | None,
-        tracker: Callable[[], Logger | None],
+        self, run: RunConfig, *, resumed_from: Path | None, tracker: Callable[[], Logger | None]
     ) -> None:
         super().__init__(run, resumes=resumed_from is not None, tracker=tracker)
         self.resumed_from = resumed_from
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Ask for no further step where the run has ended and no option has changed since."""
+        stored = checkpoint.get(CONFIG_KEY, {}).get("config", {})
+        if (
+            stored
+            and isinstance(pl_module, ConfiguredModule)
+            and _last_end(self.run.folder) == checkpoint["global_step"]
+            and not changed_options(stored, pl_module.resolved_config)
+        ):
+            trainer.should_stop = True
 
     def replaces(self) -> bool:
         """Whether that is wanted, or there is nothing."""
@@ -203,3 +209,11 @@ class RunHistory(RunBegin):
         if self.started and trainer.is_global_zero:
             reason = str(exception) or type(exception).__name__
             add_event(self.run.folder, "stopped", step=trainer.global_step, reason=reason)
+
+
+def _last_end(folder: Path) -> int:
+    """Return the step at which a run finished, if nothing came after that; else -1."""
+    path = folder / EVENTS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    last = json.loads(lines[-1]) if lines else {}
+    return int(last["step"]) if last.get("event") == "finished" else -1
