@@ -174,11 +174,14 @@ class BestClassifier(Callback):
         self.epoch = trainer.current_epoch + int(trainer.state.fn == TrainerFn.FITTING)
         self.step = trainer.global_step
         if trainer.is_global_zero:
-            assert pl_module.source is not None
-            info, tokenizer = classifier_info(pl_module), pl_module.source.tokenizer_json
-            save_classifier(self.folder, pl_module.classifier, info, tokenizer_json=tokenizer)
+            self._write(pl_module)
         if trainer.state.fn != TrainerFn.FITTING:
             trainer.strategy.barrier("best classifier")
+
+    def _write(self, module: FinetuneModule) -> None:
+        assert module.source is not None
+        info, tokenizer = classifier_info(module), module.source.tokenizer_json
+        save_classifier(self.folder, module.classifier, info, tokenizer_json=tokenizer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let no rank go on before the first one has written."""

@@ -3,6 +3,7 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -118,7 +119,7 @@ class PretrainCLI(RunCLI):
     def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
-            budget_s=parse_duration(config.max_time) if config.max_time else None,
+            budget_s=parse_duration(config.max_time) if config.max_time else math.inf,
             started=self.started,
             again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )

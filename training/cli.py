@@ -63,6 +63,7 @@ class RunCLI(LightningCLI):
     """The subcommands of a run around one module and one data module.
 
     Args:
+        command: The subcommand.
         started: `time.monotonic()` of the start of the command.
         again: Whether the command starts the run once more, after `RunAgain`.
         held: What is held until the command ends.
@@ -86,6 +87,7 @@ class RunCLI(LightningCLI):
     def __init__(
         self,
         *args: Any,
+        command: str,
         started: float,
         again: bool,
         held: contextlib.ExitStack,
@@ -95,6 +97,9 @@ class RunCLI(LightningCLI):
         self.again = again
         self.held = held
         self.rehearses = False
+        known = self.subcommands()
+        if command in known:  # a parser takes a quarter of a second, and the others are not used
+            self.subcommands = lambda: {command: known[command]}  # type: ignore[method-assign]
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -119,6 +124,7 @@ class RunCLI(LightningCLI):
             parser_kwargs={"description": cls.description, "prog": cls.run_parser.command},
             args=None if arguments == sys.argv[1:] else arguments,
             auto_configure_optimizers=False,
+            command=arguments[0],
             **options,
         )
 

@@ -10,7 +10,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -64,8 +64,7 @@ class GuardConfig:
             )
 
 
-@dataclass(frozen=True)
-class BadStep:
+class BadStep(NamedTuple):
     """One optimiser step that must not become part of a checkpoint."""
 
     step: int
@@ -75,7 +74,7 @@ class BadStep:
     value: float
     """The loss (nats, mean of the step over all ranks) or the gradient norm before clipping; of
     weights, how many tensors hold a NaN or an infinity on this rank."""
-    limit: float | None
+    limit: float | None = None
     """What a spike exceeded; None where the value is not finite."""
 
     def __str__(self) -> str:
@@ -100,28 +99,19 @@ class SpikeDetector:
     def __init__(self, factor: float, window: int) -> None:
         self._factor = factor
         self._least = max(_LEAST_LOSSES, math.ceil(window / 4))
-        self._losses: deque[float] = deque(maxlen=window)
+        self.losses: deque[float] = deque(maxlen=window)
+        """The newest ones, oldest first."""
 
     def exceeded_limit(self, loss: float) -> float | None:
         """The limit that a finite loss exceeds, or None; then the loss joins the window."""
         if not self._factor:
             return None
-        if len(self._losses) >= self._least:
-            limit = self._factor * statistics.median(self._losses)
+        if len(self.losses) >= self._least:
+            limit = self._factor * statistics.median(self.losses)
             if loss > limit:
                 return limit
-        self._losses.append(loss)
+        self.losses.append(loss)
         return None
-
-    @property
-    def losses(self) -> list[float]:
-        """The losses in the window, oldest first; of more that are given it takes the newest."""
-        return list(self._losses)
-
-    @losses.setter
-    def losses(self, losses: Sequence[float]) -> None:
-        self._losses.clear()
-        self._losses.extend(losses)
 
 
 def first_bad_step(
@@ -140,9 +130,9 @@ def first_bad_step(
     """
     for step, loss, grad_norm in rows:
         if not math.isfinite(loss):
-            return BadStep(step, "loss", loss, None)
+            return BadStep(step, "loss", loss)
         if grad_norm is not None and not scaled_gradients and not math.isfinite(grad_norm):
-            return BadStep(step, "grad_norm", grad_norm, None)
+            return BadStep(step, "grad_norm", grad_norm)
         limit = detector.exceeded_limit(loss)
         if limit is not None:
             return BadStep(step, "spike", loss, limit)
@@ -180,9 +170,7 @@ def window_of(step: int, skipped: Sequence[int]) -> int:
     """
     window = step
     for left_out in skipped:
-        if left_out > window:
-            break
-        window += 1
+        window += left_out <= window
     return window
 
 
@@ -227,11 +215,11 @@ class Guards(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of the running median; a look comes before every save."""
-        return {"losses": self._detector.losses}
+        return {"losses": list(self._detector.losses)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved run's losses."""
-        self._detector.losses = state_dict["losses"]
+        self._detector.losses.extend(state_dict["losses"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin after the steps already done."""
@@ -286,7 +274,7 @@ class Guards(Callback):
         names = nonfinite_names(pl_module.state_dict())
         if ranks_agree(trainer, int(bool(names))):
             step = max(1, trainer.global_step)
-            self._raise(trainer, BadStep(step, "weights", float(len(names)), None))
+            self._raise(trainer, BadStep(step, "weights", float(len(names))))
 
     def _raise(self, trainer: Trainer, bad: BadStep) -> NoReturn:
         sample_range = getattr(getattr(trainer, "datamodule", None), "sample_range", None)

@@ -1,6 +1,6 @@
 """AdamW for every run: no decay on biases and norms, and a schedule that is a function of the step.
 
-Invariant: `learning_rate_factor` is a pure function of the step, so a resumed run needs no state:
+Invariant: `schedule_factor` is a pure function of the step, so a resumed run needs no state:
 `apply_settings` gives a restored optimiser the settings of the command line.
 """
 
@@ -43,12 +43,13 @@ class AdamWConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
-    def warmup(self, total_steps: int) -> int:
-        """Return the optimiser steps of linear warm-up from zero."""
-        raise NotImplementedError
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Factor on the peak learning rate at optimiser step `step`, in [0, 1].
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
-        """Return the factor on the peak learning rate at a step after the warm-up, in [0, 1]."""
+        Args:
+            step: Optimiser steps already taken.
+            total_steps: Optimiser steps of the whole run; the last one is `total_steps - 1`.
+        """
         raise NotImplementedError
 
 
@@ -77,15 +78,13 @@ class PretrainOptimizer(AdamWConfig):
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share must be in (0, 1], got {self.decay_share}")
 
-    def warmup(self, total_steps: int) -> int:
-        """Return `warmup_steps`, however long the run is."""
-        return self.warmup_steps
-
-    def after_warmup(self, step: int, total_steps: int) -> float:
-        """Return the factor of the decay.
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Return the factor; see `AdamWConfig`.
 
         Source: BERT's linear decay; "warmup_stable_decay" as in MiniCPM (arXiv 2404.06395).
         """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return 1.0
         decay_from = self.warmup_steps
@@ -114,29 +113,14 @@ class FinetuneOptimizer(AdamWConfig):
         super().__post_init__()
         self._check_share("warmup_share")
 
-    def warmup(self, total_steps: int) -> int:
-        """Return the share in steps."""
-        return round(self.warmup_share * total_steps)
-
-    def after_warmup(self, step: int, total_steps: int) -> float:
-        """Return the factor; source: BERT fine-tuning, linear to zero."""
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Return the factor; see `AdamWConfig`. Source: BERT fine-tuning, linear to zero."""
+        warmup_steps = round(self.warmup_share * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
         if self.schedule == "constant":
             return 1.0
-        return max(0.0, (total_steps - step) / max(1, total_steps - self.warmup(total_steps)))
-
-
-def learning_rate_factor(step: int, *, config: AdamWConfig, total_steps: int) -> float:
-    """Factor on the peak learning rate at optimiser step `step` (0-based), in [0, 1].
-
-    Args:
-        step: Optimiser steps already taken.
-        config: Schedule settings.
-        total_steps: Optimiser steps of the whole run; the last one is `total_steps - 1`.
-    """
-    warmup_steps = config.warmup(total_steps)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return config.after_warmup(step, total_steps)
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
 def build_optimizer(
@@ -176,11 +160,9 @@ def scheduled_optimizer(
         fusable: See `build_optimizer`.
     """
     optimizer = build_optimizer(model, config, fusable=fusable)
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(step, config=config, total_steps=total_steps)
-
-    scheduler = LambdaLR(optimizer, factor)
+    scheduler = LambdaLR(
+        optimizer, lambda step: config.schedule_factor(step, total_steps=total_steps)
+    )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -131,7 +131,7 @@ def _from_file(path: Path) -> Source:
 
 
 def _from_folder(folder: Path, revision: str | None = None) -> Source:
-    if (folder / "zero.json").is_file() or (folder / ".metadata").is_file():
+    if (folder / "state").is_dir() or (folder / ".metadata").is_file():  # of ZeRO, of FSDP
         raise ValueError(
             f"{folder} is a sharded checkpoint; run: python -m pretrain export {folder} --output "
             "BUNDLE, which gathers its parts"

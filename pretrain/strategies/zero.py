@@ -6,8 +6,6 @@ and reading never runs code: tensors, plain values and the few classes that Deep
 are accepted, everything else is refused.
 """
 
-import json
-import logging
 import os
 import pickle
 import shutil
@@ -16,7 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning_fabric.utilities.seed import reset_seed
@@ -35,38 +33,20 @@ from training.checkpoints.storage import (
 )
 
 TAG = "state"
-INFO_FILE = "zero.json"
 MODEL_FILE = "mp_rank_00_model_states.pt"
 RUN_STATE = "run_state"
 """Key of what is no weight and no optimiser state: all else that Lightning stores."""
 
 
-class ZeroInfo(NamedTuple):
-    """What must be known of a ZeRO checkpoint before it is opened: `zero.json`."""
-
-    world_size: int
-    """Devices of the run that saved it; its optimiser state is cut into as many parts."""
-    stage: int
-    """1 or 2."""
-    precision: str
-    """The trainer's precision."""
-
-
-def read_info(folder: Path) -> ZeroInfo:
-    """Return what `zero.json` says.
+def partition_files(folder: Path) -> list[Path]:
+    """The files of the optimiser's state, one of each rank, in order of rank.
 
     Raises:
-        ValueError: The folder has none: it is not a ZeRO checkpoint of this project.
+        ValueError: There are none: it is not a ZeRO checkpoint.
     """
-    path = folder / INFO_FILE
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a ZeRO checkpoint: it has no {INFO_FILE}")
-    return ZeroInfo(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def partition_files(folder: Path) -> list[Path]:
-    """The optimiser-state files in order of rank."""
-    found = (folder / TAG).glob("*zero_pp_rank_*_mp_rank_00_optim_states.pt")
+    found = list((folder / TAG).glob("*zero_pp_rank_*_mp_rank_00_optim_states.pt"))
+    if not found:
+        raise ValueError(f"{folder} is not a ZeRO checkpoint: it has no optimiser states in {TAG}/")
     return sorted(found, key=lambda path: int(path.name.split("pp_rank_")[1].split("_")[0]))
 
 
@@ -259,7 +239,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         temporary = temporary_path(path)
         state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         serialised(state)  # refuses what could not be loaded again
-        self._together(lambda: _make_empty(temporary), path, "saved", first_alone=True)
+        if self.is_global_zero:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._together(lambda: temporary.mkdir(parents=True), path, "saved", first_alone=True)
         self.deepspeed_engine.save_checkpoint(
             str(temporary), client_state={RUN_STATE: state}, tag=TAG, save_latest=False
         )
@@ -279,8 +261,6 @@ class ZeroStrategy(DeepSpeedStrategy):
                 f"{temporary} holds the optimiser state of {found} of {self.world_size} ranks; "
                 "all nodes must write to the same (shared) file system"
             )
-        info = ZeroInfo(self.world_size, self.stage, str(self.precision_plugin.precision))
-        (temporary / INFO_FILE).write_text(json.dumps(info._asdict()) + "\n", encoding="utf-8")
         seal_folder(path)
         if (on_saved := getattr(self.checkpoint_io, "on_saved", None)) is not None:
             on_saved(path)
@@ -320,7 +300,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         self._together(lambda: verify_checkpoint(path), path, "loaded", first_alone=True)
         if fitting:
-            check_resumable(path, read_info(path), world_size=self.world_size)
+            check_resumable(path, world_size=self.world_size)
         _, state = self.deepspeed_engine.load_checkpoint(
             str(path),
             tag=TAG,
@@ -330,42 +310,24 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
         if state is None:
             raise CheckpointError(f"{path}: DeepSpeed found no state in it")
-        if fitting:
-            self._keep_clip_value()
+        if fitting:  # the command line decides the clipping value; DeepSpeed takes the checkpoint's
+            self.deepspeed_engine.optimizer.clip_grad = float(self.config["gradient_clipping"])  # type: ignore[index]
         run_state: dict[str, Any] = state[RUN_STATE]
         return run_state
 
-    def _keep_clip_value(self) -> None:
-        """The command line decides the clipping value; DeepSpeed takes the checkpoint's."""
-        optimizer = self.deepspeed_engine.optimizer
-        wanted = float(self.config["gradient_clipping"])  # type: ignore[index]
-        if optimizer.clip_grad != wanted:
-            logging.getLogger(__name__).warning(
-                "gradient_clip_val: the checkpoint has %s, the run %s; the run's value is used",
-                optimizer.clip_grad,
-                wanted,
-            )
-            optimizer.clip_grad = wanted
 
-
-def check_resumable(path: Path, info: ZeroInfo, *, world_size: int) -> None:
+def check_resumable(path: Path, *, world_size: int) -> None:
     """Refuse a folder of another number of devices, naming the ways out.
 
     Raises:
         ValueError: The numbers of devices differ.
     """
-    if info.world_size != world_size:
+    saved_on = len(partition_files(path))
+    if saved_on != world_size:
         raise ValueError(
-            f"{path} was saved by ZeRO on {info.world_size} device(s), and this run has "
-            f"{world_size}: its optimiser state is cut into as many parts. Either resume on "
-            f"{info.world_size} device(s); or make an ordinary checkpoint of it, which DDP and "
-            f"FSDP resume on any number: `ponet-pretrain export {path} --checkpoint FILE.ckpt`, "
-            "then the same command with configs/strategy/ddp.yaml or fsdp.yaml, --resume FILE.ckpt "
-            "and another --run.name"
+            f"{path} was saved by ZeRO on {saved_on} device(s), and this run has {world_size}: its "
+            "optimiser state is cut into as many parts. Either resume on as many; or make an "
+            "ordinary checkpoint of it, which DDP and FSDP resume on any number: `ponet-pretrain "
+            f"export {path} --checkpoint FILE.ckpt`, then the same command with "
+            "configs/strategy/ddp.yaml or fsdp.yaml, --resume FILE.ckpt and another --run.name"
         )
-
-
-def _make_empty(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)

@@ -233,7 +233,7 @@ def test_a_restored_detector_decides_like_the_one_that_went_on() -> None:
         for loss in losses[:cut]:
             one.exceeded_limit(loss)
         other = SpikeDetector(2.0, 40)
-        other.losses = one.losses
+        other.losses.extend(one.losses)
         rest = losses[cut:]
         assert [one.exceeded_limit(x) for x in rest] == [other.exceeded_limit(x) for x in rest]
 

@@ -156,14 +156,12 @@ def test_the_bundle_of_an_ordinary_checkpoint_is_the_bundle_of_its_run(
 
 @needs_deepspeed
 def test_another_number_of_devices_is_refused_with_the_ways_out(runs: Path) -> None:
-    from pretrain.strategies.zero import check_resumable, read_info
+    from pretrain.strategies.zero import check_resumable
 
     folder = runs / "deepspeed_zero2" / LAST
-    info = read_info(folder)
-    assert (info.world_size, info.stage, info.precision) == (2, 2, "32-true")
-    check_resumable(folder, info, world_size=2)
+    check_resumable(folder, world_size=2)
     with pytest.raises(ValueError, match=r"on 2 device\(s\), and this run has 3.*export"):
-        check_resumable(folder, info, world_size=3)
+        check_resumable(folder, world_size=3)
 
 
 def damaged_copy(folder: Path, target: Path, *, seal: bool, **changes: Any) -> Path:

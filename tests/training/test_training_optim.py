@@ -10,13 +10,12 @@ from training.optim import (
     FinetuneOptimizer,
     PretrainOptimizer,
     build_optimizer,
-    learning_rate_factor,
 )
 
 
 def factors(schedule: str, steps: list[int], **options: object) -> list[float]:
     config = PretrainOptimizer(schedule=schedule, warmup_steps=10, **options)  # type: ignore[arg-type]
-    return [learning_rate_factor(step, config=config, total_steps=110) for step in steps]
+    return [config.schedule_factor(step, total_steps=110) for step in steps]
 
 
 def test_warm_up_rises_linearly_from_one_step_to_the_peak() -> None:
@@ -51,7 +50,7 @@ def test_constant_never_decays() -> None:
 )
 def test_the_schedule_of_a_fit_by_hand(options: Any, wanted: list[float]) -> None:
     config = FinetuneOptimizer(**options)
-    assert [learning_rate_factor(s, config=config, total_steps=4) for s in range(5)] == wanted
+    assert [config.schedule_factor(s, total_steps=4) for s in range(5)] == wanted
 
 
 def test_biases_and_norms_do_not_decay() -> None:

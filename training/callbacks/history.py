@@ -6,7 +6,7 @@ then every error brings it back as it was.
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,15 @@ class RunBegin(Callback):
     ) -> None:
         self.run = run
         self.resumes = resumes
+        self.replaces = not resumes
+        """Whether what the folder holds is not continued."""
         self.tracker = tracker
         self.started = False
-        self._replacement: AbstractContextManager[None] | None = None
+        self._replacement = ExitStack()
         self._first_step: int | None = None
-
-    def replaces(self) -> bool:
-        """Whether what the folder holds is not continued."""
-        return not self.resumes
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what a run has from the start; on the first rank."""
-
-    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what a run has once its first step is made; on all ranks."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin on the first rank; if that fails, all ranks end."""
@@ -80,12 +75,10 @@ class RunBegin(Callback):
         self.started = True
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.replaces():
-            replacement = replacing(self.run.folder, own=self.run.files)
-            replacement.__enter__()
-            self._replacement = replacement
-        self.track(trainer)
+        if self.replaces:
+            self._replacement.enter_context(replacing(self.run.folder, own=self.run.files))
         self._first_step = trainer.global_step + 1
+        self.track(trainer)
         self.begin(trainer, pl_module)
 
     def track(self, trainer: Trainer) -> None:
@@ -109,27 +102,19 @@ class RunBegin(Callback):
             self.take_over(trainer, pl_module)
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the run that was to be replaced; once, on the first rank."""
-        if self._first_step is not None:
-            self._first_step = None
-            self.begun(trainer, pl_module)
-            self._settle(None)
-
-    def _settle(self, error: BaseException | None) -> None:
-        """Remove the run that was to be replaced, or bring it back where there is an error."""
-        replacement, self._replacement = self._replacement, None
-        if replacement is not None:
-            replacement.__exit__(type(error) if error else None, error, None)
+        """Remove the run that was to be replaced; on the first rank."""
+        self._first_step = None
+        self._replacement.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Bring back an earlier run if this one made no step."""
-        if self._replacement is not None:
-            if tracked := tracked_run(trainer):
+        if self._first_step is not None:
+            if self.replaces and (tracked := tracked_run(trainer)):
                 tracked.finish(exit_code=1)  # its files are among those that go
-            self._settle(exception)
-            self.started = False
+            self._replacement.__exit__(type(exception), exception, None)
+            self.started = self.started and not self.replaces
 
 
 class RunHistory(RunBegin):
@@ -148,6 +133,7 @@ class RunHistory(RunBegin):
     ) -> None:
         super().__init__(run, resumes=resumed_from is not None, tracker=tracker)
         self.resumed_from = resumed_from
+        self.replaces = run.overwrite or not own_files(run.folder, own=run.files)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -161,10 +147,6 @@ class RunHistory(RunBegin):
             and not changed_options(stored, pl_module.resolved_config)
         ):
             trainer.should_stop = True
-
-    def replaces(self) -> bool:
-        """Whether that is wanted, or there is nothing."""
-        return self.run.overwrite or not own_files(self.run.folder, own=self.run.files)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut off what came after this step."""
@@ -189,9 +171,11 @@ class RunHistory(RunBegin):
         details = {"checkpoint": self.resumed_from.name, "changed": changes}
         add_event(self.run.folder, "resumed", step=step, **details, **provenance())
 
-    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration: a run that is refused, or done already, leaves it alone."""
-        self.write_config(trainer, pl_module)
+    def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, once: a run that is refused, or done, leaves it alone."""
+        if self._first_step is not None:
+            self.write_config(trainer, pl_module)
+            super().take_over(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""
