@@ -36,8 +36,8 @@ from benchmarks.rivals import DTYPES, SIZES, Rival
 from benchmarks.runs import shards_in
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
-from pretrain.optim import OptimizerConfig
 from training.checkpoints.io import VerifiedCheckpointIO
+from training.optim import PretrainOptimizer
 from training.utilisation import FetchClock, PeakRate, peak_rate
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -84,7 +84,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     sizes = {"max_positions": max_len, "vocab_size": options.vocab_size}
     config = rival.config(options.encoder, dropout_prob=options.dropout, **sizes)
     make = EveryPosition if rival.every_position else PretrainModule
-    module = make(config, optimizer=OptimizerConfig(), compile=bool(rival.compile_mode))
+    module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
     if rival.kind == "bert":

@@ -34,20 +34,22 @@ from benchmarks.rivals import Rival
 from benchmarks.runs import kill, last_step, shards_in, start_fit
 from data_prep.shards import TokenShards
 from pretrain.batches import PretrainDataset
-from pretrain.callbacks import Guards, StepSeeds, Watchdog
+from pretrain.callbacks import dropout_seed, step_loss
 from pretrain.datamodule import PretrainDataModule
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
+from training.callbacks.steps import StepSeeds
+from training.callbacks.watchdog import Watchdog
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import (
+    STATE_FILE,
     checkpoint_path,
     load_checkpoint,
     saved_checkpoints,
     write_checkpoint,
 )
-from training.checkpoints.writing import STATE_FILE
-from training.guards import GuardConfig
+from training.guards import GuardConfig, Guards
 from training.interruption import StopRequest
 from training.run_config import CheckpointConfig
 
@@ -84,21 +86,21 @@ def protections(folder: Path, options: Options) -> dict[str, list[Callback]]:
             stop=StopRequest(budget_s=1e6),
             poll_every_n_steps=options.poll_every_n_steps,
             eval_every_n_steps=10**9,
-            before_save=Guards(guards).check_before_save,
+            before_save=Guards(guards, step_loss).check_before_save,
             before_stop=lambda trainer, pl_module: None,
         )
 
     def watchdog() -> Watchdog:
-        return Watchdog(folder, guards.watchdog_minutes)
+        return Watchdog(guards.watchdog_minutes)
 
     return {
         BARE: [],
         NOTHING: [],
         "preemption poll": [checkpoints()],
-        "guards": [Guards(guards)],
+        "guards": [Guards(guards, step_loss)],
         "watchdog": [watchdog()],
-        "step seeds": [StepSeeds()],
-        ALL: [StepSeeds(), watchdog(), Guards(guards), checkpoints()],
+        "step seeds": [StepSeeds(dropout_seed)],
+        ALL: [StepSeeds(dropout_seed), watchdog(), Guards(guards, step_loss), checkpoints()],
         SYNC: [checkpoints(options.steps)],
         ASYNC: [checkpoints(options.steps)],
     }

@@ -26,11 +26,10 @@ from finetune.artifact import (
 from finetune.data.datamodule import TaskBatch, TaskDataModule
 from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.metrics import scores
-from finetune.optim import OptimizerConfig
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, SequenceClassifier
 from ponet.tokenizer import check_tokenizer
-from training.optim import scheduled_optimizer
+from training.optim import FinetuneOptimizer, scheduled_optimizer
 
 
 def row_losses(
@@ -86,7 +85,7 @@ class FinetuneModule(LightningModule):
         random_init: bool = False,
         positions: Literal["tile", "interpolate"] = "tile",
         gradient_checkpointing: bool = False,
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: FinetuneOptimizer = FinetuneOptimizer(),  # noqa: B008 (frozen)
         dropout_prob: float = 0.1,
         class_weights: Literal["none", "balanced"] = "none",
     ) -> None:

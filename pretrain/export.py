@@ -117,7 +117,7 @@ class BundleExport(Callback):
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the bundle, with whole float32 weights under any strategy; called on all ranks."""
-        from pretrain.strategies.gather import full_model_state
+        from pretrain.strategies.consolidate import full_model_state
 
         weights = full_model_state(trainer)
         if weights is None:

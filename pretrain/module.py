@@ -19,10 +19,9 @@ from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
-from pretrain.optim import OptimizerConfig
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
-from training.optim import apply_settings, scheduled_optimizer
+from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -109,7 +108,7 @@ def means(sums: Tensor) -> dict[str, float]:
 
     Pair metrics are left out where the objective has no pair task.
     """
-    totals = LossSums(*sums.tolist())  # type: ignore[arg-type]
+    totals: Any = LossSums(*sums.tolist())
     mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
     metrics = {
         "loss": mlm_loss,
@@ -169,7 +168,7 @@ class PretrainModule(ConfiguredModule):
         self,
         encoder: EncoderConfig,
         objective: ObjectiveName = "mlm_sso",
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: PretrainOptimizer = PretrainOptimizer(),  # noqa: B008 (frozen)
         *,
         compile: bool = False,
         compile_mode: CompileMode = "default",

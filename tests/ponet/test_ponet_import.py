@@ -352,7 +352,7 @@ def test_our_own_export_comes_back(fields, num_pair_classes, tmp_path):
         (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
         (lambda f: (f / "pytorch_model.bin").unlink(), "neither model.safetensors nor"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), "is damaged"),
-        (lambda f: (f / "zero.json").write_text("{}"), "python -m pretrain export"),
+        (lambda f: (f / "state").mkdir(), "python -m pretrain export"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(prepare, message, tmp_path):
