@@ -21,12 +21,11 @@ from finetune.data.batches import (
 from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.inspection import Inspection, inspect_task
 from finetune.tasks.folds import stratified_subset
-from finetune.tasks.own import OwnFiles
+from finetune.tasks.own import OWN_TASK, OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
 from training.interruption import ignore_signals_in_worker
 
-OWN_TASK = "own"
 LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
 

@@ -18,58 +18,44 @@ PUBLISHED_SOURCE = (
     "metrics neither says which one it prints."
 )
 HIDDEN = ("test", "test_mismatched")
-_PAIR = ("sentence1", "sentence2")
-_NLI_PAIR = ("premise", "hypothesis")
-_ENTAILMENT = ("entailment", "not_entailment")
-_NLI = ("entailment", "neutral", "contradiction")
-_NUMBERS = ("0", "1")
 _SPLITS = ("train", "validation", "test")
-_STEMS = {"validation": "dev"}
 _MATCHED = {"validation": "validation_matched", "test": "test_matched"}
+_PAIR = Columns(text="sentence1", text_pair="sentence2")
+_NLI_ON_HUB = Columns(text="premise", text_pair="hypothesis")
+_NLI = ("entailment", "neutral", "contradiction")
+_ENTAILMENT = ("entailment", "not_entailment")
+_NUMBERS = ("0", "1")
 
 
-def _task(  # noqa: PLR0913
+def _task(
     name: str,
     title: str,
-    columns: tuple[str, ...],
     labels: tuple[str, ...],
+    columns: Columns,
     *,
     sizes: tuple[int, int, int] | Mapping[str, int],
-    hub_columns: tuple[str, ...] = (),
-    label: str = "label",
-    file_labels: tuple[str, ...] = (),
-    folder: str = "",
-    stems: Mapping[str, str] = _STEMS,
-    header: tuple[str, ...] = (),
-    id_column: str = "index",
-    allows_gaps: bool = False,
+    hub_columns: Columns | None = None,
+    tables: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> TaskSpec:
     """Return a task of GLUE.
 
     Args:
         name: What `--data.task` calls it.
-        title: What tables call it.
-        columns: Of the text, or the two texts, in the TSV files.
-        labels: Classes in the order of the Hub; empty: a score in [0, 5].
+        title: What tables call it, and mostly its folder.
+        labels: Classes in the order of the Hub; empty: a score.
+        columns: Of the TSV files; without labels these are named as on the Hub.
         sizes: Rows of train, validation and test, or of each split.
         hub_columns: Of the texts on the Hub and in .jsonl files, where they differ.
-        label: Column of the label in the TSV files.
-        file_labels: Classes as the TSV files write them; empty: as `labels`.
-        folder: Its folder, where it is not called as the title.
-        stems: See `TableFolder`.
-        header: Columns of train and dev files without a header line.
-        id_column: Column that names the rows of the test files.
-        allows_gaps: See `TaskSpec.allows_gaps`; such files also have rows that are cut.
+        tables: Fields of its `TableFolder`.
         others: Further fields of the task.
     """
-    kept: dict[str, Any] = {"score_range": None if labels else (0.0, 5.0)}
-    kept["allows_gaps"] = allows_gaps
-    in_files, on_hub = (
-        Columns(text=texts[0], text_pair="".join(texts[1:]))
-        for texts in (columns, hub_columns or columns)
-    )
     sizes = dict(zip(_SPLITS, sizes, strict=True)) if isinstance(sizes, tuple) else sizes
+    columns = replace(columns, labels=columns.labels or labels)
+    on_hub = hub_columns or Columns(text=columns.text, text_pair=columns.text_pair)
+    kept = {"score_range": columns.score_range, "allows_gaps": columns.allows_gaps}
+    in_json = replace(columns, text=on_hub.text, text_pair=on_hub.text_pair, label="label")
+    layout = {"folder": title, "stems": {"validation": "dev"}, "unlabelled_id": "index"}
     return TaskSpec(
         name=name,
         title=title,
@@ -78,16 +64,9 @@ def _task(  # noqa: PLR0913
         sizes=sizes,
         read_folder=TableFolder(
             title=title,
-            folder=folder or title,
-            stems=stems,
-            columns={
-                ".tsv": replace(in_files, label=label, labels=file_labels or labels, **kept),
-                ".jsonl": replace(on_hub, labels=labels, has_places=True, **kept),
-            },
-            header=header,
+            columns={".tsv": columns, ".jsonl": replace(in_json, labels=labels, has_places=True)},
             unlabelled=HIDDEN,
-            unlabelled_id=id_column,
-            has_cut_rows=allows_gaps,
+            **{**layout, **(tables or {})},
         ),
         hub=HubSource(
             id="nyu-mll/glue",
@@ -97,7 +76,7 @@ def _task(  # noqa: PLR0913
             columns=on_hub,
             unlabelled=HIDDEN,
         ),
-        has_pair=len(columns) > 1,
+        has_pair=bool(columns.text_pair),
         published_source=PUBLISHED_SOURCE if "published" in others else "",
         **{"score": ("accuracy",), **kept, **others},
     )
@@ -111,31 +90,27 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
     _task(
         "cola",
         "CoLA",
-        ("sentence",),
         ("unacceptable", "acceptable"),
-        file_labels=_NUMBERS,
-        header=("source", "label", "star", "sentence"),
+        Columns(text="sentence", labels=_NUMBERS),
         sizes=(8_551, 1_043, 1_063),
+        tables={"header": ("source", "label", "star", "sentence")},
         score=("matthews",),
         published={"PoNet-Base": 45.36},  # FNet's card gives an accuracy
     ),
     _task(
         "sst2",
         "SST-2",
-        ("sentence",),
         ("negative", "positive"),
-        file_labels=_NUMBERS,
+        Columns(text="sentence", labels=_NUMBERS),
         sizes=(67_349, 872, 1_821),
         published=_both(89.22, 95.0),
     ),
     _task(
         "mrpc",
         "MRPC",
-        ("#1 String", "#2 String"),
         ("not_equivalent", "equivalent"),
-        file_labels=_NUMBERS,
+        Columns(text="#1 String", text_pair="#2 String", label="Quality", labels=_NUMBERS),
         hub_columns=_PAIR,
-        label="Quality",
         sizes=(3_668, 408, 1_725),
         score=("accuracy", "f1"),
         published=_both(81.76, 76.0),
@@ -143,9 +118,8 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
     _task(
         "stsb",
         "STS-B",
-        _PAIR,
         (),
-        label="score",
+        replace(_PAIR, label="score", score_range=(0.0, 5.0)),
         sizes=(5_749, 1_500, 1_379),
         score=("pearson", "spearman"),
         published=_both(84.57, 79.0),
@@ -153,23 +127,25 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
     _task(
         "qqp",
         "QQP",
-        ("question1", "question2"),
         ("not_duplicate", "duplicate"),
-        file_labels=_NUMBERS,
-        label="is_duplicate",
+        Columns(
+            text="question1",
+            text_pair="question2",
+            label="is_duplicate",
+            labels=_NUMBERS,
+            allows_gaps=True,
+        ),
         sizes=(363_846, 40_430, 390_965),
+        tables={"unlabelled_id": "id", "has_cut_rows": True},
         score=("accuracy", "f1"),
-        id_column="id",
-        allows_gaps=True,
         published=_both(87.55, 83.0),
     ),
     _task(
         "mnli",
         "MNLI",
-        _PAIR,
         _NLI,
-        hub_columns=_NLI_PAIR,
-        label="gold_label",
+        replace(_PAIR, label="gold_label"),
+        hub_columns=_NLI_ON_HUB,
         sizes={
             "train": 392_702,
             "validation": 9_815,
@@ -177,10 +153,12 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
             "test": 9_796,
             "test_mismatched": 9_847,
         },
-        stems={
-            "validation": "dev_matched",
-            "validation_mismatched": "dev_mismatched",
-            "test": "test_matched",
+        tables={
+            "stems": {
+                "validation": "dev_matched",
+                "validation_mismatched": "dev_mismatched",
+                "test": "test_matched",
+            }
         },
         published={
             "PoNet-Base": 76.99,
@@ -192,32 +170,35 @@ GLUE_TASKS: tuple[TaskSpec, ...] = (
     _task(
         "qnli",
         "QNLI",
-        ("question", "sentence"),
         _ENTAILMENT,
+        Columns(text="question", text_pair="sentence"),
         sizes=(104_743, 5_463, 5_463),
         published=_both(84.33, 80.0),
     ),
     _task(
-        "rte", "RTE", _PAIR, _ENTAILMENT, sizes=(2_490, 277, 3_000), published=_both(64.26, 63.0)
+        "rte",
+        "RTE",
+        _ENTAILMENT,
+        _PAIR,
+        sizes=(2_490, 277, 3_000),
+        published=_both(64.26, 63.0),
     ),
     _task(
         "wnli",
         "WNLI",
-        _PAIR,
         ("not_entailment", "entailment"),
-        file_labels=_NUMBERS,
+        replace(_PAIR, labels=_NUMBERS),
         sizes=(635, 71, 146),
         warning="its validation pairs contradict training pairs; the papers leave it out",
     ),
     _task(
         "ax",
         "AX",
-        _PAIR,
         _NLI,
-        hub_columns=_NLI_PAIR,
+        _PAIR,
+        hub_columns=_NLI_ON_HUB,
         sizes={"test": 1_104},
-        stems={"test": "diagnostic"},
-        folder="diagnostic",
+        tables={"folder": "diagnostic", "stems": {"test": "diagnostic"}},
         warning="a diagnostic test set without training rows, answered by a model for mnli",
     ),
 )

@@ -15,6 +15,7 @@ from finetune.tasks.rows import NAME_IT, MissingSplit, label_name, rows_of
 from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
 from finetune.tasks.tables import Lined, read_table
 
+OWN_TASK = "own"
 EMPTY_ROWS = "rows without any content left out"
 
 
@@ -100,8 +101,8 @@ def own_task(
         )
     automatic: tuple[MetricName, ...] = ("pearson", "spearman") if is_regression else ("accuracy",)
     spec = TaskSpec(
-        name="own",
-        title="own",
+        name=OWN_TASK,
+        title=OWN_TASK,
         labels=labels,
         score=automatic if own.score == "auto" else (own.score,),
         segments="separators",

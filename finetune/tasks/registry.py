@@ -11,7 +11,7 @@ from typing import Any
 from finetune.tasks.folds import carve, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
 from finetune.tasks.long_documents import LONG_TASKS
-from finetune.tasks.own import OwnFiles, own_task
+from finetune.tasks.own import OWN_TASK, OwnFiles, own_task
 from finetune.tasks.rows import MissingSplit, read_hub
 from finetune.tasks.spec import LoadedTask, SplitRows, TaskSpec
 
@@ -36,7 +36,7 @@ def task_named(name: str) -> TaskSpec:
     """
     if name not in TASKS:
         raise ValueError(
-            f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or own with your own files"
+            f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or {OWN_TASK} with your own files"
         )
     return TASKS[name]
 
@@ -84,13 +84,10 @@ def load_task(
         ValueError: An unknown name or split, a fold that does not exist, or a damaged row.
     """
     needed = _NEEDED[stage] if splits is None else tuple(splits)
-    if name == "own":
-        if own is None:
-            raise ValueError("the task own needs files: --data.train and --data.validation")
+    if name == OWN_TASK:
+        assert own is not None
         spec, read = own_task(own, needed, labels=labels)
         names = own.given
-    elif own is not None:
-        raise ValueError(f"own files belong to the task own, not to {name}; leave one of them out")
     else:
         spec = task_named(name)
         _check_options(spec, fold, repeat, needed)
