@@ -24,7 +24,7 @@ from torch import Tensor
 
 from finetune.artifact import LoadedClassifier, load_classifier
 from finetune.data.batches import EncodedText, evaluation_shard
-from finetune.tasks.rows import NAME_IT, column_value, row_texts
+from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row
 from finetune.tasks.tables import read_table
 from training.parsing import parse_options
@@ -109,7 +109,7 @@ def run_predict(arguments: Sequence[str]) -> Path:
     if config.text_pair and not info.has_pair:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
     text, text_pair = config.text or info.text, config.text_pair or info.text_pair
-    columns = Columns(text=text, text_pair=text_pair, label="", advice=NAME_IT)
+    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
@@ -175,7 +175,7 @@ def read_input(
         yield from bad
         bad.clear()
         try:
-            carried = {name: column_value(values, name, "", NAME_IT, "keep") for name in kept}
+            carried = {name: column_value(values, name, "", name_it("keep")) for name in kept}
             row = Row(line, str(line), *row_texts(columns, values, ""), None)
             yield InputRow(row, carried)
         except ValueError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-from finetune.tasks.rows import NAME_IT, MissingSplit, label_name, rows_of
+from finetune.tasks.rows import MissingSplit, label_name, name_it, rows_of
 from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
 from finetune.tasks.tables import Lined, read_table
 
@@ -84,7 +84,7 @@ def own_task(
         text=own.text,
         text_pair=own.text_pair,
         label=own.label,
-        advice=NAME_IT.format("data.{}"),
+        advice=name_it("data.{}"),
     )
 
     @cache

@@ -19,12 +19,17 @@ from finetune.tasks.tables import COMPRESSIONS, file_lines, read_table
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
 WRONG_WIDTH = "rows with a wrong number of columns left out"
-NAME_IT = "Name the right one with --{}; the first line of .csv and .tsv files holds the names"
-"""Advice about a column of a user's own file."""
 
 
 class MissingSplit(ValueError):
     """A split is not where it was looked for."""
+
+
+def name_it(option: str) -> str:
+    """Return the advice about a column of a user's own file; {} stands for text, label, ..."""
+    return (
+        f"Name the right one with --{option}; the first line of .csv and .tsv files holds the names"
+    )
 
 
 def rows_of(

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.tasks.rows import NAME_IT, label_name, row_texts
+from finetune.tasks.rows import label_name, name_it, row_texts
 from finetune.tasks.spec import Columns
 from finetune.tasks.tables import read_table
 
@@ -19,7 +19,7 @@ PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1
 
 
 def read_examples(path: Path, text: str = "text") -> list[tuple[int, str, str]]:
-    columns = Columns(text=text, advice=NAME_IT)
+    columns = Columns(text=text, advice=name_it("{}"))
     return [
         (line, row_texts(columns, values, place)[0], label_name(columns, values, place))
         for line, values in read_table(path, is_own=True)
