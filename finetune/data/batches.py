@@ -100,12 +100,9 @@ class PackedTexts:
 
 
 def assemble_batch(texts: Sequence[EncodedText], *, pad_id: int) -> EncoderBatch:
-    """Return a batch padded to its longest text.
+    """Return a batch padded to its longest text; separators are segments, as in the released code.
 
-    Every separator is a segment, and so is every text, or each of the sentences or paragraphs that
-    it was encoded with.
-
-    Source: released PoNet GLUE code, which passes no segments, so that separators bound them.
+    So is every text between them, or each of the sentences or paragraphs it was encoded with.
     """
     lengths_B = np.array([len(text.input_ids) for text in texts])
     pairs_B = np.array([text.pair_start for text in texts])
@@ -119,10 +116,8 @@ def assemble_batch(texts: Sequence[EncodedText], *, pad_id: int) -> EncoderBatch
         special_BL[rows_B, places_B] = True
     starts_BL = special_BL.copy()
     starts_BL[:, 1:] |= special_BL[:, :-1]
-    num_starts_B = [len(text.segment_starts) for text in texts]
-    starts_BL[
-        np.repeat(rows_B, num_starts_B), np.concatenate([text.segment_starts for text in texts])
-    ] = True
+    starts = [text.segment_starts for text in texts]
+    starts_BL[np.repeat(rows_B, list(map(len, starts))), np.concatenate(starts)] = True
     return EncoderBatch(
         input_ids=torch.from_numpy(input_ids_BL),
         mask=torch.from_numpy(mask_BL),
@@ -278,13 +273,6 @@ def evaluation_shard(
     Batches are as equal in size as can be, and every rank gets the same number of them where there
     are enough rows; with fewer rows than ranks some ranks get none. In batches of equal lengths
     there is no padding: what an encoder that sees it says of a row is then the row's own.
-
-    Args:
-        lengths_N: Tokens of every row.
-        num_ranks: Processes that evaluate together.
-        rank: Which of them this is.
-        batch_size: Most rows of a batch.
-        equal_lengths: Whether all rows of a batch must have one length.
     """
     if not len(lengths_N):
         return []
@@ -343,11 +331,12 @@ def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:
 
 def balanced_weights(counts: Mapping[str, int]) -> list[float]:
     """Return rows / (classes x rows of the class) for every class, given label -> training rows."""
-    if not counts or not all(counts.values()):
-        missing = [label for label, count in counts.items() if not count]
+    missing = [label for label, count in counts.items() if not count]
+    if missing or not counts:
+        what = f"none has the label {', '.join(missing)}" if missing else "the labels are scores"
         raise ValueError(
             "model.class_weights is balanced, which needs classes that all have training rows; "
-            + (f"none has the label {', '.join(missing)}" if missing else "the labels are scores")
+            + what
         )
     total = sum(counts.values())
     return [total / (len(counts) * count) for count in counts.values()]

@@ -37,9 +37,6 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
     After `setup`: `loaded` (the rows that are used), `spec` (with the segment rule that is used),
     `text_encoder`, and `inspection`. For `validate` and `test` only the rows that are scored are
     read, and the training rows where folds, carving or labels need them.
-
-    Raises:
-        ValueError: A mistake in an option or in the data; names the place.
     """
 
     task: str = OWN_TASK
@@ -101,22 +98,13 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             self._load("fit" if stage is None else stage.value)
 
     def follow_classifier(self, labels: tuple[str, ...], segments: SegmentRule) -> None:
-        """Give rows as a trained classifier needs them; to be called before `setup`.
-
-        Args:
-            labels: Its classes, which own files must then have; empty: it gives scores.
-            segments: Its segment rule, unless another one than auto was asked for.
-        """
+        """Give rows with the labels (none: scores) and segments of a classifier; before `setup`."""
         self._trained_labels = labels
         if self.segments == "auto":
             self.segments = segments
 
     def setup(self, stage: str) -> None:
-        """Load and encode what a stage needs, once; then look at it.
-
-        Args:
-            stage: fit (everything with labels), validate or test.
-        """
+        """Load and encode what a stage (fit: all with labels) needs, once; then look at it."""
         self._load(stage)
         evaluated = {
             "fit": ("train", *self.loaded.validation_splits, *self.loaded.test_splits),
@@ -134,11 +122,7 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             self._whole = {}  # of a large task, the texts of a subset alone stay in memory
 
     def accumulation(self, num_devices: int) -> int:
-        """Return the micro-batches each of num_devices devices accumulates per optimiser step.
-
-        Raises:
-            ValueError: The global batch has less than one row for each device.
-        """
+        """Return the micro-batches each of num_devices devices accumulates per optimiser step."""
         return accumulation_steps(self.global_batch_size, self.micro_batch_size, num_devices)
 
     def train_dataloader(self) -> DataLoader[TaskBatch]:
@@ -161,19 +145,13 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         return [self._evaluation_loader(name) for name in self.loaded.validation_splits]
 
     def test_dataloader(self) -> list[DataLoader[TaskBatch]]:
-        """Return a loader per labelled test split, in the order of `loaded.test_splits`.
-
-        Raises:
-            ValueError: There is none.
-        """
+        """Return a loader per labelled test split, one or more, as in `loaded.test_splits`."""
         if not self.loaded.test_splits:
-            raise ValueError(
-                f"{self.spec.title} has no test rows with labels: its test labels are not public; "
-                "use `submit`"
-                if any(name.startswith("test") for name in self.loaded.splits)
-                or (self.spec.hub and "test" in self.spec.hub.unlabelled)
-                else f"{self.spec.title} has no test split here; give one, or use `validate`"
-            )
+            hidden = self.spec.hub.unlabelled if self.spec.hub else ()
+            what = "no test split here; give one, or use `validate`"
+            if any(name.startswith("test") for name in (*self.loaded.splits, *hidden)):
+                what = "no test rows with labels: its test labels are not public; use `submit`"
+            raise ValueError(f"{self.spec.title} has {what}")
         return [self._evaluation_loader(name) for name in self.loaded.test_splits]
 
     def _check_options(self) -> None:

@@ -61,14 +61,10 @@ class TextEncoder:
         self.segments = segments
 
     def encode(self, rows: Sequence[Row], source: str | Path) -> list[EncodedText]:
-        """Return the token ids of rows.
-
-        Args:
-            rows: Examples of one file; an empty second text means there is none.
-            source: Their file, for messages.
+        """Return the token ids of rows; an empty second text means there is none.
 
         Raises:
-            ValueError: A text has no token or is not Unicode; names file and line.
+            ValueError: A text has no token or is not Unicode; names source and line.
         """
         return list(self._encoded(rows, source))
 
@@ -222,21 +218,16 @@ def _with_marks(text: str, start: int) -> int:
 
 
 def tokenizer_file(encoder: str | Path) -> Path:
-    """Return the tokenizer.json of a bundle or classifier, a run that holds one, or a weights file.
-
-    Raises:
-        ValueError: There is none; names the places looked at.
-    """
+    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file."""
     if not encoder:
         raise ValueError(
             "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
         )
-    folder = Path(encoder)
-    folder = folder.parent if folder.is_file() else folder
+    folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
     places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
-    for place in places:
-        if place.is_file():
-            return place
+    found = next((place for place in places if place.is_file()), None)
+    if found is not None:
+        return found
     what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
     if not folder.exists():
         what = f"--model.encoder {encoder}: no such folder"

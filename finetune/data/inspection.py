@@ -137,9 +137,7 @@ def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
 def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> list[str]:
     """Return a sentence for every split whose size is not the distribution's.
 
-    Args:
-        spec: The task; one with folds has no sizes to compare with.
-        num_rows: Split -> its rows. Validation rows carved from train count as train's.
+    A task with folds has no sizes to compare with; carved validation rows count as train's.
     """
     found = dict(num_rows)
     if spec.carve_validation and {"train", "validation"} <= set(found):
@@ -166,12 +164,7 @@ def _constant_answers(
 
 
 def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
-    """Return what always giving one label or score scores; nothing if there is none.
-
-    Args:
-        loaded: Every validation and labelled test split of it is scored.
-        answer: Place of the label in `TaskSpec.labels`, or a score.
-    """
+    """Return what always giving one label (its place) or score scores on each evaluated split."""
     if answer is None:
         return {}
     return {
@@ -196,11 +189,7 @@ def _answer(spec: TaskSpec, answer: float | None) -> str:
 
 
 def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return a sentence for labels that look like one label, like none, or like several.
-
-    Args:
-        labels: The classes, which stay what the file says; none for a regression.
-    """
+    """Return a sentence for labels that look like one label, like none, or like several."""
     hints = []
     rules: tuple[tuple[Callable[[str], str | float], str], ...] = (
         (lambda label: unicodedata.normalize("NFKC", label), "look the same (Unicode forms)"),

@@ -21,20 +21,16 @@ def _shuffled_groups(rows: Sequence[Row], salt: str) -> list[list[list[int]]]:
     for number, row in enumerate(rows):
         digest = hashlib.blake2b(f"{salt}\0{row.key}".encode(), digest_size=16).digest()
         groups.setdefault(digest, []).append(number)
-    strata: dict[float | None, list[bytes]] = {}
-    for digest, members in groups.items():
-        strata.setdefault(rows[members[0]].target, []).append(digest)
-    ordered = sorted(strata.items(), key=lambda item: -1.0 if item[0] is None else item[0])
-    return [[groups[digest] for digest in sorted(digests)] for _, digests in ordered]
+    strata: dict[float | None, list[list[int]]] = defaultdict(list)
+    for digest in sorted(groups):
+        strata[rows[groups[digest][0]].target].append(groups[digest])
+    return [strata[target] for target in sorted(strata, key=lambda target: target or 0.0)]
 
 
 def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) -> list[list[int]]:
     """Return the row numbers of each part and, last, of the rest, all in the order of `rows`.
 
-    Args:
-        rows: All rows, with labels.
-        shares: Share of the rows of each label that each part gets, in (0, 1).
-        salt: Makes the parts of different uses independent.
+    Each part gets its share, in (0, 1), of the rows of each label; another salt, other parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     for groups in _shuffled_groups(rows, salt):
@@ -116,10 +112,7 @@ def stratified_subset(rows: Sequence[Row], num_rows: int) -> list[int]:
 
     The choice goes by a hash of the text, so it is the same for every seed, and a smaller subset is
     nearly part of a greater one. Targets with more values than half of num_rows are not stratified.
-
-    Args:
-        rows: Rows of one split.
-        num_rows: How many to keep; 0 or more than there are: all.
+    0 rows, or more than there are: all.
     """
     if not 0 < num_rows < len(rows):
         return list(range(len(rows)))

@@ -52,11 +52,7 @@ class OwnFiles:
         return tuple(s for s in ("train", "validation", "test") if getattr(self, s))
 
     def file(self, split: str) -> str:
-        """Return the file of a split.
-
-        Raises:
-            MissingSplit: None is given.
-        """
+        """Return the file of a split, or raise MissingSplit."""
         if split not in self.given:
             carve = " or carve it with --data.validation_fraction" * (split == "validation")
             raise MissingSplit(f"no {split} file; name it with --data.{split}{carve}")
@@ -72,11 +68,7 @@ def own_task(
         own: The files.
         needed: Splits that must be there.
         labels: Classes of a classifier that is scored, empty for a regression; None: those of the
-            training rows.
-
-    Raises:
-        ValueError: No file, a damaged row, fewer than two classes, or a label that the training
-            rows do not have; names file and line.
+            training rows, two or more.
     """
     _check(own, needed, labels)
     is_regression = own.kind == "regression"

@@ -29,11 +29,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def task_named(name: str) -> TaskSpec:
-    """Return a task.
-
-    Raises:
-        ValueError: No task is called so.
-    """
+    """Return a task; an error names those there are."""
     if name not in TASKS:
         raise ValueError(
             f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or {OWN_TASK} with your own files"
@@ -81,7 +77,7 @@ def load_task(
 
     Raises:
         MissingSplit: A split that is asked for, or is needed for the stage, is not there.
-        ValueError: An unknown name or split, a fold that does not exist, or a damaged row.
+        ValueError: A mistake in the options, or a damaged row.
     """
     needed = _NEEDED[stage] if splits is None else tuple(splits)
     if name == OWN_TASK:
