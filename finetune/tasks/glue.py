@@ -53,8 +53,8 @@ def _task(
     sizes = dict(zip(_SPLITS, sizes, strict=True)) if isinstance(sizes, tuple) else sizes
     columns = replace(columns, labels=columns.labels or labels)
     on_hub = hub_columns or Columns(text=columns.text, text_pair=columns.text_pair)
-    kept = {"score_range": columns.score_range, "allows_gaps": columns.allows_gaps}
-    in_json = replace(columns, text=on_hub.text, text_pair=on_hub.text_pair, label="label")
+    kept: dict[str, Any] = {"score_range": columns.score_range, "allows_gaps": columns.allows_gaps}
+    on_hub = replace(on_hub, labels=labels, has_places=True, **kept)
     layout = {"folder": title, "stems": {"validation": "dev"}, "unlabelled_id": "index"}
     return TaskSpec(
         name=name,
@@ -64,7 +64,7 @@ def _task(
         sizes=sizes,
         read_folder=TableFolder(
             title=title,
-            columns={".tsv": columns, ".jsonl": replace(in_json, labels=labels, has_places=True)},
+            columns={".tsv": columns, ".jsonl": on_hub},
             unlabelled=HIDDEN,
             **{**layout, **(tables or {})},
         ),

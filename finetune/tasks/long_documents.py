@@ -27,6 +27,7 @@ ARXIV_LABELS = (
     *("math.AC", "cs.CV", "cs.AI", "cs.SY", "math.GR", "cs.CE", "cs.PL", "cs.IT", "cs.DS"),
     *("cs.NE", "math.ST"),
 )
+STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 ARXIV_PARTS = ("validation", "test", "train")
 MENTIONS = "mentions of a class name taken out"
 EMPTY_DOCUMENTS = "empty documents left out"
@@ -39,11 +40,7 @@ def _named(labels: tuple[str, ...]) -> Columns:
     return Columns(text="text", labels=labels, has_places=True, id="id")
 
 
-IMDB_TABLES = TableFolder(
-    title="IMDb",
-    folder="aclImdb",
-    columns={".jsonl": _named(IMDB_LABELS)},
-)
+IMDB_TABLES = TableFolder(title="IMDb", folder="aclImdb", columns={".jsonl": _named(IMDB_LABELS)})
 HYPERPARTISAN_TABLES = TableFolder(
     title="Hyperpartisan",
     folder="hyperpartisan_news_detection",
@@ -211,37 +208,31 @@ IMDB = TaskSpec(
         id="stanfordnlp/imdb",
         config="plain_text",
         revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
-        columns=Columns(text="text"),
+        columns=Columns(text="text", labels=IMDB_LABELS, has_places=True),
     ),
     carve_validation=0.1,
     published={"PoNet-Base": 93.0},
     published_source=PUBLISHED_SOURCE + "; chosen and reported on the test split",
 )
+_YELP = Columns(text="text", labels=STARS, has_places=True, decode=decode_yelp, allows_gaps=True)
 YELP = TaskSpec(
     name="yelp5",
     title="Yelp-5",
-    labels=("1 star", "2 stars", "3 stars", "4 stars", "5 stars"),
+    labels=STARS,
     score=("micro_f1",),
     segments="sentences",
     sizes={"train": 650_000, "test": 50_000},
     read_folder=TableFolder(
         title="Yelp-5",
         folder="yelp_review_full_csv",
-        columns={
-            ".csv": Columns(
-                text="text",
-                labels=("1", "2", "3", "4", "5"),
-                decode=decode_yelp,
-                allows_gaps=True,
-            )
-        },
+        columns={".csv": replace(_YELP, labels=("1", "2", "3", "4", "5"), has_places=False)},
         header=("label", "text"),
     ),
     hub=HubSource(
         id="Yelp/yelp_review_full",
         config="yelp_review_full",
         revision="c1f9ee939b7d05667af864ee1cb066393154bf85",
-        columns=Columns(text="text", decode=decode_yelp),
+        columns=_YELP,
     ),
     carve_validation=0.1,
     allows_gaps=True,
@@ -258,7 +249,7 @@ def _arxiv_hub(config: str, folder: str) -> HubSource:
         # refuses; this is the commit of its conversion to Parquet, with the files of all splits.
         revision="93a8b118060952c75d8d6f49f0e406d0f2584f78",
         files=f"{folder}/{{split}}-*.parquet",
-        columns=Columns(text="text"),
+        columns=Columns(text="text", labels=ARXIV_LABELS, has_places=True),
     )
 
 
@@ -306,11 +297,4 @@ HYPERPARTISAN_LEGACY = replace(
     published={"PoNet-Base": 96.2},
     published_source=PUBLISHED_SOURCE + "; on the leaky split",
 )
-LONG_TASKS: tuple[TaskSpec, ...] = (
-    IMDB,
-    YELP,
-    ARXIV,
-    ARXIV_WITH_LABEL,
-    HYPERPARTISAN,
-    HYPERPARTISAN_LEGACY,
-)
+LONG_TASKS = (IMDB, YELP, ARXIV, ARXIV_WITH_LABEL, HYPERPARTISAN, HYPERPARTISAN_LEGACY)

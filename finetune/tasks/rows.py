@@ -247,10 +247,6 @@ def read_hub(spec: TaskSpec, split: str) -> SplitRows:
     columns = replace(
         hub.columns,
         label="" if split in hub.unlabelled else hub.columns.label,
-        labels=spec.labels,
-        has_places=True,
-        score_range=spec.score_range,
-        allows_gaps=spec.allows_gaps,
         advice=f"Does revision {hub.revision} of {hub.id} still have the known columns?",
     )
     name = hub.splits.get(split, split)
