@@ -141,11 +141,6 @@ class TaskBatch(NamedTuple):
     row_ids_B: Tensor
     """int64: number of the row in its split."""
 
-    def to(self, device: torch.device | str) -> "TaskBatch":
-        """Return the batch with every tensor on the device."""
-        moved = (part.to(device, non_blocking=True) for part in self[1:])
-        return TaskBatch(self.inputs.to(device, non_blocking=True), *moved)
-
 
 class EncodedSplit(Dataset[TaskBatch]):
     """The rows of a split; its items are whole batches, asked for by a list of (row, weight)."""

@@ -20,7 +20,7 @@ from finetune.data.batches import (
 )
 from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.inspection import Inspection, inspect_task
-from finetune.tasks.folds import stratified_subset
+from finetune.tasks.folds import stratified_subset, subset
 from finetune.tasks.own import OWN_TASK, OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
@@ -205,8 +205,7 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
 
     def _subset(self, name: str, split: SplitRows) -> SplitRows:
         most = self.max_train_rows if name == "train" else self.max_eval_rows
-        places = stratified_subset(split.rows, most)
-        return replace(split, rows=tuple(split.rows[place] for place in places))
+        return subset(split, stratified_subset(split.rows, most))
 
     def _encode(self, name: str, split: SplitRows) -> EncodedSplit:
         texts = self.text_encoder.encode_packed(split.rows, split.source)
