@@ -27,10 +27,8 @@ from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.parsing import merged, parse_options
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER
-from training.studies.progress import Progress, count_text
-from training.studies.runner import LocalRunner, gpu_names
-from training.studies.study import RESULT_FILE
-from training.studies.trials import LOCK_FILE, State, Trial
+from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
+from training.studies.trials import LOCK_FILE, RESULT_FILE, State, Trial
 
 TRIAL_FILE = "trial.yaml"
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")

@@ -15,7 +15,7 @@ from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_ru
 from pretrain.cli import main
 from pretrain.run_config import RunConfig
 from training.interruption import EXIT_STOPPED
-from training.metrics_rows import last_value, read_metrics
+from training.metrics_file import last_value, read_metrics
 from training.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
 from training.wandb_run import STEP_KEY, wandb_logger
 

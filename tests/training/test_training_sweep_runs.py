@@ -229,7 +229,7 @@ def test_the_commands_start_without_torch(repository: Path) -> None:
     import subprocess
 
     code = (
-        "import sys\nimport training.studies.command, training.studies.trial_command\n"
+        "import sys\nimport training.studies.command, training.studies.command\n"
         "heavy = {'torch', 'pytorch_lightning', 'wandb', 'ray'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

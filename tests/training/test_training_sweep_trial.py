@@ -16,9 +16,9 @@ from sweep_files import REPOSITORY, record
 from pretrain.cli import main
 from training.command_line import option_value
 from training.interruption import RUNNER_VARIABLE
+from training.studies.command import own_steps, parse_trial, with_run_folder
 from training.studies.runner import AGENT_VARIABLES
-from training.studies.study import downstream_scores, write_study
-from training.studies.trial_command import own_steps, parse_trial, with_run_folder
+from training.studies.trials import downstream_scores, write_study
 
 PYTHON = sys.executable
 FAKE = """

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.metrics_rows import series
+from training.metrics_file import series
 from training.reports.document import NOTHING, Block, Document, Lines, Section, table
 from training.reports.runs import Run, read_run
 from training.reports.settings import NOT_STATED, shown

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.metrics_rows import last_value, series
+from training.metrics_file import last_value, series
 from training.reports.configurations import Configuration, Study
 from training.reports.figures import DASHES, GREY, MARKERS, SOFT, Panel, colour_of, save_png, tidy
 from training.reports.measures import ACCURACY, LOSS, PAIRS

@@ -34,9 +34,36 @@ Settings = Mapping[str, Any]
 class Distribution(NamedTuple):
     """Where the values of a parameter come from."""
 
-    required: tuple[str, ...]
+    keys: tuple[str, ...]
+    """What must be given."""
+    needs: str
+    """What is right, in words."""
+    is_right: Callable[[Settings], bool]
     draw: Callable[[Settings, random.Random], Any]
     defaults: Mapping[str, float] = {}
+
+
+def _is_listed(given: Settings) -> bool:
+    values = given["values"]
+    texts = {f"{type(value)} {value!r}" for value in values} if isinstance(values, list) else {}
+    return bool(texts) and len(texts) == len(values)
+
+
+def _is_weighted(given: Settings) -> bool:
+    shares = given["probabilities"]
+    is_list = isinstance(shares, list) and len(shares) == len(given["values"])
+    return (
+        _is_listed(given) and is_list and _are_numbers(*shares) and max(shares) > 0 <= min(shares)
+    )
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(type(value) in (int, float) for value in values)
+
+
+def _is_range(given: Settings, above: float = -math.inf) -> bool:
+    low, high = given["min"], given["max"]
+    return _are_numbers(low, high, given.get("q", 1)) and above < low <= high
 
 
 def _uniform(given: Settings, generator: random.Random) -> float:
@@ -59,17 +86,40 @@ def _one_of(given: Settings, generator: random.Random) -> Any:
     return generator.choices(given["values"], given.get("probabilities"))[0]
 
 
-_RANGE = ("min", "max")
+_RANGE, _NUMBERS = ("min", "max"), "numbers, min <= max (YAML reads 1e-4 as a word: write 1.0e-4)"
+_LISTED = "a list of values, each once"
 DISTRIBUTIONS: Mapping[str, Distribution] = {
-    "constant": Distribution(("value",), lambda given, _: given["value"]),
-    "categorical": Distribution(("values",), _one_of),
-    "categorical_w_probabilities": Distribution(("values", "probabilities"), _one_of),
-    "int_uniform": Distribution(_RANGE, lambda given, g: g.randint(given["min"], given["max"])),
-    "uniform": Distribution(_RANGE, _uniform),
-    "q_uniform": Distribution(_RANGE, _steps, {"q": 1.0}),
-    "log_uniform_values": Distribution(_RANGE, _logarithmic),
+    "constant": Distribution(
+        ("value",), "a value", lambda _: True, lambda given, _: given["value"]
+    ),
+    "categorical": Distribution(("values",), _LISTED, _is_listed, _one_of),
+    "categorical_w_probabilities": Distribution(
+        ("values", "probabilities"),
+        f"{_LISTED}, and as many probabilities, >= 0",
+        _is_weighted,
+        _one_of,
+    ),
+    "int_uniform": Distribution(
+        _RANGE,
+        "whole numbers, min <= max",
+        lambda given: _is_range(given) and {type(given[key]) for key in _RANGE} == {int},
+        lambda given, generator: generator.randint(given["min"], given["max"]),
+    ),
+    "uniform": Distribution(_RANGE, _NUMBERS, _is_range, _uniform),
+    "q_uniform": Distribution(
+        _RANGE,
+        f"q > 0, and {_NUMBERS}",
+        lambda given: _is_range(given) and given["q"] > 0,
+        _steps,
+        {"q": 1.0},
+    ),
+    "log_uniform_values": Distribution(
+        _RANGE, f"min > 0, and {_NUMBERS}", lambda given: _is_range(given, above=0), _logarithmic
+    ),
     "normal": Distribution(
         (),
+        "the numbers mu and sigma, sigma >= 0",
+        lambda given: _are_numbers(given["mu"], given["sigma"]) and given["sigma"] >= 0,
         lambda given, g: g.normalvariate(float(given["mu"]), float(given["sigma"])),
         {"mu": 0.0, "sigma": 1.0},
     ),
@@ -211,50 +261,12 @@ def _settings(given: Settings, place: str) -> Settings:
             f"{place}: distribution is {name!r}; allowed here are {', '.join(DISTRIBUTIONS)} "
             "(`wandb sweep` knows more)"
         )
-    place, (required, _, defaults) = f"{place} ({name})", DISTRIBUTIONS[name]
-    _check_keys(given, ("distribution", *required, *defaults), place)
-    if missing := [key for key in required if key not in given]:
-        raise ValueError(f"{place} lacks {missing[0]}; it needs {', '.join(required)}")
-    settings = {**defaults, **given, "distribution": name}
-    if "values" in given:
-        _check_values(settings, place)
-    elif "value" not in given:
-        _check_numbers(settings, name, place)
+    found = DISTRIBUTIONS[name]
+    _check_keys(given, ("distribution", *found.keys, *found.defaults), f"{place} ({name})")
+    settings = {**found.defaults, **given, "distribution": name}
+    if not set(found.keys) <= set(given) or not found.is_right(settings):
+        raise ValueError(f"{place} is {dict(given)}; {name} needs {found.needs}")
     return settings
-
-
-def _check_numbers(given: Settings, distribution: str, place: str) -> None:
-    kinds = (int,) if distribution == "int_uniform" else (int, float)
-    numbers = {key: given[key] for key in given if key != "distribution"}
-    for key, number in numbers.items():
-        if type(number) not in kinds:
-            hint = " (YAML reads 1e-4 as a word: write 1.0e-4)" if isinstance(number, str) else ""
-            kind = "a number" if float in kinds else "a whole number"
-            raise ValueError(f"{place}: {key} is {number!r}; give {kind}{hint}")
-    low, high = numbers.get("min", 1), numbers.get("max", 1)
-    if low > high:
-        raise ValueError(f"{place}: min {low} is above max {high}")
-    if (
-        low <= 0
-        and "log" in distribution
-        or numbers.get("q", 1) <= 0
-        or numbers.get("sigma", 1) < 0
-    ):
-        raise ValueError(
-            f"{place}: {numbers}: log_uniform_values needs numbers > 0, q must be > 0, and sigma "
-            "0 or more"
-        )
-
-
-def _check_values(given: Settings, place: str) -> None:
-    values = given["values"]
-    are_listed = isinstance(values, list) and values
-    if not are_listed or len({f"{type(v)} {v!r}" for v in values}) < len(values):
-        raise ValueError(f"{place}: values is {values!r}; give a list of one or more, each once")
-    shares = given.get("probabilities", [1] * len(values))
-    are_shares = isinstance(shares, list) and len(shares) == len(values) and any(shares)
-    if not are_shares or not all(type(s) in (int, float) and s >= 0 for s in shares):
-        raise ValueError(f"{place}: probabilities is {shares!r}; give {len(values)} numbers >= 0")
 
 
 def expand(sweep: Sweep, *, seed: int = 0, count: int = 0) -> list[dict[str, Any]]:
