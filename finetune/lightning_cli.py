@@ -291,13 +291,8 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     return [command, "--config", str(path), *options]
 
 
-def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
-    """Parse and run `fit`, `validate` or `test`; see `training.cli.run_cli`.
-
-    Returns:
-        The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
-    """
-    return run_cli(FinetuneCLI, arguments, started=started)
+run_command = partial(run_cli, cli_class=FinetuneCLI)
+"""Parse and run one Lightning subcommand; `result` is what stands in result.json."""
 
 
 def run_and_judge(arguments: list[str], *, started: float) -> int:

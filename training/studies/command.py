@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -181,33 +181,25 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
         extra: What the command line adds to every trial.
     """
     seed_of = seed if sweep.method == "random" else None
-    settings = {"format_version": FORMAT_VERSION, "seed": seed_of, "extra": list(extra)}
+    now = {"format_version": FORMAT_VERSION, "seed": seed_of, "extra": list(extra)}
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / LOCK_FILE, wait=True):
-        if (folder / SWEEP_FILE).exists():  # written last: what has one has both
-            _check_folder(folder, sweep, settings)
+        if not (folder / SWEEP_FILE).exists():  # written last: what has one has both
+            text = json.dumps(now, indent=2) + "\n"
+            write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
+            is_file = sweep.path.is_file()  # a pipe can be read only once
+            text = sweep.path.read_text("utf-8-sig") if is_file else yaml.safe_dump(sweep.content)
+            write_atomic(folder / SWEEP_FILE, text.encode("utf-8"))
             return
-        text = json.dumps(settings, indent=2) + "\n"
-        write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
-        is_file = sweep.path.is_file()  # a pipe can be read only once
-        text = sweep.path.read_text("utf-8-sig") if is_file else yaml.safe_dump(sweep.content)
-        write_atomic(folder / SWEEP_FILE, text.encode("utf-8"))
-
-
-def _check_folder(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> None:
     stored = yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8"))
     before = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    if stored != sweep.content:
-        keys = [k for k in {**stored, **sweep.content} if stored.get(k) != sweep.content.get(k)]
-        what = f"another sweep file than {sweep.path} ({', '.join(keys)} differ)"
-    elif before["seed"] != settings["seed"]:
-        what = f"--seed {before['seed']}, not {settings['seed']}"
-    elif before["extra"] != settings["extra"]:
-        words = shlex.join(before["extra"]) or "nothing"
-        what = f"other additions to the command: {words}, not {shlex.join(settings['extra'])!r}"
-    else:
-        return
-    raise ValueError(f"{folder} holds trials of {what}: give another --output")
+    keys = [k for k in {**stored, **sweep.content} if stored.get(k) != sweep.content.get(k)]
+    what = [f"another sweep file than {sweep.path} ({', '.join(keys)} differ)"] if keys else []
+    for name, text in (("seed", "--seed"), ("extra", "other additions to the command:")):
+        if before[name] != now[name]:
+            what.append(f"{text} {before[name]}, not {now[name]}")
+    if what:
+        raise ValueError(f"{folder} holds trials of {'; '.join(what)}: give another --output")
 
 
 PROGRAMS = ("pretrain", "ponet-pretrain")
