@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_prep.quiet_output import quiet_output
+from data_prep.command import quiet_output
 from training.command_line import run_main
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)

@@ -41,9 +41,6 @@ def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
     Args:
         run: The run.
         settings: Its resolved configuration of now, nested.
-
-    Raises:
-        ValueError: A run that must not be replaced and cannot go on.
     """
     if run.overwrite or not own_files(run.folder, own=RUN_FILES):
         return "nothing"

@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from finetune.earlier import differences
 from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED

@@ -5,6 +5,7 @@ the best epoch was chosen on validation.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
-from finetune.artifact import load_weights, read_info, restore_classifier
+from finetune.artifact import read_info
 from finetune.callbacks import (
     BestClassifier,
-    ProgressLines,
     ResumePoint,
     TrainingLog,
-    TrainingSeeds,
     WandbLineage,
+    dropout_seed,
     record_result,
 )
 from finetune.data.datamodule import TaskDataModule
@@ -36,11 +36,15 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import RESULT_FILE, RunConfig, check_trainer
+from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig, check_trainer
+from ponet.bundle import load_weights
+from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
+from training.callbacks.steps import RunProgressBar, StepSeeds
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import newest_valid
 from training.cli import RunCLI, RunParser, callback_of, run_cli, tell
-from training.command_line import check_monitors, option_value
+from training.command_line import check_monitors, listed, option_value
 from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
@@ -85,7 +89,7 @@ class TaskBegin(RunBegin):
         folder, data = self.run.folder, pl_module.datamodule
         if self.resumes:
             say(f"going on after step {trainer.global_step} of {folder}")
-            restore_classifier(folder / "classifier")
+            restore_folder(folder / "classifier")
         else:
             self.write_config(trainer, pl_module)
             assert pl_module.source is not None
@@ -97,9 +101,9 @@ class TaskBegin(RunBegin):
         print("\n".join(overview_lines(data.inspection)))
 
 
-def fit_callbacks(run: RunConfig, *, seed: int, log_every_n_steps: int) -> list[Callback]:
+def fit_callbacks(run: RunConfig, *, log_every_n_steps: int) -> list[Callback]:
     """Return the callbacks of `fit` that write no file, in the order in which they are called."""
-    callbacks: list[Callback] = [TrainingSeeds(seed), TrainingLog(log_every_n_steps)]
+    callbacks: list[Callback] = [StepSeeds(dropout_seed), TrainingLog(log_every_n_steps)]
     return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
 
@@ -170,11 +174,12 @@ class FinetuneCLI(RunCLI):
             return
         self.hold_folder()
         self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
-        if self.earlier == "unfinished":
-            self.going_on_from = resume_file(self.run.folder)
-            if self.going_on_from is None:
-                folder = self.run.folder
-                tell(f"{folder} was stopped before its first checkpoint: it starts again")
+        if self.earlier != "unfinished":
+            return
+        found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)
+        self.going_on_from = found.path if found else None
+        if found is None:
+            tell(f"{self.run.folder} was stopped before its first checkpoint: it starts again")
 
     def instantiate_classes(self) -> None:
         """Build everything, unless the run is over already."""
@@ -183,23 +188,21 @@ class FinetuneCLI(RunCLI):
 
     def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         """Return those of a fit or an evaluation; a progress bar only where there is a terminal."""
-        show, has_terminal = config.get("enable_progress_bar") is not False, sys.stderr.isatty()
-        config["enable_progress_bar"] = show and has_terminal
-        bars: list[Callback] = [TQDMProgressBar(refresh_rate=10)] if show and has_terminal else []
+        show = config.get("enable_progress_bar") is not False
         if self.subcommand != "fit":
-            return bars
-        seed = self.config[self.subcommand].seed_everything
-        every = config.get("log_every_n_steps") or 10
-        own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
-        lines = [ProgressLines()] if show else []
-        return [*own, *(self._writers() if self.writes else []), *bars, *lines]
+            config["enable_progress_bar"] = show and sys.stderr.isatty()
+            return []
+        config["plugins"] = [*listed(config.get("plugins")), VerifiedCheckpointIO()]
+        own = fit_callbacks(self.run, log_every_n_steps=config.get("log_every_n_steps") or 10)
+        bars = [RunProgressBar("finetune")] if show else []
+        return [*own, *(self._writers() if self.writes else []), *bars]
 
     def _writers(self) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
         point = ResumePoint(
-            self.run.folder,
+            self.run.folder / RESUME_FOLDER,
             every_n_minutes=self.run.save_every_n_minutes,
             stop=self.stop,
             started=self.started,
@@ -261,7 +264,7 @@ class FinetuneCLI(RunCLI):
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
-            remove_resume_files(self.run.folder)
+            shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:

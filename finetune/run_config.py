@@ -13,14 +13,16 @@ from training.run_config import (
     CONFIG_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    RECORD_FILE,
 )
-from training.tracking import RECORD_FILE
 
 RESULT_FILE = "result.json"
-RESUME_FILES = "resume-*.ckpt"
+RESUME_FOLDER = "resume"
+"""What an unfinished fit goes on from."""
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
+    *(RESUME_FOLDER, CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
+    "resume-*.ckpt",  # of an earlier version
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 

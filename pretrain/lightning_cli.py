@@ -3,6 +3,7 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -12,30 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from ponet import EncoderConfig
 from pretrain.callbacks import (
-    BundleExport,
-    EndedEarly,
-    EvaluationInterval,
     EvaluationRecord,
     EvaluationReport,
-    Guards,
-    PredictionsFile,
-    RunHistory,
-    RunProgressBar,
-    StepSeeds,
     TrainingLog,
-    WandbRecords,
-    Watchdog,
+    dropout_seed,
+    step_loss,
 )
-from pretrain.callbacks.guards import BadState
 from pretrain.datamodule import PretrainDataModule
+from pretrain.export import BundleExport
 from pretrain.module import PretrainModule
+from pretrain.records import PredictionsFile, WandbRecords
 from pretrain.run_config import (
     RunConfig,
     check_callbacks,
@@ -43,15 +37,16 @@ from pretrain.run_config import (
     metric_names,
     remarks,
 )
-from training.callbacks.history import rewind_metrics
+from training.callbacks.history import RunHistory, rewind_metrics
+from training.callbacks.steps import EvaluationInterval, RunProgressBar, StepSeeds
+from training.callbacks.watchdog import Watchdog
 from training.checkpoints.io import VerifiedCheckpointIO
-from training.checkpoints.resume import chosen_checkpoint
-from training.checkpoints.rollback import roll_back, skipped_windows
+from training.checkpoints.resume import chosen_checkpoint, roll_back, skipped_windows
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import newest_valid
 from training.cli import RunAgain, RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import listed
-from training.guards import GuardConfig
+from training.guards import BadState, GuardConfig, Guards
 from training.interruption import StopRequest, parse_duration, say
 from training.metrics_file import read_metrics, series
 from training.run_config import (
@@ -140,7 +135,7 @@ class PretrainCLI(RunCLI):
     def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
-            budget_s=parse_duration(config.max_time) if config.max_time else None,
+            budget_s=parse_duration(config.max_time) if config.max_time else math.inf,
             started=self.started,
             again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )
@@ -165,7 +160,7 @@ class PretrainCLI(RunCLI):
         config["plugins"] = [*listed(config.get("plugins")), *own]
         callbacks = self._callbacks(config)
         show = config.get("enable_progress_bar") is not False
-        return [*callbacks, RunProgressBar()] if show else callbacks
+        return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
 
     def _callbacks(self, config: dict[str, Any]) -> list[Callback]:
         folder = self.run.folder
@@ -175,9 +170,9 @@ class PretrainCLI(RunCLI):
         check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
         # First: callbacks such as EarlyStopping decide in their set-up when they look.
         config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
-        guard, log = Guards(self.guards), TrainingLog(self.run.peak_tflops)
+        guard, log = Guards(self.guards, step_loss), TrainingLog(self.run.peak_tflops)
         if self.rehearses:
-            return [StepSeeds(), EvaluationReport(folder, draws=False), log, guard]
+            return [StepSeeds(dropout_seed), EvaluationReport(folder, draws=False), log, guard]
         return self._fit_callbacks(guard, log)
 
     def _fit_callbacks(self, guard: Guards, log: TrainingLog) -> list[Callback]:
@@ -192,8 +187,7 @@ class PretrainCLI(RunCLI):
 
         callbacks: list[Callback] = [
             RunHistory(self.run, resumed_from=self.resumed_from, tracker=tracker),
-            StepSeeds(),
-            EndedEarly(folder),
+            StepSeeds(dropout_seed),
             watchdog,
             EvaluationReport(folder),
             log,

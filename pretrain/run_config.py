@@ -20,10 +20,10 @@ from training.run_config import (
     EVENTS_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    RECORD_FILE,
     SKIPPED_FILE,
     STUDY_FILE,
 )
-from training.tracking import RECORD_FILE
 
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),

@@ -156,7 +156,7 @@ def check_pretrain_command(arguments: list[str]) -> None:
 
         assert parse_pretraining(options).runs
     elif command == "tune":
-        from pretrain.tuning.command import KINDS
+        from pretrain.tuning import KINDS
 
         assert options[0] in KINDS, arguments
     else:

@@ -37,7 +37,7 @@ from training.parsing import (
 )
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
-from training.wandb_run import OwnTracking, check_tracking, wandb_logger
+from training.tracking import check_tracking, own_tracking, wandb_logger
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
@@ -131,6 +131,7 @@ class RunCLI(LightningCLI):
     """The subcommands of a run around one module and one data module.
 
     Args:
+        command: The subcommand.
         started: `time.monotonic()` of the start of the command.
         again: Whether the command starts the run once more, after `RunAgain`.
         held: What is held until the command ends.
@@ -154,6 +155,7 @@ class RunCLI(LightningCLI):
     def __init__(
         self,
         *args: Any,
+        command: str,
         started: float,
         again: bool,
         held: contextlib.ExitStack,
@@ -163,6 +165,9 @@ class RunCLI(LightningCLI):
         self.again = again
         self.held = held
         self.rehearses = False
+        known = self.subcommands()
+        if command in known:  # a parser takes a quarter of a second, and the others are not used
+            self.subcommands = lambda: {command: known[command]}  # type: ignore[method-assign]
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -187,6 +192,7 @@ class RunCLI(LightningCLI):
             parser_kwargs={"description": cls.description, "prog": cls.run_parser.program},
             args=None if arguments == sys.argv[1:] else arguments,
             auto_configure_optimizers=False,
+            command=arguments[0],
             **options,
         )
 
@@ -318,7 +324,7 @@ def run_cli(arguments: list[str], *, cli_class: type[CLI], started: float | None
     reject_decided_values(arguments[1:], cli_class.decided_by)
     _quiet_libraries(cli_class.noise)
     again = False
-    with contextlib.ExitStack() as held, OwnTracking():
+    with contextlib.ExitStack() as held, own_tracking():
         while True:
             try:
                 with only_allowed_modules(allowed):

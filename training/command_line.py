@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_prep.quiet_output import output_is_closed
+from data_prep.command import output_is_closed
 from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted, end_workers
 
 DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -244,8 +244,12 @@ def _reject_decided_values_in(path: Path, decided_by: Mapping[str, str]) -> None
 
 
 def read_config_file(path: Path) -> Any:
-    """Return the content of a `--config` file."""
-    from data_prep.yaml_files import read_yaml
+    """Return the content of a `--config` file.
+
+    Raises:
+        ValueError: It is missing, no YAML, or has a key twice.
+    """
+    from data_prep.command import read_yaml
 
     if not path.exists():
         raise ValueError(f"--config {path}: no such file")

@@ -24,7 +24,7 @@ import jsonargparse
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
-from data_prep.yaml_files import check_keys, load_yaml
+from data_prep.command import check_keys, load_yaml
 from training.command_line import CONFIG_OPTIONS, read_config_file, with_near_name
 
 ConfigT = TypeVar("ConfigT")

@@ -1,15 +1,42 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from training.interruption import signal_named
-from training.tracking import TrackingConfig, check_run_name
+
+_MOST_TAG, _MOST_GROUP = 64, 128
+
+
+def check_run_name(name: str) -> None:
+    """Refuse the name of a run that is no folder below the root of the runs.
+
+    Letters of any script will do, with their marks, in either of Unicode's forms.
+
+    Raises:
+        ValueError: Says what is wrong with it.
+    """
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        raise ValueError(
+            f"run.name {ascii(name)} has letters that Python cannot read in this locale; set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or use a name of ASCII letters"
+        )
+    parts = name.split("/")
+    if not all(part and all(map(_is_of_name, part)) for part in parts) or {".", ".."} & set(parts):
+        raise ValueError(
+            f"run.name {name!r} is not a folder name: use letters, digits, '.', '_', '-' and '/' "
+            "between them"
+        )
+
+
+def _is_of_name(letter: str) -> bool:
+    return letter.isalnum() or letter in "._-" or unicodedata.category(letter).startswith("M")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(TrackingConfig):
+class RunConfig:
     """Folder and tracking of one run; what trains adds its own options."""
 
     files: ClassVar[tuple[str, ...]] = ()
@@ -21,6 +48,18 @@ class RunConfig(TrackingConfig):
     not_in_group: ClassVar[tuple[str, ...]] = ()
     """Settings in which the runs of one configuration may differ besides the seed."""
 
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases: off (nothing is imported or written), offline (kept in the run's folder;
+    `wandb sync` uploads it later) or online."""
+    wandb_project: str = "ponet"
+    """W&B project."""
+    wandb_group: str = ""
+    """W&B group; empty: one group for all seeds of a configuration, named after it."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags, each of 1 to 64 characters, as a list: [baseline, long]."""
+    wandb_artifacts: bool = False
+    """Give W&B the artifacts of the run: the trained model or the scores, and the manifest of the
+    data (never the data itself). Offline, the model's files are read when the run is synced."""
     name: str = "default"
     """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
     root: str = "runs"
@@ -31,8 +70,18 @@ class RunConfig(TrackingConfig):
     error where it cannot be."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_run_name(self.name)
+        for tag in self.wandb_tags:
+            if not 1 <= len(tag) <= _MOST_TAG:
+                raise ValueError(
+                    f"run.wandb_tags holds a tag of {len(tag)} characters: {tag!r}; W&B takes 1 to "
+                    f"{_MOST_TAG}"
+                )
+        if len(self.wandb_group) > _MOST_GROUP:
+            raise ValueError(
+                f"run.wandb_group has {len(self.wandb_group)} characters; W&B takes up to "
+                f"{_MOST_GROUP}: give a shorter one"
+            )
 
     @property
     def folder(self) -> Path:
@@ -88,6 +137,7 @@ class PreemptionConfig:
 
 
 METRICS_FILE = "metrics.jsonl"
+RECORD_FILE = "wandb_runs.json"
 CONFIG_KEY = "ponet_run"
 """Where a checkpoint keeps the configuration of its run."""
 EVENTS_FILE = "events.jsonl"

@@ -20,8 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import sync_folder
+from data_prep.files import file_lock, sync_folder
 from training.run_config import EVENTS_FILE, METRICS_FILE
 
 LOCK_FILE = ".run.lock"

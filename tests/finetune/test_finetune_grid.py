@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from grid_fakes import always_fails, fake_fit
 
-from data_prep.file_lock import file_lock
+from data_prep.files import file_lock
 from finetune import cli, grid
 from finetune.grid import run_grid
 from training.interruption import RunInterrupted

@@ -11,8 +11,7 @@ from pretrain_corpora import tiny_options
 from pretrain_faults import Killed, assert_same_story, fault_options, story
 
 from pretrain.cli import main
-from training.checkpoints.storage import load_checkpoint, saved_checkpoints
-from training.checkpoints.writing import STATE_FILE
+from training.checkpoints.storage import STATE_FILE, load_checkpoint, saved_checkpoints
 
 STEPS = 22
 TRIGGERS = {

@@ -16,7 +16,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from pretrain.transport import BatchLoader
+from pretrain.loader import BatchLoader
 from training.callbacks import watchdog as watchdog_module
 from training.callbacks.watchdog import Watchdog
 from training.interruption import EXIT_WATCHDOG, descendants

@@ -15,12 +15,10 @@ from typing import Any, TypeVar
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from training.checkpoints import storage
-from training.checkpoints.digests import CheckpointError
-from training.checkpoints.writing import serialised, write_serialised
+from training.checkpoints.storage import serialised, write_serialised
 
-_log = logging.getLogger(__name__)
 _UNSTEADY_DISK = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
-_VANISHED = frozenset({errno.ENOENT})
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -34,23 +32,18 @@ class VerifiedCheckpointIO(CheckpointIO):
         asynchronous: Write in a background thread, from the copy in the host's memory that every
             save makes. A second save waits for the first.
         retries: How often a save or load is tried again after an error that may pass (an unsteady
-            disk, a folder that vanished and can be made again). Disk full, read-only and missing
-            permissions are never retried.
+            disk, a folder that vanished and can be made again), never one that will not.
         retry_wait_s: Seconds before the first retry; doubled for each further one.
     """
 
     def __init__(
         self, *, asynchronous: bool = False, retries: int = 3, retry_wait_s: float = 1.0
     ) -> None:
-        if retries < 0 or retry_wait_s < 0:
-            raise ValueError(
-                f"retries ({retries}) and retry_wait_s ({retry_wait_s}) must not be negative"
-            )
         self.on_saved: Callable[[Path], None] | None = None
-        self._asynchronous = asynchronous
+        self.asynchronous = asynchronous
         self._retries = retries
         self._retry_wait_s = retry_wait_s
-        self._writer: ThreadPoolExecutor | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def save_checkpoint(
@@ -62,18 +55,11 @@ class VerifiedCheckpointIO(CheckpointIO):
             CheckpointError: This save, or the one before it in the background, failed.
             ValueError: The checkpoint holds objects that could not be loaded again.
         """
-        if storage_options is not None:
-            raise ValueError(
-                f"storage_options is {storage_options!r}, but checkpoints are plain files; "
-                "leave it out"
-            )
         self.wait()
         data = serialised(checkpoint)
-        if not self._asynchronous:
+        if not self.asynchronous:
             self._save(data, Path(path))
             return
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending = self._writer.submit(self._save, data, Path(path))
         self._pending.add_done_callback(_log_failure)
 
@@ -108,19 +94,14 @@ class VerifiedCheckpointIO(CheckpointIO):
             pending.result()
 
     def teardown(self) -> None:
-        """Wait for the background save and end its thread; raise the error of one that failed."""
-        try:
-            self.wait()
-        finally:
-            if self._writer is not None:
-                self._writer.shutdown()
-                self._writer = None
+        """Wait for the background save; raise the error of one that failed."""
+        self.wait()
 
     def _save(self, data: memoryview, path: Path) -> None:
         self._retried(
             lambda: write_serialised(data, path),
             what=f"saving {path}",
-            passing=_UNSTEADY_DISK | _VANISHED,
+            passing=_UNSTEADY_DISK | {errno.ENOENT},
         )
         if self.on_saved is not None:
             self.on_saved(path)
@@ -131,14 +112,11 @@ class VerifiedCheckpointIO(CheckpointIO):
         for attempt in range(self._retries):
             try:
                 return action()
-            except CheckpointError as error:
+            except OSError as error:
                 if error.errno not in passing:
                     raise
                 wait_s = self._retry_wait_s * 2**attempt
-                _log.warning(
-                    "%s failed and is tried again in %g s (retry %d of %d): %s",
-                    *(what, wait_s, attempt + 1, self._retries, error),
-                )
+                _log.warning("%s failed and is tried again in %g s: %s", what, wait_s, error)
                 time.sleep(wait_s)
         return action()
 

@@ -18,8 +18,7 @@ from typing import Literal
 
 import yaml
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from training.command_line import option_value
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process

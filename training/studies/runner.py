@@ -264,7 +264,7 @@ def run_on_ray(
         retry_failed: Run again what failed before.
         address: Of a running cluster, or auto; empty: start one on this machine alone.
     """
-    from data_prep.ray_pool import import_ray
+    from data_prep.pool import import_ray
 
     ray = import_ray(address)
     try:

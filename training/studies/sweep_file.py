@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from data_prep.yaml_files import read_yaml
+from data_prep.command import read_yaml
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project")
 _OF_THE_SERVER = ("entity", "run_cap", "early_terminate")

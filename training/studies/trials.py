@@ -22,8 +22,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
+from data_prep.files import file_lock, write_atomic
 from training.metrics_file import own_test_rows, read_metrics
 from training.run_config import METRICS_FILE, STUDY_FILE
 
