@@ -299,5 +299,5 @@ def requeue() -> None:
             say(f"job {job} could not be requeued: {detail.strip()}")
 
 
-run_command = partial(run_cli, cli_class=PretrainCLI)
+run_command = partial(run_cli, PretrainCLI)
 """Parse and run one Lightning subcommand."""

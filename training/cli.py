@@ -309,13 +309,13 @@ def take_over_signals(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def run_cli(arguments: list[str], *, cli_class: type[CLI], started: float | None = None) -> CLI:
+def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None = None) -> CLI:
     """Parse and run one Lightning subcommand; may be called again and again in one process.
 
     Args:
+        cli_class: What parses the options and does the work.
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
-        cli_class: What parses the options and does the work.
         started: `time.monotonic()` of the start of the command; now, if not given.
     """
     started = time.monotonic() if started is None else started

@@ -174,8 +174,9 @@ class LocalRunner:
                 if not again:
                     break
                 say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
-            ended = "interrupted" if asked else "failed" if error else "done"
-            return Outcome(ended, error, elapsed_s, code)
+            if asked:
+                return Outcome("interrupted", error, elapsed_s, code)
+            return Outcome("failed" if error else "done", error, elapsed_s, code)
 
     def _run_steps(self, trial: Trial, place: int, lock: TextIO, log: TextIO | None) -> int:
         """Run the processes of a trial; the exit code of the last."""
