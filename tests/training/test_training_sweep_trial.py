@@ -16,6 +16,7 @@ from sweep_files import REPOSITORY, record
 from pretrain.cli import main
 from training.command_line import option_value
 from training.interruption import RUNNER_VARIABLE
+from training.result import _KEYS
 from training.studies.command import own_steps, parse_trial, with_run_folder
 from training.studies.runner import AGENT_VARIABLES
 from training.studies.trials import downstream_scores, write_study
@@ -234,13 +235,16 @@ def test_a_run_whose_sweep_is_gone_stops_with_a_checkpoint(tmp_path: Path) -> No
 
 
 def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str, Any]:
-    scores = {} if score is None else {"score": score}
+    keys = {name: dict.fromkeys(words.split()) for name, words in _KEYS.items()}
     return {
+        **keys.pop("the result"),
+        **keys,
         "format_version": 1,
         "task": task,
         "score": ["accuracy"],
-        "settings": {"lr": values.pop("lr", 0.1), "seed": seed, "fold": 0, "repeat": 0},
-        "evaluation": {"validation": scores, **values},
+        "settings": {**keys["settings"], "lr": values.pop("lr", 0.1), "seed": seed}
+        | {"fold": 0, "repeat": 0},
+        "evaluation": {"validation": {} if score is None else {"score": score}, **values},
         "majority": {"validation": {"score": 0.25}, "test": {"score": 0.3}},
         "diverged": score is None,
     }

@@ -9,13 +9,11 @@ answer and is named, never left out.
 
 import contextlib
 import json
-import math
 import os
 import platform
 import re
 import signal
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -184,8 +182,6 @@ def _now() -> str:
 
 
 RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
-RESULT_VERSION = 1
-_REPETITION = ("seed", "fold", "repeat")
 
 
 def write_study(run: Path) -> dict[str, Any]:
@@ -221,50 +217,29 @@ def metric_rows(run: Path) -> list[dict[str, float]]:
 
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> score over the seeds of its best setting, below the folder of a grid."""
-    tasks: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.rglob(RESULT_FILE)):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: is not valid JSON ({error}); remove it and go on") from error
-        if (version := result["format_version"]) != RESULT_VERSION:
-            raise ValueError(
-                f"{path}: format_version is {version!r}; this version reads {RESULT_VERSION}: "
-                "remove the file and run the same command again"
-            )
-        tasks[result["task"]].append(result)
-    return {task: _task_scores(results) for task, results in sorted(tasks.items())}
+    from training.reports.choice import choose
+    from training.reports.trials import Trial as Fit
+    from training.reports.trials import grouped
+    from training.result import read_result
 
-
-def _task_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    settings: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for result in results:
-        own = {k: v for k, v in result["settings"].items() if k not in _REPETITION}
-        settings[json.dumps(own, sort_keys=True)].append(result)
-    most = max(len(found) for found in settings.values())
-    complete = (item for item in settings.items() if len(item[1]) == most)
-    key, best = max(complete, key=lambda item: fmean(_score(r, "validation") for r in item[1]))
-    has_test = all("score" in result["evaluation"].get("test", {}) for result in best)
-    split = "test" if has_test else "validation"
-    scores = [_score(result, split) for result in best]
-    return {
-        "score": fmean(scores),
-        "sd": stdev(scores) if len(scores) > 1 else None,
-        "n": len(scores),
-        "scores": scores,
-        "split": split,
-        "metrics": best[0]["score"],
-        "constant": best[0]["majority"].get(split, {}).get("score"),
-        "num_diverged": sum(bool(result["diverged"]) for result in best),
-        "num_settings": len(settings),
-        "setting": json.loads(key),
-    }
-
-
-def _score(result: Mapping[str, Any], split: str) -> float:
-    """The score on a split; of a run that diverged before it had one, the constant answer's."""
-    for scores in (result["evaluation"], result["majority"]):
-        value = scores.get(split, {}).get("score")
-        if value is not None and math.isfinite(value):
-            return float(value)
-    return 0.0
+    fits = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    found: dict[str, dict[str, Any]] = {}
+    for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
+        settings = list(grouped(of_task, lambda fit: fit.setting).values())
+        best = choose(settings)
+        has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
+        split = "test" if has_test else "validation"
+        scores = [fit.score(split) for fit in best]
+        found[task] = {
+            "score": fmean(scores),
+            "sd": stdev(scores) if len(scores) > 1 else None,
+            "n": len(scores),
+            "scores": scores,
+            "split": split,
+            "metrics": best[0].result["score"],
+            "constant": best[0].result["majority"].get(split, {}).get("score"),
+            "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
+            "num_settings": len(settings),
+            "setting": {name: value for name, value in best[0].setting if value is not None},
+        }
+    return found
