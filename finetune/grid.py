@@ -21,9 +21,9 @@ import yaml
 
 from data_prep.files import file_lock, write_atomic
 from finetune.earlier import differences
+from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
-from training.parsing import merged, parse_options
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER
 from training.studies.runner import LocalRunner, Progress, count_text, gpu_names

@@ -27,7 +27,7 @@ from finetune.data.sampler import evaluation_shard
 from finetune.tasks.dialect import find_dialect
 from finetune.tasks.spec import Row
 from finetune.tasks.tables import column_value, read_table, text_value
-from training.parsing import parse_options
+from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
 OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")

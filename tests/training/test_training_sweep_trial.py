@@ -140,7 +140,7 @@ def test_the_last_value_of_an_option_counts() -> None:
         (["--follow", "nowhere.yaml", "--", "--x"], "no such file; give the YAML"),
         (["--package", "finetune", "--follow", "test", "--", "--x"], "leave it out"),
         (["--follow", "test"], "after `--`"),
-        (["--folow", "test", "--", "--x"], "unrecognized arguments"),
+        (["--folow", "test", "--", "--x"], "Did you mean 'follow'"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(

@@ -19,7 +19,7 @@ from typing import Literal
 import yaml
 
 from data_prep.files import file_lock, write_atomic
-from training.command_line import option_value
+from training.command_line import option_value, parse_options
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
 from training.studies.runner import LocalRunner, Progress, count_text, gpu_names, run_on_ray
@@ -85,8 +85,6 @@ class SweepOptions:
 
 def parse_sweep(arguments: Sequence[str]) -> tuple[SweepOptions, list[str]]:
     """How to run a sweep file, and what is added to every command."""
-    from training.parsing import parse_options
-
     given, extra = split_at_dashes(arguments)
     options = parse_options(
         SweepOptions,
@@ -245,8 +243,6 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parse_trial(arguments: Sequence[str]) -> tuple[TrialOptions, list[str]]:
     """Return the options of `trial`, and those of its fit, which stand after `--`."""
-    from training.parsing import parse_options
-
     given, fit = split_at_dashes(arguments)
     options = parse_options(
         TrialOptions,
