@@ -35,8 +35,6 @@ from training.interruption import (
 from training.studies.trials import LOG_FILE, Outcome, Trial
 
 POLL_S, RETRY_S = 0.1, 2.0
-MAX_STARTS = 50
-"""So often in a row a trial that ends with exit code 75 is started again by one runner."""
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What would make W&B take what follows a fit for the fit's own run."""
 Stream = Iterator[tuple[Trial, Outcome]]
@@ -75,22 +73,20 @@ def environment_of(place: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
 
 @dataclass
 class LocalRunner:
-    """Runs trials, `jobs` at a time."""
+    """Runs trials, `jobs` at a time, which share `gpus`.
+
+    With `wait` it waits for trials that another runner has, and takes over what that leaves open;
+    a trial that ends with exit code 75 is started `max_starts` times. `here` does what a command
+    says and returns its exit code, instead of a process. `received` asked the runner to stop.
+    """
 
     jobs: int = 1
-    """Trials at once."""
     gpus: Sequence[str] = ()
-    """GPUs that they share, if jobs is more than 1."""
     retry_failed: bool = False
-    """Run again what failed before."""
     wait: bool = True
-    """Wait for trials that another runner has, and take over what it leaves open."""
-    max_starts: int = MAX_STARTS
-    """So often a trial is started that ends with exit code 75."""
+    max_starts: int = 50
     here: Callable[[Sequence[str]], int] | None = None
-    """Does what a command says and returns its exit code, instead of a process; one at a time."""
     received: signal.Signals | None = None
-    """What asked the runner to stop."""
     _is_over: bool = False
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _starting: threading.RLock = field(default_factory=threading.RLock)
@@ -100,54 +96,62 @@ class LocalRunner:
         if self.here is not None:
             yield from ((trial, self._run(trial, 0)) for trial in trials if not self.received)
             return
-        elsewhere = []
-        for trial, outcome in self._run_all(deque(trials)):
-            if outcome.state == "elsewhere" and self.wait:
-                elsewhere.append(trial)
-            else:
-                yield trial, outcome
-        if elsewhere and self.received is None:
-            say(f"waiting for {len(elsewhere)} trials that another runner has")
-            time.sleep(RETRY_S)
-            yield from self.run(elsewhere)
+        waiting, watch, told = list(trials), RunnerWatch(), False
+        with self._signals():
+            while waiting and not self._stops:
+                elsewhere = []
+                with contextlib.closing(self._run_all(deque(waiting), watch)) as ended:
+                    for trial, outcome in ended:
+                        if outcome.state == "elsewhere" and self.wait:
+                            elsewhere.append(trial)
+                        else:
+                            yield trial, outcome
+                waiting = elsewhere
+                if waiting and not told:
+                    say(f"waiting for {len(waiting)} trials that another runner has")
+                told = bool(waiting)
+                time.sleep(RETRY_S if waiting and not self._stops else 0)
 
     def run_one(self, trial: Trial) -> Outcome:
         """Run a trial and return how it ended."""
         outcomes = [outcome for _, outcome in self.run([trial])]
         return outcomes[-1] if outcomes else Outcome("interrupted", exit_code=EXIT_STOPPED)
 
-    def _run_all(self, waiting: deque[Trial]) -> Stream:
+    def _run_all(self, waiting: deque[Trial], watch: RunnerWatch) -> Stream:
         ended: SimpleQueue[tuple[Trial, Outcome] | BaseException | None] = SimpleQueue()
 
         def work(place: int) -> None:
             try:
-                while waiting and not self._stops:
-                    with contextlib.suppress(IndexError):  # another took the last one
+                while not self._stops:
+                    try:
                         trial = waiting.popleft()
-                        ended.put((trial, self._run(trial, place)))
+                    except IndexError:
+                        break
+                    ended.put((trial, self._run(trial, place)))
                 ended.put(None)
             except BaseException as error:  # of the study, not of a trial
                 ended.put(error)
 
-        watch, left = RunnerWatch(), self.jobs
-        with self._signals():
-            try:
-                for place in range(self.jobs):
-                    threading.Thread(target=work, args=(place,), daemon=True).start()
-                while left:
-                    with contextlib.suppress(Empty):
-                        found = ended.get(timeout=POLL_S)
-                        if isinstance(found, BaseException):
-                            raise found
-                        left -= found is None
-                        if found is not None:
-                            yield found
-                    if watch.is_gone and self.received is None:
-                        self._stop(signal.SIGTERM, None)
-            finally:
-                self._is_over = left > 0
-                if self._is_over:
-                    self._pass_on()
+        left = min(self.jobs, len(waiting))
+        for place in range(left):
+            threading.Thread(target=work, args=(place,), daemon=True).start()
+        try:
+            while left:
+                if watch.is_gone and self.received is None:
+                    self._stop(signal.SIGTERM, None)
+                try:
+                    found = ended.get(timeout=POLL_S)
+                except Empty:
+                    continue
+                if isinstance(found, BaseException):
+                    raise found
+                left -= found is None
+                if found is not None:
+                    yield found
+        finally:
+            self._is_over = left > 0
+            if self._is_over:
+                self._pass_on()
 
     @property
     def _stops(self) -> bool:

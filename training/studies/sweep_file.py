@@ -72,28 +72,23 @@ _DEFAULTS = {"q_uniform": {"q": 1.0}, "normal": {"mu": 0.0, "sigma": 1.0}}
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep file."""
+    """A sweep file: its place, all of its content, and what W&B takes where nothing is said.
+
+    `parameters` are options without dashes with their settings, in the order of the file; `metric`
+    is empty where none is named, `run_cap` is 0 where there is no limit; `notes` say what W&B's
+    server would do and this program does not.
+    """
 
     path: Path
-    """Where it was read from."""
     content: Mapping[str, Any]
-    """All of it."""
     name: str
-    """Its `name`, or what the file is called."""
     method: Literal["grid", "random"]
-    """Every combination, or some that are drawn."""
     program: str
-    """What stands for ${program}."""
     command: tuple[str, ...]
-    """The command of a trial, with W&B's macros."""
     parameters: Mapping[str, Settings]
-    """Option without dashes -> its settings, in the order of the file."""
     metric: str
-    """The metric that counts; empty: none is named."""
     run_cap: int
-    """At most so many trials; 0: no limit."""
     notes: tuple[str, ...]
-    """What W&B's server would do and this program does not."""
 
     @property
     def folder_name(self) -> str:

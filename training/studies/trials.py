@@ -31,38 +31,36 @@ State = Literal["done", "failed", "open"]
 
 
 class Outcome(NamedTuple):
-    """How a trial ended."""
+    """How a trial ended, and why it failed, in one line.
+
+    interrupted: its runner was asked to stop; elsewhere: another runner has it. The time is that
+    of its last start, 0 where nothing was run; an exit code below 0 is the signal that ended it.
+    """
 
     state: Literal["done", "failed", "interrupted", "elsewhere"]
-    """interrupted: its runner was asked to stop; elsewhere: another runner has it."""
     error: str = ""
-    """Why it failed, in one line."""
     elapsed_s: float = 0.0
-    """Wall time of its last start; 0 where nothing was run."""
     exit_code: int = 0
-    """Of its last process; below 0: the signal that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run of a study, and its record in trial.json."""
+    """One run of a study, and its record in trial.json.
+
+    `folder` is that of its run, `command` what is run, in one line, and `steps` the processes that
+    this takes, one after the other (none: the command alone); `parameters` is what the study chose
+    for it, `metric` the one that counts. `makes_study`: study.json is written when all is done. One
+    that is not `recorded` is always run, and prints where its runner does.
+    """
 
     name: str
-    """Name of its folder below the study's, and of its run."""
     folder: Path
-    """Where it is kept; the folder of its run."""
     command: tuple[str, ...]
-    """What is started, in one command line."""
     steps: tuple[tuple[str, ...], ...] = ()
-    """The processes that this takes, one after the other; empty: the command alone."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the study chose for it."""
     metric: str = ""
-    """The metric that counts."""
     makes_study: bool = False
-    """Whether study.json is written when all is done."""
     recorded: bool = True
-    """Whether there is a record; else it is always run, and prints where the runner does."""
 
     def record(self) -> dict[str, Any]:
         """Return what trial.json holds; empty before the first start."""
