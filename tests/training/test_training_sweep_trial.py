@@ -156,8 +156,8 @@ def test_the_commands_that_follow_are_commands_of_ours() -> None:
     grid = str(REPOSITORY / "configs" / "finetune" / "small_glue.yaml")
     given = ["--follow", grid, "--data_folder", "sst2=d", "--data_folder", "all"]
     options, fit = parse_trial([*given, "--", *FIT])
-    (_, words), makes_study = own_steps(["pretrain"], options, fit, Path("r/a"))
-    assert words[:4] == (sys.executable, "-m", "finetune", "grid") and makes_study
+    _, words = own_steps(["pretrain"], options, fit, Path("r/a"))
+    assert words[:4] == (sys.executable, "-m", "finetune", "grid")
     parsed = parse_grid(words[4:])
     assert parsed.encoders == ("r/a",) and parsed.output == Path("r/a/downstream")
     assert parsed.folder == ("sst2=d", "all")

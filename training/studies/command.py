@@ -142,15 +142,13 @@ def planned_trials(
     for name, parameters in zip(trial_names(sweep, chosen), chosen, strict=True):
         words = with_trial_options(command_of(sweep, parameters, extra), options.of_trials)
         command = (*words, f"--run.name={name}", f"--run.root={folder}")
-        steps, makes_study = steps_of(command, folder / name)
         trials.append(
             Trial(
                 name=name,
                 folder=folder / name,
                 parameters=parameters,
                 command=command,
-                steps=steps,
-                makes_study=makes_study,
+                steps=steps_of(command, folder / name),
                 metric=sweep.metric,
             )
         )
@@ -255,45 +253,30 @@ def parse_trial(arguments: Sequence[str]) -> tuple[TrialOptions, list[str]]:
     return options, fit
 
 
-def steps_of(command: Sequence[str], folder: Path) -> tuple[Steps, bool]:
-    """Return the processes of a command, and whether they end in study.json.
-
-    Args:
-        command: Of a sweep's trial; where it is a `trial`, its fit and what follows are started by
-            the sweep itself.
-        folder: Of the run.
-    """
+def steps_of(command: Sequence[str], folder: Path) -> Steps:
+    """Return what a sweep starts itself where the command of a run is a `trial`."""
     for place in range(1, len(command)):
         if command[place] == "trial" and Path(command[place - 1]).name in PROGRAMS:
             options, fit = parse_trial(command[place + 1 :])
             return own_steps(command[:place], options, fit, folder)
-    return (tuple(command),), False
+    return ()
 
 
 def own_steps(
     program: Sequence[str], options: TrialOptions, fit: Sequence[str], folder: Path
-) -> tuple[Steps, bool]:
-    """Return the processes of a trial, and whether they end in study.json.
-
-    Args:
-        program: What starts pretraining.
-        options: Of the trial.
-        fit: Options of its fit.
-        folder: Of the run.
-    """
+) -> Steps:
+    """Return the processes of a trial in the folder of its run; `program` starts pretraining."""
     if options.package == "finetune":
-        return ((sys.executable, "-m", "finetune", "fit", *fit),), False
-    if not is_first_process():
-        return ((*program, "fit", *fit),), False
+        return ((sys.executable, "-m", "finetune", "fit", *fit),)
     folders = [word for given in options.data_folder for word in ("--folder", given)]
     places = ["--encoder", str(folder), "--output", str(folder / DOWNSTREAM_FOLDER), *folders]
     steps = [(*program, "fit", *fit)]
-    for step in options.follow:
+    for step in options.follow if is_first_process() else ():
         words = ["finetune", "grid", "--config", step, *places]
         if step in EVALUATIONS:
             words = ["pretrain", step, *fit, "--run.wandb=off"]
         steps.append((sys.executable, "-m", *words))
-    return tuple(steps), True
+    return tuple(steps)
 
 
 def run_trial(arguments: Sequence[str]) -> int:
@@ -301,13 +284,11 @@ def run_trial(arguments: Sequence[str]) -> int:
     options, fit = parse_trial(arguments)
     fit, folder = with_run_folder(fit, os.environ)
     program = (sys.executable, "-m", "pretrain")
-    steps, makes_study = own_steps(program, options, fit, folder)
     trial = Trial(
         name=folder.name,
         folder=folder,
         command=(*program, "trial", *arguments),
-        steps=steps,
-        makes_study=makes_study,
+        steps=own_steps(program, options, fit, folder),
         recorded=False,
     )
     runner = LocalRunner(max_starts=1)

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 from data_prep.files import file_lock, write_atomic
 from training.metrics_file import own_test_rows, read_metrics
 from training.run_config import METRICS_FILE, STUDY_FILE
+from training.run_folder import is_first_process
 
 FORMAT_VERSION = 1
 TRIAL_FILE, LOG_FILE, LOCK_FILE = "trial.json", "trial.log", ".trial.lock"
@@ -48,9 +49,9 @@ class Trial:
     """One run of a study, and its record in trial.json.
 
     `folder` is that of its run, `command` what is run, in one line, and `steps` the processes that
-    this takes, one after the other (none: the command alone); `parameters` is what the study chose
-    for it, `metric` the one that counts. `makes_study`: study.json is written when all is done. One
-    that is not `recorded` is always run, and prints where its runner does.
+    this takes, one after the other, where it is a `trial`; `parameters` is what the study chose for
+    it, `metric` the one that counts. One that is not `recorded` is always run, and prints where its
+    runner does.
     """
 
     name: str
@@ -59,7 +60,6 @@ class Trial:
     steps: tuple[tuple[str, ...], ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metric: str = ""
-    makes_study: bool = False
     recorded: bool = True
 
     def record(self) -> dict[str, Any]:
@@ -127,7 +127,8 @@ class Trial:
 
     def conclude(self) -> None:
         """Write what is to be written once every process has ended well."""
-        if self.makes_study:
+        is_pretraining = self.steps and self.steps[0][2:3] != ("finetune",)
+        if is_pretraining and is_first_process():
             write_study(self.folder)
 
     def found(self) -> str:
