@@ -141,10 +141,9 @@ def run_grid(arguments: Sequence[str]) -> None:
     grid = parse_grid(arguments)
     trials = plan(grid)
     gpus = gpu_names()
-    runner = LocalRunner(
-        jobs=grid.jobs or len(gpus) or 1, gpus=gpus, retry_failed=grid.retry_failed, wait=False
-    )
-    progress = Progress(trials, grid.output, retry_failed=grid.retry_failed, jobs=runner.jobs)
+    jobs = grid.jobs or len(gpus) or 1
+    runner = LocalRunner(jobs, gpus, retry_failed=grid.retry_failed, wait=False)
+    progress = Progress(trials, grid.output, runner)
     print("\n".join(plan_lines(trials, progress.states)), flush=True)
     if grid.dry_run:
         return
@@ -158,9 +157,8 @@ def run_grid(arguments: Sequence[str]) -> None:
         return code
 
     runner.here = fit_here if grid.in_process else None
-    progress.watch(runner.run(progress.waiting))
-    print(f"table: python -m finetune report {grid.output}")
-    progress.finish(runner.received)
+    print(f"the table, at any time: python -m finetune report {grid.output}", flush=True)
+    progress.run()
 
 
 def plan(grid: Grid) -> list["GridTrial"]:

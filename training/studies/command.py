@@ -111,26 +111,21 @@ def run_sweep(arguments: Sequence[str]) -> None:
         print("\n".join(shlex.join(trial.command) for trial in trials))
         return
     prepare_folder(folder, sweep, seed=options.seed, extra=[*options.of_trials, *extra])
-    progress = Progress(trials, folder, retry_failed=options.retry_failed, jobs=options.jobs)
-    found = count_text(list(progress.states.values()))
+    gpus = gpu_names() if options.jobs > 1 else ()
+    retry_failed = options.retry_failed
+    runner = LocalRunner(options.jobs, gpus, retry_failed=retry_failed, wait=options.wait)
+    progress = Progress(trials, folder, runner)
+    found, stream = count_text(list(progress.states.values())), None
     print(f"{sweep.name}: {len(trials)} trials in {folder}: {found}", flush=True)
-    runner = LocalRunner(
-        jobs=options.jobs,
-        gpus=gpu_names() if options.jobs > 1 else (),
-        retry_failed=options.retry_failed,
-        wait=options.wait,
-    )
-    stream = runner.run(progress.waiting)
     if options.engine == "ray" and progress.waiting:
         stream = run_on_ray(
             progress.waiting,
             jobs=options.jobs,
             resources={"num_cpus": options.cpus_per_trial, "num_gpus": options.gpus_per_trial},
-            retry_failed=options.retry_failed,
+            retry_failed=retry_failed,
             address=options.ray_address,
         )
-    progress.watch(stream)
-    progress.finish(runner.received)
+    progress.run(stream)
 
 
 def planned_trials(

@@ -15,8 +15,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -37,7 +36,7 @@ from training.studies.trials import LOG_FILE, Outcome, Trial
 POLL_S, RETRY_S = 0.1, 2.0
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What would make W&B take what follows a fit for the fit's own run."""
-Stream = Iterator[tuple[Trial, Outcome]]
+Stream = Generator[tuple[Trial, Outcome], None, None]
 """Trials that have ended, one after the other."""
 
 
@@ -320,33 +319,39 @@ def count_text(states: Sequence[str]) -> str:
 
 
 class Progress:
-    """The trials of a sweep or a grid.
+    """The trials of a sweep or a grid, and how far they are.
 
     Args:
         trials: All of them.
         folder: Where they are kept.
-        retry_failed: Run again what failed in an earlier start.
-        jobs: So many run at once.
+        runner: Runs them.
     """
 
-    def __init__(
-        self, trials: Sequence[Trial], folder: Path, *, retry_failed: bool, jobs: int
-    ) -> None:
-        self.trials, self.folder, self.jobs = trials, folder, max(jobs, 1)
+    def __init__(self, trials: Sequence[Trial], folder: Path, runner: LocalRunner) -> None:
+        self.trials, self.folder, self.runner = trials, folder, runner
         self.states = {trial.name: trial.state() for trial in trials}
-        wanted = ("open", "failed") if retry_failed else ("open",)
+        wanted = ("open", "failed") if runner.retry_failed else ("open",)
         self.waiting = [trial for trial in trials if self.states[trial.name] in wanted]
         self._outcomes: list[Outcome] = []
 
-    def watch(self, stream: Stream) -> None:
-        """Say how each trial ended."""
+    def run(self, stream: Stream | None = None) -> None:
+        """Run what is waiting and say how each trial ended, what failed, and how to go on.
+
+        Args:
+            stream: Of another engine.
+
+        Raises:
+            ValueError: The first ones failed alike, or one failed.
+            RunInterrupted: The trials were asked to stop.
+        """
         try:
-            with closing(stream) as ended:  # type: ignore[type-var]
+            with contextlib.closing(stream or self.runner.run(self.waiting)) as ended:
                 for trial, outcome in ended:
                     self._outcomes.append(outcome)
                     self._say(trial, outcome, len(self.waiting) - len(self._outcomes))
         except KeyboardInterrupt:
-            self.finish(signal.SIGINT)
+            self.runner.received = signal.SIGINT
+        self._finish()
 
     def _say(self, trial: Trial, outcome: Outcome, left: int) -> None:
         texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
@@ -354,10 +359,11 @@ class Progress:
         text = (trial.found() or text) if outcome.state == "done" else text
         spent = [o.elapsed_s for o in self._outcomes if o.elapsed_s]
         text += f", {duration(outcome.elapsed_s)}" if outcome.elapsed_s else ""
-        if left:
-            rest = f", about {duration(fmean(spent) * left / self.jobs)}" if spent else ""
-            text += f"; {left} left{rest}"
-        print(f"[{len(self.trials) - left}/{len(self.trials)}] {trial.name}: {text}", flush=True)
+        text += f"; {left} left" if left else ""
+        if left and spent:
+            text += f", about {duration(fmean(spent) * left / max(self.runner.jobs, 1))}"
+        total = len(self.trials)
+        print(f"[{total - left}/{total}] {trial.name}: {text}", flush=True)
         run_now = {(o.state, o.error) for o in self._outcomes if o.elapsed_s}
         if left and len(spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
             raise ValueError(
@@ -365,12 +371,7 @@ class Progress:
                 f"{outcome.error}"
             )
 
-    def finish(self, received: signal.Signals | None) -> None:
-        """Say what failed and how to go on.
-
-        Args:
-            received: What asked the runner to stop.
-        """
+    def _finish(self) -> None:
         states = {trial.name: trial.state() for trial in self.trials}
         failed = [trial for trial in self.trials if states[trial.name] == "failed"]
         for trial in failed:
@@ -378,6 +379,7 @@ class Progress:
             print(f"failed: {trial.name}: {error} (see {trial.folder / LOG_FILE})")
         found, total = Counter(states.values()), len(self.trials)
         print(f"{found['done']} of {total} trials are done, in {self.folder}", flush=True)
+        received = self.runner.received
         if received or any(outcome.state == "interrupted" for outcome in self._outcomes):
             code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
             left = found["open"]
