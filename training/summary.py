@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.metrics_rows import last_value, read_metrics
+from training.metrics_file import last_value, read_metrics
 from training.reports.curves import plot_curves
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from training.metrics_rows import series
+from training.metrics_file import series
 from training.reports.figures import (
     DASHES,
     GREY,
