@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from shard_files import write_shards
 
-from data_prep import pipeline, workers
+from data_prep import files, pipeline, workers
 from data_prep.cli import main
 from data_prep.config import BuildConfig
 from data_prep.inspection import order_line
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
 from data_prep.pipeline import build, content_digest
 from data_prep.shards import TokenShards
+from data_prep.sources import describe
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
 
 TOPICS = ["river", "engine", "garden", "market", "planet", "violin", "winter", "bridge"]
@@ -97,12 +98,18 @@ def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "finish_shards", "publish"]
+    ("module", "stage"),
+    [
+        *((workers, name) for name in ("clean_chunk", "train_tokenizer", "encode_part")),
+        *((pipeline, "finish_shards"), (files, "publish")),
+    ],
 )
-def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp_path, monkeypatch):
+def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(
+    module, stage, texts, tmp_path, monkeypatch
+):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
     calls = []
-    original = getattr(pipeline, stage)
+    original = getattr(module, stage)
 
     def dying(*arguments, **options):
         calls.append(1)
@@ -111,14 +118,14 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, stage, dying)
+        patch.setattr(module, stage, dying)
         with pytest.raises(KeyboardInterrupt):
             build(config_of(texts, tmp_path / "killed"), progress=False)
     assert not (tmp_path / "killed").exists()
     cleaned = []
     original_clean = workers.clean_chunk
     monkeypatch.setattr(
-        pipeline, "clean_chunk", lambda *task: cleaned.append(1) or original_clean(*task)
+        workers, "clean_chunk", lambda *task: cleaned.append(1) or original_clean(*task)
     )
     assert content(build(config_of(texts, tmp_path / "killed"), progress=False)) == expected
     if stage not in ("clean_chunk",):
@@ -128,7 +135,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
 def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
+        patch.setattr(files, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "cut"), progress=False)
     for part in (tmp_path / "cut.building").glob("*/000001.npz"):
@@ -138,7 +145,7 @@ def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
 
 def test_changed_settings_invalidate_unfinished_work(texts, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
+        patch.setattr(files, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "out"), progress=False)
     changes = {"sentences": {"headings": "drop"}}
@@ -168,7 +175,7 @@ def test_a_finished_folder_is_used_again_and_never_silently_replaced(texts, tmp_
 def test_every_setting_that_changes_the_content_changes_the_digest(texts, tmp_path):
     def digest(**changes):
         config = config_of(texts, "out", **changes)
-        return content_digest(config, [pipeline.describe(s) for s in config.sources])
+        return content_digest(config, [describe(s) for s in config.sources])
 
     changed = [
         {"validation_fraction": 0.3},
