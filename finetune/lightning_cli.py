@@ -20,7 +20,6 @@ from finetune.artifact import read_info
 from finetune.begin import TaskBegin
 from finetune.callbacks import BestClassifier, ResumePoint, record_result
 from finetune.data.datamodule import TaskDataModule
-from finetune.earlier import State, earlier_run
 from finetune.module import FinetuneModule
 from finetune.outcome import (
     add_evaluation,
@@ -30,7 +29,7 @@ from finetune.outcome import (
     trained_constants,
 )
 from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import RESULT_FILE, RunConfig
+from finetune.run_config import RESULT_FILE, RunConfig, State, earlier_run
 from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
 from ponet.bundle import load_weights
 from training.cli import RunCLI, RunParser, callback_of, run_cli

@@ -16,7 +16,7 @@ import yaml
 
 from data_prep.file_lock import file_lock
 from data_prep.files import write_atomic
-from finetune.earlier import differences
+from finetune.run_config import differences
 from training.inputs import changed_inputs
 from training.studies.study import RESULT_FILE
 from training.studies.trials import State, Trial

@@ -254,10 +254,8 @@ def checked_difference(name: str, ours: Tensor, theirs: Tensor, *, tolerance: fl
     difference = float((ours - theirs).abs().max())
     limit = tolerance * max(1.0, float(ours.abs().max()))
     if not difference <= limit:
-        raise ValueError(
-            f"the exported model's {name} differs by {difference:.2e} from the bundle's; at most "
-            f"{limit:.0e} is rounding, so nothing was written"
-        )
+        found = f"the exported model's {name} differs by {difference:.2e} from the bundle's"
+        raise ValueError(f"{found}; at most {limit:.0e} is rounding, so nothing was written")
     return difference
 
 
@@ -268,7 +266,7 @@ def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> 
     task = _class_name(model).partition("For")[2]
     auto = getattr(transformers, f"AutoModelFor{task}")
     config = model.encoder.config
-    twin, body = _loaded(auto, folder), _loaded(transformers.AutoModel, folder)
+    twin = _loaded(auto, folder)
     tolerance = TOLERANCE if isinstance(config, PoNetConfig) else FOREIGN_TOLERANCE
     was_training, differences = model.training, []
     model.eval()
@@ -281,7 +279,7 @@ def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> 
             inputs["attention_mask"] = batch.mask.long()
         differences += [
             checked_difference(name, ours, theirs, tolerance=tolerance)
-            for name, ours, theirs in _outputs(model, batch, twin, body, inputs)
+            for name, ours, theirs in _outputs(model, batch, twin, inputs)
         ]
     model.train(was_training)
     return max(differences)
@@ -301,34 +299,29 @@ def _loaded(auto_class: Any, folder: Path) -> Any:
             folder, output_loading_info=True, trust_remote_code=False, dtype=torch.float32
         )
     missing = sorted(found["missing_keys"])
-    if missing == ["pooler.dense.bias", "pooler.dense.weight"]:
-        missing = []  # the base model of BERT and FNet makes one up where none was trained
     if missing or found["mismatched_keys"]:
         raise ValueError(
-            f"transformers finds no weights for {', '.join(missing) or 'nothing'} and others of "
-            f"another shape for {found['mismatched_keys'] or 'nothing'}; nothing was written"
+            f"transformers finds no weights for {', '.join(missing) or 'nothing'}, of another "
+            f"shape for {found['mismatched_keys'] or 'nothing'}; nothing was written"
         )
     return loaded.eval()
 
 
 @torch.inference_mode()
 def _outputs(
-    model: Model, batch: EncoderBatch, twin: Any, body: Any, inputs: dict[str, Tensor]
+    model: Model, batch: EncoderBatch, twin: Any, inputs: dict[str, Tensor]
 ) -> list[tuple[str, Tensor, Tensor]]:
     """Return name, our value and transformers' value of all that both compute, at real tokens."""
-    ours, theirs, encoded = model(batch), twin(**inputs), body(**inputs)
+    ours, theirs = model(batch), twin(**inputs, output_hidden_states=True)
     if isinstance(model, SequenceClassifier):
-        pooled = model.pooler(model.encoder(batch))
-        return [("logits", ours, theirs.logits), ("pooled output", pooled, encoded.pooler_output)]
-    logits = theirs.prediction_logits if "prediction_logits" in theirs else theirs.logits
+        return [("logits", ours, theirs.logits)]
     real_BL = batch.mask
+    logits = theirs.prediction_logits if "prediction_logits" in theirs else theirs.logits
+    hidden = theirs.hidden_states[-1]
     found = [
-        ("last hidden state", ours.last_hidden_state[real_BL], encoded.last_hidden_state[real_BL]),
+        ("last hidden state", ours.last_hidden_state[real_BL], hidden[real_BL]),
         ("masked-LM logits", ours.mlm_logits[real_BL], logits[real_BL]),
     ]
-    if model.pooler is not None:
-        pooled = model.pooler(ours.last_hidden_state)
-        found.append(("pooled output", pooled, encoded.pooler_output))
     if ours.pair_logits is not None and "seq_relationship_logits" in theirs:
         found.append(("pair logits", ours.pair_logits, theirs.seq_relationship_logits))
     return found
