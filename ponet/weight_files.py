@@ -171,11 +171,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give an empty folder to fill; it takes the place of the target at the end, if all went well.
 
     What stood there is moved aside first and removed last; after an error nothing has changed.
+
+    Args:
+        target: The folder.
+        replaces: Whether something may stand there already.
     """
+    if not replaces and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"

@@ -5,7 +5,7 @@ logits, the hidden states and every weight of our model.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ def export_huggingface(
     """
     config = model.encoder.config
 
-    def write(staging: Path) -> float:
+    with new_folder(Path(folder), replaces=False) as staging:
         twin = _twin_config(model, special_tokens, labels or {})
         twin.architectures = [_class_name(model)]
         twin.save_pretrained(staging)
@@ -119,16 +119,6 @@ def export_huggingface(
         if card:
             (staging / "README.md").write_text(card, encoding="utf-8")
         return _compare_twin(model, staging, special_tokens)
-
-    return put_in_place(Path(folder), write)
-
-
-def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
-    """Let `write` fill a new folder, rename it to the target, and return what `write` returned."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
-    with new_folder(target) as staging:
-        return write(staging)
 
 
 def write_tokenizer(

@@ -29,10 +29,10 @@ from ponet.hub.huggingface import (
     SpecialTokens,
     checked_difference,
     probe_batch,
-    put_in_place,
     write_tokenizer,
 )
 from ponet.hub.modeling_ponet import make_batch
+from ponet.weight_files import new_folder
 
 GRAPH_NAME = "model.onnx"
 OnnxHead = Literal["masked-lm", "encoder"]
@@ -72,7 +72,6 @@ class OnnxModel(nn.Module):
         head: OnnxHead = "masked-lm",
         segment_input: bool = False,
     ) -> None:
-        """Keep the model."""
         super().__init__()
         self.model = model
         self.special_tokens = special_tokens
@@ -180,22 +179,16 @@ def export_onnx(
             f"--format onnx needs {', '.join(missing)}, not installed here; "
             "pip install -e '.[onnx]'"
         )
-    config = model.config
     live = OnnxModel(model, special_tokens, head=head, segment_input=segment_input)
-    found: list[Comparison] = []
-
-    def write(staging: Path) -> float:
+    facts = {"kind": model.config.kind, **asdict(special_tokens)}
+    facts["max_positions"] = model.config.max_positions
+    with new_folder(folder, replaces=False) as staging:
         write_onnx(live, staging / GRAPH_NAME)
         if tokenizer_path is not None:
-            write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
-        ids = {**asdict(special_tokens), "max_positions": config.max_positions}
-        text = json.dumps({"kind": config.kind, **ids}, indent=2) + "\n"
+            write_tokenizer(tokenizer_path, staging, max_len=model.config.max_positions)
+        text = json.dumps(facts, indent=2) + "\n"
         (staging / "graph.json").write_text(text, encoding="utf-8")
-        found.extend(compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed))
-        return max(one.difference for one in found)
-
-    put_in_place(folder, write)
-    return found
+        return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
 
 def write_onnx(live: OnnxModel, path: Path) -> None:
