@@ -60,11 +60,15 @@ def load_official(path: str | Path) -> PretrainingModel:
             missing, unexpected, or contradicts what it is tied to.
     """
     source = Path(path)
-    if source.is_dir():
-        values, state = read_json(source / CONFIG_NAME), read_weights(*find_weights(source))
-    else:
-        state, values = read_weights(source), read_config_metadata(source)
-    config = foreign_config({"model_type": "ponet", **values}, kinds=("ponet",))
+    is_folder = source.is_dir()
+    values = read_json(source / CONFIG_NAME) if is_folder else read_config_metadata(source)
+    config = foreign_config({"model_type": "ponet", **values})
+    if not isinstance(config, PoNetConfig):
+        raise ValueError(
+            f"{path} holds a model of the type {config.kind}; make it a bundle first: "
+            f"python -m ponet import {path} --output BUNDLE"
+        )
+    state = read_weights(*(find_weights(source) if is_folder else [source]))
     return foreign_model(config, state, where=source).model
 
 
