@@ -27,7 +27,7 @@ from ponet.heads import PretrainingModel
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
-    checked_difference,
+    largest_difference,
     probe_batch,
     write_tokenizer,
 )
@@ -78,28 +78,24 @@ class OnnxModel(nn.Module):
         self.head = head
         self.segment_input = segment_input
 
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what forward returns."""
-        if self.head == "masked-lm":
-            return ["last_hidden_state", "logits"]
-        return ["last_hidden_state", "pooler_output"][: 1 if self.model.pooler is None else 2]
-
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         token_type_ids: Tensor,
         segment_ids: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Return the outputs in the order of output_names; all inputs are int64 (B, L)."""
+    ) -> dict[str, Tensor]:
+        """Return the outputs by their names; all inputs are int64 (B, L)."""
         separators = (self.special_tokens.cls_token_id, self.special_tokens.sep_token_id)
         x_BLD = self.model.encoder(
             make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
         )
+        outputs = {"last_hidden_state": x_BLD}
         if self.head == "masked-lm":
-            return x_BLD, self.model.mlm_head(x_BLD, self.model.decoder_weight)
-        return (x_BLD,) if self.model.pooler is None else (x_BLD, self.model.pooler(x_BLD))
+            outputs["logits"] = self.model.mlm_head(x_BLD, self.model.decoder_weight)
+        elif self.model.pooler is not None:
+            outputs["pooler_output"] = self.model.pooler(x_BLD)
+        return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:
         """Return the graph's inputs for a batch."""
@@ -208,7 +204,7 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
             (),
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=form.output_names,
+            output_names=list(form(**inputs)),
             dynamic_shapes={name: {0: rows, 1: tokens} for name in inputs},
             opset_version=OPSET,
             dynamo=True,
@@ -243,17 +239,11 @@ def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Com
 def _compare(session: Any, live: OnnxModel, batch: EncoderBatch, num_timed: int) -> Comparison:
     inputs = live.inputs(batch)
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    differences = []
-    for name, ours, array in zip(
-        live.output_names, live(**inputs), session.run(None, arrays), strict=True
-    ):
-        at_real = batch.mask if ours.dim() == 3 else slice(None)
-        theirs = torch.from_numpy(array)[at_real]
-        differences.append(
-            checked_difference(name, ours[at_real], theirs, tolerance=FOREIGN_TOLERANCE)
-        )
+    ours, found = live(**inputs), session.run(None, arrays)
+    theirs = {name: torch.from_numpy(array) for name, array in zip(ours, found, strict=True)}
+    difference = largest_difference(ours, theirs, batch, tolerance=FOREIGN_TOLERANCE)
     calls = (lambda: session.run(None, arrays), lambda: live(**inputs)) if num_timed else ()
     times_ms = tuple(
         1000 * statistics.median(timeit.repeat(call, number=1, repeat=num_timed)) for call in calls
     )
-    return Comparison(tuple(batch.input_ids.shape), max(differences), times_ms)
+    return Comparison(tuple(batch.input_ids.shape), difference, times_ms)

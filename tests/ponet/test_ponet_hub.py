@@ -252,7 +252,7 @@ def test_what_differs_is_never_left_behind(tmp_path, monkeypatch):
         return state
 
     monkeypatch.setattr(huggingface, "twin_state", changed)
-    with pytest.raises(ValueError, match="masked-LM logits differs by 1.00e-02"):
+    with pytest.raises(ValueError, match="logits differs by 1.00e-02"):
         export_huggingface(model, tmp_path / "hf", special_tokens=TOKENS)
 
     def without(of):
