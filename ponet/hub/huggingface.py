@@ -247,7 +247,7 @@ def largest_difference(
         tolerance: Largest difference that is rounding, per unit of the largest value.
     """
     largest = 0.0
-    for name in ours.keys() & theirs.keys():
+    for name in (name for name in ours if name in theirs):
         at_real = batch.mask if ours[name].dim() == 3 else slice(None)
         one, other = ours[name][at_real], theirs[name][at_real]
         difference = float((one - other).abs().max())
