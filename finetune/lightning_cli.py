@@ -22,6 +22,17 @@ from finetune.data.inspection import overview_lines
 from finetune.earlier import State, earlier_run
 from finetune.module import FinetuneModule, log_prefix
 from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig, check_trainer
+from finetune.module import FinetuneModule
+from finetune.outcome import (
+    add_evaluation,
+    evaluation_lines,
+    fit_lines,
+    fit_result,
+    trained_constants,
+)
+from finetune.resume_file import remove_resume_files, resume_file
+from finetune.run_config import RESULT_FILE, RunConfig, State, earlier_run
+from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
 from ponet.bundle import load_weights
 from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
