@@ -13,8 +13,6 @@ from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
 from ponet.encoders.backbone import PositionMethod
-from ponet.names import foreign_kind
-from ponet.positions import PositionMethod
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
 from training.interruption import say

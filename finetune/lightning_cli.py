@@ -19,10 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from finetune.artifact import read_info
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.inspection import overview_lines
-from finetune.earlier import State, earlier_run
 from finetune.module import FinetuneModule, log_prefix
-from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig, check_trainer
-from finetune.module import FinetuneModule
 from finetune.outcome import (
     add_evaluation,
     evaluation_lines,
@@ -30,9 +27,14 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import RESULT_FILE, RunConfig, State, earlier_run
-from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
+from finetune.run_config import (
+    RESULT_FILE,
+    RESUME_FOLDER,
+    RunConfig,
+    State,
+    check_trainer,
+    earlier_run,
+)
 from ponet.bundle import load_weights
 from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
@@ -220,7 +222,6 @@ class FinetuneCLI(RunCLI):
         if self.earlier != "finished":
             super()._run_subcommand(subcommand)
             return
-        from finetune.outcome import fit_lines
 
         self.result = read_result(self.run.folder / RESULT_FILE)
         print("\n".join(fit_lines(self.result, self.run.folder)))
@@ -250,7 +251,6 @@ class FinetuneCLI(RunCLI):
     def finish_fit(self) -> None:
         """Validate what was trained last; test the best classifier once; write what was found."""
         from finetune.callbacks import BestClassifier, ResumePoint, record_result
-        from finetune.outcome import fit_lines, fit_result
 
         best = callback_of(self.trainer, BestClassifier)
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
@@ -274,8 +274,6 @@ class FinetuneCLI(RunCLI):
 
     def after_validate(self) -> None:
         """Print the scores."""
-        from finetune.outcome import add_evaluation, evaluation_lines, trained_constants
-
         if self.trainer.is_global_zero:
             constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
             lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)

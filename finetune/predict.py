@@ -27,12 +27,6 @@ from finetune.data.batches import EncodedText, evaluation_shard
 from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row
 from finetune.tasks.tables import read_table
-from training.parsing import parse_options
-from finetune.data.encoded_texts import EncodedText
-from finetune.data.sampler import evaluation_shard
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.spec import Row
-from finetune.tasks.tables import column_value, read_table, text_value
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16

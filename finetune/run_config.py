@@ -6,15 +6,12 @@ Invariant: a run never goes on with other settings, data or weights.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 from typing import Any, ClassVar, Literal
 
 import yaml
 
 from training import run_config
-from training.configuration import INPUTS_FILE
-from training.configuration import flatten
-from training.inputs import INPUTS_FILE, RUN_PARTS, changed_inputs
+from training.configuration import INPUTS_FILE, RUN_PARTS, changed_inputs, flatten
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -22,7 +19,6 @@ from training.run_config import (
     CONFIG_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
-    RECORD_FILE,
 )
 from training.run_folder import own_files
 from training.tracking import RECORD_FILE
@@ -108,6 +104,8 @@ def check_trainer(trainer: Any) -> None:
             "trainer.overfit_batches has no effect on the order of the rows here; use "
             "--data.max_train_rows, with the training file as --data.validation"
         )
+
+
 def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
     """Return what stands in the run's folder and can go on; nothing is changed there.
 

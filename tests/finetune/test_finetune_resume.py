@@ -21,9 +21,8 @@ from finetune_runs import (
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
-from finetune.earlier import differences
-from training.checkpoints.storage import STATE_FILE
 from finetune.run_config import differences
+from training.checkpoints.storage import STATE_FILE
 from training.run_folder import sole_writer
 
 # 5 optimiser steps of 4 micro-batches per epoch; validation also in the middle of the third epoch.
