@@ -188,8 +188,6 @@ def _panels(rows: list[Row], our_label: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     mode = options.compile_mode if options.compile else ""
     compared = rivals.rivals_on(options.device, compile_mode=mode)
     our_label = rivals.ours(compared).label

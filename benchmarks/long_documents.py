@@ -83,8 +83,6 @@ def _step(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     rows = measure_steps(make_steps(options), options)
     for row in (row for row in rows if not row["over"]):
         bert = "BERT" + (RECOMPUTED if RECOMPUTED in row["rival"] else "")

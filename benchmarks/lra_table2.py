@@ -119,8 +119,6 @@ def claims(rows: list[Row], device: str) -> list[Target]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     cells = [(name, num_tokens) for num_tokens in options.lengths for name in KINDS]
     rows = measure_steps({cell: make_step(*cell, options) for cell in cells}, options)
     published = {"source": "arXiv 2110.02442, Table 2", "lengths": LENGTHS, **PUBLISHED}

@@ -66,14 +66,7 @@ DEVICE = {
 def parse(
     doc: str | None, given: Mapping[str, Option], arguments: Sequence[str] | None, rest: str = ""
 ) -> Options:
-    """Return the options of a measurement.
-
-    Args:
-        doc: Of the module; becomes the help.
-        given: Its options by name; `--short` and `--output` are added.
-        arguments: Of the command line; None: of this process.
-        rest: Name for what follows `--`; empty: nothing may.
-    """
+    """Return the options of a measurement, threads set; `rest` names what may follow `--`."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,26 +80,28 @@ def parse(
     for name, option in every.items():
         if getattr(options, name) is None:
             setattr(options, name, option.value(options))
+    if "lengths" in every:
+        options.lengths = sorted(set(options.lengths))
+    torch.set_num_threads(getattr(options, "threads", torch.get_num_threads()))
     return options
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Row:
     """Return what a reader needs to judge the numbers.
 
     Without AMX (`amx_bf16`) a bf16 product is no faster than an fp32 one, or slower; None: it is
     not known whether this CPU has it.
     """
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    names = [line for line in text.splitlines() if line.startswith("model name")]
-    cpu = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    flags = set(text.split())
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = set(" ".join(lines).split())
     return {
-        "cpu": cpu or platform.machine(),
+        "cpu": (names or [platform.processor()])[0] or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        **{name: name in flags if text else None for name in ("amx_bf16", "avx512_bf16")},
+        **{name: name in flags if flags else None for name in ("amx_bf16", "avx512_bf16")},
     }
 
 
@@ -147,26 +142,13 @@ def find(rows: Iterable[Row], *path: str, **wanted: Any) -> Any:
 
 
 def target(
-    claim: str,
-    measured: float | None,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    lacks: str = "",
-) -> Target:
-    """Return a claim held against a measurement.
+    claim: str, measured: float | None, *, at_least: float | None = None,
+    at_most: float | None = None, lacks: str = "",
+) -> Target:  # fmt: skip
+    """Return a claim held against a median, and against one of the two bounds.
 
-    Args:
-        claim: What is claimed, with its sizes.
-        measured: Median; None if this run does not cover it.
-        at_least: The bound, or
-        at_most: the bound.
-        lacks: What the claim takes for granted and this machine has not, such as "AMX"; the
-            figure is shown then, and not judged.
-
-    Returns:
-        claim, bound as text, measured, `met`: True, False or None (not measured, or not judged),
-        and `lacks`.
+    `met` is None where nothing was measured, or where this machine lacks what the claim takes for
+    granted, such as "AMX": the figure is shown then, and not judged.
     """
     bound, sign = (at_most, "<=") if at_least is None else (at_least, ">=")
     assert bound is not None, "one bound is needed"
@@ -189,12 +171,7 @@ def only(value: float) -> Spread:
 
 
 def panels_of(rows: Iterable[Row], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return a panel per key: its title -> rival -> (tokens of a text, value), where there is one.
-
-    Args:
-        rows: With `rival`, `num_tokens` and the keys, as figures or spreads.
-        keys: Key -> title.
-    """
+    """Return a panel per key: its title -> rival -> (tokens of a text, value) of the rows."""
     panels: dict[str, Any] = {title: {} for title in keys.values()}
     for row in rows:
         for key, title in keys.items():
@@ -238,12 +215,8 @@ def line_chart(
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
 
-    Args:
-        panels: Title -> lines. What stands before the comma of a name decides the colour.
-        path: Of the PNG file.
-        title: Of the figure.
-        xlabel: What the length is.
-        spans: From-to on the x axis, shaded; the axes are linear then.
+    What stands before the comma of a line's name decides its colour. Spans of the x axis are
+    shaded; the axes are linear then.
     """
     lines = -(-len(panels) // min(3, len(panels)))
     figure, axes = _axes(min(3, len(panels)), 4.0 * lines + 0.8, len(panels))

@@ -89,7 +89,7 @@ def protections(folder: Path, options: Options) -> dict[str, list[Callback]]:
         )
 
     def watchdog() -> Watchdog:
-        return Watchdog(folder, guards.watchdog_minutes)
+        return Watchdog(guards.watchdog_minutes)
 
     return {
         BARE: [],
@@ -275,7 +275,6 @@ def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
     be_quiet()
-    torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
     count, encoders = options.sentences, {}
     made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}
