@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import Clock, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, SIZES, Rival
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
     name, ours = options.name or f"pretraining_{options.device}", rivals_for(options)[0].label
     content = {"ours": ours, "targets": claims(rows, options), "rows": rows}
-    report.finish(name, content, options, page.pretraining)
+    report.finish(name, content, options, kind="pretraining")
     bars = {f"{row['num_tokens']}: {row['rival']}": row["s"] for row in rows}
     panels = {f"Pretraining step, {options.encoder}, loader included": {"median": bars}}
     report.bar_chart(panels, options.output / f"{name}.png", unit="seconds")

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 Options = argparse.Namespace
 Row = dict[str, Any]
+Content = dict[str, Any]
 Target = dict[str, Any]
 Spread = Mapping[str, float]
 STYLES = ("-", "--", ":", "-.")
@@ -105,32 +106,79 @@ def machine() -> Row:
     }
 
 
-def finish(
-    name: str,
-    content: Mapping[str, Any],
-    options: Options,
-    render: Callable[[dict[str, Any]], list[str]],
-) -> None:
-    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims."""
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None:
+    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims.
+
+    The tables are those of a kind, which is the name where none is given.
+    """
     shown = {k: v for k, v in vars(options).items() if k not in ("output", "short", "name")}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
-    whole: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "settings": settings}
+    whole: Row = {"machine": machine(), "torch": torch.__version__, "settings": settings}
     if settings.get("device") == "cuda":
         whole["gpu"] = torch.cuda.get_device_name()
     whole |= content
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{name}.json"
     path.write_text(json.dumps(whole, indent=2) + "\n")
-    print("\n".join([str(path), "", *render(whole), ""]))
+    print(f"{path}\n\n{tables(kind or name, whole)}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+def template(name: str) -> Any:
+    """Return a template of this folder."""
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"where": where, "heading": heading, "grouped": grouped}
+    environment.globals |= {"spread": spread_cell, "bold": bold}
+    return environment.get_template(name)
+
+
+def tables(kind: str, content: Content) -> str:
+    """Return the Markdown tables of a measurement."""
+    return str(getattr(template("tables.md.j2").module, kind)(content)).strip()
+
+
+def where(content: Content) -> str:
+    """Return the machine in one line."""
+    machine, settings = content["machine"], content.get("settings", {})
+    parts = [source["gpu"] for source in (content, machine) if "gpu" in source]
+    parts.append(f"{machine['cpu']}, {machine['cores']} cores")
+    if "amx_bf16" in machine:
+        parts.append("with AMX" if machine["amx_bf16"] else "without AMX")
+    if settings.get("device") == "cpu":
+        parts.append(f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}")
+    if "torch" in content:
+        parts.append(f"PyTorch {content['torch']}")
+    load = ", ".join(f"{value:g}" for value in machine["load_average"])
+    return f"{'; '.join(parts)}; load average at the end {load}."
+
+
+def spread_cell(found: Spread | None) -> str:
+    """Return median, lowest and highest."""
+    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
+
+
+def bold(name: str, chosen: str) -> str:
+    """Return a name in bold if it is the chosen one."""
+    return f"**{name}**" if name == chosen else name
+
+
+def heading(row: Row) -> str:
+    """Return what the rows of one setting have in common."""
+    precision = "fp32" if row["precision"] == "32" else row["precision"]
+    return f"{row['part']}, {row['mode']}, {row['size']}, {precision}"
+
+
+def grouped(rows: Iterable[Row], key: str | Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    """Return the rows by what a key or function says of them, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
+    return list(groups.items())
 
 
 def find(rows: Iterable[Row], *path: str, **wanted: Any) -> Any:

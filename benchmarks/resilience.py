@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks import report
@@ -172,18 +171,6 @@ def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> d
     }
 
 
-def table(content: dict[str, Any]) -> list[str]:
-    """Return one line per part of what protection costs."""
-    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS))
-    body = []
-    for encoder, found in content["encoders"].items():
-        for name, part in found["parts"].items():
-            cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
-            shares = [f"{ms:.3f} ({percent:.2f} %)" for ms, percent in cells]
-            body.append([encoder, name, *shares])
-    return report.grid(head, body)
-
-
 def fit_options(shards: Path, encoder: str, options: Options) -> list[str]:
     """Return the options of the fits whose start-up is timed."""
     given = {
@@ -284,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             samples = train(shards, folder / encoder, encoder, options)
             encoders[encoder] = costs(samples, folder / encoder, options)
     content = {"encoders": encoders, "start_up": started, "targets": claims(encoders, started)}
-    report.finish("resilience", content, options, table)
+    report.finish("resilience", content, options)
     panels = {
         f"{name}: % of a bare step": {
             way.replace("_", " "): {p: part[way]["percent"] for p, part in found["parts"].items()}
