@@ -41,6 +41,8 @@ class PretrainDataModule(LightningDataModule):
 
     differs_from_training: Sequence[str] = ()
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
+    skipped_windows: tuple[int, ...] = ()
+    """Windows of the stream that rollbacks leave out, ascending."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -83,8 +85,8 @@ class PretrainDataModule(LightningDataModule):
         super().__init__()
         if min(eval_batch_size, eval_examples, num_workers + 1) < 1:
             raise ValueError(
-                f"eval_batch_size {eval_batch_size} and eval_examples {eval_examples} must be at "
-                f"least 1, num_workers {num_workers} at least 0."
+                f"eval_batch_size ({eval_batch_size}) and eval_examples ({eval_examples}) must be "
+                f"at least 1, num_workers ({num_workers}) at least 0."
             )
         self.folder = Path(folder)
         self.build_config = build_config
@@ -93,15 +95,12 @@ class PretrainDataModule(LightningDataModule):
         self.segments = segments
         self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
         self.max_len = max_len
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.eval_examples = eval_examples
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
         self.num_workers = num_workers
         self.verify_shards = verify_shards
         self.seed = seed
         BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
-        self.skipped_windows: tuple[int, ...] = ()
         self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
 

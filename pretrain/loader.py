@@ -15,6 +15,7 @@ G global batch, R ranks, m micro-batch (examples per rank and forward pass).
 import math
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -135,15 +136,16 @@ def unpack_batch(packed: Packed) -> Batch:
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader over `PretrainDataset`: use `collate_fn=pack_batch` if there are workers."""
 
-    _open: Generator[Batch, None, None] | None = None
+    _latest: "weakref.ref[Generator[Batch, None, None]] | None" = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Return the batches by name."""
-        if self._open is not None:
-            self._open.close()  # an iteration that was left early shares its workers with this one
+        if self._latest and (left_early := self._latest()):
+            left_early.close()  # it shares its workers with this iteration
         named = (unpack_batch(b) if isinstance(b, Packed) else b for b in super().__iter__())
-        self._open = read_ahead(named) if self.num_workers and not self.pin_memory else named
-        return self._open
+        batches = read_ahead(named) if self.num_workers and not self.pin_memory else named
+        self._latest = weakref.ref(batches)
+        return batches
 
     def state_dict(self) -> dict[str, object]:
         """Return nothing: the data module's state is the one integer that tells the place."""
