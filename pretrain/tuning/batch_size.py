@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from pretrain.loader import BatchGeometry
+from pretrain.loader import accumulation_steps
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
 
@@ -206,11 +206,7 @@ class SizeTrials:
         self.device = cli.make_trainer(Callback(), 1).strategy.root_device.type
         self.limit = int(cli.search.memory_share * total_memory(self.device))
         """Bytes that a size may need."""
-        self._per_device = BatchGeometry(
-            global_batch_size=self._data.global_batch_size,
-            micro_batch_size=1,
-            world_size=cli.world_size,
-        ).accumulation
+        self._per_device = accumulation_steps(self._data.global_batch_size, 1, cli.world_size)
 
     def run(self) -> list[SizeTrial]:
         """Measure ascending sizes until one does not fit: at least one, all but the last fit."""
