@@ -158,11 +158,7 @@ def read_input(
 ) -> Iterator[InputRow]:
     """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
 
-    Args:
-        path: .csv, .tsv or .jsonl, also .gz or .zst.
-        columns: Which column holds what.
-        kept: Columns that are carried over.
-        notes: As for `read_table`.
+    The columns `kept` are carried over; `notes` is as for `read_table`.
     """
     bad: list[InputRow] = []
     none = dict.fromkeys(kept)
@@ -225,11 +221,7 @@ def prediction_writer(
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
-    Args:
-        stream: Open for text, with newline="".
-        ending: One of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
-        labels: The classes; none for a regression.
-        kept: Names of the columns that are carried over.
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
     """
     if ending == ".jsonl":
 

@@ -172,11 +172,7 @@ def total_memory(device: str) -> int:
 
 
 def find_batch_size(cli: Any) -> None:
-    """Measure the sizes, print them, plot, write `data.micro_batch_size`.
-
-    Args:
-        cli: The `TuneCLI` of the command.
-    """
+    """Measure, print and plot the sizes, write `data.micro_batch_size`; `cli` is a `TuneCLI`."""
     search, global_batch_size = cli.search, cli.datamodule.global_batch_size
     sizes = SizeTrials(cli)
     trials = sizes.run()
