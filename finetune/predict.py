@@ -71,8 +71,6 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
-        if self.max_len and self.max_len < 5:
-            raise ValueError(f"max_len is {self.max_len}; a pair needs 5 tokens or more")
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
