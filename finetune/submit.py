@@ -6,6 +6,7 @@ order, or nothing is written; what an incomplete archive lacks is said.
 
 import io
 import math
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -91,8 +92,8 @@ def run_submit(arguments: Sequence[str]) -> Path:
         ValueError: A task is missing or given twice, a model is of no GLUE task, or a split does
             not have the rows that the leaderboard knows. Nothing is written then.
     """
-    given = [text.replace("--model", "--model+", 1) if _adds(text) else text for text in arguments]
-    config = parse_config(SubmitConfig, given, command="submit")
+    adding = [re.sub(r"^--model(?==|$)", "--model+", text) for text in arguments]
+    config = parse_config(SubmitConfig, adding, command="submit")
     folders = models_by_task(config.model, max_len=config.max_len)
     missing, rows = dict[str, str](), dict[str, SplitRows]()
     for file in LEADERBOARD:
@@ -116,11 +117,6 @@ def run_submit(arguments: Sequence[str]) -> Path:
     if missing:
         print(f"the leaderboard will miss {_listed(missing)}")
     return output
-
-
-def _adds(argument: str) -> bool:
-    """Whether it is a `--model`, which adds to earlier ones."""
-    return argument == "--model" or argument.startswith("--model=")
 
 
 def _listed(missing: Mapping[str, str]) -> str:
