@@ -6,6 +6,7 @@ order, or nothing is written; what an incomplete archive lacks is said.
 
 import io
 import math
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
