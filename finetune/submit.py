@@ -6,7 +6,6 @@ order, or nothing is written; what an incomplete archive lacks is said.
 
 import io
 import math
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
