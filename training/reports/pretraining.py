@@ -72,7 +72,7 @@ class StudyReport:
             seeds=self.dots([column for column in drawn if column.measure is not SPEED]),
             speeds=self.dots([column for column in drawn if column.measure is SPEED]),
             runs=self._runs(),
-            details=_details,
+            details=details_of,
             config_file=CONFIG_FILE,
             versions=pairs(versions()),
             listed=listed,
@@ -278,7 +278,7 @@ def _config_cell(run: Run, out: Path) -> Cell:
     return Cell(text=CONFIG_FILE, link=target)
 
 
-def _details(run: Run) -> tuple[list[str], list[str]]:
+def details_of(run: Run) -> tuple[list[str], list[str]]:
     """What its bundle and its study say, and how it was started and can be repeated."""
     notes = [f"Bundle: {pairs(run.metadata)}"] if run.metadata else []
     if run.downstream:
