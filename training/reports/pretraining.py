@@ -56,21 +56,13 @@ class StudyReport:
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
-        runs, has_figures = self.study.runs, form == "html"
-        drawn = self.drawn if has_figures else []
         return render(
             "pretraining.j2",
             form,
             report=self,
             study=self.study,
-            num_seeds=len({run.seed for run in runs if run.seed}),
             leaders={c.measure.title: found for c in self.columns if (found := self._leader(c))},
-            unfinished=[run.name for run in runs if not run.is_finished],
-            diverged=[run.name for run in runs if run.diverged_at is not None],
-            curves=self.curves if has_figures else [],
-            parallel=parallel_panel(self.study, [c.measure for c in drawn]),
-            seeds=self.dots([column for column in drawn if column.measure is not SPEED]),
-            speeds=self.dots([column for column in drawn if column.measure is SPEED]),
+            parallel=parallel_panel(self.study, [column.measure for column in self.drawn]),
             runs=self._runs(),
             details=details_of,
             config_file=CONFIG_FILE,
