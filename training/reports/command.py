@@ -56,8 +56,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or no run at all; says what is wrong with each folder.
     """
     options = parse_pretraining(arguments)
-    from training.reports.curves import save_curves
-    from training.reports.figures import save_dots
+    from training.reports.figures import save_dots, save_png
     from training.reports.pretraining import StudyReport
     from training.reports.runs import find_runs
     from training.reports.study import choose_baseline, make_study
@@ -76,9 +75,10 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
     )
     texts = {TABLE: report.text("md"), PAGE: report.text("html")}
     _write(out, texts, report.csv_rows(), report.numbers())
-    if dots := report.dots(report.drawn):
-        save_dots(dots, report.drawn, out / FIGURE)
-    save_curves(report.curves, out / CURVES_FIGURE)
+    if report.columns:
+        save_dots(report.dots(report.columns), report.columns, out / FIGURE)
+    if report.curves:
+        save_png(report.curves, out / CURVES_FIGURE)
     for folder, reason in problems.items():
         print(f"left out: {folder}: {reason}")
     print(f"report: {out / PAGE}")

@@ -19,8 +19,7 @@ from training.reports.figures import (
     SOFT,
     Panel,
     colour_of,
-    new_figure,
-    style,
+    save_png,
     tidy,
     wrapped,
 )
@@ -83,24 +82,10 @@ def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
         Configuration(label=label, runs=[Run(folder=Path(), name=label, rows=rows)], factors={})
         for label, rows in runs.items()
     ]
-    study = Study(configurations=alone, names={}, unchanged={})
-    return save_curves(curve_panels(study), Path(path))
-
-
-def save_curves(panels: Sequence[Panel], path: Path) -> Path | None:
-    """Panels beside each other as a PNG, with a legend in the first; returns its path."""
-    if not panels:
-        return None
-    with style(path.name):
-        figure = new_figure((sum(p.size[0] for p in panels), max(p.size[1] for p in panels)))
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            panel.draw(axis)
-            axis.set_title(panel.title, fontsize=10)
-        if axes[0].get_legend_handles_labels()[0]:
-            axes[0].legend(fontsize=8, frameon=False)
-        figure.savefig(path)
-    return path
+    panels = curve_panels(Study(configurations=alone, names={}, unchanged={}))
+    if panels:
+        save_png(panels, Path(path))
+    return Path(path) if panels else None
 
 
 def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:

@@ -45,11 +45,6 @@ class StudyReport:
         """The measures over training."""
         return curve_panels(self.study)
 
-    @property
-    def drawn(self) -> list[Column[Logged]]:
-        """The columns with a value."""
-        return [c for c in self.columns if any(cell.estimate for cell in c.cells.values())]
-
     def dots(self, columns: Sequence[Column[Logged]]) -> list[Panel]:
         """Every seed under some of those."""
         return dot_panels(columns, [found.label for found in self.study.configurations], least_n=3)
@@ -62,7 +57,7 @@ class StudyReport:
             report=self,
             study=self.study,
             leaders={c.measure.title: found for c in self.columns if (found := self._leader(c))},
-            parallel=parallel_panel(self.study, [column.measure for column in self.drawn]),
+            parallel=parallel_panel(self.study, [column.measure for column in self.columns]),
             runs=self._runs(),
             details=details_of,
             config_file=CONFIG_FILE,
@@ -259,15 +254,10 @@ def _state(run: Run) -> str:
 
 
 def _config_cell(run: Run, out: Path) -> Cell:
-    """A link to the run's configuration, relative where the disks allow it."""
+    """A link to the run's configuration."""
     path = run.folder / CONFIG_FILE
-    if not path.is_file():
-        return Cell(text="missing")
-    try:
-        target = quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())
-    except ValueError:  # another drive
-        target = path.resolve().as_uri()
-    return Cell(text=CONFIG_FILE, link=target)
+    target = Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+    return Cell(text=CONFIG_FILE, link=quote(target)) if path.is_file() else Cell(text="missing")
 
 
 def details_of(run: Run) -> tuple[list[str], list[str]]:
