@@ -29,8 +29,6 @@ from training.run_config import CheckpointConfig
 SAVE = 1
 """What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""
 
-OnAllRanks = Callable[[Trainer, LightningModule], None]
-
 
 def loop_state(
     step: int,
@@ -183,8 +181,8 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         stop: StopRequest,
         poll_every_n_steps: int,
         eval_every_n_steps: int,
-        before_save: OnAllRanks,
-        before_stop: OnAllRanks,
+        before_save: Callable[[Trainer, LightningModule], None],
+        before_stop: Callable[[Trainer, LightningModule], None],
         around_save: Callable[[Trainer], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         super().__init__(folder, stop=stop, every_n_minutes=config.every_n_minutes)
