@@ -239,8 +239,8 @@ def _recorded_start(run: RunConfig, group: str, continues: bool) -> dict[str, An
     return {"group": start.group, "id": None if agents_id else start.id}
 
 
-def best_values(rows: Sequence[Mapping[str, float]], *, stage: str = "val") -> dict[str, float]:
-    """Return `best/<metric>` and `best/<metric>_step` of every metric of a stage.
+def best_values(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return `best/<metric>` and `best/<metric>_step` of every metric of validations.
 
     Losses and perplexities are best when lowest, everything else when highest; the earliest of
     equals counts, and a NaN never does.
@@ -248,7 +248,7 @@ def best_values(rows: Sequence[Mapping[str, float]], *, stage: str = "val") -> d
     best: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            if not name.startswith(f"{stage}/") or math.isnan(value):
+            if not name.startswith("val/") or math.isnan(value):
                 continue
             key, sign = f"best/{name}", -1 if name.endswith(("loss", "perplexity")) else 1
             if key not in best or sign * value > sign * best[key]:

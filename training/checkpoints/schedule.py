@@ -112,9 +112,9 @@ class SavesAndStops(Callback):
             self._stop_request.uninstall()
 
     def after_save(self, path: Path) -> None:
-        """Remove what need not be kept any more: all but the checkpoint that was just written."""
+        """Remove all but the checkpoint just written; what others save elsewhere changes none."""
         for old in saved_checkpoints(self.folder):
-            if old.path != path:
+            if path.parent == self.folder and old.path != path:
                 remove_checkpoint(old.path)
 
     def wish(self) -> int:
