@@ -14,44 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import REPOSITORY, Target, grid, target, verdict
-from benchmarks.work import OTHER_PASSES, POOLING_PASSES
+import jinja2
+
+from benchmarks.report import REPOSITORY, Row, Target, find, grid, target, verdict
+from benchmarks.rivals import OTHER_PASSES, POOLING_PASSES
 
 Content = dict[str, Any]
-Row = dict[str, Any]
 COMPARED = ("official PoNet", "BERT", "FNet")
-
-INTRODUCTION = """# Speed and memory
-
-Written by `python -m benchmarks.page` from the JSON files in [results](results/README.md), which
-the measurements in `benchmarks/` write (`--output docs/results`). Ratios are what to trust: all
-rivals of a table ran in turn, in one process, in rounds of changing order; a ratio is formed within
-a round, and the median over rounds is shown, with the lowest and the highest in brackets. On one
-CPU thread the time is CPU time of the process.
-
-**official PoNet** is the arrangement of the authors' released code as this project's own
-implementation (`benchmarks/official.py`, held to the same outputs and gradients by a test): five
-projections of every token, each pool in a layout of its own; that code's casts to float32 around
-the segment pool are left out. **BERT** has PyTorch's fused attention, no dropout on it, and no
-mask. **PoNet reference** is this project's plain version, **PoNet eager** the one for any device,
-**PoNet triton** the one for NVIDIA GPUs."""
-
-BOUND = f"""## Why three projections are enough, and what the bound is
-
-The query of PoNet's global pool is a mean, and a mean passes through a linear layer; the key bias
-adds the same to all scores, which the softmax drops; the value is the key, and the shares add up to
-one. So query and key are applied to pooled vectors only, and three projections of every token
-remain of five: 72 D² operations per token and layer for training instead of 84 D², the same as BERT
-without its attention.
-
-The bound of a training layer is the time of these operations at the best matrix product measured in
-the same run, plus {POOLING_PASSES + OTHER_PASSES} reads or writes of a (tokens, D) array at the
-copy rate measured there. {POOLING_PASSES} belong to the pooling: the input twice for mean and
-attention, three projections in and one result out, then in the backward pass the gradient, three
-projections, their three gradients, the input once more and its gradient, read and written.
-{OTHER_PASSES} belong to norms, residuals and GELU with compiled pointwise code. What a layer lacks
-to the bound is time in pointwise passes beyond these, in products slower than the best one, and in
-launches."""
+RESULTS = REPOSITORY / "docs" / "results"
 
 
 def where(content: Content) -> str:
@@ -94,30 +64,19 @@ def encoders(content: Content) -> list[str]:
     lines = [where(content), "", f"{rounds} rounds. **{mine}** is what a user gets here."]
     for title, rows in grouped(content["rows"], heading).items():
         by_rival = grouped(rows, lambda row: row["rival"])
-        own = by_rival[mine]
-        head = ["ms a step (share of the product rate)"]
-        head += [f"{row['num_texts']} x {row['num_tokens']}" for row in own]
-
-        def line(name: str, rows: list[Row], cell: Callable[[Row], str]) -> list[str]:
-            return [name, *map(cell, rows)]
-
-        body = [
-            line(f"**{rival}**" if rival == mine else rival, found, _time_cell)
-            for rival, found in by_rival.items()
-        ]
-        for other in by_rival:
-            if other == mine or not other.startswith(("PoNet", *COMPARED)):
-                continue
-            ratios = [row["times_as_fast_as"].get(other) for row in own]
-            body.append([f"speed, x {other}", *map(spread_cell, ratios)])
+        own, known = by_rival[mine], [name for name in by_rival if name in (mine, *COMPARED)]
         key = "further_mib" if "further_mib" in rows[0] else "peak_mib"
         name = "MiB, each further one" if key == "further_mib" else "MiB"
-        for rival in (rival for rival in by_rival if rival in (mine, *COMPARED)):
-            cells = [f"{row[key]:,.0f}" for row in by_rival[rival]]
-            body.append([f"{name}: {rival}", *cells])
+        body = [[f"**{r}**" if r == mine else r, *map(_time_cell, by_rival[r])] for r in by_rival]
+        for other in (r for r in by_rival if r != mine and r.startswith(("PoNet", *COMPARED))):
+            ratios = (row["times_as_fast_as"].get(other) for row in own)
+            body.append([f"speed, x {other}", *map(spread_cell, ratios)])
+        body += [[f"{name}: {r}", *(f"{row[key]:,.0f}" for row in by_rival[r])] for r in known]
         if "share_of_bound" in own[0]:
-            shares = [f"{row['share_of_bound']:.0%}" for row in own]
+            shares = (f"{row['share_of_bound']:.0%}" for row in own)
             body.append([f"share of the bound: {mine}", *shares])
+        head = ["ms a step (share of the product rate)"]
+        head += [f"{row['num_texts']} x {row['num_tokens']}" for row in own]
         lines += ["", f"**{title}**", "", *grid(head, body)]
     return lines
 
@@ -148,19 +107,17 @@ def pretraining(content: Content) -> list[str]:
 
 def steps(content: Content, *, against: str) -> list[str]:
     """Return steps per second, ratios to one rival and memory, by length."""
-    lengths = content["settings"]["lengths"]
-    body = []
-    for rival, rows in grouped(content["rows"], lambda row: row["rival"]).items():
-        cells = [rival]
-        for row in rows:
-            if row["over"]:
-                cells.append(f"over {row['over']}")
-                continue
-            times = row["times_as_fast_as"].get(against)
-            ratio = f" ({times['median']:.2f} x)" if times else ""
-            cells.append(f"{1 / row['s']['median']:.2f}{ratio}, {row['peak_mib']:,.0f} MiB")
-        body.append(cells)
-    return grid([f"measured: steps/s (x {against})", *map(str, lengths)], body)
+
+    def cell(row: Row) -> str:
+        if row["over"]:
+            return f"over {row['over']}"
+        times = find([row], "times_as_fast_as", against, "median")
+        ratio = f" ({times:.2f} x)" if times else ""
+        return f"{1 / row['s']['median']:.2f}{ratio}, {row['peak_mib']:,.0f} MiB"
+
+    by_rival = grouped(content["rows"], lambda row: row["rival"])
+    head = [f"measured: steps/s (x {against})", *map(str, content["settings"]["lengths"])]
+    return grid(head, [[name, *map(cell, rows)] for name, rows in by_rival.items()])
 
 
 def lra_table2(content: Content) -> list[str]:
@@ -186,7 +143,7 @@ def loader(content: Content) -> list[str]:
     names = list(dict.fromkeys(n for f in content["lengths"].values() for n in f["examples_per_s"]))
     body = []
     for length, found in content["lengths"].items():
-        rates = [found["examples_per_s"].get(name) for name in names]
+        rates = (found["examples_per_s"].get(name) for name in names)
         cells = [f"{rate['median']:,.0f}" if rate else "-" for rate in rates]
         waits = found["consumer"]
         waiting = f"{waits['waiting_share']['median']:.2%} at {waits['examples_per_s']:,.0f}/s"
@@ -199,10 +156,7 @@ def text(content: Content) -> list[str]:
     """Return megabytes per second by way."""
     medians = content["median_mb_per_s_and_core"]
     library = medians["encode_batch_fast"]
-    body = [
-        [name.replace("_", " "), f"{rate:.2f}", f"{rate / library:.2f}"]
-        for name, rate in medians.items()
-    ]
+    body = [[n.replace("_", " "), f"{v:.2f}", f"{v / library:.2f}"] for n, v in medians.items()]
     return [where(content), "", *grid(("way", "MB/s and core", "x encode_batch_fast"), body)]
 
 
@@ -230,11 +184,9 @@ KINDS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
 
 def loader_targets(content: Content) -> list[Target]:
     """Return what is claimed of the loader, with what was measured."""
-    found = content["lengths"].get("512")
-    rate = waiting = None
-    if found:
-        rate = found["examples_per_s"]["ours, one process (CPU time)"]["median"]
-        waiting = found["consumer"]["waiting_share"]["median"]
+    ours = "ours, one process (CPU time)"
+    rate = find([content], "lengths", "512", "examples_per_s", ours, "median")
+    waiting = find([content], "lengths", "512", "consumer", "waiting_share", "median")
     return [
         target("loader, 512 tokens: examples per second and core", rate, at_least=20_000),
         target("loader: waiting of a consumer of 4,000 examples/s", waiting, at_most=0.02),
@@ -260,17 +212,6 @@ def claims(results: dict[str, tuple[str, Content]]) -> list[str]:
     return [*lines, "", "Not measured: " + "; ".join(missing) + "."] if missing else lines
 
 
-def gpu_note(results: dict[str, tuple[str, Content]]) -> list[str]:
-    """Return what is missing where no file is from a GPU."""
-    if any("gpu" in part for _, found in results.values() for part in (found, found["machine"])):
-        return []
-    return [
-        "Nothing here is from a GPU yet. On one with bf16: `encoders`, `pretraining` and "
-        "`lra_table2` of `python -m benchmarks.…` with `--device cuda --output docs/results`, and "
-        "`triton_kernels --output docs/results`; then this page anew."
-    ]
-
-
 def read_results(folder: Path) -> dict[str, tuple[str, Content]]:
     """Return name -> (kind, content) of all files that the page shows, in the page's order."""
     found = {}
@@ -284,33 +225,30 @@ def read_results(folder: Path) -> dict[str, tuple[str, Content]]:
 
 def page(results: dict[str, tuple[str, Content]]) -> str:
     """Return the whole page."""
-    lines = [INTRODUCTION, "", "## Claims", ""]
-    lines += claims(results) if results else ["Nothing has been measured yet."]
-    lines += ["", *gpu_note(results)]
+    sections = []
     for kind, (title, render) in KINDS.items():
-        lines += ["", f"## {title}", ""]
-        mine = {name: content for name, (its, content) in results.items() if its == kind}
-        if not mine:
-            command = f"python -m benchmarks.{kind} --output docs/results"
-            lines.append(f"Not measured yet: `{command}`.")
-        for name, content in mine.items():
-            first, *others = render(content)
-            lines.append(f"`{name}.json`: {first}")
-            if content.get("has_plot"):
-                plot = f"results/{name}.png"
-                lines += ["", f"[![{title}: {name}]({plot})]({plot})"]
-            lines += [*others, ""]
-        while lines[-1] == "":
-            lines.pop()
-        if kind == "encoders":
-            lines += ["", BOUND]
-    return "\n".join(lines) + "\n"
+        shown = []
+        for name, content in ((n, c) for n, (its, c) in results.items() if its == kind):
+            first, *rest = render(content)
+            plot = f"results/{name}.png" if content.get("has_plot") else ""
+            shown.append({"name": name, "first": first, "plot": plot, "rest": "\n".join(rest)})
+        sections.append((kind, title, shown))
+    template = (Path(__file__).parent / "performance.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(trim_blocks=True)
+    text = environment.from_string(template).render(
+        claims="\n".join(claims(results)) if results else "",
+        has_gpu=any("gpu" in part for _, c in results.values() for part in (c, c["machine"])),
+        sections=sections,
+        pooling_passes=POOLING_PASSES,
+        other_passes=OTHER_PASSES,
+    )
+    return text.rstrip() + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "docs" / "results")
-    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "performance.md")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=RESULTS.parent / "performance.md")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     written = page(read_results(options.results))

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from finetune.artifact import ClassifierInfo, save_classifier
+from finetune.artifact import ClassifierInfo, EncoderSource
 from finetune.module import FinetuneModule
-from finetune.pretrained import BUNDLE, EncoderSource
 from finetune.run_config import RESULT_FILE, RunConfig
+from ponet import save_bundle
 from training.callbacks.steps import ranks_agree, say_above, show
 from training.checkpoints.schedule import SAVE, SavesAndStops, loop_state
 from training.interruption import StopRequest
+from training.run_config import BUNDLE_FOLDER
 from training.tracking import TrackingRecord, add_config, log_files, log_table, tracked_run
 
 _LOGGER = logging.getLogger(__name__)
@@ -181,7 +183,7 @@ class BestClassifier(Callback):
     def _write(self, module: FinetuneModule) -> None:
         assert module.source is not None
         info, tokenizer = classifier_info(module), module.source.tokenizer_json
-        save_classifier(self.folder, module.classifier, info, tokenizer_json=tokenizer)
+        save_bundle(self.folder, module.classifier, tokenizer_json=tokenizer, task=asdict(info))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let no rank go on before the first one has written."""
@@ -205,7 +207,6 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         segments=spec.segments,
         positions=module.positions,
         scale=module.scale,
-        tokenizer_digest=datamodule.text_encoder.info.digest,
     )
 
 
@@ -323,7 +324,7 @@ def encoder_lineage(source: EncoderSource) -> dict[str, str]:
     """
     values = {"lineage.encoder": source.name, "lineage.encoder_sha256": source.digest}
     folder = source.tokenizer_json.parent
-    logged = TrackingRecord.load(folder.parent if folder.name == BUNDLE else folder).bundle
+    logged = TrackingRecord.load(folder.parent if folder.name == BUNDLE_FOLDER else folder).bundle
     if logged.get("sha256") == source.digest:
         values["lineage.encoder_artifact"] = logged["artifact"]
         values["lineage.encoder_run"] = logged["run"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.quiet_output import quiet_output
+from data_prep.command import quiet_output
 from training.commands import run_main
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
@@ -30,7 +30,7 @@ TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
 COMMANDS = {
     "predict": "finetune.predict:run_predict",
     "submit": "finetune.submit:run_submit",
-    "grid": "finetune.grids.command:run_grid",
+    "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
     "tasks": "finetune.cli:print_tasks",
 }

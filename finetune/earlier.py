@@ -10,8 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from finetune.run_config import RESULT_FILE, RUN_FILES, RunConfig
-from training.configuration import flatten
-from training.inputs import RUN_PARTS, changed_inputs
+from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.run_config import CONFIG_FILE
 from training.run_folder import own_files
 
@@ -42,9 +41,6 @@ def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
     Args:
         run: The run.
         settings: Its resolved configuration of now, nested.
-
-    Raises:
-        ValueError: A run that must not be replaced and cannot go on.
     """
     if run.overwrite or not own_files(run.folder, own=RUN_FILES):
         return "nothing"

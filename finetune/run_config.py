@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from finetune.artifact import CLASSIFIER_FOLDER
 from training import run_config
-from training.inputs import INPUTS_FILE
+from training.configuration import INPUTS_FILE
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
+    CLASSIFIER_FOLDER,
     CONFIG_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
@@ -56,14 +56,35 @@ class RunConfig(run_config.RunConfig):
         return self.folder / CLASSIFIER_FOLDER
 
     def check_kind(self) -> None:
-        """Refuse the folder of a pretraining run.
-
-        Raises:
-            ValueError: It is one.
-        """
+        """Refuse the folder of a pretraining run."""
         for name in (BUNDLE_FOLDER, CHECKPOINT_FOLDER):
             if (self.folder / name).exists():
                 raise ValueError(
                     f"{self.folder} is a pretraining run (it holds {name}/); give another "
                     "--run.name or --run.root"
                 )
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse options of the trainer that could give no result."""
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision is {trainer.precision}; fine-tuning has {', '.join(PRECISIONS)}, "
+            "which keep the weights in 32 bits"
+        )
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name} is 0: nothing would be trained; give 1 or more")
+    if trainer.limit_val_batches == 0:
+        raise ValueError(
+            "trainer.limit_val_batches is 0: no epoch would be validated, so there would be no "
+            "best classifier to keep; leave it out, or use --data.max_eval_rows for a quick look"
+        )
+    if trainer.overfit_batches:
+        raise ValueError(
+            "trainer.overfit_batches has no effect on the order of the rows here; use "
+            "--data.max_train_rows, with the training file as --data.validation"
+        )

@@ -150,13 +150,13 @@ def check_pretrain_command(arguments: list[str]) -> None:
     if command == "sweep":
         from training.studies.command import parse_sweep
 
-        assert parse_sweep(options)[0].is_file()
+        assert parse_sweep(options)[0].file.is_file()
     elif command == "report":
         from training.reports.command import parse_pretraining
 
         assert parse_pretraining(options).runs
     elif command == "tune":
-        from pretrain.tuning.command import KINDS
+        from pretrain.tuning import KINDS
 
         assert options[0] in KINDS, arguments
     else:
@@ -171,12 +171,12 @@ def check_finetune_command(arguments: list[str]) -> None:
     if command == "fit":
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
-        from finetune.options import parse_config
         from finetune.predict import PredictConfig
+        from training.parsing import parse_options
 
-        assert parse_config(PredictConfig, options, command=command)
+        assert parse_options(PredictConfig, options, program=command)
     elif command == "grid":
-        from finetune.grids.config import parse_grid
+        from finetune.grid import parse_grid
 
         assert parse_grid(options)
     elif command == "report":
@@ -200,12 +200,11 @@ def test_finetuning_configs_parse(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in FINETUNE if is_grid(p)], ids=ids)
 def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
-    from finetune.grids.config import parse_grid
-    from finetune.grids.trials import expand
+    from finetune.grid import expand, parse_grid
     from finetune.tasks.registry import task_named
 
-    config, _ = parse_grid(["--config", str(path), "--encoder", "runs/a"])
-    trials = expand(config, {task: task_named(task).num_folds for task in config.tasks})
+    grid = parse_grid(["--config", str(path), "--encoder", "runs/a"])
+    trials = expand(grid, {task: task_named(task).num_folds for task in grid.tasks})
     settings_of = {}
     for trial in trials:  # seeds of one setting differ in nothing that could fail to parse
         names = ("task", "lr", "batch_size", "fold", "repeat")
@@ -222,15 +221,13 @@ def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
 
 
 def test_the_papers_grids_search_all_that_the_papers_searched() -> None:
-    from finetune.grids.config import read_grid_yaml
+    from finetune.grid import parse_grid
     from finetune.tasks.registry import GLUE, TASKS
 
-    glue, long = (
-        read_grid_yaml(FINETUNE[0].parent / f"{n}.yaml") for n in ("glue", "long_documents")
-    )
-    assert set(glue["tasks"]) == set(GLUE) - {"ax"}
+    files = (str(FINETUNE[0].parent / f"{name}.yaml") for name in ("glue", "long_documents"))
+    glue, long = (parse_grid(["--config", file, "--encoder", "x"]) for file in files)
+    assert set(glue.tasks) == set(GLUE) - {"ax"}
     for grid in (glue, long):
-        for task in grid["tasks"]:
+        for task in grid.tasks:
             recipe = TASKS[task].recipe
-            assert tuple(grid["lrs"]) == recipe.lrs
-            assert tuple(grid["batch_sizes"]) == recipe.batch_sizes
+            assert (grid.lrs, grid.batch_sizes) == (recipe.lrs, recipe.batch_sizes)

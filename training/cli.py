@@ -20,19 +20,27 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_only
 
-from training.allowed_modules import only_allowed_modules, with_allowed_modules
 from training.callbacks.history import RunBegin
 from training.command_line import listed, reject_decided_values, seed_number
-from training.interruption import RunInterrupted
+from training.interruption import RunInterrupted, say
 from training.metrics_file import MetricsFileLogger
-from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from training.parsing import (
+    ShortErrors,
+    only_allowed_modules,
+    readable_arguments,
+    use_strict_yaml,
+    with_allowed_modules,
+)
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
 from training.tracking import check_tracking, own_tracking, wandb_logger
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
+tell = rank_zero_only(say)
+"""One line on stderr, on the first rank."""
 
 
 class RunAgain(Exception):
@@ -41,6 +49,8 @@ class RunAgain(Exception):
 
 class RunParser(ShortErrors, LightningArgumentParser):
     """Lightning's parser with short errors."""
+
+    program = ""
 
 
 class RunConfigFile(SaveConfigCallback):
@@ -121,7 +131,7 @@ class RunCLI(LightningCLI):
                 "enable_model_summary": False,  # the first line of a run says what matters
                 **cls.own_defaults,
             },
-            parser_kwargs={"description": cls.description, "prog": cls.run_parser.command},
+            parser_kwargs={"description": cls.description, "prog": cls.run_parser.program},
             args=None if arguments == sys.argv[1:] else arguments,
             auto_configure_optimizers=False,
             command=arguments[0],
@@ -197,6 +207,20 @@ class RunCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         return dict(yaml.safe_load(text))
 
+    def after_fit(self) -> None:
+        """End a fit, or say that it was a rehearsal."""
+        if self.rehearses:
+            rank_zero_only(print)(
+                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
+                "nothing was written; leave the option out to train"
+            )
+        else:
+            self.finish_fit()
+
+    def finish_fit(self) -> None:
+        """Write and print what was found."""
+        raise NotImplementedError
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a run that ends early knows who started its ranks."""
         try:
@@ -235,10 +259,6 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
         started: `time.monotonic()` of the start of the command; now, if not given.
-
-    Raises:
-        ValueError: A mistake in the options or the data.
-        RunInterrupted: The run ended early, with the exit code it names.
     """
     started = time.monotonic() if started is None else started
     allowed, arguments = with_allowed_modules(readable_arguments(arguments))

@@ -5,9 +5,7 @@ Invariant: nothing here depends on what a command does.
 
 import argparse
 import difflib
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,25 +58,22 @@ def with_near_name(message: str, parser: Any) -> str:
     return f"{message}; did you mean {dashes}{near[0]}?" if near else message
 
 
-def announce(program: str, arguments: Sequence[str]) -> None:
-    """Say on stderr what a command is busy with before it can say more; on the first rank."""
-    if "torch" in sys.modules:
-        return
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
-    if is_first and not {"-h", "--help"} & set(arguments):
-        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
-        print(text, file=sys.stderr, flush=True)
-
-
 def yes_or_no(text: str) -> bool:
-    """Return the value of a switch: true or false.
-
-    Raises:
-        argparse.ArgumentTypeError: It is neither.
-    """
+    """Return the value of a switch: true or false."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def option_value(options: Sequence[str], name: str) -> str | None:
+    """Return the last value of an option, as `--name VALUE` or `--name=VALUE`; None: not given."""
+    found = None
+    for place, word in enumerate(options):
+        if word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+        elif word == name and place + 1 < len(options):
+            found = options[place + 1]
+    return found
 
 
 def listed(value: Any) -> list[Any]:
@@ -88,11 +83,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def seed_number(seed: bool | int) -> int:
-    """Return a seed.
-
-    Raises:
-        ValueError: It is a switch; a run with a random seed could not be repeated.
-    """
+    """Return a seed."""
     if isinstance(seed, bool):
         raise ValueError(
             f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
@@ -108,9 +99,6 @@ def check_monitors(callbacks: Sequence[Any], names: Sequence[str]) -> None:
     Args:
         callbacks: Those that the user has given.
         names: The metrics that a validation gives.
-
-    Raises:
-        ValueError: Names the callback and the metrics.
     """
     if any(type(callback).__module__.split(".")[0] not in _OWN_METRICS for callback in callbacks):
         return
@@ -131,10 +119,6 @@ def reject_decided_values(arguments: Sequence[str], decided_by: Mapping[str, str
     Args:
         arguments: Options of a command line; the files after `--config` or `-c` are read.
         decided_by: Dotted key -> the key to set instead.
-
-    Raises:
-        ValueError: An option or a YAML file sets such a key, or a file is missing, no YAML, or has
-            a key twice.
     """
     for number, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -161,7 +145,7 @@ def read_config_file(path: Path) -> Any:
     Raises:
         ValueError: It is missing, no YAML, or has a key twice.
     """
-    from data_prep.yaml_files import read_yaml
+    from data_prep.command import read_yaml
 
     if not path.exists():
         raise ValueError(f"--config {path}: no such file")

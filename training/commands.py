@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from data_prep.quiet_output import output_is_closed
-from training.command_line import announce
-from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted
-from training.processes import end_workers
-from training.threads import wait_briefly
+from data_prep.command import output_is_closed
+from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted, end_workers
+
+DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+"""Whoever sets one of these has decided how threads of OpenMP wait."""
+SPINS = "1000"
+"""Of GNU's OpenMP, whose default spins for milliseconds; some microseconds."""
 
 
 def run_main(
@@ -82,3 +84,25 @@ def _end(stopped: RunInterrupted) -> int:
         return 0
     print(f"stopped: {stopped.reason}", file=sys.stderr)
     return stopped.exit_code
+
+
+def wait_briefly() -> None:
+    """Let threads that wait spin for a moment and then sleep, here and in processes started here.
+
+    Two threads that spin beside other programs keep the cores from the very threads that they wait
+    for. A short spin keeps the speed of a quiet machine, which sleeping at once does not
+    (`python -m benchmarks.busy_machine`, docs/results/busy_machine.json). It has no effect once
+    torch is imported, because OpenMP reads its settings when it is loaded.
+    """
+    if not any(name in os.environ for name in DECIDED_BY):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def announce(program: str, arguments: Sequence[str]) -> None:
+    """Say on stderr what a command is busy with before it can say more; on the first rank."""
+    if "torch" in sys.modules:
+        return
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    if is_first and not {"-h", "--help"} & set(arguments):
+        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
+        print(text, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ validation batches, on all ranks at the same one, with a checkpoint.
 """
 
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -12,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data_prep.quiet_output import EXIT_PIPE
-from training.processes import kill_descendants
+from data_prep.command import EXIT_PIPE
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
@@ -191,3 +193,39 @@ def ignore_signals_in_worker(worker_id: int) -> None:
 def say(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below one, nearest first; without Linux's /proc only this process's workers."""
+    if not Path("/proc/self/stat").exists():
+        return [child.pid for child in multiprocessing.active_children() if child.pid]
+    children: dict[int, list[int]] = {}
+    for number in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with suppress(OSError):  # it has just ended
+            stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(number)
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found[1:]
+
+
+def kill_descendants() -> None:
+    """End every process below this one, also stopped ones and those that ignore signals."""
+    for pid in descendants(os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_workers(patience_s: float) -> None:
+    """End this process's data workers, which ignore signals; none may outlive the run.
+
+    Args:
+        patience_s: How long to wait for each to end by itself first.
+    """
+    for worker in multiprocessing.active_children():
+        worker.join(patience_s)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()

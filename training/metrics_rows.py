@@ -31,11 +31,7 @@ def append_metrics(
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """All whole lines of a metrics file, in order.
-
-    Raises:
-        ValueError: A line other than the last is not JSON; names file and line.
-    """
+    """All whole lines of a metrics file, in order."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):

@@ -22,7 +22,7 @@ from finetune.tasks.spec import Row, SegmentRule
 from ponet import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
-from training.inputs import RUN_PARTS
+from training.configuration import RUN_PARTS
 
 __all__ = ["EncodedText", "PackedTexts", "TextEncoder", "tokenizer_file"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling import eager
-from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, check_inputs
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, mixed_dtype
 from ponet.pooling.reference import mix_reference
 
 KernelName = Literal["auto", "reference", "eager", "triton"]
@@ -59,9 +59,8 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
         PoNet (arXiv 2110.02442), pooling fusion. The product tells apart tokens that share the
         same pools.
     """
-    check_inputs(inputs, plan)
-    device, dtype = plan.mask_BL1.device, _dtype_per_token(inputs)
-    name = choose_kernels(kernels, device=device, dtype=dtype)
+    _check_inputs(inputs, plan)
+    name = choose_kernels(kernels, device=plan.mask_BL1.device, dtype=mixed_dtype(inputs))
     if name == "reference":
         return mix_reference(inputs, plan, window)
     inputs = PoolInputs(*(None if t is None else t.contiguous() for t in inputs))
@@ -71,15 +70,36 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
     return mixed_BLD
 
 
-def _dtype_per_token(inputs: PoolInputs) -> torch.dtype:
+def _check_inputs(inputs: PoolInputs, plan: PoolPlan) -> None:
+    """Refuse inputs that do not belong together."""
+    if not any(tensor is not None for tensor in inputs[:3]):
+        raise ValueError("no pool given to mix; give a global, segment or local one")
+    if inputs.gate_BLD is not None and inputs.global_BD is None and inputs.segment_BLD is None:
+        raise ValueError(
+            "a gate given without global or segment pool would multiply nothing; leave it out"
+        )
+    shape_BL = tuple(plan.mask_BL1.shape[:2])
     tokens = [tensor for tensor in inputs[1:] if tensor is not None]
-    return tokens[0].dtype if tokens else torch.float32
+    for tensor in tokens:
+        if tensor.shape != (*shape_BL, tokens[0].shape[-1]) or tensor.dtype != tokens[0].dtype:
+            raise ValueError(
+                f"values per token of shape {tuple(tensor.shape)} and {tensor.dtype} were given; "
+                f"all must be {(*shape_BL, 'width')} as the plan and {tokens[0].dtype} as the first"
+            )
+    pooled_BD = inputs.global_BD
+    if pooled_BD is not None and pooled_BD.shape[0] != shape_BL[0]:  # no len(): it may be traced
+        raise ValueError(
+            f"{pooled_BD.shape[0]} global pools given for {shape_BL[0]} rows; one each is needed"
+        )
 
 
 def choose_kernels(
     kernels: KernelName, *, device: torch.device, dtype: torch.dtype
 ) -> Literal["reference", "eager", "triton"]:
-    """Return which kernels run; "auto" is Triton on CUDA where it can be had, else eager.
+    """Return which kernels run.
+
+    "auto" is Triton on CUDA where it can be had, else eager. What is compiled computes the
+    reference instead of eager: the compiler fuses it as well, and eager cannot be compiled.
 
     Args:
         kernels: What was asked for.
@@ -92,11 +112,12 @@ def choose_kernels(
     if kernels not in get_args(KernelName):
         allowed = ", ".join(get_args(KernelName))
         raise ValueError(f"kernels={kernels!r} given; allowed are {allowed}")
-    if kernels in ("reference", "eager"):
-        return kernels
-    if kernels == "auto":
-        fits = device.type == "cuda" and dtype in TRITON_DTYPES and triton_is_installed()
-        return "triton" if fits else "eager"
+    fits = device.type == "cuda" and dtype in TRITON_DTYPES
+    if kernels == "auto" and fits and triton_is_installed():
+        return "triton"
+    if kernels != "triton":
+        is_plain = kernels == "reference" or torch.compiler.is_compiling()
+        return "reference" if is_plain else "eager"
     if not triton_is_installed():
         raise ValueError(
             "kernels='triton' given but triton is not installed; install it or give kernels='auto'"

@@ -15,7 +15,7 @@ MARK = "PONET_TEST_MARK"
 _DRIVER = """
 import json, os, signal, sys, time
 from pathlib import Path
-from data_prep import cli, files, pipeline, work_folder
+from data_prep import cli, pipeline
 
 plan = json.loads(sys.argv.pop(1))
 calls = {}
@@ -46,7 +46,7 @@ def act():
 
 
 if plan.get("name"):
-    module = {"os": os, "pipeline": pipeline, "work_folder": work_folder}[plan["module"]]
+    module = {"os": os, "pipeline": pipeline}[plan["module"]]
     around(module, plan["name"], not plan["after"], plan["after"])
 if plan.get("record"):
     publish = pipeline.publish

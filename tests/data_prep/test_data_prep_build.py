@@ -1,19 +1,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shard_files import write_shards
 
 from data_prep import pipeline, workers
 from data_prep.cli import main
 from data_prep.config import BuildConfig
-from data_prep.identity import content_digest
 from data_prep.inspection import order_line
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
-from data_prep.pipeline import build
-from data_prep.shards import TokenShards, write_shards
+from data_prep.pipeline import build, content_digest
+from data_prep.shards import TokenShards
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
 
 TOPICS = ["river", "engine", "garden", "market", "planet", "violin", "winter", "bridge"]
@@ -96,7 +97,7 @@ def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "write_token_counts", "publish"]
+    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "finish_shards", "publish"]
 )
 def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
@@ -257,7 +258,7 @@ def test_a_single_document_is_for_training_and_nothing_at_all_is_an_error(tmp_pa
 def test_several_sources_are_joined_in_order(texts, tmp_path):
     from_python = {"kind": "python_docs", "packages": ["yaml", "absent_package", "json"]}
     sources = [{"kind": "local", "path": str(texts / "a.jsonl"), "max_documents": 2}, from_python]
-    values = config_of(texts, tmp_path / "out").to_dict() | {"sources": sources}
+    values = asdict(config_of(texts, tmp_path / "out")) | {"sources": sources}
     values["tokenizer"] = {"vocab_size": 300}
     manifest = Manifest.load(build(BuildConfig.from_dict(values), progress=False))
     assert [source["kind"] for source in manifest.sources] == ["local", "python_docs"]

@@ -20,11 +20,12 @@ from build_processes import (
     write_corpus,
 )
 
-from data_prep import files, parts, work_folder
+from data_prep import files
 from data_prep.cli import main
 from data_prep.config import BuildConfig
 from data_prep.pipeline import build
 from data_prep.pool import WorkerPool
+from data_prep.workers import is_finished, save_part
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
 
@@ -49,7 +50,7 @@ def hit(module, name, call, *, after=False, by=signal.SIGKILL, **more):
         ("os", "replace", 3, 4),
         ("pipeline", "train_tokenizer", 1, 1),
         ("pipeline", "save_part", 10, 4),
-        ("pipeline", "write_token_counts", 1, 1),
+        ("pipeline", "finish_shards", 1, 1),
         ("pipeline", "publish", 1, 1),
         ("pipeline", "discard", 1, 1),
     ],
@@ -133,8 +134,8 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting,
 
 
 def test_results_come_in_order_and_work_that_is_done_stays_none():
-    for workers in (1, 2):
-        with WorkerPool(workers) as pool:
+    for count in (1, 2):
+        with WorkerPool(count) as pool:
             results = list(pool.results([None, *(partial(int, str(n)) for n in range(20))]))
         assert results == [None, *range(20)]
 
@@ -154,8 +155,8 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
     import numpy as np
 
     path = tmp_path / "part.npz"
-    parts.save_part(path, {"x": np.arange(5000)}, {"n": 1})
-    assert parts.is_finished(path)
+    save_part(path, {"x": np.arange(5000)}, {"n": 1})
+    assert is_finished(path)
     data = bytearray(path.read_bytes())
     if damage == "cut":
         del data[20_000:]
@@ -166,13 +167,13 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
     else:
         data[15_000] ^= 1
     path.write_bytes(data)
-    assert not parts.is_finished(path) and not path.exists()
+    assert not is_finished(path) and not path.exists()
 
 
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(setting, monkeypatch):
     path, expected, folder = setting
     output = folder / "out"
-    monkeypatch.setattr(work_folder, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1_000_000)
     with pytest.raises(ValueError, match="1 MB free.*--check_disk false"):
         build(BuildConfig.from_yaml(path, {"output": str(output)}), progress=False)
     assert not output.exists() and not parts_of(output)
@@ -202,9 +203,9 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
         def write(self, _):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def opening(name, mode):
-        calls.append(name)
-        return Full() if len(calls) >= opened else open(name, mode)
+    def opening(name, mode, **options):
+        calls.extend([name] * (mode == "wb"))  # not the lock
+        return Full() if len(calls) >= opened else open(name, mode, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "open", opening, raising=False)
@@ -219,18 +220,16 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import documents
-    from data_prep.config import LocalSource
+    from data_prep import sources
     from data_prep.readers import ReadLog
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(documents.shutil, "copyfileobj", full)
-    source = LocalSource(path=str(tmp_path), on_error="skip")
+    monkeypatch.setattr(sources.shutil, "copyfileobj", full)
     with pytest.raises(OSError, match="Make room there"):
-        list(documents.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
+        list(sources.parquet_rows(tmp_path / "a.parquet.gz", "text", ReadLog("skip")))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetune.artifact import load_pretrained
 from finetune.data.encoding import tokenizer_file
-from finetune.pretrained import load_pretrained
 from ponet import PoNetConfig, PretrainingModel
-from ponet.names import encoder_table, export_state, head_table
+from ponet.names import export_state, weight_table
 
 SIZES = {
     "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -24,8 +24,8 @@ def released_state() -> dict[str, torch.Tensor]:
         vocab_size=30, hidden_size=16, num_layers=1, num_heads=2, ffn_size=32, max_positions=24
     )
     model = PretrainingModel(config, num_pair_classes=3)
-    table = encoder_table(config, foreign_prefix="ponet.") + head_table()
-    return export_state(model.state_dict(), table)
+    native = model.state_dict()
+    return export_state(native, weight_table("ponet", native, prefix="ponet."))
 
 
 def released_folder(folder: Path) -> Path:

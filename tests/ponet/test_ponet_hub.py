@@ -14,11 +14,11 @@ transformers = pytest.importorskip("transformers")
 
 import ponet.hub  # noqa: E402 (transformers may be missing)
 from ponet.hub import huggingface  # noqa: E402
-from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.special_tokens import (  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402
     SpecialTokens,
+    export_huggingface,
     find_special_tokens,
-    probe_batch,  # noqa: E402
+    probe_batch,
 )
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)

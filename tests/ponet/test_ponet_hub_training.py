@@ -8,8 +8,11 @@ from ponet import load_bundle
 
 transformers = pytest.importorskip("transformers")
 
-from ponet.hub.huggingface import export_huggingface  # noqa: E402 (transformers may be missing)
-from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402 (transformers may be missing)
+    SpecialTokens,
+    export_huggingface,
+    probe_batch,
+)
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 

@@ -4,7 +4,6 @@ The interpreter must be chosen before triton is imported. So one test starts thi
 in a process of its own in which it is; there the others run.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,15 +14,15 @@ import pytest
 import torch
 
 from ponet import EncoderBatch
-from ponet.pooling import PoolInputs, mix, plan_pools
-from ponet.pooling.triton_tiles import TileSizes
+from ponet.pooling.mix import mix
+from ponet.pooling.plan import PoolInputs, plan_pools
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
+pytest.importorskip("triton")
+from ponet.pooling import triton_mix
+
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETS, reason="runs in the process with the interpreter")
-TINY = TileSizes(block=8, slack=3, line_bytes=32, num_warps=1)
+TINY = triton_mix.TileSizes(block=8, slack=3, line_bytes=32, num_warps=1)
 PARTS = PoolInputs._fields
 
 
@@ -125,8 +124,6 @@ def check_agreement(
 @pytest.fixture
 def tiny(monkeypatch):
     """Tiles of 5 to 8 tokens and 8 (float32) or 16 channels, so that small texts have many."""
-    from ponet.pooling import triton_mix
-
     monkeypatch.setattr(triton_mix, "SIZES", TINY)
 
 
@@ -213,8 +210,6 @@ def test_a_width_that_fills_no_whole_line_is_masked(tiny, width):
 
 @interpreted
 def test_runs_are_joined_in_several_steps_where_they_have_many_pieces(tiny, monkeypatch):
-    from ponet.pooling import triton_mix
-
     monkeypatch.setattr(triton_mix, "_COMBINE_STEP", 2)
     check_agreement(make_batch([[0] * 40]), width=3)
 

@@ -10,11 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.encoder_checks import check_positions, check_vocab
+from pretrain.loader import BatchGeometry, StreamBatchSampler
 from pretrain.masking import MaskingConfig
-from pretrain.sampler import BatchGeometry, StreamBatchSampler
+from pretrain.module import check_encoder
 
 
 class Recorder(LightningModule):
@@ -154,7 +155,9 @@ def test_a_step_reads_the_same_examples_on_any_number_of_ranks() -> None:
             geometry = BatchGeometry(
                 global_batch_size=24, micro_batch_size=micro, world_size=world_size, rank=rank
             )
-            sampler = StreamBatchSampler(geometry, steps_per_epoch=5, steps_done=lambda: step)
+            sampler = StreamBatchSampler(
+                geometry=geometry, steps_per_epoch=5, steps_done=lambda: step
+            )
             batches = list(sampler)
             assert len(sampler) == 5 * geometry.accumulation
             assert len(batches) == (5 - step % 5) * geometry.accumulation
@@ -202,11 +205,13 @@ def test_test_and_predict_read_the_whole_validation_split(tmp_path: Path, folder
     assert sum(predicted, []) == list(range(size))
 
 
-def test_ranks_share_the_evaluation_examples_without_repeats() -> None:
-    from pretrain.evaluation import RankSampler
+def test_ranks_share_the_evaluation_examples_without_repeats(folder: Path) -> None:
+    def examples_of(rank: int) -> list[int]:
+        data = data_module(folder)
+        data._rank_of = lambda: (rank, 3)  # type: ignore[method-assign]
+        return torch.cat([batch["example_ids"] for batch in data.val_dataloader()]).tolist()
 
-    found = [list(RankSampler(11, rank=rank, world_size=3)) for rank in range(3)]
-    assert sorted(sum(found, [])) == list(range(11))
+    assert sorted(sum(map(examples_of, range(3)), [])) == list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -254,15 +259,15 @@ def test_an_encoder_must_have_an_embedding_and_a_position_for_every_token(
 ) -> None:
     data = data_module(folder)
     assert data.vocab_size == 200 and data.tokenizer_path.is_file()
-    check_vocab(208, data.vocab_size, folder)
+    for changes in ({"vocab_size": 208}, {"vocab_size": 200, "max_positions": 32}):
+        check_encoder(PoNetConfig.preset("nano", **changes), data)
     assert not capsys.readouterr().err
-    with pytest.raises(ValueError, match="vocab_size to 200"):
-        check_vocab(199, data.vocab_size, folder)
-    check_vocab(30522, data.vocab_size, folder)
+    check_encoder(PoNetConfig.preset("nano", vocab_size=30522), data)
     assert "30,322 are never used; --model.encoder.vocab_size 200" in capsys.readouterr().err
-    check_positions(32, 32)
-    with pytest.raises(ValueError, match="give --model.encoder.max_positions 513, or a smaller"):
-        check_positions(512, 513)
+    with pytest.raises(ValueError, match="vocab_size to 200"):
+        check_encoder(PoNetConfig.preset("nano", vocab_size=199), data)
+    with pytest.raises(ValueError, match="give --model.encoder.max_positions 32, or a smaller"):
+        check_encoder(PoNetConfig.preset("nano", vocab_size=200, max_positions=31), data)
 
 
 def test_baselines_equal_a_direct_count(folder: Path) -> None:
@@ -272,7 +277,7 @@ def test_baselines_equal_a_direct_count(folder: Path) -> None:
     for batch in data.val_dataloader():
         labels += batch["masked_labels"][batch["masked_labels"] != -100].tolist()
         pairs += batch["pair_labels"].tolist()
-    train = data._stream("train").shards
+    train = data._dataset("train").shards
     counts = np.bincount(train.tokens, minlength=200)
     hit_rate = np.mean(np.array(labels) == counts.argmax())
     loss = -np.mean(np.log((counts[labels] + 1) / (counts.sum() + 200)))

@@ -11,12 +11,11 @@ from report_runs import PONET, write_run, write_study
 
 from pretrain.cli import main
 from training.configuration import flatten
-from training.events import provenance, versions
-from training.reports.configurations import Study, choose_baseline, make_study
-from training.reports.curves import make_curves
-from training.reports.measures import Column, make_columns
+from training.reports.curves import curves_of
+from training.reports.figures import Column, Result
 from training.reports.runs import find_runs
-from training.reports.settings import short_names
+from training.reports.study import Study, choose_baseline, make_study, measured, short_names
+from training.run_folder import provenance, versions
 
 
 def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:
@@ -30,7 +29,11 @@ def labels_of(study: Study) -> list[str]:
 
 
 def column_called(study: Study, title: str) -> Column:
-    return next(c for c in make_columns(study) if c.measure.title == title)
+    return next(c for c in measured(study) if c.measure.title == title)
+
+
+def first_cell(study: Study, title: str) -> Result:
+    return next(iter(column_called(study, title).cells.values()))
 
 
 def page_of(*arguments: object, out: Path) -> str:
@@ -66,7 +69,7 @@ def test_an_argument_of_one_class_says_nothing_about_another_class(tmp_path: Pat
         "FNet, hidden_size=16",
     ]
     assert study.unchanged == {"hidden_size": "8"}
-    assert "model.encoder.local_window" not in study.keys
+    assert "model.encoder.local_window" not in study.names
 
 
 def test_a_full_grid_names_both_of_its_settings_in_every_row(tmp_path: Path) -> None:
@@ -110,15 +113,17 @@ def test_a_baseline_is_found_by_label_by_run_and_by_folder(tmp_path: Path) -> No
 
 def test_only_what_every_seed_shows_is_marked_best(tmp_path: Path) -> None:
     cells = column_called(study_of(write_study(tmp_path)), "Masked-LM accuracy").cells
-    assert [cell.is_best for cell in cells] == [False, False, False]  # the third is too near
+    assert [cell.is_best for cell in cells.values()] == [
+        False,
+        False,
+        False,
+    ]  # the third is too near
     write_run(tmp_path / "x42", seed=42, accuracy=0.500, model__objective="mlm")
     write_run(tmp_path / "x43", seed=43, accuracy=0.504, model__objective="mlm")
     write_run(tmp_path / "x44", seed=44, accuracy=0.503, model__objective="mlm")
     study = study_of(tmp_path)
-    best = [c.is_best for c in column_called(study, "Masked-LM accuracy").cells]
-    assert [label for label, is_best in zip(labels_of(study), best, strict=True) if is_best] == [
-        labels_of(study)[-1]
-    ]
+    cells = column_called(study, "Masked-LM accuracy").cells
+    assert [label for label, cell in cells.items() if cell.is_best] == labels_of(study)[-1:]
 
 
 def test_one_seed_is_never_best_and_has_no_spread(tmp_path: Path) -> None:
@@ -134,8 +139,10 @@ def test_pair_accuracies_of_two_and_three_classes_are_not_compared(tmp_path: Pat
         write_run(tmp_path / "runs" / f"a{seed}", seed=seed, accuracy=0.3 + seed / 100)
         options = {"model__objective": "mlm_nsp", "chance": 0.5}
         write_run(tmp_path / "runs" / f"b{seed}", seed=seed, **options)
-    column = column_called(study_of(tmp_path / "runs"), "Pair accuracy")
-    assert not column.is_comparable and not any(cell.is_best for cell in column.cells)
+    study = study_of(tmp_path / "runs")
+    column = column_called(study, "Pair accuracy")
+    assert not column.measure.is_one_question(study.runs)
+    assert not any(cell.is_best for cell in column.cells.values())
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "Pair accuracy is not the same question" in page
     assert "another question: chance differs" in page
@@ -145,11 +152,10 @@ def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) 
     for seed in (1, 2, 3):
         write_run(tmp_path / "runs" / f"a{seed}", seed=seed, diverged_at=30 if seed == 2 else None)
     study = study_of(tmp_path / "runs")
-    cell = column_called(study, "Masked-LM loss").cells[0]
+    cell = first_cell(study, "Masked-LM loss")
     assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
-    curve = make_curves(study, "val/mlm_loss")[0]
-    assert curve.n == 2 and len(curve.strays) == 1
-    assert [step for step, _ in curve.strays[0]] == [10, 20]
+    together, strays = curves_of(study.configurations[0], "val/mlm_loss")
+    assert len(together) == 2 and [list(points) for points in strays] == [[10, 20]]
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
     assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)
@@ -160,7 +166,7 @@ def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) ->
     write_run(tmp_path / "runs" / "a2", seed=2, steps=20)
     write_run(tmp_path / "runs" / "b1", seed=1, steps=30, model__objective="mlm")
     study = study_of(tmp_path / "runs")
-    cells = column_called(study, "Masked-LM accuracy").cells
+    cells = list(column_called(study, "Masked-LM accuracy").cells.values())
     assert list(cells[0].by_seed) == ["1"] and list(cells[1].by_seed) == ["1"]
     page = page_of(tmp_path / "runs", out=tmp_path / "o")
     assert "Not finished: a2, b1" in page and "not finished, step 30" in page
@@ -169,7 +175,7 @@ def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) ->
 def test_two_runs_of_one_seed_count_as_one_seed(tmp_path: Path) -> None:
     write_run(tmp_path / "a", accuracy=0.2)
     write_run(tmp_path / "b", accuracy=0.4)
-    cell = column_called(study_of(tmp_path), "Masked-LM accuracy").cells[0]
+    cell = first_cell(study_of(tmp_path), "Masked-LM accuracy")
     assert cell.by_seed == {"42": pytest.approx(30.0)}
 
 
@@ -183,7 +189,7 @@ def test_missing_and_broken_runs_are_listed_with_their_reasons(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     runs, problems = find_runs([tmp_path / "runs", tmp_path / "no", tmp_path / "empty", good])
     assert [run.name for run in runs] == ["good"]
-    told = {Path(problem.folder).name: problem.reason for problem in problems}
+    told = {Path(folder).name: reason for folder, reason in problems.items()}
     assert "line 1" in told["broken"] and "not logged anything" in told["lonely"]
     assert "no such folder" in told["no"] and "holds no run" in told["empty"]
     assert told["good"] == "named twice; read once"
@@ -285,7 +291,7 @@ def test_a_folder_of_fine_tuning_runs_is_sent_to_their_own_report(tmp_path: Path
     (tmp_path / "runs" / "a" / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1.0}\n')
     runs, problems = find_runs([tmp_path / "runs", tmp_path / "grid"])
     assert [run.name for run in runs] == ["a"]
-    assert "python -m finetune report" in problems[0].reason
+    assert "python -m finetune report" in problems[str(tmp_path / "grid")]
 
 
 def test_metrics_that_are_no_numbers_are_a_reason_and_not_a_crash(tmp_path: Path) -> None:
@@ -311,8 +317,8 @@ def test_a_trial_that_never_logged_is_listed_and_its_command_is_shown_where_it_d
 
 def test_downstream_scores_stand_beside_pretraining(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", arguments={**PONET}, scores={"CoLA": 0.4536})
-    column = column_called(study_of(tmp_path / "runs"), "CoLA")
-    assert column.cells[0].by_seed == {"42": pytest.approx(45.36)}
+    cell = first_cell(study_of(tmp_path / "runs"), "CoLA")
+    assert cell.by_seed == {"42": pytest.approx(45.36)}
     assert "CoLA 45.4 (n 2)" in page_of(tmp_path / "runs", out=tmp_path / "o")
 
 

@@ -18,7 +18,7 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         "  model.width: {distribution: normal}\n"
     )
     sweep = read_sweep(path)
-    found = {p.name: p.distribution for p in sweep.parameters}
+    found = {name: given["distribution"] for name, given in sweep.parameters.items()}
     assert found == {
         "lr": "uniform",
         "layers": "int_uniform",
@@ -27,7 +27,7 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         "z": "categorical_w_probabilities",
         "model.width": "normal",
     }
-    assert sweep.parameters[-1].settings == {"mu": 0.0, "sigma": 1.0}
+    assert sweep.parameters["model.width"] == {"distribution": "normal", "mu": 0.0, "sigma": 1.0}
     assert (sweep.name, sweep.run_cap) == ("lr", 5)
     assert sweep.command == ("${env}", "${interpreter}", "${program}", "${args}")
 
@@ -46,7 +46,7 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         ({"distribution": "normal", "sigma": -1}, "sigma 0 or more"),
         ({"distribution": "lognormal"}, "allowed here are constant"),
         ({"values": []}, "one or more"),
-        ({"values": [1, 1]}, "stands there twice"),
+        ({"values": [1, 1]}, "each once"),
         ({"values": [1, 2], "probabilities": [1]}, "give 2 numbers"),
         ({"distribution": "categorical", "values": [1], "probabilities": [1]}, "probabilities"),
         (5, "write `value: 5`"),

@@ -181,8 +181,8 @@ def test_a_trial_whose_metrics_cannot_be_read_has_failed_and_the_others_go_on(
         (["x.yaml", "--jobs", "0"], "--jobs is 0; give 1 or more"),
         (["x.yaml", "--jobz", "2"], "unrecognized arguments"),
         (["x.yaml", "--", "--run.name=a"], "a name and folder of its own"),
-        (["x.yaml", "--engine", "slurm"], "invalid choice"),
-        (["x.yaml", "--dry_run", "maybe"], "neither true nor false"),
+        (["x.yaml", "--engine", "slurm"], "expected 'local', 'ray'. Got value: slurm"),
+        (["x.yaml", "--dry_run", "maybe"], "expected bool. Got value: maybe"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.threads import DECIDED_BY, SPINS, wait_briefly
+from training.commands import DECIDED_BY, SPINS, wait_briefly
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from pytorch_lightning.loggers import Logger
 from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
-from training.events import add_event, provenance
 from training.interruption import RunInterrupted, say
 from training.metrics_file import MetricsFileLogger
 from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, EVENTS_FILE, RunConfig
-from training.run_folder import own_files, replacing
+from training.run_folder import add_event, own_files, provenance, replacing
 from training.tracking import tracked_run
 
 

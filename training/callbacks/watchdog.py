@@ -16,8 +16,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from training.interruption import EXIT_WATCHDOG
-from training.processes import kill_descendants
+from training.interruption import EXIT_WATCHDOG, kill_descendants
 
 PATIENCE_AT_START = 5
 """Limits that pass before start-up, compilation or a save outside `saving` count as a hang."""

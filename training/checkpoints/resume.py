@@ -12,7 +12,6 @@ from torch import distributed
 from data_prep.files import write_atomic
 from training.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
 from training.configuration import flatten
-from training.events import add_event
 from training.guards import window_of
 from training.run_config import (
     BUNDLE_FOLDER,
@@ -21,6 +20,7 @@ from training.run_config import (
     SKIPPED_FILE,
     RunConfig,
 )
+from training.run_folder import add_event
 
 SET_ASIDE_FOLDER = "set_aside"
 _NOT_COMPARED = {"ckpt_path", "config", "resume", "max_time", "allow_modules", "run", "preemption"}

@@ -18,9 +18,7 @@ from training.run_config import METRICS_FILE, STUDY_FILE
 
 RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
 RESULT_VERSION = 1
-_NO_METRIC = ("step", "elapsed_s")
 _REPETITION = ("seed", "fold", "repeat")
-_CHOSEN_ON = "validation"
 
 
 def write_study(run: Path) -> dict[str, Any]:
@@ -31,13 +29,16 @@ def write_study(run: Path) -> dict[str, Any]:
 
     Returns:
         `{"pretraining": {metric: last value}, "downstream": {task: {"score", "n", ...}}}`.
-
-    Raises:
-        ValueError: The run has no metrics, or a result of fine-tuning is damaged.
     """
+    rows = metric_rows(run)
+    if not rows:
+        raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
+    metrics = {name: value for row in rows for name, value in row.items() if name != "elapsed_s"}
+    metrics.pop("step")
+    steps = next((row["step"] for row in reversed(rows) if row["step"]), 0)
     study = {
         "format_version": 1,
-        "pretraining": pretraining_metrics(run),
+        "pretraining": {**metrics, "steps": steps},
         "downstream": downstream_scores(run / DOWNSTREAM_FOLDER),
     }
     text = json.dumps(study, indent=2, ensure_ascii=False) + "\n"
@@ -45,54 +46,27 @@ def write_study(run: Path) -> dict[str, Any]:
     return study
 
 
-def pretraining_metrics(run: Path) -> dict[str, float]:
-    """The newest value of every metric of a run, and the step of the newest.
-
-    Raises:
-        ValueError: It is no run, or its metrics file is damaged.
-    """
-    if not (run / METRICS_FILE).is_file():
-        raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
-    rows = metric_rows(run)
-    metrics = {name: v for row in rows for name, v in row.items() if name not in _NO_METRIC}
-    return {**metrics, "steps": next((row["step"] for row in reversed(rows) if row["step"]), 0)}
-
-
 def metric_rows(run: Path) -> list[dict[str, float]]:
-    """Return what a run has logged, and what `test` found on its own data; the newest last.
-
-    Raises:
-        ValueError: A metrics file is damaged.
-    """
+    """Return what a run has logged, and what `test` found on its own data; the newest last."""
     path = run / METRICS_FILE
     return [*read_metrics(path), *own_test_rows(run)] if path.is_file() else []
 
 
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
-    """Task -> score over the seeds of its best setting, below the folder of a grid.
-
-    Raises:
-        ValueError: A result is damaged or of another version; names it.
-    """
+    """Task -> score over the seeds of its best setting, below the folder of a grid."""
     tasks: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []:
-        result = _read_result(path)
+    for path in sorted(folder.rglob(RESULT_FILE)):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: is not valid JSON ({error}); remove it and go on") from error
+        if (version := result["format_version"]) != RESULT_VERSION:
+            raise ValueError(
+                f"{path}: format_version is {version!r}; this version reads {RESULT_VERSION}: "
+                "remove the file and run the same command again"
+            )
         tasks[result["task"]].append(result)
     return {task: _task_scores(results) for task, results in sorted(tasks.items())}
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error}); remove it and go on") from error
-    version = result.get("format_version") if isinstance(result, dict) else None
-    if version != RESULT_VERSION:
-        raise ValueError(
-            f"{path}: format_version is {version!r}; this version reads {RESULT_VERSION}: remove "
-            "the file and run the same command again"
-        )
-    return dict(result)
 
 
 def _task_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,11 +75,10 @@ def _task_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = {k: v for k, v in result["settings"].items() if k not in _REPETITION}
         settings[json.dumps(own, sort_keys=True)].append(result)
     most = max(len(found) for found in settings.values())
-    complete = {key: found for key, found in settings.items() if len(found) == most}
-    key, best = max(
-        complete.items(), key=lambda item: fmean(_score(r, _CHOSEN_ON) for r in item[1])
-    )
-    split = "test" if all(_has(result, "test") for result in best) else _CHOSEN_ON
+    complete = (item for item in settings.items() if len(item[1]) == most)
+    key, best = max(complete, key=lambda item: fmean(_score(r, "validation") for r in item[1]))
+    has_test = all("score" in result["evaluation"].get("test", {}) for result in best)
+    split = "test" if has_test else "validation"
     scores = [_score(result, split) for result in best]
     return {
         "score": fmean(scores),
@@ -119,10 +92,6 @@ def _task_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "num_settings": len(settings),
         "setting": json.loads(key),
     }
-
-
-def _has(result: Mapping[str, Any], split: str) -> bool:
-    return "score" in result["evaluation"].get(split, {})
 
 
 def _score(result: Mapping[str, Any], split: str) -> float:

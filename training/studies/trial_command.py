@@ -5,52 +5,46 @@ its own it is for `wandb agent`. Invariant: every trial has a folder of its own.
 by `--run.name`, which `sweep` adds, or follows from the run's id where `wandb agent` starts it.
 """
 
-import contextlib
-import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal
 
+from training.command_line import option_value
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
-from training.studies.options import FieldsParser
 from training.studies.runner import LocalRunner
-from training.studies.study import DOWNSTREAM_FOLDER, RESULT_FILE, write_study
+from training.studies.study import DOWNSTREAM_FOLDER
 from training.studies.trials import Trial
 
-PACKAGES = ("pretrain", "finetune")
 PROGRAMS = ("pretrain", "ponet-pretrain")
 """What a command says before `trial`."""
 EVALUATIONS = ("validate", "test")
-DEFAULT_ROOT = "runs"
-_DESCRIPTION = """\
-Runs `fit` with the options after `--`, then what follows it, and writes study.json into the run's
-folder: the last metrics of pretraining, and the scores of every downstream task. The same command
-again goes on where it was stopped. Started by `wandb agent`, the run is called after the ids of
-sweep and run, and --run.wandb online is added."""
+Steps = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
-    """One run and what follows it."""
+    """Run `fit` with the options after `--`, then what follows it, and write study.json.
 
-    package: str = "pretrain"
-    """Whose fit is run: pretrain or finetune."""
+    It stands in the run's folder and has the last metrics of pretraining, and the scores of every
+    downstream task. The same command again goes on where it was stopped. Started by `wandb agent`,
+    the run is called after the ids of sweep and run, and --run.wandb online is added.
+    """
+
+    package: Literal["pretrain", "finetune"] = "pretrain"
+    """Whose fit is run."""
     follow: tuple[str, ...] = ()
     """What follows a pretraining run, in order; may be repeated: the YAML file of a fine-tuning
     grid, or validate or test (masked-LM and pair metrics at 15 % masks)."""
     data_folder: tuple[str, ...] = ()
     """Local copy of the downstream data, of all tasks (DIR) or of one (TASK=DIR); may be
     repeated."""
-    fit: tuple[str, ...] = ()
-    """The options of fit."""
 
     def __post_init__(self) -> None:
-        """Check what follows."""
         if self.package == "finetune" and self.follow:
             raise ValueError("--follow is for pretraining runs; leave it out with finetune")
         for step in self.follow:
@@ -61,118 +55,91 @@ class TrialOptions:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunTrial(Trial):
-    """A trial whose command may be a `trial`: its fit and what follows it are started by us."""
-
-    def _own(self) -> tuple[Sequence[str], TrialOptions] | None:
-        """What stands before `trial` in its command, and what behind it; None: it is another."""
-        for place in range(1, len(self.command)):
-            before = Path(self.command[place - 1]).name
-            if self.command[place] == "trial" and before in PROGRAMS:
-                return self.command[:place], parse_trial(self.command[place + 1 :])
-        return None
-
-    def steps(self) -> list[Sequence[str]]:
-        """Return the fit and what follows it; without the fit of a finished fine-tuning run.
-
-        Raises:
-            ValueError: A mistake in the options of `trial`.
-        """
-        own = self._own()
-        if own is None:
-            return [self.command]
-        program, options = own
-        if options.package == "finetune":
-            fit = [sys.executable, "-m", "finetune", "fit", *options.fit]
-            return [] if _has_result(self.folder) else [fit]
-        follow = options.follow if is_first_process() else ()
-        commands = [follow_command(step, options, self.folder) for step in follow]
-        return [[*program, "fit", *options.fit], *commands]
-
-    def conclude(self) -> None:
-        """Write study.json.
-
-        Raises:
-            ValueError: The run left no metrics.
-        """
-        own = self._own()
-        if own is not None and own[1].package == "pretrain" and is_first_process():
-            write_study(self.folder)
+def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before the first `--`, and what behind it."""
+    words = list(arguments)
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentsTrial(RunTrial):
-    """One that somebody else keeps a record of."""
+def parse_trial(arguments: Sequence[str]) -> tuple[TrialOptions, list[str]]:
+    """Return the options of `trial`, and those of its fit, which stand after `--`."""
+    from training.parsing import parse_options
 
-    def record(self) -> dict[str, object]:
-        """Return nothing: it is always run."""
-        return {}
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[TextIO | None]:
-        """Give a file in place of a lock: its fit locks the folder itself."""
-        with open(os.devnull, encoding="utf-8") as stream:
-            yield stream
-
-    @contextlib.contextmanager
-    def open_log(self) -> Iterator[TextIO | None]:
-        """Let its processes print where this one does."""
-        yield None
-
-    def write_start(self) -> None:
-        """Keep no record."""
-
-    def write_end(self, exit_code: int, *, interrupted: bool) -> str:
-        """Write study.json where all ended well; returns why it failed, or nothing."""
-        if not exit_code:
-            self.conclude()
-        return f"exit code {exit_code}" if exit_code else ""
-
-
-def parse_trial(arguments: Sequence[str]) -> TrialOptions:
-    """Return the options of `trial`; those of its fit stand after `--`.
-
-    Raises:
-        ValueError: A mistake in an option.
-    """
-    given = list(arguments)
-    place = given.index("--") if "--" in given else len(given)
-    parser = FieldsParser(
-        "ponet-pretrain trial",
-        usage="ponet-pretrain trial [options] -- FIT OPTIONS",
-        description=_DESCRIPTION,
-        allow_abbrev=False,
+    given, fit = split_at_dashes(arguments)
+    options = parse_options(
+        TrialOptions,
+        given,
+        program="ponet-pretrain trial",
+        repeated=("follow", "data_folder"),
     )
-    parser.add_options(TrialOptions, skip=("fit",), choices={"package": PACKAGES})
-    options = parser.parse_args(given[:place])
-    fit = tuple(given[place + 1 :])
     if not fit:
         raise ValueError("trial needs the options of fit after `--` (trial --help)")
-    return TrialOptions(
-        package=options.package,
-        follow=tuple(options.follow),
-        data_folder=tuple(options.data_folder),
-        fit=fit,
-    )
+    return options, fit
+
+
+def steps_of(command: Sequence[str], folder: Path) -> tuple[Steps, bool]:
+    """Return the processes of a command, and whether they end in study.json.
+
+    Args:
+        command: Of a sweep's trial; where it is a `trial`, its fit and what follows are started by
+            the sweep itself.
+        folder: Of the run.
+    """
+    for place in range(1, len(command)):
+        if command[place] == "trial" and Path(command[place - 1]).name in PROGRAMS:
+            options, fit = parse_trial(command[place + 1 :])
+            return own_steps(command[:place], options, fit, folder)
+    return (tuple(command),), False
+
+
+def own_steps(
+    program: Sequence[str], options: TrialOptions, fit: Sequence[str], folder: Path
+) -> tuple[Steps, bool]:
+    """Return the processes of a trial, and whether they end in study.json.
+
+    Args:
+        program: What starts pretraining.
+        options: Of the trial.
+        fit: Options of its fit.
+        folder: Of the run.
+    """
+    if options.package == "finetune":
+        return ((sys.executable, "-m", "finetune", "fit", *fit),), False
+    if not is_first_process():
+        return ((*program, "fit", *fit),), False
+    folders = [word for given in options.data_folder for word in ("--folder", given)]
+    places = ["--encoder", str(folder), "--output", str(folder / DOWNSTREAM_FOLDER), *folders]
+    steps = [(*program, "fit", *fit)]
+    for step in options.follow:
+        words = ["finetune", "grid", "--config", step, *places]
+        if step in EVALUATIONS:
+            words = ["pretrain", step, *fit, "--run.wandb=off"]
+        steps.append((sys.executable, "-m", *words))
+    return tuple(steps), True
 
 
 def run_trial(arguments: Sequence[str]) -> int:
-    """Run a trial; the exit code of what ended it, 0 if all of it is done.
-
-    Raises:
-        ValueError: A mistake in the options, or the run left no result.
-    """
-    options = parse_trial(arguments)
-    fit, folder = with_run_folder(options.fit, os.environ)
-    before = arguments[: len(arguments) - len(options.fit)]
-    command = (sys.executable, "-m", "pretrain", "trial", *before, *fit)
-    trial = AgentsTrial(name=folder.name, folder=folder, command=command)
+    """Run a trial; the exit code of what ended it, 0 if all of it is done."""
+    options, fit = parse_trial(arguments)
+    fit, folder = with_run_folder(fit, os.environ)
+    program = (sys.executable, "-m", "pretrain")
+    steps, makes_study = own_steps(program, options, fit, folder)
+    trial = Trial(
+        name=folder.name,
+        folder=folder,
+        command=(*program, "trial", *arguments),
+        steps=steps,
+        makes_study=makes_study,
+        recorded=False,
+    )
     runner = LocalRunner(max_starts=1)
-    code = runner.run_one(trial).exit_code
-    if runner.received is not None and code:
+    outcome = runner.run_one(trial)
+    if runner.received is not None and outcome.exit_code:
         return EXIT_INTERRUPT if runner.received is signal.SIGINT else EXIT_STOPPED
-    return 128 - code if code < 0 else code
+    if outcome.error and not outcome.exit_code:
+        raise ValueError(outcome.error)
+    return 128 - outcome.exit_code if outcome.exit_code < 0 else outcome.exit_code
 
 
 def with_run_folder(fit: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], Path]:
@@ -181,57 +148,21 @@ def with_run_folder(fit: Sequence[str], environment: Mapping[str, str]) -> tuple
     Args:
         fit: What was given. A root in a YAML file does not count: `runs` is taken.
         environment: Under `wandb agent` it holds the ids of sweep and run.
-
-    Raises:
-        ValueError: Nothing says what the run is called.
     """
     options = list(fit)
+    ids = (environment.get("WANDB_SWEEP_ID", ""), environment.get("WANDB_RUN_ID", ""))
     name, root = option_value(options, "--run.name"), option_value(options, "--run.root")
-    run_id = environment.get("WANDB_RUN_ID", "")
-    if name is None and run_id:
-        name = "/".join(part for part in (environment.get("WANDB_SWEEP_ID", ""), run_id) if part)
+    if name is None and ids[1]:
+        name = "/".join(part for part in ids if part)
         options.append(f"--run.name={name}")
     if name is None:
         raise ValueError(
             "trial needs --run.name NAME among the options of fit, one for every trial: "
             "`python -m pretrain sweep` and `wandb agent` give it"
         )
-    if environment.get("WANDB_SWEEP_ID") and option_value(options, "--run.wandb") is None:
+    if ids[0] and option_value(options, "--run.wandb") is None:
         options.append("--run.wandb=online")
     if root is None:
-        root = DEFAULT_ROOT
+        root = "runs"
         options.append(f"--run.root={root}")
     return options, Path(root) / name
-
-
-def option_value(options: Sequence[str], name: str) -> str | None:
-    """Return the last value of an option, as `--name VALUE` or `--name=VALUE`; None: not given."""
-    found = None
-    for place, word in enumerate(options):
-        if word.startswith(f"{name}="):
-            found = word.partition("=")[2]
-        elif word == name and place + 1 < len(options):
-            found = options[place + 1]
-    return found
-
-
-def follow_command(step: str, options: TrialOptions, folder: Path) -> list[str]:
-    """Return the command line of what follows a fit.
-
-    Args:
-        step: validate, test, or the YAML file of a fine-tuning grid.
-        options: Of the trial.
-        folder: Of the run.
-    """
-    python = [sys.executable, "-m"]
-    if step in EVALUATIONS:
-        return [*python, "pretrain", step, *options.fit, "--run.wandb=off"]
-    folders = [word for given in options.data_folder for word in ("--folder", given)]
-    places = ["--encoder", str(folder), "--output", str(folder / DOWNSTREAM_FOLDER)]
-    return [*python, "finetune", "grid", "--config", step, *places, *folders]
-
-
-def _has_result(folder: Path) -> bool:
-    """Whether a fine-tuning run has ended; a pretraining fit finds that out by itself."""
-    path = folder / RESULT_FILE
-    return path.is_file() and not json.loads(path.read_text(encoding="utf-8")).get("diverged")

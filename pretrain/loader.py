@@ -1,0 +1,190 @@
+"""Which samples a rank reads in which step, and how their batches come from the workers.
+
+Invariant: the whole state of the stream is one integer, the optimiser steps done. Step t reads the
+G samples of the t-th window of the stream that is not skipped, on any number of ranks. What the
+loader yields equals what the dataset builds, name by name and in its order.
+
+PyTorch hands every tensor of a batch over by a file descriptor of its own, each with a handshake;
+for the nine small tensors of a batch that costs more than building them. So they travel together.
+Even one handshake takes two milliseconds, so it is done while training is busy with the batch
+before. (With pinned memory PyTorch has such a thread itself.)
+
+G global batch, R ranks, m micro-batch (examples per rank and forward pass).
+"""
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from pretrain.batches import Batch
+from training.guards import window_of
+
+T = TypeVar("T")
+
+_CLOSING_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchGeometry:
+    """How a global batch is spread over ranks and forward passes."""
+
+    global_batch_size: int
+    """Examples per optimiser step over all ranks."""
+    micro_batch_size: int
+    """Examples per rank and forward pass."""
+    world_size: int = 1
+    """Number of ranks."""
+    rank: int = 0
+    """This rank, from 0."""
+
+    def __post_init__(self) -> None:
+        """Check that the global batch is made of whole micro-batches."""
+        if min(self.global_batch_size, self.micro_batch_size, self.world_size) < 1:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} and micro_batch_size "
+                f"{self.micro_batch_size} must be at least 1."
+            )
+        if self.global_batch_size % (self.world_size * self.micro_batch_size):
+            per_rank, left = divmod(self.global_batch_size, self.world_size)
+            advice = (
+                f"global_batch_size must be a multiple of the number of devices: try "
+                f"{max(1, per_rank) * self.world_size} or {(per_rank + 1) * self.world_size}"
+                if left
+                else "micro_batch_size may be "
+                + ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
+            )
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"{self.world_size} device(s) x micro_batch_size {self.micro_batch_size}; {advice}."
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per rank and optimiser step."""
+        return self.global_batch_size // (self.world_size * self.micro_batch_size)
+
+    def first_sample(self, window: int, micro_step: int) -> int:
+        """Return the first sample of this rank's micro-batch in a window of the stream."""
+        micro_batch = micro_step * self.world_size + self.rank
+        return window * self.global_batch_size + micro_batch * self.micro_batch_size
+
+
+@dataclass(kw_only=True)
+class StreamBatchSampler(Sampler[list[int]]):
+    """Yields the micro-batches of one rank, from a step to the end of the Lightning epoch.
+
+    A Lightning epoch is a constant number of global steps, so that its length is known and does not
+    vary; the data's own epochs (new segmentation, new order) follow from the sample numbers.
+    """
+
+    geometry: BatchGeometry
+    """Global batch, micro-batch, ranks."""
+    steps_per_epoch: int
+    """Global steps per Lightning epoch, at least 1."""
+    steps_done: Callable[[], int]
+    """Called at the start of every iteration: the only state."""
+    skipped: Sequence[int] = ()
+    """Windows of the stream that are left out, ascending."""
+
+    def __len__(self) -> int:
+        """Return the micro-batches of a full Lightning epoch, also when a part of it is done."""
+        return self.steps_per_epoch * self.geometry.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of sample numbers."""
+        shape, step = self.geometry, self.steps_done()
+        last = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        for current in range(step, last):
+            window = window_of(current, self.skipped)
+            for micro_step in range(shape.accumulation):
+                first = shape.first_sample(window, micro_step)
+                yield list(range(first, first + shape.micro_batch_size))
+
+
+class Packed(NamedTuple):
+    """A batch on its way."""
+
+    layout: list[tuple[str, list[int], torch.dtype]]
+    """Name, shape and type of every tensor, the widest types first."""
+    data: Tensor
+    """Their bytes, one after the other."""
+
+
+def pack_batch(batch: Batch) -> Packed:
+    """Return the batch as one block; its tensors stand in it with the widest types first."""
+    layout = [(name, list(value.shape), value.dtype) for name, value in batch.items()]
+    parts = [value.flatten().view(torch.uint8) for value in batch.values()]
+    return Packed(layout, torch.cat(parts))
+
+
+def unpack_batch(packed: Packed) -> Batch:
+    """Return the tensors of `pack_batch` as views of its bytes."""
+    sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in packed.layout]
+    parts = zip(packed.layout, packed.data.split(sizes), strict=True)
+    return {name: part.view(dtype).view(shape) for (name, shape, dtype), part in parts}
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader over `PretrainDataset`: use `collate_fn=pack_batch` if there are workers."""
+
+    _open: Generator[Batch, None, None] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Return the batches by name."""
+        if self._open is not None:
+            self._open.close()  # an iteration that was left early shares its workers with this one
+        named = (unpack_batch(b) if isinstance(b, Packed) else b for b in super().__iter__())
+        self._open = read_ahead(named) if self.num_workers and not self.pin_memory else named
+        return self._open
+
+    def state_dict(self) -> dict[str, object]:
+        """Return nothing: the data module's state is the one integer that tells the place."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Do nothing, for the same reason."""
+
+
+def read_ahead(source: Iterator[T]) -> Generator[T, None, None]:
+    """Yield the items of `source`, the next one fetched by a thread while the last is in work.
+
+    Errors of the source are raised where the item would have been yielded. Closing the generator
+    ends the thread; what it has fetched and nobody took is dropped.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
+    closed = threading.Event()
+
+    def fetch() -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in source:
+                ready.put((item, None))
+                if closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 (it is raised in the consumer's thread)
+            end = error
+        ready.put((None, end))
+
+    thread = threading.Thread(target=fetch, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        closed.set()
+        with suppress(queue.Empty):
+            ready.get_nowait()
+        thread.join(_CLOSING_S)
