@@ -229,8 +229,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        are_groups = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if are_groups else value
+        result[key] = value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(below, value)
     return result
 
 

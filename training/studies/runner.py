@@ -164,8 +164,8 @@ class LocalRunner:
                 if not again:
                     break
                 say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
-            ended = "interrupted" if asked else "failed" if error else "done"
-            return Outcome(ended, error, elapsed_s, code)
+            ended = Outcome("interrupted" if asked else "failed" if error else "done")
+            return ended._replace(error=error, elapsed_s=elapsed_s, exit_code=code)
 
     def _run_steps(self, trial: Trial, place: int, lock: TextIO, log: TextIO | None) -> int:
         """Run the processes of a trial; the exit code of the last."""
