@@ -96,7 +96,7 @@ def pack_batch(batch: Batch) -> Packed:
 def unpack_batch(packed: Packed) -> Batch:
     """Return the tensors of `pack_batch` as views of its bytes."""
     sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in packed.layout]
-    parts = zip(packed.layout, packed.data.split(sizes), strict=True)
+    parts = zip(packed.layout, torch.split(packed.data, sizes), strict=True)
     return {name: part.view(dtype).view(shape) for (name, shape, dtype), part in parts}
 
 

@@ -42,7 +42,8 @@ def curves_of(
     The others would hide the mean or be bent: those that diverged have their finite values, and
     those that have not ended.
     """
-    together, strays = [], []
+    together: list[Points] = []
+    strays: list[Points] = []
     for run in configuration.runs:
         pairs = zip(*series(run.rows, metric), strict=True)
         points = {step: scale * value for step, value in pairs if step is not None}
@@ -128,7 +129,8 @@ def _draw_main(
         ends = [list(_over(together, end).values()) for end in (min, max)]
         axis.fill_between(list(mean), *ends, color=colour, alpha=0.18, lw=0)
     if mean:
-        look = {"ls": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)]}
+        marker = MARKERS[number % len(MARKERS)]
+        look: dict[str, Any] = {"ls": DASHES[number % len(DASHES)], "marker": marker}
         look |= {"markevery": -(-len(mean) // _MOST_MARKS), "label": label, "color": colour}
         axis.plot(*_xy(mean), lw=1.6, ms=4, mec="white", mew=0.5, **look)
     for points in strays:

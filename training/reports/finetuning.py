@@ -135,7 +135,8 @@ class GridReport:
         searched = {trials[0].task: searched_names(trials) for trials in self.tasks}
         rows = [_detail_row(entry, searched[entry.task.name]) for entry in self.entries]
         names = [name for name in rows[0] if name not in _OPTIONAL or any(r[name] for r in rows)]
-        return [[*names], *([row[name] or NOTHING for name in names] for row in rows)]
+        shown: Rows = [[row[name] or NOTHING for name in names] for row in rows]
+        return [[*names], *shown]
 
     def _encoders(self) -> Rows:
         rows: Rows = [["encoder", "kind", "parameters", "weights (sha256)"]]
