@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.metrics_file import last_value, read_metrics
-from training.metrics_rows import read_metrics
+from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
 from training.reports.runs import Run
 from training.reports.study import ACCURACY, LOSS, PAIRS, SPEED, Logged
