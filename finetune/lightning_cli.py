@@ -17,17 +17,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
 from finetune.artifact import read_info
-from finetune.callbacks import (
-    BestClassifier,
-    ResumePoint,
-    TrainingLog,
-    WandbLineage,
-    dropout_seed,
-    record_result,
-)
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.inspection import overview_lines
-from finetune.earlier import State, earlier_run
 from finetune.module import FinetuneModule, log_prefix
 from finetune.outcome import (
     add_evaluation,
@@ -36,7 +27,14 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig, check_trainer
+from finetune.run_config import (
+    RESULT_FILE,
+    RESUME_FOLDER,
+    RunConfig,
+    State,
+    check_trainer,
+    earlier_run,
+)
 from ponet.bundle import load_weights
 from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
@@ -103,6 +101,8 @@ class TaskBegin(RunBegin):
 
 def fit_callbacks(run: RunConfig, *, log_every_n_steps: int) -> list[Callback]:
     """Return the callbacks of `fit` that write no file, in the order in which they are called."""
+    from finetune.callbacks import TrainingLog, WandbLineage, dropout_seed
+
     callbacks: list[Callback] = [StepSeeds(dropout_seed), TrainingLog(log_every_n_steps)]
     return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
@@ -199,6 +199,8 @@ class FinetuneCLI(RunCLI):
 
     def _writers(self) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
+        from finetune.callbacks import BestClassifier, ResumePoint
+
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
         point = ResumePoint(
@@ -220,6 +222,7 @@ class FinetuneCLI(RunCLI):
         if self.earlier != "finished":
             super()._run_subcommand(subcommand)
             return
+
         self.result = read_result(self.run.folder / RESULT_FILE)
         print("\n".join(fit_lines(self.result, self.run.folder)))
         say(
@@ -247,6 +250,8 @@ class FinetuneCLI(RunCLI):
 
     def finish_fit(self) -> None:
         """Validate what was trained last; test the best classifier once; write what was found."""
+        from finetune.callbacks import BestClassifier, ResumePoint, record_result
+
         best = callback_of(self.trainer, BestClassifier)
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -294,13 +299,8 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     return [command, "--config", str(path), *options]
 
 
-def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
-    """Parse and run `fit`, `validate` or `test`; see `training.cli.run_cli`.
-
-    Returns:
-        The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
-    """
-    return run_cli(FinetuneCLI, arguments, started=started)
+run_command = partial(run_cli, FinetuneCLI)
+"""Parse and run one Lightning subcommand; `result` is what stands in result.json."""
 
 
 def run_and_judge(arguments: list[str], *, started: float) -> int:

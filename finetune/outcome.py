@@ -5,12 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Trainer
 
-from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
@@ -20,11 +19,14 @@ from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 from training.run_folder import versions
 
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
+
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer, module: FinetuneModule, best: BestClassifier, *, seed: int, elapsed_s: float
+    trainer: Trainer, module: FinetuneModule, best: "BestClassifier", *, seed: int, elapsed_s: float
 ) -> dict[str, Any]:
     """Return the content of result.json.
 

@@ -27,7 +27,7 @@ from finetune.data.batches import EncodedText, evaluation_shard
 from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row
 from finetune.tasks.tables import read_table
-from training.parsing import parse_options
+from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
 OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
@@ -69,8 +69,6 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
-        if self.max_len and self.max_len < 5:
-            raise ValueError(f"max_len is {self.max_len}; a pair needs 5 tokens or more")
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
@@ -157,11 +155,7 @@ def read_input(
 ) -> Iterator[InputRow]:
     """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
 
-    Args:
-        path: .csv, .tsv or .jsonl, also .gz or .zst.
-        columns: Which column holds what.
-        kept: Columns that are carried over.
-        notes: As for `read_table`.
+    The columns `kept` are carried over; `notes` is as for `read_table`.
     """
     bad: list[InputRow] = []
     none = dict.fromkeys(kept)
@@ -221,11 +215,7 @@ def prediction_writer(
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
-    Args:
-        stream: Open for text, with newline="".
-        ending: One of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
-        labels: The classes; none for a regression.
-        kept: Names of the columns that are carried over.
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
     """
     if ending == ".jsonl":
 

@@ -172,7 +172,7 @@ def check_finetune_command(arguments: list[str]) -> None:
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
         from finetune.predict import PredictConfig
-        from training.parsing import parse_options
+        from training.command_line import parse_options
 
         assert parse_options(PredictConfig, options, program=command)
     elif command == "grid":
