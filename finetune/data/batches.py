@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from finetune.tasks.spec import SplitRows, TaskSpec
-from ponet import EncoderBatch
+from ponet.batch import EncoderBatch
 from ponet.segments import segments_from_starts
 
 Int32Array = NDArray[np.int32]

@@ -148,10 +148,14 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         """Return a loader per labelled test split, one or more, as in `loaded.test_splits`."""
         if not self.loaded.test_splits:
             hidden = self.spec.hub.unlabelled if self.spec.hub else ()
-            what = "no test split here; give one, or use `validate`"
-            if any(name.startswith("test") for name in (*self.loaded.splits, *hidden)):
-                what = "no test rows with labels: its test labels are not public; use `submit`"
-            raise ValueError(f"{self.spec.title} has {what}")
+            title = self.spec.title
+            is_hidden = any(name.startswith("test") for name in (*self.loaded.splits, *hidden))
+            raise ValueError(
+                f"{title} has no test rows with labels: its test labels are not public; use "
+                "`submit`"
+                if is_hidden
+                else f"{title} has no test split here; give one, or use `validate`"
+            )
         return [self._evaluation_loader(name) for name in self.loaded.test_splits]
 
     def _check_options(self) -> None:
@@ -239,7 +243,6 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             sampler=batches,
             num_workers=self.num_workers,
             worker_init_fn=ignore_signals_in_worker,
-            persistent_workers=False,
         )
 
     def _devices(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from data_prep.sentences import cut_long, split_missed
 from finetune.data.batches import EncodedText, Int32Array, PackedTexts, assemble_batch
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
-from ponet import EncoderBatch
+from ponet.batch import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
 from training.configuration import RUN_PARTS
