@@ -171,7 +171,7 @@ def _values_of(path: Path) -> dict[str, Any]:
 
 def _checked_folder(folder: Path) -> Path:
     """Refuse a folder whose content this command does not take, and say who does."""
-    if (folder / "zero.json").is_file() or (folder / ".metadata").is_file():
+    if (folder / "state").is_dir() or (folder / ".metadata").is_file():  # of ZeRO, of FSDP
         raise ValueError(
             f"{folder} is a sharded checkpoint; run: python -m pretrain export {folder} --output "
             "BUNDLE, which gathers its parts"
