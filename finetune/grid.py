@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from data_prep.files import file_lock, write_atomic
-from finetune.earlier import differences
+from finetune.run_config import differences
 from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED

@@ -52,10 +52,10 @@ def fit_result(
         "best_step": best.step,
         "total_steps": best.total_steps,
         "evaluation": {**best.evaluation, **tested},
-        "majority": {name: dict(values) for name, values in inspection.majority.items()},
+        "majority": inspection["majority"],
         "diverged": bool(module.diverged),
         "reason": module.diverged,
-        "data": inspection.to_json(),
+        "data": inspection,
         "elapsed_s": round(elapsed_s, 3),
         "versions": {name.replace("-", "_"): number for name, number in versions().items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -138,7 +138,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
 
 def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
-    splits = module.datamodule.task.splits
+    splits = module.datamodule.loaded.splits
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,

@@ -25,12 +25,7 @@ from training.run_config import RECORD_FILE, RunConfig
 
 STEP_KEY = "trainer/global_step"
 """Optimiser steps: the x axis of every metric, so that steps may come again after a rollback."""
-SERVER_TIMEOUT_S = 10.0
-"""How long W&B's server may take to answer before a run begins."""
 FORMAT_VERSION = 1
-
-
-# --- what the folder records ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +103,6 @@ class TrackingRecord:
         )
 
 
-# --- how a run begins and ends --------------------------------------------------------------------
-
-
 def active_run() -> Any:
     """Return the W&B run of this process, or None; imports nothing."""
     return getattr(sys.modules.get("wandb"), "run", None)
@@ -169,20 +161,19 @@ def check_tracking(run: RunConfig) -> None:
     settings = wandb.setup().settings
     url = urllib.parse.urlsplit(settings.base_url)
     host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
-    instead = "give --run.wandb offline and upload the run later with `wandb sync`"
     if not _is_logged_in(settings, host):
         raise ValueError(
             "--run.wandb online: nobody is logged in to W&B here; run `wandb login`, or set "
-            f"WANDB_API_KEY, or {instead}"
+            "WANDB_API_KEY, or give --run.wandb offline and upload the run later with `wandb sync`"
         )
     if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return
     try:
-        socket.create_connection((host, port), timeout=SERVER_TIMEOUT_S).close()
+        socket.create_connection((host, port), timeout=10.0).close()
     except OSError as error:
         raise ValueError(
             f"--run.wandb online: W&B's server {settings.base_url} cannot be reached ({error}); "
-            f"{instead}"
+            "give --run.wandb offline and upload the run later with `wandb sync`"
         ) from error
 
 
@@ -248,11 +239,8 @@ def _recorded_start(run: RunConfig, group: str, continues: bool) -> dict[str, An
     return {"group": start.group, "id": None if agents_id else start.id}
 
 
-# --- what a run is given --------------------------------------------------------------------------
-
-
-def best_values(rows: Sequence[Mapping[str, float]], *, stage: str = "val") -> dict[str, float]:
-    """Return `best/<metric>` and `best/<metric>_step` of every metric of a stage.
+def best_values(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return `best/<metric>` and `best/<metric>_step` of every metric of validations.
 
     Losses and perplexities are best when lowest, everything else when highest; the earliest of
     equals counts, and a NaN never does.
@@ -260,7 +248,7 @@ def best_values(rows: Sequence[Mapping[str, float]], *, stage: str = "val") -> d
     best: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            if not name.startswith(f"{stage}/") or math.isnan(value):
+            if not name.startswith("val/") or math.isnan(value):
                 continue
             key, sign = f"best/{name}", -1 if name.endswith(("loss", "perplexity")) else 1
             if key not in best or sign * value > sign * best[key]:

@@ -45,7 +45,7 @@ TRAINER_VALUES: dict[str, Any] = {
     "enable_progress_bar": False,
 }
 """Options of `fit` that a finder replaces; the user hears of the first five if they were given."""
-_SAY_NOTHING = ("auto", 1, "1", None, True, False, [])
+_SAY_NOTHING: tuple[Any, ...] = ("auto", 1, "1", None, True, False, [])
 
 
 class TuneCLI(PretrainCLI):

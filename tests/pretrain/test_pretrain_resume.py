@@ -59,7 +59,7 @@ def run_until_done(arguments: list[str], *, limit: int = 10) -> int:
 
 @pytest.mark.parametrize(
     "trigger, workers",
-    [("steps", "0"), ("steps", "2"), ("time", "0"), ("epoch", "0"), ("validation", "2")]
+    [("steps", "2"), ("time", "0"), ("epoch", "0"), ("validation", "2")]
     + [("steps, in the background", "0")],
 )
 def test_three_kills_leave_no_trace(

@@ -76,7 +76,7 @@ def test_a_file_size_limit_in_the_middle_of_writing_keeps_the_old_one(tmp_path: 
             said.write_text(str(error))
 
     assert in_child(limited) == 0
-    assert "size limit" in said.read_text() and hidden(tmp_path) == []
+    assert "File too large" in said.read_text() and hidden(tmp_path) == []
     assert storage.load_checkpoint(path)["step"] == 5
 
 

@@ -13,7 +13,9 @@ import torch
 from checkpoint_files import content, failing, flip_bit, hidden, newest, redigest, save
 
 from training.checkpoints import storage
+from training.checkpoints.schedule import SavesAndStops
 from training.checkpoints.storage import LISTING, STATE_FILE, CheckpointError, checkpoint_path
+from training.interruption import StopRequest
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -156,6 +158,15 @@ def test_a_link_never_replaces_a_real_file_and_is_skipped_where_it_cannot_be_mad
     monkeypatch.setattr(os, "symlink", failing(OSError(errno.EPERM, "no links")))
     storage.point_to(tmp_path / "last.ckpt", path)
     assert not (tmp_path / "last.ckpt").exists() and hidden(tmp_path) == []
+
+
+def test_only_a_newer_state_of_the_same_run_replaces_what_it_goes_on_from(tmp_path: Path) -> None:
+    saves = SavesAndStops(tmp_path / "resume", stop=StopRequest(), every_n_minutes=0)
+    first = save(tmp_path / "resume", 1)
+    saves.after_save(save(tmp_path / "elsewhere", 5))
+    assert first.is_dir()
+    saves.after_save(save(tmp_path / "resume", 2))
+    assert [c.step for c in storage.saved_checkpoints(tmp_path / "resume")] == [2]
 
 
 class Bomb:

@@ -17,7 +17,8 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from training.checkpoints import storage
 from training.checkpoints.storage import serialised, write_serialised
 
-_UNSTEADY_DISK = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOENT}
+"""An unsteady disk, or a folder that vanished and can be made again."""
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -31,8 +32,7 @@ class VerifiedCheckpointIO(CheckpointIO):
     Args:
         asynchronous: Write in a background thread, from the copy in the host's memory that every
             save makes. A second save waits for the first.
-        retries: How often a save or load is tried again after an error that may pass (an unsteady
-            disk, a folder that vanished and can be made again), never one that will not.
+        retries: How often a save or load is tried again after an error that may pass.
         retry_wait_s: Seconds before the first retry; doubled for each further one.
     """
 
@@ -77,11 +77,7 @@ class VerifiedCheckpointIO(CheckpointIO):
                 "weights_only=False would run whatever code the checkpoint holds; leave it out"
             )
         self.wait()
-        return self._retried(
-            lambda: storage.load_checkpoint(path, map_location=map_location),
-            what=f"loading {path}",
-            passing=_UNSTEADY_DISK,
-        )
+        return self._retried(lambda: storage.load_checkpoint(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; a missing one is fine."""
@@ -93,30 +89,22 @@ class VerifiedCheckpointIO(CheckpointIO):
         if pending is not None:
             pending.result()
 
-    def teardown(self) -> None:
-        """Wait for the background save; raise the error of one that failed."""
-        self.wait()
+    teardown = wait
 
     def _save(self, data: memoryview, path: Path) -> None:
-        self._retried(
-            lambda: write_serialised(data, path),
-            what=f"saving {path}",
-            passing=_UNSTEADY_DISK | {errno.ENOENT},
-        )
+        self._retried(lambda: write_serialised(data, path))
         if self.on_saved is not None:
             self.on_saved(path)
 
-    def _retried(
-        self, action: Callable[[], Result], *, what: str, passing: frozenset[int]
-    ) -> Result:
+    def _retried(self, action: Callable[[], Result]) -> Result:
         for attempt in range(self._retries):
             try:
                 return action()
             except OSError as error:
-                if error.errno not in passing:
+                if error.errno not in _PASSING:
                     raise
                 wait_s = self._retry_wait_s * 2**attempt
-                _log.warning("%s failed and is tried again in %g s: %s", what, wait_s, error)
+                _log.warning("%s It is tried again in %g s", error, wait_s)
                 time.sleep(wait_s)
         return action()
 

@@ -29,8 +29,6 @@ from training.run_config import CheckpointConfig
 SAVE = 1
 """What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""
 
-OnAllRanks = Callable[[Trainer, LightningModule], None]
-
 
 def loop_state(
     step: int,
@@ -114,10 +112,23 @@ class SavesAndStops(Callback):
             self._stop_request.uninstall()
 
     def after_save(self, path: Path) -> None:
-        """Remove what need not be kept any more: all but the checkpoint that was just written."""
-        for old in saved_checkpoints(self.folder):
-            if old.path != path:
+        """Remove what need not be kept any more; what others save elsewhere changes nothing."""
+        saved = saved_checkpoints(self.folder)
+        written = next((found for found in saved if found.path == path), None)
+        if written is None:
+            return
+        kept = {written.step, *self.kept([found.step for found in saved], written.step)}
+        for old in saved:
+            if old.step in kept:
+                continue
+            try:
                 remove_checkpoint(old.path)
+            except OSError as error:  # it takes room, but nothing is lost
+                say(f"{old.path} could not be removed: {error}")
+
+    def kept(self, steps: list[int], step: int) -> set[int]:
+        """Return which of the saved steps stay beside the one that was just written."""
+        return set()
 
     def wish(self) -> int:
         """Return what this rank wishes for."""
@@ -183,8 +194,8 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         stop: StopRequest,
         poll_every_n_steps: int,
         eval_every_n_steps: int,
-        before_save: OnAllRanks,
-        before_stop: OnAllRanks,
+        before_save: Callable[[Trainer, LightningModule], None],
+        before_stop: Callable[[Trainer, LightningModule], None],
         around_save: Callable[[Trainer], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         super().__init__(folder, stop=stop, every_n_minutes=config.every_n_minutes)
@@ -325,22 +336,11 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
     def _finish_saves(self, trainer: Trainer) -> None:
         self.attempt(trainer, trainer.strategy.checkpoint_io.wait)  # type: ignore[attr-defined]
 
-    def after_save(self, path: Path) -> None:
-        """Point to the newest and the best; remove what need not be kept any more."""
-        saved = saved_checkpoints(self.folder)
-        step = next((s.step for s in saved if s.path == path), None)
-        if step is None:  # a checkpoint that another callback has saved elsewhere
-            return
+    def kept(self, steps: list[int], step: int) -> set[int]:
+        """Return the newest steps and the best, and let the links point to their checkpoints."""
+        path = checkpoint_path(self.folder, step)
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)
             self._best_saved = step
-        kept = {s.step for s in saved[-self.config.keep_last :]}
-        kept |= {step, self._best_step, self._best_saved}
-        for old in saved:
-            if old.step in kept:
-                continue
-            try:
-                remove_checkpoint(old.path)
-            except OSError as error:  # it takes room, but nothing is lost
-                say(f"{old.path} could not be removed: {error}")
+        return {*steps[-self.config.keep_last :], self._best_step, self._best_saved}

@@ -33,12 +33,7 @@ LISTING = "SHA256SUMS"
 _STEP_NAME = re.compile(r"step-(\d{8,})\.ckpt")
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
 _ASIDE = ".aside.tmp"
-_REASONS = {
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EACCES: "writing is not allowed there (permissions)",
-    errno.EPERM: "writing is not allowed there (permissions)",
-    errno.EFBIG: "the file would exceed a size limit (`ulimit -f`, or the file system's)",
-}
+"""End of the name of an old checkpoint that waits while another takes its name."""
 _UNREADABLE = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError),
     *(LookupError, TypeError, AttributeError),
@@ -139,9 +134,8 @@ def measure(path: Path) -> dict[str, str]:
     if not path.is_dir():
         return {path.name: file_sha256(path)}
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    found = {file.relative_to(path).as_posix(): file_sha256(file) for file in files}
-    found.pop(LISTING, None)
-    return found
+    names = {file.relative_to(path).as_posix(): file for file in files}
+    return {name: file_sha256(file) for name, file in names.items() if name != LISTING}
 
 
 def is_sharded(path: Path) -> bool:
@@ -149,12 +143,11 @@ def is_sharded(path: Path) -> bool:
     return path.is_dir() and not (path / STATE_FILE).is_file()
 
 
-def load_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint that fits its digests; no code in it is ever run.
 
     Args:
         path: Its folder (or file, of an earlier version), or a symbolic link to it.
-        map_location: As for `torch.load`; None means "cpu".
 
     Raises:
         CheckpointError: It is damaged (see `verify_checkpoint`), holds Python objects, is no
@@ -169,12 +162,11 @@ def load_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
         )
     file = path / STATE_FILE if path.is_dir() else path
     try:
-        content = torch.load(file, map_location=map_location or "cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CheckpointError(f"{path}: {_refusal(str(error))}") from error
     if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise CheckpointError(f"{path}: this is no checkpoint: it holds a {kind}, not a dict")
+        raise CheckpointError(f"{path}: this is no checkpoint: it holds a {type(content).__name__}")
     return content
 
 
@@ -189,11 +181,10 @@ def _refusal(reason: str) -> str:
 
 
 def _resolved(path: str | Path) -> Path:
-    path, real = Path(path), Path(os.path.realpath(path))
+    real = Path(os.path.realpath(path))
     if not real.exists():
-        target = f", which points to {real}," if path.is_symlink() else ""
-        message = f"{path}{target}: there is no such checkpoint"
-        raise CheckpointError(message, FileNotFoundError(errno.ENOENT, ""))
+        target = f", which points to {real}," if os.path.islink(path) else ""
+        raise CheckpointError(f"{path}{target}: there is no such checkpoint")
     return real
 
 
@@ -289,15 +280,18 @@ def _all_or_nothing(path: Path, *, needed: int = 0) -> Iterator[None]:
             _bring_back(path.parent)
             _discard(temporary_path(path))
             if os.path.lexists(path):
-                _discard(_aside_path(path))
+                _discard(path.with_name(f".{path.name}{_ASIDE}"))
     except OSError as error:
-        reason = f"{_REASONS[error.errno]} ({error})" if error.errno in _REASONS else str(error)
+        reason = str(error)
         if is_disk_full(error):
             free = free_bytes(path.absolute().parent) / 2**20
             need = f"about {needed / 2**20:.1f} MiB are needed, " if needed else ""
             reason = f"the disk or quota is full ({need}{free:.1f} MiB are free in {path.parent})"
-        message = f"{path}: the checkpoint could not be written: {reason}"
-        raise CheckpointError(f"{message}. Checkpoints saved before are intact.", error) from error
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {reason}. Checkpoints saved before are "
+            "intact.",
+            error,
+        ) from error
 
 
 def _seal(folder: Path) -> dict[str, str]:
@@ -323,15 +317,10 @@ def _sync_file(path: Path) -> None:
 
 
 def _put_in_place(path: Path) -> None:
-    if os.path.lexists(path):
-        os.replace(path, _aside_path(path))  # a folder cannot be replaced in one step
+    if os.path.lexists(path):  # a folder cannot be replaced in one step
+        os.replace(path, path.with_name(f".{path.name}{_ASIDE}"))
     os.replace(temporary_path(path), path)
     sync_folder(path.parent)
-
-
-def _aside_path(path: Path) -> Path:
-    """Where an old checkpoint waits while another takes its name."""
-    return path.with_name(f".{path.name}{_ASIDE}")
 
 
 def _bring_back(folder: Path) -> None:
@@ -355,9 +344,9 @@ def _discard(path: Path) -> None:
 def remove_checkpoint(path: str | Path) -> None:
     """Remove a checkpoint; killed in between, no broken one is left. A missing one is fine."""
     path = Path(path)
+    temporary = temporary_path(path)
+    _discard(temporary)
     if os.path.lexists(path):
-        temporary = temporary_path(path)
-        _discard(temporary)
         os.replace(path, temporary)
         _discard(temporary)
     path.with_name(path.name + ".sha256").unlink(missing_ok=True)
