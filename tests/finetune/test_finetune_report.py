@@ -206,10 +206,10 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
     result["data"]["warning"] = "leaky"
     result["data"]["splits"]["train"]["num_rows_whole"] = 9000
     write(tmp_path, result)
-    for name, files in (("a", ["trial.yaml", "failed.json"]), ("b", ["trial.yaml"])):
+    for name, state in (("a", "failed"), ("b", "running")):
         (tmp_path / name).mkdir()
-        for file in files:
-            (tmp_path / name / file).write_text("{}")
+        (tmp_path / name / "trial.yaml").write_text("{}")
+        (tmp_path / name / "trial.json").write_text(json.dumps({"state": state}))
     text = markdown(report_of(tmp_path))
     assert "RTE: leaky." in text
     assert "OVERLAP between splits, 51 of 400 rows (12.8 %) of test in train." in text
