@@ -19,9 +19,9 @@ from training.run_config import (
     CONFIG_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    RECORD_FILE,
 )
 from training.run_folder import own_files
-from training.tracking import RECORD_FILE
 
 RESULT_FILE = "result.json"
 RESUME_FOLDER = "resume"

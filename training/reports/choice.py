@@ -106,7 +106,7 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
         titles = {base: f"{title} m", base + MISMATCHED: f"{title} mm"}
     # Of results of earlier versions only that there are folds is seen.
     folds = {run.repetition[1:] for run in trials}
-    unsaid = {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
+    unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
     facts = next((run.result["task_facts"] for run in trials if run.result["task_facts"]), unsaid)
     if not with_published:
         facts = {**facts, "published": {}, "published_source": ""}
