@@ -173,7 +173,7 @@ def build(
         if not _is_already_built(output, digest, overwrite=config.overwrite):
             if config.check_disk:
                 _check_disk(config, described, work)
-            with pool:
+            with pool, files.names_full_disk(work):
                 final = _run_stages(_Plan(config, work, described, digest, pool, progress))
             files.publish(final, output)
         files.discard(output)

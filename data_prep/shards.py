@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.files import names_full_disk, write_atomic
+from data_prep.files import write_atomic
 from data_prep.manifest import (
     TOKENIZER_NAME,
     FileRecord,
@@ -66,7 +66,7 @@ class SplitWriter:
         self._dtype = token_dtype(vocab_size)
         self._files = [open(target / name, "wb") for name in _SPLIT_FILES]
         for file in self._files[1:]:
-            self._write(file, np.zeros(1, OFFSET_DTYPE))
+            file.write(np.zeros(1, OFFSET_DTYPE).tobytes())
 
     def append(
         self,
@@ -93,21 +93,17 @@ class SplitWriter:
         document_ends = np.cumsum(document_sentences, dtype=OFFSET_DTYPE) + before.sentences
         values = (np.ascontiguousarray(tokens, self._dtype), sentence_ends, document_ends)
         for file, array in zip(self._files, values, strict=True):
-            self._write(file, array)
+            file.write(array.tobytes())
         self.counts = SplitCounts(
             documents=before.documents + document_sentences.size,
             sentences=before.sentences + sentence_lens.size,
             tokens=before.tokens + tokens.size,
         )
 
-    def _write(self, file: BinaryIO, array: npt.NDArray[Any]) -> None:
-        with names_full_disk(file.name):
-            file.write(array.tobytes())
-
     def close(self) -> None:
         """Close the files, once they would survive a loss of power."""
         for file in self._files:
-            with names_full_disk(file.name), file:
+            with file:
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -33,6 +33,8 @@ def run_export(arguments: Sequence[str]) -> None:
     from training.checkpoints.storage import is_sharded, load_checkpoint
 
     source: Path = options.source
+    if not source.exists():
+        raise ValueError(f"there is no checkpoint at {source}")
     sharded = is_sharded(source)
     if options.checkpoint is not None and not sharded:
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")

@@ -206,16 +206,20 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
     result["data"]["warning"] = "leaky"
     result["data"]["splits"]["train"]["num_rows_whole"] = 9000
     write(tmp_path, result)
-    for name, state in (("a", "failed"), ("b", "running")):
+    for name, files in (
+        ("a", {"trial.yaml": "{}", "trial.json": '{"state": "failed"}'}),
+        ("b", {"trial.yaml": "{}", "trial.json": '{"state": "running"}'}),
+        ("c", {"trial.yaml": "{}", "failed.json": "{}"}),
+    ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "trial.yaml").write_text("{}")
-        (tmp_path / name / "trial.json").write_text(json.dumps({"state": state}))
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(content)
     text = markdown(report_of(tmp_path))
     assert "RTE: leaky." in text
     assert "OVERLAP between splits, 51 of 400 rows (12.8 %) of test in train." in text
     assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
     assert "texts cut at the length above, 18 % of test." in text
-    assert "failed, 1 trial(s): `a`." in text and "did not end, 1 trial(s): `b`." in text
+    assert "failed, 2 trial(s): `a`, `c`." in text and "did not end, 1 trial(s): `b`." in text
 
 
 def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def tidy(axis: Any, *, grid: str) -> None:
     """Leave the lines of an axis that are read: its values along `grid`, x or y."""
     axis.grid(axis=grid, alpha=0.25, lw=0.6)
     axis.spines[["top", "right", *(["left"] if grid == "x" else [])]].set_visible(False)
-    axis.locator_params(axis="x", nbins=5)
+    if axis.get_xscale() == "linear":
+        axis.locator_params(axis="x", nbins=5)
 
 
 def dot_panels(

@@ -18,6 +18,8 @@ from training.result import read_result
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 RESULT_FILE, TRIAL_FILE, RECORD_FILE = "result.json", "trial.yaml", "trial.json"
+FAILED_FILE = "failed.json"
+"""What grids of earlier versions left of a trial that failed."""
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
@@ -119,6 +121,14 @@ class FoundTrials:
     changed: Sequence[str]
 
 
+def _has_failed(trial: Path) -> bool:
+    """Whether a trial without a result failed; else it has not ended."""
+    record = trial / RECORD_FILE
+    if not record.is_file():
+        return (trial / FAILED_FILE).exists()
+    return bool(json.loads(record.read_text(encoding="utf-8"))["state"] == "failed")
+
+
 def find_trials(folders: Iterable[Path]) -> FoundTrials:
     """Return all trials below some folders.
 
@@ -137,11 +147,7 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
         everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
         for trial in sorted(path.parent for path in folder.rglob(TRIAL_FILE)):
             if not (trial / RESULT_FILE).exists():
-                record = trial / RECORD_FILE
-                has_failed = (
-                    record.is_file() and json.loads(record.read_text())["state"] == "failed"
-                )
-                missing[has_failed].append(trial.relative_to(folder).as_posix())
+                missing[_has_failed(trial)].append(trial.relative_to(folder).as_posix())
     runs: dict[tuple[Any, ...], Trial] = {}
     for run in _with_unknown_settings(everything):
         runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
