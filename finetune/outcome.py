@@ -12,7 +12,6 @@ from pytorch_lightning import Trainer
 
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
-from finetune.module import FinetuneModule
 from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
 from training.result import FORMAT_VERSION, read_result
@@ -21,12 +20,18 @@ from training.run_folder import versions
 
 if TYPE_CHECKING:
     from finetune.callbacks import BestClassifier
+    from finetune.module import FinetuneModule
 
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer, module: FinetuneModule, best: "BestClassifier", *, seed: int, elapsed_s: float
+    trainer: Trainer,
+    module: "FinetuneModule",
+    best: "BestClassifier",
+    *,
+    seed: int,
+    elapsed_s: float,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
@@ -63,7 +68,7 @@ def fit_result(
     }
 
 
-def _encoder(module: FinetuneModule) -> dict[str, Any]:
+def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     assert module.source is not None
     encoder = module.classifier.encoder
     return {
@@ -76,7 +81,7 @@ def _encoder(module: FinetuneModule) -> dict[str, Any]:
     }
 
 
-def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, Any]:
+def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str, Any]:
     optimizer, datamodule = module.optimizer_config, module.datamodule
     return {
         "lr": optimizer.lr,
@@ -136,7 +141,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     return [*lines, f"run: {folder}"]
 
 
-def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
+def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path:
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
     splits = module.datamodule.loaded.splits
     record = {

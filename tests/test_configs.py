@@ -217,19 +217,16 @@ def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
 
     grid = parse_grid(["--config", str(path), "--encoder", "runs/a"])
     trials = expand(grid, {task: task_named(task).num_folds for task in grid.tasks})
-    settings_of = {}
-    for trial in trials:  # seeds of one setting differ in nothing that could fail to parse
-        names = ("task", "lr", "batch_size", "fold", "repeat")
-        key = tuple(trial.parameters[name] for name in names)
-        settings_of.setdefault(key, trial.settings)
-    for (task, lr, *_), settings in settings_of.items():
-        parsed = fit_parser("finetune").parse_object({"subcommand": "fit", "fit": settings}).fit
-        lrs, batch_sizes, epochs, max_len = searched(task)
-        assert (parsed.data.task, parsed.model.optimizer.lr) == (task, lr)
+    first = {(t.parameters["task"], t.parameters["batch_size"]): t for t in reversed(trials)}
+    for (task, _), trial in first.items():  # rates, seeds and folds are plain numbers in the rest
+        given = {"subcommand": "fit", "fit": trial.settings}
+        parsed = fit_parser("finetune").parse_object(given).fit
+        _, batch_sizes, epochs, max_len = searched(task)
+        assert (parsed.data.task, parsed.model.optimizer.lr) == (task, trial.parameters["lr"])
         if not path.name.startswith("small"):
             assert parsed.trainer.max_epochs == epochs
             assert parsed.data.max_len == max_len
-            assert lr in lrs and parsed.data.global_batch_size in batch_sizes
+            assert parsed.data.global_batch_size in batch_sizes
 
 
 def test_the_papers_grids_search_all_that_the_papers_searched() -> None:

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from data_prep.command import field_help, filled, load_yaml, output_is_closed, read_yaml
 from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted, end_workers
@@ -131,14 +131,6 @@ _UNKNOWN = re.compile(
 _OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune", "training")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one message."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        raise ValueError(f"{with_near_name(message, self)} ({self.prog} --help lists the options)")
-
-
 def option_names(parser: Any) -> set[str]:
     """Return the options of a parser and of its commands, without dashes."""
     names = set()
@@ -168,13 +160,6 @@ def with_near_name(message: str, parser: Any) -> str:
     return f"{message}; did you mean {dashes}{near[0]}?" if near else message
 
 
-def yes_or_no(text: str) -> bool:
-    """Return the value of a switch: true or false."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
 def parse_options(
     config_class: type[ConfigT],
     arguments: Sequence[str],
@@ -194,7 +179,8 @@ def parse_options(
         program: The command, for help and messages.
         aliases: Another name of an option -> its field.
         repeated: Options of several values that are repeated, with one value each.
-        positional: The option that is given without its name; there is no `--config` then.
+        positional: The option that is given without its name, once or, if it is a repeated one,
+            more often; there is no `--config` then.
     """
     kinds, words = typing.get_type_hints(config_class), list(arguments)
     given, seen = dict[str, Any](), dict[str, list[str]]()
@@ -207,7 +193,8 @@ def parse_options(
         name, *path = name.split(".")
         name = (aliases or {}).get(name, name.replace("-", "_"))
         if word[:2] != "--":
-            name, equals, text, path = positional if positional not in given else "", "=", word, []
+            is_free = positional not in given or positional in repeated
+            name, equals, text, path = positional if is_free else "", "=", word, []
         if not name:
             raise ValueError(f"{word!r} is not understood ({program} --help lists the options)")
         is_list = typing.get_origin(kinds.get(name)) is tuple
@@ -243,10 +230,10 @@ def _help(config_class: type[Any], program: str, positional: str) -> str:
     lines += [inspect.getdoc(config_class) or "", ""]
     texts = field_help(config_class)
     for item in fields(config_class):
-        required = item.default is MISSING and item.default_factory is MISSING
-        default = "required" if required else f"default {item.default!r}"
-        default = "may be empty" if item.default is MISSING and not required else default
-        lines.append(f"  {'' if item.name == positional else '--'}{item.name} ({default})")
+        is_required = item.default is MISSING and item.default_factory is MISSING
+        is_empty = item.default in (MISSING, "", (), Path())
+        default = " (required)" if is_required else "" if is_empty else f" (default {item.default})"
+        lines.append(f"  {'' if item.name == positional else '--'}{item.name}{default}")
         lines.append(textwrap.indent(textwrap.fill(texts[item.name], 88), "      "))
     return "\n".join(lines)
 

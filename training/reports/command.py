@@ -3,17 +3,16 @@
 Invariant: only reads the runs; the files of an earlier report are replaced whole.
 """
 
-import argparse
 import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.files import write_atomic
-from training.command_line import OneLineParser, yes_or_no
+from training.command_line import parse_options
 
 if TYPE_CHECKING:  # commands say what is wrong with their options at once
     from training.reports.finetuning import GridReport
@@ -24,33 +23,54 @@ FIGURE, CURVES_FIGURE = "figure.png", "curves.png"
 REPORT = "report"
 
 
-def parse_pretraining(arguments: Sequence[str]) -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions:
+    """Make one HTML page about pretraining runs: results with their spread, differences, curves.
+
+    It opens from disk and needs no network. Beside it stand the tables as Markdown, CSV and JSON,
+    and figures as PNG.
+    """
+
+    runs: tuple[Path, ...]
+    """Run folders, or folders that hold some (a sweep's)."""
+    out: Path = Path(REPORT)
+    """Folder to write."""
+    title: str = "Pretraining study"
+    """Heading of the page."""
+    group_by: str = ""
+    """Settings as in `fit`, with commas between them, that alone tell configurations apart; empty:
+    every setting that can change a result, the seed aside."""
+    baseline: str = ""
+    """The configuration that differences are taken from: its name in the table, or one of its runs;
+    empty: the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningOptions:
+    """Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and a figure."""
+
+    folders: tuple[Path, ...]
+    """The --output folders of `grid`."""
+    output: Path = Path()
+    """Folder to write; left out: <first>/report."""
+    published: bool = True
+    """false: leave published scores out."""
+
+
+def parse_pretraining(arguments: Sequence[str]) -> PretrainingOptions:
     """The options of `pretrain report`; a mistake in them is a ValueError."""
-    parser = OneLineParser(
-        "ponet-pretrain report",
-        allow_abbrev=False,
-        description="Make one HTML page about pretraining runs: results with their spread, "
-        "differences, curves, settings, commands. It opens from disk and needs no network. Beside "
-        "it stand the tables as Markdown, CSV and JSON, and figures as PNG.",
+    program, names = "ponet-pretrain report", ("runs",)
+    return parse_options(
+        PretrainingOptions, arguments, program=program, positional="runs", repeated=names
     )
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, help="run folders, or folders that hold some (a sweep's)")
-    add("--out", type=Path, default=Path(REPORT), help="folder to write (default: report)")
-    add("--title", default="Pretraining study", help="heading of the page")
-    add(
-        "--group_by",
-        default="",
-        type=lambda text: [key.strip() for key in text.split(",") if key.strip()],
-        help="settings as in `fit`, with commas between them, that alone tell configurations "
-        "apart (default: every setting that can change a result, the seed aside)",
+
+
+def parse_finetuning(arguments: Sequence[str]) -> FinetuningOptions:
+    """The options of `finetune report`; a mistake in them is a ValueError."""
+    program, names = "ponet-finetune report", ("folders",)
+    return parse_options(
+        FinetuningOptions, arguments, program=program, positional="folders", repeated=names
     )
-    add(
-        "--baseline",
-        default="",
-        help="the configuration that differences are taken from: its name in the table, or one "
-        "of its runs (default: the first)",
-    )
-    return parser.parse_args(list(arguments))
 
 
 def run_pretraining_report(arguments: Sequence[str]) -> None:
@@ -69,7 +89,8 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
     if not runs:
         reasons = "\n".join(f"  {folder}: {reason}" for folder, reason in problems.items())
         raise ValueError(f"there is no run to report on:\n{reasons}")
-    study, out = make_study(runs, options.group_by), options.out
+    keys = [key.strip() for key in options.group_by.split(",") if key.strip()]
+    study, out = make_study(runs, keys), options.out
     report = StudyReport(
         title=options.title,
         study=study,
@@ -88,18 +109,6 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
     print(f"report: {out / PAGE}")
 
 
-def parse_finetuning(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of `finetune report`; a mistake in them is a ValueError."""
-    text = "Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and a figure."
-    parser = OneLineParser("ponet-finetune report", allow_abbrev=False, description=text)
-    add = parser.add_argument
-    add("folders", nargs="+", type=Path, help="--output folders of `grid`")
-    add("--output", type=Path, help="folder to write; default: <first>/report")
-    told = "false: leave published scores out"
-    add("--published", type=yes_or_no, nargs="?", const=True, default=True, help=told)
-    return parser.parse_args(list(arguments))
-
-
 def run_finetuning_report(arguments: Sequence[str]) -> None:
     """`report GRID [GRID ...] [--output DIR] [--published true]`; prints the tables.
 
@@ -112,7 +121,7 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     from training.reports.trials import find_trials
 
     report = GridReport(found=find_trials(options.folders), with_published=options.published)
-    out = options.output or options.folders[0] / REPORT
+    out = options.output if options.output != Path() else options.folders[0] / REPORT
     text = write_files(report, out)
     write_atomic(out / PAGE, report.text("html").encode("utf-8"))
     save_dots(report.dots(), report.columns, out / FIGURE)
