@@ -118,14 +118,6 @@ def measure(shards: Path, options: Options) -> list[Row]:
     return rows
 
 
-def table(content: Row) -> list[str]:
-    """Return one line per setting."""
-    body = [
-        [row["name"], *(f"{row[k]['median']:.3f}" for k, *_ in KEYS)] for row in content["rows"]
-    ]
-    return report.grid(("", *(key.replace("_", " ") for key, *_ in KEYS)), body)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
     if options.train:
@@ -134,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {"num_sentences": 40_000, "validation_sentences": 4_000, "vocab_size": VOCAB_SIZE}
     with shards_in(None, **sizes) as (shards, _):
         rows = measure(shards, options)
-    report.finish("busy_machine", {"rows": rows}, options, table)
+    report.finish("busy_machine", {"rows": rows}, options)
     keys = {"quiet_ratio": "quiet", "share_when_busy": "busy; 0.5 is the fair share"}
     series = {label: {row["name"]: row[key] for row in rows} for key, label in keys.items()}
     panels = {"Training beside one busy loop per core": series}

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, page, report, rivals
+from benchmarks import harness, report, rivals
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import CONFIG_CLASSES, DTYPES, Rival, Setting, Subject
 
@@ -181,15 +181,13 @@ def _panels(rows: list[Row], our_label: str) -> dict[str, Any]:
     panels: dict[str, Any] = {}
     for row in (row for row in rows if row["rival"] == our_label):
         for rival, speed in row["times_as_fast_as"].items():
-            lines = panels.setdefault(page.heading(row), {})
+            lines = panels.setdefault(report.heading(row), {})
             lines.setdefault(rival, []).extend([(row["num_tokens"], speed)] if speed else [])
     return panels
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     mode = options.compile_mode if options.compile else ""
     compared = rivals.rivals_on(options.device, compile_mode=mode)
     our_label = rivals.ours(compared).label
@@ -202,12 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure(setting, compared, options)
         rows += found["rows"]
         rates.append({**form, **found["rates"]})
-        print(f"measured: {page.heading(rows[-1])}", flush=True)
+        print(f"measured: {report.heading(rows[-1])}", flush=True)
     has_amx = report.machine()["amx_bf16"]
     targets = claims(rows, our_label, device=options.device, has_amx=has_amx)
     name = options.name or f"encoders_{options.device}"
     content = {"ours": our_label, "targets": targets, "rates": rates, "rows": rows}
-    report.finish(name, content, options, page.encoders)
+    report.finish(name, content, options, kind="encoders")
     title = f"{our_label}: speed as a multiple of each rival's"
     report.line_chart(_panels(rows, our_label), options.output / f"{name}.png", title=title)
 

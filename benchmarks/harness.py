@@ -77,12 +77,7 @@ def ratio(numerator: Sequence[Sample], denominator: Sequence[Sample], key: str) 
 
 
 def rows_of(samples: Mapping[Cell, Sequence[Sample]], key: str) -> dict[Cell, dict[str, Any]]:
-    """Return times and ratios of every rival at every length.
-
-    Args:
-        samples: (rival, tokens of a text) -> one sample per round.
-        key: The time that the ratios are formed of.
-    """
+    """Return times and ratios of every rival at every length, formed of the time called `key`."""
     rows = {}
     for (rival, tokens), own in samples.items():
         others = [name for name, length in samples if length == tokens and name != rival]
@@ -144,16 +139,9 @@ class Clock:
 def run_rounds(
     steps: Mapping[Name, Step], *, rounds: int, clock: Clock, slow_s: float = math.inf
 ) -> dict[Name, list[Sample]]:
-    """Time every step once per round.
+    """Time every step once per round, after one that warms up and sets the repeats.
 
-    Args:
-        steps: Name -> function that does one step.
-        rounds: How many; one before them warms up, sets the repeats and is not reported.
-        clock: How a step is timed.
-        slow_s: Steps that take longer are left out of every second round.
-
-    Returns:
-        Name -> one sample per round, None where the step was left out.
+    Steps that take longer than `slow_s` are left out of every second round: None.
     """
 
     def rival(step: Step) -> Callable[[], Sample]:
@@ -177,14 +165,9 @@ def run_rounds(
 
 
 def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, Any]]:
-    """Return memory and time of every step that stays within the limits.
+    """Return the rows of `rows_of` for the steps that stay within `LIMITS`, with their memory.
 
-    Args:
-        steps: (rival, tokens of a text) -> one step.
-        options: `device`, `threads`, `rounds`, and those of `LIMITS`.
-
-    Returns:
-        The rows of `rows_of`, with `peak_mib` and `over`, which limit was passed ("": none).
+    `over` says which limit a step has passed ("": none).
     """
     rows = {}
     for cell, step in steps.items():

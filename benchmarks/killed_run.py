@@ -9,7 +9,6 @@ from a machine that goes down) at random steps, and the same command is started 
 Both runs go at once, so give them a thread each: OMP_NUM_THREADS=1 on two cores.
 """
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key in ("different_lines", "different_weights")
     ]
     content = {"kills": kills, **found, "targets": targets}
-    report.finish("killed_run", content, settings, lambda whole: [json.dumps(found)])
+    report.finish("killed_run", content, settings)
     lines = {}
     for name in TWINS:
         rows = read_metrics(root / name / "metrics.jsonl")

@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{max_len} tokens: {plan}", flush=True)
     content: dict[str, Any] = {"tokens": shards.num_tokens, "lengths": lengths}
     content |= {"sentences": shards.num_sentences, "targets": page.loader_targets(content)}
-    report.finish("loader", content, options, page.loader)
+    report.finish("loader", content, options)
     panels = {"Pretraining examples per second, one core": {"median": bars}}
     report.bar_chart(panels, options.output / "loader.png", unit="examples/s")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import LIMITS, Cell, Step, linux_gib, measure_steps
 from benchmarks.report import DEVICE, ROUNDS, Option, Options
 from benchmarks.rivals import NAMES, SIZES, Rival, make_batch, training_step
@@ -83,14 +83,12 @@ def _step(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     rows = measure_steps(make_steps(options), options)
     for row in (row for row in rows if not row["over"]):
         bert = "BERT" + (RECOMPUTED if RECOMPUTED in row["rival"] else "")
         row["speed_to_bert"] = row["times_as_fast_as"].get(bert)
     name = f"long_documents_{options.encoder}" + ("_cuda" if options.device == "cuda" else "")
-    report.finish(name, {"rows": rows}, options, page.long_documents)
+    report.finish(name, {"rows": rows}, options, kind="long_documents")
     keys = {"s": "seconds a step", "peak_mib": "MiB above model and optimizer, one step"}
     keys |= {"speed_to_bert": "times the speed of BERT (1 = as fast)"}
     tokens = f"{options.tokens_per_step:,} tokens a step"

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import LIMITS, Step, measure_steps
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import CONFIG_CLASSES, Rival, make_batch, training_step
@@ -119,14 +119,12 @@ def claims(rows: list[Row], device: str) -> list[Target]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    options.lengths = sorted(set(options.lengths))
-    torch.set_num_threads(options.threads)
     cells = [(name, num_tokens) for num_tokens in options.lengths for name in KINDS]
     rows = measure_steps({cell: make_step(*cell, options) for cell in cells}, options)
     published = {"source": "arXiv 2110.02442, Table 2", "lengths": LENGTHS, **PUBLISHED}
     content = {"targets": claims(rows, options.device), "rows": rows, "published": published}
     name = f"lra_table2_{options.device}"
-    report.finish(name, content, options, page.lra_table2)
+    report.finish(name, content, options, kind="lra_table2")
     panels = report.panels_of(rows, {"s": "measured: seconds a step", "peak_mib": "measured: MiB"})
     panels["published: steps per second"] = {
         f"{rival}, published": [

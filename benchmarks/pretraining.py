@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import Clock, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, SIZES, Rival
@@ -128,25 +128,12 @@ class StepWindow(Callback):
 
 
 def fit(
-    module: PretrainModule,
-    rival: Rival,
-    shards: Path,
-    max_len: int,
-    options: Options,
-    *,
-    callbacks: Sequence[Callback] = (),
-    plugins: Sequence[Any] = (),
-) -> dict[str, float]:
+    module: PretrainModule, rival: Rival, shards: Path, max_len: int, options: Options, *,
+    callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (),
+) -> dict[str, float]:  # fmt: skip
     """Train for a few steps; return what StepWindow found, per step.
 
-    Args:
-        module: What is trained.
-        rival: Its precision counts.
-        shards: Folder.
-        max_len: Tokens of an example.
-        options: `tokens_per_step`, `num_workers`, `warmup`, `steps`, `device`.
-        callbacks: More of them.
-        plugins: Of the trainer.
+    Needs the options `tokens_per_step`, `num_workers`, `warmup`, `steps` and `device`.
     """
     size = max(1, options.tokens_per_step // max_len)
     batch = {"global_batch_size": size, "micro_batch_size": size, "max_len": max_len}
@@ -184,20 +171,16 @@ def product_rate(precision: str, clock: Clock, side: int = 2048) -> float:
 
 def rivals_for(options: Options) -> list[Rival]:
     """Return what is compared on a device; the first is ours."""
-    if options.device == "cpu":
-        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
-        return [
-            *(mine if report.machine()["amx_bf16"] else mine[::-1]),
-            Rival(kind="official", precision="32"),
-            Rival(kind="official", precision="32", every_position=True),
-            Rival(kind="bert", precision="32"),
-            Rival(kind="fnet", precision="32"),
-        ]
-    form: dict[str, Any] = {"precision": options.precision}
-    kinds = ("ponet", "bert", "fnet")
-    plain: list[Rival] = [Rival(kind=kind, **form) for kind in kinds]  # type: ignore[arg-type]
-    compiled = [Rival(kind=rival.kind, compile_mode="default", **form) for rival in plain]
+    on_cpu = options.device == "cpu"
+    form: dict[str, Any] = {"precision": "32" if on_cpu else options.precision}
     official = [Rival(kind="official", every_position=every, **form) for every in (False, True)]
+    if on_cpu:
+        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
+        mine = mine if report.machine()["amx_bf16"] else mine[::-1]
+        return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
+    kinds = ("ponet", "bert", "fnet")
+    compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
+    plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, Rival(kind="ponet", kernels="eager", **form), *official]
 
 
@@ -282,7 +265,6 @@ def be_quiet() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    torch.set_num_threads(options.threads)
     be_quiet()
     needed = options.tokens_per_step * (options.warmup + options.steps + 4)
     sizes = {"num_sentences": max(20_000, needed // 20), "validation_sentences": 4000}
@@ -290,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
     name, ours = options.name or f"pretraining_{options.device}", rivals_for(options)[0].label
     content = {"ours": ours, "targets": claims(rows, options), "rows": rows}
-    report.finish(name, content, options, page.pretraining)
+    report.finish(name, content, options, kind="pretraining")
     bars = {f"{row['num_tokens']}: {row['rival']}": row["s"] for row in rows}
     panels = {f"Pretraining step, {options.encoder}, loader included": {"median": bars}}
     report.bar_chart(panels, options.output / f"{name}.png", unit="seconds")

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 Options = argparse.Namespace
 Row = dict[str, Any]
+Content = dict[str, Any]
 Target = dict[str, Any]
 Spread = Mapping[str, float]
 STYLES = ("-", "--", ":", "-.")
@@ -66,14 +67,7 @@ DEVICE = {
 def parse(
     doc: str | None, given: Mapping[str, Option], arguments: Sequence[str] | None, rest: str = ""
 ) -> Options:
-    """Return the options of a measurement.
-
-    Args:
-        doc: Of the module; becomes the help.
-        given: Its options by name; `--short` and `--output` are added.
-        arguments: Of the command line; None: of this process.
-        rest: Name for what follows `--`; empty: nothing may.
-    """
+    """Return the options of a measurement, threads set; `rest` names what may follow `--`."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,55 +81,104 @@ def parse(
     for name, option in every.items():
         if getattr(options, name) is None:
             setattr(options, name, option.value(options))
+    if "lengths" in every:
+        options.lengths = sorted(set(options.lengths))
+    torch.set_num_threads(getattr(options, "threads", torch.get_num_threads()))
     return options
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Row:
     """Return what a reader needs to judge the numbers.
 
     Without AMX (`amx_bf16`) a bf16 product is no faster than an fp32 one, or slower; None: it is
     not known whether this CPU has it.
     """
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    names = [line for line in text.splitlines() if line.startswith("model name")]
-    cpu = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    flags = set(text.split())
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = set(" ".join(lines).split())
     return {
-        "cpu": cpu or platform.machine(),
+        "cpu": (names or [platform.processor()])[0] or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        **{name: name in flags if text else None for name in ("amx_bf16", "avx512_bf16")},
+        **{name: name in flags if flags else None for name in ("amx_bf16", "avx512_bf16")},
     }
 
 
-def finish(
-    name: str,
-    content: Mapping[str, Any],
-    options: Options,
-    render: Callable[[dict[str, Any]], list[str]],
-) -> None:
-    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims."""
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None:
+    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims.
+
+    The tables are those of a kind, which is the name where none is given.
+    """
     shown = {k: v for k, v in vars(options).items() if k not in ("output", "short", "name")}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
-    whole: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "settings": settings}
+    whole: Row = {"machine": machine(), "torch": torch.__version__, "settings": settings}
     if settings.get("device") == "cuda":
         whole["gpu"] = torch.cuda.get_device_name()
     whole |= content
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{name}.json"
     path.write_text(json.dumps(whole, indent=2) + "\n")
-    print("\n".join([str(path), "", *render(whole), ""]))
+    print(f"{path}\n\n{tables(kind or name, whole)}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+def template(name: str) -> Any:
+    """Return a template of this folder."""
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"where": where, "heading": heading, "grouped": grouped}
+    environment.globals |= {"spread": spread_cell, "bold": bold}
+    return environment.get_template(name)
+
+
+def tables(kind: str, content: Content) -> str:
+    """Return the Markdown tables of a measurement."""
+    return str(getattr(template("tables.md.j2").module, kind)(content)).strip()
+
+
+def where(content: Content) -> str:
+    """Return the machine in one line."""
+    machine, settings = content["machine"], content.get("settings", {})
+    parts = [source["gpu"] for source in (content, machine) if "gpu" in source]
+    parts.append(f"{machine['cpu']}, {machine['cores']} cores")
+    if "amx_bf16" in machine:
+        parts.append("with AMX" if machine["amx_bf16"] else "without AMX")
+    if settings.get("device") == "cpu":
+        parts.append(f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}")
+    if "torch" in content:
+        parts.append(f"PyTorch {content['torch']}")
+    load = ", ".join(f"{value:g}" for value in machine["load_average"])
+    return f"{'; '.join(parts)}; load average at the end {load}."
+
+
+def spread_cell(found: Spread | None) -> str:
+    """Return median, lowest and highest."""
+    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
+
+
+def bold(name: str, chosen: str) -> str:
+    """Return a name in bold if it is the chosen one."""
+    return f"**{name}**" if name == chosen else name
+
+
+def heading(row: Row) -> str:
+    """Return what the rows of one setting have in common."""
+    precision = "fp32" if row["precision"] == "32" else row["precision"]
+    return f"{row['part']}, {row['mode']}, {row['size']}, {precision}"
+
+
+def grouped(rows: Iterable[Row], key: str | Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    """Return the rows by what a key or function says of them, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
+    return list(groups.items())
 
 
 def find(rows: Iterable[Row], *path: str, **wanted: Any) -> Any:
@@ -147,26 +190,13 @@ def find(rows: Iterable[Row], *path: str, **wanted: Any) -> Any:
 
 
 def target(
-    claim: str,
-    measured: float | None,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    lacks: str = "",
-) -> Target:
-    """Return a claim held against a measurement.
+    claim: str, measured: float | None, *, at_least: float | None = None,
+    at_most: float | None = None, lacks: str = "",
+) -> Target:  # fmt: skip
+    """Return a claim held against a median, and against one of the two bounds.
 
-    Args:
-        claim: What is claimed, with its sizes.
-        measured: Median; None if this run does not cover it.
-        at_least: The bound, or
-        at_most: the bound.
-        lacks: What the claim takes for granted and this machine has not, such as "AMX"; the
-            figure is shown then, and not judged.
-
-    Returns:
-        claim, bound as text, measured, `met`: True, False or None (not measured, or not judged),
-        and `lacks`.
+    `met` is None where nothing was measured, or where this machine lacks what the claim takes for
+    granted, such as "AMX": the figure is shown then, and not judged.
     """
     bound, sign = (at_most, "<=") if at_least is None else (at_least, ">=")
     assert bound is not None, "one bound is needed"
@@ -189,12 +219,7 @@ def only(value: float) -> Spread:
 
 
 def panels_of(rows: Iterable[Row], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return a panel per key: its title -> rival -> (tokens of a text, value), where there is one.
-
-    Args:
-        rows: With `rival`, `num_tokens` and the keys, as figures or spreads.
-        keys: Key -> title.
-    """
+    """Return a panel per key: its title -> rival -> (tokens of a text, value) of the rows."""
     panels: dict[str, Any] = {title: {} for title in keys.values()}
     for row in rows:
         for key, title in keys.items():
@@ -238,12 +263,8 @@ def line_chart(
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
 
-    Args:
-        panels: Title -> lines. What stands before the comma of a name decides the colour.
-        path: Of the PNG file.
-        title: Of the figure.
-        xlabel: What the length is.
-        spans: From-to on the x axis, shaded; the axes are linear then.
+    What stands before the comma of a line's name decides its colour. Spans of the x axis are
+    shaded; the axes are linear then.
     """
     lines = -(-len(panels) // min(3, len(panels)))
     figure, axes = _axes(min(3, len(panels)), 4.0 * lines + 0.8, len(panels))

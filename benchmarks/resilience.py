@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks import report
@@ -174,18 +173,6 @@ def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> d
     }
 
 
-def table(content: dict[str, Any]) -> list[str]:
-    """Return one line per part of what protection costs."""
-    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS))
-    body = []
-    for encoder, found in content["encoders"].items():
-        for name, part in found["parts"].items():
-            cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
-            shares = [f"{ms:.3f} ({percent:.2f} %)" for ms, percent in cells]
-            body.append([encoder, name, *shares])
-    return report.grid(head, body)
-
-
 def fit_options(shards: Path, encoder: str, options: Options) -> list[str]:
     """Return the options of the fits whose start-up is timed."""
     given = {
@@ -277,7 +264,6 @@ def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
     be_quiet()
-    torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
     count, encoders = options.sentences, {}
     made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}
@@ -287,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             samples = train(shards, folder / encoder, encoder, options)
             encoders[encoder] = costs(samples, folder / encoder, options)
     content = {"encoders": encoders, "start_up": started, "targets": claims(encoders, started)}
-    report.finish("resilience", content, options, table)
+    report.finish("resilience", content, options)
     panels = {
         f"{name}: % of a bare step": {
             way.replace("_", " "): {p: part[way]["percent"] for p, part in found["parts"].items()}

@@ -31,12 +31,7 @@ def synthetic_folder(
 ) -> Path:
     """Write shards of random tokens: 25 per sentence, 40 sentences per document on average.
 
-    Args:
-        folder: Where to; is created.
-        num_sentences: Of the training split.
-        vocab_size: Word pieces, the special tokens included.
-        validation_sentences: Of the validation split; 0: there is none.
-        words_per_document: A document has so many different tokens, which can be learnt; 0: all.
+    A document has `words_per_document` different tokens, which can be learnt; 0: all there are.
     """
     random = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,19 +103,6 @@ def measure(strategy: str, devices: int, common: list[str], root: Path) -> dict[
     }
 
 
-def table(content: Row) -> list[str]:
-    """Return one line per run."""
-    body = []
-    for name, found in content["results"].items():
-        if "error" in found:
-            body.append([name, f"failed: {found['error'][-1][:80]}", "", "", ""])
-            continue
-        cells = [f"{found['tokens_per_s']:,.0f}", f"{found['peak_memory_gib']:.2f}"]
-        difference = f"{found.get('largest_loss_difference', 0):.1e}"
-        body.append([name, *cells, f"{found['losses'][-1]:.4f}", difference])
-    return report.grid(("strategy, devices", "tokens/s", "GiB", "last loss", "to DDP"), body)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
     gpus = torch.cuda.device_count()
@@ -137,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs = zip(found["losses"], reference, strict=True)
             found["largest_loss_difference"] = max(abs(own - other) for own, other in pairs)
     kinds = [torch.cuda.get_device_name(number) for number in range(gpus)]
-    report.finish("scale_out", {"gpus": kinds, "results": results}, options, table)
+    report.finish("scale_out", {"gpus": kinds, "results": results}, options)
     speeds = {name: r["tokens_per_s"] for name, r in results.items() if "tokens_per_s" in r}
     bars = {name: report.only(speed) for name, speed in speeds.items()}
     panels = {"Pretraining tokens per second by strategy and devices": {"median": bars}}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import interleaved
 from benchmarks.report import Option, Options
 from data_prep.config import (
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets = [report.target(claim, measured, at_least=1.0)]
     found |= {"million_characters": sum(map(len, documents)) / 1e6, "targets": targets}
     found |= {"median_mb_per_s_and_core": medians}
-    report.finish("text", found, options, page.text)
+    report.finish("text", found, options)
     panels = {"Data preparation": {"median": {LABELS[name]: rates[name] for name in rates}}}
     report.bar_chart(
         panels, options.output / "text.png", unit="million characters per second and core"

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import page, report
+from benchmarks import report
 from benchmarks.harness import Clock, Step, copying, rows_of, run_rounds, times
 from benchmarks.report import ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, make_batch
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [row for case in cases for row in measure(options, *case)]
     content = {"rows": rows, "targets": claims(rows)}
     content["sweep"] = sweep(options) if options.sweep else []
-    report.finish("triton_kernels", content, options, page.triton_kernels)
+    report.finish("triton_kernels", content, options)
     return 0
 
 

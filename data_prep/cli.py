@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Build; SIGTERM stops it as Ctrl-C does: workers are ended, finished parts are kept."""
-    from data_prep.inspection import counts_lines, summary_lines
+    from data_prep.inspection import summary_lines
     from data_prep.pipeline import build
 
     settings = config.BuildConfig.from_yaml(options.config, overrides)
@@ -174,8 +174,7 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             engine=options.engine,
             ray_address=options.ray_address,
         )
-    manifest = Manifest.load(folder)
-    for line in (*counts_lines(manifest), *summary_lines(manifest), f"shards: {folder}"):
+    for line in (*summary_lines(Manifest.load(folder)), f"shards: {folder}"):
         print(line)
     return 0
 

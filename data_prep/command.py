@@ -170,7 +170,8 @@ def filled(cls: type[T], values: Any, where: str = "") -> T:
             allowed = ", ".join(sorted(hints))
             raise ValueError(f"unknown key '{start}{key}'.{hint} Allowed: {allowed}.")
     for item in dataclasses.fields(typing.cast(Any, cls)):
-        if item.default is dataclasses.MISSING and item.name not in values:
+        required = item.default is item.default_factory is dataclasses.MISSING
+        if required and item.name not in values:
             raise ValueError(
                 f"'{start}{item.name}' is missing; write it in the YAML file or give "
                 f"--{start}{item.name} VALUE."
@@ -184,6 +185,8 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         return filled(typing.cast(type[Any], hint), value, where)
     if origin is types.UnionType:
         return _one_of(members, value, where)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is not str and origin is not typing.Literal and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = load_yaml(value)
@@ -191,7 +194,8 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         return tuple(_converted(members[0], v, f"{where}.{i}") for i, v in enumerate(value))
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is hint or (origin is typing.Literal and value in members):
+    is_group = origin is Mapping and isinstance(value, dict)
+    if is_group or type(value) is hint or (origin is typing.Literal and value in members):
         return value
     allowed = f"one of {', '.join(members)}" if origin is typing.Literal else "a list"
     raise _wrong(where, value, _KINDS.get(hint, allowed))

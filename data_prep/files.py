@@ -152,13 +152,7 @@ def locked_work(output: Path) -> Iterator[Path]:
 
 
 def require_room(work: Path, needed: float, what: str) -> None:
-    """Refuse work for which the disk has no room.
-
-    Args:
-        work: The folder of unfinished work.
-        needed: Bytes that will be written there at least.
-        what: What needs them.
-    """
+    """Refuse work that will write so many bytes at least, if the disk has no room for them."""
     free = free_bytes(work)
     if needed > 0 and needed + SPARE_BYTES > free:
         raise ValueError(

@@ -50,17 +50,13 @@ MOST_UNKNOWN = 0.05
 MOST_MARKS_LOST = 0.01
 
 
-def counts_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield how much every split holds."""
+def summary_lines(manifest: Manifest) -> Iterator[str]:
+    """Yield what every split holds, what was read and left out, then a note for each doubt."""
     for split, counts in sorted(manifest.splits.items()):
         yield (
             f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
             f"{counts.tokens:,} tokens"
         )
-
-
-def summary_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield the lines: counts in one, left-out files in one, then a note for each doubt."""
     counters = Counter(manifest.counters)
     files = sum(len(source.get("files", ())) for source in manifest.sources)
     places = f" in {files:,} file{'s' if files > 1 else ''}" if files else ""
@@ -94,9 +90,8 @@ def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
 
 
 def _separator_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
-    wanted = [
-        source.get("document_separator", "") for source in manifest.settings.get("sources", ())
-    ]
+    read = manifest.settings.get("sources", ())
+    wanted = [source.get("document_separator", "") for source in read]
     if any(wanted) and not counters["separator_lines"]:
         names = ", ".join(filter(None, wanted)).replace(BLANK_LINE, "an empty line")
         yield (
@@ -160,11 +155,10 @@ def inspect_lines(folder: str | Path, *, num_samples: int = 5) -> Iterator[str]:
         f"tokenizer   {info.vocab_size:,} entries, {'lowercased' if info.lowercase else 'cased'}, "
         f"digest {info.digest[:12]}"
     )
-    yield from counts_lines(manifest)
+    yield from summary_lines(manifest)
     totals = [f"{name} {n:,}" for name, n in manifest.counters.items() if ": " not in name]
     if totals:
         yield f"counters    {', '.join(totals)}"
-    yield from summary_lines(manifest)
     shards = TokenShards.open(folder, "train")
     yield _ids_line(shards)
     borders = shards.sentence_offsets[shards.document_offsets]

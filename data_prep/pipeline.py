@@ -22,15 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep import files, sources, workers
 from data_prep.config import BuildConfig
-from data_prep.files import (
-    discard,
-    locked_work,
-    publish,
-    remove_leftovers,
-    require_room,
-    write_atomic,
-)
 from data_prep.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -42,29 +35,13 @@ from data_prep.manifest import (
 from data_prep.pool import RayPool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
 from data_prep.shards import SplitWriter, finish_shards
-from data_prep.sources import (
-    LEFT_OUT,
-    count_left_out,
-    describe,
-    iterate_chunks,
-    progress_total,
-)
 from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
-from data_prep.workers import (
-    SPLIT_CODES,
-    Part,
-    clean_chunk,
-    encode_part,
-    is_finished,
-    load_part,
-    save_part,
-    train_tokenizer,
-)
 
 logger = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 Parts = list[tuple[int, Path]]
+Task = Callable[[], workers.Part]
 _LABELS = ("licence", "date")
 _RULES = "2"
 """Raised when the same text and settings give other sentences, documents or splits than before."""
@@ -92,12 +69,12 @@ def content_settings(config: BuildConfig) -> dict[str, Any]:
     return settings
 
 
-def content_digest(config: BuildConfig, sources: list[dict[str, Any]]) -> str:
+def content_digest(config: BuildConfig, described: list[dict[str, Any]]) -> str:
     """Return the digest of versions, settings, what is read, and a loaded tokenizer."""
     loaded = ""
     if config.tokenizer.path:
         loaded = digest_of(load_tokenizer(config.tokenizer).to_str())
-    return digest_of([_versions(), content_settings(config), sources, loaded])
+    return digest_of([_versions(), content_settings(config), described, loaded])
 
 
 def _versions() -> dict[str, str]:
@@ -123,7 +100,7 @@ class _Plan:
 
     config: BuildConfig
     work: Path
-    sources: list[dict[str, Any]]
+    described: list[dict[str, Any]]
     digest: str
     pool: WorkerPool
     progress: bool
@@ -181,30 +158,30 @@ def build(
         raise ValueError(f"--ray-address {ray_address} has no effect without --engine ray.")
     named = Path(config.output).expanduser()
     output = Path(os.path.realpath(named))
-    workers = config.num_workers
-    pool = RayPool(workers, ray_address) if engine == "ray" else WorkerPool(workers)
-    sources = [describe(source) for source in config.sources]
-    digest = content_digest(config, sources)
+    count = config.num_workers
+    pool = RayPool(count, ray_address) if engine == "ray" else WorkerPool(count)
+    described = [sources.describe(source) for source in config.sources]
+    digest = content_digest(config, described)
     if _is_already_built(output, digest, overwrite=config.overwrite):
-        _relabel(output, _labelled(config, sources), count_left_out(config.sources))
-        remove_leftovers(output, made_by=_stage_name("tokenizer", digest))
+        _relabel(output, _labelled(config, described), sources.count_left_out(config.sources))
+        files.remove_leftovers(output, made_by=_stage_name("tokenizer", digest))
         logger.info("%s is up to date", named)
         return named
     for note in vocabulary_notes(config.tokenizer):
         logger.warning("%s", note)
-    with locked_work(output) as work:
+    with files.locked_work(output) as work:
         if not _is_already_built(output, digest, overwrite=config.overwrite):
             if config.check_disk:
-                _check_disk(config, sources, work)
+                _check_disk(config, described, work)
             with pool:
-                final = _run_stages(_Plan(config, work, sources, digest, pool, progress))
-            publish(final, output)
-        discard(output)
+                final = _run_stages(_Plan(config, work, described, digest, pool, progress))
+            files.publish(final, output)
+        files.discard(output)
     return named
 
 
 def _run_stages(plan: _Plan) -> Path:
-    counters = Counter(count_left_out(plan.config.sources))
+    counters = Counter(sources.count_left_out(plan.config.sources))
     parts = _read_stage(plan, counters)
     selection = select_documents(parts, plan.config, counters)
     tokenizer = _tokenizer_stage(plan, selection)
@@ -227,28 +204,29 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     return False
 
 
-def _check_disk(config: BuildConfig, sources: list[dict[str, Any]], work: Path) -> None:
+def _check_disk(config: BuildConfig, described: list[dict[str, Any]], work: Path) -> None:
     """Check that there is room for twice the files to read, what is written already counted in."""
     limits = [source.max_megabytes * 1e6 or math.inf for source in config.sources]
-    sizes = [sum(file["size"] for file in source.get("files", ())) for source in sources]
+    sizes = [sum(file["size"] for file in source.get("files", ())) for source in described]
     done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    require_room(work, 2 * sum(map(min, limits, sizes)) - done, "the build")
+    files.require_room(work, 2 * sum(map(min, limits, sizes)) - done, "the build")
 
 
-def _labelled(config: BuildConfig, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _labelled(config: BuildConfig, described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was read, with what the user says about it."""
     labels = [
         {name: getattr(source, name, "") for name in _LABELS if getattr(source, name, "")}
         for source in config.sources
     ]
-    return [{**source, **own} for source, own in zip(sources, labels, strict=True)]
+    return [{**source, **own} for source, own in zip(described, labels, strict=True)]
 
 
-def _relabel(output: Path, sources: list[dict[str, Any]], left_out: dict[str, int]) -> None:
+def _relabel(output: Path, described: list[dict[str, Any]], left_out: dict[str, int]) -> None:
     """Bring the labels of a finished folder up to date; its content stays as it is."""
     manifest = Manifest.load(output)
-    kept = {name: n for name, n in manifest.counters.items() if not name.startswith(LEFT_OUT)}
-    changed = replace(manifest, sources=sources, counters={**kept, **left_out})
+    start = sources.LEFT_OUT
+    kept = {name: n for name, n in manifest.counters.items() if not name.startswith(start)}
+    changed = replace(manifest, sources=described, counters={**kept, **left_out})
     if changed != manifest:
         changed.save(output)
 
@@ -259,13 +237,13 @@ def _read_stage(plan: _Plan, counters: Counter[str]) -> Parts:
     parts: Parts = []
     folders: list[Path] = []
     for index, settings in enumerate(content_settings(config)["sources"]):
-        key = [_versions(), asdict(config.cleaning), settings, plan.sources[index]]
+        key = [_versions(), asdict(config.cleaning), settings, plan.described[index]]
         folder = plan.stage(f"read-{index}", [*key, config.chunk_megabytes])
         folders.append(folder)
         parts.extend((index, path) for path in _read_source(plan, index, folder))
     plan.remove_others("read-", folders)
     for _, path in parts:
-        counters.update(load_part(path, ())[1])
+        counters.update(workers.load_part(path, ())[1])
     return parts
 
 
@@ -274,28 +252,28 @@ def _read_source(plan: _Plan, index: int, folder: Path) -> list[Path]:
     finished = folder / "finished.json"
     if finished.is_file():
         made = [folder / name for name in json.loads(finished.read_text(encoding="utf-8"))]
-        if all(is_finished(path) for path in made):
+        if all(workers.is_finished(path) for path in made):
             return made
-    chunks = iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
+    chunks = sources.iterate_chunks(source, int(plan.config.chunk_megabytes * 1e6))
     cleaning = plan.config.cleaning
-    tasks = ((chunk.advance, partial(clean_chunk, chunk, cleaning)) for chunk in chunks)
+    tasks = ((chunk.advance, partial(workers.clean_chunk, chunk, cleaning)) for chunk in chunks)
     paths: list[Path] = []
-    total, unit = progress_total(plan.sources[index])
+    total, unit = sources.progress_total(plan.described[index])
     documents = chars = 0
     bar = plan.bar(f"read {index + 1}/{len(plan.config.sources)}", total, unit)
     with bar, contextlib.closing(_make_parts(plan, folder, tasks, bar)) as parts:
         for path in parts:
             paths.append(path)
-            lens = load_part(path, ("char_lens",))[0]["char_lens"]
+            lens = workers.load_part(path, ("char_lens",))[0]["char_lens"]
             documents, chars = documents + lens.size, chars + int(lens.sum())
             if reaches_limit(source, documents, chars):
                 break
-    write_atomic(finished, json.dumps([path.name for path in paths]).encode("utf-8"))
+    files.write_atomic(finished, json.dumps([path.name for path in paths]).encode("utf-8"))
     return paths
 
 
 def _make_parts(
-    plan: _Plan, folder: Path, tasks: Iterable[tuple[int, Callable[[], Part]]], bar: Any
+    plan: _Plan, folder: Path, tasks: Iterable[tuple[int, Task]], bar: Any
 ) -> Generator[Path, None, None]:
     """Yield the path of every part in order, made now by its task or finished before.
 
@@ -303,17 +281,17 @@ def _make_parts(
     """
     in_flight: deque[tuple[Path, int]] = deque()
 
-    def unfinished() -> Iterator[Callable[[], Part] | None]:
+    def unfinished() -> Iterator[Task | None]:
         for number, (advance, task) in enumerate(tasks):
             path = folder / f"{number:06d}.npz"
             in_flight.append((path, advance))
-            yield None if is_finished(path) else task
+            yield None if workers.is_finished(path) else task
 
     with contextlib.closing(plan.pool.results(unfinished())) as results:
         for part in results:
             path, advance = in_flight.popleft()
             if part is not None:
-                save_part(path, *part)
+                workers.save_part(path, *part)
             bar.update(advance)
             yield path
 
@@ -331,8 +309,8 @@ def _tokenizer_stage(plan: _Plan, selection: Selection) -> Path:
         size = selection.train_chars / 1e6
         print(f"training a tokenizer on {size:.1f} million characters", file=sys.stderr)
     parts, chosen = selection.parts, selection.train_chosen
-    parallel = plan.pool.num_workers > 1
-    plan.pool.run_here(partial(train_tokenizer, parts, chosen, config, path, parallel=parallel))
+    train = partial(workers.train_tokenizer, parallel=plan.pool.num_workers > 1)
+    plan.pool.run_here(partial(train, parts, chosen, config, path))
     return path
 
 
@@ -342,11 +320,11 @@ def _encode_stage(plan: _Plan, selection: Selection, tokenizer: Path) -> list[Pa
     folder = plan.stage("encode", [plan.digest, plan.config.chunk_megabytes, info.digest])
     plan.remove_others("encode-", [folder])
     text = tokenizer.read_text(encoding="utf-8")
-    encode = partial(encode_part, config=plan.config.sentences, tokenizer=text, info=info)
+    encode = partial(workers.encode_part, config=plan.config.sentences, tokenizer=text, info=info)
 
-    def tasks() -> Iterator[tuple[int, Callable[[], Part]]]:
+    def tasks() -> Iterator[tuple[int, Task]]:
         for path, fates in zip(selection.parts, selection.fates, strict=True):
-            texts = load_part(path)[0]
+            texts = workers.load_part(path)[0]
             yield int(texts["char_lens"].sum()), partial(encode, texts, fates)
 
     with plan.bar("encode", selection.chars, " chars") as bar:
@@ -357,16 +335,16 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
     """Return the folder with all final files, the manifest last."""
     if plan.config.check_disk:
         needed = sum(path.stat().st_size for path in parts)
-        require_room(plan.work, needed, "merging the parts")
+        files.require_room(plan.work, needed, "merging the parts")
     final = plan.work / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()
-    write_atomic(final / TOKENIZER_NAME, tokenizer.read_bytes())
+    files.write_atomic(final / TOKENIZER_NAME, tokenizer.read_bytes())
     vocab_size = TokenizerInfo.from_file(tokenizer).vocab_size
-    writers = [SplitWriter(final, split, vocab_size=vocab_size) for split in SPLIT_CODES]
+    writers = [SplitWriter(final, split, vocab_size=vocab_size) for split in workers.SPLIT_CODES]
     with plan.bar("merge", len(parts), " parts") as bar:
         for path in parts:
-            arrays, part_counters = load_part(path)
+            arrays, part_counters = workers.load_part(path)
             counters.update(part_counters)
             for writer in writers:
                 names = ("tokens", "sentence_lens", "document_sentences")
@@ -379,7 +357,7 @@ def _merge_stage(plan: _Plan, parts: list[Path], tokenizer: Path, counters: Coun
         writers,
         digest=plan.digest,
         settings={**content_settings(plan.config), "versions": _versions()},
-        sources=_labelled(plan.config, plan.sources),
+        sources=_labelled(plan.config, plan.described),
         counters={name: int(count) for name, count in sorted(counters.items()) if count},
     )
     return final

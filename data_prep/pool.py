@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import multiprocessing
 import os
 import platform
@@ -246,8 +245,6 @@ class RayPool(WorkerPool):
         self._address = address
         self._limit = num_workers
         self._remote = self._ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_run)
-        self._looked_at = 0.0
-        self._lost_since = math.inf
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> RayPool:
@@ -259,6 +256,7 @@ class RayPool(WorkerPool):
                 self._connect()
                 stack.callback(self._ray.shutdown)
             self._gcs = _host_and_port(self._ray.get_runtime_context().gcs_address)
+            self._seen_at = time.monotonic()
             self._check_cluster()
             nodes = sum(node["Alive"] for node in self._ray.nodes())
             logger.info("Ray: %d nodes, %d tasks at the same time", nodes, self.num_workers)
@@ -276,11 +274,10 @@ class RayPool(WorkerPool):
                 f"--ray-address {self._address}: nothing answers there; start the cluster with "
                 "`ray start --head --port PORT`, or leave the option out."
             )
-        options: dict[str, Any] = {"address": self._address}
-        if not self._address:
-            options = {"address": "local", "num_cpus": self.num_workers, "num_gpus": 0}
-            options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-            options |= {"_node_ip_address": "127.0.0.1"}
+        own: dict[str, Any] = {"num_cpus": self.num_workers, "num_gpus": 0}
+        own |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        own |= {"_node_ip_address": "127.0.0.1", "address": "local"}
+        options = {"address": self._address} if self._address else own
         handler = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
@@ -308,7 +305,7 @@ class RayPool(WorkerPool):
             self._ray.cancel(handle)
 
     def _most_in_flight(self) -> int:
-        if time.monotonic() - self._looked_at > 5.0:
+        if time.monotonic() - self._seen_at > 5.0:
             self._check_cluster()
         return self.num_workers if self._limit and self._address else 2 * self.num_workers
 
@@ -321,12 +318,13 @@ class RayPool(WorkerPool):
                 self._check_cluster()
             return self._ray.get(handle)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, ImportError):
-                raise ValueError(
-                    f"a machine of the Ray cluster cannot import what the build needs "
-                    f"({error.cause}); install ponet on all machines."
-                ) from error
-            raise error.cause from error
+            cause = error.cause
+            if isinstance(cause, ImportError):
+                cause = ValueError(
+                    f"a machine of the Ray cluster cannot import what the build needs ({cause}); "
+                    "install ponet on all machines."
+                )
+            raise cause from error
         except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
             raise ValueError(
                 f"workers of the Ray cluster died {_MAX_RETRIES + 1} times at the same work "
@@ -338,16 +336,12 @@ class RayPool(WorkerPool):
 
     def _check_cluster(self) -> None:
         """Look how many CPUs the cluster has now: machines come and go; refuse a lost one."""
-        now = self._looked_at = time.monotonic()
-        reason = "its head node does not answer"
-        if _answers(self._gcs):
-            reason = "no machine with a CPU is left"
-            if cpus := int(self._ray.cluster_resources().get("CPU", 0)):
-                self.num_workers = min(self._limit or cpus, cpus)
-                self._lost_since = math.inf
-                return
-        self._lost_since = min(self._lost_since, now)
-        if now - self._lost_since > _LOST_AFTER_S:
+        now, answers = time.monotonic(), _answers(self._gcs)
+        if cpus := int(self._ray.cluster_resources().get("CPU", 0)) if answers else 0:
+            self.num_workers = min(self._limit or cpus, cpus)
+            self._seen_at = now
+        elif now - self._seen_at > _LOST_AFTER_S:
+            reason = "no machine with a CPU is left" if answers else "its head node does not answer"
             raise _lost(f"{reason} for {_LOST_AFTER_S:.0f} s")
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
+from finetune.data.batches import ScoreScale
 from finetune.data.encoding import TextEncoder
-from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
 from ponet.encoders.backbone import PositionMethod
-from ponet.names import foreign_kind
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
 from training.interruption import say
@@ -175,30 +174,15 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
             f"--model.encoder {path}: holds neither {RUN_PARTS[0]}/ nor config.json; give the "
             "folder of a bundle, of a pretraining or fine-tuning run, or of released weights"
         )
-    labels: tuple[str, ...] = ()
-    scale = ScoreScale()
-    config = {} if found.is_file() else read_json(found / CONFIG_NAME)
-    model: PretrainingModel | SequenceClassifier
-    if "encoder" in config:
-        config = read_config(found)
-        model = read_model(found, config)
-        if "task" in config:
-            info = ClassifierInfo.from_task(config["task"], found / CONFIG_NAME)
-            labels, scale = info.labels, info.scale
-            _say_if_unfinished(found)
-    else:
-        _refuse_other_family(found, config)
-        model = load_official(found)
-    return PretrainedEncoder(model=model, source=_source(found), labels=labels, scale=scale)
-
-
-def _refuse_other_family(folder: Path, config: Mapping[str, Any]) -> None:
-    if foreign_kind({"model_type": "ponet", **config}) != "ponet":
-        raise ValueError(
-            f"--model.encoder {folder}: holds a model of the type {config['model_type']} in the "
-            "layout of transformers; make it a bundle first: python -m ponet import "
-            f"{folder} --output BUNDLE"
-        )
+    if found.is_file() or "encoder" not in read_json(found / CONFIG_NAME):
+        return PretrainedEncoder(model=load_official(found), source=_source(found))
+    config = read_config(found)
+    model, source = read_model(found, config), _source(found)
+    if "task" not in config:
+        return PretrainedEncoder(model=model, source=source)
+    _say_if_unfinished(found)
+    info = ClassifierInfo.from_task(config["task"], found / CONFIG_NAME)
+    return PretrainedEncoder(model=model, source=source, labels=info.labels, scale=info.scale)
 
 
 def _source(found: Path) -> EncoderSource:

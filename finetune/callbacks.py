@@ -194,14 +194,14 @@ class BestClassifier(Callback):
 def classifier_info(module: FinetuneModule) -> ClassifierInfo:
     """Return what a classifier's folder says about the task it was trained on."""
     spec, datamodule = module.spec, module.datamodule
-    hub = spec.hub
+    columns = spec.hub.columns if spec.hub else datamodule
     return ClassifierInfo(
         task=spec.name,
         title=spec.title,
         labels=spec.labels,
         score_range=spec.score_range,
-        text=hub.text if hub else datamodule.text,
-        text_pair=(hub.text_pair if hub else datamodule.text_pair) if spec.has_pair else "",
+        text=columns.text,
+        text_pair=columns.text_pair if spec.has_pair else "",
         has_pair=spec.has_pair,
         max_len=datamodule.max_len,
         segments=spec.segments,

@@ -20,16 +20,14 @@ from typing import Any, Literal
 import yaml
 
 from data_prep.files import file_lock, write_atomic
-from finetune.earlier import differences
+from finetune.run_config import differences
+from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
-from training.parsing import merged, parse_options
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER
-from training.studies.progress import Progress, count_text
-from training.studies.runner import LocalRunner, gpu_names
-from training.studies.study import RESULT_FILE
-from training.studies.trials import LOCK_FILE, State, Trial
+from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
+from training.studies.trials import LOCK_FILE, RESULT_FILE, State, Trial
 
 TRIAL_FILE = "trial.yaml"
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
@@ -143,10 +141,9 @@ def run_grid(arguments: Sequence[str]) -> None:
     grid = parse_grid(arguments)
     trials = plan(grid)
     gpus = gpu_names()
-    runner = LocalRunner(
-        jobs=grid.jobs or len(gpus) or 1, gpus=gpus, retry_failed=grid.retry_failed, wait=False
-    )
-    progress = Progress(trials, grid.output, retry_failed=grid.retry_failed, jobs=runner.jobs)
+    jobs = grid.jobs or len(gpus) or 1
+    runner = LocalRunner(jobs, gpus, retry_failed=grid.retry_failed, wait=False)
+    progress = Progress(trials, grid.output, runner)
     print("\n".join(plan_lines(trials, progress.states)), flush=True)
     if grid.dry_run:
         return
@@ -160,9 +157,8 @@ def run_grid(arguments: Sequence[str]) -> None:
         return code
 
     runner.here = fit_here if grid.in_process else None
-    progress.watch(runner.run(progress.waiting))
-    print(f"table: python -m finetune report {grid.output}")
-    progress.finish(runner.received)
+    print(f"the table, at any time: python -m finetune report {grid.output}", flush=True)
+    progress.run()
 
 
 def plan(grid: Grid) -> list["GridTrial"]:

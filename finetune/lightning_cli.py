@@ -17,17 +17,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
 from finetune.artifact import read_info
-from finetune.callbacks import (
-    BestClassifier,
-    ResumePoint,
-    TrainingLog,
-    WandbLineage,
-    dropout_seed,
-    record_result,
-)
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.overview import overview_lines
-from finetune.earlier import State, earlier_run
+from finetune.data.inspection import overview_lines
 from finetune.module import FinetuneModule, log_prefix
 from finetune.outcome import (
     add_evaluation,
@@ -36,7 +27,14 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.run_config import RESULT_FILE, RESUME_FOLDER, RunConfig, check_trainer
+from finetune.run_config import (
+    RESULT_FILE,
+    RESUME_FOLDER,
+    RunConfig,
+    State,
+    check_trainer,
+    earlier_run,
+)
 from ponet.bundle import load_weights
 from ponet.weight_files import restore_folder
 from training.callbacks.history import RunBegin, rewind_metrics
@@ -76,8 +74,8 @@ class TaskBegin(RunBegin):
         data = pl_module.datamodule
         names = [
             f"{log_prefix(split)}/{name}"
-            for split in data.task.validation_splits
-            for name in (*data.inspection.majority[split], "loss")
+            for split in data.loaded.validation_splits
+            for name in (*data.inspection["majority"][split], "loss")
             if name != "num_rows"
         ]
         check_monitors(trainer.callbacks, list(dict.fromkeys(names)))  # type: ignore[attr-defined]
@@ -94,7 +92,7 @@ class TaskBegin(RunBegin):
             self.write_config(trainer, pl_module)
             assert pl_module.source is not None
             paths = {f"the encoder's {file.name}": file for file in pl_module.source.files}
-            splits = data.task.splits.items()
+            splits = data.loaded.splits.items()
             paths |= {f"the {name} file": Path(split.source) for name, split in splits}
             write_inputs(folder, paths)
         rewind_metrics(trainer)
@@ -103,6 +101,8 @@ class TaskBegin(RunBegin):
 
 def fit_callbacks(run: RunConfig, *, log_every_n_steps: int) -> list[Callback]:
     """Return the callbacks of `fit` that write no file, in the order in which they are called."""
+    from finetune.callbacks import TrainingLog, WandbLineage, dropout_seed
+
     callbacks: list[Callback] = [StepSeeds(dropout_seed), TrainingLog(log_every_n_steps)]
     return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
@@ -199,6 +199,8 @@ class FinetuneCLI(RunCLI):
 
     def _writers(self) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
+        from finetune.callbacks import BestClassifier, ResumePoint
+
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
         point = ResumePoint(
@@ -220,6 +222,7 @@ class FinetuneCLI(RunCLI):
         if self.earlier != "finished":
             super()._run_subcommand(subcommand)
             return
+
         self.result = read_result(self.run.folder / RESULT_FILE)
         print("\n".join(fit_lines(self.result, self.run.folder)))
         say(
@@ -247,11 +250,13 @@ class FinetuneCLI(RunCLI):
 
     def finish_fit(self) -> None:
         """Validate what was trained last; test the best classifier once; write what was found."""
+        from finetune.callbacks import BestClassifier, ResumePoint, record_result
+
         best = callback_of(self.trainer, BestClassifier)
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
-        if self.run.test and self.datamodule.task.test_splits and best.epoch:
+        if self.run.test and self.datamodule.loaded.test_splits and best.epoch:
             load_weights(self.model.classifier, self.run.classifier)
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self.result = fit_result(
@@ -270,7 +275,7 @@ class FinetuneCLI(RunCLI):
     def after_validate(self) -> None:
         """Print the scores."""
         if self.trainer.is_global_zero:
-            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.task)
+            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
             lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
             path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
             print("\n".join([*lines, f"written: {path}"]))
@@ -294,13 +299,8 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     return [command, "--config", str(path), *options]
 
 
-def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
-    """Parse and run `fit`, `validate` or `test`; see `training.cli.run_cli`.
-
-    Returns:
-        The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
-    """
-    return run_cli(FinetuneCLI, arguments, started=started)
+run_command = partial(run_cli, FinetuneCLI)
+"""Parse and run one Lightning subcommand; `result` is what stands in result.json."""
 
 
 def run_and_judge(arguments: list[str], *, started: float) -> int:

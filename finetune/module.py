@@ -23,8 +23,8 @@ from finetune.artifact import (
     load_classifier,
     load_pretrained,
 )
-from finetune.data.datamodule import TaskBatch, TaskDataModule
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
+from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
+from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, SequenceClassifier
@@ -136,9 +136,9 @@ class FinetuneModule(LightningModule):
 
     def _start(self) -> None:
         """Build what is trained: from the encoder, on the scale of the training rows."""
-        self.scale = score_scale(self.spec, self.datamodule.task.splits["train"])
+        self.scale = score_scale(self.spec, self.datamodule.loaded.splits["train"])
         if self.class_weights == "balanced":
-            counts = self.datamodule.inspection.splits["train"].labels
+            counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
         pretrained = load_pretrained(self.encoder_path)
         self.source, sizes = pretrained.source, pretrained.model.encoder.config
@@ -223,11 +223,11 @@ class FinetuneModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score every validation split."""
-        self._score(self.datamodule.task.validation_splits)
+        self._score(self.datamodule.loaded.validation_splits)
 
     def on_test_epoch_end(self) -> None:
         """Score every labelled test split."""
-        self._score(self.datamodule.task.test_splits)
+        self._score(self.datamodule.loaded.test_splits)
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):

@@ -5,12 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Trainer
 
-from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
 from finetune.module import FinetuneModule
@@ -20,11 +19,14 @@ from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 from training.run_folder import versions
 
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
+
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer, module: FinetuneModule, best: BestClassifier, *, seed: int, elapsed_s: float
+    trainer: Trainer, module: FinetuneModule, best: "BestClassifier", *, seed: int, elapsed_s: float
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
@@ -50,10 +52,10 @@ def fit_result(
         "best_step": best.step,
         "total_steps": best.total_steps,
         "evaluation": {**best.evaluation, **tested},
-        "majority": {name: dict(values) for name, values in inspection.majority.items()},
+        "majority": inspection["majority"],
         "diverged": bool(module.diverged),
         "reason": module.diverged,
-        "data": inspection.to_json(),
+        "data": inspection,
         "elapsed_s": round(elapsed_s, 3),
         "versions": {name.replace("-", "_"): number for name, number in versions().items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -136,7 +138,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
 
 def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
-    splits = module.datamodule.task.splits
+    splits = module.datamodule.loaded.splits
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,

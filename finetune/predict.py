@@ -18,22 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.artifact import LoadedClassifier, load_classifier
-from finetune.data.encoded_texts import EncodedText
-from finetune.data.sampler import evaluation_shard
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.spec import Row
-from finetune.tasks.tables import column_value, read_table, text_value
-from training.parsing import parse_options
+from finetune.data.batches import EncodedText, evaluation_shard
+from finetune.tasks.rows import column_value, name_it, row_texts
+from finetune.tasks.spec import Columns, Row
+from finetune.tasks.tables import read_table
+from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
 OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 _QUIET_S = 5.0
-Columns = Mapping[str, str]
-"""Option (text, text_pair) -> its column; empty: there is none."""
 Prediction = dict[str, Any]
 """`{"line", "label", "probabilities": {label: probability}}`, or `{"line", "score"}` of a
 regression. That of a row that cannot be labelled has None for its answers, and an `error`."""
@@ -71,8 +69,6 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
-        if self.max_len and self.max_len < 5:
-            raise ValueError(f"max_len is {self.max_len}; a pair needs 5 tokens or more")
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
@@ -110,7 +106,8 @@ def run_predict(arguments: Sequence[str]) -> Path:
     info = classifier.info
     if config.text_pair and not info.has_pair:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    columns = {"text": config.text or info.text, "text_pair": config.text_pair or info.text_pair}
+    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
+    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
@@ -158,17 +155,13 @@ def read_input(
 ) -> Iterator[InputRow]:
     """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
 
-    Args:
-        path: .csv, .tsv or .jsonl, also .gz or .zst.
-        columns: Which column holds what.
-        kept: Columns that are carried over.
-        notes: As for `read_table`.
+    The columns `kept` are carried over; `notes` is as for `read_table`.
     """
     bad: list[InputRow] = []
     none = dict.fromkeys(kept)
     table = read_table(
         path,
-        dialect=find_dialect(path),
+        is_own=True,
         notes=notes,
         bad=lambda line, why: bad.append(InputRow(BadRow(line, why), none)),
     )
@@ -176,12 +169,9 @@ def read_input(
         yield from bad
         bad.clear()
         try:
-            carried = {name: column_value(values, name, "", option="keep") for name in kept}
-            texts = [
-                text_value(values, name, "", option=option) if name else ""
-                for option, name in columns.items()
-            ]
-            yield InputRow(Row(line, str(line), texts[0], texts[1], None), carried)
+            carried = {name: column_value(values, name, "", name_it("keep")) for name in kept}
+            row = Row(line, str(line), *row_texts(columns, values, ""), None)
+            yield InputRow(row, carried)
         except ValueError as error:
             reason = str(error).removeprefix(": ")
             yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
@@ -225,11 +215,7 @@ def prediction_writer(
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
-    Args:
-        stream: Open for text, with newline="".
-        ending: One of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
-        labels: The classes; none for a regression.
-        kept: Names of the columns that are carried over.
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
     """
     if ending == ".jsonl":
 
@@ -328,7 +314,7 @@ class Predictor:
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
         batches = evaluation_shard(
-            [len(text.input_ids) for text in texts],
+            np.array([len(text.input_ids) for text in texts]),
             batch_size=self.batch_size,
             equal_lengths=self.classifier.model.encoder.config.sees_padding,
         )

@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from finetune.artifact import load_classifier
 from finetune.predict import Prediction, Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
-from training.parsing import parse_options
+from training.command_line import parse_options
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions are the same archive
 
@@ -61,7 +61,7 @@ LEADERBOARD = (
 class SubmitConfig:
     """Write the files of the GLUE leaderboard from finished runs."""
 
-    model: list[str] = field(default_factory=list)
+    model: tuple[str, ...] = ()
     """Folder of a run, or of its classifier/; one for each task, so give it several times."""
     output: str = "submission.zip"
     """Archive to write, ending in .zip; one already there is replaced."""

@@ -196,8 +196,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     if _TASK in config:
         raise ValueError(
             f"{source} is a fine-tuned classifier, not a bundle; label texts with `python -m "
-            "finetune predict --model`, or take it to transformers with `python -m ponet export "
-            "--format huggingface`"
+            "finetune predict --model`, or take it to transformers with `python -m ponet export`"
         )
     model = read_model(source, config)
     assert isinstance(model, PretrainingModel)
@@ -214,24 +213,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     config = read_json(path)
     if "model_type" in config:
-        raise ValueError(
-            f"{folder} is a checkpoint in the layout of transformers, not a bundle; run: "
-            f"python -m ponet import {folder} --output BUNDLE"
-        )
+        how = f"python -m ponet import {folder} --output BUNDLE"
+        raise ValueError(f"{folder} is in the layout of transformers, not a bundle; run: {how}")
     is_earlier = {"encoder", "labels"} <= config.keys()
     version = config.get("format_version")
     needed, advice = (2, ": run the fit again") if is_earlier else (_FORMAT_VERSION, "")
     if version != needed:
-        raise ValueError(
-            f"{path} has format_version {version!r}; this version reads {needed}{advice}"
-        )
+        found = f"{path} has format_version {version!r}"
+        raise ValueError(f"{found}; this version reads {needed}{advice}")
     if is_earlier:
         config = _with_task_apart(config)
     if set(config) - {_DIGEST, _TASK} != _KEYS:
-        raise ValueError(
-            f"{path} has the keys {', '.join(sorted(config))}; "
-            f"needed are {', '.join(sorted(_KEYS))}"
-        )
+        found, wanted = (", ".join(sorted(keys)) for keys in (config, _KEYS))
+        raise ValueError(f"{path} has the keys {found}; needed are {wanted}")
     return config
 
 

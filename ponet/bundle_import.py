@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_prep.manifest import file_sha256
 from ponet.bundle import Bundle, bundle_folder, load_bundle, save_bundle
-from ponet.foreign import ForeignModel, TrainedModel, foreign_model, trained_model
+from ponet.foreign import ForeignModel, foreign_model, trained_model
 from ponet.foreign_tokenizer import (
     ADDED_NAME,
     SETTINGS_NAME,
@@ -71,16 +71,6 @@ class Imported:
     """What else a user should know."""
 
 
-class _Source(NamedTuple):
-    """A source in memory; its tokenizer would be in the folder."""
-
-    converted: ForeignModel
-    metadata: dict[str, Any]
-    folder: Path
-    note: str | None
-    trained: TrainedModel | None = None
-
-
 def import_bundle(
     source: str,
     output: Path,
@@ -108,61 +98,54 @@ def import_bundle(
         ValueError: If the source is missing, damaged, not known, or not wholly understood; then
             nothing is written.
     """
-    path = Path(source).expanduser()
+    path, trained = Path(source).expanduser(), None
     is_file = path.is_file() or (path / STATE_NAME).is_file()
     if is_file and path.suffix == CHECKPOINT_SUFFIX:
-        read = _read_own(path, conversion.get("drop", ()))
+        content, is_verified = read_checkpoint(path)
+        trained = trained_model(content, where=path, drop=conversion.get("drop", ()))
+        converted, metadata = trained.converted, trained.metadata
+        folders = [trained.shards, path.absolute().parent.parent / "bundle"]
+        folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), path.parent)
+        digest = "whole, as its digest says" if is_verified else "there is no digest beside it"
+        note: str | None = f"checkpoint file: {digest}"
     else:
-        read = _read_foreign(source, path, revision, conversion)
+        converted, metadata, folder = _read_foreign(source, path, revision, conversion)
+        note = f"commit {metadata['revision']} of the Hub" if metadata["revision"] else None
     if language:
-        read.metadata["language"] = language
-    model = read.converted.model
+        metadata["language"] = language
     with tempfile.TemporaryDirectory(prefix="ponet-import-") as staging:
         file = Path(staging) / TOKENIZER_NAME
         described = prepare_tokenizer(
-            read.folder,
+            folder,
             file,
             given=tokenizer,
             lowercase=lowercase,
-            vocab_size=model.config.vocab_size,
+            vocab_size=converted.model.config.vocab_size,
         )
-        if described and read.trained:
+        if described and trained:
             advice = "give the tokenizer.json of the run's shards by --tokenizer"
-            read.trained.check_tokenizer(file, advice=advice)
+            trained.check_tokenizer(file, advice=advice)
         tokenizer_json = file if described else None
-        save_bundle(output, model, tokenizer_json=tokenizer_json, metadata=read.metadata)
-    return Imported(
-        bundle=load_bundle(output),
-        converted=read.converted,
-        tokenizer=described,
-        note=read.note,
-    )
+        save_bundle(output, converted.model, tokenizer_json=tokenizer_json, metadata=metadata)
+    return Imported(bundle=load_bundle(output), converted=converted, tokenizer=described, note=note)
 
 
-def _read_own(path: Path, drop: Sequence[str]) -> _Source:
-    content, is_verified = read_checkpoint(path)
-    trained = trained_model(content, where=path, drop=drop)
-    folders = [trained.shards, path.absolute().parent.parent / "bundle"]
-    folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), path.parent)
-    note = "whole, as its digest says" if is_verified else "there is no digest beside it"
-    return _Source(trained.converted, trained.metadata, folder, f"checkpoint file: {note}", trained)
-
-
-def _read_foreign(source: str, path: Path, revision: str, conversion: dict[str, Any]) -> _Source:
-    commit, note = None, None
+def _read_foreign(
+    source: str, path: Path, revision: str, conversion: dict[str, Any]
+) -> tuple[ForeignModel, dict[str, Any], Path]:
+    """Return the model of others, what its bundle says of it, and where its tokenizer would be."""
+    commit = None
     if not path.exists():
         path = _download(source, revision=revision)
-        commit, note = path.name, f"commit {path.name} of the Hub"
+        commit = path.name
     if path.is_file():
-        folder, files = path.parent, [path]
-        values = _values_of(path)
+        folder, files, values = path.parent, [path], _values_of(path)
     else:
         folder = _checked_folder(path)
-        values, files = read_json(folder / CONFIG_NAME), find_weights(folder)
+        files, values = find_weights(folder), read_json(folder / CONFIG_NAME)
     where = files[0] if len(files) == 1 else folder
-    converted = foreign_model(
-        foreign_config(values), read_weights(*files), where=where, **conversion
-    )
+    weights = read_weights(*files)
+    converted = foreign_model(foreign_config(values), weights, where=where, **conversion)
     metadata = {
         "imported_from": source if commit else Path(source).name,
         "revision": commit,
@@ -171,7 +154,7 @@ def _read_foreign(source: str, path: Path, revision: str, conversion: dict[str, 
         "untrained": list(converted.untrained),
         "dropped": list(converted.dropped),
     }
-    return _Source(converted, metadata, folder, note)
+    return converted, metadata, folder
 
 
 def _values_of(path: Path) -> dict[str, Any]:

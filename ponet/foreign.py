@@ -60,11 +60,15 @@ def load_official(path: str | Path) -> PretrainingModel:
             missing, unexpected, or contradicts what it is tied to.
     """
     source = Path(path)
-    if source.is_dir():
-        values, state = read_json(source / CONFIG_NAME), read_weights(*find_weights(source))
-    else:
-        state, values = read_weights(source), read_config_metadata(source)
-    config = foreign_config({"model_type": "ponet", **values}, kinds=("ponet",))
+    is_folder = source.is_dir()
+    values = read_json(source / CONFIG_NAME) if is_folder else read_config_metadata(source)
+    config = foreign_config({"model_type": "ponet", **values})
+    if not isinstance(config, PoNetConfig):
+        raise ValueError(
+            f"{path} holds a model of the type {config.kind}; make it a bundle first: "
+            f"python -m ponet import {path} --output BUNDLE"
+        )
+    state = read_weights(*(find_weights(source) if is_folder else [source]))
     return foreign_model(config, state, where=source).model
 
 
@@ -98,8 +102,7 @@ def foreign_model(
     if word_key not in state:
         raise ValueError(
             f"{where} has no word embeddings ({word_key}); its names are like "
-            f"{', '.join(sorted(state)[:3]) or 'nothing'}: take off what stands before the "
-            "encoder's names, or give the whole model's weights"
+            f"{', '.join(sorted(state)[:3]) or 'nothing'}: take off what stands before them"
         )
     starts = {
         "mlm_head": "cls.predictions." if renamed else "mlm_head.",
@@ -144,24 +147,18 @@ def _check_dtypes(state: Mapping[str, Tensor], where: object) -> None:
     for key, tensor in state.items():
         is_counter = key.endswith((".position_ids", ".token_type_ids"))
         if tensor.dtype not in _FLOATS and not is_counter:
-            raise ValueError(
-                f"{where}: {key} is {tensor.dtype}; float32, float16 or bfloat16 is needed, "
-                "because a bundle is float32 and would lose anything finer"
-            )
+            needed = "float32, float16 or bfloat16 is needed, for a bundle is float32"
+            raise ValueError(f"{where}: {key} is {tensor.dtype}; {needed}")
 
 
 def _check_heads(where: object, parts: set[str], starts: Mapping[str, str]) -> None:
-    advice = (
-        "; --add-missing-heads gives it fresh values, which is right for a model that will be "
-        "fine-tuned or asked for embeddings"
-    )
+    advice = "--add-missing-heads gives it fresh values, for fine-tuning or embeddings"
     if "mlm_head" not in parts:
-        raise ValueError(f"{where} has no masked-LM head (missing {starts['mlm_head']}*){advice}")
+        missing = f"no masked-LM head (missing {starts['mlm_head']}*)"
+        raise ValueError(f"{where} has {missing}; {advice}")
     if "pooler" in parts and "pair_head" not in parts:
-        raise ValueError(
-            f"{where} has a pooler but no pair head (missing {starts['pair_head']}*){advice}, or "
-            "leave the pooler out by --drop '*pooler.*'"
-        )
+        missing = f"a pooler but no pair head (missing {starts['pair_head']}*)"
+        raise ValueError(f"{where} has {missing}; {advice}; --drop '*pooler.*' leaves both out")
 
 
 def _fresh_model(
@@ -223,9 +220,7 @@ def trained_model(
         drop: Shell patterns of weights to leave out.
     """
     if _RUN_KEY not in checkpoint:
-        raise ValueError(
-            f"{where} is not a checkpoint of `python -m pretrain fit`: it has no {_RUN_KEY!r}"
-        )
+        raise ValueError(f"{where} is not a checkpoint of `pretrain fit`: it has no {_RUN_KEY!r}")
     run = checkpoint[_RUN_KEY]
     config = EncoderConfig.from_dict({k: v for k, v in run.items() if k not in _NOT_ENCODER})
     data = checkpoint.get("PretrainDataModule", {})

@@ -27,7 +27,6 @@ _EXTRA = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT_SETTINGS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
                   "tokenize_chinese_chars": "handle_chinese_chars"}  # fmt: skip
-_ADVICE = "; give a tokenizer.json that does the same by --tokenizer FILE, or --tokenizer none"
 
 
 def prepare_tokenizer(
@@ -62,10 +61,8 @@ def prepare_tokenizer(
         raise ValueError(f"{path}: the tokenizer lacks {', '.join(missing)}")
     size = num_ids(target)
     if size > vocab_size:
-        raise ValueError(
-            f"{path} has {size} entries, but the model's word embeddings have {vocab_size} rows; "
-            "give the tokenizer of this model by --tokenizer"
-        )
+        needed = f"but the model's word embeddings have {vocab_size} rows"
+        raise ValueError(f"{path} has {size} entries, {needed}; give the right one by --tokenizer")
     unused = f" for {vocab_size:,} rows of embeddings" if size < vocab_size else ""
     return f"{how}; {type(tokenizer.model).__name__}, {size:,} entries{unused}"
 
@@ -125,10 +122,7 @@ def _check_settings(settings: Mapping[str, Any], folder: Path, *, has_file: bool
     name = settings.get("tokenizer_class") or "Bert"
     kind = name.removesuffix("Fast").removesuffix("Tokenizer")
     if kind not in (_IN_FILE if has_file else _WORDPIECE):
-        raise ValueError(
-            f"{folder} is for a {name}, which is not known here (known are BertTokenizer and those "
-            f"that do the same){_ADVICE}"
-        )
+        raise _refused(f"{folder} is for a {name}; known is what does the same as BertTokenizer")
     refused = {
         "word_tokenizer_type": settings.get("word_tokenizer_type"),
         "subword_tokenizer_type": settings.get("subword_tokenizer_type"),
@@ -138,16 +132,17 @@ def _check_settings(settings: Mapping[str, Any], folder: Path, *, has_file: bool
     }
     for option, is_set in refused.items():
         if is_set:
-            raise ValueError(
-                f"{folder / SETTINGS_NAME} has {option}={settings[option]!r}, which is not known "
-                f"here{_ADVICE}"
-            )
+            raise _refused(f"{folder / SETTINGS_NAME} has {option}={settings[option]!r}")
     for role in list(_ROLES)[: _NUM_USED_ROLES if has_file else None]:
         token = _content(settings.get(role))
         if token not in (None, _ROLES[role]):
-            raise ValueError(
-                f"{folder} has {token!r} for its {role}; {_ROLES[role]} is needed{_ADVICE}"
-            )
+            raise _refused(f"{folder} has {token!r} for its {role}, not {_ROLES[role]}")
+
+
+def _refused(what: str) -> ValueError:
+    return ValueError(
+        f"{what}; give a tokenizer.json that does the same by --tokenizer FILE, or --tokenizer none"
+    )
 
 
 def _from_json(path: Path, settings: Mapping[str, Any], lowercase: bool | None) -> tuple[Any, str]:
@@ -156,15 +151,12 @@ def _from_json(path: Path, settings: Mapping[str, Any], lowercase: bool | None) 
         raise ValueError(f"--lowercase is for a vocab.txt; {path} says itself what it does")
     tokenizer, content = load_tokenizer(path), read_json(path)
     normalizer = content.get("normalizer") or {}
-    for theirs, ours in (
-        _BERT_SETTINGS.items() if normalizer.get("type") == "BertNormalizer" else ()
-    ):
-        value = settings.get(theirs)
-        if value is not None and value != normalizer.get(ours):
-            raise ValueError(
-                f"{path.parent}: {SETTINGS_NAME} says {theirs} {value}, but tokenizer.json {ours} "
-                f"{normalizer.get(ours)}; give the right tokenizer.json by --tokenizer"
-            )
+    is_bert = normalizer.get("type") == "BertNormalizer"
+    for theirs, ours in _BERT_SETTINGS.items() if is_bert else ():
+        value, found = settings.get(theirs), normalizer.get(ours)
+        if value not in (None, found):
+            said = f"{path.parent / SETTINGS_NAME} says {theirs} {value}"
+            raise _refused(f"{said}, but tokenizer.json {ours} {found}")
     stored = [name for name in ("padding", "truncation") if content.get(name)]
     return tokenizer, path.name + "".join(f"; stored {name} left out" for name in stored)
 
@@ -175,10 +167,7 @@ def _from_vocab(path: Path, settings: Mapping[str, Any], lowercase: bool | None)
 
     own = settings.get("do_lower_case")
     if lowercase is not None and own is not None and lowercase != own:
-        raise ValueError(
-            f"--lowercase {str(lowercase).lower()} contradicts {path.parent / SETTINGS_NAME}, "
-            f"which says {own}"
-        )
+        raise ValueError(f"--lowercase contradicts {path.parent / SETTINGS_NAME}, which says {own}")
     chosen = own if lowercase is None else lowercase
     lower = chosen is None or bool(chosen)
     strip = settings.get("strip_accents")
@@ -203,10 +192,8 @@ def read_vocab(path: Path) -> dict[str, int]:
     for number, line in enumerate(text.removesuffix("\n").split("\n")):
         first = vocab.setdefault(line.rstrip("\r"), number)
         if first != number:
-            raise ValueError(
-                f"{path}:{number + 1}: {line!r} stands in line {first + 1} too, so the numbers of "
-                "the pieces are not clear; give the unchanged file"
-            )
+            where = f"{path}:{number + 1}: {line!r} stands in line {first + 1} too"
+            raise ValueError(f"{where}, so numbers are not clear; give the unchanged file")
     return vocab
 
 
@@ -222,10 +209,8 @@ def _add_tokens(tokenizer: Any, settings: Mapping[str, Any], folder: Path) -> in
         tokenizer.add_tokens([AddedToken(name, **flags)])
     for name, flags in added.items():
         if (found := tokenizer.token_to_id(name)) != flags["id"]:
-            raise ValueError(
-                f"{folder}: the added token {name!r} has the id {flags['id']} in the files beside "
-                f"the tokenizer, where the tokenizer has {found}{_ADVICE}"
-            )
+            said = f"{folder}: the added token {name!r} has the id {flags['id']}"
+            raise _refused(f"{said} beside the tokenizer, where the tokenizer has {found}")
     for name, setting in _extra_tokens(settings).items():
         if tokenizer.token_to_id(name) is None:
             raise ValueError(f"{folder} names {name!r} in {setting}, but no file gives it an id")

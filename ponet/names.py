@@ -110,43 +110,29 @@ def native_activation(name: str) -> Literal["gelu", "gelu_tanh"]:
     return _ACTIVATIONS[name]
 
 
-def foreign_config(values: Mapping[str, Any], *, kinds: Iterable[str] = _KINDS) -> EncoderConfig:
+def foreign_config(values: Mapping[str, Any]) -> EncoderConfig:
     """Return the configuration that a config.json of the released PoNet, BERT or FNet describes.
 
-    Args:
-        values: Its content, of our own exports too.
-        kinds: Encoders that are wanted.
+    Source:
+        The released config.json has model_type "bert" beside the architecture
+        PoNetForPreTraining: it was made from BERT's. So the architecture is asked first.
     """
-    kind = foreign_kind(values)
-    if kind not in kinds:
-        allowed = ", ".join(kinds)
-        raise ValueError(
-            f"config has model_type={values.get('model_type')!r}; supported: {allowed}"
-        )
+    names = values.get("architectures") or ()
+    is_ponet = any(str(name).startswith("PoNet") for name in names)
+    kind = "ponet" if is_ponet else values.get("model_type")
+    if kind not in _KINDS:
+        raise ValueError(f"config has model_type={kind!r}; supported: {', '.join(_KINDS)}")
     for key, supported in _SUPPORTED.items():
         if values.get(key, supported) != supported:
             raise ValueError(f"config has {key}={values[key]!r}; supported: {supported}")
-    names = config_names(kind).items()
-    fields = {ours: values[theirs] for ours, theirs in names if theirs in values}
+    table = config_names(kind).items()
+    fields = {ours: values[theirs] for ours, theirs in table if theirs in values}
     if kind == "ponet":
         fields.setdefault("guard_special_tokens", values.get(RELEASED_GUARD, True))
     if kind == "fnet":
         fields["embedding_projection"] = True
     activation = values.get("hidden_act", "gelu_new" if kind == "fnet" else "gelu")
     return _KINDS[kind](**fields, activation=native_activation(activation))
-
-
-def foreign_kind(values: Mapping[str, Any]) -> str:
-    """Return which encoder a config.json describes.
-
-    Source:
-        The released config.json has model_type "bert" beside the architecture
-        PoNetForPreTraining: it was made from BERT's. So the architecture is asked first.
-    """
-    architectures = values.get("architectures") or ()
-    if any(str(name).startswith("PoNet") for name in architectures):
-        return "ponet"
-    return str(values.get("model_type"))
 
 
 def weight_table(

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from data_prep.manifest import file_sha256
@@ -52,8 +51,7 @@ def _object_in(text: str | bytes, where: object) -> dict[str, Any]:
 
 def read_config_metadata(path: Path) -> dict[str, Any]:
     """Return the configuration that a .safetensors file carries under the metadata key "config"."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    metadata = _read_safetensors(path)[1]
     if "config" not in metadata:
         raise ValueError(
             f"{path} has no configuration in its metadata; give the folder with config.json instead"
@@ -82,16 +80,19 @@ def read_weights(*files: Path) -> dict[str, Tensor]:
     """Return the tensors of files together: safetensors by their ending, else pickles."""
     state: dict[str, Tensor] = {}
     for path in files:
-        part = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
+        is_safe = path.suffix == ".safetensors"
+        part = _read_safetensors(path)[0] if is_safe else _read_state_dict(path)
         if twice := sorted(state.keys() & part.keys()):
             raise ValueError(f"{path} repeats the weights {', '.join(twice)} of another file")
         state |= part
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file and its metadata."""
     try:
-        return load_file(_existing(path))
+        with safe_open(_existing(path), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); copy or export it again") from error
 
@@ -171,11 +172,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give an empty folder to fill; it takes the place of the target at the end, if all went well.
 
     What stood there is moved aside first and removed last; after an error nothing has changed.
+
+    Args:
+        target: The folder.
+        replaces: Whether something may stand there already.
     """
+    if not replaces and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"

@@ -65,16 +65,7 @@ class PretrainDataset(Dataset[Batch]):
         segments: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
         seed: int,
     ) -> None:
-        """Prepare tables; no plan is computed yet.
-
-        Args:
-            shards: The split to read.
-            objective: Which pairs to make.
-            packing: Sequence length L, and how to cut chunks.
-            masking: Which tokens are predicted.
-            segments: What a segment is.
-            seed: Seed of segmentation, pairs, order and masks.
-        """
+        """Prepare tables; no plan is computed yet. `seed` decides segmentation, pairs and masks."""
         self.shards = shards
         self._objective, self._packing, self._segments = objective, packing, segments
         self._seed = seed

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from data_prep.command import quiet_output
-from training.commands import run_main
+from training.command_line import run_main
 from training.interruption import EXIT_CODES
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
@@ -37,7 +37,7 @@ COMMANDS = {
     "compare": "training.reports.compare:run_compare",
     "sweep": "training.studies.command:run_sweep",
     "tune": "pretrain.tuning:run_tune",
-    "trial": "training.studies.trial_command:run_trial",
+    "trial": "training.studies.command:run_trial",
 }
 
 

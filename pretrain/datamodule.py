@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
-from pretrain.loader import BatchGeometry, BatchLoader, StreamBatchSampler, pack_batch
+from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
@@ -41,6 +41,8 @@ class PretrainDataModule(LightningDataModule):
 
     differs_from_training: Sequence[str] = ()
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
+    skipped_windows: tuple[int, ...] = ()
+    """Windows of the stream that rollbacks leave out, ascending."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -83,8 +85,8 @@ class PretrainDataModule(LightningDataModule):
         super().__init__()
         if min(eval_batch_size, eval_examples, num_workers + 1) < 1:
             raise ValueError(
-                f"eval_batch_size {eval_batch_size} and eval_examples {eval_examples} must be at "
-                f"least 1, num_workers {num_workers} at least 0."
+                f"eval_batch_size ({eval_batch_size}) and eval_examples ({eval_examples}) must be "
+                f"at least 1, num_workers ({num_workers}) at least 0."
             )
         self.folder = Path(folder)
         self.build_config = build_config
@@ -93,15 +95,12 @@ class PretrainDataModule(LightningDataModule):
         self.segments = segments
         self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
         self.max_len = max_len
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.eval_examples = eval_examples
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
         self.num_workers = num_workers
         self.verify_shards = verify_shards
         self.seed = seed
-        BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
-        self.skipped_windows: tuple[int, ...] = ()
+        accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
 
@@ -159,7 +158,7 @@ class PretrainDataModule(LightningDataModule):
         for split in (TRAIN_SPLIT, *([EVALUATION_SPLIT] if self.validates else [])):
             check_documents(self._dataset(split).shards, self.objective)
         if self.trainer is not None:
-            self.trainer.accumulate_grad_batches = self._geometry().accumulation
+            self.trainer.accumulate_grad_batches = self.accumulation
 
     @property
     def validates(self) -> bool:
@@ -187,14 +186,10 @@ class PretrainDataModule(LightningDataModule):
         """Return this rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _geometry(self) -> BatchGeometry:
-        rank, world_size = self._rank_of()
-        return BatchGeometry(
-            global_batch_size=self.global_batch_size,
-            micro_batch_size=self.micro_batch_size,
-            world_size=world_size,
-            rank=rank,
-        )
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and optimiser step."""
+        return accumulation_steps(self.global_batch_size, self.micro_batch_size, self._rank_of()[1])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -206,7 +201,7 @@ class PretrainDataModule(LightningDataModule):
         limit = trainer.limit_train_batches if trainer else None
         if trainer is None or limit is None or (isinstance(limit, float) and limit == 1.0):
             return steps
-        accumulation = self._geometry().accumulation
+        accumulation = self.accumulation
         batches = limit if isinstance(limit, int) else int(limit * steps * accumulation)
         rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if batches % accumulation and not rehearsal:
@@ -218,15 +213,10 @@ class PretrainDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training loader: a sized view of an endless stream."""
-        sampler = StreamBatchSampler(
-            geometry=self._geometry(),
-            steps_per_epoch=self.steps_per_epoch,
-            steps_done=self._steps_done,
-            skipped=self.skipped_windows,
-        )
+        sampler = StreamBatchSampler(self)
         dataset = self._dataset(TRAIN_SPLIT)
         # Plan the epoch here: the workers share what is there when they start.
-        dataset.rows(np.array([self.sample_range(self._steps_done())[0]]))
+        dataset.rows(np.array([self.sample_range(self.steps_done)[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -260,7 +250,9 @@ class PretrainDataModule(LightningDataModule):
         size = min(self.eval_examples, len(self.evaluation_dataset()))
         return math.ceil(size // self._rank_of()[1] / self.eval_batch_size)
 
-    def _steps_done(self) -> int:
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps done: the place in the stream."""
         return self.trainer.global_step if self.trainer else 0
 
     def sample_range(self, step: int) -> tuple[int, int]:
@@ -273,10 +265,11 @@ class PretrainDataModule(LightningDataModule):
 
         Args:
             step: Optimiser steps done.
-            batch_idx: Micro-batches of this Lightning epoch done.
+            batch_idx: Micro-batches of this step, or of this Lightning epoch, done.
         """
-        geometry, window = self._geometry(), window_of(step, self.skipped_windows)
-        return geometry.first_sample(window, batch_idx % geometry.accumulation)
+        rank, world_size = self._rank_of()
+        micro_batch = batch_idx % self.accumulation * world_size + rank
+        return self.sample_range(step)[0] + micro_batch * self.micro_batch_size
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that decides the training stream, as plain values."""
@@ -296,7 +289,7 @@ class PretrainDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the stream; what is planned only saves a resumed run its planning."""
         return {
-            "samples_seen": self.sample_range(self._steps_done())[0],
+            "samples_seen": self.sample_range(self.steps_done)[0],
             "skipped_windows": list(self.skipped_windows),
             "fingerprint": self.fingerprint(),
             "plan_sizes": self._dataset(TRAIN_SPLIT).known_sizes,

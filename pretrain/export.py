@@ -29,19 +29,14 @@ def run_export(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.output is None and options.checkpoint is None:
         raise ValueError("export writes nothing: give --output BUNDLE, --checkpoint FILE, or both")
-    source: Path = options.source
-    if not source.exists():
-        raise ValueError(f"there is no checkpoint at {source}")
+    from pretrain.strategies.consolidate import consolidate
     from training.checkpoints.storage import is_sharded, load_checkpoint
 
-    if is_sharded(source):
-        from pretrain.strategies.consolidate import consolidate
-
-        checkpoint = consolidate(source)[0]
-    elif options.checkpoint is not None:
+    source: Path = options.source
+    sharded = is_sharded(source)
+    if options.checkpoint is not None and not sharded:
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")
-    else:
-        checkpoint = load_checkpoint(source)
+    checkpoint = consolidate(source)[0] if sharded else load_checkpoint(source)
     if options.checkpoint is not None:
         export_checkpoint(checkpoint, options.checkpoint)
         print(f"checkpoint: {options.checkpoint}")

@@ -299,11 +299,5 @@ def requeue() -> None:
             say(f"job {job} could not be requeued: {detail.strip()}")
 
 
-def run_command(
-    arguments: list[str],
-    *,
-    started: float | None = None,
-    cli_class: type[PretrainCLI] = PretrainCLI,
-) -> PretrainCLI:
-    """Parse and run one Lightning subcommand; see `training.cli.run_cli`."""
-    return run_cli(cli_class, arguments, started=started)
+run_command = partial(run_cli, PretrainCLI)
+"""Parse and run one Lightning subcommand."""

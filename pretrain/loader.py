@@ -8,105 +8,73 @@ PyTorch hands every tensor of a batch over by a file descriptor of its own, each
 for the nine small tensors of a batch that costs more than building them. So they travel together.
 Even one handshake takes two milliseconds, so it is done while training is busy with the batch
 before. (With pinned memory PyTorch has such a thread itself.)
-
-G global batch, R ranks, m micro-batch (examples per rank and forward pass).
 """
 
 import math
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import weakref
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from pretrain.batches import Batch
-from training.guards import window_of
 
 T = TypeVar("T")
 
 _CLOSING_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchGeometry:
-    """How a global batch is spread over ranks and forward passes."""
-
-    global_batch_size: int
-    """Examples per optimiser step over all ranks."""
-    micro_batch_size: int
-    """Examples per rank and forward pass."""
-    world_size: int = 1
-    """Number of ranks."""
-    rank: int = 0
-    """This rank, from 0."""
-
-    def __post_init__(self) -> None:
-        """Check that the global batch is made of whole micro-batches."""
-        if min(self.global_batch_size, self.micro_batch_size, self.world_size) < 1:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} and micro_batch_size "
-                f"{self.micro_batch_size} must be at least 1."
-            )
-        if self.global_batch_size % (self.world_size * self.micro_batch_size):
-            per_rank, left = divmod(self.global_batch_size, self.world_size)
-            advice = (
-                f"global_batch_size must be a multiple of the number of devices: try "
-                f"{max(1, per_rank) * self.world_size} or {(per_rank + 1) * self.world_size}"
-                if left
-                else "micro_batch_size may be "
-                + ", ".join(str(n) for n in range(1, per_rank + 1) if per_rank % n == 0)
-            )
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of "
-                f"{self.world_size} device(s) x micro_batch_size {self.micro_batch_size}; {advice}."
-            )
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes per rank and optimiser step."""
-        return self.global_batch_size // (self.world_size * self.micro_batch_size)
-
-    def first_sample(self, window: int, micro_step: int) -> int:
-        """Return the first sample of this rank's micro-batch in a window of the stream."""
-        micro_batch = micro_step * self.world_size + self.rank
-        return window * self.global_batch_size + micro_batch * self.micro_batch_size
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Return the forward passes per rank and optimiser step: whole micro-batches, or an error."""
+    sizes = f"global_batch_size {global_batch_size} and micro_batch_size {micro_batch_size}"
+    if min(global_batch_size, micro_batch_size) < 1:
+        raise ValueError(f"{sizes} must be at least 1.")
+    steps, rest = divmod(global_batch_size, world_size * micro_batch_size)
+    if not rest:
+        return steps
+    per_rank, left = divmod(global_batch_size, world_size)
+    if left:
+        near = f"{max(1, per_rank) * world_size} or {(per_rank + 1) * world_size}"
+        advice = f"global_batch_size must be a multiple of the number of devices: try {near}"
+    else:
+        divisors = [str(n) for n in range(1, per_rank + 1) if per_rank % n == 0]
+        advice = f"micro_batch_size may be {', '.join(divisors)}"
+    raise ValueError(
+        f"global_batch_size {global_batch_size} is not a multiple of {world_size} device(s) x "
+        f"micro_batch_size {micro_batch_size}; {advice}."
+    )
 
 
-@dataclass(kw_only=True)
 class StreamBatchSampler(Sampler[list[int]]):
     """Yields the micro-batches of one rank, from a step to the end of the Lightning epoch.
 
     A Lightning epoch is a constant number of global steps, so that its length is known and does not
     vary; the data's own epochs (new segmentation, new order) follow from the sample numbers.
+
+    Args:
+        data: The `PretrainDataModule`; knows the steps done, and which samples a step reads.
     """
 
-    geometry: BatchGeometry
-    """Global batch, micro-batch, ranks."""
-    steps_per_epoch: int
-    """Global steps per Lightning epoch, at least 1."""
-    steps_done: Callable[[], int]
-    """Called at the start of every iteration: the only state."""
-    skipped: Sequence[int] = ()
-    """Windows of the stream that are left out, ascending."""
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self._steps_per_epoch: int = data.steps_per_epoch
 
     def __len__(self) -> int:
         """Return the micro-batches of a full Lightning epoch, also when a part of it is done."""
-        return self.steps_per_epoch * self.geometry.accumulation
+        return self._steps_per_epoch * int(self._data.accumulation)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of sample numbers."""
-        shape, step = self.geometry, self.steps_done()
-        last = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        for current in range(step, last):
-            window = window_of(current, self.skipped)
-            for micro_step in range(shape.accumulation):
-                first = shape.first_sample(window, micro_step)
-                yield list(range(first, first + shape.micro_batch_size))
+        done, size = self._data.steps_done, self._data.micro_batch_size
+        for step in range(done, (done // self._steps_per_epoch + 1) * self._steps_per_epoch):
+            for number in range(self._data.accumulation):
+                first = self._data.first_sample_of(step, number)
+                yield list(range(first, first + size))
 
 
 class Packed(NamedTuple):
@@ -135,15 +103,16 @@ def unpack_batch(packed: Packed) -> Batch:
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader over `PretrainDataset`: use `collate_fn=pack_batch` if there are workers."""
 
-    _open: Generator[Batch, None, None] | None = None
+    _latest: "weakref.ref[Generator[Batch, None, None]] | None" = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Return the batches by name."""
-        if self._open is not None:
-            self._open.close()  # an iteration that was left early shares its workers with this one
+        if self._latest and (left_early := self._latest()):
+            left_early.close()  # it shares its workers with this iteration
         named = (unpack_batch(b) if isinstance(b, Packed) else b for b in super().__iter__())
-        self._open = read_ahead(named) if self.num_workers and not self.pin_memory else named
-        return self._open
+        batches = read_ahead(named) if self.num_workers and not self.pin_memory else named
+        self._latest = weakref.ref(batches)
+        return batches
 
     def state_dict(self) -> dict[str, object]:
         """Return nothing: the data module's state is the one integer that tells the place."""

@@ -75,10 +75,6 @@ def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
     """Summed cross-entropies (nats), hits and counts of one batch.
 
-    Args:
-        output: Sums over the masked positions, and the pair's logits (B, P) or None.
-        batch: `pair_labels` (B,), int64, -100 where there is no label, and `mask` (B, L).
-
     Pair logits are taken to float32 first, as the masked-LM logits are in `ponet.losses`.
     """
     mask = batch["mask"]

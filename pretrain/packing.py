@@ -80,20 +80,19 @@ class PlanStats:
 
 @dataclass(kw_only=True, eq=False)
 class Examples:
-    """Pairs of texts as places in the token file; 21 bytes per example."""
+    """Pairs of texts as places in the token file: columns (N,), 21 bytes per example."""
 
     a_start: IntArray
-    """(N,) int64, first token of text1 (the later part in `swapped` examples)."""
+    """First token of text1 (the later part in `swapped` examples)."""
     b_start: IntArray
-    """(N,) int64, first token of text2."""
+    """First token of text2."""
     a_len: npt.NDArray[np.uint16]
-    """(N,) uint16, tokens of text1, at least 1."""
+    """Tokens of text1, at least 1."""
     b_len: npt.NDArray[np.uint16]
-    """(N,) uint16, tokens of text2, at least 1."""
+    """Tokens of text2, at least 1."""
     label: npt.NDArray[np.int8]
-    """(N,) int8, index into the objective's relations; -100 without a pair task."""
+    """Index into the objective's relations; -100 without a pair task."""
     stats: PlanStats
-    """Counters of the epoch."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -136,12 +135,10 @@ def cut_chunks(shards: TokenShards, config: PackingConfig, *, seed: int, epoch: 
         stats.tokens_unusable += int((~usable).sum())
         stats.cut_sentences += num_cut
         stats.split_inside_sentence += num_inside
-    a_start, b_start, a_len, b_len = (np.concatenate(column) for column in zip(*parts, strict=True))
-    label = np.full(a_start.size, IGNORED_LABEL, np.int8)
-    stats.examples = a_start.size
-    return Examples(
-        a_start=a_start, b_start=b_start, a_len=a_len, b_len=b_len, label=label, stats=stats
-    )
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    stats.examples = columns[0].size
+    label = np.full(stats.examples, IGNORED_LABEL, np.int8)
+    return Examples(**dict(zip(COLUMNS, (*columns, label), strict=True)), stats=stats)
 
 
 def _section_borders(shards: TokenShards, key: np.uint64, capacity: int) -> IntArray:
@@ -170,9 +167,7 @@ def _section_borders(shards: TokenShards, key: np.uint64, capacity: int) -> IntA
 
 def ragged_arange(counts: IntArray) -> IntArray:
     """Return 0..counts[0]-1, 0..counts[1]-1, ... in one array."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if counts.size else 0
-    return np.arange(total, dtype=np.int64) - np.repeat(ends - counts, counts)
+    return np.arange(counts.sum(), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _unit_edges(

@@ -58,15 +58,9 @@ def check_documents(shards: TokenShards, objective: Objective) -> None:
 def make_plan(
     shards: TokenShards, objective: Objective, packing: PackingConfig, *, seed: int, epoch: int
 ) -> Examples:
-    """Return the examples of one epoch in their final, shuffled order.
+    """Return the examples of one epoch (from 0) in their final, shuffled order.
 
-    Args:
-        shards: The split to read; only its offsets are read, apart from a few tokens per chunk
-            that is a single sentence.
-        objective: Which pairs to make.
-        packing: How to cut chunks.
-        seed: Seed of the run.
-        epoch: Number of the pass over the split, from 0.
+    Of the split only the offsets are read, and a few tokens per chunk of a single sentence.
     """
     check_documents(shards, objective)
     plan = cut_chunks(shards, packing, seed=seed, epoch=epoch)

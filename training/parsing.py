@@ -1,4 +1,4 @@
-"""What the parsers of all commands share: short errors, near names, strict YAML, allowed classes.
+"""What the parsers of `fit` share: short errors, near names, strict YAML, and allowed classes.
 
 Invariant: a mistake is one line that names what was given; nothing given is lost without a word.
 A `class_path` is code: the module it names is imported before the type of the class is looked at.
@@ -9,25 +9,22 @@ allowed class does with its own arguments is not covered.
 
 import argparse
 import atexit
-import inspect
 import os
 import re
 import sys
 import tempfile
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
-from data_prep.command import check_keys, load_yaml
-from training.command_line import CONFIG_OPTIONS, read_config_file, with_near_name
+from data_prep.command import check_keys
+from training.command_line import CONFIG_OPTIONS, with_near_name
 
-ConfigT = TypeVar("ConfigT")
 # No whole `torch` and no whole Lightning: torch.load, torch.hub.load, torch.utils.cpp_extension and
 # pytorch_lightning.cli.instantiate_class run whatever code their arguments name.
 _OF_LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
@@ -106,133 +103,6 @@ def use_strict_yaml() -> None:
 
     strict.checks_keys = True  # type: ignore[attr-defined]
     set_loader("yaml", strict, (yaml.YAMLError,))
-
-
-def parse_options(
-    config_class: type[ConfigT],
-    arguments: Sequence[str],
-    *,
-    program: str,
-    aliases: Mapping[str, str] | None = None,
-    repeated: Sequence[str] = (),
-    positional: str = "",
-) -> ConfigT:
-    """Return a flat dataclass from options and `--config` files; the later one wins.
-
-    Args:
-        config_class: Its fields are the options, their docstrings the help. An option of several
-            values has them all behind it; `--dry-run` is `--dry_run` too, and a yes-or-no option
-            alone means yes; of a mapping a part may be given, `--fit.a.b 3`.
-        arguments: What stands after the command.
-        program: The command, for help and messages.
-        aliases: Another name of an option -> its field.
-        repeated: Options of several values that are repeated, with one value each.
-        positional: The option that is given without its name; there is no `--config` then.
-    """
-
-    class Parser(ShortErrors, jsonargparse.ArgumentParser):
-        command = program
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    description = inspect.getdoc(config_class)
-    parser = Parser(prog=program, allow_abbrev=False, description=description)
-    parser.add_class_arguments(config_class)
-    if not positional:
-        parser.add_argument("--config", help="YAML file with these options; may be repeated.")
-    kinds, given, others = typing.get_type_hints(config_class), dict[str, Any](), list[str]()
-    seen: dict[str, list[Any]] = {}
-    for name, path, texts in _options(arguments, kinds, aliases or {}, repeated):
-        if not name:
-            others += texts
-        elif name == "config" and not positional:
-            given = merged(given, _file_values(Path(texts[0]), kinds))
-        else:
-            item = _item_type(kinds[name])
-            is_text = (item or kinds[name]) in (str, Path)
-            loaded = texts if is_text and not path else [_loaded(text) for text in texts]
-            value: Any = loaded if item else loaded[0]
-            if name in repeated:
-                value = seen[name] = [*seen.get(name, ()), *loaded]
-            for key in reversed(path):
-                value = {key: value}
-            given = merged(given, {name: value})
-    if {"-h", "--help"} & set(others):
-        parser.parse_args(["--help"])
-    if positional and others and others[0][:1] != "-":
-        given[positional] = others.pop(0)
-    if others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    values = parser.parse_object(given)
-    return config_class(**{name: values[name] for name in kinds})
-
-
-def _options(
-    arguments: Sequence[str],
-    kinds: Mapping[str, Any],
-    aliases: Mapping[str, str],
-    repeated: Sequence[str],
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Field, keys below it, and what is given; without a field: a word of another kind."""
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        name, equals, text = word.removeprefix("--").partition("=")
-        name, *path = name.split(".")
-        name = aliases.get(name, name.replace("-", "_"))
-        if word[:2] != "--" or name not in (*kinds, "config"):
-            yield "", [], [word]
-            continue
-        texts = [text] if equals else []
-        most = len(words) if _item_type(kinds.get(name)) and name not in repeated else 1
-        while not equals and words and words[0][:2] != "--" and len(texts) < most:
-            texts.append(words.pop(0))
-        if not texts and kinds.get(name) is not bool:
-            raise ValueError(f"{word} has no value")
-        yield name, path, texts or ["true"]
-
-
-def _loaded(text: str) -> Any:
-    """What YAML reads in a text; the text where it is no YAML."""
-    try:
-        return load_yaml(text)
-    except ValueError:
-        return text
-
-
-def _file_values(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a `--config` file; one value of a list is a list."""
-    content = read_config_file(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no options; give a mapping of {', '.join(kinds)}")
-    for key in content:
-        if key not in kinds:
-            raise ValueError(f"{path}: unknown key {key!r}; the keys are {', '.join(kinds)}")
-    content = {key: value for key, value in content.items() if value is not None}
-    for key, value in content.items():
-        if isinstance(value, dict) != (typing.get_origin(kinds[key]) in (dict, Mapping)):
-            raise ValueError(f"{path}: {key} is {value!r}; it takes {kinds[key]}")
-        if _item_type(kinds[key]) is not None and not isinstance(value, list):
-            content[key] = [value]
-    return content
-
-
-def _item_type(kind: Any) -> Any:
-    """What is in a list or tuple of a type; None: it is neither."""
-    for each in (kind, *typing.get_args(kind)):
-        if typing.get_origin(each) in (list, tuple):
-            return typing.get_args(each)[0]
-    return None
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with another laid over it, group by group."""
-    result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        result[key] = value
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[key] = merged(below, value)
-    return result
 
 
 def readable_arguments(arguments: Sequence[str]) -> list[str]:

@@ -19,19 +19,6 @@ from ponet.weight_files import read_json
 
 UNKNOWN = "unknown: no file given at the export says so"
 _CURVE_ROWS, _CURVE_COLUMNS, _FILES = 6, 6, 3
-_TRAINING = {
-    "seed": ("seed_everything",),
-    "objective": ("model", "objective"),
-    "optimiser": ("model", "optimizer"),
-    "masking": ("data", "masking"),
-    "segments": ("data", "segments"),
-    "longest sequence (tokens)": ("data", "max_len"),
-    "global batch size (sequences)": ("data", "global_batch_size"),
-    "planned steps": ("trainer", "max_steps"),
-    "planned epochs": ("trainer", "max_epochs"),
-    "precision": ("trainer", "precision"),
-}
-"""What a card calls a setting of a run -> its keys in run_config.yaml."""
 
 
 def model_card(
@@ -74,9 +61,12 @@ def model_card(
         unknown=UNKNOWN,
         manifest=shards,
         data_rows=[_source_row(source) for source in (shards or {}).get("sources", [])],
-        training_rows=[] if run is None else _training(metadata, run),
+        settings=None if run is None else _settings(run),
+        steps=metadata.get("steps"),
         curve=_curve([] if run is None else _metric_rows(run / "metrics.jsonl")),
         results=None if results is None else _results(results, results_encoder),
+        shown=_shown,
+        spread=_spread,
         trained_len=metadata.get("max_len"),
         **words,
     )
@@ -143,7 +133,7 @@ def _source_row(source: Mapping[str, Any]) -> tuple[str, ...]:
     return str(name), "; ".join(shown) or "unknown", str(date), str(licence)
 
 
-def _training(metadata: Mapping[str, Any], run: Path) -> list[tuple[str, str]]:
+def _settings(run: Path) -> dict[str, Any]:
     import yaml
 
     path = run / "run_config.yaml"
@@ -153,13 +143,7 @@ def _training(metadata: Mapping[str, Any], run: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{path} is no YAML ({error}); give --run the folder of a run") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings; give --run the folder of a pretraining run")
-    rows = []
-    for name, keys in _TRAINING.items():
-        value: Any = settings
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        rows.append((name, _shown(value)))
-    return [*rows, ("steps trained", _shown(metadata.get("steps")))]
+    return settings
 
 
 def _metric_rows(path: Path) -> list[dict[str, Any]]:
@@ -185,7 +169,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"head": names, "rows": table, "num_points": len(points)}
 
 
-def _results(path: Path, encoder: str | None) -> list[tuple[str, ...]]:
+def _results(path: Path, encoder: str | None) -> list[dict[str, Any]]:
     results = read_json(path).get("results")
     if not isinstance(results, list):
         raise ValueError(f"{path} has no 'results'; give the report's table.json")
@@ -193,22 +177,12 @@ def _results(path: Path, encoder: str | None) -> list[tuple[str, ...]]:
     name = encoder or (encoders[0] if len(encoders) == 1 else "")
     if name not in encoders:
         raise ValueError(f"--results-encoder {name!r} given; {path} has {', '.join(encoders)}")
-    return [_result_row(row) for row in results if str(row.get("encoder")) == name]
+    return [row for row in results if str(row.get("encoder")) == name]
 
 
-def _result_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    scores = [score for score in row.get("scores", []) if isinstance(score, (int, float))]
-    low, high, least, most = (_shown(row.get(k)) for k in ("low", "high", "minimum", "maximum"))
-    return (
-        str(row.get("title", row.get("task"))),
-        str(row.get("split")),
-        ", ".join(row.get("metrics", [])),
-        str(row.get("n")),
-        _shown(row.get("mean")),
-        f"{low} to {high}",
-        f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "unknown",
-        f"{least} to {most}",
-    )
+def _spread(scores: Sequence[Any]) -> str:
+    numbers = [score for score in scores if isinstance(score, (int, float))]
+    return f"{statistics.stdev(numbers):.4f}" if len(numbers) > 1 else "unknown"
 
 
 def _text(path: Path) -> str:

@@ -58,7 +58,6 @@ class PoNetHubConfig(PreTrainedConfig):
         sep_token_id: int | None = 102,
         **kwargs: Any,
     ) -> None:
-        """Set every field."""
         if RELEASED_GUARD in kwargs:
             raise ValueError(
                 f"this configuration has {RELEASED_GUARD!r}, so it is the authors' release, whose "
@@ -67,7 +66,6 @@ class PoNetHubConfig(PreTrainedConfig):
         if __name__.startswith("ponet."):
             # It names code files beside the weights, which a folder saved from here has not.
             kwargs.pop("auto_map", None)
-        native_activation(hidden_act)
         defaults = PoNetConfig().to_dict()
         for ours, theirs in _NAMES.items():
             setattr(self, theirs, kwargs.pop(theirs, defaults[ours]))

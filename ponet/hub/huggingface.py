@@ -5,7 +5,7 @@ logits, the hidden states and every weight of our model.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ponet.batch import EncoderBatch
 from ponet.bundle import Model
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
-from ponet.heads import SequenceClassifier
+from ponet.heads import PretrainingOutput, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.standalone import write_code
@@ -104,7 +104,7 @@ def export_huggingface(
     """
     config = model.encoder.config
 
-    def write(staging: Path) -> float:
+    with new_folder(Path(folder), replaces=False) as staging:
         twin = _twin_config(model, special_tokens, labels or {})
         twin.architectures = [_class_name(model)]
         twin.save_pretrained(staging)
@@ -119,16 +119,6 @@ def export_huggingface(
         if card:
             (staging / "README.md").write_text(card, encoding="utf-8")
         return _compare_twin(model, staging, special_tokens)
-
-    return put_in_place(Path(folder), write)
-
-
-def put_in_place(target: Path, write: Callable[[Path], float]) -> float:
-    """Let `write` fill a new folder, rename it to the target, and return what `write` returned."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
-    with new_folder(target) as staging:
-        return write(staging)
 
 
 def write_tokenizer(
@@ -242,23 +232,31 @@ def probe_batch(
     return make_batch(ids_BL, mask_BL, types_BL, None, separators)
 
 
-def checked_difference(name: str, ours: Tensor, theirs: Tensor, *, tolerance: float) -> float:
-    """Return the largest difference of two outputs.
+Outputs = Mapping[str, Tensor]
+
+
+def largest_difference(
+    ours: Outputs, theirs: Outputs, batch: EncoderBatch, *, tolerance: float
+) -> float:
+    """Return the largest difference of the outputs that both have, at real tokens.
 
     Args:
-        name: What to call the output in an error.
-        ours: Value of the model in Python.
-        theirs: Value of what was exported.
+        ours: Values of the model in Python by their names.
+        theirs: Values of what was exported.
+        batch: What they are of.
         tolerance: Largest difference that is rounding, per unit of the largest value.
     """
-    difference = float((ours - theirs).abs().max())
-    limit = tolerance * max(1.0, float(ours.abs().max()))
-    if not difference <= limit:
-        raise ValueError(
-            f"the exported model's {name} differs by {difference:.2e} from the bundle's; at most "
-            f"{limit:.0e} is rounding, so nothing was written"
-        )
-    return difference
+    largest = 0.0
+    for name in (name for name in ours if name in theirs):
+        at_real = batch.mask if ours[name].dim() == 3 else slice(None)
+        one, other = ours[name][at_real], theirs[name][at_real]
+        difference = float((one - other).abs().max())
+        limit = tolerance * max(1.0, float(one.abs().max()))
+        if not difference <= limit:
+            found = f"the exported model's {name} differs by {difference:.2e} from the bundle's"
+            raise ValueError(f"{found}; at most {limit:.0e} is rounding, so nothing was written")
+        largest = max(largest, difference)
+    return largest
 
 
 def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> float:
@@ -268,9 +266,9 @@ def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> 
     task = _class_name(model).partition("For")[2]
     auto = getattr(transformers, f"AutoModelFor{task}")
     config = model.encoder.config
-    twin, body = _loaded(auto, folder), _loaded(transformers.AutoModel, folder)
+    twin = _loaded(auto, folder)
     tolerance = TOLERANCE if isinstance(config, PoNetConfig) else FOREIGN_TOLERANCE
-    was_training, differences = model.training, []
+    was_training, largest = model.training, 0.0
     model.eval()
     is_fnet = isinstance(config, FNetConfig)
     for length in (33, 64):
@@ -279,12 +277,14 @@ def _compare_twin(model: Model, folder: Path, special_tokens: SpecialTokens) -> 
         inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
         if not is_fnet:
             inputs["attention_mask"] = batch.mask.long()
-        differences += [
-            checked_difference(name, ours, theirs, tolerance=tolerance)
-            for name, ours, theirs in _outputs(model, batch, twin, body, inputs)
-        ]
+        with torch.inference_mode():
+            ours, theirs = _our_outputs(model(batch)), twin(**inputs, output_hidden_states=True)
+        theirs["last_hidden_state"] = theirs.hidden_states[-1]
+        if "prediction_logits" in theirs:
+            theirs["logits"] = theirs.prediction_logits
+        largest = max(largest, largest_difference(ours, theirs, batch, tolerance=tolerance))
     model.train(was_training)
-    return max(differences)
+    return largest
 
 
 def _loaded(auto_class: Any, folder: Path) -> Any:
@@ -301,34 +301,19 @@ def _loaded(auto_class: Any, folder: Path) -> Any:
             folder, output_loading_info=True, trust_remote_code=False, dtype=torch.float32
         )
     missing = sorted(found["missing_keys"])
-    if missing == ["pooler.dense.bias", "pooler.dense.weight"]:
-        missing = []  # the base model of BERT and FNet makes one up where none was trained
     if missing or found["mismatched_keys"]:
         raise ValueError(
-            f"transformers finds no weights for {', '.join(missing) or 'nothing'} and others of "
-            f"another shape for {found['mismatched_keys'] or 'nothing'}; nothing was written"
+            f"transformers finds no weights for {', '.join(missing) or 'nothing'}, of another "
+            f"shape for {found['mismatched_keys'] or 'nothing'}; nothing was written"
         )
     return loaded.eval()
 
 
-@torch.inference_mode()
-def _outputs(
-    model: Model, batch: EncoderBatch, twin: Any, body: Any, inputs: dict[str, Tensor]
-) -> list[tuple[str, Tensor, Tensor]]:
-    """Return name, our value and transformers' value of all that both compute, at real tokens."""
-    ours, theirs, encoded = model(batch), twin(**inputs), body(**inputs)
-    if isinstance(model, SequenceClassifier):
-        pooled = model.pooler(model.encoder(batch))
-        return [("logits", ours, theirs.logits), ("pooled output", pooled, encoded.pooler_output)]
-    logits = theirs.prediction_logits if "prediction_logits" in theirs else theirs.logits
-    real_BL = batch.mask
-    found = [
-        ("last hidden state", ours.last_hidden_state[real_BL], encoded.last_hidden_state[real_BL]),
-        ("masked-LM logits", ours.mlm_logits[real_BL], logits[real_BL]),
-    ]
-    if model.pooler is not None:
-        pooled = model.pooler(ours.last_hidden_state)
-        found.append(("pooled output", pooled, encoded.pooler_output))
-    if ours.pair_logits is not None and "seq_relationship_logits" in theirs:
-        found.append(("pair logits", ours.pair_logits, theirs.seq_relationship_logits))
+def _our_outputs(output: Tensor | PretrainingOutput) -> Outputs:
+    """Return what our models give by the names of transformers."""
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    found = {"last_hidden_state": output.last_hidden_state, "logits": output.mlm_logits}
+    if output.pair_logits is not None:
+        found["seq_relationship_logits"] = output.pair_logits
     return found

@@ -60,7 +60,6 @@ class PoNetModel(PoNetPreTrainedModel):
     """
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
         super().__init__(config)
         # The Triton kernels are not among the copies that stand beside exported weights.
         native = native_config(config, kernels="eager" if _IS_COPY else "auto")
@@ -130,18 +129,16 @@ def make_batch(
     separators: Sequence[int | None],
 ) -> EncoderBatch:
     """Return the encoder's input; what is None gets its default (see PoNetModel.forward)."""
-    mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     special_BL = torch.zeros_like(input_ids, dtype=torch.bool)
     for separator in separators:
         if separator is not None:
             special_BL = special_BL | (input_ids == separator)
-    default_BL = segments_from_separators(special_BL) if segment_ids is None else segment_ids
-    types_BL = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     return EncoderBatch(
         input_ids=input_ids,
         mask=mask_BL.bool(),
-        token_type_ids=types_BL,
-        segment_ids=default_BL,
+        token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        segment_ids=segments_from_separators(special_BL) if segment_ids is None else segment_ids,
         special_mask=special_BL,
         segments_are_runs=segment_ids is None and attention_mask is None,
         has_padding=attention_mask is not None,
@@ -152,7 +149,6 @@ class _WithHead(PoNetPreTrainedModel):
     """Encoder with a head, which `_build` makes; `_answer` says what it makes of the encoder's."""
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
         super().__init__(config)
         self.ponet = PoNetModel(config)
         self._build(config)
@@ -171,13 +167,7 @@ class _WithHead(PoNetPreTrainedModel):
     ) -> ModelOutput:
         """Return logits and, with labels, the mean loss.
 
-        Args:
-            input_ids: As for PoNetModel.forward, like the next three.
-            attention_mask: 1 or True = real token.
-            token_type_ids: int64 (B, L).
-            segment_ids: int64 (B, L).
-            labels: What the class says.
-            **options: output_hidden_states and return_dict, as for PoNetModel.forward.
+        Inputs and options are those of PoNetModel.forward; the class says what labels are.
         """
         inputs = (input_ids, attention_mask, token_type_ids, segment_ids)
         return self._answer(self.ponet(*inputs, return_dict=True, **options), labels)
@@ -231,7 +221,6 @@ class PoNetForPreTraining(PoNetForMaskedLM):
     """
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
         if config.num_pair_classes < 1 or not config.has_pooler:
             raise ValueError(
                 f"num_pair_classes={config.num_pair_classes}, has_pooler={config.has_pooler}: "
@@ -297,8 +286,7 @@ class PoNetForSequenceClassification(_WithClassifier):
     """
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything; a pooler is always there."""
-        config.has_pooler = True
+        config.has_pooler = True  # always
         super().__init__(config)
 
     def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:

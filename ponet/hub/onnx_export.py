@@ -27,12 +27,12 @@ from ponet.heads import PretrainingModel
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
-    checked_difference,
+    largest_difference,
     probe_batch,
-    put_in_place,
     write_tokenizer,
 )
 from ponet.hub.modeling_ponet import make_batch
+from ponet.weight_files import new_folder
 
 GRAPH_NAME = "model.onnx"
 OnnxHead = Literal["masked-lm", "encoder"]
@@ -72,19 +72,11 @@ class OnnxModel(nn.Module):
         head: OnnxHead = "masked-lm",
         segment_input: bool = False,
     ) -> None:
-        """Keep the model."""
         super().__init__()
         self.model = model
         self.special_tokens = special_tokens
         self.head = head
         self.segment_input = segment_input
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what forward returns."""
-        if self.head == "masked-lm":
-            return ["last_hidden_state", "logits"]
-        return ["last_hidden_state", "pooler_output"][: 1 if self.model.pooler is None else 2]
 
     def forward(
         self,
@@ -92,15 +84,18 @@ class OnnxModel(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor,
         segment_ids: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Return the outputs in the order of output_names; all inputs are int64 (B, L)."""
+    ) -> dict[str, Tensor]:
+        """Return the outputs by their names; all inputs are int64 (B, L)."""
         separators = (self.special_tokens.cls_token_id, self.special_tokens.sep_token_id)
         x_BLD = self.model.encoder(
             make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
         )
+        outputs = {"last_hidden_state": x_BLD}
         if self.head == "masked-lm":
-            return x_BLD, self.model.mlm_head(x_BLD, self.model.decoder_weight)
-        return (x_BLD,) if self.model.pooler is None else (x_BLD, self.model.pooler(x_BLD))
+            outputs["logits"] = self.model.mlm_head(x_BLD, self.model.decoder_weight)
+        elif self.model.pooler is not None:
+            outputs["pooler_output"] = self.model.pooler(x_BLD)
+        return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:
         """Return the graph's inputs for a batch."""
@@ -180,22 +175,16 @@ def export_onnx(
             f"--format onnx needs {', '.join(missing)}, not installed here; "
             "pip install -e '.[onnx]'"
         )
-    config = model.config
     live = OnnxModel(model, special_tokens, head=head, segment_input=segment_input)
-    found: list[Comparison] = []
-
-    def write(staging: Path) -> float:
+    facts = {"kind": model.config.kind, **asdict(special_tokens)}
+    facts["max_positions"] = model.config.max_positions
+    with new_folder(folder, replaces=False) as staging:
         write_onnx(live, staging / GRAPH_NAME)
         if tokenizer_path is not None:
-            write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
-        ids = {**asdict(special_tokens), "max_positions": config.max_positions}
-        text = json.dumps({"kind": config.kind, **ids}, indent=2) + "\n"
+            write_tokenizer(tokenizer_path, staging, max_len=model.config.max_positions)
+        text = json.dumps(facts, indent=2) + "\n"
         (staging / "graph.json").write_text(text, encoding="utf-8")
-        found.extend(compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed))
-        return max(one.difference for one in found)
-
-    put_in_place(folder, write)
-    return found
+        return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
 
 def write_onnx(live: OnnxModel, path: Path) -> None:
@@ -215,7 +204,7 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
             (),
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=form.output_names,
+            output_names=list(form(**inputs)),
             dynamic_shapes={name: {0: rows, 1: tokens} for name in inputs},
             opset_version=OPSET,
             dynamo=True,
@@ -250,17 +239,11 @@ def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Com
 def _compare(session: Any, live: OnnxModel, batch: EncoderBatch, num_timed: int) -> Comparison:
     inputs = live.inputs(batch)
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    differences = []
-    for name, ours, array in zip(
-        live.output_names, live(**inputs), session.run(None, arrays), strict=True
-    ):
-        at_real = batch.mask if ours.dim() == 3 else slice(None)
-        theirs = torch.from_numpy(array)[at_real]
-        differences.append(
-            checked_difference(name, ours[at_real], theirs, tolerance=FOREIGN_TOLERANCE)
-        )
+    ours, found = live(**inputs), session.run(None, arrays)
+    theirs = {name: torch.from_numpy(array) for name, array in zip(ours, found, strict=True)}
+    difference = largest_difference(ours, theirs, batch, tolerance=FOREIGN_TOLERANCE)
     calls = (lambda: session.run(None, arrays), lambda: live(**inputs)) if num_timed else ()
     times_ms = tuple(
         1000 * statistics.median(timeit.repeat(call, number=1, repeat=num_timed)) for call in calls
     )
-    return Comparison(tuple(batch.input_ids.shape), max(differences), times_ms)
+    return Comparison(tuple(batch.input_ids.shape), difference, times_ms)

@@ -43,7 +43,8 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
     """Return (global + segment maximum) * gate + local maximum, 0 at padding.
 
     Args:
-        inputs: Projected values, finite; parts that are None are left out.
+        inputs: Projected values, finite, those per token of one dtype; parts that are None are
+            left out. At least one is a pool, and a gate has a global or segment pool to multiply.
         plan: Of the batch.
         window: Odd width of the local windows in tokens.
         kernels: Which code computes it; the result is the same up to rounding. See
@@ -53,13 +54,12 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
         (B, L, D), in the dtype of the values per token.
 
     Raises:
-        ValueError: If the inputs do not belong together, or the kernels cannot run here.
+        ValueError: If the kernels cannot run here.
 
     Source:
         PoNet (arXiv 2110.02442), pooling fusion. The product tells apart tokens that share the
         same pools.
     """
-    _check_inputs(inputs, plan)
     name = choose_kernels(kernels, device=plan.mask_BL1.device, dtype=mixed_dtype(inputs))
     if name == "reference":
         return mix_reference(inputs, plan, window)
@@ -68,29 +68,6 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
         kernel_set(name), plan, window, *inputs
     )
     return mixed_BLD
-
-
-def _check_inputs(inputs: PoolInputs, plan: PoolPlan) -> None:
-    """Refuse inputs that do not belong together."""
-    if not any(tensor is not None for tensor in inputs[:3]):
-        raise ValueError("no pool given to mix; give a global, segment or local one")
-    if inputs.gate_BLD is not None and inputs.global_BD is None and inputs.segment_BLD is None:
-        raise ValueError(
-            "a gate given without global or segment pool would multiply nothing; leave it out"
-        )
-    shape_BL = tuple(plan.mask_BL1.shape[:2])
-    tokens = [tensor for tensor in inputs[1:] if tensor is not None]
-    for tensor in tokens:
-        if tensor.shape != (*shape_BL, tokens[0].shape[-1]) or tensor.dtype != tokens[0].dtype:
-            raise ValueError(
-                f"values per token of shape {tuple(tensor.shape)} and {tensor.dtype} were given; "
-                f"all must be {(*shape_BL, 'width')} as the plan and {tokens[0].dtype} as the first"
-            )
-    pooled_BD = inputs.global_BD
-    if pooled_BD is not None and pooled_BD.shape[0] != shape_BL[0]:  # no len(): it may be traced
-        raise ValueError(
-            f"{pooled_BD.shape[0]} global pools given for {shape_BL[0]} rows; one each is needed"
-        )
 
 
 def choose_kernels(

@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from pretrain.loader import BatchGeometry
+from pretrain.loader import accumulation_steps
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
 
@@ -118,31 +118,33 @@ def chosen_size(trials: Sequence[SizeTrial], choose: Literal["fastest", "largest
 
 
 class MicroBatchTimer(Callback):
-    """Seconds of each micro-batch after the first optimiser step, loading not counted."""
+    """Seconds of each micro-batch, loading not counted."""
 
     def __init__(self) -> None:
-        self.seconds: dict[bool, list[float]] = {False: [], True: []}
-        """Whether a micro-batch ends an optimiser step -> seconds of such."""
-        self._start, self._step = 0.0, 0
+        self.seconds: list[float] = []
+        self._start = 0.0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        self._step, self._start = trainer.global_step, _now(pl_module)
+        self._start = _now(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Stop it."""
-        if self._step:
-            ends = trainer.global_step > self._step
-            self.seconds[ends].append(_now(pl_module) - self._start)
+        self.seconds.append(_now(pl_module) - self._start)
 
     def step_seconds(self, accumulation: int) -> float:
-        """Seconds of an optimiser step of this many micro-batches."""
-        closing = statistics.median(self.seconds[True])
-        return closing + (accumulation - 1) * statistics.median(self.seconds[False] or [closing])
+        """Seconds of an optimiser step of this many micro-batches, from measured steps of 1 or 2.
+
+        The first step is left out: it warms up.
+        """
+        measured = min(2, accumulation)
+        places = (measured, 2 * measured - 1)  # of a micro-batch inside a step, and of its last
+        inside, closing = (statistics.median(self.seconds[place::measured]) for place in places)
+        return closing + (accumulation - 1) * inside
 
 
 def _now(module: LightningModule) -> float:
@@ -172,11 +174,7 @@ def total_memory(device: str) -> int:
 
 
 def find_batch_size(cli: Any) -> None:
-    """Measure the sizes, print them, plot, write `data.micro_batch_size`.
-
-    Args:
-        cli: The `TuneCLI` of the command.
-    """
+    """Measure, print and plot the sizes, write `data.micro_batch_size`; `cli` is a `TuneCLI`."""
     search, global_batch_size = cli.search, cli.datamodule.global_batch_size
     sizes = SizeTrials(cli)
     trials = sizes.run()
@@ -206,11 +204,7 @@ class SizeTrials:
         self.device = cli.make_trainer(Callback(), 1).strategy.root_device.type
         self.limit = int(cli.search.memory_share * total_memory(self.device))
         """Bytes that a size may need."""
-        self._per_device = BatchGeometry(
-            global_batch_size=self._data.global_batch_size,
-            micro_batch_size=1,
-            world_size=cli.world_size,
-        ).accumulation
+        self._per_device = accumulation_steps(self._data.global_batch_size, 1, cli.world_size)
 
     def run(self) -> list[SizeTrial]:
         """Measure ascending sizes until one does not fit: at least one, all but the last fit."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,16 +88,13 @@ class LrSweep(Callback):
             trainer.should_stop = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class LrCurve:
-    """Loss against learning rate, and the points that matter."""
+class LrCurve(NamedTuple):
+    """Loss in nats against learning rate, (T,) each, and the points that matter."""
 
     lrs: FloatArray
-    """Learning rate of each step, (T,), ascending."""
     losses: FloatArray
-    """Training loss of each step in nats, (T,), finite."""
     smooth: FloatArray
-    """`losses` as a moving mean, (T,)."""
+    """`losses` as a moving mean."""
     steepest: int
     """Step of the steepest fall per factor of the learning rate, before the lowest loss."""
     lowest: int
@@ -120,12 +117,8 @@ def lr_curve(lrs: Sequence[float], losses: Sequence[float]) -> LrCurve:
     Lightning's finder takes the slope against the rate itself, which at the small end divides the
     noise by almost nothing, and smooths with a mean that lags behind; both can move its answer.
 
-    Args:
-        lrs: Learning rate of each step, ascending.
-        losses: Training loss of each step; the curve ends before the first that is not finite.
-
-    Raises:
-        ValueError: There are too few steps, or no learning rate lowered the loss visibly.
+    The curve ends before the first loss that is not finite; too few steps, or a loss that no
+    learning rate lowered visibly, are an error.
 
     Source: the range test of L. Smith (arXiv 1506.01186), steepest-slope rule as in fastai.
     """
@@ -149,7 +142,7 @@ def lr_curve(lrs: Sequence[float], losses: Sequence[float]) -> LrCurve:
         )
     slope = np.gradient(smooth, np.log(rates))
     steepest = reach + int(slope[reach : lowest + 1].argmin())
-    return LrCurve(lrs=rates, losses=values, smooth=smooth, steepest=steepest, lowest=lowest)
+    return LrCurve(rates, values, smooth, steepest, lowest)
 
 
 def moving_mean(values: FloatArray, reach: int) -> FloatArray:

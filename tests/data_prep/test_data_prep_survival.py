@@ -46,13 +46,13 @@ def hit(module, name, call, *, after=False, by=signal.SIGKILL, **more):
 @pytest.mark.parametrize(
     ("module", "name", "call", "workers"),
     [
-        ("pipeline", "save_part", 4, 1),
-        ("os", "replace", 3, 4),
-        ("pipeline", "train_tokenizer", 1, 1),
-        ("pipeline", "save_part", 10, 4),
+        ("workers", "save_part", 4, 1),
+        ("os", "replace", 3, 2),
+        ("workers", "train_tokenizer", 1, 1),
+        ("workers", "save_part", 10, 2),
         ("pipeline", "finish_shards", 1, 1),
-        ("pipeline", "publish", 1, 1),
-        ("pipeline", "discard", 1, 1),
+        ("files", "publish", 1, 1),
+        ("files", "discard", 1, 1),
     ],
 )
 def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
@@ -66,7 +66,7 @@ def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
     assert not marked_processes(process), "workers end with their parent"
     assert output.exists() == (name == "discard")
     kept = parts_of(output)
-    again = hit("pipeline", "save_part", 0, record=str(record), count=str(count))
+    again = hit("workers", "save_part", 0, record=str(record), count=str(count))
     process, _, err = finish(path, output, *options, plan=again)
     assert process.returncode == 0, err
     assert content(output) == expected
@@ -84,8 +84,8 @@ def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
 )
 def test_a_signal_stops_a_build_with_one_line_and_a_code(number, code, word, setting):
     path, expected, folder = setting
-    plan = hit("pipeline", "save_part", 5, by=number)
-    process, out, err = finish(path, folder / "out", "--num_workers", "3", plan=plan)
+    plan = hit("workers", "save_part", 5, by=number)
+    process, out, err = finish(path, folder / "out", "--num_workers", "2", plan=plan)
     assert process.returncode == code, err
     assert err == f"stopped by {word}; run the same command again to go on.\n" and not out
     assert not marked_processes(process)
@@ -98,7 +98,7 @@ def test_two_builds_of_one_folder_do_not_mix_under_any_spelling(setting, capsys)
     (folder / "deep").mkdir()
     (folder / "link").symlink_to(folder / "out")
     reached = folder / "reached"
-    plan = hit("pipeline", "save_part", 3, by=0, reached=str(reached))
+    plan = hit("workers", "save_part", 3, by=0, reached=str(reached))
     first = run_build(path, folder / "out", plan=plan)
     try:
         deadline = time.monotonic() + 60
@@ -124,7 +124,7 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting,
     path, expected, folder = setting
     config = BuildConfig.from_yaml(path, {"output": str(folder / "out"), "num_workers": "2"})
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.pipeline.encode_part", die)
+        patch.setattr("data_prep.workers.encode_part", die)
         with pytest.raises(ValueError, match="a worker process died.*run the same command again"):
             build(config, progress=False)
     kept = parts_of(folder / "out")

@@ -101,12 +101,14 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+_own_callbacks = lightning_cli.fit_callbacks
+
+
 def with_callback(monkeypatch: pytest.MonkeyPatch, callback: Callback | None) -> None:
     """Give the fits of this process from now on a callback."""
-    own = lightning_cli.fit_callbacks
     monkeypatch.setattr(
         "finetune.lightning_cli.fit_callbacks",
-        lambda *a, **k: [*own(*a, **k), *([callback] if callback else [])],
+        lambda *a, **k: [*_own_callbacks(*a, **k), *([callback] if callback else [])],
     )
 
 

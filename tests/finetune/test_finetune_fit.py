@@ -122,9 +122,10 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
     from finetune.predict import Predictor, read_input
+    from finetune.tasks.spec import Columns
 
     path = fitted.parent / "test.csv"
-    columns = {"text": "text", "text_pair": ""}
+    columns = Columns(text="text")
     rows, kept = zip(*read_input(str(path), columns, ("label",)), strict=True)
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]

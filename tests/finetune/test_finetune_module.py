@@ -147,7 +147,7 @@ def test_balanced_weights_reach_the_loss(bundle: Path, tmp_path: Path) -> None:
     files = write_splits(tmp_path, num_train=53)
     unequal = {"train": files[1], "validation": files[3], "label": "same"}
     _, module = train(bundle, tmp_path, data=unequal, class_weights="balanced", write=False)
-    counts = list(module.datamodule.inspection.splits["train"].labels.values())
+    counts = list(module.datamodule.inspection["splits"]["train"]["labels"].values())
     assert module.class_weights_C.tolist() == pytest.approx([26.5 / count for count in counts])
     _, plain = train(bundle, tmp_path, data=unequal, write=False)
     assert module.step_loss != plain.step_loss

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from finetune.grid import remove_classifiers
 from training.reports.choice import Entry
-from training.reports.command import parse_finetuning, run_finetuning_report
+from training.reports.command import parse_finetuning, run_finetuning_report, write_files
 from training.reports.figures import save_dots
 from training.reports.finetuning import GridReport
 from training.reports.trials import find_trials
@@ -236,7 +236,7 @@ def test_random_initialisation_is_an_encoder_of_its_own(tmp_path: Path) -> None:
 def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
     write(tmp_path, make_result("imdb", score=0.8, test=0.7))
-    run_finetuning_report([str(tmp_path)])
+    write_files(report_of(tmp_path), tmp_path / "report")
     rows = list(csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines()))
     assert [(r["task"], r["seed"], r["split"]) for r in rows] == [
         ("cola", "1", "validation"),
@@ -251,7 +251,7 @@ def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path)
 
 def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
-    run_finetuning_report([str(tmp_path)])
+    write_files(report_of(tmp_path), tmp_path / "report")
     content = json.loads((tmp_path / "report" / "table.json").read_text())
     found = content["results"][0]
     assert found["scores"] == [0.4, 0.5] and len(found["runs"]) == 2
@@ -287,8 +287,8 @@ def test_the_command_writes_five_files_and_can_be_run_again(
 ) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.45})
     write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert")
-    for _ in range(2):
-        run_finetuning_report([str(tmp_path)])
+    write_files(report_of(tmp_path), tmp_path / "report")
+    run_finetuning_report([str(tmp_path)])
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"table.md", "table.csv", "table.json", "figure.png", "index.html"}
     assert (tmp_path / "report/figure.png").read_bytes().startswith(b"\x89PNG")

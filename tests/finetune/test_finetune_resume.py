@@ -21,7 +21,7 @@ from finetune_runs import (
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
-from finetune.earlier import differences
+from finetune.run_config import differences
 from training.checkpoints.storage import STATE_FILE
 from training.run_folder import sole_writer
 

@@ -1,11 +1,13 @@
 """ONNX graphs: dynamic in batch and length, and equal to PyTorch in onnxruntime."""
 
+import dataclasses
 import importlib.util
 
 import pytest
 import torch
-from ponet_hub_models import CONFIGS, make_bundle, make_model
+from ponet_hub_models import CONFIGS, make_bundle, make_model, write_tokenizer_json
 
+from ponet import PretrainingModel, save_bundle
 from ponet.cli import main
 from ponet.encoders.fnet import real_fourier
 
@@ -77,7 +79,9 @@ def test_onnxruntime_gives_pytorch_s_outputs_at_every_size(name, options, tmp_pa
 
 
 def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
-    make_bundle(tmp_path / "bundle")
+    config = dataclasses.replace(CONFIGS["ponet"][0], num_layers=1)
+    tokenizer = write_tokenizer_json(tmp_path / "tokenizer.json")
+    save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=tokenizer)
     run_export([str(tmp_path / "bundle"), "--format", "onnx", "--output", str(tmp_path / "out"),
                 "--time", "1"])  # fmt: skip
     files = {path.name for path in (tmp_path / "out").iterdir()}

@@ -10,17 +10,14 @@ import types
 
 import pytest
 import torch
-from ponet_hub_models import make_bundle, make_model
+from ponet_hub_models import make_export, make_model
 from safetensors.torch import load_file, save_file
-
-from ponet import load_bundle
 
 pytest.importorskip("transformers")
 
 from ponet.hub import PoNetHubConfig, configuration_ponet, standalone  # noqa: E402 (transformers may be missing)
 from ponet.hub.huggingface import (  # noqa: E402
     SpecialTokens,
-    export_huggingface,
     probe_batch,
 )
 
@@ -39,11 +36,7 @@ WITHOUT_PACKAGE = """
 
 @pytest.fixture
 def export(tmp_path):
-    model = make_bundle(tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
-    export_huggingface(bundle.model, tmp_path / "hf", special_tokens=TOKENS,
-                       tokenizer_path=bundle.tokenizer_path)  # fmt: skip
-    return tmp_path / "hf", model
+    return make_export(tmp_path)
 
 
 def body_without_imports(text):

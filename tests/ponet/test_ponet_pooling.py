@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ponet_reference import local_max_reference, make_batch, segment_max_reference
+from ponet_reference import local_max_reference, segment_max_reference
 
 from ponet import EncoderBatch
 from ponet.pooling import eager
@@ -198,21 +198,6 @@ def test_a_row_without_real_tokens_has_a_finite_softmax_and_mean():
     x, mask = torch.randn(1, 5, 4), torch.zeros(1, 5, dtype=torch.bool)
     assert not masked_mean(x, mask).any()
     assert not score_bias(mask).any()
-
-
-def test_inputs_that_do_not_belong_together_are_refused():
-    plan = plan_pools(make_batch(), guard_special_tokens=True)
-    x = torch.zeros(3, 12, 4)
-    with pytest.raises(ValueError, match="no pool given"):
-        mix(PoolInputs(None, None, None, None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="would multiply nothing"):
-        mix(PoolInputs(None, None, x, x), plan=plan, window=3)
-    with pytest.raises(ValueError, match=r"shape \(3, 11, 4\)"):
-        mix(PoolInputs(None, x[:, 1:], None, None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="torch.float64 were given"):
-        mix(PoolInputs(None, x, x.double(), None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="2 global pools given for 3 rows"):
-        mix(PoolInputs(x[:2, 0], x, None, None), plan=plan, window=3)
 
 
 def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.loader import BatchGeometry, StreamBatchSampler
+from pretrain.loader import StreamBatchSampler, accumulation_steps
 from pretrain.masking import MaskingConfig
 from pretrain.module import check_encoder
 
@@ -148,20 +148,28 @@ def test_accumulation_follows_from_the_global_batch(tmp_path: Path, folder: Path
     assert [step for step, _, _ in seen] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_a_step_reads_the_same_examples_on_any_number_of_ranks() -> None:
+class OneRank(PretrainDataModule):
+    """The data of one rank at a step, with epochs of five steps."""
+
+    place = (0, 1)
+    steps_per_epoch = 5
+    steps_done = 0
+
+    def _rank_of(self) -> tuple[int, int]:
+        return self.place
+
+
+def test_a_step_reads_the_same_examples_on_any_number_of_ranks(folder: Path) -> None:
     def samples_of_step(world_size: int, micro: int, step: int) -> list[int]:
         found = []
         for rank in range(world_size):
-            geometry = BatchGeometry(
-                global_batch_size=24, micro_batch_size=micro, world_size=world_size, rank=rank
-            )
-            sampler = StreamBatchSampler(
-                geometry=geometry, steps_per_epoch=5, steps_done=lambda: step
-            )
+            data = OneRank(folder=str(folder), global_batch_size=24, micro_batch_size=micro)
+            data.place, data.steps_done = (rank, world_size), step
+            sampler = StreamBatchSampler(data)
             batches = list(sampler)
-            assert len(sampler) == 5 * geometry.accumulation
-            assert len(batches) == (5 - step % 5) * geometry.accumulation
-            found += sum(batches[: geometry.accumulation], [])
+            assert len(sampler) == 5 * data.accumulation
+            assert len(batches) == (5 - step % 5) * data.accumulation
+            found += sum(batches[: data.accumulation], [])
         return sorted(found)
 
     for step in (0, 3, 5, 12):
@@ -174,7 +182,7 @@ def test_impossible_batch_sizes_are_refused_with_the_possible_ones(folder: Path)
     with pytest.raises(ValueError, match="may be 1, 2, 4, 8"):
         data_module(folder, micro_batch_size=3)
     with pytest.raises(ValueError, match="try 6 or 9"):
-        BatchGeometry(global_batch_size=8, micro_batch_size=1, world_size=3)
+        accumulation_steps(8, 1, 3)
 
 
 def test_evaluation_reads_each_example_once_and_ignores_the_run_s_seed(

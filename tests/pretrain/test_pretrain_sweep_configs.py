@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from training.command_line import reject_decided_values
-from training.studies.command import SweepOptions, planned_trials
+from training.studies.command import (
+    SweepOptions,
+    TrialOptions,
+    parse_trial,
+    planned_trials,
+    with_run_folder,
+)
 from training.studies.sweep_file import read_sweep
-from training.studies.trial_command import TrialOptions, parse_trial, with_run_folder
 from training.studies.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"

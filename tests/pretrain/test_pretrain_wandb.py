@@ -16,7 +16,7 @@ from pretrain.cli import main
 from pretrain.records import PREDICTION_COLUMNS
 from pretrain.run_config import RunConfig
 from training.interruption import EXIT_STOPPED
-from training.metrics_rows import last_value, read_metrics
+from training.metrics_file import last_value, read_metrics
 from training.run_config import RECORD_FILE
 from training.tracking import STEP_KEY, TrackingRecord, wandb_logger
 

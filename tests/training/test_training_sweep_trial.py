@@ -16,9 +16,10 @@ from sweep_files import REPOSITORY, record
 from pretrain.cli import main
 from training.command_line import option_value
 from training.interruption import RUNNER_VARIABLE
+from training.result import _KEYS
+from training.studies.command import own_steps, parse_trial, with_run_folder
 from training.studies.runner import AGENT_VARIABLES
-from training.studies.study import downstream_scores, write_study
-from training.studies.trial_command import own_steps, parse_trial, with_run_folder
+from training.studies.trials import downstream_scores, write_study
 
 PYTHON = sys.executable
 FAKE = """
@@ -139,7 +140,7 @@ def test_the_last_value_of_an_option_counts() -> None:
         (["--follow", "nowhere.yaml", "--", "--x"], "no such file; give the YAML"),
         (["--package", "finetune", "--follow", "test", "--", "--x"], "leave it out"),
         (["--follow", "test"], "after `--`"),
-        (["--folow", "test", "--", "--x"], "unrecognized arguments"),
+        (["--folow", "test", "--", "--x"], "Did you mean 'follow'"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(
@@ -155,8 +156,8 @@ def test_the_commands_that_follow_are_commands_of_ours() -> None:
     grid = str(REPOSITORY / "configs" / "finetune" / "small_glue.yaml")
     given = ["--follow", grid, "--data_folder", "sst2=d", "--data_folder", "all"]
     options, fit = parse_trial([*given, "--", *FIT])
-    (_, words), makes_study = own_steps(["pretrain"], options, fit, Path("r/a"))
-    assert words[:4] == (sys.executable, "-m", "finetune", "grid") and makes_study
+    _, words = own_steps(["pretrain"], options, fit, Path("r/a"))
+    assert words[:4] == (sys.executable, "-m", "finetune", "grid")
     parsed = parse_grid(words[4:])
     assert parsed.encoders == ("r/a",) and parsed.output == Path("r/a/downstream")
     assert parsed.folder == ("sst2=d", "all")
@@ -234,13 +235,16 @@ def test_a_run_whose_sweep_is_gone_stops_with_a_checkpoint(tmp_path: Path) -> No
 
 
 def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str, Any]:
-    scores = {} if score is None else {"score": score}
+    keys = {name: dict.fromkeys(words.split()) for name, words in _KEYS.items()}
     return {
+        **keys.pop("the result"),
+        **keys,
         "format_version": 1,
         "task": task,
         "score": ["accuracy"],
-        "settings": {"lr": values.pop("lr", 0.1), "seed": seed, "fold": 0, "repeat": 0},
-        "evaluation": {"validation": scores, **values},
+        "settings": {**keys["settings"], "lr": values.pop("lr", 0.1), "seed": seed}
+        | {"fold": 0, "repeat": 0},
+        "evaluation": {"validation": {} if score is None else {"score": score}, **values},
         "majority": {"validation": {"score": 0.25}, "test": {"score": 0.3}},
         "diverged": score is None,
     }

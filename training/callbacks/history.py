@@ -18,7 +18,6 @@ from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
 from training.interruption import RunInterrupted, say
-from training.metrics_file import MetricsFileLogger
 from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, EVENTS_FILE, RunConfig
 from training.run_folder import add_event, own_files, provenance, replacing
 from training.tracking import tracked_run
@@ -26,7 +25,7 @@ from training.tracking import tracked_run
 
 def rewind_metrics(trainer: Trainer) -> int:
     """Let the metrics go on behind the trainer's step; returns the number of lines cut off."""
-    loggers = (logger for logger in trainer.loggers if isinstance(logger, MetricsFileLogger))
+    loggers: list[Any] = [logger for logger in trainer.loggers if hasattr(logger, "rewind")]
     return sum(logger.rewind(trainer.global_step) for logger in loggers)
 
 

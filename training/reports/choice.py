@@ -106,32 +106,30 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
         titles = {base: f"{title} m", base + MISMATCHED: f"{title} mm"}
     # Of results of earlier versions only that there are folds is seen.
     folds = {run.repetition[1:] for run in trials}
-    unsaid = {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
+    unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
     facts = next((run.result["task_facts"] for run in trials if run.result["task_facts"]), unsaid)
     if not with_published:
         facts = {**facts, "published": {}, "published_source": ""}
-    return [
-        Task(
-            name=trials[0].task,
-            title=titles[split],
-            split=split,
-            metrics=metrics,
-            shown_factor=100,
-            limits=(-100 if _SIGNED.intersection(metrics) else 0, 100),
-            **{**facts, "published": _published(facts, is_mismatched=split != base)},
+    tasks = []
+    for split, shown_title in titles.items():
+        suffix = " (mismatched)"
+        published = {
+            model.removesuffix(suffix): value
+            for model, value in facts["published"].items()
+            if model.endswith(suffix) == (split != base) and not facts["num_folds"]
+        }
+        tasks.append(
+            Task(
+                name=trials[0].task,
+                title=shown_title,
+                split=split,
+                metrics=metrics,
+                shown_factor=100,
+                limits=(-100 if _SIGNED.intersection(metrics) else 0, 100),
+                **{**facts, "published": published},  # not of folds or of another split
+            )
         )
-        for split in titles
-    ]
-
-
-def _published(facts: Mapping[str, Any], *, is_mismatched: bool) -> dict[str, float]:
-    """Published scores that may stand beside ours: not those of other splits."""
-    suffix = " (mismatched)"
-    return {
-        model.removesuffix(suffix): value
-        for model, value in facts["published"].items()
-        if model.endswith(suffix) == is_mismatched and not facts["num_folds"]
-    }
+    return tasks
 
 
 def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:

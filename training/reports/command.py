@@ -7,13 +7,17 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data_prep.files import write_atomic
 from training.command_line import OneLineParser, yes_or_no
+
+if TYPE_CHECKING:  # commands say what is wrong with their options at once
+    from training.reports.finetuning import GridReport
+    from training.reports.pretraining import StudyReport
 
 PAGE, TABLE, CSV, JSON = "index.html", "table.md", "table.csv", "table.json"
 FIGURE, CURVES_FIGURE = "figure.png", "curves.png"
@@ -56,8 +60,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or no run at all; says what is wrong with each folder.
     """
     options = parse_pretraining(arguments)
-    from training.reports.curves import save_curves
-    from training.reports.figures import save_dots
+    from training.reports.figures import save_dots, save_png
     from training.reports.pretraining import StudyReport
     from training.reports.runs import find_runs
     from training.reports.study import choose_baseline, make_study
@@ -74,11 +77,12 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         problems=problems,
         out=out,
     )
-    texts = {TABLE: report.text("md"), PAGE: report.text("html")}
-    _write(out, texts, report.csv_rows(), report.numbers())
-    if dots := report.dots(report.drawn):
-        save_dots(dots, report.drawn, out / FIGURE)
-    save_curves(report.curves, out / CURVES_FIGURE)
+    write_files(report, out)
+    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
+    if report.columns:
+        save_dots(report.dots(report.columns), report.columns, out / FIGURE)
+    if report.curves:
+        save_png(report.curves, out / CURVES_FIGURE)
     for folder, reason in problems.items():
         print(f"left out: {folder}: {reason}")
     print(f"report: {out / PAGE}")
@@ -109,27 +113,23 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
 
     report = GridReport(found=find_trials(options.folders), with_published=options.published)
     out = options.output or options.folders[0] / REPORT
-    text = report.text("md")
-    _write(out, {TABLE: text, PAGE: report.text("html")}, report.csv_rows(), report.numbers())
+    text = write_files(report, out)
+    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
     save_dots(report.dots(), report.columns, out / FIGURE)
     print(text)
     print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {FIGURE}, {PAGE}")
 
 
-def _write(
-    folder: Path,
-    texts: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    numbers: Mapping[str, Any],
-) -> None:
-    """Write what is said, and the numbers for programs: CSV per run, JSON of the whole results."""
-    stream = io.StringIO(newline="")
+def write_files(report: "StudyReport | GridReport", folder: Path) -> str:
+    """Write what is said, and the numbers for programs: CSV per run, JSON; returns the Markdown."""
+    rows, text, stream = report.csv_rows(), report.text("md"), io.StringIO(newline="")
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    content = {"format_version": 1, **numbers}
-    found = {JSON: json.dumps(content, indent=2, ensure_ascii=False, default=asdict) + "\n"}
+    content = {"format_version": 1, **report.numbers()}
+    numbers = json.dumps(content, indent=2, ensure_ascii=False, default=asdict) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {**texts, **found, CSV: stream.getvalue()}.items():
-        write_atomic(folder / name, text.encode("utf-8"))
+    for name, found in ((TABLE, text), (CSV, stream.getvalue()), (JSON, numbers)):
+        write_atomic(folder / name, found.encode("utf-8"))
+    return text

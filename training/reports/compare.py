@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.metrics_rows import series
+from training.metrics_file import series
 from training.reports.page import NOTHING, render
 from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
 from training.reports.study import NOT_STATED, shown

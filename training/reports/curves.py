@@ -5,13 +5,12 @@ Invariant: a run that diverged or has not ended bends no mean; it is drawn besid
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from training.metrics_rows import series
+from training.metrics_file import series
 from training.reports.figures import (
     DASHES,
     GREY,
@@ -19,8 +18,7 @@ from training.reports.figures import (
     SOFT,
     Panel,
     colour_of,
-    new_figure,
-    style,
+    save_png,
     tidy,
     wrapped,
 )
@@ -84,24 +82,10 @@ def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
         Configuration(label=label, runs=[Run(folder=Path(), name=label, rows=rows)], factors={})
         for label, rows in runs.items()
     ]
-    study = Study(configurations=alone, names={}, unchanged={})
-    return save_curves(curve_panels(study), Path(path))
-
-
-def save_curves(panels: Sequence[Panel], path: Path) -> Path | None:
-    """Panels beside each other as a PNG, with a legend in the first; returns its path."""
-    if not panels:
-        return None
-    with style(path.name):
-        figure = new_figure((sum(p.size[0] for p in panels), max(p.size[1] for p in panels)))
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            panel.draw(axis)
-            axis.set_title(panel.title, fontsize=10)
-        if axes[0].get_legend_handles_labels()[0]:
-            axes[0].legend(fontsize=8, frameon=False)
-        figure.savefig(path)
-    return path
+    panels = curve_panels(Study(configurations=alone, names={}, unchanged={}))
+    if panels:
+        save_png(panels, Path(path))
+    return Path(path) if panels else None
 
 
 def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
@@ -164,13 +148,8 @@ def _xy(points: Points) -> tuple[list[float], list[float]]:
     return list(points), list(points.values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Axis:
-    """A setting or a measure: per run its height in [0, 1], None without a value, and its ticks."""
-
-    title: str
-    heights: Sequence[float | None]
-    ticks: Mapping[str, float]
+_Axis = tuple[str, list[float | None], dict[str, float]]
+"""Title of a setting or measure, height per run in [0, 1] or None, text -> height of ticks."""
 
 
 def parallel_panel(study: Study, measures: Sequence[Logged]) -> Panel | None:
@@ -192,16 +171,15 @@ def parallel_panel(study: Study, measures: Sequence[Logged]) -> Panel | None:
 
 def _draw_parallel(axis: Any, *, axes: Sequence[_Axis], numbers: Sequence[int]) -> None:
     for run, number in enumerate(numbers):
-        heights = [_ABSENT if (h := a.heights[run]) is None else h for a in axes]
+        heights = [_ABSENT if (h := found[run]) is None else h for _, found, _ in axes]
         look = {"color": colour_of(number), "ls": DASHES[number % len(DASHES)], "lw": 1.4}
         axis.plot(range(len(axes)), heights, alpha=0.85, **look)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-    for place, found in enumerate(axes):
+    for place, (title, found, ticks) in enumerate(axes):
         axis.plot([place, place], [0, 1], color=SOFT, lw=1)
-        title = wrapped(found.title, _LABEL_LENGTH)
-        axis.text(place, 1.06, title, ha="center", va="bottom", fontsize=8)
-        absent = {"none": _ABSENT} if None in found.heights else {}
-        for text, height in [*found.ticks.items(), *absent.items()]:
+        shown = wrapped(title, _LABEL_LENGTH)
+        axis.text(place, 1.06, shown, ha="center", va="bottom", fontsize=8)
+        for text, height in {**ticks, **({"none": _ABSENT} if None in found else {})}.items():
             axis.plot([place], [height], "_", color=SOFT, ms=6)
             label = text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "…"
             axis.text(place + 0.05, height, label, va="center", fontsize=8, bbox=box)
@@ -213,40 +191,32 @@ def _draw_parallel(axis: Any, *, axes: Sequence[_Axis], numbers: Sequence[int]) 
 def _setting_axis(study: Study, key: str) -> _Axis:
     """Numbers stand by their size or, where they span much, their logarithm; words in any order."""
     texts = [found.factors.get(key) for found in study.configurations for _ in found.runs]
-    present = list(dict.fromkeys(text for text in texts if text is not None))
+    present = dict.fromkeys(text for text in texts if text is not None)
     try:
-        numbers = list(map(float, present))
+        places = {text: float(text) for text in present}
     except ValueError:
-        numbers = []
-    if len(set(numbers)) < max(2, len(present)) or not all(map(math.isfinite, numbers)):
-        numbers = [-(place + 0.5) for place in range(len(present))]
-        low, high = -float(len(present)), 0.0
-    else:
-        if min(numbers) > 0 and max(numbers) / min(numbers) >= 20:
-            numbers = list(map(math.log, numbers))
-        low, high = min(numbers), max(numbers)
-    heights = [(number - low) / (high - low) for number in numbers]
-    ticks = dict(zip(present, heights, strict=True))
-    return _Axis(
-        title=study.names[key],
-        heights=[None if text is None else ticks[text] for text in texts],
-        ticks=ticks,
-    )
+        places = {}
+    if not places or not all(map(math.isfinite, places.values())):
+        places = {text: -float(number) for number, text in enumerate(present)}
+    elif min(places.values()) > 0 and max(places.values()) / min(places.values()) >= 20:
+        places = {text: math.log(number) for text, number in places.items()}
+    return _axis(study.names[key], [None if t is None else places[t] for t in texts], places)
 
 
 def _measure_axis(measure: Logged, runs: Sequence[Run]) -> _Axis | None:
-    from matplotlib.ticker import MaxNLocator
-
     read = [measure.read(run) for run in runs]
     finite = [value for value in read if value is not None and math.isfinite(value)]
     if not finite:
         return None
-    room = 0.06 * (max(finite) - min(finite)) or 0.05 * abs(max(finite)) or 1.0
-    low, high = min(finite) - room, max(finite) + room
-    start, end = (high, low) if measure.is_lower_better else (low, high)
-    ticks = [float(t) for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
-    return _Axis(
-        title=f"{measure.title} ({measure.unit}{', low at the top' * measure.is_lower_better})",
-        heights=[(v - start) / (end - start) if v in finite else None for v in read],
-        ticks={f"{tick:,.6g}": (tick - start) / (end - start) for tick in ticks},
-    )
+    sign, direction = (-1, ", low at the top") if measure.is_lower_better else (1, "")
+    places = [sign * v if v in finite and v is not None else None for v in read]
+    ticks = {measure.text(value): sign * value for value in (min(finite), max(finite))}
+    return _axis(f"{measure.title} ({measure.unit}{direction})", places, ticks)
+
+
+def _axis(title: str, places: Sequence[float | None], ticks: Mapping[str, float]) -> _Axis:
+    """An axis from the least to the greatest of its places."""
+    known = [place for place in places if place is not None]
+    low, span = min(known), max(known) - min(known) or 1.0
+    heights = [None if place is None else (place - low) / span for place in places]
+    return title, heights, {text: (place - low) / span for text, place in ticks.items()}

@@ -32,7 +32,6 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_PANELS_PER_ROW = 3
 
 
 def colour_of(number: int) -> str:
@@ -118,8 +117,8 @@ class Panel:
     def svg(self) -> str:
         """The drawing as an `svg` element that stands for itself in a page."""
         title, stream = f"{self.title}, {self.note}", io.StringIO()
-        with style(title):
-            figure = new_figure(self.size)
+        with _style(title):
+            figure = _new_figure(self.size)
             self.draw(figure.subplots())
             figure.savefig(stream, format="svg", metadata=_BARE_SVG, transparent=True)
         text = stream.getvalue()
@@ -127,14 +126,14 @@ class Panel:
         return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
-def style(salt: str) -> Any:
+def _style(salt: str) -> Any:
     """The context that drawings are made in; `salt` tells names in an SVG from other drawings'."""
     from matplotlib import rc_context
 
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def new_figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
+def _new_figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
     """A figure whose layout makes room for every label; size in inches."""
     from matplotlib.figure import Figure
 
@@ -259,17 +258,32 @@ def save_dots(panels: Sequence[Panel], columns: Sequence[Column[Measure]], path:
         handles.append(Line2D([], [], label="best constant answer or guess", **_GUESS))
     for number, model in enumerate(published_models(columns)):
         handles.append(Line2D([], [], label=f"{model}, published", **_published_style(number)))
-    per_row = min(_PANELS_PER_ROW, len(panels))
+    save_png(panels, path, key=handles)
+
+
+def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) -> None:
+    """Panels in rows of three as a PNG, with a key below.
+
+    Args:
+        panels: One or more.
+        path: PNG to write.
+        key: Lines and marks that are explained, of panels with the same rows, which are named once,
+            at the left; empty: the panels stand alone, and those of the first are explained.
+    """
+    per_row, height = min(3, len(panels)), panels[0].size[1]
     num_rows = -(-len(panels) // per_row)
-    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].size[1])
-    with style(path.name):
-        figure = new_figure((max(4.0, 1.2 + 2.4 * per_row), height), dpi=200)
-        axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
+    size = (max(4.0, 1.2 + 2.4 * per_row), 0.5 + num_rows * (0.4 + 0.8 * height))
+    if not key:
+        size = (panels[0].size[0] * per_row, 0.5 + num_rows * height)
+    with _style(path.name):
+        figure = _new_figure(size, dpi=160)
+        axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=bool(key)).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             panel.draw(axis)
             axis.set_title(panel.title, fontsize=9, fontweight="bold", loc="left")
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
-        legend = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
-        figure.legend(handles=handles, loc="outside lower center", ncols=per_row + 1, **legend)
+        look = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
+        handles = key or axes[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=per_row + 1, **look)
         figure.savefig(path)

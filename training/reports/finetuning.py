@@ -69,36 +69,33 @@ class GridReport:
         by_task = grouped(self.found.runs, lambda run: run.task)
         return [by_task[name] for name in dict.fromkeys(e.task.name for e in self.entries)]
 
+    @property
+    def assumed(self) -> dict[str, Any]:
+        """Settings that older results do not say, with what the others have."""
+        return {name: value for run in self.found.runs for name, value in run.assumed.items()}
+
     def dots(self) -> list[Panel]:
         """A panel for every column, with the encoders at the same places in each."""
         return dot_panels(self.columns, sorted({entry.encoder for entry in self.entries}))
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
-        runs, comparisons = self.found.runs, compare(self.entries)
+        comparisons = compare(self.entries)
         used = "".join(map(_marks, self.entries))
         return render(
             "finetuning.j2",
             form,
-            found=self.found,
-            runs=runs,
-            entries=self.entries,
+            report=self,
             comparisons=comparisons,
-            averages=self.averages,
             tables={family: self._main_table(family) for family in self.families},
             signs=[(sign, text) for sign, text in _SIGNS.values() if sign in used],
-            dots=self.dots() if form == "html" else [],
             models=published_models(self.columns),
             details=self._details(),
             compared=_compared(comparisons),
             encoders=self._encoders(),
             shared=grouped(self.tasks, shared_text),
-            assumed={name: value for run in runs for name, value in run.assumed.items()},
             num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
-            with_published=self.with_published,
-            hours=sum(float(run.result["elapsed_s"]) for run in runs) / 3600,
-            versions=[pairs(run.result["versions"]) for run in runs],
             pairs=pairs,
             counted=_counted,
         )
@@ -323,7 +320,7 @@ def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
 
 
 def _counted(values: Iterable[Any]) -> str:
-    found = Counter(map(str, values))
+    found = Counter(pairs(value) if isinstance(value, dict) else str(value) for value in values)
     if len(found) == 1:
         return next(iter(found))
     return "; ".join(f"{value} ({count})" for value, count in found.most_common())

@@ -45,34 +45,21 @@ class StudyReport:
         """The measures over training."""
         return curve_panels(self.study)
 
-    @property
-    def drawn(self) -> list[Column[Logged]]:
-        """The columns with a value."""
-        return [c for c in self.columns if any(cell.estimate for cell in c.cells.values())]
-
     def dots(self, columns: Sequence[Column[Logged]]) -> list[Panel]:
         """Every seed under some of those."""
         return dot_panels(columns, [found.label for found in self.study.configurations], least_n=3)
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
-        runs, has_figures = self.study.runs, form == "html"
-        drawn = self.drawn if has_figures else []
         return render(
             "pretraining.j2",
             form,
             report=self,
             study=self.study,
-            num_seeds=len({run.seed for run in runs if run.seed}),
             leaders={c.measure.title: found for c in self.columns if (found := self._leader(c))},
-            unfinished=[run.name for run in runs if not run.is_finished],
-            diverged=[run.name for run in runs if run.diverged_at is not None],
-            curves=self.curves if has_figures else [],
-            parallel=parallel_panel(self.study, [c.measure for c in drawn]),
-            seeds=self.dots([column for column in drawn if column.measure is not SPEED]),
-            speeds=self.dots([column for column in drawn if column.measure is SPEED]),
+            parallel=parallel_panel(self.study, [column.measure for column in self.columns]),
             runs=self._runs(),
-            details=_details,
+            details=details_of,
             config_file=CONFIG_FILE,
             versions=pairs(versions()),
             listed=listed,
@@ -267,18 +254,13 @@ def _state(run: Run) -> str:
 
 
 def _config_cell(run: Run, out: Path) -> Cell:
-    """A link to the run's configuration, relative where the disks allow it."""
+    """A link to the run's configuration."""
     path = run.folder / CONFIG_FILE
-    if not path.is_file():
-        return Cell(text="missing")
-    try:
-        target = quote(Path(os.path.relpath(path.resolve(), out.resolve())).as_posix())
-    except ValueError:  # another drive
-        target = path.resolve().as_uri()
-    return Cell(text=CONFIG_FILE, link=target)
+    target = Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+    return Cell(text=CONFIG_FILE, link=quote(target)) if path.is_file() else Cell(text="missing")
 
 
-def _details(run: Run) -> tuple[list[str], list[str]]:
+def details_of(run: Run) -> tuple[list[str], list[str]]:
     """What its bundle and its study say, and how it was started and can be repeated."""
     notes = [f"Bundle: {pairs(run.metadata)}"] if run.metadata else []
     if run.downstream:

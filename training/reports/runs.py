@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from training.configuration import flatten
-from training.metrics_rows import last_value, own_test_rows, read_metrics
+from training.metrics_file import last_value, own_test_rows, read_metrics
 from training.run_config import (
     BUNDLE_FOLDER,
     CONFIG_FILE,

@@ -1,9 +1,10 @@
-"""Trials as processes, some at a time: on this machine, or spread over a Ray cluster.
+"""Trials as processes, some at a time, on this machine or a Ray cluster, and how far they are.
 
-Invariant: a trial is started only under its lock, which its process inherits. A runner that is
-asked to stop hands that on and waits, so every run saves a checkpoint; exit code 75 means that the
-trial is to be started again. A run whose runner is gone stops by itself. Ray only chooses where
-and when: how far a trial is stands in its folder, on a disk that all machines share.
+Invariant: what is done is never run twice. A trial is started only under its lock, which its
+process inherits. A runner that is asked to stop hands that on and waits, so every run saves a
+checkpoint; exit code 75 means that the trial is to be started again. A run whose runner is gone
+stops by itself. Ray only chooses where and when: how far a trial is stands in its folder, on a
+disk that all machines share.
 """
 
 import contextlib
@@ -13,23 +14,29 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from statistics import fmean
 from types import FrameType
 from typing import Any, TextIO
 
-from training.interruption import EXIT_STOPPED, RUNNER_VARIABLE, RunnerWatch, say
+from training.interruption import (
+    EXIT_INTERRUPT,
+    EXIT_STOPPED,
+    RUNNER_VARIABLE,
+    RunInterrupted,
+    RunnerWatch,
+    say,
+)
 from training.studies.trials import LOG_FILE, Outcome, Trial
 
 POLL_S, RETRY_S = 0.1, 2.0
-MAX_STARTS = 50
-"""So often in a row a trial that ends with exit code 75 is started again by one runner."""
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What would make W&B take what follows a fit for the fit's own run."""
-Stream = Iterator[tuple[Trial, Outcome]]
+Stream = Generator[tuple[Trial, Outcome], None, None]
 """Trials that have ended, one after the other."""
 
 
@@ -65,22 +72,20 @@ def environment_of(place: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
 
 @dataclass
 class LocalRunner:
-    """Runs trials, `jobs` at a time."""
+    """Runs trials, `jobs` at a time, which share `gpus`.
+
+    With `wait` it waits for trials that another runner has, and takes over what that leaves open;
+    a trial that ends with exit code 75 is started `max_starts` times. `here` does what a command
+    says and returns its exit code, instead of a process. `received` asked the runner to stop.
+    """
 
     jobs: int = 1
-    """Trials at once."""
     gpus: Sequence[str] = ()
-    """GPUs that they share, if jobs is more than 1."""
     retry_failed: bool = False
-    """Run again what failed before."""
     wait: bool = True
-    """Wait for trials that another runner has, and take over what it leaves open."""
-    max_starts: int = MAX_STARTS
-    """So often a trial is started that ends with exit code 75."""
+    max_starts: int = 50
     here: Callable[[Sequence[str]], int] | None = None
-    """Does what a command says and returns its exit code, instead of a process; one at a time."""
     received: signal.Signals | None = None
-    """What asked the runner to stop."""
     _is_over: bool = False
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _starting: threading.RLock = field(default_factory=threading.RLock)
@@ -90,54 +95,62 @@ class LocalRunner:
         if self.here is not None:
             yield from ((trial, self._run(trial, 0)) for trial in trials if not self.received)
             return
-        elsewhere = []
-        for trial, outcome in self._run_all(deque(trials)):
-            if outcome.state == "elsewhere" and self.wait:
-                elsewhere.append(trial)
-            else:
-                yield trial, outcome
-        if elsewhere and self.received is None:
-            say(f"waiting for {len(elsewhere)} trials that another runner has")
-            time.sleep(RETRY_S)
-            yield from self.run(elsewhere)
+        waiting, watch, told = list(trials), RunnerWatch(), False
+        with self._signals():
+            while waiting and not self._stops:
+                elsewhere = []
+                with contextlib.closing(self._run_all(deque(waiting), watch)) as ended:
+                    for trial, outcome in ended:
+                        if outcome.state == "elsewhere" and self.wait:
+                            elsewhere.append(trial)
+                        else:
+                            yield trial, outcome
+                waiting = elsewhere
+                if waiting and not told:
+                    say(f"waiting for {len(waiting)} trials that another runner has")
+                told = bool(waiting)
+                time.sleep(RETRY_S if waiting and not self._stops else 0)
 
     def run_one(self, trial: Trial) -> Outcome:
         """Run a trial and return how it ended."""
         outcomes = [outcome for _, outcome in self.run([trial])]
         return outcomes[-1] if outcomes else Outcome("interrupted", exit_code=EXIT_STOPPED)
 
-    def _run_all(self, waiting: deque[Trial]) -> Stream:
+    def _run_all(self, waiting: deque[Trial], watch: RunnerWatch) -> Stream:
         ended: SimpleQueue[tuple[Trial, Outcome] | BaseException | None] = SimpleQueue()
 
         def work(place: int) -> None:
             try:
-                while waiting and not self._stops:
-                    with contextlib.suppress(IndexError):  # another took the last one
+                while not self._stops:
+                    try:
                         trial = waiting.popleft()
-                        ended.put((trial, self._run(trial, place)))
+                    except IndexError:
+                        break
+                    ended.put((trial, self._run(trial, place)))
                 ended.put(None)
             except BaseException as error:  # of the study, not of a trial
                 ended.put(error)
 
-        watch, left = RunnerWatch(), self.jobs
-        with self._signals():
-            try:
-                for place in range(self.jobs):
-                    threading.Thread(target=work, args=(place,), daemon=True).start()
-                while left:
-                    with contextlib.suppress(Empty):
-                        found = ended.get(timeout=POLL_S)
-                        if isinstance(found, BaseException):
-                            raise found
-                        left -= found is None
-                        if found is not None:
-                            yield found
-                    if watch.is_gone and self.received is None:
-                        self._stop(signal.SIGTERM, None)
-            finally:
-                self._is_over = left > 0
-                if self._is_over:
-                    self._pass_on()
+        left = min(self.jobs, len(waiting))
+        for place in range(left):
+            threading.Thread(target=work, args=(place,), daemon=True).start()
+        try:
+            while left:
+                if watch.is_gone and self.received is None:
+                    self._stop(signal.SIGTERM, None)
+                try:
+                    found = ended.get(timeout=POLL_S)
+                except Empty:
+                    continue
+                if isinstance(found, BaseException):
+                    raise found
+                left -= found is None
+                if found is not None:
+                    yield found
+        finally:
+            self._is_over = left > 0
+            if self._is_over:
+                self._pass_on()
 
     @property
     def _stops(self) -> bool:
@@ -164,8 +177,9 @@ class LocalRunner:
                 if not again:
                     break
                 say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
-            ended = Outcome("interrupted" if asked else "failed" if error else "done")
-            return ended._replace(error=error, elapsed_s=elapsed_s, exit_code=code)
+            if asked:
+                return Outcome("interrupted", error, elapsed_s, code)
+            return Outcome("failed" if error else "done", error, elapsed_s, code)
 
     def _run_steps(self, trial: Trial, place: int, lock: TextIO, log: TextIO | None) -> int:
         """Run the processes of a trial; the exit code of the last."""
@@ -284,3 +298,94 @@ def _run_one(trial: Trial, retry_failed: bool, place: Path) -> Outcome:
     """Run a trial in the folder that the study was started from."""
     os.chdir(place)
     return LocalRunner(retry_failed=retry_failed).run_one(trial)
+
+
+ALIKE_FAILURES = 3
+"""So many first trials that fail with the same words stop a study: it is a mistake in it."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, such as 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count_text(states: Sequence[str]) -> str:
+    """Return how many trials are in which state, in words."""
+    found = Counter(states)
+    return f"{found['done']} done, {found['failed']} failed, {found['open']} to run"
+
+
+class Progress:
+    """The trials of a sweep or a grid, and how far they are.
+
+    Args:
+        trials: All of them.
+        folder: Where they are kept.
+        runner: Runs them.
+    """
+
+    def __init__(self, trials: Sequence[Trial], folder: Path, runner: LocalRunner) -> None:
+        self.trials, self.folder, self.runner = trials, folder, runner
+        self.states = {trial.name: trial.state() for trial in trials}
+        wanted = ("open", "failed") if runner.retry_failed else ("open",)
+        self.waiting = [trial for trial in trials if self.states[trial.name] in wanted]
+        self._outcomes: list[Outcome] = []
+
+    def run(self, stream: Stream | None = None) -> None:
+        """Run what is waiting and say how each trial ended, what failed, and how to go on.
+
+        Args:
+            stream: Of another engine.
+
+        Raises:
+            ValueError: The first ones failed alike, or one failed.
+            RunInterrupted: The trials were asked to stop.
+        """
+        try:
+            with contextlib.closing(stream or self.runner.run(self.waiting)) as ended:
+                for trial, outcome in ended:
+                    self._outcomes.append(outcome)
+                    self._say(trial, outcome, len(self.waiting) - len(self._outcomes))
+        except KeyboardInterrupt:
+            self.runner.received = signal.SIGINT
+        self._finish()
+
+    def _say(self, trial: Trial, outcome: Outcome, left: int) -> None:
+        texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
+        text = texts.get(outcome.state, outcome.state)
+        text = (trial.found() or text) if outcome.state == "done" else text
+        spent = [o.elapsed_s for o in self._outcomes if o.elapsed_s]
+        text += f", {duration(outcome.elapsed_s)}" if outcome.elapsed_s else ""
+        text += f"; {left} left" if left else ""
+        if left and spent:
+            text += f", about {duration(fmean(spent) * left / max(self.runner.jobs, 1))}"
+        total = len(self.trials)
+        print(f"[{total - left}/{total}] {trial.name}: {text}", flush=True)
+        run_now = {(o.state, o.error) for o in self._outcomes if o.elapsed_s}
+        if left and len(spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
+            raise ValueError(
+                f"the first {ALIKE_FAILURES} trials failed alike, so {left} were not run: "
+                f"{outcome.error}"
+            )
+
+    def _finish(self) -> None:
+        states = {trial.name: trial.state() for trial in self.trials}
+        failed = [trial for trial in self.trials if states[trial.name] == "failed"]
+        for trial in failed:
+            error = trial.record()["error"]
+            print(f"failed: {trial.name}: {error} (see {trial.folder / LOG_FILE})")
+        found, total = Counter(states.values()), len(self.trials)
+        print(f"{found['done']} of {total} trials are done, in {self.folder}", flush=True)
+        received = self.runner.received
+        if received or any(outcome.state == "interrupted" for outcome in self._outcomes):
+            code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
+            left = found["open"]
+            raise RunInterrupted(f"{left} trials are left; the same command goes on", code)
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {total} trials failed; each folder's {LOG_FILE} says why; "
+                "--retry_failed true runs them again"
+            )

@@ -14,11 +14,10 @@ import os
 import random
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from data_prep.command import read_yaml
 
@@ -29,14 +28,6 @@ DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 MAX_NAME_CHARS = 96
 Settings = Mapping[str, Any]
 """The keys of a parameter, with W&B's defaults; `distribution` is one of DISTRIBUTIONS."""
-
-
-class Distribution(NamedTuple):
-    """Where the values of a parameter come from."""
-
-    required: tuple[str, ...]
-    draw: Callable[[Settings, random.Random], Any]
-    defaults: Mapping[str, float] = {}
 
 
 def _uniform(given: Settings, generator: random.Random) -> float:
@@ -59,47 +50,45 @@ def _one_of(given: Settings, generator: random.Random) -> Any:
     return generator.choices(given["values"], given.get("probabilities"))[0]
 
 
-_RANGE = ("min", "max")
-DISTRIBUTIONS: Mapping[str, Distribution] = {
-    "constant": Distribution(("value",), lambda given, _: given["value"]),
-    "categorical": Distribution(("values",), _one_of),
-    "categorical_w_probabilities": Distribution(("values", "probabilities"), _one_of),
-    "int_uniform": Distribution(_RANGE, lambda given, g: g.randint(given["min"], given["max"])),
-    "uniform": Distribution(_RANGE, _uniform),
-    "q_uniform": Distribution(_RANGE, _steps, {"q": 1.0}),
-    "log_uniform_values": Distribution(_RANGE, _logarithmic),
-    "normal": Distribution(
-        (),
-        lambda given, g: g.normalvariate(float(given["mu"]), float(given["sigma"])),
-        {"mu": 0.0, "sigma": 1.0},
-    ),
+DISTRIBUTIONS: Mapping[str, Callable[[Settings, random.Random], Any]] = {
+    "constant": lambda given, _: given["value"],
+    "categorical": _one_of,
+    "categorical_w_probabilities": _one_of,
+    "int_uniform": lambda given, generator: generator.randint(given["min"], given["max"]),
+    "uniform": _uniform,
+    "q_uniform": _steps,
+    "log_uniform_values": _logarithmic,
+    "normal": lambda given, g: g.normalvariate(float(given["mu"]), float(given["sigma"])),
 }
+"""How a value is drawn."""
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "categorical_w_probabilities": ("values", "probabilities"),
+    "normal": (),
+}
+_DEFAULTS = {"q_uniform": {"q": 1.0}, "normal": {"mu": 0.0, "sigma": 1.0}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep file."""
+    """A sweep file: its place, all of its content, and what W&B takes where nothing is said.
+
+    `parameters` are options without dashes with their settings, in the order of the file; `metric`
+    is empty where none is named, `run_cap` is 0 where there is no limit; `notes` say what W&B's
+    server would do and this program does not.
+    """
 
     path: Path
-    """Where it was read from."""
     content: Mapping[str, Any]
-    """All of it."""
     name: str
-    """Its `name`, or what the file is called."""
     method: Literal["grid", "random"]
-    """Every combination, or some that are drawn."""
     program: str
-    """What stands for ${program}."""
     command: tuple[str, ...]
-    """The command of a trial, with W&B's macros."""
     parameters: Mapping[str, Settings]
-    """Option without dashes -> its settings, in the order of the file."""
     metric: str
-    """The metric that counts; empty: none is named."""
     run_cap: int
-    """At most so many trials; 0: no limit."""
     notes: tuple[str, ...]
-    """What W&B's server would do and this program does not."""
 
     @property
     def folder_name(self) -> str:
@@ -113,12 +102,10 @@ def read_sweep(path: str | Path) -> Sweep:
     if not path.exists():
         raise ValueError(f"{path}: no such sweep file; configs/sweeps/ has examples")
     content = read_yaml(path, yaml_1_1=True)
-    if not isinstance(content, dict) or "method" not in content:
-        raise ValueError(f"{path}: is no sweep, it has no `method:`; configs/sweeps/ has examples")
     _check_keys(content, (*KEYS, *_OF_THE_SERVER), str(path))
-    for key in ("program", "parameters"):
+    for key in ("method", "program", "parameters"):
         if not content.get(key):
-            raise ValueError(f"{path}: {key} is missing, and W&B needs it")
+            raise ValueError(f"{path}: {key} is missing; configs/sweeps/ has examples")
     method, run_cap = content["method"], content.get("run_cap", 0)
     if method not in ("grid", "random"):
         raise ValueError(
@@ -199,7 +186,7 @@ def _parameters(value: Any, method: str, path: Path) -> dict[str, Settings]:
 
 def _settings(given: Settings, place: str) -> Settings:
     """The settings of a parameter, with what W&B takes where nothing is said."""
-    are_whole = all(isinstance(given.get(name), int) for name in _RANGE)
+    are_whole = all(isinstance(given.get(name), int) for name in ("min", "max"))
     implied = "int_uniform" if are_whole else "uniform"
     if "value" in given or "values" in given:
         is_weighted = "probabilities" in given
@@ -211,50 +198,45 @@ def _settings(given: Settings, place: str) -> Settings:
             f"{place}: distribution is {name!r}; allowed here are {', '.join(DISTRIBUTIONS)} "
             "(`wandb sweep` knows more)"
         )
-    place, (required, _, defaults) = f"{place} ({name})", DISTRIBUTIONS[name]
+    required, defaults = _REQUIRED.get(name, ("min", "max")), _DEFAULTS.get(name, {})
+    place = f"{place} ({name})"
     _check_keys(given, ("distribution", *required, *defaults), place)
-    if missing := [key for key in required if key not in given]:
-        raise ValueError(f"{place} lacks {missing[0]}; it needs {', '.join(required)}")
+    if missing := set(required) - set(given):
+        raise ValueError(f"{place} lacks {', '.join(missing)}; it needs {', '.join(required)}")
     settings = {**defaults, **given, "distribution": name}
     if "values" in given:
         _check_values(settings, place)
-    elif "value" not in given:
-        _check_numbers(settings, name, place)
+    elif name != "constant":
+        _check_numbers(settings, place)
     return settings
 
 
-def _check_numbers(given: Settings, distribution: str, place: str) -> None:
-    kinds = (int,) if distribution == "int_uniform" else (int, float)
+def _check_numbers(given: Settings, place: str) -> None:
+    kinds = (int,) if given["distribution"] == "int_uniform" else (int, float)
     numbers = {key: given[key] for key in given if key != "distribution"}
-    for key, number in numbers.items():
-        if type(number) not in kinds:
-            hint = " (YAML reads 1e-4 as a word: write 1.0e-4)" if isinstance(number, str) else ""
-            kind = "a number" if float in kinds else "a whole number"
-            raise ValueError(f"{place}: {key} is {number!r}; give {kind}{hint}")
-    low, high = numbers.get("min", 1), numbers.get("max", 1)
-    if low > high:
-        raise ValueError(f"{place}: min {low} is above max {high}")
-    if (
-        low <= 0
-        and "log" in distribution
-        or numbers.get("q", 1) <= 0
-        or numbers.get("sigma", 1) < 0
-    ):
+    are_right = all(type(number) in kinds for number in numbers.values())
+    if are_right:
+        low, high = numbers.get("min", 1), numbers.get("max", 1)
+        are_right = low <= high and (low > 0 or "log" not in given["distribution"])
+        are_right = are_right and numbers.get("q", 1) > 0 and numbers.get("sigma", 0) >= 0
+    if not are_right:
         raise ValueError(
-            f"{place}: {numbers}: log_uniform_values needs numbers > 0, q must be > 0, and sigma "
-            "0 or more"
+            f"{place} is {numbers}; give numbers (int_uniform: whole ones; YAML reads 1e-4 as a "
+            "word: write 1.0e-4), min <= max (log_uniform_values: > 0), q > 0, sigma >= 0"
         )
 
 
 def _check_values(given: Settings, place: str) -> None:
-    values = given["values"]
+    values, shares = given["values"], given.get("probabilities")
     are_listed = isinstance(values, list) and values
     if not are_listed or len({f"{type(v)} {v!r}" for v in values}) < len(values):
         raise ValueError(f"{place}: values is {values!r}; give a list of one or more, each once")
-    shares = given.get("probabilities", [1] * len(values))
-    are_shares = isinstance(shares, list) and len(shares) == len(values) and any(shares)
-    if not are_shares or not all(type(s) in (int, float) and s >= 0 for s in shares):
-        raise ValueError(f"{place}: probabilities is {shares!r}; give {len(values)} numbers >= 0")
+    if shares is not None:
+        are_shares = isinstance(shares, list) and len(shares) == len(values) and any(shares)
+        if not are_shares or not all(type(s) in (int, float) and s >= 0 for s in shares):
+            raise ValueError(
+                f"{place}: probabilities is {shares!r}; give {len(values)} numbers, 0 or more"
+            )
 
 
 def expand(sweep: Sweep, *, seed: int = 0, count: int = 0) -> list[dict[str, Any]]:
@@ -279,7 +261,7 @@ def expand(sweep: Sweep, *, seed: int = 0, count: int = 0) -> list[dict[str, Any
 
     def drawn(index: int, name: str, given: Settings) -> Any:
         generator = random.Random(f"{seed}/{index}/{name}")  # each value from one of its own
-        return DISTRIBUTIONS[given["distribution"]].draw(given, generator)
+        return DISTRIBUTIONS[given["distribution"]](given, generator)
 
     items = sweep.parameters.items()
     return [{name: drawn(index, name, given) for name, given in items} for index in range(number)]
@@ -331,19 +313,21 @@ def trial_names(sweep: Sweep, trials: Sequence[Mapping[str, Any]]) -> list[str]:
         sweep: The file.
         trials: The first ones of the sweep, from `expand`.
     """
-    labels = _labels([name for name, given in sweep.parameters.items() if _can_vary(given)])
+    varied = {name: given for name, given in sweep.parameters.items() if _can_vary(given)}
+    labels = _labels(list(varied))
+    listed = ([_slug(_value_text(v)) for v in given.get("values", ())] for given in varied.values())
+    clash = any(len(set(texts)) < len(texts) for texts in listed)
     names = []
-    for index, values in enumerate(trials if sweep.method == "random" else _combinations(sweep)):
-        texts = (f"{label}{_slug(_value_text(values[name]))}" for name, label in labels.items())
+    for index, values in enumerate(trials):
+        texts = [f"{label}{_slug(_value_text(values[name]))}" for name, label in labels.items()]
         parts = [f"{index:03d}"] if sweep.method == "random" else []
-        names.append(_slug("--".join([*parts, *texts])) or "trial")
-    found = Counter(names)
-    return [
-        name
-        if found[name] == 1 and len(name) <= MAX_NAME_CHARS
-        else f"{name[: MAX_NAME_CHARS - 10]}--{_digest(values)}"
-        for name, values in zip(names, trials, strict=False)
-    ]
+        name = _slug("--".join([*parts, *texts])) or "trial"
+        if clash or len(name) > MAX_NAME_CHARS:
+            text = json.dumps(values, sort_keys=True, default=str)
+            digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+            name = f"{name[: MAX_NAME_CHARS - 10]}--{digest}"
+        names.append(name)
+    return names
 
 
 def _can_vary(given: Settings) -> bool:
@@ -371,8 +355,3 @@ def _value_text(value: Any) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9_.\-]+", "_", text)).strip("_.-")
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]

@@ -1,8 +1,10 @@
-"""One trial of a sweep or a grid: what is run, in which folder, and how it ended.
+"""One trial of a sweep or a grid: what is run, in which folder, how it ended, and what it is worth.
 
 Invariant: a trial is done when its trial.json says so: exit code 0, metrics readable. Whoever
 writes there holds the trial's lock, so two runners never run the same trial; a process of the
-trial that outlives its runner holds it as well.
+trial that outlives its runner holds it as well. In study.json, as in the tables of fine-tuning,
+settings are chosen on validation scores alone, and a seed that diverged counts as the constant
+answer and is named, never left out.
 """
 
 import contextlib
@@ -15,10 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TextIO
 
 from data_prep.files import file_lock, write_atomic
-from training.studies.study import RESULT_FILE, metric_rows, write_study
+from training.metrics_file import own_test_rows, read_metrics
+from training.run_config import METRICS_FILE, STUDY_FILE
+from training.run_folder import is_first_process
 
 FORMAT_VERSION = 1
 TRIAL_FILE, LOG_FILE, LOCK_FILE = "trial.json", "trial.log", ".trial.lock"
@@ -27,38 +32,35 @@ State = Literal["done", "failed", "open"]
 
 
 class Outcome(NamedTuple):
-    """How a trial ended."""
+    """How a trial ended, and why it failed, in one line.
+
+    interrupted: its runner was asked to stop; elsewhere: another runner has it. The time is that
+    of its last start, 0 where nothing was run; an exit code below 0 is the signal that ended it.
+    """
 
     state: Literal["done", "failed", "interrupted", "elsewhere"]
-    """interrupted: its runner was asked to stop; elsewhere: another runner has it."""
     error: str = ""
-    """Why it failed, in one line."""
     elapsed_s: float = 0.0
-    """Wall time of its last start; 0 where nothing was run."""
     exit_code: int = 0
-    """Of its last process; below 0: the signal that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run of a study, and its record in trial.json."""
+    """One run of a study, and its record in trial.json.
+
+    `folder` is that of its run, `command` what is run, in one line, and `steps` the processes that
+    this takes, one after the other, where it is a `trial`; `parameters` is what the study chose for
+    it, `metric` the one that counts. One that is not `recorded` is always run, and prints where its
+    runner does.
+    """
 
     name: str
-    """Name of its folder below the study's, and of its run."""
     folder: Path
-    """Where it is kept; the folder of its run."""
     command: tuple[str, ...]
-    """What is started, in one command line."""
     steps: tuple[tuple[str, ...], ...] = ()
-    """The processes that this takes, one after the other; empty: the command alone."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the study chose for it."""
     metric: str = ""
-    """The metric that counts."""
-    makes_study: bool = False
-    """Whether study.json is written when all is done."""
     recorded: bool = True
-    """Whether there is a record; else it is always run, and prints where the runner does."""
 
     def record(self) -> dict[str, Any]:
         """Return what trial.json holds; empty before the first start."""
@@ -125,7 +127,8 @@ class Trial:
 
     def conclude(self) -> None:
         """Write what is to be written once every process has ended well."""
-        if self.makes_study:
+        is_pretraining = self.steps and self.steps[0][2:3] != ("finetune",)
+        if is_pretraining and is_first_process():
             write_study(self.folder)
 
     def found(self) -> str:
@@ -175,3 +178,67 @@ def _last_words(log: Path) -> str:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
+
+
+def write_study(run: Path) -> dict[str, Any]:
+    """Collect what a run and its downstream folder hold into its study.json.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        `{"pretraining": {metric: last value}, "downstream": {task: {"score", "n", ...}}}`.
+    """
+    rows = metric_rows(run)
+    if not rows:
+        raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
+    metrics = {name: value for row in rows for name, value in row.items() if name != "elapsed_s"}
+    metrics.pop("step")
+    steps = next((row["step"] for row in reversed(rows) if row["step"]), 0)
+    study = {
+        "format_version": 1,
+        "pretraining": {**metrics, "steps": steps},
+        "downstream": downstream_scores(run / DOWNSTREAM_FOLDER),
+    }
+    text = json.dumps(study, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(run / STUDY_FILE, text.encode("utf-8"))
+    return study
+
+
+def metric_rows(run: Path) -> list[dict[str, float]]:
+    """Return what a run has logged, and what `test` found on its own data; the newest last."""
+    path = run / METRICS_FILE
+    return [*read_metrics(path), *own_test_rows(run)] if path.is_file() else []
+
+
+def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """Task -> score over the seeds of its best setting, below the folder of a grid."""
+    from training.reports.choice import choose
+    from training.reports.trials import Trial as Fit
+    from training.reports.trials import grouped
+    from training.result import read_result
+
+    fits = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    found: dict[str, dict[str, Any]] = {}
+    for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
+        settings = list(grouped(of_task, lambda fit: fit.setting).values())
+        best = choose(settings)
+        has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
+        split = "test" if has_test else "validation"
+        scores = [fit.score(split) for fit in best]
+        found[task] = {
+            "score": fmean(scores),
+            "sd": stdev(scores) if len(scores) > 1 else None,
+            "n": len(scores),
+            "scores": scores,
+            "split": split,
+            "metrics": best[0].result["score"],
+            "constant": best[0].result["majority"].get(split, {}).get("score"),
+            "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
+            "num_settings": len(settings),
+            "setting": {name: value for name, value in best[0].setting if value is not None},
+        }
+    return found

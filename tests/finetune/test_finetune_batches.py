@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.sampler import (
-    BucketBatchSampler,
-    accumulation_steps,
-    evaluation_shard,
-    stratified_subset,
-)
-from finetune.tasks.spec import Row
+from finetune.data.batches import BucketBatchSampler, accumulation_steps, evaluation_shard
 
 sizes = st.tuples(
     st.integers(1, 150), st.integers(1, 24), st.integers(1, 8), st.integers(1, 5)
@@ -26,7 +20,7 @@ def samplers(lengths, global_batch_size, micro_batch_size, num_devices, *, seed=
     made = []
     for rank in range(num_devices):
         sampler = BucketBatchSampler(
-            lengths,
+            lengths=lengths,
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
             num_devices=num_devices,
@@ -187,41 +181,4 @@ def test_more_devices_than_rows_in_a_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="micro_batch_size is 0; 1 or more"):
         accumulation_steps(4, 0, 1)
     with pytest.raises(ValueError, match="no training rows"):
-        BucketBatchSampler([], global_batch_size=4, micro_batch_size=4)
-
-
-def labelled(counts: dict[float | None, int]) -> list[Row]:
-    targets = [target for target, count in counts.items() for _ in range(count)]
-    return [Row(n, str(n), f"text {n}", "", target) for n, target in enumerate(targets)]
-
-
-def test_a_subset_keeps_the_share_of_every_label_and_the_order() -> None:
-    rows = labelled({0.0: 600, 1.0: 300, 2.0: 100})
-    places = stratified_subset(rows, 100)
-    assert places == sorted(set(places))
-    targets = [rows[place].target for place in places]
-    assert [targets.count(target) for target in (0.0, 1.0, 2.0)] == [60, 30, 10]
-
-
-@settings(max_examples=50, deadline=None)
-@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), num_rows=st.integers(0, 120))
-def test_a_subset_has_the_size_asked_for(counts, num_rows) -> None:
-    rows = labelled({float(target): count for target, count in enumerate(counts)})
-    expected = num_rows if 0 < num_rows < len(rows) else len(rows)
-    assert len(stratified_subset(rows, num_rows)) == expected
-
-
-def test_a_subset_of_scores_or_of_rows_without_labels_goes_by_hash_alone() -> None:
-    scored = [Row(n, str(n), f"text {n}", "", n / 7) for n in range(50)]
-    blank = labelled({None: 50})
-    assert len(stratified_subset(scored, 20)) == len(stratified_subset(blank, 20)) == 20
-    assert stratified_subset(scored, 20) == [
-        place for place in range(50) if place in stratified_subset(scored, 20)
-    ]
-
-
-def test_a_subset_does_not_depend_on_the_place_of_rows() -> None:
-    rows = labelled({0.0: 40, 1.0: 40})
-    kept = {rows[place].id for place in stratified_subset(rows, 20)}
-    turned = rows[::-1]
-    assert {turned[place].id for place in stratified_subset(turned, 20)} == kept
+        BucketBatchSampler(lengths=np.array([]), global_batch_size=4, micro_batch_size=4)
