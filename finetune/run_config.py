@@ -61,10 +61,7 @@ class RunConfig(run_config.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.save_every_n_minutes >= 0:
-            raise ValueError(
-                f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
-            )
+        run_config.check_numbers(self, ">= 0", "save_every_n_minutes", group="run.")
 
     @property
     def classifier(self) -> Path:

@@ -3,7 +3,6 @@
 Invariant: no option of Lightning's Trainer is without effect and without a word.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,12 +51,8 @@ class RunConfig(run_config.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_every_n_steps < 1:
-            raise ValueError(f"eval_every_n_steps must be > 0, got {self.eval_every_n_steps}")
-        if not 0 <= self.peak_tflops < math.inf:
-            raise ValueError(
-                f"run.peak_tflops must be 0 (find out) or more, got {self.peak_tflops}"
-            )
+        run_config.check_numbers(self, "> 0", "eval_every_n_steps", group="run.")
+        run_config.check_numbers(self, ">= 0", "peak_tflops", group="run.")
 
 
 # A value of the trainer's that is given and would do nothing, or break the run: what to do instead.

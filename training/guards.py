@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.callbacks.steps import ranks_agree
 from training.interruption import EXIT_GUARD, RunInterrupted
+from training.run_config import check_numbers
 
 _LEAST_LOSSES = 10
 
@@ -44,11 +45,8 @@ class GuardConfig:
     """Minutes without any progress after which the process shows its stacks and ends; 0: off."""
 
     def __post_init__(self) -> None:
-        if self.every_n_steps < 1 or self.skip_steps < 1 or self.max_rollbacks < 0:
-            raise ValueError(
-                f"guards.every_n_steps ({self.every_n_steps}) and skip_steps ({self.skip_steps}) "
-                f"must be > 0, max_rollbacks ({self.max_rollbacks}) 0 or more"
-            )
+        check_numbers(self, "> 0", "every_n_steps", "skip_steps", group="guards.")
+        check_numbers(self, ">= 0", "max_rollbacks", "watchdog_minutes", group="guards.")
         if self.spike_factor != 0 and not 1 < self.spike_factor < math.inf:
             raise ValueError(
                 f"guards.spike_factor is {self.spike_factor}: give a factor above 1, such as 2.0, "
@@ -57,10 +55,6 @@ class GuardConfig:
         if self.spike_window < _LEAST_LOSSES:
             raise ValueError(
                 f"guards.spike_window is {self.spike_window}: give at least {_LEAST_LOSSES} steps"
-            )
-        if not 0 <= self.watchdog_minutes < math.inf:
-            raise ValueError(
-                f"guards.watchdog_minutes is {self.watchdog_minutes}: give minutes, or 0 for off"
             )
 
 

@@ -13,6 +13,8 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.run_config import check_numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig:
@@ -31,17 +33,9 @@ class AdamWConfig:
     BERT: 0.01."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        self._check_share("beta1", "beta2")
-
-    def _check_share(self, *names: str) -> None:
-        for name in names:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        check_numbers(self, "> 0", "lr", "eps")
+        check_numbers(self, ">= 0", "weight_decay")
+        check_numbers(self, "in [0, 1)", "beta1", "beta2")
 
     def schedule_factor(self, step: int, *, total_steps: int) -> float:
         """Factor on the peak learning rate at optimiser step `step`, in [0, 1].
@@ -71,12 +65,9 @@ class PretrainOptimizer(AdamWConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}")
-        if not 0 <= self.final_lr_ratio <= 1:
-            raise ValueError(f"final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
-        if not 0 < self.decay_share <= 1:
-            raise ValueError(f"decay_share must be in (0, 1], got {self.decay_share}")
+        check_numbers(self, ">= 0", "warmup_steps")
+        check_numbers(self, "in [0, 1]", "final_lr_ratio")
+        check_numbers(self, "in (0, 1]", "decay_share")
 
     def schedule_factor(self, step: int, *, total_steps: int) -> float:
         """Return the factor; see `AdamWConfig`.
@@ -111,7 +102,7 @@ class FinetuneOptimizer(AdamWConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_share("warmup_share")
+        check_numbers(self, "in [0, 1)", "warmup_share")
 
     def schedule_factor(self, step: int, *, total_steps: int) -> float:
         """Return the factor; see `AdamWConfig`. Source: BERT fine-tuning, linear to zero."""

@@ -1,6 +1,8 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
+import math
 import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -8,6 +10,25 @@ from typing import ClassVar, Literal
 from training.interruption import signal_named
 
 _MOST_TAG, _MOST_GROUP = 64, 128
+_RULES: Mapping[str, Callable[[float], bool]] = {
+    "> 0": lambda value: value > 0,
+    ">= 0": lambda value: value >= 0,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def check_numbers(config: object, rule: str, *names: str, group: str = "") -> None:
+    """Refuse the numbers of a configuration that are not finite, or not as a rule says.
+
+    Raises:
+        ValueError: Names the first one, the rule and the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and _RULES[rule](value)):
+            raise ValueError(f"{group}{name} must be {rule}, got {value}")
 
 
 def check_run_name(name: str) -> None:
@@ -107,13 +128,8 @@ class CheckpointConfig:
     """Write in the background, from a copy in the host's memory, while training goes on."""
 
     def __post_init__(self) -> None:
-        if self.every_n_minutes < 0 or self.every_n_steps < 0:
-            raise ValueError(
-                f"checkpoints.every_n_minutes ({self.every_n_minutes}) and every_n_steps "
-                f"({self.every_n_steps}) must be 0 (off) or more"
-            )
-        if self.keep_last < 1:
-            raise ValueError(f"checkpoints.keep_last must be at least 1, got {self.keep_last}")
+        check_numbers(self, ">= 0", "every_n_minutes", "every_n_steps", group="checkpoints.")
+        check_numbers(self, "> 0", "keep_last", group="checkpoints.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +144,7 @@ class PreemptionConfig:
     """Under SLURM: put the job back into the queue after the checkpoint is saved."""
 
     def __post_init__(self) -> None:
-        if self.poll_every_n_steps < 1:
-            raise ValueError(
-                f"preemption.poll_every_n_steps must be > 0, got {self.poll_every_n_steps}"
-            )
+        check_numbers(self, "> 0", "poll_every_n_steps", group="preemption.")
         for name in self.signals:
             signal_named(name)
 
