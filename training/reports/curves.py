@@ -103,7 +103,7 @@ def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
         main += [value for points in together or strays for value in points.values()]
     for level in levels:
         text = f"{measure.guesser} {measure.text(level)}"
-        axis.axhline(level, color=GREY, ls="--", lw=1, label=text)
+        axis.axhline(level, color=GREY, ls="--", lw=1)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
         place |= {"textcoords": "offset points", "ha": "right"}
         axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
