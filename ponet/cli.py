@@ -108,10 +108,10 @@ def _import_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
-    """`fill BUNDLE TEXT [TEXT ...]`; `program` is what the help calls the command."""
+def run_fill(arguments: Sequence[str]) -> None:
+    """`fill BUNDLE TEXT [TEXT ...]`."""
     parser = argparse.ArgumentParser(
-        program,
+        "ponet fill",
         description="Fill the [MASK]s of sentences from a bundle. The text is read as in "
         "pretraining: [CLS], sentences, [SEP], every sentence a segment.",
     )
