@@ -11,24 +11,31 @@ default (spinning, a thread per core) and as the share of what the cores could g
 loop per core, half of the quiet rate is the fair share.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.charts import bar_chart
-from benchmarks.corpora import synthetic_folder
-from benchmarks.harness import in_turn, spread
-from benchmarks.report import REPOSITORY, Options, finish, grid, make_parser
+from benchmarks import report
+from benchmarks.harness import in_rounds, spread
+from benchmarks.report import REPOSITORY, ROUNDS, Option, Options, Row
+from benchmarks.runs import shards_in
 
 VOCAB_SIZE = 8192
-Row = dict[str, Any]
+OPTIONS = {
+    "rounds": Option(5, ROUNDS, short=1),
+    "steps": Option(120, "timed steps of each process", short=4),
+    "train": Option(None, "shards to train on once; for the processes of this one", kind=Path),
+}
+KEYS = (
+    ("quiet_ratio", "quiet", "quiet"),
+    ("busy_ratio", "busy", "busy"),
+    ("share_when_busy", "busy", "quiet"),
+)
+"""Name of a ratio, its load, and the load of the first setting that it is formed with."""
 
 
 def settings(cores: int) -> dict[str, dict[str, str]]:
@@ -89,22 +96,21 @@ def measure(shards: Path, options: Options) -> list[Row]:
     """Return one row per setting: its rates alone and beside busy loops, and their ratios."""
     cores = os.cpu_count() or 1
     compared = settings(cores)
-    rates: dict[tuple[str, str], list[float]] = {}
-    for number in range(options.rounds):
-        for load, loops in (("quiet", 0), ("busy", cores)):
-            for name in in_turn(list(compared), number):
-                with busy_loops(loops):
-                    found = rate(compared[name], shards, options.steps)
-                rates.setdefault((name, load), []).append(found)
-                print(f"round {number + 1}, {load}, {name}: {found:.2f} steps/s", flush=True)
+
+    def trained(name: str, loops: int) -> float:
+        with busy_loops(loops):
+            return rate(compared[name], shards, options.steps)
+
+    tried = {
+        (name, load): lambda name=name, loops=loops: trained(name, loops)
+        for load, loops in (("quiet", 0), ("busy", cores))
+        for name in compared
+    }
+    rates = in_rounds(tried, options.rounds, note="busy_machine")
     first, rows = next(iter(compared)), []
     for name, environment in compared.items():
         row: Row = {"name": name, "environment": environment}
-        for key, load, base in (
-            ("quiet_ratio", "quiet", "quiet"),
-            ("busy_ratio", "busy", "busy"),
-            ("share_when_busy", "busy", "quiet"),
-        ):
+        for key, load, base in KEYS:
             pairs = zip(rates[name, load], rates[first, base], strict=True)
             row[f"{load}_steps_per_s"] = spread(rates[name, load])
             row[key] = spread([own / other for own, other in pairs])
@@ -112,32 +118,20 @@ def measure(shards: Path, options: Options) -> list[Row]:
     return rows
 
 
-def table(content: dict[str, Any]) -> list[str]:
-    """Return one line per setting."""
-    keys = ("quiet_ratio", "busy_ratio", "share_when_busy")
-    body = [[row["name"], *(f"{row[k]['median']:.3f}" for k in keys)] for row in content["rows"]]
-    return grid(("", *(key.replace("_", " ") for key in keys)), body)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=5)
-    parser.add_argument("--steps", type=int, default=120, help="timed steps of each process")
-    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     if options.train:
         print(json.dumps(train(options.train, options.steps)))
         return
-    if options.short:
-        options.rounds, options.steps = 1, 4
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = {"num_sentences": 40_000, "validation_sentences": 4_000, "vocab_size": VOCAB_SIZE}
-        rows = measure(synthetic_folder(Path(folder) / "shards", **sizes), options)
-    finish("busy_machine", {"rows": rows}, options, table)
+    sizes = {"num_sentences": 40_000, "validation_sentences": 4_000, "vocab_size": VOCAB_SIZE}
+    with shards_in(None, **sizes) as (shards, _):
+        rows = measure(shards, options)
+    report.finish("busy_machine", {"rows": rows}, options)
     keys = {"quiet_ratio": "quiet", "share_when_busy": "busy; 0.5 is the fair share"}
     series = {label: {row["name"]: row[key] for row in rows} for key, label in keys.items()}
     panels = {"Training beside one busy loop per core": series}
     unit = "steps per second, as a share of the first setting's on a quiet machine"
-    bar_chart(panels, options.output / "busy_machine.png", unit=unit)
+    report.bar_chart(panels, options.output / "busy_machine.png", unit=unit)
 
 
 if __name__ == "__main__":

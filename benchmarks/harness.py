@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,21 @@ from typing import Any, TypeVar
 
 import torch
 
+from benchmarks.report import Option
+
 Step = Callable[[], object]
 Cell = tuple[str, int]
 """A rival and the tokens of a text."""
 Sample = Mapping[str, float] | None
 Spread = dict[str, float]
 Name = TypeVar("Name")
+Result = TypeVar("Result")
+LIMITS = {
+    "slow_s": Option(10.0, "what takes longer is left out of every second round"),
+    "limit_s": Option(120.0, "of a case's first step"),
+    "limit_gib": Option(6.0, "of a step, on a CPU"),
+}
+"""Options of `measure_steps`."""
 SHORTEST_S = {"cpu": 0.02, "cuda": 0.05}
 """A sample repeats its step until it takes about this long."""
 
@@ -33,6 +41,26 @@ SHORTEST_S = {"cpu": 0.02, "cuda": 0.05}
 def spread(values: Sequence[float]) -> Spread:
     """Return median, lowest and highest value."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_rounds(
+    rivals: Mapping[Name, Callable[[], Result]], rounds: int, *, note: str = ""
+) -> dict[Name, list[Result]]:
+    """Call every rival once per round, in an order that changes; `note` is printed after each."""
+    found: dict[Name, list[Result]] = {name: [] for name in rivals}
+    for number in range(rounds):
+        for name in random.Random(number).sample(list(rivals), len(rivals)):
+            found[name].append(rivals[name]())
+        gc.collect()
+        if note:
+            print(f"{note}: round {number + 1} of {rounds}", flush=True)
+    return found
+
+
+def interleaved(rivals: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Any]:
+    """Return the spread of every rival's figure and all of them; a first round is thrown away."""
+    found = in_rounds(rivals, rounds + 1)
+    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
 
 
 def times(samples: Sequence[Sample], key: str) -> dict[str, Any]:
@@ -49,22 +77,20 @@ def ratio(numerator: Sequence[Sample], denominator: Sequence[Sample], key: str) 
 
 
 def rows_of(samples: Mapping[Cell, Sequence[Sample]], key: str) -> dict[Cell, dict[str, Any]]:
-    """Return times and ratios of every rival at every length.
-
-    Args:
-        samples: (rival, tokens of a text) -> one sample per round.
-        key: The time that the ratios are formed of.
-    """
+    """Return times and ratios of every rival at every length, formed of the time called `key`."""
     rows = {}
     for (rival, tokens), own in samples.items():
         others = [name for name, length in samples if length == tokens and name != rival]
-        ratios = {name: ratio(samples[name, tokens], own, key) for name in others}
         shortest = min(length for name, length in samples if name == rival)
-        row: dict[str, Any] = {"rival": rival, "num_tokens": tokens, "time": key}
-        row |= {"s": times(own, key), "wall_s": times(own, "wall_s"), "cpu_s": times(own, "cpu_s")}
-        row |= {"times_as_fast_as": ratios}
-        row |= {"time_to_shortest": ratio(own, samples[rival, shortest], key)}
-        rows[rival, tokens] = row
+        rows[rival, tokens] = {
+            "rival": rival,
+            "num_tokens": tokens,
+            "time": key,
+            "s": times(own, key),
+            **{name: times(own, name) for name in ("wall_s", "cpu_s")},
+            "times_as_fast_as": {n: ratio(samples[n, tokens], own, key) for n in others},
+            "time_to_shortest": ratio(own, samples[rival, shortest], key),
+        }
     return rows
 
 
@@ -113,63 +139,35 @@ class Clock:
 def run_rounds(
     steps: Mapping[Name, Step], *, rounds: int, clock: Clock, slow_s: float = math.inf
 ) -> dict[Name, list[Sample]]:
-    """Time every step once per round, in an order that changes from round to round.
+    """Time every step once per round, after one that warms up and sets the repeats.
 
-    Args:
-        steps: Name -> function that does one step.
-        rounds: How many; one before them warms up, sets the repeats and is not reported.
-        clock: How a step is timed.
-        slow_s: Steps that take longer are left out of every second round.
-
-    Returns:
-        Name -> one sample per round, None where the step was left out.
+    Steps that take longer than `slow_s` are left out of every second round: None.
     """
-    repeats, is_slow = {}, {}
-    for name, step in steps.items():
+
+    def rival(step: Step) -> Callable[[], Sample]:
         step()  # compiles, fetches memory
         seconds = clock.sample(step, 1)["wall_s"]
-        is_slow[name] = seconds > slow_s
-        repeats[name] = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
-    samples: dict[Name, list[Sample]] = {name: [] for name in steps}
-    for number in range(rounds):
-        for name in in_turn(list(steps), number):
-            left_out = is_slow[name] and number % 2
-            with _no_collection():
-                sample = None if left_out else clock.sample(steps[name], repeats[name])
-            samples[name].append(sample)
-        gc.collect()
-    return samples
+        repeats = max(1, round(SHORTEST_S[clock.device] / max(seconds, 1e-6)))
+        turns = iter(range(rounds))
 
+        def sample() -> Sample:
+            if next(turns) % 2 and seconds > slow_s:
+                return None
+            gc.disable()  # it would pause whoever is being timed
+            try:
+                return clock.sample(step, repeats)
+            finally:
+                gc.enable()
 
-def in_turn(rivals: Sequence[Any], number: int) -> list[Any]:
-    """Return the order of the rivals in a round."""
-    return random.Random(number).sample(list(rivals), len(rivals))
+        return sample
 
-
-def interleaved(
-    rivals: Mapping[str, Callable[[], float]], *, rounds: int
-) -> dict[str, dict[str, Any]]:
-    """Ask every rival for a figure once per round, in turn; a first round is thrown away.
-
-    Returns:
-        Name -> median, lowest and highest figure and all of them.
-    """
-    found: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds + 1):
-        for name, run in rivals.items():
-            found[name].append(run())
-    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
+    return in_rounds({name: rival(step) for name, step in steps.items()}, rounds)
 
 
 def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, Any]]:
-    """Return memory and time of every step that stays within the limits.
+    """Return the rows of `rows_of` for the steps that stay within `LIMITS`, with their memory.
 
-    Args:
-        steps: (rival, tokens of a text) -> one step.
-        options: `device`, `threads`, `rounds`, `slow_s`; `limit_gib` and `limit_s` of a first step.
-
-    Returns:
-        The rows of `rows_of`, with `peak_mib` and `over`, which limit was passed ("": none).
+    `over` says which limit a step has passed ("": none).
     """
     rows = {}
     for cell, step in steps.items():
@@ -186,44 +184,27 @@ def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, An
 def _first_step(step: Step, options: Any) -> dict[str, Any]:
     """Return by how much a step raises the memory, or which limit it passes."""
     start = time.perf_counter()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if held := linux_gib("/proc/self/status", "VmData"):
+        most = int((held + options.limit_gib) * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
     try:
-        with _at_most(options.limit_gib):
-            peak = peak_bytes(step, options.device)
+        peak = peak_bytes(step, options.device)
     except RuntimeError as error:  # also a GPU's OutOfMemoryError
         if "memory" not in str(error):
             raise
         return {"over": "memory"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
     seconds = time.perf_counter() - start
     over = f"{options.limit_s:g} s" if seconds > options.limit_s else ""
     return {"over": over, "first_s": seconds, "peak_mib": peak / 2**20}
-
-
-@contextlib.contextmanager
-def _at_most(gib: float) -> Iterator[None]:
-    """Refuse this process more than so much memory beyond what it has, where Linux tells it."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    if held := linux_gib("/proc/self/status", "VmData"):
-        resource.setrlimit(resource.RLIMIT_DATA, (int((held + gib) * 2**30), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def linux_gib(file: str, key: str) -> float:
     """Return GiB as one of Linux's tables has them, 0 where there is none."""
     lines = Path(file).read_text().splitlines() if Path(file).exists() else []
     return sum(int(line.split()[1]) / 2**20 for line in lines if line.startswith(key))
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from pausing whoever is being timed."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def peak_bytes(step: Step, device: str) -> int:
@@ -240,14 +221,8 @@ def peak_bytes(step: Step, device: str) -> int:
         step()
         wait(device)
         return torch.cuda.max_memory_allocated() - held
-    profile = torch.autograd.profiler.profile(profile_memory=True)
-    with _silent():
-        profile.__enter__()
-    try:
+    with _silent(), torch.autograd.profiler.profile(profile_memory=True) as profile:
         step()
-    finally:
-        with _silent():
-            profile.__exit__(None, None, None)
     live = peak = 0
     for event in profile.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
@@ -259,7 +234,6 @@ def peak_bytes(step: Step, device: str) -> int:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Drop what libraries print to the error stream: the profiler writes lines at start and end."""
-    sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

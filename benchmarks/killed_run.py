@@ -9,22 +9,27 @@ from a machine that goes down) at random steps, and the same command is started 
 Both runs go at once, so give them a thread each: OMP_NUM_THREADS=1 on two cores.
 """
 
-import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.charts import line_chart, only
-from benchmarks.fits import kill, last_step, start_fit
-from benchmarks.report import finish, make_parser
-from benchmarks.report import target as claim
+from benchmarks import report
+from benchmarks.report import Option
+from benchmarks.runs import kill, last_step, start_fit
 from training.checkpoints.storage import load_checkpoint, saved_checkpoints
 from training.metrics_file import read_metrics, series
 
 CLOCK = {"elapsed_s", "train/tokens_per_s", "train/mfu", "train/memory_gib"}
 CLOCK |= {"train/data_wait_share"}
 """Columns that tell the time, and so differ between runs that are alike."""
+OPTIONS = {
+    "kills": Option(10, short=2),
+    "max_steps": Option(600, short=60),
+    "seed": Option(1),
+    "root": Option(Path("runs/killed_run"), "folder of both runs"),
+}
 TWINS = ("alone", "killed")
 
 
@@ -65,16 +70,8 @@ def differences(root: Path) -> dict[str, int]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--max_steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--root", type=Path, default=Path("runs/killed_run"))
-    parser.add_argument("options", nargs="*", help="after --: options of `pretrain fit`")
-    settings = parser.parse_args(arguments)
-    if settings.short:
-        settings.kills, settings.max_steps = 2, 60
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = report.parse(__doc__, OPTIONS, arguments, rest="options")
     root, given = settings.root, settings.options
     fit = [*given, "--trainer.max_steps", str(settings.max_steps)]
     steps = random.Random(settings.seed).sample(range(1, settings.max_steps), settings.kills)
@@ -86,18 +83,18 @@ def main(arguments: list[str] | None = None) -> None:
     folder = given.index("--data.folder") + 1 if "--data.folder" in given else None
     settings.options = [Path(o).name if n == folder else o for n, o in enumerate(given)]
     targets = [
-        claim(f"{key.replace('_', ' ')} between the twins", found[key], at_most=0)
+        report.target(f"{key.replace('_', ' ')} between the twins", found[key], at_most=0)
         for key in ("different_lines", "different_weights")
     ]
     content = {"kills": kills, **found, "targets": targets}
-    finish("killed_run", content, settings, lambda whole: [json.dumps(found)])
+    report.finish("killed_run", content, settings)
     lines = {}
     for name in TWINS:
         rows = read_metrics(root / name / "metrics.jsonl")
         for key, label in (("train/loss", "training"), ("val/loss", "validation")):
             points = zip(*series(rows, key), strict=True)
-            lines[f"{name}, {label}"] = [(x, only(y)) for x, y in points]
-    line_chart(
+            lines[f"{name}, {label}"] = [(x, report.only(y)) for x, y in points]
+    report.line_chart(
         {"loss (nats); red: from the last checkpoint to a kill": lines},
         settings.output / "killed_run.png",
         title=f"Killed {len(kills)} times: {found['different_lines']} of {found['metric_lines']} "

@@ -9,9 +9,8 @@ Then a consumer that does nothing but take `--consumer_rate` examples per second
 waited for them.
 """
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import page
-from benchmarks.charts import bar_chart
-from benchmarks.corpora import synthetic_folder
+from benchmarks import page, report
 from benchmarks.harness import interleaved, spread
-from benchmarks.report import Options, finish, make_parser
+from benchmarks.report import ROUNDS, Option, Options, Row
+from benchmarks.runs import shards_in
 from data_prep.manifest import SPECIAL_TOKENS, TokenizerInfo
 from data_prep.shards import TokenShards
-from pretrain.batches import Batch, SegmentConfig
-from pretrain.dataset import PretrainDataset
-from pretrain.masking import MaskingConfig
+from pretrain.batches import Batch, PretrainDataset
+from pretrain.loader import BatchLoader, pack_batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
 from pretrain.plan import make_plan
-from pretrain.sampler import SampleStream
-from pretrain.transport import BatchLoader, pack_batch
 
-Row = dict[str, Any]
+OPTIONS = {
+    "rounds": Option(5, ROUNDS, short=2),
+    "folder": Option(None, "shards made by `python -m data_prep build`", kind=Path),
+    "max_len": Option([512, 2048], "tokens of an example"),
+    "batch_size": Option(32),
+    "consumer_rate": Option(4000.0, "examples of 512 tokens per second"),
+    "consumer_batch": Option(256, "examples it takes at once"),
+    "sentences": Option(400_000, "of the synthetic corpus", short=100_000),
+}
 
 
 def our_dataset(shards: TokenShards, max_len: int) -> PretrainDataset:
-    stream = SampleStream(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
-    return PretrainDataset(
-        stream, max_len=max_len, masking=MaskingConfig(), segments=SegmentConfig(), seed=1
-    )
+    return PretrainDataset(shards, OBJECTIVES["mlm_sso"], PackingConfig(max_len=max_len), seed=1)
 
 
 def cpu_rate(build: Callable[[list[int]], object], chosen: list[list[int]]) -> float:
@@ -183,49 +183,28 @@ def consumer(shards: TokenShards, max_len: int, options: Options) -> dict[str, A
     shares = [
         waiting_share(loader, batch_size, rate=rate, count=count) for _ in range(options.rounds)
     ]
-    waiting = {**spread(shares), "all": shares}
     found = {"examples_per_s": rate, "batch_size": batch_size, "workers": 1}
-    return found | {"waiting_share": waiting}
+    return found | {"waiting_share": {**spread(shares), "all": shares}}
 
 
-def report(folder: Path, options: Options) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     torch.set_num_threads(1)
-    shards = TokenShards.open(folder)
     lengths: dict[str, Any] = {}
     bars: dict[str, Any] = {}
-    for max_len in options.max_len:
-        plan, rates = planning(shards, max_len), measure(shards, max_len, options)
-        waits = consumer(shards, max_len, options)
-        lengths[str(max_len)] = {"plan": plan, "examples_per_s": rates, "consumer": waits}
-        bars |= {f"{max_len}: {name}": rate for name, rate in rates.items()}
-        print(
-            f"length {max_len}: epoch of {plan['examples']:,} examples planned at "
-            f"{plan['sentences_per_s']:,.0f} sentences/s, coverage {plan['coverage']:.4%}, "
-            f"fill {plan['fill']:.1%}"
-        )
+    with shards_in(options.folder, num_sentences=options.sentences) as (folder, _):
+        shards = TokenShards.open(folder)
+        for max_len in options.max_len:
+            plan, rates = planning(shards, max_len), measure(shards, max_len, options)
+            waits = consumer(shards, max_len, options)
+            lengths[str(max_len)] = {"plan": plan, "examples_per_s": rates, "consumer": waits}
+            bars |= {f"{max_len}: {name}": rate for name, rate in rates.items()}
+            print(f"{max_len} tokens: {plan}", flush=True)
     content: dict[str, Any] = {"tokens": shards.num_tokens, "lengths": lengths}
     content |= {"sentences": shards.num_sentences, "targets": page.loader_targets(content)}
-    finish("loader", content, options, page.loader)
+    report.finish("loader", content, options)
     panels = {"Pretraining examples per second, one core": {"median": bars}}
-    bar_chart(panels, options.output / "loader.png", unit="examples/s")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=5)
-    parser.add_argument("--folder", type=Path, help="shards made by `python -m data_prep build`")
-    parser.add_argument("--max_len", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--consumer_rate", type=float, default=4000, help="examples of 512 per s")
-    parser.add_argument("--consumer_batch", type=int, default=256, help="examples it takes at once")
-    parser.add_argument("--sentences", type=int, default=400_000, help="of the synthetic corpus")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.rounds, options.sentences = 2, 100_000
-    if options.folder is not None:
-        report(options.folder, options)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        report(synthetic_folder(Path(folder), num_sentences=options.sentences), options)
+    report.bar_chart(panels, options.output / "loader.png", unit="examples/s")
 
 
 if __name__ == "__main__":

@@ -18,94 +18,82 @@ published 0.1 a CPU has no fused kernel, and memory grows with the square of the
 (`--attention_dropout 0.1` shows it). All other dropout is 0.1.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks import page
-from benchmarks.charts import line_chart, panels_of
-from benchmarks.harness import Cell, Step, linux_gib, measure_steps
-from benchmarks.report import Options, finish, make_parser
-from benchmarks.rivals import NAMES, Rival, make_batch, training_step
+from benchmarks import report
+from benchmarks.harness import LIMITS, Cell, Step, linux_gib, measure_steps
+from benchmarks.report import DEVICE, ROUNDS, Option, Options
+from benchmarks.rivals import NAMES, SIZES, Rival, make_batch, training_step
 from ponet import SequenceClassifier
 
-KINDS = ("ponet", "bert", "fnet")
 RECOMPUTED = ", checkpointing"
+FREE_GIB = linux_gib("/proc/meminfo", "MemAvailable") or 8.0
+OPTIONS = {
+    **DEVICE,
+    "threads": Option(torch.get_num_threads(), "of the CPU"),
+    "rounds": Option(3, ROUNDS, short=1),
+    "encoder": Option("small", "", SIZES, short="nano"),
+    "lengths": Option([512, 1024, 2048, 4096, 8192, 16384], "tokens per text", short=[512, 2048]),
+    "tokens_per_step": Option(16_384, short=2048),
+    "attention_dropout": Option(0.0, "of BERT"),
+    "precision": Option("32", "", ("32", "bf16")),
+    **LIMITS,
+    "limit_gib": Option(round(0.8 * FREE_GIB, 1), "of a step, on a CPU: 80 % of what is free"),
+}
 
 
 def make_steps(options: Options) -> dict[Cell, Step]:
     """Return the training step of every case; one model per encoder, for the longest texts."""
     torch.manual_seed(1)
     steps: dict[Cell, Step] = {}
-    for kind in KINDS:
+    for kind in ("ponet", "bert", "fnet"):
         dropout = {"attention_dropout_prob": options.attention_dropout} if kind == "bert" else {}
         rival = Rival(kind=kind)  # type: ignore[arg-type]
         config = rival.config(options.encoder, max_positions=max(options.lengths), **dropout)
         with torch.device(options.device):
             model = SequenceClassifier(config, num_labels=2)
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
-        _steps_of(model, optimizer, (1, 16), options)[0]()  # AdamW's state is there from now on
+        _step(model, optimizer, (1, 16), options)()  # AdamW's state is there from now on
         for num_tokens in options.lengths:
             shape = (max(1, options.tokens_per_step // num_tokens), num_tokens)
-            both = _steps_of(model, optimizer, shape, options)
-            for suffix, step in zip(("", RECOMPUTED), both, strict=True):
+            for suffix, again in (("", False), (RECOMPUTED, True)):
+                step = _step(model, optimizer, shape, options, recomputes=again)
                 steps[NAMES[kind] + suffix, num_tokens] = step
     return steps
 
 
-def _steps_of(
-    model: SequenceClassifier, optimizer: Any, shape: tuple[int, int], options: Options
-) -> tuple[Step, Step]:
-    """Return a step on (texts, tokens) and the same with gradient checkpointing."""
+def _step(
+    model: SequenceClassifier, optimizer: Any, shape: tuple[int, int], options: Options,
+    recomputes: bool = False,
+) -> Step:  # fmt: skip
+    """Return a step on (texts, tokens), with gradient checkpointing or without."""
     vocab_size = model.encoder.config.vocab_size
     batch = make_batch(*shape, vocab_size=vocab_size, device=options.device)
     plain = training_step(model, batch, optimizer, options.precision)
 
-    def step(checkpointing: bool) -> None:
-        model.encoder.gradient_checkpointing = checkpointing
+    def step() -> None:
+        model.encoder.gradient_checkpointing = recomputes
         plain()
 
-    return lambda: step(False), lambda: step(True)
+    return step
 
 
-def report(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     rows = measure_steps(make_steps(options), options)
     for row in (row for row in rows if not row["over"]):
         bert = "BERT" + (RECOMPUTED if RECOMPUTED in row["rival"] else "")
         row["speed_to_bert"] = row["times_as_fast_as"].get(bert)
     name = f"long_documents_{options.encoder}" + ("_cuda" if options.device == "cuda" else "")
-    finish(name, {"rows": rows}, options, page.long_documents)
+    report.finish(name, {"rows": rows}, options, kind="long_documents")
     keys = {"s": "seconds a step", "peak_mib": "MiB above model and optimizer, one step"}
     keys |= {"speed_to_bert": "times the speed of BERT (1 = as fast)"}
-    title = (
-        f"Training step of {options.encoder} encoders, {options.tokens_per_step:,} tokens a step"
-    )
-    line_chart(panels_of(rows, keys), options.output / f"{name}.png", title=title)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=3, device=True)
-    parser.set_defaults(threads=torch.get_num_threads())
-    parser.add_argument("--encoder", choices=("base", "small", "nano"), default="small")
-    parser.add_argument("--lengths", type=int, nargs="+", help="tokens per text",
-                        default=[512, 1024, 2048, 4096, 8192, 16384])  # fmt: skip
-    parser.add_argument("--tokens_per_step", type=int, default=16_384)
-    parser.add_argument("--attention_dropout", type=float, default=0.0, help="of BERT")
-    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
-    parser.add_argument(
-        "--slow_s", type=float, default=10.0, help="slower ones: every second round"
-    )
-    parser.add_argument("--limit_s", type=float, default=120.0, help="of a case's first step")
-    free_gib = linux_gib("/proc/meminfo", "MemAvailable") or 8.0
-    parser.add_argument("--limit_gib", type=float, default=0.8 * free_gib,
-                        help="default: 80 %% of what is free")  # fmt: skip
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.encoder, options.lengths, options.rounds = "nano", [512, 2048], 1
-        options.tokens_per_step = 2048
-    options.lengths = sorted(set(options.lengths))
-    report(options)
+    tokens = f"{options.tokens_per_step:,} tokens a step"
+    title = f"Training step of {options.encoder} encoders, {tokens}"
+    report.line_chart(report.panels_of(rows, keys), options.output / f"{name}.png", title=title)
 
 
 if __name__ == "__main__":

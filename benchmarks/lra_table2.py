@@ -16,6 +16,7 @@ its shares. Published figures come from an unnamed GPU: only their ratios can be
 with those measured on CUDA; a CPU spends most of plain attention's time on dropout.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,15 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import page
-from benchmarks.charts import line_chart, only, panels_of
-from benchmarks.harness import Step, measure_steps
-from benchmarks.report import Options, Target, fill, finish, make_parser
-from benchmarks.report import target as claim
+from benchmarks import report
+from benchmarks.harness import LIMITS, Step, measure_steps
+from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import CONFIG_CLASSES, Rival, make_batch, training_step
 from ponet import EncoderBatch, PoNetConfig
 
-Row = dict[str, Any]
 PLAIN, FUSED = "Transformer, plain attention", "Transformer, fused attention"
 KINDS = {PLAIN: "bert", FUSED: "bert", "FNet": "fnet"}
 KINDS |= {"PoNet, released arrangement": "official", "PoNet": "ponet"}
@@ -54,6 +52,15 @@ PUBLISHED: dict[str, dict[str, list[float | None]]] = {
     },
 }
 """PoNet paper (arXiv 2110.02442), Table 2, at LENGTHS; None: out of memory."""
+OPTIONS = {
+    **DEVICE,
+    "rounds": Option(5, ROUNDS, short=3),
+    "lengths": Option(LENGTHS, "tokens per text", short=[512, 2048]),
+    "num_texts": Option(2, "per step", cuda=32),
+    "dropout": Option(0.1),
+    "precision": Option("32", "", ("32", "bf16"), cuda="bf16"),
+    **LIMITS,
+}
 
 
 class TextClassifier(nn.Module):
@@ -98,53 +105,34 @@ def claims(rows: list[Row], device: str) -> list[Target]:
 
     On a CPU the two multiples cannot be compared, so nothing counts as measured.
     """
-    found = []
-    for row in rows:
-        if row["rival"] != "PoNet" or row["num_tokens"] not in LENGTHS:
+    speeds, found = PUBLISHED["steps_per_s"], []
+    for length, ours, theirs in zip(LENGTHS, speeds["PoNet"], speeds["Transformer"], strict=True):
+        wanted = {"rival": "PoNet", "num_tokens": length}
+        if not ours or not theirs or report.find(rows, **wanted) is None:
             continue
-        column = LENGTHS.index(row["num_tokens"])
-        ours, theirs = (PUBLISHED["steps_per_s"][name][column] for name in ("PoNet", "Transformer"))
-        if ours is None or theirs is None:
-            continue
-        measured = row.get("times_as_fast_as", {}).get(PLAIN) if device == "cuda" else None
-        text = f"{row['num_tokens']} tokens: x Transformer with plain attention; target: published"
-        median = measured["median"] if measured else None
-        found.append(claim(text, median, at_least=round(ours / theirs, 1)))
+        measured = report.find(rows, "times_as_fast_as", PLAIN, "median", **wanted)
+        text = f"{length} tokens: x Transformer with plain attention; target: published"
+        bound = round(ours / theirs, 1)
+        found.append(report.target(text, measured if device == "cuda" else None, at_least=bound))
     return found
 
 
-def report(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     cells = [(name, num_tokens) for num_tokens in options.lengths for name in KINDS]
     rows = measure_steps({cell: make_step(*cell, options) for cell in cells}, options)
     published = {"source": "arXiv 2110.02442, Table 2", "lengths": LENGTHS, **PUBLISHED}
     content = {"targets": claims(rows, options.device), "rows": rows, "published": published}
     name = f"lra_table2_{options.device}"
-    finish(name, content, options, page.lra_table2)
-    panels = panels_of(rows, {"s": "measured: seconds a step", "peak_mib": "measured: MiB"})
+    report.finish(name, content, options, kind="lra_table2")
+    panels = report.panels_of(rows, {"s": "measured: seconds a step", "peak_mib": "measured: MiB"})
     panels["published: steps per second"] = {
-        f"{rival}, published": [(n, only(v)) for n, v in zip(LENGTHS, speeds, strict=True) if v]
+        f"{rival}, published": [
+            (n, report.only(v)) for n, v in zip(LENGTHS, speeds, strict=True) if v
+        ]
         for rival, speeds in PUBLISHED["steps_per_s"].items()
     }
-    line_chart(panels, options.output / f"{name}.png", title="Long texts, as in Table 2")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=5, device=True)
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens per text")
-    parser.add_argument("--num_texts", type=int, help="per step; default: 2, on CUDA 32")
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--precision", choices=("32", "bf16"), help="default: 32, on CUDA bf16")
-    parser.add_argument("--slow_s", type=float, default=10.0,
-                        help="what takes longer is left out of every second round")  # fmt: skip
-    parser.add_argument("--limit_gib", type=float, default=6.0, help="of a step, on a CPU")
-    parser.add_argument("--limit_s", type=float, default=120.0, help="of a first step")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.lengths, options.rounds = [512, 2048], 3
-    fill(options, {"num_texts": (2, 32), "precision": ("32", "bf16")})
-    options.lengths = sorted(set(options.lengths))
-    report(options)
+    report.line_chart(panels, options.output / f"{name}.png", title="Long texts, as in Table 2")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ casts to float32 around the segment pool, so the rival is faster than the releas
 B batch, L tokens, D width, H heads, K head width.
 """
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,7 @@ EXCLUDED = -10_000.0
 """Stands for minus infinity, as in BERT's masks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfficialPlan:
+class OfficialPlan(NamedTuple):
     """Masks and indices of one batch."""
 
     padding_BL1: Tensor
@@ -42,24 +41,19 @@ class OfficialPlan:
 class OfficialMixer(TokenMixer):
     """Global, segment and local pooling with five projections, then a linear layer and dropout.
 
-    Args:
-        config: The full model; switched-off pools and other windows than 3 are not supported.
-
-    Raises:
-        ValueError: If the configuration is an ablation.
+    Of the full model: switched-off pools and other windows than 3 are not supported.
     """
 
     def __init__(self, config: PoNetConfig) -> None:
         super().__init__()
         full = PoNetConfig()
-        for name in ("global_pool", "use_segment_pool", "use_local_pool", "fusion_product"):
-            if getattr(config, name) != getattr(full, name):
+        for name in ("global_pool", "use_segment_pool", "use_local_pool", "fusion_product",
+                     "local_window"):  # fmt: skip
+            given, needed = getattr(config, name), getattr(full, name)
+            if given != needed:
                 raise ValueError(
-                    f"{name}={getattr(config, name)!r} given; the released code knows the full "
-                    f"model alone, {name}={getattr(full, name)!r}"
+                    f"{name}={given!r} given; the released code knows {needed!r} alone"
                 )
-        if config.local_window != full.local_window:
-            raise ValueError(f"local_window={config.local_window} given; released code: 3")
         self.config = config
         width = config.hidden_size
         for name in ("query", "key", "gate", "segment", "local", "output"):
@@ -122,6 +116,6 @@ class OfficialMixer(TokenMixer):
         return pooled_BLD.masked_fill(plan.outside_BL1, 0.0)
 
 
-def official_encoder(config: PoNetConfig) -> Encoder:
+def official_encoder(config: Any) -> Encoder:
     """Return a freshly initialised encoder; `load_state_dict` takes a PoNet encoder's weights."""
     return Encoder(config, lambda: OfficialMixer(config))

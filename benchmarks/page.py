@@ -3,272 +3,53 @@
     python -m benchmarks.page             (after benchmarks with --output docs/results)
     python -m benchmarks.page --check     (1 if the page is not what it would write)
 
-No number on the page is typed by hand: every one comes from a JSON file in docs/results. The
-measurements show the same tables when they end.
+No number on the page is typed by hand: every one comes from a JSON file in docs/results. Its text
+is performance.md.j2, its tables are in tables.md.j2; the measurements show the same when they end.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import REPOSITORY, Target, grid, target, verdict
-from benchmarks.work import OTHER_PASSES, POOLING_PASSES
+from benchmarks.report import REPOSITORY, Content, Target, find, tables, target, template, verdict
+from benchmarks.rivals import OTHER_PASSES, POOLING_PASSES
 
-Content = dict[str, Any]
-Row = dict[str, Any]
-COMPARED = ("official PoNet", "BERT", "FNet")
-
-INTRODUCTION = """# Speed and memory
-
-Written by `python -m benchmarks.page` from the JSON files in [results](results/README.md), which
-the measurements in `benchmarks/` write (`--output docs/results`). Ratios are what to trust: all
-rivals of a table ran in turn, in one process, in rounds of changing order; a ratio is formed within
-a round, and the median over rounds is shown, with the lowest and the highest in brackets. On one
-CPU thread the time is CPU time of the process.
-
-**official PoNet** is the arrangement of the authors' released code as this project's own
-implementation (`benchmarks/official.py`, held to the same outputs and gradients by a test): five
-projections of every token, each pool in a layout of its own; that code's casts to float32 around
-the segment pool are left out. **BERT** has PyTorch's fused attention, no dropout on it, and no
-mask. **PoNet reference** is this project's plain version, **PoNet eager** the one for any device,
-**PoNet triton** the one for NVIDIA GPUs."""
-
-BOUND = f"""## Why three projections are enough, and what the bound is
-
-The query of PoNet's global pool is a mean, and a mean passes through a linear layer; the key bias
-adds the same to all scores, which the softmax drops; the value is the key, and the shares add up to
-one. So query and key are applied to pooled vectors only, and three projections of every token
-remain of five: 72 D² operations per token and layer for training instead of 84 D², the same as BERT
-without its attention.
-
-The bound of a training layer is the time of these operations at the best matrix product measured in
-the same run, plus {POOLING_PASSES + OTHER_PASSES} reads or writes of a (tokens, D) array at the
-copy rate measured there. {POOLING_PASSES} belong to the pooling: the input twice for mean and
-attention, three projections in and one result out, then in the backward pass the gradient, three
-projections, their three gradients, the input once more and its gradient, read and written.
-{OTHER_PASSES} belong to norms, residuals and GELU with compiled pointwise code. What a layer lacks
-to the bound is time in pointwise passes beyond these, in products slower than the best one, and in
-launches."""
-
-
-def where(content: Content) -> str:
-    """Return the machine in one line."""
-    machine, settings = content["machine"], content.get("settings", {})
-    parts = [source["gpu"] for source in (content, machine) if "gpu" in source]
-    parts.append(f"{machine['cpu']}, {machine['cores']} cores")
-    if "amx_bf16" in machine:
-        parts.append("with AMX" if machine["amx_bf16"] else "without AMX")
-    if settings.get("device") == "cpu":
-        parts.append(f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}")
-    if "torch" in content:
-        parts.append(f"PyTorch {content['torch']}")
-    load = ", ".join(f"{value:g}" for value in machine["load_average"])
-    return f"{'; '.join(parts)}; load average at the end {load}."
-
-
-def spread_cell(found: dict[str, float] | None) -> str:
-    """Return median, lowest and highest."""
-    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" if found else "-"
-
-
-def heading(row: Row) -> str:
-    """Return what the rows of one setting have in common."""
-    precision = "fp32" if row["precision"] == "32" else row["precision"]
-    return f"{row['part']}, {row['mode']}, {row['size']}, {precision}"
-
-
-def grouped(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    """Return the rows by what a function says of them, in their order."""
-    groups: dict[Any, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
-
-
-def encoders(content: Content) -> list[str]:
-    """Return tables of time, ratios and memory for every setting."""
-    mine, rounds = content["ours"], content["settings"]["rounds"]
-    lines = [where(content), "", f"{rounds} rounds. **{mine}** is what a user gets here."]
-    for title, rows in grouped(content["rows"], heading).items():
-        by_rival = grouped(rows, lambda row: row["rival"])
-        own = by_rival[mine]
-        head = ["ms a step (share of the product rate)"]
-        head += [f"{row['num_texts']} x {row['num_tokens']}" for row in own]
-
-        def line(name: str, rows: list[Row], cell: Callable[[Row], str]) -> list[str]:
-            return [name, *map(cell, rows)]
-
-        body = [
-            line(f"**{rival}**" if rival == mine else rival, found, _time_cell)
-            for rival, found in by_rival.items()
-        ]
-        for other in by_rival:
-            if other == mine or not other.startswith(("PoNet", *COMPARED)):
-                continue
-            ratios = [row["times_as_fast_as"].get(other) for row in own]
-            body.append([f"speed, x {other}", *map(spread_cell, ratios)])
-        key = "further_mib" if "further_mib" in rows[0] else "peak_mib"
-        name = "MiB, each further one" if key == "further_mib" else "MiB"
-        for rival in (rival for rival in by_rival if rival in (mine, *COMPARED)):
-            cells = [f"{row[key]:,.0f}" for row in by_rival[rival]]
-            body.append([f"{name}: {rival}", *cells])
-        if "share_of_bound" in own[0]:
-            shares = [f"{row['share_of_bound']:.0%}" for row in own]
-            body.append([f"share of the bound: {mine}", *shares])
-        lines += ["", f"**{title}**", "", *grid(head, body)]
-    return lines
-
-
-def _time_cell(row: Row) -> str:
-    return f"{1e3 * row['s']['median']:,.1f} ({row['share_of_product']:.0%})"
-
-
-def pretraining(content: Content) -> list[str]:
-    """Return the table of whole steps."""
-    mine, settings = content["ours"], content["settings"]
-    peaks = "; ".join(dict.fromkeys(row["peak"] for row in content["rows"]))
-    about = (
-        f"Encoder {settings['encoder']}, {settings['tokens_per_step']:,} tokens a step, dropout "
-        f"{settings['dropout']:g}, {settings['num_workers']} loader workers, "
-        f"{settings['rounds']} rounds of {settings['steps']} steps. MFU is a share of: {peaks}."
-    )
-    body = []
-    for row in content["rows"]:
-        rival, one = row["rival"], {"median": 1.0, "min": 1.0, "max": 1.0}
-        cells = [str(row["num_tokens"]), f"**{rival}**" if rival == mine else rival]
-        cells += [f"{1e3 * row['s']['median']:,.1f}", f"{row['positions_per_s']:,.0f}"]
-        cells += [f"{row['mfu']:.1%}", f"{row['waiting_share']['median']:.2%}"]
-        body.append([*cells, spread_cell(row["times_as_fast_as"].get(mine, one))])
-    head = ("tokens", "rival", "ms", "positions/s", "MFU", "waiting for data", f"x {mine}")
-    return [where(content), "", about, "", *grid(head, body)]
-
-
-def steps(content: Content, *, against: str) -> list[str]:
-    """Return steps per second, ratios to one rival and memory, by length."""
-    lengths = content["settings"]["lengths"]
-    body = []
-    for rival, rows in grouped(content["rows"], lambda row: row["rival"]).items():
-        cells = [rival]
-        for row in rows:
-            if row["over"]:
-                cells.append(f"over {row['over']}")
-                continue
-            times = row["times_as_fast_as"].get(against)
-            ratio = f" ({times['median']:.2f} x)" if times else ""
-            cells.append(f"{1 / row['s']['median']:.2f}{ratio}, {row['peak_mib']:,.0f} MiB")
-        body.append(cells)
-    return grid([f"measured: steps/s (x {against})", *map(str, lengths)], body)
-
-
-def lra_table2(content: Content) -> list[str]:
-    """Return measured steps per second and memory, and the published figures."""
-    published = content["published"]
-    body = []
-    for rival, speeds in published["steps_per_s"].items():
-        pairs = zip(speeds, published["peak_gb"][rival], strict=True)
-        body.append([rival, *(f"{a}, {b} GB" if a else "out of memory" for a, b in pairs)])
-    head = ["**published**, not measured here: steps/s, unnamed GPU"]
-    lines = [where(content), "", f"{content['settings']['num_texts']} texts a step.", ""]
-    lines += steps(content, against="Transformer, plain attention")
-    return [*lines, "", *grid([*head, *map(str, published["lengths"])], body)]
-
-
-def long_documents(content: Content) -> list[str]:
-    """Return steps per second and memory of classifiers, by length."""
-    return [where(content), "", *steps(content, against="BERT")]
-
-
-def loader(content: Content) -> list[str]:
-    """Return examples per second by length."""
-    names = list(dict.fromkeys(n for f in content["lengths"].values() for n in f["examples_per_s"]))
-    body = []
-    for length, found in content["lengths"].items():
-        rates = [found["examples_per_s"].get(name) for name in names]
-        cells = [f"{rate['median']:,.0f}" if rate else "-" for rate in rates]
-        waits = found["consumer"]
-        waiting = f"{waits['waiting_share']['median']:.2%} at {waits['examples_per_s']:,.0f}/s"
-        body.append([length, *cells, waiting])
-    head = ["tokens, examples/s", *names, "waiting of a consumer, 1 worker"]
-    return [where(content), "", *grid(head, body)]
-
-
-def text(content: Content) -> list[str]:
-    """Return megabytes per second by way."""
-    medians = content["median_mb_per_s_and_core"]
-    library = medians["encode_batch_fast"]
-    body = [
-        [name.replace("_", " "), f"{rate:.2f}", f"{rate / library:.2f}"]
-        for name, rate in medians.items()
-    ]
-    return [where(content), "", *grid(("way", "MB/s and core", "x encode_batch_fast"), body)]
-
-
-def triton_kernels(content: Content) -> list[str]:
-    """Return the share of the copy rate and the speed beside the eager kernels."""
-    body = []
-    for row in content["rows"]:
-        cells = [str(row["num_tokens"]), str(row["segment_len"]), row["way"]]
-        cells += [f"{1e3 * row['s']['median']:.3f}", f"{row['share_of_copy']['median']:.0%}"]
-        body.append([*cells, spread_cell(row["times_as_fast_as"]["eager"])])
-    head = ("tokens", "per segment", "", "ms", "of the copy rate", "speed, x PoNet eager")
-    return [where(content), "", *grid(head, body)]
-
-
-KINDS: dict[str, tuple[str, Callable[[Content], list[str]]]] = {
-    "encoders": ("Mixer, layer, model", encoders),
-    "pretraining": ("The whole pretraining step", pretraining),
-    "lra_table2": ("Long texts, the paper's Table 2", lra_table2),
-    "triton_kernels": ("Triton kernels", triton_kernels),
-    "loader": ("The loader", loader),
-    "text": ("Text to token ids", text),
+RESULTS = REPOSITORY / "docs" / "results"
+KINDS = {
+    "encoders": "Mixer, layer, model",
+    "pretraining": "The whole pretraining step",
+    "lra_table2": "Long texts, the paper's Table 2",
+    "triton_kernels": "Triton kernels",
+    "loader": "The loader",
+    "text": "Text to token ids",
 }
-"""Beginning of a file's name -> heading, text. The name of the module is the same."""
+"""Name of a measurement, with which its files begin -> heading."""
 
 
 def loader_targets(content: Content) -> list[Target]:
     """Return what is claimed of the loader, with what was measured."""
-    found = content["lengths"].get("512")
-    rate = waiting = None
-    if found:
-        rate = found["examples_per_s"]["ours, one process (CPU time)"]["median"]
-        waiting = found["consumer"]["waiting_share"]["median"]
+    ours = "ours, one process (CPU time)"
+    rate = find([content], "lengths", "512", "examples_per_s", ours, "median")
+    waiting = find([content], "lengths", "512", "consumer", "waiting_share", "median")
     return [
         target("loader, 512 tokens: examples per second and core", rate, at_least=20_000),
         target("loader: waiting of a consumer of 4,000 examples/s", waiting, at_most=0.02),
     ]
 
 
-def claims(results: dict[str, tuple[str, Content]]) -> list[str]:
-    """Return the table of all claims that were measured, and of the others by name."""
-    found: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+def claims(results: dict[str, tuple[str, Content]]) -> dict[tuple[str, str], list[Any]]:
+    """Return (claim, bound) -> what was measured, verdicts, and files; nothing: not measured."""
+    found: dict[tuple[str, str], list[Any]] = {}
     for name, (kind, content) in results.items():
         targets = loader_targets(content) if kind == "loader" else content.get("targets", [])
         for entry in targets:
             cells = found.setdefault((entry["claim"], entry["target"]), [])
             if entry["measured"] is not None:
                 cells.append((f"{entry['measured']:.4g}", verdict(entry), f"`{name}.json`"))
-    rows = [
-        (*claim, *(", ".join(dict.fromkeys(column)) for column in zip(*cells, strict=True)))
-        for claim, cells in found.items()
-        if cells
-    ]
-    missing = [f"{claim} ({bound})" for (claim, bound), cells in found.items() if not cells]
-    lines = grid(("claim", "target", "measured", "", "from"), rows)
-    return [*lines, "", "Not measured: " + "; ".join(missing) + "."] if missing else lines
-
-
-def gpu_note(results: dict[str, tuple[str, Content]]) -> list[str]:
-    """Return what is missing where no file is from a GPU."""
-    if any("gpu" in part for _, found in results.values() for part in (found, found["machine"])):
-        return []
-    return [
-        "Nothing here is from a GPU yet. On one with bf16: `encoders`, `pretraining` and "
-        "`lra_table2` of `python -m benchmarks.…` with `--device cuda --output docs/results`, and "
-        "`triton_kernels --output docs/results`; then this page anew."
-    ]
+    return {claim: list(zip(*cells, strict=True)) for claim, cells in found.items()}
 
 
 def read_results(folder: Path) -> dict[str, tuple[str, Content]]:
@@ -284,33 +65,29 @@ def read_results(folder: Path) -> dict[str, tuple[str, Content]]:
 
 def page(results: dict[str, tuple[str, Content]]) -> str:
     """Return the whole page."""
-    lines = [INTRODUCTION, "", "## Claims", ""]
-    lines += claims(results) if results else ["Nothing has been measured yet."]
-    lines += ["", *gpu_note(results)]
-    for kind, (title, render) in KINDS.items():
-        lines += ["", f"## {title}", ""]
-        mine = {name: content for name, (its, content) in results.items() if its == kind}
-        if not mine:
-            command = f"python -m benchmarks.{kind} --output docs/results"
-            lines.append(f"Not measured yet: `{command}`.")
-        for name, content in mine.items():
-            first, *others = render(content)
-            lines.append(f"`{name}.json`: {first}")
-            if content.get("has_plot"):
-                plot = f"results/{name}.png"
-                lines += ["", f"[![{title}: {name}]({plot})]({plot})"]
-            lines += [*others, ""]
-        while lines[-1] == "":
-            lines.pop()
-        if kind == "encoders":
-            lines += ["", BOUND]
-    return "\n".join(lines) + "\n"
+    sections = {
+        kind: [
+            {"name": name, "text": tables(kind, content), "has_plot": content.get("has_plot")}
+            for name, (its, content) in results.items()
+            if its == kind
+        ]
+        for kind in KINDS
+    }
+    text = template("performance.md.j2").render(
+        claims=claims(results),
+        has_gpu=any("gpu" in part for _, c in results.values() for part in (c, c["machine"])),
+        titles=KINDS,
+        sections=sections,
+        pooling_passes=POOLING_PASSES,
+        other_passes=OTHER_PASSES,
+    )
+    return text.rstrip() + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "docs" / "results")
-    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "performance.md")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=RESULTS.parent / "performance.md")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     written = page(read_results(options.results))

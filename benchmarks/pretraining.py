@@ -16,7 +16,6 @@ what the function needs, three projections for PoNet, however it is computed.
 """
 
 import logging
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,22 +29,34 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import page
-from benchmarks.charts import bar_chart
-from benchmarks.corpora import synthetic_folder
-from benchmarks.harness import Clock, in_turn, product, rows_of, spread, wait
-from benchmarks.report import Options, Target, fill, finish, machine, make_parser
-from benchmarks.report import target as claim
-from benchmarks.rivals import DTYPES, Rival
+from benchmarks import report
+from benchmarks.harness import Clock, in_rounds, product, rows_of, spread, wait
+from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
+from benchmarks.rivals import DTYPES, SIZES, Rival
+from benchmarks.runs import shards_in
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
-from pretrain.optim import OptimizerConfig
 from training.checkpoints.io import VerifiedCheckpointIO
+from training.optim import PretrainOptimizer
 from training.utilisation import FetchClock, PeakRate, peak_rate
 
-Row = dict[str, Any]
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
+OPTIONS = {
+    **DEVICE,
+    "rounds": Option(5, ROUNDS, short=1),
+    "encoder": Option("small", "", SIZES, cuda="base"),
+    "lengths": Option([512], "tokens of an example", cuda=[512, 4096, 16_384]),
+    "tokens_per_step": Option(8192, cuda=65_536, short=1024),
+    "vocab_size": Option(30_522),
+    "dropout": Option(0.1),
+    "precision": Option("bf16", "on CUDA", ("32", "bf16")),
+    "warmup": Option(1, "steps before the clock starts, in each round", cuda=5, short=1),
+    "steps": Option(3, "timed steps of each round", cuda=30, short=2),
+    "num_workers": Option(0, "of the loader", cuda=2),
+    "folder": Option(None, "shards; default: random tokens, made anew", kind=Path),
+    "name": Option("", "of the files; default: pretraining_<device>"),
+}
 
 
 class EveryPosition(PretrainModule):
@@ -73,7 +84,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     sizes = {"max_positions": max_len, "vocab_size": options.vocab_size}
     config = rival.config(options.encoder, dropout_prob=options.dropout, **sizes)
     make = EveryPosition if rival.every_position else PretrainModule
-    module = make(config, optimizer=OptimizerConfig(), compile=bool(rival.compile_mode))
+    module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
     if rival.kind == "bert":
@@ -117,25 +128,12 @@ class StepWindow(Callback):
 
 
 def fit(
-    module: PretrainModule,
-    rival: Rival,
-    shards: Path,
-    max_len: int,
-    options: Options,
-    *,
-    callbacks: Sequence[Callback] = (),
-    plugins: Sequence[Any] = (),
-) -> dict[str, float]:
+    module: PretrainModule, rival: Rival, shards: Path, max_len: int, options: Options, *,
+    callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (),
+) -> dict[str, float]:  # fmt: skip
     """Train for a few steps; return what StepWindow found, per step.
 
-    Args:
-        module: What is trained.
-        rival: Its precision counts.
-        shards: Folder.
-        max_len: Tokens of an example.
-        options: `tokens_per_step`, `num_workers`, `warmup`, `steps`, `device`.
-        callbacks: More of them.
-        plugins: Of the trainer.
+    Needs the options `tokens_per_step`, `num_workers`, `warmup`, `steps` and `device`.
     """
     size = max(1, options.tokens_per_step // max_len)
     batch = {"global_batch_size": size, "micro_batch_size": size, "max_len": max_len}
@@ -171,108 +169,91 @@ def product_rate(precision: str, clock: Clock, side: int = 2048) -> float:
     return 2 * side**3 / clock.sample(step, 1)[clock.deciding]
 
 
-def peak_of(rival: Rival, rates: list[float]) -> PeakRate:
-    """Return the rate that the rival's device could reach: what was measured, or a data sheet's."""
-    if not rates:
-        return peak_rate(torch.device("cuda"), PRECISIONS[rival.precision])
-    name = str(DTYPES[rival.precision])[6:]
-    median = spread(rates)["median"]
-    return PeakRate(median, f"the {name} product measured in the same rounds")
-
-
 def rivals_for(options: Options) -> list[Rival]:
     """Return what is compared on a device; the first is ours."""
-    if options.device == "cpu":
-        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
-        return [
-            *(mine if machine()["amx_bf16"] else mine[::-1]),
-            Rival(kind="official", precision="32"),
-            Rival(kind="official", precision="32", every_position=True),
-            Rival(kind="bert", precision="32"),
-            Rival(kind="fnet", precision="32"),
-        ]
-    form: dict[str, Any] = {"precision": options.precision}
-    kinds = ("ponet", "bert", "fnet")
-    plain: list[Rival] = [Rival(kind=kind, **form) for kind in kinds]  # type: ignore[arg-type]
-    compiled = [Rival(kind=rival.kind, compile_mode="default", **form) for rival in plain]
+    on_cpu = options.device == "cpu"
+    form: dict[str, Any] = {"precision": "32" if on_cpu else options.precision}
     official = [Rival(kind="official", every_position=every, **form) for every in (False, True)]
+    if on_cpu:
+        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
+        mine = mine if report.machine()["amx_bf16"] else mine[::-1]
+        return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
+    kinds = ("ponet", "bert", "fnet")
+    compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
+    plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, Rival(kind="ponet", kernels="eager", **form), *official]
 
 
 def measure(shards: Path, max_len: int, options: Options) -> list[Row]:
-    """Return one row per rival at one length."""
+    """Return one row per rival at one length: its times, rates, and use of its device."""
     torch._dynamo.reset()
     rivals = rivals_for(options)
     modules = {rival: make_module(rival, max_len, options) for rival in rivals}
-    samples: dict[Rival, list[dict[str, float]]] = {rival: [] for rival in rivals}
     on_cpu = options.device == "cpu"
     clock = Clock(device=options.device, threads=options.threads)
-    rates: dict[str, list[float]] = {rival.precision: [] for rival in rivals}
-    for number in range(options.rounds):
-        for precision, found in rates.items() if on_cpu else ():
-            found.append(product_rate(precision, clock))
-        for rival in in_turn(rivals, number):
-            samples[rival].append(fit(modules[rival], rival, shards, max_len, options))
-        print(f"{max_len} tokens: round {number + 1} of {options.rounds}", flush=True)
+    steps: dict[Any, Any] = {
+        rival: lambda rival=rival: fit(modules[rival], rival, shards, max_len, options)
+        for rival in rivals
+    }
+    for precision in {rival.precision for rival in rivals} if on_cpu else ():
+        steps[precision] = lambda precision=precision: product_rate(precision, clock)
+    samples = in_rounds(steps, options.rounds, note=f"{max_len} tokens")
     rows = rows_of(
-        {(rival.label, max_len): found for rival, found in samples.items()},
+        {(rival.label, max_len): samples[rival] for rival in rivals},
         clock.deciding if on_cpu else "wall_s",
     )
-    return [
-        row | _rates(row, samples[rival], peak_of(rival, rates[rival.precision]))
-        for rival, row in zip(rivals, rows.values(), strict=True)
-    ]
-
-
-def _rates(row: Row, samples: list[dict[str, float]], peak: PeakRate) -> Row:
-    """Return what one rival did per second, and how far it used its device."""
-    seconds, first = row["s"]["median"], samples[0]
-    found = {
-        "positions_per_s": first["positions"] / seconds,
-        "flops_per_s": first["flops"] / seconds,
-        "mfu": first["flops"] / seconds / peak.flops_per_s,
-        "peak": peak.source,
-        "waiting_share": spread([sample["waiting_share"] for sample in samples]),
-    }
-    if "peak_gib" in first:
-        found["peak_gib"] = max(sample["peak_gib"] for sample in samples)
-    return found
+    for rival, row in zip(rivals, rows.values(), strict=True):
+        if on_cpu:
+            name, median = str(DTYPES[rival.precision])[6:], spread(samples[rival.precision])
+            peak = PeakRate(median["median"], f"the {name} product measured in the same rounds")
+        else:
+            peak = peak_rate(torch.device("cuda"), PRECISIONS[rival.precision])
+        seconds, first = row["s"]["median"], samples[rival][0]
+        row["positions_per_s"] = first["positions"] / seconds
+        row["flops_per_s"] = first["flops"] / seconds
+        row |= {"mfu": row["flops_per_s"] / peak.flops_per_s, "peak": peak.source}
+        row["waiting_share"] = spread([sample["waiting_share"] for sample in samples[rival]])
+        if "peak_gib" in first:
+            row["peak_gib"] = max(sample["peak_gib"] for sample in samples[rival])
+    return list(rows.values())
 
 
 def claims(rows: list[Row], options: Options) -> list[Target]:
     """Return what is claimed of whole steps, with what was measured."""
 
-    def speed(mine: str, other: str, length: int) -> float | None:
-        found = next((r for r in rows if r["rival"] == mine and r["num_tokens"] == length), {})
-        ratios: dict[str, float] | None = found.get("times_as_fast_as", {}).get(other)
-        return ratios["median"] if ratios else None
+    def claim(text: str, other: str, length: int, bound: float, lacks: str = "") -> Target:
+        wanted = {"rival": mine, "num_tokens": length}
+        speed = report.find(rows, "times_as_fast_as", other, "median", **wanted)
+        return report.target(text, speed, at_least=bound, lacks=lacks)
 
     cpu = options.device == "cpu"
     form = "fp32" if cpu else options.precision
     mine = "PoNet, bf16" if cpu else f"PoNet, compiled, {form}"
-    lacks = "" if not cpu or machine()["amx_bf16"] else "AMX"
     name = "step, 512 tokens: x official arrangement, eager"
     if cpu:
         name = f"{options.encoder} step, 512 tokens: PoNet bf16 x official arrangement fp32"
+    lacks = "" if not cpu or report.machine()["amx_bf16"] else "AMX"
+    bound, official = 2.5 if cpu else 2.3, "official PoNet"
+    every = f"{official}, head at every position, {form}"
     found = [
-        claim(f"{name}, head at {where} position{'s' * (where == 'masked')}",
-              speed(mine, f"official PoNet, {head}{form}", 512),
-              at_least=2.5 if cpu else 2.3, lacks=lacks)
-        for where, head in (("every", "head at every position, "), ("masked", ""))
-    ]  # fmt: skip
+        claim(f"{name}, head at every position", every, 512, bound, lacks),
+        claim(f"{name}, head at masked positions", f"{official}, {form}", 512, bound, lacks),
+    ]
     if cpu:
         return found
-    for length, bound in ((512, 1.1), (4096, 2.0), (16_384, 5.0)):
-        measured = speed(mine, f"BERT, compiled, {form}", length)
-        found.append(claim(f"step, {length} tokens: x BERT compiled", measured, at_least=bound))
-    for length in options.lengths:
-        measured = speed(mine, f"FNet, compiled, {form}", length)
-        found.append(claim(f"step, {length} tokens: x FNet compiled", measured, at_least=1.0))
+    for rival, bounds in (
+        ("BERT", {512: 1.1, 4096: 2.0, 16_384: 5.0}),
+        ("FNet", dict.fromkeys(options.lengths, 1.0)),
+    ):
+        for length, bound in bounds.items():
+            text, other = f"step, {length} tokens: x {rival} compiled", f"{rival}, compiled, {form}"
+            found.append(claim(text, other, length, bound))
     for row in (row for row in rows if row["rival"] == mine):
-        name = f"step, {row['num_tokens']} tokens"
-        waiting = row["waiting_share"]["median"]
-        found.append(claim(f"{name}: model FLOP utilisation", row["mfu"], at_least=0.45))
-        found.append(claim(f"{name}: share of time waiting for data", waiting, at_most=0.02))
+        name, waiting = f"step, {row['num_tokens']} tokens", row["waiting_share"]["median"]
+        found.append(report.target(f"{name}: model FLOP utilisation", row["mfu"], at_least=0.45))
+        found.append(
+            report.target(f"{name}: share of time waiting for data", waiting, at_most=0.02)
+        )
     return found
 
 
@@ -282,53 +263,19 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
 
 
-def report(shards: Path, options: Options) -> None:
-    torch.set_num_threads(options.threads)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     be_quiet()
-    rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
-    targets = claims(rows, options)
-    name = options.name or f"pretraining_{options.device}"
-    content = {"ours": rivals_for(options)[0].label, "targets": targets, "rows": rows}
-    finish(name, content, options, page.pretraining)
+    needed = options.tokens_per_step * (options.warmup + options.steps + 4)
+    sizes = {"num_sentences": max(20_000, needed // 20), "validation_sentences": 4000}
+    with shards_in(options.folder, vocab_size=options.vocab_size, **sizes) as (shards, _):
+        rows = [row for max_len in options.lengths for row in measure(shards, max_len, options)]
+    name, ours = options.name or f"pretraining_{options.device}", rivals_for(options)[0].label
+    content = {"ours": ours, "targets": claims(rows, options), "rows": rows}
+    report.finish(name, content, options, kind="pretraining")
     bars = {f"{row['num_tokens']}: {row['rival']}": row["s"] for row in rows}
     panels = {f"Pretraining step, {options.encoder}, loader included": {"median": bars}}
-    bar_chart(panels, options.output / f"{name}.png", unit="seconds")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=5, device=True)
-    parser.add_argument("--encoder", choices=("base", "small", "nano"),
-                        help="default: small; on CUDA base")  # fmt: skip
-    parser.add_argument("--lengths", type=int, nargs="+",
-                        help="default: 512; on CUDA also 4096 and 16384")  # fmt: skip
-    parser.add_argument("--tokens_per_step", type=int, help="default: 8192; on CUDA 65536")
-    parser.add_argument("--vocab_size", type=int, default=30_522)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="on CUDA")
-    parser.add_argument("--warmup", type=int, help="steps before the clock starts, in each round")
-    parser.add_argument("--steps", type=int, help="timed steps of each round")
-    parser.add_argument("--num_workers", type=int, help="of the loader; default: 0, on CUDA 2")
-    parser.add_argument("--folder", type=Path, help="shards; default: random tokens, made anew")
-    parser.add_argument("--name", help="of the files; default: pretraining_<device>")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.rounds, options.warmup, options.steps = 1, 1, 2
-        options.tokens_per_step = options.tokens_per_step or 1024
-    fill(options, {"encoder": ("small", "base"), "lengths": ([512], [512, 4096, 16_384]),
-                   "tokens_per_step": (8192, 65_536), "warmup": (1, 5), "steps": (3, 30),
-                   "num_workers": (0, 2)})  # fmt: skip
-    if options.folder is not None:
-        report(options.folder, options)
-        return
-    needed = options.tokens_per_step * (options.warmup + options.steps + 4)
-    with tempfile.TemporaryDirectory() as folder:
-        shards = synthetic_folder(
-            Path(folder) / "shards",
-            num_sentences=max(20_000, needed // 20),
-            vocab_size=options.vocab_size,
-            validation_sentences=4000,
-        )
-        report(shards, options)
+    report.bar_chart(panels, options.output / f"{name}.png", unit="seconds")
 
 
 if __name__ == "__main__":

@@ -17,46 +17,59 @@ later step number, so that the run has to plan that epoch.
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning.callbacks import Callback
 
-from benchmarks.charts import bar_chart
-from benchmarks.corpora import synthetic_folder
-from benchmarks.fits import kill, last_step, start_fit
-from benchmarks.harness import Sample, in_turn, interleaved, spread, times
+from benchmarks import report
+from benchmarks.harness import Sample, in_rounds, interleaved, spread, times
 from benchmarks.pretraining import PRECISIONS, be_quiet, fit, make_module
-from benchmarks.report import CONFIGS, Options, Target, finish, grid, make_parser
-from benchmarks.report import target as claim
+from benchmarks.report import CONFIGS, DEVICE, ROUNDS, Option, Options, Target
 from benchmarks.rivals import Rival
+from benchmarks.runs import kill, last_step, shards_in, start_fit
 from data_prep.shards import TokenShards
-from pretrain.callbacks import Guards, StepSeeds, Watchdog
+from pretrain.batches import PretrainDataset
+from pretrain.callbacks import dropout_seed, step_loss
 from pretrain.datamodule import PretrainDataModule
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
-from pretrain.sampler import SampleStream
+from training.callbacks.steps import StepSeeds
+from training.callbacks.watchdog import Watchdog
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.schedule import RunCheckpoints
 from training.checkpoints.storage import (
+    STATE_FILE,
     checkpoint_path,
     load_checkpoint,
     saved_checkpoints,
     write_checkpoint,
 )
-from training.checkpoints.writing import STATE_FILE
-from training.guards import GuardConfig
+from training.guards import GuardConfig, Guards
 from training.interruption import StopRequest
 from training.run_config import CheckpointConfig
 
 WAYS = ("own_hooks", "cpu_difference", "wall_difference")
 BARE, NOTHING, ALL = "bare", "nothing (a second bare)", "poll, guards, watchdog, seeds"
 SYNC, ASYNC = "checkpoint", "checkpoint, asynchronous"
+OPTIONS = {
+    **DEVICE,
+    "rounds": Option(7, ROUNDS, short=2),
+    "folder": Option(None, "shards made by `python -m data_prep build`", kind=Path),
+    "sentences": Option(1_000_000, "of the synthetic corpus", short=100_000),
+    "encoder": Option(["small", "nano"], "PoNet sizes", short=["nano"]),
+    "max_len": Option(128, "tokens of an example"),
+    "batch_size": Option(32, "examples per device and step"),
+    "num_workers": Option(1, "of the loader"),
+    "precision": Option("32", "", tuple(PRECISIONS)),
+    "poll_every_n_steps": Option(1),
+    "every_n_steps": Option(100, "steps per checkpoint"),
+    "steps": Option(20, "timed at once; guards look every 10", short=10),
+    "start_ups": Option(5, "of each kind", short=1),
+}
 
 
 def protections(folder: Path, options: Options) -> dict[str, list[Callback]]:
@@ -72,44 +85,44 @@ def protections(folder: Path, options: Options) -> dict[str, list[Callback]]:
             stop=StopRequest(budget_s=1e6),
             poll_every_n_steps=options.poll_every_n_steps,
             eval_every_n_steps=10**9,
-            before_save=Guards(guards).check_before_save,
+            before_save=Guards(guards, step_loss).check_before_save,
             before_stop=lambda trainer, pl_module: None,
         )
 
     def watchdog() -> Watchdog:
-        return Watchdog(folder, guards.watchdog_minutes)
+        return Watchdog(guards.watchdog_minutes)
 
     return {
         BARE: [],
         NOTHING: [],
         "preemption poll": [checkpoints()],
-        "guards": [Guards(guards)],
+        "guards": [Guards(guards, step_loss)],
         "watchdog": [watchdog()],
-        "step seeds": [StepSeeds()],
-        ALL: [StepSeeds(), watchdog(), Guards(guards), checkpoints()],
+        "step seeds": [StepSeeds(dropout_seed)],
+        ALL: [StepSeeds(dropout_seed), watchdog(), Guards(guards, step_loss), checkpoints()],
         SYNC: [checkpoints(options.steps)],
         ASYNC: [checkpoints(options.steps)],
     }
 
 
-class Stopwatch:
-    """Adds up the seconds inside methods of callbacks."""
+def timed(callbacks: Sequence[Callback]) -> list[float]:
+    """Make the hooks of callbacks add their seconds to the list that is returned."""
+    seconds: list[float] = []
 
-    def __init__(self, callbacks: Sequence[Callback], names: Sequence[str]) -> None:
-        self.seconds = 0.0
-        for callback in callbacks:
-            for name in names:
-                setattr(callback, name, self._timed(getattr(callback, name)))
-
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
+    def timing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
-                self.seconds += time.perf_counter() - start
+                seconds.append(time.perf_counter() - start)
 
-        return timed
+        return run
+
+    for callback in callbacks:
+        for name in ("on_train_batch_start", "on_train_batch_end"):
+            setattr(callback, name, timing(getattr(callback, name)))
+    return seconds
 
 
 def train(shards: Path, folder: Path, encoder: str, options: Options) -> dict[str, list[Sample]]:
@@ -119,18 +132,17 @@ def train(shards: Path, folder: Path, encoder: str, options: Options) -> dict[st
     form = Options(**vars(options), vocab_size=vocab_size, dropout=0.1, warmup=2)
     form.encoder, form.tokens_per_step = encoder, options.batch_size * options.max_len
     module = make_module(rival, options.max_len, form)
-    samples: dict[str, list[Sample]] = {name: [] for name in protections(folder, options)}
-    for number in range(options.rounds):
-        for name in in_turn(list(samples), number):
-            callbacks = protections(folder, options)[name]
-            hooks = Stopwatch(callbacks, ("on_train_batch_start", "on_train_batch_end"))
-            io = [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
-            found = fit(
-                module, rival, shards, options.max_len, form, callbacks=callbacks, plugins=io
-            )
-            own_s = hooks.seconds / (form.warmup + form.steps)
-            samples[name].append({**found, "own_s": own_s})
-    return samples
+
+    def fitted(name: str) -> Sample:
+        callbacks = protections(folder, options)[name]
+        seconds, io = timed(callbacks), [VerifiedCheckpointIO(asynchronous=name == ASYNC)]
+        more: Any = {"callbacks": callbacks, "plugins": io}
+        found = fit(module, rival, shards, options.max_len, form, **more)
+        return {**found, "own_s": sum(seconds) / (form.warmup + form.steps)}
+
+    names = protections(folder, options)
+    tried = {name: lambda name=name: fitted(name) for name in names}
+    return in_rounds(tried, options.rounds, note=encoder)
 
 
 def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> dict[str, Any]:
@@ -159,18 +171,6 @@ def costs(samples: dict[str, list[Sample]], folder: Path, options: Options) -> d
         "together_percent": {way: parts[ALL][way]["percent"]["median"] + saves for way in WAYS},
         "how": f"'{ALL}', plus one synchronous save divided by {options.every_n_steps} steps",
     }
-
-
-def table(content: dict[str, Any]) -> list[str]:
-    """Return one line per part of what protection costs."""
-    head = ("", "", *(f"{way.replace('_', ' ')}, ms (%)" for way in WAYS))
-    body = []
-    for encoder, found in content["encoders"].items():
-        for name, part in found["parts"].items():
-            cells = [(part[way]["ms"]["median"], part[way]["percent"]["median"]) for way in WAYS]
-            shares = [f"{ms:.3f} ({percent:.2f} %)" for ms, percent in cells]
-            body.append([encoder, name, *shares])
-    return grid(head, body)
 
 
 def fit_options(shards: Path, encoder: str, options: Options) -> list[str]:
@@ -209,7 +209,7 @@ def kill_when(done: Callable[[], bool], command: list[str], root: Path, name: st
 def in_third_epoch(run: Path, target: Path, shards: Path, options: Options) -> int:
     """Copy a run and give its checkpoint the step it would have in the third epoch; that step."""
     packing = PackingConfig(max_len=options.max_len)
-    stream = SampleStream(TokenShards.open(shards), OBJECTIVES["mlm_sso"], packing, seed=42)
+    stream = PretrainDataset(TokenShards.open(shards), OBJECTIVES["mlm_sso"], packing, seed=42)
     examples = len(stream.plan(0)) + len(stream.plan(1))
     step = examples // options.batch_size // 1000 * 1000 + 1001  # no validation is due there
     stream.locate(np.array([examples]))
@@ -249,27 +249,31 @@ def start_up(shards: Path, root: Path, encoder: str, options: Options) -> dict[s
 
 def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
     """Return what protection may cost, with what was measured."""
-    found = [
-        claim(f"{name}: all protection together, % of a step, {way.replace('_', ' ')}",
-              costs["together_percent"][way], at_most=2.0)
-        for name, costs in encoders.items()
-        for way in WAYS
-    ]  # fmt: skip
+    found = []
+    for name, of_encoder in encoders.items():
+        for way, percent in of_encoder["together_percent"].items():
+            text = f"{name}: all protection together, % of a step, {way.replace('_', ' ')}"
+            found.append(report.target(text, percent, at_most=2.0))
     for kind, figures in started["seconds"].items():
         if kind != "fresh":
-            found.append(claim(f"start-up, {kind}: x fresh", figures["ratio"], at_most=1.3))
+            text = f"start-up, {kind}: x fresh"
+            found.append(report.target(text, figures["ratio"], at_most=1.3))
     return found
 
 
-def report(shards: Path, folder: Path, options: Options) -> None:
-    started = start_up(shards, folder, options.encoder[0], options)
-    encoders = {}
-    for encoder in options.encoder:
-        samples = train(shards, folder / encoder, encoder, options)
-        encoders[encoder] = costs(samples, folder / encoder, options)
-    targets = claims(encoders, started)
-    content = {"encoders": encoders, "start_up": started, "targets": targets}
-    finish("resilience", content, options, table)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
+    be_quiet()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
+    count, encoders = options.sentences, {}
+    made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}
+    with shards_in(options.folder, **made) as (shards, folder):
+        started = start_up(shards, folder, options.encoder[0], options)
+        for encoder in options.encoder:
+            samples = train(shards, folder / encoder, encoder, options)
+            encoders[encoder] = costs(samples, folder / encoder, options)
+    content = {"encoders": encoders, "start_up": started, "targets": claims(encoders, started)}
+    report.finish("resilience", content, options)
     panels = {
         f"{name}: % of a bare step": {
             way.replace("_", " "): {p: part[way]["percent"] for p, part in found["parts"].items()}
@@ -278,34 +282,7 @@ def report(shards: Path, folder: Path, options: Options) -> None:
         for name, found in encoders.items()
     }
     panels["command to first step, seconds"] = {"start-up": started["seconds"]}
-    bar_chart(panels, options.output / "resilience.png", unit="")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__, rounds=7, device=True)
-    parser.add_argument("--folder", type=Path, help="shards made by `python -m data_prep build`")
-    parser.add_argument("--sentences", type=int, default=1_000_000, help="of the synthetic corpus")
-    parser.add_argument("--encoder", nargs="+", default=["small", "nano"], help="PoNet sizes")
-    parser.add_argument("--max_len", type=int, default=128)
-    parser.add_argument("--batch_size", type=int, default=32, help="examples per device and step")
-    parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="32")
-    parser.add_argument("--poll_every_n_steps", type=int, default=1)
-    parser.add_argument("--every_n_steps", type=int, default=100, help="steps per checkpoint")
-    parser.add_argument("--steps", type=int, default=20, help="timed at once; guards look every 10")
-    parser.add_argument("--start_ups", type=int, default=5, help="of each kind")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.encoder, options.sentences = ["nano"], 100_000
-        options.rounds, options.start_ups, options.steps = 2, 1, 10
-    be_quiet()
-    torch.set_num_threads(options.threads)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, count = Path(temporary), options.sentences
-        made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}
-        shards = options.folder or synthetic_folder(folder / "shards", **made)
-        report(shards, folder, options)
+    report.bar_chart(panels, options.output / "resilience.png", unit="")
 
 
 if __name__ == "__main__":

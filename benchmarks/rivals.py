@@ -21,14 +21,18 @@ from benchmarks.harness import Step
 from benchmarks.official import official_encoder
 from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.encoders import Encoder, build_encoder
+from ponet.flops import FORWARD_AND_BACKWARD, mixer_products, transform_flops
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
-CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {
-    "ponet": PoNetConfig,
-    "official": PoNetConfig,
-    "bert": BertConfig,
-    "fnet": FNetConfig,
-}
+CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {"ponet": PoNetConfig, "official": PoNetConfig}
+CONFIG_CLASSES |= {"bert": BertConfig, "fnet": FNetConfig}
+SIZES = ("base", "small", "nano")
+POOLING_PASSES = 16
+"""Reads and writes of a (tokens, D) array by PoNet's pooling, forward and backward, if each large
+array is read and written once per kernel; the count is explained in docs/performance.md."""
+OTHER_PASSES = 34
+"""The same for the rest of a training layer: norms, residuals, GELU, with compiled pointwise code
+and products that do nothing else."""
 NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
 
 
@@ -65,10 +69,7 @@ class Rival:
 
     def encoder(self, config: EncoderConfig) -> Encoder:
         """Return a new encoder."""
-        if self.kind != "official":
-            return build_encoder(config)
-        assert isinstance(config, PoNetConfig)
-        return official_encoder(config)
+        return (official_encoder if self.kind == "official" else build_encoder)(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +94,20 @@ def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
     found = [Rival(kind="official"), *plain, *others]
     if compile_mode:
         # The released arrangement does not compile (an in-place fill of a transposed view).
-        found += [
-            Rival(kind=rival.kind, kernels=rival.kernels, compile_mode=compile_mode)
-            for rival in (plain[-1], *others)
-        ]
+        kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
+        found += [Rival(kind=kind, compile_mode=compile_mode) for kind in kinds]
     return found
 
 
 def ours(rivals: list[Rival]) -> Rival:
-    """Return the PoNet that a user gets: the last kernel set, compiled if any is."""
+    """Return the PoNet that a user gets: the last kernel set, or compiled."""
     return [rival for rival in rivals if rival.kind == "ponet"][-1]
 
 
 def make_batch(
-    num_texts: int,
-    num_tokens: int,
-    *,
-    vocab_size: int,
-    device: str,
-    segment_len: int = 25,
+    num_texts: int, num_tokens: int, *, vocab_size: int, device: str, segment_len: int = 25,
     ends_are_special: bool = True,
-) -> EncoderBatch:
+) -> EncoderBatch:  # fmt: skip
     """Return random texts without padding, in segments of so many tokens."""
     shape = (num_texts, num_tokens)
     place_BL = torch.arange(num_tokens).expand(shape)
@@ -152,17 +146,43 @@ def training_step(model: nn.Module, batch: EncoderBatch, optimizer: Any, precisi
     return step
 
 
+def step_flops(
+    kind: str, part: str, config: EncoderConfig, num_tokens: int, *, training: bool
+) -> float:
+    """Return the operations per token of one step; only attention and transform depend on L."""
+    width = config.hidden_size
+    products = mixer_products(config, num_tokens) / num_tokens
+    if kind == "official":
+        products = 6 * width**2 + 2 * width
+    if part == "mixer":
+        products -= 0 if kind == "fnet" else width**2
+    else:
+        products += 2 * width * config.ffn_size
+    # The Fourier transform has no weights, so its backward pass is one transform and not two.
+    transform = transform_flops(config, num_tokens) / num_tokens
+    once = 2 * products * (FORWARD_AND_BACKWARD if training else 1)
+    once += transform * (2 if training else 1)
+    return once * (config.num_layers if part == "model" else 1)
+
+
+def least_layer_seconds(
+    config: EncoderConfig, *, tokens: int, flops_per_s: float, bytes_per_s: float,
+    bytes_per_value: int,
+) -> float:  # fmt: skip
+    """Return the bound of PoNet's training layer on a machine with these two rates.
+
+    They are those of the best matrix product and of a copy (read plus written).
+    """
+    flops = tokens * step_flops("ponet", "layer", config, tokens, training=True)
+    moved = (POOLING_PASSES + OTHER_PASSES) * tokens * config.hidden_size * bytes_per_value
+    return flops / flops_per_s + moved / bytes_per_s
+
+
 class Subject:
     """One rival in one setting: weights, inputs of every length, and the steps on them."""
 
     def __init__(self, rival: Rival, setting: Setting, shapes: list[tuple[int, int]]) -> None:
-        """Build everything.
-
-        Args:
-            rival: Which encoder, and how it is computed.
-            setting: What is measured.
-            shapes: (texts, tokens) of each length.
-        """
+        """Build everything; the shapes are (texts, tokens) of each length."""
         torch.manual_seed(1)
         self.setting, self.rival = setting, rival
         device = setting.device
@@ -187,33 +207,22 @@ class Subject:
         self.gradient_ND = torch.randn(most, config.hidden_size, device=device)
 
     def _part(self) -> nn.Module:
-        if self.setting.part == "model":
-            return self.encoder
-        block = self.encoder.layers[0]
-        if self.setting.part == "layer":
-            return block
-        mixer = block.mixer
-        assert isinstance(mixer, nn.Module)
-        if hasattr(mixer, "output"):
-            mixer.output = nn.Identity()
-        return mixer
-
-    def _of_length(self, values_ND: Tensor, num_tokens: int) -> Tensor:
-        shape = self.batches[num_tokens].mask.shape
-        return values_ND[: shape.numel()].view(*shape, -1)
+        block: Any = self.encoder.layers[0]
+        if self.setting.part == "mixer" and hasattr(block.mixer, "output"):
+            block.mixer.output = nn.Identity()
+        parts = {"model": self.encoder, "layer": block, "mixer": block.mixer}
+        return parts[self.setting.part]
 
     def step(self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False) -> Step:
         """Return a function that does forward and, in training, backward at this length.
 
-        Args:
-            num_tokens: One of the lengths given.
-            depth: How often the mixer or layer is applied, one after the other.
-            keep_gradients: Add to the weights' gradients, as while accumulating; otherwise they are
-                dropped after the step, as an optimiser's zero_grad does.
+        The mixer or layer is applied `depth` times, one after the other. Gradients of weights are
+        dropped after the step, as an optimiser's zero_grad does, or added to those that are there.
         """
-        x_BLD = self._of_length(self.hidden_ND, num_tokens)
-        gradient_BLD = self._of_length(self.gradient_ND, num_tokens)
         batch, plan = self.batches[num_tokens], self.plans[num_tokens]
+        shape = batch.mask.shape
+        values = (self.hidden_ND, self.gradient_ND)
+        x_BLD, gradient_BLD = (v_ND[: shape.numel()].view(*shape, -1) for v_ND in values)
         device, precision = self.setting.device, self.setting.precision
 
         def output(x_BLD: Tensor) -> Tensor:
@@ -225,11 +234,11 @@ class Subject:
                 x_BLD = self.module(x_BLD, plan)
             return x_BLD
 
-        def forward() -> None:
-            with torch.inference_mode(), autocast(device, precision):
-                output(x_BLD)
-
-        def forward_and_backward() -> None:
+        def step() -> None:
+            if self.setting.mode == "inference":
+                with torch.inference_mode(), autocast(device, precision):
+                    output(x_BLD)
+                return
             leaf_BLD = x_BLD.detach().requires_grad_()
             with autocast(device, precision):
                 y_BLD = output(leaf_BLD)
@@ -237,7 +246,7 @@ class Subject:
             if not keep_gradients:
                 self.encoder.zero_grad(set_to_none=True)
 
-        return forward_and_backward if self.setting.mode == "training" else forward
+        return step
 
 
 def compile_in_place(module: nn.Module, mode: str) -> None:

@@ -14,20 +14,28 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.charts import bar_chart, only
-from benchmarks.corpora import synthetic_folder
-from benchmarks.report import CONFIGS, REPOSITORY, Options, finish, grid, make_parser
+from benchmarks import report
+from benchmarks.report import CONFIGS, REPOSITORY, Option, Options, Row
+from benchmarks.runs import shards_in
 from training.metrics_file import read_metrics, series
 
 STRATEGIES = ("ddp", "fsdp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero2_offload")
 TINY = {"vocab_size": 1000, "hidden_size": 64, "num_layers": 2, "num_heads": 2, "ffn_size": 128}
+OPTIONS = {
+    "strategies": Option(list(STRATEGIES), "", STRATEGIES),
+    "devices": Option(0, "0: all GPUs, or two CPU processes"),
+    "steps": Option(60, short=8),
+    "batch_size": Option(192, "examples per optimiser step", short=16),
+    "micro_batch_size": Option(24, "per device and pass", short=4),
+    "precision": Option("bf16-mixed", short="32-true"),
+}
 # One process per rank: it reports its peak memory when it ends.
 REPORTER = """
 import json, os, resource, sys, atexit
@@ -95,65 +103,32 @@ def measure(strategy: str, devices: int, common: list[str], root: Path) -> dict[
     }
 
 
-def compare(results: dict[str, dict[str, Any]], reference: str) -> None:
-    """Add each run's largest difference of a training loss to the reference's."""
-    base = results[reference].get("losses")
-    for result in results.values():
-        if base and "losses" in result:
-            pairs = zip(result["losses"], base, strict=True)
-            result["largest_loss_difference"] = max(abs(ours - theirs) for ours, theirs in pairs)
-
-
-def table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return one line per run."""
-    body = []
-    for name, found in results.items():
-        if "error" in found:
-            body.append([name, f"failed: {found['error'][-1][:80]}", "", "", ""])
-            continue
-        difference = f"{found.get('largest_loss_difference', 0):.1e}"
-        cells = [f"{found['tokens_per_s']:,.0f}", f"{found['peak_memory_gib']:.2f}"]
-        body.append([name, *cells, f"{found['losses'][-1]:.4f}", difference])
-    return grid(("strategy, devices", "tokens/s", "GiB", "last loss", "to DDP"), body)
-
-
-def report(options: Options) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = report.parse(__doc__, OPTIONS, arguments)
     gpus = torch.cuda.device_count()
     all_devices = options.devices or (2 if options.short or not gpus else gpus)
     names = [n for n in options.strategies if "deepspeed" not in n or find_spec("deepspeed")]
-    results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root, count = Path(folder), 4000 if options.short else 80_000
-        vocab_size = TINY["vocab_size"] if options.short else 30_522
-        sizes = {"num_sentences": count, "validation_sentences": max(800, count // 50)}
-        sizes |= {"vocab_size": vocab_size, "words_per_document": 200}
-        common = options_of(options, synthetic_folder(root / "shards", **sizes), root)
+    results: dict[str, Row] = {}
+    count = 4000 if options.short else 80_000
+    sizes = {"num_sentences": count, "validation_sentences": max(800, count // 50)}
+    sizes |= {"vocab_size": TINY["vocab_size"] if options.short else 30_522}
+    with shards_in(None, **sizes, words_per_document=200) as (shards, root):
+        common = options_of(options, shards, root)
         for devices in sorted({1, all_devices}):
             for name in names:
                 found = results[f"{name}, {devices}"] = measure(name, devices, common, root)
                 print(f"{name}, {devices}: {found.get('tokens_per_s', found)}", flush=True)
-    compare(results, f"{names[0]}, 1")
+    reference = results[f"{names[0]}, 1"].get("losses")
+    for found in results.values():
+        if reference and "losses" in found:
+            pairs = zip(found["losses"], reference, strict=True)
+            found["largest_loss_difference"] = max(abs(own - other) for own, other in pairs)
     kinds = [torch.cuda.get_device_name(number) for number in range(gpus)]
-    content = {"gpus": kinds, "results": results}
-    finish("scale_out", content, options, lambda whole: table(whole["results"]))
-    bars = {k: only(r["tokens_per_s"]) for k, r in results.items() if "tokens_per_s" in r}
+    report.finish("scale_out", {"gpus": kinds, "results": results}, options)
+    speeds = {name: r["tokens_per_s"] for name, r in results.items() if "tokens_per_s" in r}
+    bars = {name: report.only(speed) for name, speed in speeds.items()}
     panels = {"Pretraining tokens per second by strategy and devices": {"median": bars}}
-    bar_chart(panels, options.output / "scale_out.png", unit="tokens/s")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--devices", type=int, default=0, help="0: all GPUs, or two CPU processes")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch_size", type=int, default=192, help="examples per optimiser step")
-    parser.add_argument("--micro_batch_size", type=int, default=24, help="per device and pass")
-    parser.add_argument("--precision", default="bf16-mixed")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.steps, options.precision = 8, "32-true"
-        options.batch_size, options.micro_batch_size = 16, 4
-    report(options)
+    report.bar_chart(panels, options.output / "scale_out.png", unit="tokens/s")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,11 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import page
-from benchmarks.charts import bar_chart
+from benchmarks import report
 from benchmarks.harness import interleaved
-from benchmarks.report import Options, finish, make_parser, target
-from data_prep.cleaning import clean_document, document_hash
+from benchmarks.report import Option, Options
 from data_prep.config import (
     CleaningConfig,
     LocalSource,
@@ -31,13 +29,13 @@ from data_prep.config import (
     SentencesConfig,
     TokenizerConfig,
 )
-from data_prep.encoding import SentenceEncoder
 from data_prep.pool import available_cores
 from data_prep.python_docs import code_prose
 from data_prep.sentences import split_sentences
 from data_prep.sources import iterate_chunks
 from data_prep.tokenizer import save_tokenizer, train_wordpiece
-from data_prep.workers import encode_documents
+from data_prep.words import SentenceEncoder
+from data_prep.workers import clean_document, document_hash, encode_documents
 
 LABELS = {
     "encode_batch": "library, encode_batch, documents",
@@ -49,6 +47,14 @@ LABELS = {
     "split_and_tokenise": "ours, documents to sentences to ids",
     "clean_and_hash": "ours, cleaning and hashing",
     "whole": "ours, cleaning, hashing, sentences, ids",
+}
+OPTIONS = {
+    "text": Option("", "file, folder or glob; empty: Python's docs"),
+    "verify": Option(False, "compare all ids, measure nothing"),
+    "tokenizer": Option("", "tokenizer.json; empty: train one of 8192"),
+    "megabytes": Option(16.0, "text to take; 0: all of it", short=1.5),
+    "repeats": Option(3, short=1),
+    "cores": Option(available_cores()),
 }
 _STATE: dict[str, Any] = {}
 
@@ -77,7 +83,7 @@ def library_ids(texts: list[str], kind: str = "encode_batch_fast") -> Iterator[l
 def run(name: str, documents: list[str]) -> tuple[float, int, int]:
     """Return CPU seconds, characters and tokens of one kind of work."""
     tokens = 0
-    encoder = SentenceEncoder(_STATE["path"])
+    encoder = SentenceEncoder.from_file(_STATE["path"])
     texts = sentences_of(documents) if "sentences" in name or "tokenise" in name else documents
     if name == "tokenise_known":
         encoder.encode(texts)
@@ -136,7 +142,7 @@ def measure(documents: list[str], tokenizer_json: Path, options: Options) -> dic
 def verify(options: Options, tokenizer_json: Path) -> int:
     """Return 0 if every sentence has the ids that the library gives to it as a whole."""
     start(str(tokenizer_json))
-    encoder = SentenceEncoder(tokenizer_json)
+    encoder = SentenceEncoder.from_file(tokenizer_json)
     sentences = tokens = chars = wrong = 0
     for documents in read_batches(options.text, options.megabytes):
         texts = sentences_of(documents)
@@ -155,34 +161,9 @@ def verify(options: Options, tokenizer_json: Path) -> int:
     return int(wrong > 0)
 
 
-def report(options: Options, documents: list[str], tokenizer_json: Path) -> bool:
-    """Measure, write and show; return whether the claim holds."""
-    found = measure(documents, tokenizer_json, options)
-    rates = found["mb_per_s_and_core"]
-    medians = {name: values["median"] for name, values in rates.items()}
-    claim = "documents to sentences to ids / library alone (encode_batch_fast, documents)"
-    measured = medians["split_and_tokenise"] / medians["encode_batch_fast"]
-    targets = [target(claim, measured, at_least=1.0)]
-    found |= {"million_characters": sum(map(len, documents)) / 1e6, "targets": targets}
-    found |= {"median_mb_per_s_and_core": medians}
-    finish("text", found, options, page.text)
-    bars = {LABELS[name]: values for name, values in rates.items()}
-    panels = {"Data preparation": {"median": bars}}
-    bar_chart(panels, options.output / "text.png", unit="million characters per second and core")
-    return bool(targets[0]["met"])
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = make_parser(__doc__)
-    parser.add_argument("--text", default="", help="file, folder or glob; empty: Python's docs")
-    parser.add_argument("--verify", action="store_true", help="compare all ids, measure nothing")
-    parser.add_argument("--tokenizer", default="", help="tokenizer.json; empty: train one of 8192")
-    parser.add_argument("--megabytes", type=float, default=16.0, help="text to take; 0: all of it")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cores", type=int, default=available_cores())
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.megabytes, options.repeats = 1.5, 1
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if the claim holds, or with `--verify` if all ids are the library's."""
+    options = report.parse(__doc__, OPTIONS, arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     tokenizer_json = Path(options.tokenizer or options.output / "text_tokenizer.json")
     if not options.tokenizer:
@@ -193,7 +174,20 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verify:
         return verify(options, tokenizer_json)
     documents = [text for batch in read_batches(options.text, options.megabytes) for text in batch]
-    return 0 if report(options, documents, tokenizer_json) else 1
+    found = measure(documents, tokenizer_json, options)
+    rates = found["mb_per_s_and_core"]
+    medians = {name: values["median"] for name, values in rates.items()}
+    claim = "documents to sentences to ids / library alone (encode_batch_fast, documents)"
+    measured = medians["split_and_tokenise"] / medians["encode_batch_fast"]
+    targets = [report.target(claim, measured, at_least=1.0)]
+    found |= {"million_characters": sum(map(len, documents)) / 1e6, "targets": targets}
+    found |= {"median_mb_per_s_and_core": medians}
+    report.finish("text", found, options)
+    panels = {"Data preparation": {"median": {LABELS[name]: rates[name] for name in rates}}}
+    report.bar_chart(
+        panels, options.output / "text.png", unit="million characters per second and core"
+    )
+    return int(not targets[0]["met"])
 
 
 if __name__ == "__main__":

@@ -14,21 +14,28 @@ Needs a CUDA device and triton; without them it ends with code 2.
 
 import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks import page
+from benchmarks import report
 from benchmarks.harness import Clock, Step, copying, rows_of, run_rounds, times
-from benchmarks.report import Options, finish, make_parser, target
+from benchmarks.report import ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, make_batch
-from ponet.pooling import PoolInputs, PoolPlan, kernel_set, plan_pools
-from ponet.pooling.mix import triton_is_installed
-from ponet.pooling.triton_tiles import TileSizes
+from ponet.pooling.mix import kernel_set, triton_is_installed
+from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
 WINDOW = 3
-Row = dict[str, Any]
+OPTIONS = {
+    "rounds": Option(9, ROUNDS, short=3),
+    "tokens": Option(65_536, "per call"),
+    "width": Option(768),
+    "lengths": Option([512, 2048, 8192, 16_384], "tokens per text", short=[512]),
+    "precision": Option("bf16", "", tuple(DTYPES)),
+    "sweep": Option(False, "try other tile sizes as well"),
+}
 
 
 def make_inputs(options: Options, num_tokens: int, segment_len: int) -> tuple[PoolInputs, PoolPlan]:
@@ -73,14 +80,14 @@ def measure(options: Options, num_tokens: int, segment_len: int) -> list[Row]:
     return rows
 
 
-def claims(rows: list[Row]) -> list[dict[str, Any]]:
+def claims(rows: list[Row]) -> list[Target]:
     """Return the claim on each way, held against the slowest case."""
-    found = []
-    for way in PASSES:
-        lowest = min(row["share_of_copy"]["median"] for row in rows if row["way"] == way)
-        claim = f"{way}, share of copy bandwidth, slowest case"
-        found.append(target(claim, lowest, at_least=0.8))
-    return found
+    lowest = {
+        way: min(row["share_of_copy"]["median"] for row in rows if row["way"] == way)
+        for way in PASSES
+    }
+    name = "share of copy bandwidth, slowest case"
+    return [report.target(f"{way}, {name}", share, at_least=0.8) for way, share in lowest.items()]
 
 
 def sweep(options: Options) -> list[dict[str, Any]]:
@@ -91,7 +98,9 @@ def sweep(options: Options) -> list[dict[str, Any]]:
     inputs, plan = make_inputs(options, options.lengths[0], 25)
     clock = Clock(device="cuda", threads=torch.get_num_threads())
     for block, line_bytes, num_warps in itertools.product((32, 64), (128, 256, 512), (2, 4, 8)):
-        sizes = TileSizes(block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps)
+        sizes = triton_mix.TileSizes(
+            block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps
+        )
         triton_mix.SIZES = sizes
         try:
             steps = steps_of(inputs, plan, "triton")
@@ -99,22 +108,14 @@ def sweep(options: Options) -> list[dict[str, Any]]:
         finally:
             triton_mix.SIZES = usual
         medians = {way: times(samples[way], clock.deciding)["median"] for way in PASSES}
-        found.append({"sizes": vars(sizes), "seconds": medians})
+        found.append({"sizes": sizes._asdict(), "seconds": medians})
         print(sizes, {way: f"{seconds * 1e3:.3f} ms" for way, seconds in medians.items()})
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = make_parser(__doc__, rounds=9)
-    parser.set_defaults(device="cuda")
-    parser.add_argument("--tokens", type=int, default=65_536, help="per call")
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192, 16_384])
-    parser.add_argument("--precision", choices=tuple(DTYPES), default="bf16")
-    parser.add_argument("--sweep", action="store_true", help="try other tile sizes as well")
-    options = parser.parse_args(arguments)
-    if options.short:
-        options.lengths, options.rounds = [512], 3
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = report.parse(__doc__, OPTIONS, arguments)
+    options.device = "cuda"
     if not torch.cuda.is_available() or not triton_is_installed():
         print(
             "this benchmark needs a CUDA device and the package triton; what it measures on a CPU "
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [row for case in cases for row in measure(options, *case)]
     content = {"rows": rows, "targets": claims(rows)}
     content["sweep"] = sweep(options) if options.sweep else []
-    finish("triton_kernels", content, options, page.triton_kernels)
+    report.finish("triton_kernels", content, options)
     return 0
 
 

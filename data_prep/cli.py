@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import dataclasses
-import inspect
 import logging
 import os
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from data_prep.config import (
-    BuildConfig,
-    CleaningConfig,
-    HubSource,
-    LocalSource,
-    PythonDocsSource,
-    SentencesConfig,
-    TokenizerConfig,
-)
+from data_prep import config
+from data_prep.command import field_help, output_is_closed, quiet_output
 from data_prep.manifest import Manifest, ShardError
-from data_prep.quiet_output import output_is_closed, quiet_output
 
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 _EXAMPLES = """\
@@ -35,35 +27,20 @@ examples:
   python -m data_prep build --config configs/data/python_docs.yaml
   python -m data_prep build --config configs/data/local_text.yaml \\
       --source.path my_texts/ --output data/my_texts
-  python -m data_prep build --config configs/data/local_text.yaml --engine ray \
+  python -m data_prep build --config configs/data/local_text.yaml --engine ray \\
       --ray-address auto --source.path my_texts/ --output data/my_texts
   python -m data_prep inspect data/my_texts
   python -m data_prep verify data/my_texts
 """
 
 
-def field_help(cls: type) -> dict[str, str]:
-    """Return the text under every field of a config class."""
-    found: dict[str, str] = {}
-    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
-        name = ""
-        tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        for node in getattr(tree.body[0], "body", []):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                name = node.target.id
-            elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                found[name] = " ".join(str(node.value.value).split())
-                name = ""
-    return found
-
-
 def settings_help() -> str:
     """Return every setting with its meaning and default, group by group."""
     groups: list[tuple[str, Any]] = [
-        ("", BuildConfig),
-        *(("source.", cls) for cls in (LocalSource, HubSource, PythonDocsSource)),
-        *(("cleaning.", CleaningConfig), ("sentences.", SentencesConfig)),
-        ("tokenizer.", TokenizerConfig),
+        ("", config.BuildConfig),
+        *(("source.", cls) for cls in typing.get_args(config.Source)),
+        *(("cleaning.", config.CleaningConfig), ("sentences.", config.SentencesConfig)),
+        ("tokenizer.", config.TokenizerConfig),
     ]
     lines = ["settings (in the YAML file, or as --NAME VALUE after it; lists: --sources.0.path):"]
     for prefix, cls in groups:
@@ -81,21 +58,16 @@ def settings_help() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options; settings of `build` are parsed by `parse_overrides`."""
-    raw = argparse.RawDescriptionHelpFormatter
+    exact: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
     parser = argparse.ArgumentParser(
-        prog="data_prep",
-        description="Text to token shards.",
-        epilog=_EXAMPLES,
-        formatter_class=raw,
-        allow_abbrev=False,
+        prog="data_prep", description="Text to token shards.", epilog=_EXAMPLES, **exact
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     build = commands.add_parser(
-        "build",
-        help="make a shard folder",
-        epilog=settings_help(),
-        formatter_class=raw,
-        allow_abbrev=False,
+        "build", help="make a shard folder", epilog=settings_help(), **exact
     )
     build.add_argument(
         "--config", default="", help="YAML file, see configs/data; left out: the settings say all"
@@ -124,16 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Return `--key value` and `--key=value` pairs.
-
-    Raises:
-        ValueError: A word that is no `--key`, or a key without value.
-    """
+    """Return `--key value` and `--key=value` pairs; anything else is refused."""
     overrides: dict[str, str] = {}
-    remaining = list(arguments)
     key = ""
-    while remaining:
-        word = remaining.pop(0)
+    words = iter(arguments)
+    for word in words:
         if not word.startswith("--") or len(word) == 2:
             hint = f" --{key} takes one value: put a pattern or a list into quotes, so that the "
             hint += "shell does not expand it (--source.path 'texts/*.txt')."
@@ -142,12 +109,19 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
                 + (hint if key else "")
             )
         key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not remaining:
-                raise ValueError(f"--{key} has no value; settings are given as --KEY VALUE.")
-            value = remaining.pop(0)
-        overrides[key] = value
+        found = value if equals else next(words, None)
+        if found is None:
+            raise ValueError(f"--{key} has no value; settings are given as --KEY VALUE.")
+        overrides[key] = found
     return overrides
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 @quiet_output
@@ -162,13 +136,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = build_parser().parse_known_args(argv)
     try:
         if options.command == "build":
-            with _stops_on_sigterm():
-                return _build(options, parse_overrides(rest))
+            return _build(options, parse_overrides(rest))
         if rest:
             raise ValueError(f"'{rest[0]}' is not understood; see --help.")
-        if options.command == "inspect":
-            return _inspect(options.folder, options.samples)
-        return _verify(options.folder)
+        if options.command == "verify":
+            return _verify(options.folder)
+        from data_prep.inspection import inspect_lines
+
+        for line in inspect_lines(options.folder, num_samples=options.samples):
+            print(line)
+        return 0
     except (ValueError, OSError) as error:
         if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
@@ -181,56 +158,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SIGTERM if by_signal else EXIT_SIGINT
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM has arrived."""
+def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Build; SIGTERM stops it as Ctrl-C does: workers are ended, finished parts are kept."""
+    from data_prep.inspection import summary_lines
+    from data_prep.pipeline import build
 
-
-@contextlib.contextmanager
-def _stops_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM stop a command as Ctrl-C does: workers are ended, finished parts are kept."""
-
-    def stop(*_: object) -> None:
-        raise _Terminated
-
+    settings = config.BuildConfig.from_yaml(options.config, overrides)
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
-        yield
-
-
-def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from data_prep.pipeline import build
-    from data_prep.summary import summary_lines
-
-    folder = build(
-        BuildConfig.from_yaml(options.config, overrides),
-        progress=not options.quiet,
-        engine=options.engine,
-        ray_address=options.ray_address,
-    )
-    manifest = Manifest.load(folder)
-    for split, counts in sorted(manifest.splits.items()):
-        print(
-            f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
-            f"{counts.tokens:,} tokens"
+            before = signal.signal(signal.SIGTERM, _terminate)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+        folder = build(
+            settings,
+            progress=not options.quiet,
+            engine=options.engine,
+            ray_address=options.ray_address,
         )
-    for line in summary_lines(manifest):
-        print(line)
-    print(f"shards: {folder}")
-    return 0
-
-
-def _inspect(folder: str, samples: int) -> int:
-    from data_prep.inspection import inspect_lines
-
-    for line in inspect_lines(folder, num_samples=samples):
+    for line in (*summary_lines(Manifest.load(folder)), f"shards: {folder}"):
         print(line)
     return 0
 
 
 def _verify(folder: str) -> int:
-    from pathlib import Path
-
     from data_prep.shards import check_files
 
     manifest = Manifest.load(folder)

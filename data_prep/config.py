@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.config_parsing import filled, with_overrides
-from data_prep.languages import check_language
-from data_prep.yaml_files import read_yaml
+from data_prep.command import filled, read_yaml, with_overrides
+
+LANGUAGES = frozenset(
+    """
+aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de
+dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id
+ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu
+lv mg mh mi mk ml mn mo mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt
+qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn
+to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu abs ace ady aeb aeb-arab aln alt ami
+anp arn arq ary arz ast atj avk awa azb ban ban-bali bar bat-smg bbc bbc-latn bcc bcl be-tarask bgn
+bho bjn bpy bqi btm bug bxr cbk-zam cdo ceb chr ckb crh crh-cyrl csb de-at de-ch de-formal diq dsb
+dtp dty egl eml en-ca en-gb es-419 es-formal ext fiu-vro fit fil frc frp frr fur gag gan gan-hans
+gan-hant gcr glk gom gom-deva gor gsw guc hak haw hif hil hrx hsb hu-formal hyw ilo inh jam jut kaa
+kab kbd kbp khw kiu kjp kk-arab kk-cn kk-cyrl kk-kz kk-latn kk-tr ko-kp koi krc krl ks-arab ksh
+ku-arab ku-latn kum lad lbe lez lij liv lki lld lmo lrc ltg luz lzh lzz mad mai map-bms mdf mhr min
+mnw mrj ms-arab mwl myv mzn nah nan nap nds nds-nl new nia nl-informal nrm nso olo pam pap pcd pdc
+pdt pfl pih pms pnb pnt pt-br qug rgn rmy roa-rup roa-tara rue rup ruq ruq-cyrl ruq-latn sah sat
+scn sco sdc sdh ses sgs shi shn shy shy-latn simple skr skr-arab sli smn sr-ec sr-el srn stq sty
+szl szy tay tcy tet tg-cyrl tg-latn trv tt-cyrl tt-latn tyv udm ug-arab vec vep vls vmf vot vro war
+wuu xal xmf yue zea zgh zh-classical zh-cn zh-hans zh-hant zh-hk zh-min-nan zh-mo zh-my zh-sg zh-tw
+zh-yue
+""".split()
+)
+"""Codes that `sentences.language` takes. sentencex takes any word, and cuts by general rules what
+it does not know: a misspelt code would be a silent loss."""
+_NAMES = """
+amharic=am arabic=ar armenian=hy bengali=bn bulgarian=bg burmese=my catalan=ca chinese=zh czech=cs
+danish=da deutsch=de dutch=nl english=en espanol=es finnish=fi francais=fr french=fr german=de
+greek=el gujarati=gu hebrew=he hindi=hi hungarian=hu italian=it italiano=it japanese=ja kannada=kn
+kazakh=kk khmer=km korean=ko malayalam=ml marathi=mr norwegian=no persian=fa polish=pl
+portuguese=pt punjabi=pa russian=ru slovak=sk spanish=es swedish=sv tamil=ta telugu=te thai=th
+tibetan=bo turkish=tr ukrainian=uk urdu=ur vietnamese=vi
+"""
+
+
+def _check_least(settings: object, where: str = "", **least: float) -> None:
+    """Refuse a field below its least value."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value < bound:
+            raise ValueError(f"{where}{name} is {value}, allowed: {bound} or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +62,7 @@ class _Limits:
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        if self.max_documents < 0 or self.max_megabytes < 0:
-            raise ValueError(
-                f"source: max_documents ({self.max_documents}) and max_megabytes "
-                f"({self.max_megabytes}) must be 0 (no limit) or more."
-            )
+        _check_least(self, "source.", max_documents=0, max_megabytes=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +131,7 @@ class HubSource(_Texts):
     def __post_init__(self) -> None:
         """Check the limits and the grouping of rows."""
         super().__post_init__()
-        if self.rows_per_document < 1:
-            raise ValueError(f"rows_per_document is {self.rows_per_document}, allowed: 1 or more.")
+        _check_least(self, "source.", rows_per_document=1)
         if self.rows_per_document > 1 and self.wikitext_headings:
             raise ValueError(
                 f"rows_per_document ({self.rows_per_document}) and wikitext_headings (true) both "
@@ -132,10 +167,23 @@ class CleaningConfig:
 
     def __post_init__(self) -> None:
         """Check the shortest length."""
-        if self.min_document_chars < 1:
-            raise ValueError(
-                f"cleaning.min_document_chars is {self.min_document_chars}, allowed: 1 or more."
-            )
+        _check_least(self, "cleaning.", min_document_chars=1)
+
+
+def _check_language(code: str) -> None:
+    """Refuse what is no language code; the nearest one is named."""
+    if code in LANGUAGES:
+        return
+    word = code.lower().replace("_", "-")
+    known = {**dict(pair.split("=") for pair in _NAMES.split()), **{k: k for k in LANGUAGES}}
+    near = [word, word.split("-")[0], *difflib.get_close_matches(word, known, n=1, cutoff=0.7)]
+    found = next((known[item] for item in near if item in known), "")
+    hint = f" Did you mean '{found}'?" if found else ""
+    raise ValueError(
+        f"sentences.language is '{code}', which is no language code.{hint} Allowed: ISO 639-1 "
+        "codes such as en, de, zh, and longer ones of Wikipedia such as gsw or pt-br; give en "
+        "for a language that has none."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +205,8 @@ class SentencesConfig:
 
     def __post_init__(self) -> None:
         """Check the language and the bounds."""
-        check_language(self.language)
-        if self.max_paragraph_chars < 100:
-            raise ValueError(
-                f"sentences.max_paragraph_chars is {self.max_paragraph_chars}, allowed: >= 100."
-            )
+        _check_language(self.language)
+        _check_least(self, "sentences.", max_paragraph_chars=100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +233,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.vocab_size < 64:
-            raise ValueError(f"tokenizer.vocab_size is {self.vocab_size}, allowed: 64 or more.")
-        if self.train_megabytes < 0 or self.alphabet_size < 1 or self.min_frequency < 1:
-            raise ValueError(
-                f"tokenizer: train_megabytes ({self.train_megabytes}) must be >= 0, alphabet_size "
-                f"({self.alphabet_size}) and min_frequency ({self.min_frequency}) >= 1."
-            )
+        _check_least(self, "tokenizer.", vocab_size=64, train_megabytes=0)
+        _check_least(self, "tokenizer.", alphabet_size=1, min_frequency=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,11 +277,7 @@ class BuildConfig:
                 f"sentences.split is line, but cleaning.line_breaks is {self.cleaning.line_breaks}"
                 ": lines would be joined before; give --cleaning.line_breaks paragraph."
             )
-        if self.chunk_megabytes <= 0 or self.num_workers < 0:
-            raise ValueError(
-                f"chunk_megabytes ({self.chunk_megabytes}) must be above 0 and num_workers "
-                f"({self.num_workers}) 0 or more."
-            )
+        _check_least(self, num_workers=0, chunk_megabytes=1e-6)
 
     @classmethod
     def from_dict(
@@ -252,33 +288,22 @@ class BuildConfig:
         Args:
             values: Field name -> value.
             overrides: Dotted key -> value, such as `{"source.path": "books", "output": "data"}`.
-
-        Raises:
-            ValueError: Unknown key, wrong type, or a value out of range; the message names the key.
         """
         values = with_overrides(values, overrides or {})
-        if ("source" in values) == ("sources" in values):
-            raise ValueError(
-                "both `source` and `sources` are given; use one of them."
-                if "source" in values
-                else "'sources' is missing: write `source:` in a YAML file, or give --source.path "
-                "FILE_FOLDER_OR_GLOB."
-            )
+        if "source" in values and "sources" in values:
+            raise ValueError("both `source` and `sources` are given; use one of them.")
         if "source" in values:
             values["sources"] = [values.pop("source")]
+        if "sources" not in values:
+            raise ValueError(
+                "'sources' is missing: write `source:` in a YAML file, or give --source.path "
+                "FILE_FOLDER_OR_GLOB."
+            )
         return filled(cls, values)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> BuildConfig:
-        """Return the config of a YAML file, changed by dotted overrides.
-
-        Args:
-            path: The file, or a pipe; empty: none, the overrides say all.
-            overrides: See `from_dict`.
-
-        Raises:
-            ValueError: No such file, not YAML, unknown key, wrong type, value out of range.
-        """
+        """Return the config of a YAML file, or pipe; an empty path: the overrides say all."""
         try:
             values = read_yaml(path) if path else {}
         except ValueError as error:
@@ -286,7 +311,3 @@ class BuildConfig:
         if not isinstance(values, dict):
             raise ValueError(f"config file {path} must hold `key: value` lines.")
         return cls.from_dict(values, overrides)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` reads back."""
-        return asdict(self)

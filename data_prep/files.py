@@ -1,15 +1,21 @@
-"""Writing files so that neither a kill nor a full disk leaves half of one behind."""
+"""Files that neither a kill nor a full disk leaves half written, locks, and folders of work.
+
+Invariant: a name stands for the old content or the new one, never for a part.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 TEMPORARY = ".tmp"
+SPARE_BYTES = 32 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -31,11 +37,7 @@ def free_bytes(folder: Path) -> int:
 
 @contextlib.contextmanager
 def names_full_disk(path: str | Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that says where and what to do.
-
-    Raises:
-        DiskFull: The disk or the quota is used up.
-    """
+    """Turn the error of a full disk into a `DiskFull` that says where and what to do."""
     try:
         yield
     except DiskFull:
@@ -43,10 +45,10 @@ def names_full_disk(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if not is_disk_full(error):
             raise
-        folder = Path(path).absolute().parent
         raise DiskFull(
-            f"{path} cannot be written: {error.strerror} ({free_bytes(folder) / 1e6:.1f} MB are "
-            "free there). Make room and run the same command again: finished parts are kept."
+            f"{path} cannot be written: {error.strerror} "
+            f"({free_bytes(Path(path).absolute().parent) / 1e6:.1f} MB are free there). Make room "
+            "and run the same command again: finished parts are kept."
         ) from error
 
 
@@ -79,8 +81,6 @@ def write_atomic(path: str | Path, data: bytes | memoryview, *, durable: bool = 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power, where the system can."""
-    if os.name == "nt":
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,3 +89,112 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def file_lock(path: str | Path, *, wait: bool = False) -> Iterator[TextIO | None]:
+    """Hold a lock on a file; gives the open file, or None where another process holds it.
+
+    The lock belongs to the open file: a child that inherits the descriptor holds it too, and it is
+    free only when the last of them has ended or closed it. It works between machines on a shared
+    disk that has such locks (NFS 4); on a disk that has none everyone gets it. The file and its
+    folder are made if they are missing; whoever holds it may remove them.
+
+    Args:
+        path: The file.
+        wait: Wait for the lock.
+    """
+    path = Path(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # missing again, or another file by now: the one who held it has just removed it
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            stream = stack.enter_context(open(path, "a", encoding="utf-8"))
+            is_held = _lock(stream.fileno(), wait=wait)
+            if not is_held or os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+                opened = stack.pop_all()
+                break
+    with opened:
+        yield stream if is_held else None
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    return True
+
+
+def _work_paths(output: Path) -> tuple[Path, Path]:
+    """Return where unfinished work lies, and where it is moved to be removed."""
+    return output.with_name(f"{output.name}.building"), output.with_name(f"{output.name}.removing")
+
+
+@contextlib.contextmanager
+def locked_work(output: Path) -> Iterator[Path]:
+    """Give the folder of unfinished work to one build at a time, refuse it to another.
+
+    A killed build leaves no lock; the halves of files that it was writing are removed.
+    """
+    work, _ = _work_paths(output)
+    with file_lock(work / "lock") as stream:
+        if stream is None:
+            raise ValueError(
+                f"another build is at work in {work}; wait for it, or name another output."
+            )
+        for path in work.rglob(f"*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+        yield work
+
+
+def require_room(work: Path, needed: float, what: str) -> None:
+    """Refuse work that will write so many bytes at least, if the disk has no room for them."""
+    free = free_bytes(work)
+    if needed > 0 and needed + SPARE_BYTES > free:
+        raise ValueError(
+            f"{what} needs {(needed + SPARE_BYTES) / 1e6:,.0f} MB or more, but {work.parent} has "
+            f"{free / 1e6:,.0f} MB free. Make room, name an output on another disk, or give "
+            "--check_disk false to try all the same; finished parts are kept."
+        )
+
+
+def publish(final: Path, output: Path) -> None:
+    """Move the finished folder from the unfinished work to its place, an old one back there."""
+    old = final.with_name("replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    for folder in (final, *(path for path in final.rglob("*") if path.is_dir())):
+        sync_folder(folder)
+    if output.exists():
+        os.replace(output, old)
+    os.replace(final, output)
+    sync_folder(output.parent)
+
+
+def discard(output: Path) -> None:
+    """Remove the folder of unfinished work; call it with the lock held.
+
+    The folder is renamed first, so that a build that starts meanwhile makes a new one.
+    """
+    work, removed = _work_paths(output)
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(work, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def remove_leftovers(output: Path, *, made_by: str) -> None:
+    """Remove what a build left that was killed after its output was in place.
+
+    Args:
+        output: The finished folder.
+        made_by: Name of a folder that the unfinished work of that very build holds; unfinished
+            work with other settings is kept.
+    """
+    work, removed = _work_paths(output)
+    if (work / made_by).is_dir() or (removed.exists() and not work.exists()):
+        with contextlib.suppress(ValueError, OSError), locked_work(output):
+            discard(output)

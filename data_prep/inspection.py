@@ -1,7 +1,8 @@
-"""What a shard folder holds, for a reader who wants to trust it."""
+"""What a build made, for a reader who wants to trust it: its summary, and a look into a folder."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.manifest import TOKENIZER_NAME, Manifest
+from data_prep.readers import BLANK_LINE, INVALID_UTF8, left_out_words
 from data_prep.shards import TokenShards
-from data_prep.summary import summary_lines
+from data_prep.sources import LEFT_OUT
 
 BAR_WIDTH = 40
 MAX_PAIRS = 20_000
@@ -19,18 +21,133 @@ MAX_SENTENCES = 2_000_000
 COMMON_IDS = 200
 ORDER_RATIO = 1.15
 """Adjacent sentences of running text share clearly more rare ids than random pairs."""
+_DROPPED = {
+    "documents_empty": "empty documents",
+    "documents_short": "short documents",
+    "documents_duplicate": "duplicate documents",
+    "documents_over_limit": "documents over the limit",
+    "documents_without_tokens": "documents without tokens",
+    "sentences_without_tokens": "sentences without tokens",
+    "headings_dropped": "headings",
+    "damaged_rows": "damaged rows",
+    "truncated_files": "damaged files",
+    "packages_missing": "packages that are not installed",
+    "modules_too_large": "modules that are too large",
+    "modules_unreadable": "unreadable modules",
+}
+_REPAIRED = {
+    INVALID_UTF8: "bytes that are not UTF-8",
+    "byte_order_marks": "byte order marks",
+    "carriage_returns": "carriage returns",
+    "control_characters": "control characters",
+    "lone_surrogates": "lone surrogates",
+    "unicode_line_separators": "Unicode line separators",
+    "special_tokens_neutralised": "special tokens",
+    "documents_unicode_normalised": "documents in another Unicode form",
+    "documents_cut": "documents cut for their length",
+}
+MOST_UNKNOWN = 0.05
+MOST_MARKS_LOST = 0.01
+
+
+def summary_lines(manifest: Manifest) -> Iterator[str]:
+    """Yield what every split holds, what was read and left out, then a note for each doubt."""
+    for split, counts in sorted(manifest.splits.items()):
+        yield (
+            f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
+            f"{counts.tokens:,} tokens"
+        )
+    counters = Counter(manifest.counters)
+    files = sum(len(source.get("files", ())) for source in manifest.sources)
+    places = f" in {files:,} file{'s' if files > 1 else ''}" if files else ""
+    parts = [f"{counters['documents_read']:,} documents{places}"]
+    for title, names in (("dropped", _DROPPED), ("repaired", _REPAIRED)):
+        found = [f"{counters[name]:,} {text}" for name, text in names.items() if counters[name]]
+        if found:
+            parts.append(f"{title}: {', '.join(found)}")
+    yield f"read: {'; '.join(parts)}"
+    if left_out := _named(LEFT_OUT, counters):
+        yield f"left out: {left_out_words(left_out)}"
+    for note in (_encoding_notes, _separator_notes, _token_notes, _split_notes):
+        yield from (f"note: {text}" for text in note(manifest, counters))
+
+
+def _named(start: str, counters: Counter[str]) -> Counter[str]:
+    """Return the counters whose names start so, by the rest of their names."""
+    found = {name.removeprefix(start): n for name, n in counters.items() if name.startswith(start)}
+    return Counter(found)
+
+
+def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
+    if files := _named(f"{INVALID_UTF8}: ", counters):
+        worst = sorted(files, key=lambda name: (-files[name], name))[:3]
+        names = ", ".join(f"{name} ({files[name]:,})" for name in worst)
+        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+        yield (
+            f"{files.total():,} bytes are not UTF-8 and were replaced: {names}{more}. "
+            "Convert these files, for example with `iconv -f LATIN1 -t UTF-8`."
+        )
+
+
+def _separator_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
+    read = manifest.settings.get("sources", ())
+    wanted = [source.get("document_separator", "") for source in read]
+    if any(wanted) and not counters["separator_lines"]:
+        names = ", ".join(filter(None, wanted)).replace(BLANK_LINE, "an empty line")
+        yield (
+            f"document_separator ({names}) stands on no line of any .txt file, so that every "
+            "file is one document. It must be a whole line; for empty lines write blank_line."
+        )
+    if counters["wikiextractor_lines"] and "</doc>" not in wanted:
+        yield (
+            f"{counters['wikiextractor_lines']:,} lines such as <doc id=...> of WikiExtractor were "
+            "read as text; give --source.document_separator '</doc>' to part documents there."
+        )
+
+
+def _token_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
+    tokens = sum(split.tokens for split in manifest.splits.values())
+    unknown = counters["tokens_unknown"] / max(tokens, 1)
+    if unknown > MOST_UNKNOWN:
+        yield (
+            f"{unknown:.0%} of the tokens are [UNK]: the tokenizer does not know this text's "
+            "characters; enlarge tokenizer.alphabet_size and vocab_size, or load another."
+        )
+    lost = counters["sampled_marks_lost"] / max(counters["sampled_characters"], 1)
+    if lost > MOST_MARKS_LOST:
+        yield (
+            f"the tokenizer drops accents, umlauts or vowel signs: {lost:.0%} of the characters, "
+            "and words that differ in them alone become one. --tokenizer.strip_accents false keeps "
+            "them."
+        )
+
+
+def _split_notes(manifest: Manifest, _: Counter[str]) -> Iterator[str]:
+    counts = {name: split.documents for name, split in manifest.splits.items()}
+    validation, total = counts.get("validation", 0), sum(counts.values())
+    if "validation_fraction" not in manifest.settings:
+        return
+    if not validation and not manifest.settings["validation_fraction"]:
+        yield (
+            "there is no validation split (validation_fraction 0), which pretraining needs: build "
+            "with --validation_fraction 0.01 or more to train on these shards."
+        )
+    elif not validation:
+        yield (
+            "all text is one document, so that there is no validation split, which pretraining "
+            "needs: part it into documents (--source.document_separator blank_line, or a line such "
+            "as ***), or add files."
+        )
+    elif min(counts.values()) < 2:
+        yield (
+            f"of {total} documents {validation} validate, and pair objectives (mlm_sso, mlm_nsp) "
+            "need two on either side: add documents, or part them (--source.document_separator); "
+            "the objective mlm needs one."
+        )
 
 
 def inspect_lines(folder: str | Path, *, num_samples: int = 5) -> Iterator[str]:
-    """Yield the lines of the report on a shard folder.
-
-    Args:
-        folder: The shard folder.
-        num_samples: Number of decoded samples.
-
-    Raises:
-        ShardError: The folder is missing, incomplete or damaged.
-    """
+    """Yield the lines of the report on a shard folder, with so many decoded samples."""
     manifest = Manifest.load(folder)
     info = manifest.tokenizer
     yield f"{folder}"
@@ -38,42 +155,36 @@ def inspect_lines(folder: str | Path, *, num_samples: int = 5) -> Iterator[str]:
         f"tokenizer   {info.vocab_size:,} entries, {'lowercased' if info.lowercase else 'cased'}, "
         f"digest {info.digest[:12]}"
     )
-    for split, counts in sorted(manifest.splits.items()):
-        yield (
-            f"{split:<11} {counts.documents:,} documents, {counts.sentences:,} sentences, "
-            f"{counts.tokens:,} tokens"
-        )
+    yield from summary_lines(manifest)
     totals = [f"{name} {n:,}" for name, n in manifest.counters.items() if ": " not in name]
     if totals:
         yield f"counters    {', '.join(totals)}"
-    yield from summary_lines(manifest)
     shards = TokenShards.open(folder, "train")
-    yield from _unknown_line(shards)
-    sentence_lens = np.diff(shards.sentence_offsets)
-    document_lens = np.diff(shards.sentence_offsets[shards.document_offsets])
-    yield from histogram_lines("tokens per sentence", sentence_lens)
-    yield from histogram_lines("tokens per document", document_lens)
-    yield from histogram_lines("sentences per document", np.diff(shards.document_offsets))
-    share, looked_at = duplicate_share(shards)
+    yield _ids_line(shards)
+    borders = shards.sentence_offsets[shards.document_offsets]
+    yield from _histogram_lines("tokens per sentence", np.diff(shards.sentence_offsets))
+    yield from _histogram_lines("tokens per document", np.diff(borders))
+    yield from _histogram_lines("sentences per document", np.diff(shards.document_offsets))
+    share, looked_at = _duplicate_share(shards)
     yield ""
     yield f"duplicate sentences: {share:.1%} of {looked_at:,} (equal to an earlier one)"
     yield order_line(shards)
     yield from _sample_lines(shards, num_samples)
 
 
-def _unknown_line(shards: TokenShards) -> Iterator[str]:
+def _ids_line(shards: TokenShards) -> str:
     counts = shards.token_counts
     unknown = int(counts[shards.manifest.tokenizer.unk_id])
     used = int(np.count_nonzero(counts))
     share = unknown / max(shards.num_tokens, 1)
     words = shards.num_tokens - int(counts[shards.is_continuation].sum())
-    yield (
+    return (
         f"ids         {used:,} of {counts.size:,} entries occur, [UNK] {share:.3%}, "
         f"{shards.num_tokens / max(words, 1):.2f} tokens per word"
     )
 
 
-def histogram_lines(title: str, values: npt.NDArray[Any]) -> Iterator[str]:
+def _histogram_lines(title: str, values: npt.NDArray[Any]) -> Iterator[str]:
     """Yield a histogram over powers of two, with quantiles."""
     if values.size == 0:
         return
@@ -92,7 +203,7 @@ def histogram_lines(title: str, values: npt.NDArray[Any]) -> Iterator[str]:
         )
 
 
-def duplicate_share(shards: TokenShards) -> tuple[float, int]:
+def _duplicate_share(shards: TokenShards) -> tuple[float, int]:
     """Return the share of sentences equal to an earlier one, and how many were looked at."""
     count = min(shards.num_sentences, MAX_SENTENCES)
     seen: set[int] = set()
@@ -104,51 +215,45 @@ def duplicate_share(shards: TokenShards) -> tuple[float, int]:
     return 1 - len(seen) / max(count, 1), count
 
 
-def order_overlaps(
-    shards: TokenShards, *, common_ids: int = COMMON_IDS, seed: int = 0
-) -> tuple[float, float, int]:
+def _order_overlaps(shards: TokenShards) -> tuple[float, float, int]:
     """Return the overlap of adjacent sentences, that of random ones of the same document, pairs.
 
-    Overlap is the share of the shorter sentence's rarer ids (all but the `common_ids` most
+    Overlap is the share of the shorter sentence's rarer ids (all but the `COMMON_IDS` most
     frequent) found in the other. Comparing within documents keeps the topic equal, so that only
     the order counts.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     document_lens = np.diff(shards.document_offsets)
     long_enough = np.flatnonzero(document_lens >= 8)
     if not long_enough.size:
         return 0.0, 0.0, 0
     documents = generator.choice(long_enough, MAX_PAIRS)
-    lens = document_lens[documents]
-    first = shards.document_offsets[documents] + generator.integers(0, lens - 1)
-    step = generator.integers(3, lens - 3)
-    start = shards.document_offsets[documents]
-    other = start + (first - start + step) % lens
-    common_ids = min(common_ids, shards.token_counts.size // 10)
+    lens, start = document_lens[documents], shards.document_offsets[documents]
+    first = start + generator.integers(0, lens - 1)
+    other = start + (first - start + generator.integers(3, lens - 3)) % lens
+    common_ids = min(COMMON_IDS, shards.token_counts.size // 10)
     common = set(np.argsort(shards.token_counts)[::-1][:common_ids].tolist())
-    adjacent, distant = [], []
-    for here, there in zip(first.tolist(), other.tolist(), strict=True):
-        pair = (_overlap(shards, here, here + 1, common), _overlap(shards, here, there, common))
-        if pair[0] is not None and pair[1] is not None:
-            adjacent.append(pair[0])
-            distant.append(pair[1])
-    if not adjacent:
-        return 0.0, 0.0, 0
-    return float(np.mean(adjacent)), float(np.mean(distant)), len(adjacent)
+    pairs = [
+        (_overlap(shards, here, here + 1, common), _overlap(shards, here, there, common))
+        for here, there in zip(first.tolist(), other.tolist(), strict=True)
+    ]
+    found = [pair for pair in pairs if None not in pair]
+    adjacent, distant = np.array(found or [(0.0, 0.0)], float).mean(axis=0).tolist()
+    return adjacent, distant, len(found)
 
 
 def _overlap(shards: TokenShards, a: int, b: int, common: set[int]) -> float | None:
     offsets = shards.sentence_offsets
-    sets = [
+    one, other = (
         set(shards.tokens[int(offsets[i]) : int(offsets[i + 1])].tolist()) - common for i in (a, b)
-    ]
-    size = min(map(len, sets))
-    return len(sets[0] & sets[1]) / size if size >= 2 else None
+    )
+    size = min(len(one), len(other))
+    return len(one & other) / size if size >= 2 else None
 
 
 def order_line(shards: TokenShards) -> str:
     """Return the verdict on the order of sentences."""
-    adjacent, distant, pairs = order_overlaps(shards)
+    adjacent, distant, pairs = _order_overlaps(shards)
     if pairs < 50:
         return "sentence order: too few documents of eight sentences or more to judge"
     ratio = adjacent / max(distant, 1e-9)

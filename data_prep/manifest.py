@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def read_vocab(tokenizer_json: str | Path) -> dict[str, int]:
-    """Return the piece-to-id table of a `tokenizer.json`.
-
-    Raises:
-        ShardError: The file is missing, not JSON, or holds no WordPiece vocabulary.
-    """
+    """Return the piece-to-id table of a `tokenizer.json`."""
     model = _read_tokenizer(tokenizer_json)["model"]
     return {str(piece): int(index) for piece, index in model["vocab"].items()}
 
@@ -65,12 +61,11 @@ def _read_tokenizer(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def lowercases(normalizer: Any) -> bool:
-    """Return whether a normaliser of a tokenizer.json lowercases text."""
+def _lowercases(normalizer: Any) -> bool:
     if not isinstance(normalizer, dict):
         return False
     if normalizer.get("type") == "Sequence":
-        return any(lowercases(part) for part in normalizer.get("normalizers", []))
+        return any(map(_lowercases, normalizer.get("normalizers", [])))
     return normalizer.get("type") == "Lowercase" or bool(normalizer.get("lowercase"))
 
 
@@ -97,11 +92,7 @@ class TokenizerInfo:
 
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> TokenizerInfo:
-        """Return the description of a `tokenizer.json`.
-
-        Raises:
-            ShardError: The file is no WordPiece tokenizer, or lacks one of the five special tokens.
-        """
+        """Return the description of a `tokenizer.json`."""
         content = _read_tokenizer(tokenizer_json)
         vocab = content["model"]["vocab"]
         missing = [token for token in SPECIAL_TOKENS if token not in vocab]
@@ -111,16 +102,11 @@ class TokenizerInfo:
                 f"it must hold {', '.join(SPECIAL_TOKENS)}."
             )
         parts = {key: content.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
-        pad, unk, cls_id, sep, mask = (int(vocab[token]) for token in SPECIAL_TOKENS)
         return cls(
             digest=digest_of(parts),
-            vocab_size=max(int(index) for index in vocab.values()) + 1,
-            pad_id=pad,
-            unk_id=unk,
-            cls_id=cls_id,
-            sep_id=sep,
-            mask_id=mask,
-            lowercase=lowercases(content.get("normalizer")),
+            vocab_size=max(map(int, vocab.values())) + 1,
+            lowercase=_lowercases(content.get("normalizer")),
+            **{f"{token[1:-1].lower()}_id": int(vocab[token]) for token in SPECIAL_TOKENS},
         )
 
 
@@ -167,22 +153,14 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     """Version of the folder layout."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the manifest as plain JSON-like values."""
-        return asdict(self)
-
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into the folder, at once and last of all files."""
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        text = json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
         write_atomic(Path(folder) / MANIFEST_NAME, text.encode("utf-8"))
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Return the manifest of a shard folder.
-
-        Raises:
-            ShardError: No manifest there, a damaged one, or one of another format version.
-        """
+        """Return the manifest of a shard folder."""
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise ShardError(
@@ -192,27 +170,20 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if version == FORMAT_VERSION:
+                return cls._from_dict(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ShardError(f"{path}: is damaged ({error}); build the folder again.") from error
-        if version != FORMAT_VERSION:
-            raise ShardError(
-                f"{path}: has format version {version}, this program reads {FORMAT_VERSION}; "
-                "build the folder again."
-            )
-        try:
-            return cls._from_dict(content)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ShardError(f"{path}: is damaged ({error}); build the folder again.") from error
+        raise ShardError(
+            f"{path}: has format version {version}, this program reads {FORMAT_VERSION}; "
+            "build the folder again."
+        )
 
     @classmethod
     def _from_dict(cls, content: Mapping[str, Any]) -> Manifest:
-        return cls(
-            tokenizer=TokenizerInfo(**content["tokenizer"]),
-            splits={name: SplitCounts(**value) for name, value in content["splits"].items()},
-            files={name: FileRecord(**value) for name, value in content["files"].items()},
-            settings=dict(content["settings"]),
-            sources=list(content["sources"]),
-            counters=dict(content["counters"]),
-            digest=str(content["digest"]),
-            format_version=int(content["format_version"]),
-        )
+        parsed = {
+            "tokenizer": TokenizerInfo(**content["tokenizer"]),
+            "splits": {name: SplitCounts(**value) for name, value in content["splits"].items()},
+            "files": {name: FileRecord(**value) for name, value in content["files"].items()},
+        }
+        return cls(**{**{item.name: content[item.name] for item in fields(cls)}, **parsed})

@@ -22,21 +22,25 @@ _SKIPPED_FOLDERS = {
     *("site-packages", "dist-packages", "test", "tests", "testing", "__pycache__"),
     *("idlelib", "lib2to3", "turtledemo", "_vendor", "vendor", "third_party", "externals"),
 }
-_FIELD = re.compile(r"^:(?:type|rtype|vartype|meta)\b")
 _PARAM = re.compile(r"^:(?:param|arg|returns?|raises?|ivar|var)\b[^:]*:\s*")
 _TYPED_NAME = re.compile(r"^[*\w.,` \\]{1,50}(?:\s:\s|:$|\s:$)")
 _GOOGLE_ARG = re.compile(r"^\*{0,2}[A-Za-z_]\w*(?:,\s*\w+)*\s*(?:\([^)]*\))?\s*:\s+")
-_HEADER = re.compile(
-    r"^(?:Parameters|Other Parameters|Returns?|Yields?|Raises|Warns|Warnings?|See [Aa]lso|Notes?|"
-    r"References|Examples?|Attributes|Methods|Args|Arguments|Keyword [Aa]rg\w*|Shape|Inputs?|"
-    r"Outputs?|Usage|Explanation|Hints?)\s*:*$"
+_MARKUP = re.compile(
+    r"^(?:\.\. |>>>|\.\.\.|\||\+-|@|\$|:(?:type|rtype|vartype|meta)\b|(?:Parameters|"
+    r"Other Parameters|Returns?|Yields?|Raises|Warns|Warnings?|See [Aa]lso|Notes?|References|"
+    r"Examples?|Attributes|Methods|Args|Arguments|Keyword [Aa]rg\w*|Shape|Inputs?|Outputs?|Usage|"
+    r"Explanation|Hints?)\s*:*$)"
 )
-_ROLE = re.compile(r":[a-zA-Z:+]+:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
-_QUOTED = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
-_STRONG = re.compile(r"\*{1,2}(\w[^*\n]*?)\*{1,2}")
+_UNDERLINE = re.compile(r"^([-=~^*#\"'])\1{2,}$")
+_MARKED = (
+    re.compile(r":[a-zA-Z:+]+:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`"),
+    re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}"),
+    re.compile(r"\*{1,2}(\w[^*\n]*?)\*{1,2}"),
+)
+"""Roles, quoted code and emphasis: what is inside stays."""
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)\"']*$")
 _ITEM = re.compile(r"^(?:[-*+•]|\d+[.)])\s+")
-_LITERAL_BLOCKS = ("code", "math", "plot", "image", "figure", "testcode", "doctest", "parsed")
+_LITERAL = re.compile(r"^\.\. \s*(?:code|math|plot|image|figure|testcode|doctest|parsed)")
 
 
 def module_files(source: PythonDocsSource, counters: Counter[str]) -> Iterator[list[Path]]:
@@ -108,10 +112,9 @@ def prose_paragraphs(docstring: str) -> list[str]:
     found: list[str] = []
     for lines in _blocks(docstring.expandtabs().split("\n")):
         text = " ".join(lines)
-        text = _ROLE.sub(r"\1", text)
-        text = _QUOTED.sub(r"\1", text)
-        text = _STRONG.sub(r"\1", text).replace("::", ":")
-        text = " ".join(text.split())
+        for marked in _MARKED:
+            text = marked.sub(r"\1", text)
+        text = " ".join(text.replace("::", ":").split())
         if _is_prose(text):
             found.append(text)
     return found
@@ -122,66 +125,46 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
     block: list[str] = []
     skip_deeper_than = -1
     in_fence = in_doctest = False
-    for index, raw in enumerate(lines):
+    for raw, following in zip(lines, [*lines[1:], ""], strict=True):
         line = raw.strip()
         indent = len(raw) - len(raw.lstrip())
         if line.startswith("```"):
             in_fence = not in_fence
             continue
-        if not line:
-            in_doctest = False
-        elif skip_deeper_than >= 0 and indent <= skip_deeper_than:
+        in_doctest = bool(line) and (in_doctest or line.startswith(">>>"))
+        if line and indent <= skip_deeper_than:
             skip_deeper_than = -1
-        if line.startswith(">>>"):
-            in_doctest = True
         if in_fence or in_doctest or (skip_deeper_than >= 0 and line):
             continue
-        following = lines[index + 1].strip() if index + 1 < len(lines) else ""
-        if not line or _is_markup(line, following):
-            if _opens_literal(line):
+        if not line or _is_markup(line, following.strip()):
+            if _LITERAL.match(line):
                 skip_deeper_than = indent
             yield block
             block = []
             continue
-        if _ITEM.match(line) or _PARAM.match(line) or _starts_argument(line, indent):
+        bare = _PARAM.sub("", _ITEM.sub("", line))
+        bare = _GOOGLE_ARG.sub("", bare) if indent else bare
+        if bare != line:
             yield block
             block = []
-        block.append(_without_label(line, indent))
+        block.append(bare)
         if line.endswith("::"):
             skip_deeper_than = indent
     yield block
 
 
-def _starts_argument(line: str, indent: int) -> bool:
-    return indent > 0 and bool(_GOOGLE_ARG.match(line))
-
-
-def _without_label(line: str, indent: int) -> str:
-    line = _PARAM.sub("", _ITEM.sub("", line))
-    return _GOOGLE_ARG.sub("", line) if indent > 0 else line
-
-
-def _opens_literal(line: str) -> bool:
-    return line.startswith(".. ") and line[3:].lstrip().startswith(_LITERAL_BLOCKS)
-
-
 def _is_markup(line: str, following: str) -> bool:
     return (
-        line.startswith((".. ", ">>>", "...", "|", "+-", "@", "$"))
+        bool(_MARKUP.match(line))
         or not any(character.isalpha() for character in line)
-        or bool(_FIELD.match(line) or _HEADER.match(line))
-        or (len(line) < 60 and _is_underline(following))
+        or (len(line) < 60 and bool(_UNDERLINE.match(following)))
         or (bool(_TYPED_NAME.match(line)) and not line.endswith((".", ",")))
     )
 
 
-def _is_underline(line: str) -> bool:
-    return len(line) >= 3 and not line.strip(line[0]) and line[0] in "-=~^*#\"'"
-
-
-def _is_prose(text: str, *, min_words: int = 5, min_share: float = 0.75) -> bool:
+def _is_prose(text: str) -> bool:
+    """Return whether a text has five words or more, three of four of them plain, and an end."""
     words = text.split()
-    if len(words) < min_words or not text.endswith((".", "!", "?", ":", ")", '"', "'")):
+    if len(words) < 5 or not text.endswith((".", "!", "?", ":", ")", '"', "'")):
         return False
-    plain = sum(1 for word in words if _WORD.match(word.lstrip("(\"'")))
-    return plain >= min_share * len(words)
+    return sum(bool(_WORD.match(word.lstrip("(\"'"))) for word in words) >= 0.75 * len(words)

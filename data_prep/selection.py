@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import BuildConfig, Source
-from data_prep.parts import load_part
-from data_prep.workers import DROP, TRAIN, VALIDATION
+from data_prep.workers import DROP, TRAIN, VALIDATION, load_part
 
+Bools = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,12 @@ class Selection:
     """Text parts in order."""
     fates: list[npt.NDArray[np.uint8]]
     """Per part (D,): 0 drop, 1 train, 2 validation."""
-    train_chosen: list[npt.NDArray[np.bool_]]
+    train_chosen: list[Bools]
     """Per part (D,): documents the tokenizer is trained on."""
     train_chars: int
     """Characters of those documents."""
+    chars: int
+    """Characters of all documents."""
 
 
 def select_documents(
@@ -42,9 +45,6 @@ def select_documents(
         parts: Index of the source and path of every text part, in order.
         config: Limits, duplicates, share of validation.
         counters: Gets `documents_duplicate` and `documents_over_limit`.
-
-    Raises:
-        ValueError: Nothing is left.
     """
     loaded = [load_part(path, ("hashes", "char_lens"))[0] for _, path in parts]
     sizes = [part["char_lens"].size for part in loaded]
@@ -68,12 +68,11 @@ def select_documents(
         fates=np.split(fates, borders),
         train_chosen=np.split(chosen, borders),
         train_chars=int(chars[chosen].sum()),
+        chars=int(chars.sum()),
     )
 
 
-def _within_limits(
-    owners: npt.NDArray[np.int64], chars: npt.NDArray[np.int64], sources: Sequence[Source]
-) -> npt.NDArray[np.bool_]:
+def _within_limits(owners: Ints, chars: Ints, sources: Sequence[Source]) -> Bools:
     kept = np.ones(owners.size, np.bool_)
     for index, source in enumerate(sources):
         mine = np.flatnonzero(owners == index)
@@ -92,7 +91,7 @@ def reaches_limit(source: Source, documents: int, chars: int) -> bool:
     return enough_documents or enough_text
 
 
-def _first_of_equal(hashes: Hashes, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _first_of_equal(hashes: Hashes, kept: Bools) -> Bools:
     """Return True for kept documents whose hash no earlier kept document has."""
     places = np.flatnonzero(kept)
     order = places[np.lexsort((hashes[places, 1], hashes[places, 0]))]
@@ -104,15 +103,13 @@ def _first_of_equal(hashes: Hashes, kept: npt.NDArray[np.bool_]) -> npt.NDArray[
     return first
 
 
-def _validation(
-    hashes: Hashes, kept: npt.NDArray[np.bool_], fraction: float
-) -> npt.NDArray[np.int64]:
+def _validation(hashes: Hashes, kept: Bools, fraction: float) -> Ints:
     """Return places of the validation documents, those with the smallest hashes.
 
     Of four or more documents either split gets two, which pair objectives need. Where chance leaves
     it fewer, validation gets a tenth of them, at most ten.
     """
-    places: npt.NDArray[np.int64] = np.flatnonzero(kept)
+    places: Ints = np.flatnonzero(kept)
     keys = hashes[places, 0]
     distinct = np.unique(keys)
     if fraction == 0 or distinct.size < 2:
@@ -122,17 +119,11 @@ def _validation(
     if count < least:
         count = min(10, max(least, distinct.size // 10))
     count = min(count, distinct.size - least)
-    chosen = keys <= distinct[count - 1]
-    selected: npt.NDArray[np.int64] = places[chosen]
+    selected: Ints = places[keys <= distinct[count - 1]]
     return selected
 
 
-def _training_sample(
-    hashes: Hashes,
-    train: npt.NDArray[np.bool_],
-    chars: npt.NDArray[np.int64],
-    megabytes: float,
-) -> npt.NDArray[np.bool_]:
+def _training_sample(hashes: Hashes, train: Bools, chars: Ints, megabytes: float) -> Bools:
     """Return the documents for tokenizer training: a share spread over the whole corpus."""
     total = int(chars[train].sum())
     if not megabytes or total <= megabytes * 1e6:

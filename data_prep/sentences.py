@@ -74,27 +74,21 @@ def split_sentences(text: str, config: SentencesConfig, counters: Counter[str]) 
         if len(paragraph) > config.max_paragraph_chars:
             counters["paragraphs_cut"] += 1
         for piece in cut_long(paragraph, config.max_paragraph_chars):
-            found = segments(piece, config.language, counters)
+            found = _segments(piece, config.language, counters)
             sentences.extend(stripped for item in found if (stripped := item.strip()))
     return sentences
 
 
-def segments(text: str, language: str, counters: Counter[str] | None = None) -> list[str]:
+def _segments(text: str, language: str, counters: Counter[str]) -> list[str]:
     """Return the sentences of a paragraph with the space between them: joined they are the text.
 
-    So their lengths, added up, are the positions where sentences begin.
-
-    Args:
-        text: Without blank lines, and short: time grows with the square of the length.
-        language: Language code; sentencex cuts by general rules where it has none for it.
-        counters: Gets `paragraphs_unsplit` where sentencex lost something of the text.
+    The text is short: time grows with the square of its length.
     """
     import sentencex
 
     found: list[str] = sentencex.segment(language, text)
     if sum(map(len, found)) != len(text):
-        if counters is not None:
-            counters["paragraphs_unsplit"] += 1
+        counters["paragraphs_unsplit"] += 1
         found = [text]
     if text.isascii():
         return found

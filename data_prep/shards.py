@@ -6,18 +6,16 @@ offsets (in sentences). Every sentence has at least one token, every document on
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.files import names_full_disk, write_atomic
+from data_prep.files import write_atomic
 from data_prep.manifest import (
     TOKENIZER_NAME,
     FileRecord,
@@ -30,12 +28,11 @@ from data_prep.manifest import (
     read_vocab,
 )
 
-__all__ = ["ShardError", "SplitWriter", "TokenShards", "token_dtype", "write_shards"]
-
 TOKENS = "tokens.bin"
 SENTENCE_OFFSETS = "sentence_offsets.bin"
 DOCUMENT_OFFSETS = "document_offsets.bin"
 TOKEN_COUNTS = "token_counts.bin"
+_SPLIT_FILES = (TOKENS, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
 OFFSET_DTYPE = np.dtype("<i8")
 COUNT_DTYPE = np.dtype("<u8")
 
@@ -46,28 +43,6 @@ IntArray = npt.NDArray[np.int64]
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the dtype that stores ids of such a vocabulary: uint16 below 65,536, else uint32."""
     return np.dtype("<u2") if vocab_size < 65536 else np.dtype("<u4")
-
-
-class _HashedFile:
-    """A file being written whose sha256 and size are known when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream: BinaryIO = open(path, "wb")
-        self._sha = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        with names_full_disk(self._path):
-            self._stream.write(data)
-        self._sha.update(data)
-        self._size += len(data)
-
-    def close(self) -> FileRecord:
-        with names_full_disk(self._path), self._stream:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        return FileRecord(size=self._size, sha256=self._sha.hexdigest())
 
 
 class SplitWriter:
@@ -85,14 +60,13 @@ class SplitWriter:
         target.mkdir(parents=True, exist_ok=True)
         self.split = split
         self.token_counts = np.zeros(vocab_size, COUNT_DTYPE)
+        """(V,) how often each id occurs."""
+        self.counts = SplitCounts(documents=0, sentences=0, tokens=0)
+        """What has been appended."""
         self._dtype = token_dtype(vocab_size)
-        self._tokens = _HashedFile(target / TOKENS)
-        self._sentences = _HashedFile(target / SENTENCE_OFFSETS)
-        self._documents = _HashedFile(target / DOCUMENT_OFFSETS)
-        zero = np.zeros(1, OFFSET_DTYPE).tobytes()
-        self._sentences.write(zero)
-        self._documents.write(zero)
-        self._num_tokens = self._num_sentences = self._num_documents = 0
+        self._files = [open(target / name, "wb") for name in _SPLIT_FILES]
+        for file in self._files[1:]:
+            file.write(np.zeros(1, OFFSET_DTYPE).tobytes())
 
     def append(
         self,
@@ -107,85 +81,61 @@ class SplitWriter:
             sentence_lens: (S,) tokens per sentence, each >= 1, sum T.
             document_sentences: (D,) sentences per document, each >= 1, sum S.
         """
-        sentence_ends = np.cumsum(sentence_lens, dtype=np.int64)
-        document_ends = np.cumsum(document_sentences, dtype=np.int64)
-        assert int(sentence_ends[-1] if sentence_ends.size else 0) == tokens.size
-        assert int(document_ends[-1] if document_ends.size else 0) == sentence_lens.size
+        assert sentence_lens.sum() == tokens.size
+        assert document_sentences.sum() == sentence_lens.size
         vocab_size = self.token_counts.size
         counts = np.bincount(tokens, minlength=vocab_size)
         if counts.size > vocab_size:
             raise ShardError(f"token id {counts.size - 1} is outside the {vocab_size} entries.")
         self.token_counts += counts.astype(COUNT_DTYPE)
-        self._tokens.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
-        self._sentences.write((sentence_ends + self._num_tokens).astype(OFFSET_DTYPE).tobytes())
-        self._documents.write((document_ends + self._num_sentences).astype(OFFSET_DTYPE).tobytes())
-        self._num_tokens += int(tokens.size)
-        self._num_sentences += int(sentence_lens.size)
-        self._num_documents += int(document_sentences.size)
-
-    def close(self) -> tuple[SplitCounts, dict[str, FileRecord]]:
-        """Close the files; return the counts and the records by path relative to the folder."""
-        records = {
-            f"{self.split}/{TOKENS}": self._tokens.close(),
-            f"{self.split}/{SENTENCE_OFFSETS}": self._sentences.close(),
-            f"{self.split}/{DOCUMENT_OFFSETS}": self._documents.close(),
-        }
-        counts = SplitCounts(
-            documents=self._num_documents, sentences=self._num_sentences, tokens=self._num_tokens
+        before = self.counts
+        sentence_ends = np.cumsum(sentence_lens, dtype=OFFSET_DTYPE) + before.tokens
+        document_ends = np.cumsum(document_sentences, dtype=OFFSET_DTYPE) + before.sentences
+        values = (np.ascontiguousarray(tokens, self._dtype), sentence_ends, document_ends)
+        for file, array in zip(self._files, values, strict=True):
+            file.write(array.tobytes())
+        self.counts = SplitCounts(
+            documents=before.documents + document_sentences.size,
+            sentences=before.sentences + sentence_lens.size,
+            tokens=before.tokens + tokens.size,
         )
-        return counts, records
+
+    def close(self) -> None:
+        """Close the files, once they would survive a loss of power."""
+        for file in self._files:
+            with file:
+                file.flush()
+                os.fsync(file.fileno())
 
 
-def write_token_counts(folder: str | Path, counts: npt.NDArray[Any]) -> FileRecord:
-    """Write `token_counts.bin`, (V,) uint64, and return its record."""
-    data = counts.astype(COUNT_DTYPE).tobytes()
-    write_atomic(Path(folder) / TOKEN_COUNTS, data)
-    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def record_of(path: str | Path) -> FileRecord:
-    """Return size and sha256 of a file on disk."""
-    return FileRecord(size=Path(path).stat().st_size, sha256=file_sha256(path))
-
-
-def write_shards(
-    folder: str | Path,
-    splits: Mapping[str, Sequence[Sequence[Sequence[int]]]],
-    tokenizer_json: str | Path,
+def finish_shards(
+    folder: Path, writers: Sequence[SplitWriter], *, digest: str = "", **told: Any
 ) -> None:
-    """Write a small shard folder from ids in memory (for tests and examples).
+    """Close the files of a folder that holds its tokenizer, and write its manifest.
 
     Args:
-        folder: Folder to make; files of the same name are replaced.
-        splits: Split name -> documents -> sentences -> token ids; no empty sentence or document.
-        tokenizer_json: The tokenizer of the ids; copied into the folder.
-
-    Raises:
-        ShardError: An empty sentence or document, or an id outside the vocabulary.
+        folder: The shard folder.
+        writers: Of all splits, `train` among them.
+        digest: What determines the content; empty: a digest of the files.
+        told: Other fields of the manifest.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)
-    shutil.copyfile(tokenizer_json, folder / TOKENIZER_NAME)
-    tokenizer = TokenizerInfo.from_file(folder / TOKENIZER_NAME)
-    counts: dict[str, SplitCounts] = {}
-    files = {TOKENIZER_NAME: record_of(folder / TOKENIZER_NAME)}
-    train_counts = np.zeros(tokenizer.vocab_size, COUNT_DTYPE)
-    for split, documents in splits.items():
-        writer = SplitWriter(folder, split, vocab_size=tokenizer.vocab_size)
-        for document in documents:
-            if not document or not all(len(sentence) for sentence in document):
-                raise ShardError(f"split '{split}' holds an empty sentence or document.")
-            lens = np.array([len(sentence) for sentence in document], np.int64)
-            tokens = np.concatenate([np.asarray(sentence, np.int64) for sentence in document])
-            writer.append(tokens, lens, np.array([lens.size], np.int64))
-        counts[split], records = writer.close()
-        files.update(records)
-        if split == "train":
-            train_counts = writer.token_counts
-    files[TOKEN_COUNTS] = write_token_counts(folder, train_counts)
-    digest = digest_of([tokenizer.digest, {name: file.sha256 for name, file in files.items()}])
-    Manifest(tokenizer=tokenizer, splits=counts, files=files, digest=digest).save(folder)
+    names = [TOKENIZER_NAME, TOKEN_COUNTS]
+    for writer in writers:
+        writer.close()
+        names += [f"{writer.split}/{name}" for name in _SPLIT_FILES]
+        if writer.split == "train":
+            write_atomic(folder / TOKEN_COUNTS, writer.token_counts.tobytes())
+    files = {
+        name: FileRecord(size=(folder / name).stat().st_size, sha256=file_sha256(folder / name))
+        for name in names
+    }
+    Manifest(
+        tokenizer=TokenizerInfo.from_file(folder / TOKENIZER_NAME),
+        splits={writer.split: writer.counts for writer in writers},
+        files=files,
+        digest=digest or digest_of({name: record.sha256 for name, record in files.items()}),
+        **told,
+    ).save(folder)
 
 
 class TokenShards:
@@ -214,9 +164,6 @@ class TokenShards:
             folder: A folder made by `python -m data_prep build`.
             split: `train` or `validation`.
             verify_hashes: Also re-hash every file (reads everything once).
-
-        Raises:
-            ShardError: Missing or damaged files, an unknown split, another format version.
         """
         folder = Path(folder)
         manifest = Manifest.load(folder)
@@ -262,26 +209,22 @@ class TokenShards:
         return np.fromfile(self.folder / TOKEN_COUNTS, COUNT_DTYPE)
 
     def _check_ends(self) -> None:
-        counts = self.manifest.splits[self.split]
-        given = (self.num_tokens, self.num_sentences, self.num_documents)
-        agreed = (
-            given == (counts.tokens, counts.sentences, counts.documents)
-            and int(self.sentence_offsets[-1]) == self.num_tokens
-            and int(self.document_offsets[-1]) == self.num_sentences
+        given = SplitCounts(
+            documents=self.num_documents, sentences=self.num_sentences, tokens=self.num_tokens
         )
-        if not agreed:
+        if (
+            given != self.manifest.splits[self.split]
+            or self.sentence_offsets[-1] != given.tokens
+            or self.document_offsets[-1] != given.sentences
+        ):
             raise ShardError(
-                f"{self.folder / self.split}: tokens, sentences, documents are {given}, the "
-                f"manifest and the offsets say otherwise; build the folder again."
+                f"{self.folder / self.split}: holds {given}, the manifest and the offsets say "
+                "otherwise; build the folder again."
             )
 
 
 def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Compare every file of the folder with the manifest.
-
-    Raises:
-        ShardError: A file is missing, has another size, or (with `hashes`) another content.
-    """
+    """Refuse a folder of which a file is missing, or has another size or (`hashes`) content."""
     for name, record in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
@@ -289,13 +232,12 @@ def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
         size = path.stat().st_size
         if size != record.size:
             raise ShardError(
-                f"{path}: has {size} bytes, the manifest says {record.size}; "
-                "the file is damaged, build the folder again."
+                f"{path}: has {size} bytes, the manifest says {record.size}; the file is damaged, "
+                "build the folder again."
             )
         if hashes and file_sha256(path) != record.sha256:
             raise ShardError(
-                f"{path}: its content differs from the manifest's sha256; "
-                "the file is damaged, build the folder again."
+                f"{path}: its content differs from the manifest's sha256; build the folder again."
             )
 
 

@@ -1,22 +1,40 @@
-"""Sources to chunks: units of work whose borders depend on the input alone, never on workers."""
+"""Sources to chunks of raw documents: units of work whose borders depend on the input alone."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import shutil
 import sys
+import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import HubSource, LocalSource, PythonDocsSource, Source
-from data_prep.documents import read_documents, wikitext_documents
-from data_prep.find import find_files, search_files, shown
+from data_prep.files import DiskFull, is_disk_full
 from data_prep.manifest import digest_of, file_sha256
 from data_prep.python_docs import module_files, read_module
-from data_prep.readers import DamagedInput, ReadLog
+from data_prep.readers import (
+    BLOCK,
+    DamagedInput,
+    ReadLog,
+    UnsupportedInput,
+    decode,
+    find_files,
+    open_binary,
+    read_lines,
+    shown,
+    single_lines,
+    text_format,
+    txt_documents,
+    wikitext_documents,
+)
 
 MOST_DOCUMENTS = 100_000
 """In one chunk."""
@@ -35,26 +53,21 @@ class Chunk:
     counters: dict[str, int] = field(default_factory=dict)
     """Repairs made while reading these documents."""
     advance: int = 0
-    """Progress: bytes of input, or rows, read for this chunk."""
+    """Progress: bytes of input, rows or modules read for this chunk."""
 
 
 def describe(source: Source) -> dict[str, Any]:
     """Return what identifies the content of a source, for the manifest and its digest.
 
     Local files are hashed, and so are modules; a Hub data set is known by its revision.
-
-    Raises:
-        ValueError: Nothing to read.
     """
     if isinstance(source, HubSource):
-        keys = ("kind", "id", "name", "revision", "data_files", "split")
-        return {key: _plain(getattr(source, key)) for key in keys}
+        known = {key: getattr(source, key) for key in ("kind", "id", "name", "revision", "split")}
+        return {**known, "data_files": list(source.data_files)}
     if isinstance(source, LocalSource):
-        files = find_files(source.path)
-        names = _relative_names(files, Path(source.path).expanduser())
         records = [
             {"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)}
-            for name, path in zip(names, files, strict=True)
+            for name, path in _named_files(source)
         ]
         return {"kind": source.kind, "files": records}
     groups = list(module_files(source, Counter()))
@@ -80,28 +93,24 @@ def count_left_out(sources: Sequence[Source]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for source in sources:
         if isinstance(source, LocalSource):
-            counts.update(search_files(source.path)[1])
+            counts.update(find_files(source.path)[1])
     return {LEFT_OUT + kind: count for kind, count in counts.items()}
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _relative_names(files: list[Path], root: Path) -> list[str]:
+def _named_files(source: LocalSource) -> list[tuple[str, Path]]:
+    """Return the files of a source with their names below its folder."""
+    root = Path(source.path).expanduser()
+    files = find_files(source.path)[0]
     if root.is_dir():
-        return [shown(path.relative_to(root).as_posix()) for path in files]
-    return [shown(path.name) for path in files]
+        return [(shown(path.relative_to(root).as_posix()), path) for path in files]
+    return [(shown(path.name), path) for path in files]
 
 
-def progress_total(source: Source) -> tuple[int | None, str]:
-    """Return how much there is to read, if it is known, and its unit (`B` or ` rows`)."""
-    if isinstance(source, LocalSource):
-        return sum(path.stat().st_size for path in find_files(source.path)), "B"
-    if isinstance(source, PythonDocsSource):
-        groups = module_files(source, Counter())
-        return sum(path.stat().st_size for group in groups for path in group), "B"
-    return None, " rows"
+def progress_total(described: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Return how much there is to read in a described source, if it is known, and its unit."""
+    if "files" in described:
+        return sum(record["size"] for record in described["files"]), "B"
+    return described.get("modules"), " modules" if "modules" in described else " rows"
 
 
 def iterate_chunks(source: Source, max_chars: int) -> Iterator[Chunk]:
@@ -110,43 +119,35 @@ def iterate_chunks(source: Source, max_chars: int) -> Iterator[Chunk]:
     Args:
         source: What to read.
         max_chars: Target size of a chunk in characters; one document is never cut for it.
-
-    Raises:
-        ValueError: Nothing to read, or damaged input.
     """
     if isinstance(source, PythonDocsSource):
         return _module_chunks(source, max_chars)
-    log = ReadLog()
+    log = ReadLog(source.on_error)
     if isinstance(source, LocalSource):
         return _chunks(_local_texts(source, log), log, max_chars)
-    return _chunks(group_rows(row_texts(load_rows(source), source, log), source), log, max_chars)
+    return _chunks(hub_texts(source, log), log, max_chars)
 
 
-def _chunks(texts: Iterable[str], log: ReadLog, max_chars: int) -> Iterator[Chunk]:
-    documents: list[str] = []
-    chars = reported = 0
-
-    def take() -> Chunk:
-        nonlocal documents, chars, reported
+def _chunks(texts: Iterator[str], log: ReadLog, max_chars: int) -> Iterator[Chunk]:
+    reported, is_last = 0, False
+    while not is_last:
+        documents: list[str] = []
+        chars = 0
+        for text in texts:
+            documents.append(text)
+            chars += len(text)
+            if chars >= max_chars or len(documents) >= MOST_DOCUMENTS:
+                break
+        else:
+            is_last = True
         before, reported = reported, max(reported, log.position)
         counters = dict(log.counters)
-        chunk = Chunk(documents=documents, counters=counters, advance=reported - before)
-        documents, chars = [], 0
         log.counters.clear()
-        return chunk
-
-    for text in texts:
-        documents.append(text)
-        chars += len(text)
-        if chars >= max_chars or len(documents) >= MOST_DOCUMENTS:
-            yield take()
-    yield take()
+        yield Chunk(documents=documents, counters=counters, advance=reported - before)
 
 
 def _local_texts(source: LocalSource, log: ReadLog) -> Iterator[str]:
-    files = find_files(source.path)
-    names = _relative_names(files, Path(source.path).expanduser())
-    for path, log.name in zip(files, names, strict=True):
+    for log.name, path in _named_files(source):
         yield from read_documents(path, source, log)
         log.finished += path.stat().st_size
 
@@ -161,17 +162,13 @@ def _module_chunks(source: PythonDocsSource, max_bytes: int) -> Iterator[Chunk]:
             code.append(read_module(path, counters))
             size += path.stat().st_size
             if size >= max_bytes or path is group[-1]:
-                yield Chunk(code=code, counters=dict(counters), advance=size)
+                yield Chunk(code=code, counters=dict(counters), advance=len(code))
                 code, counters, size = [], Counter(), 0
     yield Chunk(counters=dict(missing))
 
 
 def load_rows(source: HubSource) -> Any:
-    """Return the data set, pinned to its revision.
-
-    Raises:
-        ValueError: It cannot be loaded, or has no such column.
-    """
+    """Return the data set, pinned to its revision."""
     import datasets
 
     try:
@@ -199,30 +196,153 @@ def load_rows(source: HubSource) -> Any:
     return rows
 
 
-def row_texts(rows: Any, source: HubSource, log: ReadLog) -> Iterator[str]:
-    """Yield the text of every row.
-
-    Raises:
-        DamagedInput: A row without text, unless the source says skip.
-    """
-    for batch in rows.select_columns([source.text_field]).iter(batch_size=256):
-        for text in batch[source.text_field]:
-            log.finished += 1
-            if isinstance(text, str):
-                yield text
-            elif source.on_error == "skip":
-                log.counters["damaged_rows"] += 1
-            else:
-                raise DamagedInput(
-                    f"source hub {source.id}, row {log.finished}: '{source.text_field}' is "
-                    f"{type(text).__name__}, not a text; set on_error: skip to leave it out."
-                )
-
-
-def group_rows(texts: Iterator[str], source: HubSource) -> Iterator[str]:
+def hub_texts(source: HubSource, log: ReadLog) -> Iterator[str]:
     """Yield documents: single rows, so many rows together, or WikiText articles."""
+    texts = _hub_rows(source, log)
     if source.wikitext_headings:
         yield from wikitext_documents(texts)
-        return
     while group := list(islice(texts, source.rows_per_document)):
         yield "\n\n".join(group)
+
+
+def _hub_rows(source: HubSource, log: ReadLog) -> Iterator[str]:
+    log.place = f"source hub {source.id}, row"
+    for batch in load_rows(source).select_columns([source.text_field]).iter(batch_size=256):
+        for text in batch[source.text_field]:
+            log.finished = log.number = log.number + 1
+            if isinstance(text, str):
+                yield text
+            else:
+                kind = type(text).__name__
+                log.damaged(f"'{source.text_field}' is {kind}, not a text", "damaged_rows")
+
+
+def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
+    """Yield the raw documents of one file, of bounded size."""
+    form = text_format(path)
+    if form == ".txt" and not source.wikitext_headings:
+        yield from txt_documents(read_lines(path, log), source.document_separator, log)
+        return
+    if form == ".txt":
+        texts = single_lines(read_lines(path, log), log)
+    else:
+        texts = (_jsonl_rows if form == ".jsonl" else parquet_rows)(path, source.text_field, log)
+    yield from wikitext_documents(texts) if source.wikitext_headings else texts
+
+
+def _jsonl_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
+    for line in read_lines(path, log):
+        if not line.strip("\ufeff \t\r"):
+            continue
+        try:
+            row = json.loads(line.lstrip("\ufeff"))
+        except (ValueError, RecursionError) as error:
+            log.damaged(f"is not a JSON value ({error})", "damaged_rows")
+            continue
+        text = _field(row, text_field)
+        if isinstance(text, str):
+            yield text
+        else:
+            log.damaged(_no_text(row, text_field), "damaged_rows")
+
+
+def _no_text(row: Any, text_field: str) -> str:
+    if not isinstance(row, dict):
+        return f"is a JSON {type(row).__name__}, not an object with a field '{text_field}'"
+    if text_field in row:
+        return f"field '{text_field}' is {type(row[text_field]).__name__}, not a text"
+    return f"has no field '{text_field}'; it has {', '.join(map(str, row)) or 'none'}"
+
+
+def _field(row: Any, name: str) -> Any:
+    """Return a field; `meta.text` is `text` inside `meta` where none is called so."""
+    for part in [name] if not isinstance(row, dict) or name in row else name.split("."):
+        row = row.get(part) if isinstance(row, dict) else None
+    return row
+
+
+def parquet_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
+    """Yield the text of every row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    log.place, log.number = f"{shown(path)}, row", 0
+    with contextlib.ExitStack() as stack:
+        try:
+            table = pq.ParquetFile(_seekable(path, log, stack))
+            _check_column(path, text_field, table.schema_arrow)
+            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+                for text in _column_texts(batch, text_field, log):
+                    log.number += 1
+                    if isinstance(text, str):
+                        yield text
+                    else:
+                        log.damaged(f"column '{text_field}' is empty", "damaged_rows")
+        except (pa.ArrowException, EOFError, OSError, zlib.error) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno):
+                raise
+            unknown = isinstance(error, pa.ArrowNotImplementedError | pa.ArrowMemoryError)
+            if unknown or "encrypt" in str(error).lower():
+                raise UnsupportedInput(
+                    f"{shown(path)}: cannot be read by this pyarrow "
+                    f"({' '.join(str(error).split())}); write it again with a usual compression "
+                    "(snappy, zstd) and without encryption."
+                ) from error
+            log.damaged(str(error), "damaged_rows" if log.number else "truncated_files")
+
+
+def _seekable(path: Path, log: ReadLog, stack: contextlib.ExitStack) -> Any:
+    """Return what pyarrow opens: the file, or its unpacked copy until the stack is closed."""
+    if path.suffix.lower() not in (".gz", ".zst"):
+        return path
+    copy = stack.enter_context(tempfile.TemporaryFile())
+    try:
+        shutil.copyfileobj(stack.enter_context(open_binary(path, log)), copy, BLOCK)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"{shown(path)} cannot be unpacked into {tempfile.gettempdir()}: "
+            f"{error.strerror}. Make room there, or name another folder in TMPDIR."
+        ) from error
+    copy.seek(0)
+    return copy
+
+
+def _column_texts(batch: Any, text_field: str, log: ReadLog) -> list[Any]:
+    """Return the values of a column, or of a field inside one of several fields."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = batch.column(0)
+    for part in text_field.split(".")[1:] if pa.types.is_struct(column.type) else ():
+        column = pc.struct_field(column, part)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [value if value is None else decode(value, log) for value in values]
+
+
+def _check_column(path: Path, text_field: str, schema: Any) -> None:
+    import pyarrow as pa
+
+    kind: Any = None
+    fields = list(schema)
+    for part in [text_field] if text_field in schema.names else text_field.split("."):
+        found = [item.type for item in fields if item.name == part]
+        if len(found) != 1:
+            fault, mend = f"no column '{text_field}'", "Set text_field."
+            if found:
+                fault, mend = f"the column '{part}' {len(found)} times", "Rename one of them."
+            names = ", ".join(item.name for item in fields)
+            raise DamagedInput(f"{shown(path)}: has {fault}; it has {names}. {mend}")
+        kind = found[0]
+        fields = list(kind) if pa.types.is_struct(kind) else []
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if str(value) not in ("string", "large_string", "string_view"):
+        raise DamagedInput(
+            f"{shown(path)}: column '{text_field}' holds {kind}, not text. Set text_field."
+        )

@@ -23,9 +23,6 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], config: TokenizerConfig)
     Args:
         texts: Called twice; returns the texts to learn from, in a fixed order.
         config: Size, lowercasing, alphabet and least frequency.
-
-    Raises:
-        ValueError: No text, or a vocabulary too small for the alphabet.
     """
     from tokenizers import Tokenizer, models, trainers
 
@@ -77,14 +74,11 @@ def _bert_parts(config: TokenizerConfig) -> tuple[Any, Any]:
 
 
 def wordpiece_from_vocab(vocab: dict[str, int], *, lowercase: bool) -> Any:
-    """Return a BERT-style tokenizer of a vocabulary that holds the five special tokens.
+    """Return a BERT-style tokenizer of a vocabulary with the five special tokens.
 
     Args:
         vocab: Piece -> id.
         lowercase: Whether to lowercase and strip accents.
-
-    Raises:
-        ValueError: A special token is missing.
     """
     return _bert_tokenizer(vocab, TokenizerConfig(lowercase=lowercase))
 
@@ -114,23 +108,40 @@ def _bert_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Any:
 def load_tokenizer(config: TokenizerConfig) -> Any:
     """Return the tokenizer named by `config.path`: `tokenizer.json`, `vocab.txt` or a Hub id.
 
-    Raises:
-        ValueError: Nothing there, not a WordPiece tokenizer, or the Hub cannot be reached.
+    The padding and truncation that a `tokenizer.json` may store are left out.
     """
+    from tokenizers import Tokenizer
+
     path = Path(config.path).expanduser()
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.suffix == ".txt" and path.is_file():
         return _bert_tokenizer(_read_vocab_txt(path), config)
-    if path.is_file():
-        TokenizerInfo.from_file(path)
-        return _load_json(path)
+    if not path.is_file():
+        path = _from_hub(config, path)
+    TokenizerInfo.from_file(path)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _from_hub(config: TokenizerConfig, path: Path) -> Path:
     if path.suffix in (".json", ".txt") or config.path.count("/") > 1:
         raise ValueError(
             f"tokenizer.path {config.path}: no such file; give a tokenizer.json, a vocab.txt, "
             "a Hub id such as google-bert/bert-base-uncased, or leave it empty to train one."
         )
-    return _load_from_hub(config)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(config.path, "tokenizer.json", revision=config.revision))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"tokenizer.path {config.path}: neither a file here nor to be had from the Hub at "
+            f"revision {config.revision} ({type(error).__name__}); download its tokenizer.json "
+            "and give the path."
+        ) from error
 
 
 def vocabulary_notes(config: TokenizerConfig) -> list[str]:
@@ -139,6 +150,7 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
     Capitals where text is lowercased, accents where they are stripped; or no capitals at all where
     text keeps them.
     """
+    start = f"tokenizer.path {config.path}: "
     if not config.path:
         return []
     tokenizer = load_tokenizer(config)
@@ -148,47 +160,22 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
     keeps_case, keeps_accents = (normalized(mark).strip() == mark for mark in ("A", "é"))
     if not (config.lowercase or keeps_case) or not (config.strip_accents or keeps_accents):
         return [
-            f"tokenizer.path {config.path}: brings a normaliser of its own, so that lowercase and "
+            f"{start}brings a normaliser of its own, so that lowercase and "
             "strip_accents have no effect; give its vocab.txt to choose them."
         ]
     if len(lost) > len(words) // 100:
         return [
-            f"tokenizer.path {config.path}: {len(lost):,} of {len(words):,} entries can never "
+            f"{start}{len(lost):,} of {len(words):,} entries can never "
             f"occur, for the text is lowercased or loses its accents first (such as "
             f"{', '.join(lost[:: max(1, len(lost) // 3)][:3])}); words that need them become "
             "[UNK]. Set tokenizer.lowercase false, or strip_accents false, for this vocabulary."
         ]
     if keeps_case and all(word == word.lower() for word in words) and any(map(str.islower, words)):
         return [
-            f"tokenizer.path {config.path}: no entry has a capital letter and the text keeps "
+            f"{start}no entry has a capital letter and the text keeps "
             "them: words with one become [UNK]. Set tokenizer.lowercase true."
         ]
     return []
-
-
-def _load_json(path: Path) -> Any:
-    """Return a tokenizer without the padding and truncation that its file may store."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _load_from_hub(config: TokenizerConfig) -> Any:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        path = hf_hub_download(config.path, "tokenizer.json", revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"tokenizer.path {config.path}: neither a file here nor to be had from the Hub at "
-            f"revision {config.revision} ({type(error).__name__}); download its tokenizer.json "
-            "and give the path."
-        ) from error
-    TokenizerInfo.from_file(path)
-    return _load_json(Path(path))
 
 
 def _read_vocab_txt(path: Path) -> dict[str, int]:
@@ -212,8 +199,7 @@ def iterate_limited(texts: Iterable[str], piece_chars: int = 20_000) -> Iterator
     for text in texts:
         start = 0
         while len(text) - start > piece_chars:
-            end = text.rfind(" ", start + 1, start + piece_chars)
-            end = end if end > 0 else start + piece_chars
+            end = max(0, text.rfind(" ", start + 1, start + piece_chars)) or start + piece_chars
             yield text[start:end]
             start = end
         yield text[start:]

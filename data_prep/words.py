@@ -1,40 +1,75 @@
-"""Words in numpy: sentences to units, and a table from units to numbers.
+"""Sentences to token ids, by tokenising every distinct word once.
 
-Units are pieces of UTF-8 that a tokenizer treats one by one: the ids of a sentence are the ids of
-its units, joined. A key holds all bytes of its unit and their number: two units never share one,
-so that a hit in the table needs no further check. Everything here is done on whole blocks at once,
-never word by word. Letters: U units, S sentences.
+WordPiece after BERT's normaliser and pre-tokeniser treats the words of a text one by one, so the
+ids of a text are the ids of its words, joined. Words repeat: a table from words to ids replaces
+nearly all calls of the tokenizer and gives the same ids many times faster. Tokenizers for which
+this does not hold are called on whole sentences instead.
+
+Units are the pieces of UTF-8 that are treated one by one. A key holds all bytes of its unit and
+their number: two units never share one, so that a hit in the table needs no further check.
+Everything is done on whole blocks at once, never word by word. What is remembered is bounded:
+`MAX_TABLE_WORDS` words and `MAX_OTHERS_BYTES` of long ones, and what one block adds. A full table
+starts again, with the same ids. That is 20 MB after 100 MB of English text, and less than 300 MB
+for any text. Letters: U units, S sentences, T tokens.
 """
 
 from __future__ import annotations
 
+import json
 import string
-from dataclasses import dataclass
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.manifest import SPECIAL_TOKENS, ShardError, TokenizerInfo
+
 Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
-Keys = tuple[Words, Words, Words]
-"""(U,) each: bytes 0-7 and 8-15 of every unit, zeros behind a shorter one; bytes 16-22 likewise,
+Keys = npt.NDArray[np.uint64]
+"""(3, U): bytes 0-7 and 8-15 of every unit, zeros behind a shorter one; bytes 16-22 likewise,
 with the number of bytes as the highest byte, or 0 there for a unit too long to have a key."""
 
+BLOCK_BYTES = 1 << 18
+MAX_TABLE_WORDS = 500_000
+MAX_OTHERS_BYTES = 8_000_000
 MAX_KEY_BYTES = 23
 MAX_PROBES = 32
 _FIRST_BITS = 12
-_MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _MIX_SUM = np.uint64(0xD6E8FEB86659FD93)
 _GAP, _RUN, _ALONE = 0, 1, 2
-_BERT_NORMALIZER_KEYS = {
-    *("type", "clean_text", "handle_chinese_chars"),
-    *("strip_accents", "lowercase"),
-}
+_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+_BERT_NORMALIZER = {"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"}
+_LOCAL_NORMALIZERS = {None, *"BertNormalizer Lowercase NFC NFD NFKC NFKD StripAccents".split()}
+_LOCAL_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitRule:
+def is_word_local(tokenizer: dict[str, Any]) -> bool:
+    """Return whether a tokenizer.json treats the words between two spaces one by one."""
+    extra = [t for t in tokenizer.get("added_tokens", []) if t["content"] not in SPECIAL_TOKENS]
+    splits = _types(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    return (
+        not extra
+        and tokenizer["model"].get("type", "WordPiece") == "WordPiece"
+        and _types(tokenizer.get("normalizer"), "normalizers") <= _LOCAL_NORMALIZERS
+        and splits <= _LOCAL_PRE_TOKENIZERS
+        and bool(splits - {"Punctuation"})
+    )
+
+
+def _types(part: Any, children: str) -> set[str | None]:
+    if part is None:
+        return {None}
+    if part.get("type") == "Sequence":
+        return set().union(*(_types(child, children) for child in part.get(children, [])))
+    return {part.get("type")}
+
+
+class UnitRule(NamedTuple):
     """Where units end, and whether their case matters."""
 
     isolates_punctuation: bool
@@ -55,22 +90,16 @@ def unit_rule(tokenizer: dict[str, Any]) -> UnitRule:
     isolates ASCII punctuation. So a space set beside such a character, or a lowercased ASCII
     letter, changes no id. Any other combination parts units at spaces only; so do special tokens
     that are not marked as special, which the library finds in ordinary text.
-
-    Args:
-        tokenizer: Content of a `tokenizer.json` for which `is_word_local` is true.
     """
     normalizer = tokenizer.get("normalizer") or {}
     is_bert = (
         normalizer.get("type") == "BertNormalizer"
-        and set(normalizer) <= _BERT_NORMALIZER_KEYS
+        and set(normalizer) <= _BERT_NORMALIZER
         and tokenizer.get("pre_tokenizer") == {"type": "BertPreTokenizer"}
         and all(token.get("special") is True for token in tokenizer.get("added_tokens", []))
     )
-    lowercases = is_bert and normalizer.get("lowercase") is True
     ideographs = is_bert and normalizer.get("handle_chinese_chars") is True
-    return UnitRule(
-        isolates_punctuation=is_bert, isolates_ideographs=ideographs, lowercases=lowercases
-    )
+    return UnitRule(is_bert, ideographs, is_bert and normalizer.get("lowercase") is True)
 
 
 class Units(NamedTuple):
@@ -124,29 +153,26 @@ def _ideographs(block: bytes) -> Ints:
 def _keys(text: bytes, starts: Ints, lens: Ints) -> Keys:
     padded = text + bytes(24)
     eight = np.ndarray((len(padded) - 7,), "<u8", padded, strides=(1,))
-    low = eight[starts] & _MASKS[np.minimum(lens, 8)]
-    middle = np.zeros_like(low)
-    high = lens.astype(np.uint64) << np.uint64(56)
+    keys = np.zeros((3, starts.size), np.uint64)
+    low, middle, high = keys
+    low[:] = eight[starts] & _MASKS[np.minimum(lens, 8)]
+    high[:] = lens.astype(np.uint64) << np.uint64(56)
     longer = np.flatnonzero(lens > 8)
     middle[longer] = eight[starts[longer] + 8] & _MASKS[np.minimum(lens[longer] - 8, 8)]
     longer = longer[lens[longer] > 16]
     lens = lens[longer]
     rest = eight[starts[longer] + 16] & _MASKS[np.minimum(lens - 16, 7)]
     high[longer] = np.where(lens <= MAX_KEY_BYTES, high[longer] | rest, np.uint64(0))
-    return low, middle, high
+    return keys
 
 
-def _kinds(isolates_punctuation: bool) -> bytes:
-    kinds = bytearray([_RUN]) * 256
-    kinds[ord(" ")] = kinds[ord("\n")] = _GAP
-    if isolates_punctuation:
-        for character in string.punctuation:
-            kinds[ord(character)] = _ALONE
-    return bytes(kinds)
+def _kinds(alone: str) -> bytes:
+    """Return what every byte is, as a table of `bytes.translate`."""
+    kinds = [_GAP if byte in b" \n" else _RUN for byte in range(256)]
+    return bytes(_ALONE if chr(byte) in alone else kind for byte, kind in enumerate(kinds))
 
 
-_KINDS = {choice: _kinds(choice) for choice in (False, True)}
-_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+_KINDS = (_kinds(""), _kinds(string.punctuation))
 
 
 class WordTable:
@@ -162,14 +188,14 @@ class WordTable:
     def _make(self, bits: int) -> None:
         self._bits = bits
         self._used = 0
-        self._low, self._middle, self._high = (np.zeros(1 << bits, np.uint64) for _ in range(3))
+        self._keys = np.zeros((3, 1 << bits), np.uint64)
         self._numbers = np.zeros(1 << bits, np.int32)
 
     def find(self, keys: Keys) -> Ints:
         """Return the number of every key, (U,) int64; -1 where the table has none.
 
         Args:
-            keys: (U,) uint64 each; those whose last third is 0 have no number.
+            keys: (3, U) uint64; those whose last third is 0 have no number.
         """
         slots = self._slots(keys)
         is_hit, goes_on = self._compare(slots, keys)
@@ -179,39 +205,36 @@ class WordTable:
             if not waiting.size:
                 break
             slot = slots[waiting] = self._next(slots[waiting])
-            is_hit, goes_on = self._compare(slot, _take(keys, waiting))
+            is_hit, goes_on = self._compare(slot, keys[:, waiting])
             numbers[waiting[is_hit]] = self._numbers[slot[is_hit]]
             waiting = waiting[goes_on]
         return numbers
 
     def _compare(self, slots: Ints, keys: Keys) -> tuple[npt.NDArray[np.bool_], ...]:
         """Return which slots hold the keys, and for which the search goes on behind the slot."""
-        low, middle, high = keys
-        held = self._high[slots]
-        is_key = high != 0
-        is_hit = (held == high) & is_key
-        is_hit &= self._low[slots] == low
-        is_hit &= self._middle[slots] == middle
-        return is_hit, (held != 0) & is_key & ~is_hit
+        held = self._keys.take(slots, axis=1)
+        is_key = keys[2] != 0
+        is_hit = is_key & (held[0] == keys[0]) & (held[1] == keys[1]) & (held[2] == keys[2])
+        return is_hit, (held[2] != 0) & is_key & ~is_hit
 
     def insert(self, keys: Keys, numbers: Ints) -> npt.NDArray[np.bool_]:
         """Add keys that are not in the table; return which found a place, (U,) bool.
 
         Args:
-            keys: (U,) uint64 each, no key twice, no last third 0.
+            keys: (3, U) uint64, no key twice, no last third 0.
             numbers: (U,) int64, each in [0, 2**31).
         """
-        if 2 * (self._used + numbers.size) > self._high.size:
+        if 2 * (self._used + numbers.size) > self._numbers.size:
             self._grow(self._used + numbers.size)
         slots = self._slots(keys)
         waiting = np.arange(numbers.size)
         for _ in range(MAX_PROBES):
             if not waiting.size:
                 break
-            free = waiting[self._high[slots[waiting]] == 0]
+            free = waiting[self._keys[2, slots[waiting]] == 0]
             places, first = np.unique(slots[free], return_index=True)
             chosen = free[first]
-            self._low[places], self._middle[places], self._high[places] = _take(keys, chosen)
+            self._keys[:, places] = keys[:, chosen]
             self._numbers[places] = numbers[chosen]
             waiting = np.setdiff1d(waiting, chosen, assume_unique=True)
             slots[waiting] = self._next(slots[waiting])
@@ -221,23 +244,154 @@ class WordTable:
         return placed
 
     def _grow(self, needed: int) -> None:
-        held = np.flatnonzero(self._high)
-        keys, numbers = _take((self._low, self._middle, self._high), held), self._numbers[held]
+        held = np.flatnonzero(self._keys[2])
+        keys, numbers = self._keys[:, held], self._numbers[held]
         self._make((2 * needed).bit_length())
         self.insert(keys, numbers.astype(np.int64))  # one without a place would be learned again
 
     def _slots(self, keys: Keys) -> Ints:
-        mixed = keys[0] * np.uint64(_MIX[0])
-        for part, factor in zip(keys[1:], _MIX[1:], strict=True):
-            mixed += part * np.uint64(factor)
+        mixed: Keys = keys[0] * _MIX[0] + keys[1] * _MIX[1] + keys[2] * _MIX[2]
         mixed ^= mixed >> np.uint64(32)
         mixed *= _MIX_SUM
         return (mixed >> np.uint64(64 - self._bits)).astype(np.int64)
 
     def _next(self, slots: Ints) -> Ints:
-        return (slots + 1) & (self._high.size - 1)
+        return (slots + 1) & (self._numbers.size - 1)
 
 
-def _take(keys: Keys, places: Ints) -> Keys:
-    low, middle, high = keys
-    return low[places], middle[places], high[places]
+class SentenceEncoder:
+    """Token ids of sentences, equal to those of the tokenizer without special tokens."""
+
+    def __init__(self, text: str, info: TokenizerInfo) -> None:
+        """Load the tokenizer; special tokens spelled in a text are treated as text.
+
+        Args:
+            text: Content of a `tokenizer.json` with a WordPiece model.
+            info: Its description.
+        """
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(text)
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._special_ids = [info.pad_id, info.cls_id, info.sep_id, info.mask_id]
+        content = json.loads(text)
+        self._is_word_local = is_word_local(content)
+        self._rule = unit_rule(content)
+        self._reset()
+
+    @classmethod
+    def from_file(cls, tokenizer_json: str | Path) -> SentenceEncoder:
+        """Return the encoder of a `tokenizer.json`."""
+        info = TokenizerInfo.from_file(tokenizer_json)
+        return cls(Path(tokenizer_json).read_text(encoding="utf-8"), info)
+
+    def _reset(self) -> None:
+        self._table = WordTable()
+        self._others: dict[bytes, int] = {}
+        self._others_bytes = 0
+        self._ids, self._starts, self._lens = array("q"), array("q"), array("q")
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Ints, Ints]:
+        """Return the ids of all sentences and the number of ids of each.
+
+        Args:
+            sentences: Any texts.
+
+        Returns:
+            tokens: (T,) int64.
+            sentence_lens: (S,) int64, 0 where a sentence has no token; sum T.
+        """
+        joined = "\n".join(sentences)
+        if not self._is_word_local or joined.count("\n") != len(sentences) - 1:
+            return self._checked(self._id_lists(sentences))
+        # A lone surrogate gets as far as the tokenizer, whose error names it.
+        text = joined.encode("utf-8", "surrogatepass") + b"\n"
+        found: list[tuple[Ints, Ints]] = []
+        start = 0
+        while start < len(text):
+            end = text.find(b"\n", start + BLOCK_BYTES) + 1 or len(text)
+            found.append(self._encode_block(text[start:end]))
+            start = end
+        tokens, lens = zip(*found, strict=True)
+        return np.concatenate(tokens), np.concatenate(lens)
+
+    def normalized(self, text: str) -> str:
+        """Return a text as the tokenizer sees it before it is cut into pieces."""
+        normalizer = self._tokenizer.normalizer
+        return str(normalizer.normalize_str(text)) if normalizer else text
+
+    def _encode_block(self, block: bytes) -> tuple[Ints, Ints]:
+        """Return the ids of sentences that each end with a line feed, and their numbers."""
+        if len(self._lens) > MAX_TABLE_WORDS or self._others_bytes > MAX_OTHERS_BYTES:
+            self._reset()
+        units = cut_units(block, self._rule)
+        numbers = self._table.find(units.keys)
+        self._learn(units, numbers)
+        lens = np.frombuffer(self._lens, np.int64)[numbers]
+        ends = np.cumsum(lens)
+        source = np.repeat(np.frombuffer(self._starts, np.int64)[numbers] - ends + lens, lens)
+        tokens = np.frombuffer(self._ids, np.int64)[source + np.arange(source.size)]
+        token_ends = np.concatenate(([0], ends))[units.sentence_ends]
+        return tokens, np.diff(token_ends, prepend=0)
+
+    def _learn(self, units: Units, numbers: Ints) -> None:
+        """Fill in the numbers of the units that the table does not have."""
+        missing = np.flatnonzero(numbers < 0)
+        if not missing.size:
+            return
+        borders = zip(units.starts[missing].tolist(), units.ends[missing].tolist(), strict=True)
+        words = [units.text[start:end] for start, end in borders]
+        others = self._others
+        new = list(dict.fromkeys(word for word in words if word not in others))
+        size = len(self._lens)
+        self._remember(new)
+        fresh = dict(zip(new, range(size, size + len(new)), strict=True))
+        numbers[missing] = [fresh[word] if word in fresh else others[word] for word in words]
+        _, first = np.unique(numbers[missing], return_index=True)
+        first = missing[first[-len(new) :]] if new else missing[:0]
+        is_placed = units.keys[2, first] != 0
+        keyed = first[is_placed]
+        is_placed[is_placed] = self._table.insert(units.keys[:, keyed], numbers[keyed])
+        for index in np.flatnonzero(~is_placed).tolist():
+            others[new[index]] = size + index
+            self._others_bytes += len(new[index])
+
+    def _remember(self, new: list[bytes]) -> None:
+        """Store the ids of new units, in their order."""
+        ids, lens = self._ids_of(new)
+        starts = len(self._ids) + np.cumsum(lens) - lens
+        for kept, values in ((self._starts, starts), (self._lens, lens), (self._ids, ids)):
+            kept.frombytes(values.tobytes())
+
+    def _ids_of(self, units: list[bytes]) -> tuple[Ints, Ints]:
+        texts = [unit.decode("utf-8", "surrogatepass") for unit in units]
+        if not self._rule.isolates_punctuation:
+            return self._checked(self._id_lists(texts))
+        # BERT's normaliser and pre-tokeniser leave lowercased ASCII letters and digits alone.
+        tokenize = self._tokenizer.model.tokenize
+        is_plain = [unit.isalnum() for unit in units]
+        waiting = [text for text, plain in zip(texts, is_plain, strict=True) if not plain]
+        others = iter(self._id_lists(waiting))
+        lists = [
+            [token.id for token in tokenize(text)] if plain else next(others)
+            for text, plain in zip(texts, is_plain, strict=True)
+        ]
+        return self._checked(lists)
+
+    def _id_lists(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [item.ids for item in encoded]
+
+    def _checked(self, lists: list[list[int]]) -> tuple[Ints, Ints]:
+        """Return lists of ids as one array and their lengths; refuse ids of special tokens."""
+        lens = np.fromiter(map(len, lists), np.int64, len(lists))
+        ids = np.fromiter(chain.from_iterable(lists), np.int64, int(lens.sum()))
+        found = np.isin(ids, self._special_ids)
+        if found.any():
+            raise ShardError(
+                f"the tokenizer gives special id {int(ids[found][0])} to ordinary text; "
+                "its pre-tokenizer must split brackets from words, as BERT's does."
+            )
+        return ids, lens

@@ -1,38 +1,22 @@
-"""A trained classifier as a folder: config.json, model.safetensors, tokenizer.json.
+"""Trained classifiers, which are bundles with a task, and the encoders that a fit starts from."""
 
-Invariant: the folder appears by a rename when it is complete, and loads without pickle.
-"""
-
-import json
-import os
-import shutil
-from dataclasses import asdict, dataclass, fields
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
+from data_prep.manifest import file_sha256
+from finetune.data.batches import ScoreScale
 from finetune.data.encoding import TextEncoder
-from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import SegmentRule
-from ponet import EncoderConfig, SequenceClassifier
-from ponet.bundle import load_strictly
-from ponet.positions import PositionMethod
-from ponet.tokenizer import check_tokenizer
-from ponet.weight_files import (
-    CONFIG_NAME,
-    TOKENIZER_NAME,
-    WEIGHTS_NAME,
-    new_folder,
-    read_json,
-    read_safetensors,
-)
+from ponet import PretrainingModel, SequenceClassifier, load_official
+from ponet.bundle import bundle_folder, read_config, read_model
+from ponet.encoders.backbone import PositionMethod
+from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
+from training.configuration import RUN_PARTS
 from training.interruption import say
-
-FORMAT_VERSION = 2
-CLASSIFIER_FOLDER = "classifier"
-_LATER = {"scale", "tokenizer_digest"}
-"""Keys that the first classifiers lack."""
+from training.run_config import CLASSIFIER_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +44,24 @@ class ClassifierInfo:
     positions: PositionMethod
     """How the position table is made longer."""
     scale: ScoreScale = ScoreScale()
-    """Of a regression."""
-    tokenizer_digest: str = ""
-    """Of vocabulary and rules of the tokenizer that belongs to the weights; empty: unknown."""
+    """Of a regression; the first classifiers lack it."""
+
+    @classmethod
+    def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
+        """Return what `asdict` of one became in a file."""
+        names = {field.name for field in fields(cls)}
+        if not names - {"scale"} <= set(task) <= names:
+            raise ValueError(
+                f"{where}: the task has the keys {', '.join(sorted(task))}; needed are "
+                f"{', '.join(sorted(names))}"
+            )
+        bounds = task["score_range"]
+        return cls(**{
+            **task,
+            "labels": tuple(task["labels"]),
+            "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
+            "scale": ScoreScale(**task.get("scale", {})),
+        })  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,57 +76,10 @@ class LoadedClassifier:
     """Task, labels and columns."""
 
 
-def save_classifier(
-    folder: Path, model: SequenceClassifier, info: ClassifierInfo, *, tokenizer_json: Path
-) -> Path:
-    """Write a classifier and return its folder; one already there is replaced as a whole.
-
-    Raises:
-        OSError: The folder cannot be written; what stood there before is intact.
-    """
-    config = {
-        "format_version": FORMAT_VERSION,
-        "encoder": model.encoder.config.to_dict(),
-        **asdict(info),
-    }
-    with new_folder(folder) as staging:
-        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, staging / WEIGHTS_NAME)
-        (staging / WEIGHTS_NAME).chmod(0o644)  # safetensors gives the owner alone access
-        shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
-    return folder
-
-
-def restore_classifier(folder: Path) -> None:
-    """Bring back the classifier that a killed `save_classifier` had moved aside; clear up."""
-    old = next(folder.parent.glob(f".{folder.name}.old.*/*"), None)
-    if old is not None and not folder.exists():
-        os.rename(old, folder)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def classifier_folder(path: str | Path) -> Path:
-    """Return the classifier's folder for that folder itself or for the run that holds it.
-
-    Raises:
-        ValueError: There is no classifier.
-    """
-    for folder in (Path(path), Path(path) / CLASSIFIER_FOLDER):
-        if (folder / CONFIG_NAME).is_file():
-            return folder
-    raise ValueError(
-        f"{path}: holds no classifier (no {CONFIG_NAME}); give the folder of a fine-tuning run or "
-        f"its {CLASSIFIER_FOLDER}/"
-    )
-
-
 def load_classifier(
     folder: str | Path, *, max_len: int = 0, positions: PositionMethod | None = None
 ) -> LoadedClassifier:
-    """Return what `save_classifier` wrote.
+    """Return the classifier that a fit wrote.
 
     Args:
         folder: The classifier's folder, or that of the run that holds it.
@@ -138,82 +90,116 @@ def load_classifier(
     Raises:
         ValueError: A file is missing, damaged, or does not fit the others.
     """
-    folder = classifier_folder(folder)
-    model, info = load_model(folder)
-    sizes = model.encoder.config
+    folder, config, info = _described(folder)
+    model = read_model(folder, config)
+    assert isinstance(model, SequenceClassifier)
+    _say_if_unfinished(folder)
     max_len = max_len or info.max_len
-    if max_len < 5:
-        raise ValueError(f"max_len is {max_len}; a pair needs 5 tokens or more")
-    if max_len > sizes.max_positions:
-        model.encoder.extend_positions(max_len, method=positions or info.positions)
-    digest = info.tokenizer_digest or None
-    check_tokenizer(folder / TOKENIZER_NAME, vocab_size=sizes.vocab_size, digest=digest)
     encoder = TextEncoder(folder / TOKENIZER_NAME, max_len=max_len, segments=info.segments)
-    return LoadedClassifier(model=model.eval(), encoder=encoder, info=info)
-
-
-def load_model(folder: Path) -> tuple[SequenceClassifier, ClassifierInfo]:
-    """Return the model of a classifier's folder, as it was trained, and what is said about it.
-
-    Raises:
-        ValueError: A file is missing, damaged, or does not fit the others.
-    """
-    run = folder.absolute().parent
-    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
-        say(f"{run}: this fit has not ended; what it has is its best classifier so far")
-    sizes = EncoderConfig.from_dict(_read_config(folder / CONFIG_NAME)["encoder"])
-    info = read_info(folder)
-    model = SequenceClassifier(sizes, num_labels=len(info.labels) or 1)
-    load_weights(model, folder)
-    return model.eval(), info
+    if max_len > model.encoder.config.max_positions:
+        model.encoder.extend_positions(max_len, method=positions or info.positions)
+    return LoadedClassifier(model=model, encoder=encoder, info=info)
 
 
 def read_info(folder: str | Path) -> ClassifierInfo:
-    """Return what a classifier's folder, or its run's, says about it, without its weights.
+    """Return what a classifier's folder, or its run's, says about it, without its weights."""
+    return _described(folder)[2]
+
+
+def _described(path: str | Path) -> tuple[Path, dict[str, Any], ClassifierInfo]:
+    """Return a classifier's folder, its config.json and what that says of the task."""
+    folder = bundle_folder(path)
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{path}: holds no classifier (no {CONFIG_NAME}); give the folder of a fine-tuning run "
+            f"or its {CLASSIFIER_FOLDER}/"
+        )
+    config = read_config(folder)
+    if "task" not in config:
+        raise ValueError(f"{folder}: is no classifier; give the {CLASSIFIER_FOLDER}/ of a fit")
+    return folder, config, ClassifierInfo.from_task(config["task"], folder / CONFIG_NAME)
+
+
+def _say_if_unfinished(folder: Path) -> None:
+    run = folder.absolute().parent
+    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
+        say(f"{run}: this fit has not ended; what it has is its best classifier so far")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSource:
+    """What a table says about a pretrained encoder."""
+
+    tokenizer_json: Path
+    """The tokenizer it was pretrained with."""
+    name: str
+    """Name of its run: the folder's, or that of the folder above one of `RUN_PARTS`."""
+    digest: str
+    """sha256 of the weights file; of several, that of their digests one after the other."""
+    files: tuple[Path, ...]
+    """Configuration, weights and tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedEncoder:
+    """A pretrained model and where it comes from."""
+
+    model: PretrainingModel | SequenceClassifier
+    """In evaluation mode, on the CPU."""
+    source: EncoderSource
+    """Its files."""
+    labels: tuple[str, ...] = ()
+    """Label of each output of a classifier's last layer; empty: there is none to go on with."""
+    scale: ScoreScale = ScoreScale()
+    """Of the scores that a regression's last layer gives."""
+
+
+def load_pretrained(path: str | Path) -> PretrainedEncoder:
+    """Return the encoder that a path leads to.
+
+    Args:
+        path: Folder of a bundle or of a fine-tuned classifier; of a run that holds `bundle/` or
+            `classifier/`; or the authors' released layout (a folder with config.json and weights,
+            or one .safetensors file) with the tokenizer.json beside the weights.
 
     Raises:
-        ValueError: There is no classifier, or its config.json is damaged.
+        ValueError: Nothing of that kind is there, or a file is missing or damaged.
     """
-    path = classifier_folder(folder) / CONFIG_NAME
-    config = _read_config(path)
-    del config["encoder"]
-    return _info(config, path)
-
-
-def load_weights(model: SequenceClassifier, folder: Path) -> None:
-    """Put the weights of a classifier's folder into a model of the same sizes.
-
-    Raises:
-        ValueError: The file is missing, damaged or of other sizes.
-    """
-    load_strictly(model, read_safetensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
-
-
-def _info(config: dict[str, Any], path: Path) -> ClassifierInfo:
-    names = {field.name for field in fields(ClassifierInfo)}
-    if not names - _LATER <= set(config) <= names:
+    given = Path(path)
+    found = next((given / part for part in RUN_PARTS if (given / part).is_dir()), given)
+    if not found.exists():
+        raise ValueError(f"--model.encoder {path}: no such folder; give a bundle or a run's folder")
+    if found.is_dir() and not (found / CONFIG_NAME).is_file():
         raise ValueError(
-            f"{path}: has the keys {', '.join(sorted(config))}; needed are "
-            f"{', '.join(sorted(names))}"
+            f"--model.encoder {path}: holds neither {RUN_PARTS[0]}/ nor config.json; give the "
+            "folder of a bundle, of a pretraining or fine-tuning run, or of released weights"
         )
-    bounds = config["score_range"]
-    values = {
-        **config,
-        "labels": tuple(config["labels"]),
-        "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
-        "scale": ScoreScale(**config.get("scale", {})),
-    }
-    return ClassifierInfo(**values)
+    if found.is_file() or "encoder" not in read_json(found / CONFIG_NAME):
+        return PretrainedEncoder(model=load_official(found), source=_source(found))
+    config = read_config(found)
+    model, source = read_model(found, config), _source(found)
+    if "task" not in config:
+        return PretrainedEncoder(model=model, source=source)
+    _say_if_unfinished(found)
+    info = ClassifierInfo.from_task(config["task"], found / CONFIG_NAME)
+    return PretrainedEncoder(model=model, source=source, labels=info.labels, scale=info.scale)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
-    if not {"format_version", "encoder", "labels"} <= set(config):
-        raise ValueError(f"{path}: is no classifier; give the classifier/ folder of a fit")
-    version = config.pop("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version is {version}; this version reads {FORMAT_VERSION}: "
-            "run the fit again"
-        )
-    return config
+def _source(found: Path) -> EncoderSource:
+    """Return what is known of the weights file or the folder with weights."""
+    is_file = found.is_file()
+    tokenizer_json = (found.parent if is_file else found) / TOKENIZER_NAME
+    if not tokenizer_json.is_file():
+        raise ValueError(f"{tokenizer_json}: no such file; put the pretraining tokenizer there")
+    absolute = found.absolute()
+    named = absolute.parent if absolute.name in RUN_PARTS else absolute
+    weights = [found] if is_file else find_weights(found)
+    digest, *others = map(file_sha256, weights)
+    if others:
+        digest = hashlib.sha256("".join((digest, *others)).encode()).hexdigest()
+    return EncoderSource(
+        tokenizer_json=tokenizer_json,
+        name=named.stem if is_file else named.name,
+        digest=digest,
+        files=(tokenizer_json, *([] if is_file else [found / CONFIG_NAME]), *weights),
+    )

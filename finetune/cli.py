@@ -1,10 +1,9 @@
 """The `ponet-finetune` command: help and dispatch, without importing torch for help."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from data_prep.quiet_output import quiet_output
-from training.commands import run_main
+from data_prep.command import quiet_output
+from training.command_line import run_main
 
 HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAND ...)
 
@@ -30,7 +29,7 @@ TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
 COMMANDS = {
     "predict": "finetune.predict:run_predict",
     "submit": "finetune.submit:run_submit",
-    "grid": "finetune.grids.command:run_grid",
+    "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
     "tasks": "finetune.cli:print_tasks",
 }
@@ -42,37 +41,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_main("ponet-finetune", argv, help=HELP, trains=TRAINS, commands=COMMANDS)
 
 
-class _TaskLine(NamedTuple):
-    name: str
-    rows: str
-    score: str
-    segments: str
-    source: str
-
-
 def print_tasks(options: Sequence[str]) -> None:
     """List the tasks that are known by name."""
     if options and options[0] not in ("-h", "--help"):
         raise ValueError(f"tasks takes no options, but {' '.join(options)} was given")
     from finetune.tasks.registry import TASKS
 
-    lines = [_TaskLine("task", "train / validation / test rows", "score", "segments", "from")]
+    lines = [("task", "train / validation / test rows", "score", "segments", "from")]
     notes = []
     for name, spec in TASKS.items():
         rows = " / ".join(f"{spec.sizes.get(s, 0):,}" for s in ("train", "validation", "test"))
         sources = [spec.hub.id] if spec.hub else []
         sources += ["--data.folder"] if spec.read_folder else []
-        score = " + ".join(spec.score)
-        lines.append(_TaskLine(name, rows, score, spec.segments, ", ".join(sources)))
+        lines.append((name, rows, " + ".join(spec.score), spec.segments, ", ".join(sources)))
         if spec.carve_validation:
             notes.append(f"{name}: {spec.carve_validation:.0%} of the training rows are validation")
         if spec.num_folds:
             folds = f"{spec.num_folds} folds (--data.fold, --data.repeat)"
             notes.append(f"{name}: all rows together, without duplicates, are cut into {folds}")
         notes += [f"{name}: {spec.warning}"] if spec.warning else []
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
     print("\nown: your own files, see --data.train, --data.validation, --data.test")
     print("\n".join(notes))

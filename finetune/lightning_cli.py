@@ -1,27 +1,25 @@
-"""LightningCLI for fine-tuning: options, the run's folder, and what is kept of a run.
+"""LightningCLI for fine-tuning: options, the run's folder, callbacks, and what is kept of a run.
 
 Invariant: command line and YAML files alone decide a run; the test split is looked at once, after
 the best epoch was chosen on validation.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.utilities import rank_zero_only
 
-from finetune.artifact import load_weights, read_info
-from finetune.begin import TaskBegin
-from finetune.callbacks import BestClassifier, ResumePoint, record_result
+from finetune.artifact import read_info
 from finetune.data.datamodule import TaskDataModule
-from finetune.earlier import State, earlier_run
-from finetune.module import FinetuneModule
+from finetune.data.inspection import overview_lines
+from finetune.module import FinetuneModule, log_prefix
 from finetune.outcome import (
     add_evaluation,
     evaluation_lines,
@@ -29,10 +27,23 @@ from finetune.outcome import (
     fit_result,
     trained_constants,
 )
-from finetune.resume_file import remove_resume_files, resume_file
-from finetune.run_config import RESULT_FILE, RunConfig
-from finetune.run_setup import check_trainer, fit_callbacks, progress_callbacks
-from training.cli import RunCLI, RunParser, callback_of, run_cli
+from finetune.run_config import (
+    RESULT_FILE,
+    RESUME_FOLDER,
+    RunConfig,
+    State,
+    check_trainer,
+    earlier_run,
+)
+from ponet.bundle import load_weights
+from ponet.weight_files import restore_folder
+from training.callbacks.history import RunBegin, rewind_metrics
+from training.callbacks.steps import RunProgressBar, StepSeeds
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.storage import newest_valid
+from training.cli import RunCLI, RunParser, callback_of, run_cli, tell
+from training.command_line import check_monitors, listed, option_value
+from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
 from training.run_config import CONFIG_FILE
@@ -50,8 +61,50 @@ EVALUATIONS = ("validate", "test")
 class Parser(RunParser):
     """The parser of a fit on a task."""
 
-    command = "ponet-finetune"
+    program, command = "ponet-finetune", "ponet-finetune COMMAND"
     decided = tuple(DECIDED_BY)
+
+
+class TaskBegin(RunBegin):
+    """Keep the configuration and the digests of what is read; print what is known of the data."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse callbacks that wait for a metric which there is not; then begin."""
+        assert isinstance(pl_module, FinetuneModule)
+        data = pl_module.datamodule
+        names = [
+            f"{log_prefix(split)}/{name}"
+            for split in data.loaded.validation_splits
+            for name in (*data.inspection["majority"][split], "loss")
+            if name != "num_rows"
+        ]
+        check_monitors(trainer.callbacks, list(dict.fromkeys(names)))  # type: ignore[attr-defined]
+        super().on_train_start(trainer, pl_module)
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both, or go on where the run was stopped."""
+        assert isinstance(pl_module, FinetuneModule)
+        folder, data = self.run.folder, pl_module.datamodule
+        if self.resumes:
+            say(f"going on after step {trainer.global_step} of {folder}")
+            restore_folder(folder / "classifier")
+        else:
+            self.write_config(trainer, pl_module)
+            assert pl_module.source is not None
+            paths = {f"the encoder's {file.name}": file for file in pl_module.source.files}
+            splits = data.loaded.splits.items()
+            paths |= {f"the {name} file": Path(split.source) for name, split in splits}
+            write_inputs(folder, paths)
+        rewind_metrics(trainer)
+        print("\n".join(overview_lines(data.inspection)))
+
+
+def fit_callbacks(run: RunConfig, *, log_every_n_steps: int) -> list[Callback]:
+    """Return the callbacks of `fit` that write no file, in the order in which they are called."""
+    from finetune.callbacks import TrainingLog, WandbLineage, dropout_seed
+
+    callbacks: list[Callback] = [StepSeeds(dropout_seed), TrainingLog(log_every_n_steps)]
+    return callbacks if run.wandb == "off" else [*callbacks, WandbLineage()]
 
 
 class FinetuneCLI(RunCLI):
@@ -94,11 +147,8 @@ class FinetuneCLI(RunCLI):
     def subcommands() -> dict[str, set[str]]:
         """The Lightning commands; `predict` reads files and is a command of its own."""
         skipped = {"model", "dataloaders", "datamodule", "ckpt_path", "weights_only"}
-        return {
-            "fit": {*skipped, "train_dataloaders", "val_dataloaders"},
-            "validate": skipped,
-            "test": skipped,
-        }
+        fit = {*skipped, "train_dataloaders", "val_dataloaders"}
+        return {"fit": fit, **dict.fromkeys(EVALUATIONS, skipped)}
 
     @classmethod
     def prepared(cls, arguments: list[str]) -> list[str]:
@@ -111,28 +161,25 @@ class FinetuneCLI(RunCLI):
         parser.link_arguments("model.encoder", "data.encoder")
 
     def before_instantiate_classes(self) -> None:
-        """Look at the run's folder, and fill in what depends on it."""
+        """Hold the run's folder, and see what an earlier start left in it."""
         super().before_instantiate_classes()
-        config = self.config[self.subcommand]
-        if self.subcommand == "fit":
-            self._look_at_folder()
-        else:
+        if self.subcommand != "fit":
+            config = self.config[self.subcommand]
             config.model.encoder = config.data.encoder = str(self.run.classifier)
             config.verbose = False
-
-    def _look_at_folder(self) -> None:
-        """Hold the folder, and see what an earlier start left in it; a rehearsal writes nothing."""
+            return
         self.run.check_kind()
         self.stop = StopRequest()
         if self.rehearses:
             return
         self.hold_folder()
         self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
-        self.going_on_from = resume_file(self.run.folder) if self.earlier == "unfinished" else None
-        if self.earlier == "unfinished" and self.going_on_from is None:
-            rank_zero_only(say)(
-                f"{self.run.folder} was stopped before its first checkpoint: it starts again"
-            )
+        if self.earlier != "unfinished":
+            return
+        found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)
+        self.going_on_from = found.path if found else None
+        if found is None:
+            tell(f"{self.run.folder} was stopped before its first checkpoint: it starts again")
 
     def instantiate_classes(self) -> None:
         """Build everything, unless the run is over already."""
@@ -142,21 +189,22 @@ class FinetuneCLI(RunCLI):
     def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         """Return those of a fit or an evaluation; a progress bar only where there is a terminal."""
         show = config.get("enable_progress_bar") is not False
-        config["enable_progress_bar"] = show and sys.stderr.isatty()
-        bars = progress_callbacks(show, fits=self.subcommand == "fit")
         if self.subcommand != "fit":
-            return bars
-        seed = self.config[self.subcommand].seed_everything
-        every = config.get("log_every_n_steps") or 10
-        own = fit_callbacks(self.run, seed=seed, log_every_n_steps=every)
+            config["enable_progress_bar"] = show and sys.stderr.isatty()
+            return []
+        config["plugins"] = [*listed(config.get("plugins")), VerifiedCheckpointIO()]
+        own = fit_callbacks(self.run, log_every_n_steps=config.get("log_every_n_steps") or 10)
+        bars = [RunProgressBar("finetune")] if show else []
         return [*own, *(self._writers() if self.writes else []), *bars]
 
     def _writers(self) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
+        from finetune.callbacks import BestClassifier, ResumePoint
+
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
         point = ResumePoint(
-            self.run.folder,
+            self.run.folder / RESUME_FOLDER,
             every_n_minutes=self.run.save_every_n_minutes,
             stop=self.stop,
             started=self.started,
@@ -171,15 +219,16 @@ class FinetuneCLI(RunCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a fit that is over already is shown once more."""
-        if self.earlier == "finished":
-            self.result = read_result(self.run.folder / RESULT_FILE)
-            print("\n".join(fit_lines(self.result, self.run.folder)))
-            say(
-                f"{self.run.folder} is complete: nothing was trained. To train anew give another "
-                "--run.name, or --run.overwrite true"
-            )
+        if self.earlier != "finished":
+            super()._run_subcommand(subcommand)
             return
-        super()._run_subcommand(subcommand)
+
+        self.result = read_result(self.run.folder / RESULT_FILE)
+        print("\n".join(fit_lines(self.result, self.run.folder)))
+        say(
+            f"{self.run.folder} is complete: nothing was trained. To train anew give another "
+            "--run.name, or --run.overwrite true"
+        )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         options = super()._prepare_subcommand_kwargs(subcommand)
@@ -193,28 +242,21 @@ class FinetuneCLI(RunCLI):
 
     def before_validate(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
-        self._follow_classifier()
-
-    def before_test(self) -> None:
-        """Take the trained classifier instead of the encoder it started from."""
-        self._follow_classifier()
-
-    def _follow_classifier(self) -> None:
         info = read_info(self.run.classifier)
         self.model.trained = self.run.classifier
         self.datamodule.follow_classifier(info.labels, info.segments)
 
-    def after_fit(self) -> None:
+    before_test = before_validate
+
+    def finish_fit(self) -> None:
         """Validate what was trained last; test the best classifier once; write what was found."""
-        if self.rehearses:
-            print("a rehearsal: training and validation work; nothing was written")
-            return
+        from finetune.callbacks import BestClassifier, ResumePoint, record_result
+
         best = callback_of(self.trainer, BestClassifier)
-        point = callback_of(self.trainer, ResumePoint)
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
-        if self.run.test and self.datamodule.task.test_splits and best.epoch:
+        if self.run.test and self.datamodule.loaded.test_splits and best.epoch:
             load_weights(self.model.classifier, self.run.classifier)
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self.result = fit_result(
@@ -222,40 +264,31 @@ class FinetuneCLI(RunCLI):
             self.model,
             best,
             seed=self.config[self.subcommand].seed_everything,
-            elapsed_s=point.elapsed_s,
+            elapsed_s=callback_of(self.trainer, ResumePoint).elapsed_s,
         )
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
-            remove_resume_files(self.run.folder)
+            shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
             print("\n".join(fit_lines(self.result, self.run.folder)))
 
     def after_validate(self) -> None:
         """Print the scores."""
-        self._print_evaluation()
-
-    def after_test(self) -> None:
-        """Print the scores."""
-        self._print_evaluation()
-
-    def _print_evaluation(self) -> None:
         if self.trainer.is_global_zero:
-            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.task)
+            constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
             lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
             path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
             print("\n".join([*lines, f"written: {path}"]))
 
+    after_test = after_validate
+
 
 def with_run_config(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of `validate` or `test` behind the configuration of the run they name.
-
-    Raises:
-        ValueError: No run is named, or it has no configuration.
-    """
+    """Return the arguments of an evaluation behind the configuration of the run they name."""
     command, *options = arguments
     if {"-h", "--help"} & set(options):
         return list(arguments)
-    name, root = _value(options, "--run.name"), _value(options, "--run.root")
+    name, root = option_value(options, "--run.name"), option_value(options, "--run.root")
     if not name:
         raise ValueError(f"{command} needs --run.name, the run whose classifier is scored")
     path = RunConfig(name=name, root=root or RunConfig.root).folder / CONFIG_FILE
@@ -266,22 +299,8 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     return [command, "--config", str(path), *options]
 
 
-def _value(options: Sequence[str], name: str) -> str:
-    found = ""
-    for number, option in enumerate(options):
-        key, _, value = option.partition("=")
-        if key == name:
-            found = value or [*options[number + 1 :], ""][0]
-    return found
-
-
-def run_command(arguments: list[str], *, started: float | None = None) -> FinetuneCLI:
-    """Parse and run `fit`, `validate` or `test`; see `training.cli.run_cli`.
-
-    Returns:
-        The finished run; `result` is what stands in result.json, `diverged` why a run was stopped.
-    """
-    return run_cli(FinetuneCLI, arguments, started=started)
+run_command = partial(run_cli, FinetuneCLI)
+"""Parse and run one Lightning subcommand; `result` is what stands in result.json."""
 
 
 def run_and_judge(arguments: list[str], *, started: float) -> int:

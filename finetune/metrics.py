@@ -44,7 +44,12 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
     Raises:
         ValueError: No rows, shapes that do not fit, or a score metric that the task does not have.
     """
-    _check_shapes(spec, outputs, targets)
+    wanted = (targets.shape[0], spec.num_outputs)
+    if targets.ndim != 1 or not len(targets) or tuple(outputs.shape) != wanted:
+        raise ValueError(
+            f"task {spec.name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"given; (N, {spec.num_outputs}) and (N,) with N >= 1 are needed"
+        )
     outputs, targets = outputs.detach().cpu(), targets.detach().cpu()
     values = (
         _regression_scores(outputs[:, 0].double(), targets.double())
@@ -59,15 +64,6 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
             f"{len(spec.labels) or 'no'} classes; allowed are {allowed}"
         )
     return {"score": sum(values[name] for name in spec.score) / len(spec.score), **values}
-
-
-def _check_shapes(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> None:
-    wanted = (targets.shape[0], spec.num_outputs)
-    if targets.ndim != 1 or not len(targets) or tuple(outputs.shape) != wanted:
-        raise ValueError(
-            f"task {spec.name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
-            f"given; (N, {spec.num_outputs}) and (N,) with N >= 1 are needed"
-        )
 
 
 def is_of_one_class(metric: str) -> bool:
@@ -95,7 +91,9 @@ def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dic
         values["f1"] = float(per_class_C[spec.f1_class])
     values["micro_f1"] = float(multiclass_f1_score(predicted_N, targets_N, **micro))
     values["macro_f1"] = float(per_class_C[present].double().mean())
-    values["matthews"] = _matthews(predicted_N, targets_N, num_classes)
+    constant = _is_constant(predicted_N) or _is_constant(targets_N)  # torchmetrics: not quite 0
+    matthews = multiclass_matthews_corrcoef(predicted_N, targets_N, num_classes)
+    values["matthews"] = 0.0 if constant else _defined(matthews)
     if num_classes <= _MOST_CLASSES_SHOWN:
         hits_C = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes).double()
         of_all = (
@@ -108,25 +106,15 @@ def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dic
     return values
 
 
-def _matthews(predicted_N: Tensor, targets_N: Tensor, num_classes: int) -> float:
-    if _is_constant(predicted_N) or _is_constant(targets_N):
-        return 0.0  # torchmetrics gives a small number instead, of either sign
-    return _defined(multiclass_matthews_corrcoef(predicted_N, targets_N, num_classes))
-
-
 def _regression_scores(predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
     mse = float(mean_squared_error(predicted_N, targets_N))
-    if _is_constant(targets_N) or not math.isfinite(mse):
-        return {"pearson": 0.0, "spearman": 0.0, "mse": mse, "r2": 0.0}
-    r2 = 1.0 - mse / float(targets_N.var(correction=0))
-    if _is_constant(predicted_N):
-        return {"pearson": 0.0, "spearman": 0.0, "mse": mse, "r2": r2}
-    return {
-        "pearson": _defined(pearson_corrcoef(predicted_N, targets_N)),
-        "spearman": _defined(spearman_corrcoef(predicted_N, targets_N)),
-        "mse": mse,
-        "r2": r2,
-    }
+    values = {"pearson": 0.0, "spearman": 0.0, "mse": mse, "r2": 0.0}
+    if not _is_constant(targets_N) and math.isfinite(mse):
+        values["r2"] = 1.0 - mse / float(targets_N.var(correction=0))
+        if not _is_constant(predicted_N):
+            values["pearson"] = _defined(pearson_corrcoef(predicted_N, targets_N))
+            values["spearman"] = _defined(spearman_corrcoef(predicted_N, targets_N))
+    return values
 
 
 def _is_constant(values_N: Tensor) -> bool:

@@ -17,16 +17,19 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy, mse_loss
 
-from finetune.artifact import load_classifier
-from finetune.data.datamodule import TaskBatch, TaskDataModule
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
+from finetune.artifact import (
+    EncoderSource,
+    PretrainedEncoder,
+    load_classifier,
+    load_pretrained,
+)
+from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
+from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
-from finetune.optim import OptimizerConfig
-from finetune.pretrained import EncoderSource, PretrainedEncoder, load_pretrained
 from finetune.tasks.spec import TaskSpec
-from ponet import BertConfig, EncoderConfig, SequenceClassifier
+from ponet import BertConfig, SequenceClassifier
 from ponet.tokenizer import check_tokenizer
-from training.optim import scheduled_optimizer
+from training.optim import FinetuneOptimizer, scheduled_optimizer
 
 
 def row_losses(
@@ -39,8 +42,8 @@ def row_losses(
     """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
 
     Args:
-        outputs_BC: float (B, C) logits; (B, 1) scores for a regression.
-        targets_B: int64 classes, or float scores.
+        outputs_BC: Logits, or (B, 1) scores of a regression.
+        targets_B: int64 classes, or scores.
         is_regression: Which of the two.
         class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
     """
@@ -82,7 +85,7 @@ class FinetuneModule(LightningModule):
         random_init: bool = False,
         positions: Literal["tile", "interpolate"] = "tile",
         gradient_checkpointing: bool = False,
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: FinetuneOptimizer = FinetuneOptimizer(),  # noqa: B008 (frozen)
         dropout_prob: float = 0.1,
         class_weights: Literal["none", "balanced"] = "none",
     ) -> None:
@@ -121,11 +124,7 @@ class FinetuneModule(LightningModule):
         return datamodule
 
     def setup(self, stage: str) -> None:
-        """Build the classifier once the data module knows the task.
-
-        Raises:
-            ValueError: The encoder is missing, damaged, or does not fit the task or tokenizer.
-        """
+        """Build the classifier once the data module knows the task."""
         if hasattr(self, "classifier"):
             return
         self.spec = self.datamodule.spec
@@ -137,13 +136,15 @@ class FinetuneModule(LightningModule):
 
     def _start(self) -> None:
         """Build what is trained: from the encoder, on the scale of the training rows."""
-        self.scale = score_scale(self.spec, self.datamodule.task.splits["train"])
+        self.scale = score_scale(self.spec, self.datamodule.loaded.splits["train"])
         if self.class_weights == "balanced":
-            counts = self.datamodule.inspection.splits["train"].labels
+            counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
         pretrained = load_pretrained(self.encoder_path)
-        self.source = pretrained.source
-        self._check_fit(pretrained.model.encoder.config)
+        self.source, sizes = pretrained.source, pretrained.model.encoder.config
+        check_tokenizer(self.source.tokenizer_json, vocab_size=sizes.vocab_size)
+        if self.spec.has_pair and sizes.type_vocab_size < 2:
+            raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
@@ -159,21 +160,17 @@ class FinetuneModule(LightningModule):
         self.scale = loaded.info.scale
         return loaded.model
 
-    def _check_fit(self, sizes: EncoderConfig) -> None:
-        assert self.source is not None
-        check_tokenizer(self.source.tokenizer_json, vocab_size=sizes.vocab_size)
-        if self.spec.has_pair and sizes.type_vocab_size < 2:
-            raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
-
     def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier:
         model = pretrained.model
-        config = _with_dropout(model.encoder.config, self.dropout_prob)
+        prob, config = self.dropout_prob, model.encoder.config
+        config = dataclasses.replace(config, dropout_prob=prob)
+        if isinstance(config, BertConfig):
+            config = dataclasses.replace(config, attention_dropout_prob=prob)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
-        classifier = SequenceClassifier(
-            config, num_labels=self.spec.num_outputs, dropout_prob=self.dropout_prob
-        )
+        num_labels = self.spec.num_outputs
+        classifier = SequenceClassifier(config, num_labels=num_labels, dropout_prob=prob)
         if not self.random_init:
             classifier.encoder.load_state_dict(model.encoder.state_dict())
             if model.pooler is not None:
@@ -216,27 +213,21 @@ class FinetuneModule(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep what one batch gave."""
-        self._keep(batch, dataloader_idx)
-
-    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep what one batch gave."""
-        self._keep(batch, dataloader_idx)
-
-    def _keep(self, batch: TaskBatch, loader: int) -> None:
         outputs_BC = self(batch).float()
         if self.spec.is_regression:
             outputs_BC = self.scale.outer(outputs_BC)
-        self._evaluated.setdefault(loader, []).append(
-            (batch.row_ids_B, outputs_BC, batch.targets_B)
-        )
+        kept = self._evaluated.setdefault(dataloader_idx, [])
+        kept.append((batch.row_ids_B, outputs_BC, batch.targets_B))
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Score every validation split."""
-        self._score(self.datamodule.task.validation_splits)
+        self._score(self.datamodule.loaded.validation_splits)
 
     def on_test_epoch_end(self) -> None:
         """Score every labelled test split."""
-        self._score(self.datamodule.task.test_splits)
+        self._score(self.datamodule.loaded.test_splits)
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):
@@ -248,18 +239,12 @@ class FinetuneModule(LightningModule):
                 "loss": float(losses_N.double().mean()),
                 "num_rows": len(targets_N),
             }
-            self._log_scores(split)
+            found = {f"{log_prefix(split)}/{k}": v for k, v in self.evaluation[split].items()}
+            del found[f"{log_prefix(split)}/num_rows"]
+            self.log_dict(found, logger=False)
+            for logger in self.trainer.loggers:  # with the number of optimiser steps, as train/loss
+                logger.log_metrics(found, step=self.trainer.global_step)
         self._evaluated = {}
-
-    def _log_scores(self, split: str) -> None:
-        values = {
-            f"{log_prefix(split)}/{name}": value
-            for name, value in self.evaluation[split].items()
-            if name != "num_rows"
-        }
-        self.log_dict(values, logger=False)
-        for logger in self.trainer.loggers:  # with the number of optimiser steps, as train/loss
-            logger.log_metrics(values, step=self.trainer.global_step)
 
     def _all_rows(self, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Outputs (N, C) and targets (N,) of a split, on the CPU, in the order of its rows.
@@ -277,11 +262,7 @@ class FinetuneModule(LightningModule):
         return outputs_NC[order_N], targets_N[order_N]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, and its learning rate as a function of the optimiser step.
-
-        Raises:
-            ValueError: The number of steps has no bound, so no schedule fits.
-        """
+        """AdamW, and its learning rate as a function of the optimiser step."""
         # Lightning clips no gradients of a fused kernel under any mixed precision.
         fusable = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         if self.trainer.estimated_stepping_batches == math.inf:
@@ -289,11 +270,3 @@ class FinetuneModule(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         config = self.optimizer_config
         return scheduled_optimizer(self.classifier, config, total_steps=steps, fusable=fusable)
-
-
-def _with_dropout(config: EncoderConfig, dropout_prob: float) -> EncoderConfig:
-    if isinstance(config, BertConfig):
-        return dataclasses.replace(
-            config, dropout_prob=dropout_prob, attention_dropout_prob=dropout_prob
-        )
-    return dataclasses.replace(config, dropout_prob=dropout_prob)

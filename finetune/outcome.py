@@ -2,31 +2,36 @@
 
 import json
 import math
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Trainer
 
-import ponet
-from finetune.callbacks import BestClassifier
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
-from finetune.module import FinetuneModule
 from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
 from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
+from training.run_folder import versions
+
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
+    from finetune.module import FinetuneModule
 
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer, module: FinetuneModule, best: BestClassifier, *, seed: int, elapsed_s: float
+    trainer: Trainer,
+    module: "FinetuneModule",
+    best: "BestClassifier",
+    *,
+    seed: int,
+    elapsed_s: float,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
@@ -37,8 +42,9 @@ def fit_result(
         seed: Seed of the run.
         elapsed_s: Wall time from the start of the command.
     """
-    spec, datamodule = module.spec, module.datamodule
+    spec, inspection = module.spec, module.datamodule.inspection
     tested = {k: v for k, v in module.evaluation.items() if k.startswith("test")}
+    device = trainer.strategy.root_device
     return {
         "format_version": FORMAT_VERSION,
         "task": spec.name,
@@ -51,18 +57,18 @@ def fit_result(
         "best_step": best.step,
         "total_steps": best.total_steps,
         "evaluation": {**best.evaluation, **tested},
-        "majority": {name: dict(values) for name, values in datamodule.inspection.majority.items()},
+        "majority": inspection["majority"],
         "diverged": bool(module.diverged),
         "reason": module.diverged,
-        "data": datamodule.inspection.to_json(),
+        "data": inspection,
         "elapsed_s": round(elapsed_s, 3),
-        "versions": _versions(),
-        "device": _device(trainer),
+        "versions": {name.replace("-", "_"): number for name, number in versions().items()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "task_facts": task_facts(spec),
     }
 
 
-def _encoder(module: FinetuneModule) -> dict[str, Any]:
+def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     assert module.source is not None
     encoder = module.classifier.encoder
     return {
@@ -75,7 +81,7 @@ def _encoder(module: FinetuneModule) -> dict[str, Any]:
     }
 
 
-def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, Any]:
+def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str, Any]:
     optimizer, datamodule = module.optimizer_config, module.datamodule
     return {
         "lr": optimizer.lr,
@@ -99,68 +105,45 @@ def _settings(trainer: Trainer, module: FinetuneModule, seed: int) -> dict[str, 
     }
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "pytorch_lightning": version("pytorch-lightning"),
-        "ponet": ponet.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Return what is printed at the end of a fit."""
-    settings, encoder = result["settings"], result["encoder"]
+    settings, encoder, data = result["settings"], result["encoder"], result["data"]
     start = "random initialisation" if encoder["random_init"] else encoder["path"]
+    constants = {"baseline (majority)": result["majority"]}
+    if data["best_constant"]:
+        constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    epochs, last = settings["epochs"], result["total_steps"]
+    of_all = f" of {epochs}" if epochs > 0 else f", step {result['best_step']}"
+    found = {f"epoch {result['best_epoch']}{of_all}": result["evaluation"], **constants}
     lines = [""]
-    data = result["data"]
-    best = {f"baseline (always {data['best_constant_answer']})": data["best_constant"]}
-    constants = {
-        "baseline (majority)": result["majority"],
-        **(best if data["best_constant"] else {}),
-    }
     for split in result["evaluation"] or result["majority"]:
-        lines += _table(
-            split, {_best_epoch(result): result["evaluation"], **constants}, data["f1_label"]
-        )
-        lines += _class_lines(result["evaluation"].get(split, {}), data["splits"][split]["labels"])
+        lines += _split_lines(split, found, data["f1_label"], data["splits"][split]["labels"])
     lines.append(
         f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation by "
         f"{' + '.join(metric_title(m, data['f1_label']) for m in result['score'])}, so that score "
         "flatters a little"
     )
-    if is_best_at_the_end(result):
+    score = next((values["score"] for values in result["evaluation"].values()), math.inf)
+    if 0 < result["best_step"] == last and not result["diverged"] and score < 1:
         lines.append(
             "the last epoch is the best one: more of them (--trainer.max_epochs), or a greater "
             "--model.optimizer.lr, may score higher"
         )
-    lines += _warnings(result, constants)
+    metric = "r2" if result["kind"] == "regression" else "score"
+    for split, values in result["evaluation"].items():
+        levels = [
+            each[split].get(metric, -math.inf) for each in constants.values() if split in each
+        ]
+        if values.get(metric, math.inf) <= max(levels, default=-math.inf):
+            lines.append(f"WARNING: on {split} this is no better than a constant answer")
     if result["diverged"]:
         lines.append(f"diverged: {result['reason']}")
     return [*lines, f"run: {folder}"]
 
 
-def _best_epoch(result: dict[str, Any]) -> str:
-    epochs = result["settings"]["epochs"]
-    of_all = f" of {epochs}" if epochs > 0 else f", step {result['best_step']}"
-    return f"epoch {result['best_epoch']}{of_all}"
-
-
-def is_best_at_the_end(result: dict[str, Any]) -> bool:
-    """Whether the last validation was the best one, and a better one is possible."""
-    score = next((v["score"] for v in result["evaluation"].values()), math.inf)
-    is_last = 0 < result["best_step"] == result["total_steps"]
-    return bool(is_last and not result["diverged"] and score < 1)
-
-
-def add_evaluation(folder: Path, module: FinetuneModule, command: str) -> Path:
+def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path:
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
-    splits = module.datamodule.task.splits
+    splits = module.datamodule.loaded.splits
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
@@ -184,11 +167,9 @@ def evaluation_lines(
         evaluation: Split -> its scores.
         constants: Name of a constant answer -> split -> its scores.
     """
-    lines: list[str] = []
-    for split, values in evaluation.items():
-        lines += _table(split, {spec.title: evaluation, **constants}, spec.f1_label)
-        lines += _class_lines(values, dict.fromkeys(spec.labels))
-    return lines
+    found = {spec.title: evaluation, **constants}
+    labels = dict.fromkeys(spec.labels)
+    return [line for s in evaluation for line in _split_lines(s, found, spec.f1_label, labels)]
 
 
 def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
@@ -212,44 +193,44 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     return constants
 
 
-def _warnings(result: dict[str, Any], constants: Mapping[str, Scores]) -> list[str]:
-    """Say where the best epoch is no better than a constant answer."""
-    lines = []
-    metric = "r2" if result["kind"] == "regression" else "score"
-    for split, values in result["evaluation"].items():
-        best = max((c[split].get(metric, -math.inf) for c in constants.values() if split in c),
-                   default=-math.inf)  # fmt: skip
-        if values.get(metric, math.inf) <= best:
-            lines.append(f"WARNING: on {split} this is no better than a constant answer")
-    return lines
+def _split_lines(
+    split: str, found: Mapping[str, Scores], f1_label: str, labels: Mapping[str, Any]
+) -> list[str]:
+    """Return a table of a split's scores, and below it of each class where they were computed.
 
-
-def _class_lines(values: Mapping[str, float], labels: Mapping[str, Any]) -> list[str]:
-    """Return precision, recall and F1 of each class, where they were computed."""
-    names = ("precision", "recall", "f1")
-    if any(f"{name}/{label}" not in values for label in labels for name in names):
-        return []
-    width = max([30, *map(len, labels)])
-    heading = f"  {'class':<{width}}" + "".join(f"{name:>11}" for name in names)
-    rows = [
-        f"  {label:<{width}}"
-        + "".join(f" {value_text(values[f'{name}/{label}']):>10}" for name in names)
-        + ("" if count is None else f"   {count:,} rows")
-        for label, count in labels.items()
-    ]
-    return [heading, *rows] if rows else []
-
-
-def _table(split: str, found: Mapping[str, Scores], f1_label: str) -> list[str]:
-    known = [scores[split] for scores in found.values() if split in scores]
-    names = [name for name in known[0] if name != "num_rows" and not is_of_one_class(name)]
-    counts = [scores["num_rows"] for scores in known if "num_rows" in scores]
+    Args:
+        split: Whose.
+        found: Row -> split -> its scores; those of the first row have classes.
+        f1_label: Which class F1 is of.
+        labels: Class -> rows that have it, where they are known.
+    """
+    known = {title: scores[split] for title, scores in found.items() if split in scores}
+    first = next(iter(known.values()))
+    names = [name for name in first if name != "num_rows" and not is_of_one_class(name)]
+    counts = [values["num_rows"] for values in known.values() if "num_rows" in values]
     heading = f"{split}, {counts[0]:,} rows" if counts else split
-    table = [[metric_title(name, f1_label) for name in names]]
-    table += [["" if n not in row else value_text(row[n]) for n in names] for row in known]
-    widths = [max(10, *(len(cells[place]) for cells in table)) for place in range(len(names))]
-    titles = [heading, *(f"  {name}" for name, scores in found.items() if split in scores)]
+    rows = {heading: [metric_title(name, f1_label) for name in names]}
+    for title, values in known.items():
+        cells = [value_text(values[n]) if n in values else "" for n in names]
+        rows[f"  {title}"] = cells
+    lines = _aligned(rows, first=34, least=10)
+    own = next(iter(found.values())).get(split, {})
+    of_class = ("precision", "recall", "f1")
+    if not labels or any(f"{name}/{label}" not in own for label in labels for name in of_class):
+        return lines
+    classes = {"  class": list(of_class)}
+    for label in labels:
+        classes[f"  {label}"] = [value_text(own[f"{name}/{label}"]) for name in of_class]
+    below = _aligned(classes, first=2 + max([30, *map(len, labels)]), least=10)
+    ends = ["", *("" if count is None else f"   {count:,} rows" for count in labels.values())]
+    return [*lines, *(line + end for line, end in zip(below, ends, strict=True))]
+
+
+def _aligned(rows: Mapping[str, Sequence[str]], *, first: int, least: int) -> list[str]:
+    """Return rows of a table: titles from the left in `first` columns, cells from the right."""
+    widths = [max(least, *map(len, column)) for column in zip(*rows.values(), strict=True)]
     return [
-        f"{title:<34}" + "".join(f" {c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
-        for title, cells in zip(titles, table, strict=True)
+        f"{title:<{first}}"
+        + "".join(f" {cell:>{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for title, cells in rows.items()
     ]

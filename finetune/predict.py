@@ -5,33 +5,36 @@ order of the rows is kept, what stands in a line does not depend on its neighbou
 cannot be read costs nothing but itself.
 """
 
+import csv
 import itertools
+import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
-from finetune.data.encoded_texts import EncodedText
-from finetune.data.sampler import evaluation_shard
-from finetune.options import parse_config
-from finetune.prediction_files import OUTPUT_FORMATS, PredictionFile
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.spec import Row
-from finetune.tasks.tables import column_value, read_table, text_value
+from finetune.artifact import LoadedClassifier, load_classifier
+from finetune.data.batches import EncodedText, evaluation_shard
+from finetune.tasks.rows import column_value, name_it, row_texts
+from finetune.tasks.spec import Columns, Row
+from finetune.tasks.tables import read_table
+from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
+OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 _QUIET_S = 5.0
-Columns = Mapping[str, str]
-"""Option (text, text_pair) -> its column; empty: there is none."""
+Prediction = dict[str, Any]
+"""`{"line", "label", "probabilities": {label: probability}}`, or `{"line", "score"}` of a
+regression. That of a row that cannot be labelled has None for its answers, and an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,6 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
-        if self.max_len and self.max_len < 5:
-            raise ValueError(f"max_len is {self.max_len}; a pair needs 5 tokens or more")
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
@@ -99,27 +100,24 @@ def run_predict(arguments: Sequence[str]) -> Path:
 
     The whole input is read once before the first row is computed, so a file that cannot be read to
     its end, or has no row that fits the model, is refused at once.
-
-    Args:
-        arguments: Options of the command line.
-
-    Raises:
-        ValueError: A mistake in an option, a damaged classifier or file; names the place.
     """
-    config = parse_config(PredictConfig, arguments, command="predict")
+    config = parse_options(PredictConfig, arguments, program="ponet-finetune predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
-    columns = _columns(config, classifier.info)
+    info = classifier.info
+    if config.text_pair and not info.has_pair:
+        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
+    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
+    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
     notes: Counter[str] = Counter()
-    num_rows = _checked(config.input, columns, config.kept, notes)
+    num_rows = _checked(config, columns, notes)
     output.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            file = PredictionFile(stream, output, labels=classifier.info.labels, kept=config.kept)
-            bad = _write(config, classifier, columns, file, num_rows=num_rows, notes=notes)
+            bad = _write(config, classifier, columns, stream, num_rows=num_rows, notes=notes)
         os.chmod(staging, 0o644)
         os.replace(staging, output)
     finally:
@@ -131,25 +129,25 @@ def run_predict(arguments: Sequence[str]) -> Path:
         done = "stand there without a label" if config.bad_rows == "flag" else "were left out"
         print(
             f"WARNING: {len(bad):,} rows could not be labelled and {done}; the first is line "
-            f"{bad[0].line}: {bad[0].reason}",
+            f"{bad[0]['line']}: {bad[0]['error']}",
             file=sys.stderr,
         )
     return output
 
 
-def _checked(path: str, columns: Columns, kept: tuple[str, ...], notes: Counter[str]) -> int:
-    """Return the number of rows of a file that was read to its end."""
-    num_rows, num_good, first = 0, 0, None
-    for row, _ in read_input(path, columns, kept, notes):
-        num_rows += 1
+def _checked(config: PredictConfig, columns: Columns, notes: Counter[str]) -> int:
+    """Return the number of rows of the input, which was read to its end."""
+    good, bad = 0, list[BadRow]()
+    for row, _ in read_input(config.input, columns, config.kept, notes):
         if isinstance(row, BadRow):
-            first = first or row
+            bad.append(row)
         else:
-            num_good += 1
-    if not num_good:
-        what = f"line {first.line}: {first.reason}" if first else "has no rows; one is needed"
-        raise ValueError(f"{path}, {what}" if first else f"{path}: {what}")
-    return num_rows
+            good += 1
+    if not good and bad:
+        raise ValueError(f"{config.input}, line {bad[0].line}: {bad[0].reason}")
+    if not good:
+        raise ValueError(f"{config.input}: has no rows; one is needed")
+    return good + len(bad)
 
 
 def read_input(
@@ -157,58 +155,53 @@ def read_input(
 ) -> Iterator[InputRow]:
     """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
 
-    Args:
-        path: .csv, .tsv or .jsonl, also .gz or .zst.
-        columns: Which column holds what.
-        kept: Columns that are carried over.
-        notes: As for `read_table`.
-
-    Raises:
-        ValueError: No such file, or damage that ends reading; names file and line.
+    The columns `kept` are carried over; `notes` is as for `read_table`.
     """
-    bad: list[BadRow] = []
+    bad: list[InputRow] = []
+    none = dict.fromkeys(kept)
     table = read_table(
         path,
-        dialect=find_dialect(path),
+        is_own=True,
         notes=notes,
-        bad=lambda line, why: bad.append(BadRow(line, why)),
+        bad=lambda line, why: bad.append(InputRow(BadRow(line, why), none)),
     )
-    empty = dict.fromkeys(kept)
     for line, values in table:
-        yield from (InputRow(row, empty) for row in bad)
+        yield from bad
         bad.clear()
         try:
-            carried = {name: column_value(values, name, "", option="keep") for name in kept}
-            yield InputRow(_row(line, values, columns), carried)
+            carried = {name: column_value(values, name, "", name_it("keep")) for name in kept}
+            row = Row(line, str(line), *row_texts(columns, values, ""), None)
+            yield InputRow(row, carried)
         except ValueError as error:
             reason = str(error).removeprefix(": ")
             yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
-    yield from (InputRow(row, empty) for row in bad)
+    yield from bad
 
 
 def _write(
     config: PredictConfig,
     classifier: LoadedClassifier,
     columns: Columns,
-    file: PredictionFile,
+    stream: TextIO,
     *,
     num_rows: int,
     notes: Counter[str],
-) -> list[BadRow]:
-    """Write what every row gets; return the rows that could not be labelled."""
+) -> list[Prediction]:
+    """Write what every row gets; return those of the rows that could not be labelled."""
+    ending, labels = Path(config.output).suffix.lower(), classifier.info.labels
+    write = prediction_writer(stream, ending, labels=labels, kept=config.kept)
     predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
     found, twin = itertools.tee(read_input(config.input, columns, config.kept))
-    bad: list[BadRow] = []
+    bad: list[Prediction] = []
     started = said = time.monotonic()
-    rows = (item.row for item in found)
-    for number, (answer, item) in enumerate(zip(predictor.stream(rows), twin, strict=True), 1):
-        prediction, is_cut = answer
+    answers = predictor.stream(item.row for item in found)
+    for number, ((prediction, is_cut), item) in enumerate(zip(answers, twin, strict=True), 1):
         if "error" in prediction:
-            bad.append(BadRow(prediction["line"], prediction["error"]))
+            bad.append(prediction)
         if "error" not in prediction or config.bad_rows == "flag":
-            file.write(prediction, item.kept)
-        limit = classifier.encoder.max_len
+            write(prediction, item.kept)
         if is_cut:
+            limit = classifier.encoder.max_len
             notes[f"of them were cut to {limit} tokens; --max_len N reads more"] += 1
         now = time.monotonic()
         if now - said >= _QUIET_S:
@@ -217,18 +210,33 @@ def _write(
     return bad
 
 
-def _columns(config: PredictConfig, info: ClassifierInfo) -> Columns:
-    if config.text_pair and not info.has_pair:
-        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    return {"text": config.text or info.text, "text_pair": config.text_pair or info.text_pair}
+def prediction_writer(
+    stream: TextIO, ending: str, *, labels: Sequence[str], kept: Sequence[str]
+) -> Callable[[Prediction, Mapping[str, Any]], None]:
+    """Return what writes one prediction and the columns that are carried over.
 
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
+    """
+    if ending == ".jsonl":
 
-def _row(line: int, values: Mapping[str, Any], columns: Columns) -> Row:
-    texts = [
-        text_value(values, name, "", option=option) if name else ""
-        for option, name in columns.items()
-    ]
-    return Row(line, str(line), texts[0], texts[1], None)
+        def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
+            content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
+            stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+        return write_line
+    separator = "\t" if ending == ".tsv" else ","
+    table = csv.writer(stream, delimiter=separator, lineterminator="\n")
+    answers = ["label", *(f"probability {label}" for label in labels)] if labels else ["score"]
+    table.writerow(["line", *kept, *answers, "error"])
+
+    def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
+        values = [prediction[answers[0]]]
+        if labels:
+            values += map((prediction["probabilities"] or {}).get, labels)
+        cells = [carried[name] for name in kept]
+        table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
+
+    return write_row
 
 
 class Predictor:
@@ -253,16 +261,12 @@ class Predictor:
 
     def __call__(
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Prediction]:
         """Return the prediction of each text in order, as `stream`; `line` counts them from 1.
 
         Args:
             texts: Any number.
             text_pairs: The second text of each, for a classifier of pairs.
-
-        Raises:
-            ValueError: Pairs are given or missing against what the classifier needs, or their
-                number is another one.
         """
         has_pair = self.classifier.info.has_pair
         if isinstance(texts, str) or has_pair != (text_pairs is not None):
@@ -275,13 +279,8 @@ class Predictor:
         rows = [Row(number, str(number), *parts, None) for number, parts in both]
         return [prediction for prediction, _ in self.stream(rows)]
 
-    def stream(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Yield, for each row in order, its prediction and whether its text was cut.
-
-        A prediction is `{"line", "label", "probabilities": {label: probability}}`, or
-        `{"line", "score"}` for a regression. That of a row that cannot be labelled has None for
-        its answers, and the reason under `error`.
-        """
+    def stream(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[Prediction, bool]]:
+        """Yield, for each row in order, its prediction and whether its text was cut."""
         given = iter(rows)
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
             encoded = self._encoded(chunk)
@@ -295,16 +294,12 @@ class Predictor:
 
     def _encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
         """Return the tokens of each row, or why it has none."""
-        encoder = self.classifier.encoder
-        found: list[EncodedText | str] = []
         good = [row for row in chunk if isinstance(row, Row)]
         try:
-            texts: Iterator[EncodedText | str] = iter(encoder.encode(good, self.source))
-        except ValueError:
-            texts = iter([self._one(row) for row in good])
-        for row in chunk:
-            found.append(next(texts) if isinstance(row, Row) else row.reason)
-        return found
+            texts = iter(self.classifier.encoder.encode(good, self.source))
+        except ValueError:  # of one row or more
+            return [self._one(row) if isinstance(row, Row) else row.reason for row in chunk]
+        return [next(texts) if isinstance(row, Row) else row.reason for row in chunk]
 
     def _one(self, row: Row) -> EncodedText | str:
         try:
@@ -319,7 +314,7 @@ class Predictor:
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
         batches = evaluation_shard(
-            [len(text.input_ids) for text in texts],
+            np.array([len(text.input_ids) for text in texts]),
             batch_size=self.batch_size,
             equal_lengths=self.classifier.model.encoder.config.sees_padding,
         )
@@ -332,12 +327,11 @@ class Predictor:
             outputs_NC = self.classifier.info.scale.outer(outputs_NC)
         return outputs_NC[torch.tensor(list(itertools.chain(*batches))).argsort()]
 
-    def _named(self, outputs_C: Tensor | None) -> dict[str, Any]:
+    def _named(self, outputs_C: Tensor | None) -> Prediction:
         labels = self.classifier.info.labels
-        if not labels:
-            return {"score": None if outputs_C is None else float(outputs_C[0])}
         if outputs_C is None:
-            return {"label": None, "probabilities": None}
-        probabilities = outputs_C.softmax(-1).tolist()
-        label = labels[int(outputs_C.argmax())]
-        return {"label": label, "probabilities": dict(zip(labels, probabilities, strict=True))}
+            return {"label": None, "probabilities": None} if labels else {"score": None}
+        if not labels:
+            return {"score": float(outputs_C[0])}
+        probabilities = dict(zip(labels, outputs_C.softmax(-1).tolist(), strict=True))
+        return {"label": labels[int(outputs_C.argmax())], "probabilities": probabilities}

@@ -1,28 +1,46 @@
-"""The `run.*` options that a fit on a task adds, and the files that it writes."""
+"""The `run.*` options that a fit on a task adds, its files, and what an earlier start left there.
 
+Invariant: a run never goes on with other settings, data or weights.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from finetune.artifact import CLASSIFIER_FOLDER
+import yaml
+
 from training import run_config
-from training.inputs import INPUTS_FILE
+from training.configuration import INPUTS_FILE, RUN_PARTS, changed_inputs, flatten
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
+    CLASSIFIER_FOLDER,
     CONFIG_FILE,
     EVALUATIONS_FILE,
     METRICS_FILE,
+    RECORD_FILE,
 )
-from training.tracking import RECORD_FILE
+from training.run_folder import own_files
 
 RESULT_FILE = "result.json"
-RESUME_FILES = "resume-*.ckpt"
+RESUME_FOLDER = "resume"
+"""What an unfinished fit goes on from."""
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
-    *(f"{RESUME_FILES}*", CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
+    *(RESUME_FOLDER, CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
+    "resume-*.ckpt",  # of an earlier version
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
+FREE = (
+    *("run", "config", "model.gradient_checkpointing"),
+    *(f"data.{name}" for name in ("num_workers", "eval_batch_size", "micro_batch_size")),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "logger",
+                                     "default_root_dir", "enable_progress_bar",
+                                     "log_every_n_steps")),
+)  # fmt: skip
+"""Settings, and groups of them, that may differ when a run goes on: none changes what is learnt."""
+State = Literal["nothing", "unfinished", "finished"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +61,7 @@ class RunConfig(run_config.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.save_every_n_minutes >= 0:
-            raise ValueError(
-                f"run.save_every_n_minutes is {self.save_every_n_minutes}; it must be >= 0"
-            )
+        run_config.check_numbers(self, ">= 0", "save_every_n_minutes", group="run.")
 
     @property
     def classifier(self) -> Path:
@@ -54,14 +69,83 @@ class RunConfig(run_config.RunConfig):
         return self.folder / CLASSIFIER_FOLDER
 
     def check_kind(self) -> None:
-        """Refuse the folder of a pretraining run.
-
-        Raises:
-            ValueError: It is one.
-        """
+        """Refuse the folder of a pretraining run."""
         for name in (BUNDLE_FOLDER, CHECKPOINT_FOLDER):
             if (self.folder / name).exists():
                 raise ValueError(
                     f"{self.folder} is a pretraining run (it holds {name}/); give another "
                     "--run.name or --run.root"
                 )
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse options of the trainer that could give no result."""
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision is {trainer.precision}; fine-tuning has {', '.join(PRECISIONS)}, "
+            "which keep the weights in 32 bits"
+        )
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name} is 0: nothing would be trained; give 1 or more")
+    if trainer.limit_val_batches == 0:
+        raise ValueError(
+            "trainer.limit_val_batches is 0: no epoch would be validated, so there would be no "
+            "best classifier to keep; leave it out, or use --data.max_eval_rows for a quick look"
+        )
+    if trainer.overfit_batches:
+        raise ValueError(
+            "trainer.overfit_batches has no effect on the order of the rows here; use "
+            "--data.max_train_rows, with the training file as --data.validation"
+        )
+
+
+def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
+    """Return what stands in the run's folder and can go on; nothing is changed there.
+
+    Args:
+        run: The run.
+        settings: Its resolved configuration of now, nested.
+
+    Raises:
+        ValueError: A run that must not be replaced and cannot go on.
+    """
+    if run.overwrite or not own_files(run.folder, own=RUN_FILES):
+        return "nothing"
+    how = "give another --run.name, or --run.overwrite true to replace it"
+    if not (run.folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{run.folder} holds an earlier run; {how}")
+    stored = yaml.safe_load((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    changes = [*differences(stored or {}, settings), *changed_inputs(run.folder)]
+    if changes:
+        raise ValueError(
+            f"{run.folder} holds an earlier run, which this one cannot go on from: "
+            f"{'; '.join(changes[:3])}. Either {how}"
+        )
+    return "finished" if (run.folder / RESULT_FILE).is_file() else "unfinished"
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ, in words; those of `FREE` do not count."""
+    first, second = flatten(stored), flatten(wanted)
+    return [
+        f"{name} was {first.get(name, 'not given')}, is {second.get(name, 'not given')}"
+        for name in sorted({*first, *second})
+        if first.get(name) != second.get(name)
+        and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+        and not _is_one_place(first.get(name), second.get(name))
+    ]
+
+
+def _is_one_place(first: Any, second: Any) -> bool:
+    """Return whether two settings name one file or folder; a run is where its bundle lies."""
+    if not (isinstance(first, str) and isinstance(second, str)):
+        return False
+    if not (Path(first).exists() and Path(second).exists()):
+        return False
+    places = [Path(value).resolve() for value in (first, second)]
+    runs = [place.parent if place.name in RUN_PARTS else place for place in places]
+    return runs[0] == runs[1]

@@ -5,62 +5,54 @@ order, or nothing is written; what an incomplete archive lacks is said.
 """
 
 import io
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
 from data_prep.files import write_atomic
-from finetune.artifact import LoadedClassifier, classifier_folder, load_classifier
-from finetune.options import parse_config
-from finetune.predict import Predictor
+from finetune.artifact import load_classifier
+from finetune.predict import Prediction, Predictor
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
+from training.command_line import parse_options
 
-HEADER = "index\tprediction"
-CHUNK_ROWS = 8192
-"""Rows encoded at once; the largest test split has 390,965."""
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions are the same archive
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardFile:
+class LeaderboardFile(NamedTuple):
     """One file of a submission."""
 
     name: str
     """What the leaderboard calls it."""
     task: str
     """Task its rows are from."""
-    model: str
-    """Task its model was trained on."""
-    split: str = "test"
-    """Split its rows are."""
     has_words: bool = False
     """Whether a class is written by its name instead of its number."""
+    split: str = "test"
+    """Split its rows are."""
+
+    @property
+    def model(self) -> str:
+        """Task its model was trained on."""
+        return "mnli" if self.task == "ax" else self.task
 
 
-def _file(name: str, task: str, *, has_words: bool = False) -> LeaderboardFile:
-    return LeaderboardFile(name=name, task=task, model=task, has_words=has_words)
-
-
-LEADERBOARD: tuple[LeaderboardFile, ...] = (
-    _file("CoLA.tsv", "cola"),
-    _file("SST-2.tsv", "sst2"),
-    _file("MRPC.tsv", "mrpc"),
-    _file("STS-B.tsv", "stsb"),
-    _file("MNLI-m.tsv", "mnli", has_words=True),
-    LeaderboardFile(
-        name="MNLI-mm.tsv", task="mnli", model="mnli", split="test_mismatched", has_words=True
-    ),
-    _file("QNLI.tsv", "qnli", has_words=True),
-    _file("QQP.tsv", "qqp"),
-    _file("RTE.tsv", "rte", has_words=True),
-    _file("WNLI.tsv", "wnli"),
-    LeaderboardFile(name="AX.tsv", task="ax", model="mnli", has_words=True),
+LEADERBOARD = (
+    LeaderboardFile("CoLA.tsv", "cola"),
+    LeaderboardFile("SST-2.tsv", "sst2"),
+    LeaderboardFile("MRPC.tsv", "mrpc"),
+    LeaderboardFile("STS-B.tsv", "stsb"),
+    LeaderboardFile("MNLI-m.tsv", "mnli", has_words=True),
+    LeaderboardFile("MNLI-mm.tsv", "mnli", has_words=True, split="test_mismatched"),
+    LeaderboardFile("QNLI.tsv", "qnli", has_words=True),
+    LeaderboardFile("QQP.tsv", "qqp"),
+    LeaderboardFile("RTE.tsv", "rte", has_words=True),
+    LeaderboardFile("WNLI.tsv", "wnli"),
+    LeaderboardFile("AX.tsv", "ax", has_words=True),
 )
 """All files. Source: the names and values that jiant, by GLUE's authors, and T5 write."""
 
@@ -69,7 +61,7 @@ LEADERBOARD: tuple[LeaderboardFile, ...] = (
 class SubmitConfig:
     """Write the files of the GLUE leaderboard from finished runs."""
 
-    model: list[str] = field(default_factory=list)
+    model: tuple[str, ...] = ()
     """Folder of a run, or of its classifier/; one for each task, so give it several times."""
     output: str = "submission.zip"
     """Archive to write, ending in .zip; one already there is replaced."""
@@ -95,28 +87,25 @@ class SubmitConfig:
 def run_submit(arguments: Sequence[str]) -> Path:
     """Write the archive and return it, after one printed line per file.
 
-    Args:
-        arguments: Options of the command line.
-
     Raises:
         ValueError: A task is missing or given twice, a model is of no GLUE task, or a split does
             not have the rows that the leaderboard knows. Nothing is written then.
     """
-    config = parse_config(SubmitConfig, _appending(arguments), command="submit")
+    config = parse_options(
+        SubmitConfig, arguments, program="ponet-finetune submit", repeated=("model",)
+    )
     folders = models_by_task(config.model, max_len=config.max_len)
-    wanted = [file for file in LEADERBOARD if file.model in folders]
-    missing = {
-        file.name: f"no --model of {'its task' if file.task == file.model else file.model}"
-        for file in LEADERBOARD
-        if file.model not in folders
-    }
+    missing, rows = dict[str, str](), dict[str, SplitRows]()
+    for file in LEADERBOARD:
+        if file.model not in folders:
+            missing[file.name] = f"no --model of {'its task' if file.task != 'ax' else 'mnli'}"
     _refuse_missing(missing, config.partial)
-    rows: dict[str, SplitRows] = {}  # all are read and checked before the first one is computed
-    for file in wanted:
-        try:
-            rows[file.name] = leaderboard_rows(file, config.folder)
-        except MissingSplit as error:
-            missing[file.name] = str(error)
+    for file in LEADERBOARD:  # all are read and checked before the first one is computed
+        if file.model in folders:
+            try:
+                rows[file.name] = leaderboard_rows(file, config.folder)
+            except MissingSplit as error:
+                missing[file.name] = str(error)
     _refuse_missing(missing, config.partial)
     if not rows:
         raise ValueError(f"{config.output}: would be empty: {_listed(missing)}")
@@ -128,15 +117,6 @@ def run_submit(arguments: Sequence[str]) -> Path:
     if missing:
         print(f"the leaderboard will miss {_listed(missing)}")
     return output
-
-
-def _appending(arguments: Sequence[str]) -> list[str]:
-    """Make every further `--model` add to the earlier ones."""
-    return ["--model+" + a[len("--model") :] if _is_model(a) else a for a in arguments]
-
-
-def _is_model(argument: str) -> bool:
-    return argument == "--model" or argument.startswith("--model=")
 
 
 def _listed(missing: Mapping[str, str]) -> str:
@@ -155,42 +135,31 @@ def _refuse_missing(missing: Mapping[str, str], is_partial: bool) -> None:
 
 
 def models_by_task(paths: Sequence[str], *, max_len: int = 0) -> dict[str, Path]:
-    """Return task -> folder of its classifier, every one of which loads.
-
-    Raises:
-        ValueError: A classifier is damaged, of no GLUE task or of other labels; or two are of one.
-    """
+    """Return task -> folder of its classifier, every one of which loads and fits its task."""
     tasks = list(dict.fromkeys(file.model for file in LEADERBOARD))
     found: dict[str, Path] = {}
     for path in paths:
-        folder = classifier_folder(path)
-        info = load_classifier(folder, max_len=max_len).info
+        info = load_classifier(path, max_len=max_len).info
         if info.task not in tasks:
             raise ValueError(
                 f"{path}: was trained on {info.task!r}; the leaderboard has {', '.join(tasks)}"
             )
         if info.task in found:
-            raise ValueError(f"{found[info.task]} and {folder}: both are of {info.task}; give one")
+            raise ValueError(f"{found[info.task]} and {path}: both are of {info.task}; give one")
         labels = task_named(info.task).labels
         if info.labels != labels:
             raise ValueError(
                 f"{path}: has the labels {list(info.labels)}, but {info.task} has {list(labels)}; "
                 "train it with this version"
             )
-        found[info.task] = folder
+        found[info.task] = Path(path)
     return found
 
 
 def leaderboard_rows(file: LeaderboardFile, folder: str) -> SplitRows:
-    """Return the rows of one file.
+    """Return the rows of one file, as many as the leaderboard knows and in its order.
 
-    Args:
-        file: Which one.
-        folder: Local copy in the original layout; empty: the Hub.
-
-    Raises:
-        MissingSplit: They are not there.
-        ValueError: They are not as many as the leaderboard knows, or are in another order.
+    They come from a local copy in the original layout, or from the Hub if `folder` is empty.
     """
     split = load_task(file.task, folder=folder, splits=[file.split]).splits[file.split]
     expected = task_named(file.task).sizes[file.split]
@@ -211,70 +180,63 @@ def leaderboard_rows(file: LeaderboardFile, folder: str) -> SplitRows:
 def _contents(
     config: SubmitConfig, folders: Mapping[str, Path], rows: Mapping[str, SplitRows]
 ) -> dict[str, str]:
+    """Return file -> its text, in the leaderboard's order, after a printed line for each."""
     contents: dict[str, str] = {}
     for task, folder in folders.items():
         classifier = load_classifier(folder, max_len=config.max_len)
         for file in LEADERBOARD:
             if file.model != task or file.name not in rows:
                 continue
-            split = rows[file.name]
-            outputs_NC, num_cut = _outputs(classifier, split, config.batch_size)
-            if not outputs_NC.isfinite().all():
-                raise ValueError(f"{folder}: an output for {file.name} is not a finite number")
-            spec = task_named(file.task)
-            contents[file.name] = file_text(predictions(spec, outputs_NC, words=file.has_words))
-            print(f"{file.name:12}{len(split.rows):8,} rows   {_summary(spec, outputs_NC)}")
+            split, spec = rows[file.name], task_named(file.task)
+            predictor = Predictor(classifier, source=split.source, batch_size=config.batch_size)
+            found = list(predictor.stream(split.rows))
+            answers = [prediction for prediction, _ in found]
+            for answer in answers:
+                _check(answer, split.source, f"{folder}: an output for {file.name}")
+            lines = enumerate(written_answers(spec, answers, words=file.has_words))
+            contents[file.name] = "".join(
+                ["index\tprediction\n", *(f"{row}\t{value}\n" for row, value in lines)]
+            )
+            print(f"{file.name:12}{len(answers):8,} rows   {_summary(spec, answers)}")
             notes = Counter(split.repairs)
-            notes[f"cut to {classifier.encoder.max_len} tokens"] = num_cut
+            notes[f"cut to {classifier.encoder.max_len} tokens"] = sum(cut for _, cut in found)
             for what, number in notes.items():
                 if number:
                     print(f"{'':12}{number:8,} {what}")
     return {file.name: contents[file.name] for file in LEADERBOARD if file.name in contents}
 
 
-def _outputs(classifier: LoadedClassifier, split: SplitRows, batch_size: int) -> tuple[Tensor, int]:
-    """Return logits or scores (N, C) and how many texts were cut."""
-    predictor = Predictor(classifier, source=split.source, batch_size=batch_size)
-    outputs, num_cut = [], 0
-    for start in range(0, len(split.rows), CHUNK_ROWS):
-        texts = classifier.encoder.encode(split.rows[start : start + CHUNK_ROWS], split.source)
-        outputs.append(predictor.outputs(texts))
-        num_cut += sum(text.is_truncated for text in texts)
-    return torch.cat(outputs), num_cut
+def _check(answer: Prediction, source: str | Path, what: str) -> None:
+    if "error" in answer:
+        raise ValueError(f"{source}, line {answer['line']}: {answer['error']}")
+    values = answer["probabilities"].values() if "label" in answer else [answer["score"]]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{what} is not a finite number")
 
 
-def predictions(spec: TaskSpec, outputs_NC: Tensor, *, words: bool) -> list[str]:
-    """Return what the leaderboard reads for each row.
+def written_answers(spec: TaskSpec, answers: Sequence[Prediction], *, words: bool) -> list[str]:
+    """Return what the leaderboard reads for each row: names or numbers of classes, or scores.
 
-    Args:
-        spec: The task.
-        outputs_NC: float32 (N, C), logits, or scores (N, 1).
-        words: Whether classes are named; else their numbers are given. Scores are clipped to the
-            task's range and have three decimals.
+    Scores are clipped to the task's range and have three decimals.
     """
-    if spec.is_regression:
-        assert spec.score_range is not None
-        scores_N = outputs_NC[:, 0].clamp(*spec.score_range)
-        return [f"{score:.3f}" for score in scores_N.tolist()]
-    classes = outputs_NC.argmax(-1).tolist()
-    return [spec.labels[number] if words else str(number) for number in classes]
-
-
-def file_text(values: Sequence[str]) -> str:
-    """Return the TSV file of predictions, numbered from 0."""
-    return "\n".join([HEADER, *(f"{row}\t{value}" for row, value in enumerate(values))]) + "\n"
-
-
-def _summary(spec: TaskSpec, outputs_NC: Tensor) -> str:
-    if spec.is_regression:
-        assert spec.score_range is not None
+    if spec.score_range is not None:
         low, high = spec.score_range
-        num_clipped = int(((outputs_NC < low) | (outputs_NC > high)).sum())
-        mean = float(outputs_NC.clamp(low, high).mean())
-        return f"mean {mean:.2f}, {num_clipped:,} clipped to [{low:g}, {high:g}]"
-    counts = outputs_NC.argmax(-1).bincount(minlength=len(spec.labels)).tolist()
-    shares = zip(spec.labels, counts, strict=True)
-    return ", ".join(f"{label} {count / len(outputs_NC):.1%}" for label, count in shares)
+        return [f"{min(max(answer['score'], low), high):.3f}" for answer in answers]
+    labels = [answer["label"] for answer in answers]
+    return labels if words else [str(spec.labels.index(label)) for label in labels]
+
+
+def _summary(spec: TaskSpec, answers: Sequence[Prediction]) -> str:
+    if spec.score_range is None:
+        counts = Counter(answer["label"] for answer in answers)
+        shares = (f"{label} {counts[label] / len(answers):.1%}" for label in spec.labels)
+        return ", ".join(shares)
+    low, high = spec.score_range
+    scores = [answer["score"] for answer in answers]
+    clipped = [min(max(score, low), high) for score in scores]
+    num_clipped = sum(one != two for one, two in zip(scores, clipped, strict=True))
+    mean = sum(clipped) / len(clipped)
+    return f"mean {mean:.2f}, {num_clipped:,} clipped to [{low:g}, {high:g}]"
 
 
 def zip_archive(contents: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ from ponet.batch import EncoderBatch
 from ponet.bundle import Bundle, load_bundle, save_bundle
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.encoders import Encoder, build_encoder
+from ponet.foreign import load_official
 from ponet.heads import (
     MaskedOutput,
     PretrainingModel,
@@ -14,7 +15,6 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
-from ponet.importing.foreign import load_official
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """The one input type of every encoder. B batch, L tokens."""
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,6 @@ class EncoderBatch:
 
     Shapes and dtypes are always checked, values and the flags about them where they are on the
     CPU: elsewhere a look at values would make the device wait.
-
-    Raises:
-        ValueError: If a tensor has another shape, dtype or range than stated here, or a flag
-            promises what the tensors do not keep.
     """
 
     input_ids: Tensor
@@ -97,10 +94,8 @@ class EncoderBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EncoderBatch":
         """Return the batch with every tensor on the device."""
-        moved = {
-            name: tensor.to(device, non_blocking=non_blocking)
-            for name, tensor in self.tensors().items()
-        }
+        moved: dict[str, Any] = self.tensors()
         if self.word_features is not None:
-            moved["word_features"] = self.word_features.to(device, non_blocking=non_blocking)
-        return replace(self, **moved)  # type: ignore[arg-type]
+            moved["word_features"] = self.word_features
+        moved = {name: t.to(device, non_blocking=non_blocking) for name, t in moved.items()}
+        return replace(self, **moved)

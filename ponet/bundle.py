@@ -1,4 +1,4 @@
-"""Bundles: config.json + model.safetensors + tokenizer.json.
+"""Bundles: config.json + model.safetensors + tokenizer.json; of a classifier, with its task.
 
 Invariant: weights are read as tensors only, and every key of a file is accounted for.
 """
@@ -23,17 +23,18 @@ from ponet.weight_files import (
     WEIGHTS_NAME,
     new_folder,
     read_json,
-    read_safetensors,
-    refuse_classifier,
+    read_weights,
 )
 
 if TYPE_CHECKING:
     from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
 
+Model = PretrainingModel | SequenceClassifier
 _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
+_TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
 _IN_RUN = ("bundle", "classifier")
 
 
@@ -131,10 +132,11 @@ class Bundle:
 
 def save_bundle(
     folder: str | Path,
-    model: PretrainingModel,
+    model: Model,
     *,
     tokenizer_json: Path | None,
     metadata: dict[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a bundle and return its folder; a bundle already there is replaced as a whole.
 
@@ -143,32 +145,36 @@ def save_bundle(
         model: Model on any device.
         tokenizer_json: Tokenizer file to copy, or None.
         metadata: Anything that fits into JSON, such as the steps trained.
+        task: Of a SequenceClassifier: `labels` (empty: a regression) and what else it knows.
 
     Raises:
         ValueError: If the target exists and is not a bundle, the tokenizer is missing or larger
             than the embeddings, or the metadata does not fit into JSON.
     """
-    target = Path(folder)
+    target, sizes = Path(folder), model.encoder.config
     if target.exists() and (not target.is_dir() or _is_foreign(target)):
         raise ValueError(f"{target} exists and is no bundle; choose another folder or remove it")
-    if tokenizer_json is not None and not Path(tokenizer_json).is_file():
-        raise ValueError(f"tokenizer file {tokenizer_json} does not exist; give its path or None")
     config = {
         "format_version": _FORMAT_VERSION,
-        "encoder": model.config.to_dict(),
-        "num_pair_classes": model.num_pair_classes,
+        "encoder": sizes.to_dict(),
+        "num_pair_classes": getattr(model, "num_pair_classes", 0),
         "metadata": metadata or {},
     }
+    if task is not None:
+        config[_TASK] = dict(task)
     if tokenizer_json is not None:
-        check_tokenizer(Path(tokenizer_json), vocab_size=model.config.vocab_size)
+        if not Path(tokenizer_json).is_file():
+            raise ValueError(f"tokenizer file {tokenizer_json} does not exist; give its path")
+        check_tokenizer(Path(tokenizer_json), vocab_size=sizes.vocab_size)
         config[_DIGEST] = ids_digest(Path(tokenizer_json))
     try:
-        config_text = json.dumps(config, indent=2) + "\n"
+        config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     except TypeError as error:
         raise ValueError(f"the metadata does not fit into JSON: {error}") from error
     with new_folder(target) as staging:
         state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, staging / WEIGHTS_NAME)
+        (staging / WEIGHTS_NAME).chmod(0o644)  # safetensors gives the owner alone access
         if tokenizer_json is not None:
             shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
         (staging / CONFIG_NAME).write_text(config_text, encoding="utf-8")
@@ -186,60 +192,84 @@ def load_bundle(folder: str | Path) -> Bundle:
             with more entries than the embeddings have rows, or another one than was stored.
     """
     source = bundle_folder(folder)
-    config = read_json(source / CONFIG_NAME)
-    refuse_classifier(source, config)
-    if "model_type" in config:
+    config = read_config(source)
+    if _TASK in config:
         raise ValueError(
-            f"{source} is a checkpoint in the layout of transformers, not a bundle; run: "
-            f"python -m ponet import {source} --output BUNDLE"
+            f"{source} is a fine-tuned classifier, not a bundle; label texts with `python -m "
+            "finetune predict --model`, or take it to transformers with `python -m ponet export`"
         )
-    if config.get("format_version") != _FORMAT_VERSION:
-        raise ValueError(
-            f"{source / CONFIG_NAME} has format_version {config.get('format_version')!r}; "
-            f"this version reads {_FORMAT_VERSION}"
-        )
-    if set(config) - {_DIGEST} != _KEYS:
-        raise ValueError(
-            f"{source / CONFIG_NAME} has the keys {', '.join(sorted(config))}; "
-            f"needed are {', '.join(sorted(_KEYS))}"
-        )
-    model = PretrainingModel(
-        EncoderConfig.from_dict(config["encoder"]), num_pair_classes=config["num_pair_classes"]
-    )
-    load_strictly(model, read_safetensors(source / WEIGHTS_NAME), source / WEIGHTS_NAME)
-    tokenizer_path = source / TOKENIZER_NAME
-    has_tokenizer = tokenizer_path.is_file()
-    if has_tokenizer:
-        check_tokenizer(
-            tokenizer_path, vocab_size=model.config.vocab_size, digest=config.get(_DIGEST)
-        )
+    model = read_model(source, config)
+    assert isinstance(model, PretrainingModel)
+    path = source / TOKENIZER_NAME
     return Bundle(
-        model=model.eval(),
-        tokenizer_path=tokenizer_path if has_tokenizer else None,
+        model=model,
+        tokenizer_path=path if path.is_file() else None,
         metadata=config["metadata"],
     )
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config.json of a bundle, with `task` that of a classifier."""
+    path = folder / CONFIG_NAME
+    config = read_json(path)
+    if "model_type" in config:
+        how = f"python -m ponet import {folder} --output BUNDLE"
+        raise ValueError(f"{folder} is in the layout of transformers, not a bundle; run: {how}")
+    is_earlier = {"encoder", "labels"} <= config.keys()
+    version = config.get("format_version")
+    needed, advice = (2, ": run the fit again") if is_earlier else (_FORMAT_VERSION, "")
+    if version != needed:
+        found = f"{path} has format_version {version!r}"
+        raise ValueError(f"{found}; this version reads {needed}{advice}")
+    if is_earlier:
+        config = _with_task_apart(config)
+    if set(config) - {_DIGEST, _TASK} != _KEYS:
+        found, wanted = (", ".join(sorted(keys)) for keys in (config, _KEYS))
+        raise ValueError(f"{path} has the keys {found}; needed are {wanted}")
+    return config
+
+
+def _with_task_apart(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json of an earlier version's classifier as this version writes it."""
+    own = {key: config.pop(key, None) for key in ("encoder", _DIGEST)}
+    del config["format_version"]
+    return {**dict.fromkeys(_KEYS), **own, "num_pair_classes": 0, "metadata": {}, _TASK: config}
+
+
+def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
+    """Return the model of a bundle, in evaluation mode, on the CPU; its tokenizer was looked at.
+
+    Args:
+        folder: The bundle's own.
+        config: What `read_config` returned.
+    """
+    sizes = EncoderConfig.from_dict(config["encoder"])
+    model: Model
+    if _TASK in config:
+        model = SequenceClassifier(sizes, num_labels=len(config[_TASK]["labels"]) or 1)
+    else:
+        model = PretrainingModel(sizes, num_pair_classes=config["num_pair_classes"])
+    load_weights(model, folder)
+    if (folder / TOKENIZER_NAME).is_file():
+        digest = config.get(_DIGEST) or None
+        check_tokenizer(folder / TOKENIZER_NAME, vocab_size=sizes.vocab_size, digest=digest)
+    return model.eval()
+
+
+def load_weights(model: Model, folder: Path) -> None:
+    """Put the weights of a bundle into a model of the same sizes."""
+    load_strictly(model, read_weights(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
+
+
 def bundle_folder(path: str | Path) -> Path:
-    """Return the folder of a bundle for that folder itself, or for the run that holds it.
-
-    Of a run with a classifier and no bundle it is the classifier's, which readers refuse by name.
-    """
+    """Return the folder of a bundle or classifier for that folder itself, or for a run with one."""
     given = Path(path)
-    for inside in (given, *(given / name for name in _IN_RUN)):
-        if (inside / CONFIG_NAME).is_file():
-            return inside
-    return given
+    folders = (given, *(given / name for name in _IN_RUN))
+    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), given)
 
 
-def load_strictly(
-    model: PretrainingModel | SequenceClassifier, state: Mapping[str, Tensor], where: object
-) -> None:
-    """Load a native state dict that must name every weight, with its shape.
-
-    Raises:
-        ValueError: If it does not fit; `where` is what the message calls it.
-    """
+def load_strictly(model: Model, state: Mapping[str, Tensor], where: object) -> None:
+    """Load a native state dict that must name every weight, with its shape."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -251,4 +281,4 @@ def _is_foreign(folder: Path) -> bool:
     if not any(folder.iterdir()):
         return False
     path = folder / CONFIG_NAME
-    return not path.is_file() or "num_pair_classes" not in read_json(path)
+    return not path.is_file() or not {"format_version", "encoder"} <= read_json(path).keys()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.quiet_output import output_is_closed, quiet_output
+from data_prep.command import output_is_closed, quiet_output
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 
@@ -62,24 +62,17 @@ def _dispatch(command: str, arguments: list[str]) -> None:
 def run_import(arguments: Sequence[str]) -> None:
     """`import SOURCE --output BUNDLE`."""
     options = _import_parser().parse_args(arguments)
-    from ponet.importing.bundle_import import (
-        ImportOptions,
-        example_lines,
-        import_bundle,
-        report_lines,
-    )
+    from ponet.bundle_import import example_lines, import_bundle, report_lines
 
     imported = import_bundle(
         options.source,
         options.output,
-        ImportOptions(
-            revision=options.revision,
-            tokenizer=options.tokenizer,
-            lowercase=None if options.lowercase is None else options.lowercase == "true",
-            language=options.language,
-            drop=tuple(options.drop),
-            add_missing_heads=options.add_missing_heads,
-        ),
+        revision=options.revision,
+        tokenizer=options.tokenizer,
+        lowercase=None if options.lowercase is None else options.lowercase == "true",
+        language=options.language,
+        drop=options.drop,
+        add_missing_heads=options.add_missing_heads,
     )
     for line in report_lines(imported, with_names=options.names):
         print(line)
@@ -96,49 +89,29 @@ def _import_parser() -> argparse.ArgumentParser:
         "folder of `ponet export --format huggingface`, a .ckpt file. Every weight is mapped, or "
         "the command ends with an error and writes nothing.",
     )
-    parser.add_argument(
-        "source", help="folder, weights file, .ckpt file, or a Hub id: chtan/ponet-base-uncased"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
-    parser.add_argument(
-        "--revision", default="main", help="branch, tag or commit on the Hub (default: main)"
-    )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="FILE",
-        help="tokenizer.json or vocab.txt (default: the source's), or none",
-    )
-    parser.add_argument(
-        "--lowercase",
-        choices=("true", "false"),
+    add = parser.add_argument
+    add("source", help="folder, weights file, .ckpt file, or a Hub id: chtan/ponet-base-uncased")
+    add("--output", type=Path, required=True, help="folder of the bundle")
+    add("--revision", default="main", help="branch, tag or commit on the Hub (default: main)")
+    add("--tokenizer", metavar="FILE",
+        help="tokenizer.json or vocab.txt (default: the source's), or none")  # fmt: skip
+    add("--lowercase", choices=("true", "false"),
         help="for a vocab.txt (default: as the tokenizer_config.json beside it says, else true)",
-    )
-    parser.add_argument("--language", help="code, to find sentences (default: the source's, or en)")
-    parser.add_argument(
-        "--drop",
-        action="append",
-        default=[],
-        metavar="PATTERN",
+    )  # fmt: skip
+    add("--language", help="code, to find sentences (default: the source's, or en)")
+    add("--drop", action="append", default=[], metavar="PATTERN",
         help="leave out weights whose name matches, such as 'classifier.*'; may be repeated",
-    )
-    parser.add_argument(
-        "--add-missing-heads",
-        action="store_true",
-        help="give heads that the source lacks fresh values; the bundle then says so",
-    )
-    parser.add_argument("--names", action="store_true", help="print the names of all weights")
+    )  # fmt: skip
+    add("--add-missing-heads", action="store_true",
+        help="give heads that the source lacks fresh values; the bundle then says so")  # fmt: skip
+    add("--names", action="store_true", help="print the names of all weights")
     return parser
 
 
-def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
-    """`fill BUNDLE TEXT [TEXT ...]`.
-
-    Args:
-        arguments: What follows the command's name.
-        program: What the help calls the command.
-    """
+def run_fill(arguments: Sequence[str]) -> None:
+    """`fill BUNDLE TEXT [TEXT ...]`."""
     parser = argparse.ArgumentParser(
-        program,
+        "ponet fill",
         description="Fill the [MASK]s of sentences from a bundle. The text is read as in "
         "pretraining: [CLS], sentences, [SEP], every sentence a segment.",
     )
@@ -147,7 +120,7 @@ def run_fill(arguments: Sequence[str], *, program: str = "ponet fill") -> None:
     parser.add_argument("--top", type=int, default=5, help="words to show per [MASK] (default: 5)")
     options = parser.parse_args(arguments)
     from ponet.bundle import load_bundle
-    from ponet.importing.bundle_import import guess_lines
+    from ponet.bundle_import import guess_lines
 
     bundle = load_bundle(options.bundle)
     for text in options.texts:

@@ -5,8 +5,9 @@ differ in the token mixer and in nothing else.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 ConfigT = TypeVar("ConfigT", bound="EncoderConfig")
 
@@ -48,11 +49,7 @@ class ProjectionConfig:
 
     def __post_init__(self) -> None:
         """Check sizes and names."""
-        kinds = ("minhash", "bloom", "simhash", "binary", "ternary", "static")
-        check_choice("projection.kind", self.kind, kinds)
-        check_choice("projection.family", self.family, ("sha-v1", "multiply-v1"))
-        for name, least in (("feature_size", 1), ("num_hashes", 1), ("window", 0), ("seed", 0)):
-            check_whole(f"projection.{name}", getattr(self, name), least)
+        check_fields(self, least={"window": 0, "seed": 0})
 
     @property
     def is_bag(self) -> bool:
@@ -60,26 +57,38 @@ class ProjectionConfig:
         return self.kind in ("minhash", "bloom")
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse anything but a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} given; a whole number >= {least} is needed")
+def check_fields(config: Any, *, least: Mapping[str, int]) -> None:
+    """Check every field of a configuration by its type and name; whole numbers are 1 or more.
 
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the allowed ones."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} given; allowed are {', '.join(allowed)}")
+    Args:
+        config: A dataclass.
+        least: Fields that may be less than 1 -> the least number.
+    """
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if entry.name == "projection":
+            fits = value is None or isinstance(value, ProjectionConfig)
+            needed = "a ProjectionConfig or None is needed"
+        elif choices := get_args(entry.type):
+            fits, needed = value in choices, f"allowed are {', '.join(choices)}"
+        elif entry.type is bool:
+            fits, needed = isinstance(value, bool), "true or false is needed"
+        elif entry.type is int:
+            lowest = least.get(entry.name, 1)
+            fits = is_number and isinstance(value, int) and value >= lowest
+            needed = f"a whole number >= {lowest} is needed"
+        elif entry.name.endswith("_prob"):
+            fits, needed = is_number and 0 <= value < 1, "a probability in [0, 1) is needed"
+        else:
+            fits, needed = is_number and value > 0, "a number > 0 is needed"
+        if not fits:
+            raise ValueError(f"{entry.name}={value!r} given; {needed}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes shared by every encoder; use PoNetConfig, BertConfig or FNetConfig to build one.
-
-    Raises:
-        ValueError: If a size is not positive, a probability is outside [0, 1), or the heads do
-            not divide the width.
-    """
+    """Sizes shared by every encoder; use PoNetConfig, BertConfig or FNetConfig to build one."""
 
     kind: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict[str, Any]]] = _PRESETS
@@ -125,36 +134,13 @@ class EncoderConfig:
     """Hashed words in the place of the table of word pieces."""
 
     def __post_init__(self) -> None:
-        """Check every size and the relation of heads and width."""
-        for name in ("vocab_size", "hidden_size", "num_heads", "ffn_size", "max_positions"):
-            check_whole(name, getattr(self, name), 1)
-        check_whole("num_layers", self.num_layers, self.least_layers)
-        check_whole("type_vocab_size", self.type_vocab_size, 0)
+        """Check every field by its type and name, and the relation of heads and width."""
+        check_fields(self, least={"num_layers": self.least_layers, "type_vocab_size": 0})
         if self.kind != "fnet" and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 "change one of them"
             )
-        self._check_prob("dropout_prob")
-        for name in ("layer_norm_eps", "init_range"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"{name}={value!r} given; a number > 0 is needed")
-        check_choice("activation", self.activation, ("gelu", "gelu_tanh"))
-        check_choice("norm_position", self.norm_position, ("post", "pre"))
-        check_choice("init", self.init, ("normal", "torch"))
-        self._check_bools("final_norm", "embedding_norm", "use_positions")
-
-    def _check_prob(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ValueError(f"{name}={value!r} given; a probability in [0, 1) is needed")
-
-    def _check_bools(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ValueError(f"{name}={value!r} given; true or false is needed")
 
     @classmethod
     def preset(cls: type[ConfigT], name: str, **overrides: Any) -> ConfigT:
@@ -184,10 +170,10 @@ class EncoderConfig:
         Raises:
             ValueError: If "kind" is unknown or a key is not a field of that kind.
         """
-        kinds: dict[str, type[EncoderConfig]] = {
-            config_class.kind: config_class
-            for config_class in (PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig)
-        }
+        classes: tuple[type[EncoderConfig], ...] = (
+            PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig,
+        )  # fmt: skip
+        kinds = {config_class.kind: config_class for config_class in classes}
         fields = dict(values)
         if isinstance(fields.get("projection"), dict):
             _refuse_unknown(ProjectionConfig, fields["projection"])
@@ -201,11 +187,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoNetConfig(EncoderConfig):
-    """PoNet: pooling at three granularities instead of attention (arXiv 2110.02442).
-
-    Raises:
-        ValueError: If every pool is switched off or the window is not an odd number.
-    """
+    """PoNet: pooling at three granularities instead of attention (arXiv 2110.02442)."""
 
     kind: ClassVar[str] = "ponet"
 
@@ -225,15 +207,10 @@ class PoNetConfig(EncoderConfig):
     """Code that computes the pools, never what is computed: auto = Triton on CUDA, else eager."""
 
     def __post_init__(self) -> None:
-        """Check the pooling switches."""
+        """Check the window, and that something pools."""
         super().__post_init__()
-        check_choice("kernels", self.kernels, ("auto", "reference", "eager", "triton"))
-        check_choice("global_pool", self.global_pool, ("attention", "mean", "none"))
-        self._check_bools("use_segment_pool", "use_local_pool")
-        self._check_bools("fusion_product", "guard_special_tokens")
-        window = self.local_window
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1 or not window % 2:
-            raise ValueError(f"local_window={window!r} given; an odd number >= 1 is needed")
+        if not self.local_window % 2:
+            raise ValueError(f"local_window={self.local_window} given; an odd number is needed")
         if self.global_pool == "none" and not (self.use_segment_pool or self.use_local_pool):
             raise ValueError(
                 "global_pool='none', use_segment_pool=False and use_local_pool=False leave nothing "
@@ -256,11 +233,6 @@ class BertConfig(EncoderConfig):
     attention_dropout_prob: float = 0.1
     """Dropout on the attention probabilities, in [0, 1)."""
 
-    def __post_init__(self) -> None:
-        """Check the attention dropout."""
-        super().__post_init__()
-        self._check_prob("attention_dropout_prob")
-
 
 @dataclass(frozen=True, kw_only=True)
 class FNetConfig(EncoderConfig):
@@ -276,11 +248,6 @@ class FNetConfig(EncoderConfig):
 
     embedding_projection: bool = False
     """A D x D linear layer after the embedding norm, as in the released FNet."""
-
-    def __post_init__(self) -> None:
-        """Check the switches."""
-        super().__post_init__()
-        self._check_bools("embedding_projection")
 
 
 @dataclass(frozen=True, kw_only=True)

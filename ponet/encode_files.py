@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,14 +23,18 @@ from data_prep.readers import ReadLog, open_binary
 STDIN = "-"
 DEFAULT_FIELD = "text"
 _LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv")
-_COMPRESSIONS = (".gz", ".zst")
+_ADVICE = {
+    ".csv": "quote texts that hold commas",
+    ".tsv": "a .tsv has no quotes; save texts with tabs or lines as .csv",
+}
 _BLOCK_TEXTS = 4096
 
 
 def run_encode(arguments: Sequence[str]) -> None:
     """`encode BUNDLE INPUT --output FILE`."""
     options = _parser().parse_args(arguments)
-    _check_output(options.output, options.input)
+    output = options.output
+    _check_output(output, options.input)
     texts = TextFile(options.input, field=options.field)
     from ponet.bundle import load_bundle
     from ponet.inference import Progress
@@ -39,21 +43,15 @@ def run_encode(arguments: Sequence[str]) -> None:
     bundle.model.to(_device(options.device))
     # Read once before the work begins: a bad last line must not cost what stands before it.
     progress = Progress(None if texts.is_stream else sum(1 for _ in texts))
-
-    def vectors(block: list[str]) -> Array:
-        return bundle.encode(
-            block,
-            pooling=options.pooling,
-            batch_size=options.batch_size,
-            max_len=options.max_len,
-            long_texts=options.long_texts,
-            progress=progress,
-        ).numpy()
-
-    write = _write_npy if options.output.suffix == ".npy" else _write_jsonl
-    width = bundle.model.config.hidden_size
-    num_rows = write(_blocks(iter(texts), vectors), options.output, width=width)
-    print(f"{num_rows:,} vectors of {width} numbers: {options.output}")
+    names = ("pooling", "batch_size", "max_len", "long_texts")
+    form = {name: getattr(options, name) for name in names}
+    remaining, width = iter(texts), bundle.model.config.hidden_size
+    blocks = iter(lambda: list(islice(remaining, _BLOCK_TEXTS)), [])
+    vectors = (bundle.encode(block, progress=progress, **form).numpy() for block in blocks)
+    with _put_in_place(output) as path:
+        write = _write_npy if output.suffix == ".npy" else _write_jsonl
+        num_rows = write(vectors, path, width)
+    print(f"{num_rows:,} vectors of {width} numbers: {output}")
 
 
 def _check_output(output: Path, source: str) -> None:
@@ -77,19 +75,10 @@ def _device(name: str) -> Any:
     return torch.device(name)
 
 
-Array = Any
-"""float32 (rows, D)."""
-
-
-def _blocks(texts: Iterator[str], vectors: Callable[[list[str]], Array]) -> Iterator[Array]:
-    while block := list(islice(texts, _BLOCK_TEXTS)):
-        yield vectors(block)
-
-
-def _write_npy(blocks: Iterator[Array], output: Path, *, width: int) -> int:
+def _write_npy(blocks: Iterable[Any], path: Path, width: int) -> int:
     """Write a .npy file of unknown length: its header has room for the number of rows."""
     num_rows = 0
-    with _put_in_place(output) as path, path.open("wb") as file:
+    with path.open("wb") as file:
         length = _npy_header(file, (0, width))
         for block in blocks:
             file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
@@ -106,14 +95,13 @@ def _npy_header(file: IO[bytes], shape: tuple[int, int]) -> int:
     return file.tell()
 
 
-def _write_jsonl(blocks: Iterator[Array], output: Path, *, width: int) -> int:
+def _write_jsonl(blocks: Iterable[Any], path: Path, width: int) -> int:
     """Write one object for each text: its row in the input, from 0, and its vector."""
     num_rows = 0
-    with _put_in_place(output) as path, path.open("w", encoding="utf-8") as file:
-        for block in blocks:
-            for vector in block.tolist():
-                file.write(json.dumps({"row": num_rows, "embedding": vector}) + "\n")
-                num_rows += 1
+    with path.open("w", encoding="utf-8") as file:
+        for vector in (vector for block in blocks for vector in block.tolist()):
+            file.write(json.dumps({"row": num_rows, "embedding": vector}) + "\n")
+            num_rows += 1
     return num_rows
 
 
@@ -135,38 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         description="One vector for each text of a file. Texts are cut into sentences, the "
         "segments of pretraining, and may have any length.",
     )
-    parser.add_argument("bundle", type=Path, help="folder of a bundle, or of a run that holds one")
-    parser.add_argument(
-        "input",
-        help=".txt: one text in a line; .jsonl: one object in a line; .csv or .tsv: a row, with "
-        "names in the first line; also .gz or .zst; - : lines from stdin",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help=".npy (float32, texts x width) or .jsonl ({row, embedding})",
-    )
-    parser.add_argument(
-        "--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})"
-    )
-    parser.add_argument(
-        "--pooling", choices=("mean", "cls"), default="mean", help="default: mean over all tokens"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="rows of --max-len tokens (default: 32)"
-    )
-    parser.add_argument(
-        "--max-len", type=int, help="longest row in tokens (default: as in pretraining)"
-    )
-    parser.add_argument(
-        "--long-texts",
-        choices=("windows", "tile", "cut"),
-        default="windows",
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of a bundle, or of a run that holds one")
+    add("input", help=".txt: one text in a line; .jsonl: one object in a line; .csv or .tsv: a "
+        "row, with names in the first line; also .gz or .zst; - : lines from stdin")  # fmt: skip
+    add("--output", type=Path, required=True,
+        help=".npy (float32, texts x width) or .jsonl ({row, embedding})")  # fmt: skip
+    add("--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})")
+    add("--pooling", choices=("mean", "cls"), default="mean", help="default: mean over all tokens")
+    add("--batch-size", type=int, default=32, help="rows of --max-len tokens (default: 32)")
+    add("--max-len", type=int, help="longest row in tokens (default: as in pretraining)")
+    add("--long-texts", choices=("windows", "tile", "cut"), default="windows",
         help="longer texts: several windows pooled together (default), one row with repeated "
-        "positions, or the beginning alone",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+        "positions, or the beginning alone")  # fmt: skip
+    add("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     return parser
 
 
@@ -181,7 +151,7 @@ class TextFile:
 
     Raises:
         ValueError: If there is no such file, its kind is not known, or it has no fields and one is
-            named.
+            named; while it is read, if it is damaged or a line is no row with such a text.
     """
 
     def __init__(self, source: str, *, field: str | None = None) -> None:
@@ -193,7 +163,14 @@ class TextFile:
             raise ValueError(f"{source} {what}; give a file of texts, or - for stdin")
         self.is_stream = source == STDIN or not path.is_file()
         """It can be read once only."""
-        self._kind, self._compression = _kind_of(source)
+        bare = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
+        self._kind = "" if self.is_stream else bare.suffix.lower()
+        if self._kind not in (*_LINES, *_TABLES):
+            allowed = ", ".join(filter(None, (*_LINES, *_TABLES)))
+            raise ValueError(
+                f"{source}: {self._kind} files are not read; give {allowed} (also .gz or .zst), or "
+                "lines by stdin: -"
+            )
         if field is not None and self._kind not in _TABLES:
             raise ValueError(
                 f"--field {field} would do nothing: {source} holds a text in every line; fields "
@@ -202,34 +179,29 @@ class TextFile:
         self.field = field or DEFAULT_FIELD
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the texts.
-
-        Raises:
-            ValueError: If a line is not UTF-8 or is no row with such a text, or the file is
-                damaged; names the line.
-        """
-        readers = {".jsonl": self._objects, ".csv": self._csv, ".tsv": self._tsv}
-        yield from readers.get(self._kind, self._plain)()
+        """Yield the texts."""
+        if self._kind in _LINES:
+            return (line.rstrip("\r\n") for _, line in self._lines())
+        return self._objects() if self._kind == ".jsonl" else self._column()
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield number and text of every line, with its end; only line feeds end lines."""
+        number = 0
         with ExitStack() as stack:
             stream = self._open(stack)
-            number = 0
             while True:
                 number += 1
                 try:
                     raw = stream.readline()
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    reason = f"is not UTF-8 ({error}); convert the file with iconv"
+                    raise self._error(number, reason) from error
                 except (EOFError, OSError, zlib.error) as error:
                     raise self._error(number, f"cannot be read ({error})") from error
                 if not raw:
                     return
-                try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise self._error(
-                        number, f"is not UTF-8 ({error}); convert the file with iconv"
-                    ) from error
+                yield number, text
 
     def _open(self, stack: ExitStack) -> BinaryIO:
         if self.source == STDIN:
@@ -239,10 +211,6 @@ class TextFile:
         stack.callback(cast(BinaryIO, log.raw).close)
         return stream
 
-    def _plain(self) -> Iterator[str]:
-        for _, line in self._lines():
-            yield line.rstrip("\r\n")
-
     def _objects(self) -> Iterator[str]:
         for number, line in self._lines():
             if not line.strip():
@@ -251,51 +219,44 @@ class TextFile:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise self._error(number, f"is not valid JSON ({error})") from error
-            if not isinstance(row, dict) or not isinstance(row.get(self.field), str):
-                raise self._error(
-                    number, f"has no text under {self.field!r}; name its key by --field"
-                )
-            yield row[self.field]
+            text = row.get(self.field) if isinstance(row, dict) else None
+            if not isinstance(text, str):
+                reason = f"has no text under {self.field!r}; name its key by --field"
+                raise self._error(number, reason)
+            yield text
 
-    def _csv(self) -> Iterator[str]:
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield number and cells of every line of a .tsv, or of every row of a .csv."""
+        if self._kind == ".tsv":
+            lines = ((n, line) for n, line in self._lines() if line.strip(" \r\n"))
+            yield from ((number, line.rstrip("\r\n").split("\t")) for number, line in lines)
+            return
         csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
         reader = csv.reader((line for _, line in self._lines()), strict=True)
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise self._error(number, f"is not valid CSV ({error})") from error
+            if cells is None:
+                return
+            if cells:
+                yield number, cells
 
-        def rows() -> Iterator[tuple[int, list[str]]]:
-            while True:
-                number = reader.line_num + 1
-                try:
-                    cells = next(reader, None)
-                except csv.Error as error:
-                    raise self._error(number, f"is not valid CSV ({error})") from error
-                if cells is None:
-                    return
-                if cells:
-                    yield number, cells
-
-        return self._column(rows(), "quote texts that hold commas")
-
-    def _tsv(self) -> Iterator[str]:
-        rows = (
-            (number, line.rstrip("\r\n").split("\t"))
-            for number, line in self._lines()
-            if line.strip(" \r\n")
-        )
-        return self._column(rows, "a .tsv has no quotes; save texts with tabs or lines as .csv")
-
-    def _column(self, rows: Iterator[tuple[int, list[str]]], advice: str) -> Iterator[str]:
+    def _column(self) -> Iterator[str]:
+        rows, advice = self._rows(), _ADVICE[self._kind]
         number, header = next(rows, (1, []))
         place = self._place(number, header)
         for number, cells in rows:
             if len(cells) != len(header):
-                raise self._error(
-                    number,
-                    f"has {len(cells)} columns, but the first line names {len(header)}; {advice}",
-                )
+                what = f"has {len(cells)} columns, but the first line names {len(header)}; {advice}"
+                raise self._error(number, what)
             text = cells[place]
-            if self._kind == ".tsv" and text.startswith('"') and text.count('"') % 2:
-                if len(header) == 1:  # more columns would not fit where a quoted line break is
-                    raise self._error(number, f"begins with a quote that is left open; {advice}")
+            is_open = text.startswith('"') and text.count('"') % 2 == 1
+            if self._kind == ".tsv" and is_open and len(header) == 1:
+                # More columns would not fit where a quoted line break is.
+                raise self._error(number, f"begins with a quote that is left open; {advice}")
             yield text
 
     def _place(self, number: int, header: Sequence[str]) -> int:
@@ -313,19 +274,3 @@ class TextFile:
 
     def _error(self, number: int, what: str) -> ValueError:
         return ValueError(f"{self.source}:{number} {what}")
-
-
-def _kind_of(source: str) -> tuple[str, str]:
-    """Return ending and compression of a name, both in lower case."""
-    path = Path(source)
-    if source == STDIN or not path.is_file():
-        return "", ""
-    compression = path.suffix.lower() if path.suffix.lower() in _COMPRESSIONS else ""
-    kind = (path.with_suffix("") if compression else path).suffix.lower()
-    if kind not in (*_LINES, *_TABLES):
-        allowed = ", ".join(name for name in (*_LINES, *_TABLES) if name)
-        raise ValueError(
-            f"{source}: {kind} files are not read; give {allowed} (also .gz or .zst), or lines by "
-            "stdin: -"
-        )
-    return kind, compression

@@ -125,9 +125,6 @@ class PretrainingModel(nn.Module):
         config: Encoder configuration.
         num_pair_classes: Classes of the pair task (2 for next sentence, 3 for sentence order);
             0 = no pair head and no pooler.
-
-    Raises:
-        ValueError: If num_pair_classes is negative.
     """
 
     def __init__(self, config: EncoderConfig, *, num_pair_classes: int = 3) -> None:
@@ -170,8 +167,7 @@ class PretrainingModel(nn.Module):
         """
         x_BLD = self.encoder(batch)
         x_BMD = _at_positions(x_BLD, masked_positions_BM)
-        mlm_logits_BMV = self.mlm_head(x_BMD, self.decoder_weight)
-        return MaskedOutput(mlm_logits_BMV, self._pair_logits(x_BLD))
+        return MaskedOutput(self.mlm_head(x_BMD, self.decoder_weight), self._pair_logits(x_BLD))
 
     def masked_loss(
         self, batch: EncoderBatch, masked_positions_BM: Tensor, masked_labels_BM: Tensor
@@ -210,11 +206,8 @@ class _Classifier(nn.Module, ABC):
 
         Args:
             encoder_config: Encoder configuration.
-            num_labels: Outputs C; 1 for regression.
+            num_labels: Outputs C, >= 1; 1 for regression.
             dropout_prob: Dropout before the last layer, in [0, 1).
-
-        Raises:
-            ValueError: If num_labels is below 1.
         """
         super().__init__()
         if num_labels < 1:
@@ -238,14 +231,10 @@ class _Classifier(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(
-        cls: type[ClassifierT],
-        model: PretrainingModel,
-        *,
-        num_labels: int,
-        dropout_prob: float = 0.1,
+        cls: type[ClassifierT], model: PretrainingModel, *, num_labels: int, **options: float
     ) -> ClassifierT:
         """Return a classifier with a copy of the model's encoder and, if both have one, pooler."""
-        classifier = cls(model.config, num_labels=num_labels, dropout_prob=dropout_prob)
+        classifier = cls(model.config, num_labels=num_labels, **options)
         classifier.encoder.load_state_dict(model.encoder.state_dict())
         if model.pooler is not None and isinstance(classifier.pooler, Pooler):
             classifier.pooler.load_state_dict(model.pooler.state_dict())

@@ -53,13 +53,11 @@ def encode(
 
     With pooling "mean" all tokens of all windows count, [CLS] and [SEP] included, as
     sentence-transformers does it; with "cls" the vectors at [CLS] of several windows.
-
-    Raises:
-        TypeError: If texts is a generator, a set or a dict.
-        ValueError: If texts holds something but str, or an option is outside of its range.
     """
     _check_texts(texts)
-    _check_options(model, pooling, batch_size, max_len, long_texts)
+    _check_choice("pooling", pooling, Pooling)
+    _check_choice("long_texts", long_texts, LongTexts)
+    _check_sizes(batch_size, max_len, None if long_texts == "tile" else model.config.max_positions)
     sums_ND = torch.zeros(len(texts), model.config.hidden_size)
     weights_N1 = torch.zeros(len(texts), 1)
     progress = Progress(len(texts)) if progress is True else progress
@@ -83,20 +81,9 @@ def encode(
 def fill(
     model: PretrainingModel, text: str, form: TextFormat, *, max_len: int, top: int
 ) -> list[list[Guess]]:
-    """Return for each [MASK] of a text, in order, `top` guesses, most likely first.
+    """Return for each [MASK] of a text, in order, `top` guesses; see Bundle.fill.
 
-    Args:
-        model: On any device; its mode is put back at the end.
-        text: Of any length, with at least one [MASK]; a long one is cut into windows, and each
-            [MASK] is guessed from its own.
-        form: The bundle's.
-        max_len: Longest window in tokens.
-        top: From 1 to the vocabulary's size.
-
-    Raises:
-        TypeError: If text is no str.
-        ValueError: If the text has no [MASK] or holds another special token, or top is outside
-            of its range.
+    A long text is cut into windows, and each [MASK] is guessed from its own.
     """
     vocab_size = model.config.vocab_size
     if not 1 <= top <= vocab_size:
@@ -109,29 +96,24 @@ def fill(
         if token in text:
             raise ValueError(f"the text holds {token}, which stands for no text; remove it")
     mask_id = form.token_id(MASK)
+    device = model.decoder_weight.device
     guesses: list[list[Guess]] = []
     with _evaluating(model):
         for row in form.windows([text], max_len=max_len, has_masks=True):
             places = [place for place, token in enumerate(row.ids) if token == mask_id]
-            if places:
-                guesses += _guesses(model, row, places, form=form, top=top)
+            if not places:
+                continue
+            positions = torch.tensor([places], device=device)
+            output = model.forward_masked(window_batch([row]).to(device), positions)
+            found = output.mlm_logits[0].float().softmax(-1).topk(top, dim=-1)
+            shares, tokens = (part.tolist() for part in found)
+            guesses += [
+                [Guess(form.word(token), share) for token, share in zip(*pair, strict=True)]
+                for pair in zip(tokens, shares, strict=True)
+            ]
     if not guesses:
         raise ValueError(f"the bundle's tokenizer does not take {MASK} for one token")
     return guesses
-
-
-def _guesses(
-    model: PretrainingModel, row: Window, places: list[int], *, form: TextFormat, top: int
-) -> list[list[Guess]]:
-    device = model.decoder_weight.device
-    output = model.forward_masked(
-        window_batch([row]).to(device), torch.tensor([places], device=device)
-    )
-    likely, tokens = output.mlm_logits[0].float().softmax(-1).topk(top, dim=-1)
-    return [
-        [Guess(form.word(token), share) for token, share in zip(*pair, strict=True)]
-        for pair in zip(tokens.tolist(), likely.tolist(), strict=True)
-    ]
 
 
 def _pooled(encoder: Encoder, rows: Sequence[Window], pooling: Pooling) -> tuple[Tensor, Tensor]:
@@ -147,10 +129,8 @@ def _pooled(encoder: Encoder, rows: Sequence[Window], pooling: Pooling) -> tuple
 def _groups(rows: Sequence[Window], num_tokens: int, *, is_exact: bool) -> Iterator[list[Window]]:
     """Yield batches of rows of similar length, the longest first.
 
-    Args:
-        rows: In any order.
-        num_tokens: Room of a batch, padding included; one row always has room.
-        is_exact: All rows of a batch have one length.
+    A batch has room for `num_tokens`, padding included, or for one row; `is_exact`: all its rows
+    have one length.
     """
     group: list[Window] = []
     for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
@@ -185,19 +165,18 @@ def _evaluating(model: PretrainingModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check_options(
-    model: PretrainingModel, pooling: str, batch_size: int, max_len: int, long_texts: str
-) -> None:
-    for name, value, kind in (("pooling", pooling, Pooling), ("long_texts", long_texts, LongTexts)):
-        if value not in get_args(kind):
-            allowed = ", ".join(get_args(kind))
-            raise ValueError(f"{name}={value!r} given; allowed are {allowed}")
+def _check_choice(name: str, value: str, kind: Any) -> None:
+    """Refuse a value that is not one of those of a Literal."""
+    if value not in get_args(kind):
+        raise ValueError(f"{name}={value!r} given; allowed are {', '.join(get_args(kind))}")
+
+
+def _check_sizes(batch_size: int, max_len: int, max_positions: int | None) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} given; 1 or more is needed")
     if max_len < 3:
         raise ValueError(f"max_len={max_len} given; [CLS], one token and [SEP] need 3")
-    max_positions = model.config.max_positions
-    if max_len > max_positions and long_texts != "tile":
+    if max_positions is not None and max_len > max_positions:
         raise ValueError(
             f"max_len={max_len} given, but the model has {max_positions} positions; give "
             "long_texts='tile' to repeat them, or a smaller max_len"

@@ -5,6 +5,7 @@ forward pass, chunk after chunk in a fixed order; the backward pass only scales 
 result repeats to the bit.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,14 +29,6 @@ class TokenLoss(NamedTuple):
     """int64, positions whose most likely word is the label."""
     num_positions: Tensor
     """int64, positions with a label."""
-
-
-class _Gradients(NamedTuple):
-    """Gradients of the summed loss; None where nobody asks."""
-
-    x_ND: Tensor | None
-    weight_VD: Tensor | None
-    bias_V: Tensor | None
 
 
 def linear_cross_entropy(
@@ -80,10 +73,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> TokenLoss:
-        """Return the sums; labels and chunk size are the last two inputs."""
-        x_ND, weight_VD, bias_V, labels_N, rows = inputs
-        wanted = list(ctx.needs_input_grad[:3])
-        sums, gradients = _all_chunks(x_ND, weight_VD, bias_V, labels_N, rows=rows, wanted=wanted)
+        """Compute the sums and the gradients of the loss."""
+        *tensors, rows = inputs
+        sums, gradients = _all_chunks(*tensors, rows=rows, wanted=ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(sums.hits, sums.num_positions)
         return sums
@@ -103,94 +95,64 @@ def _all_chunks(
     labels_N: Tensor,
     *,
     rows: int,
-    wanted: list[bool],
-) -> tuple[TokenLoss, _Gradients]:
-    """Return the sums over all positions and the gradients of the loss sum."""
-    device = x_ND.device.type
+    wanted: Sequence[bool],
+) -> tuple[TokenLoss, list[Tensor | None]]:
+    """Return the sums over all positions and, where wanted, the gradients of the loss sum.
+
+    The logits are rounded to the precision of the products before they are taken to float32; the
+    gradients of weights and bias are summed in float32.
+    """
+    device, rows = x_ND.device.type, min(rows, max(1, len(x_ND)))
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x_ND.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
-        chunks = _Chunks(weight_VD.to(dtype), bias_V.to(dtype), rows=min(rows, max(1, len(x_ND))))
-        sums = _Gradients(
-            torch.empty_like(x_ND) if wanted[0] else None,
-            weight_VD.new_zeros(weight_VD.shape, dtype=chunks.wide) if wanted[1] else None,
-            bias_V.new_zeros(bias_V.shape, dtype=chunks.wide) if wanted[2] else None,
+        low_VD, low_V = weight_VD.to(dtype), bias_V.to(dtype)
+        all_low_CV = low_VD.new_empty((rows, len(low_VD)))
+        all_wide_CV = all_low_CV if dtype == wide else torch.empty_like(all_low_CV, dtype=wide)
+        of_x = torch.empty_like(x_ND) if wanted[0] else None
+        of_weight, of_bias = (
+            torch.zeros_like(tensor, dtype=wide) if is_wanted else None
+            for tensor, is_wanted in zip((weight_VD, bias_V), wanted[1:], strict=True)
         )
-        loss = x_ND.new_zeros((), dtype=chunks.wide)
-        hits = labels_N.new_zeros(())
+        loss, hits = x_ND.new_zeros((), dtype=wide), labels_N.new_zeros(())
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
             x_CD, labels_C = x_ND[part].to(dtype), labels_N[part]
-            chunk_loss, chunk_hits, gradient_CV = chunks.losses(x_CD, labels_C)
+            low_CV, wide_CV = all_low_CV[: len(x_CD)], all_wide_CV[: len(x_CD)]
+            torch.addmm(low_V, x_CD, low_VD.t(), out=low_CV)
+            if dtype != wide:
+                wide_CV.copy_(low_CV)
+            chunk_loss, chunk_hits = _to_gradient(wide_CV, labels_C)
             loss, hits = loss + chunk_loss, hits + chunk_hits
-            if any(wanted):
-                chunks.add_gradients(gradient_CV, x_CD, sums, part)
+            if of_bias is not None:
+                of_bias.add_(wide_CV.sum(0))
+            if dtype != wide and any(wanted):
+                low_CV.copy_(wide_CV)
+            if of_x is not None:
+                of_x[part] = low_CV @ low_VD
+            if of_weight is not None and dtype == wide:
+                of_weight.addmm_(low_CV.t(), x_CD)
+            elif of_weight is not None:
+                of_weight.add_(low_CV.t() @ x_CD)
         num_positions = (labels_N != IGNORED_LABEL).sum()
-    weight_gradient, bias_gradient = (
-        None if total is None else total.to(like.dtype)
-        for total, like in ((sums.weight_VD, weight_VD), (sums.bias_V, bias_V))
-    )
-    gradients = _Gradients(sums.x_ND, weight_gradient, bias_gradient)
-    return TokenLoss(loss, hits, num_positions), gradients
+    totals = ((of_weight, weight_VD), (of_bias, bias_V))
+    rounded = (None if total is None else total.to(like.dtype) for total, like in totals)
+    return TokenLoss(loss, hits, num_positions), [of_x, *rounded]
 
 
-class _Chunks:
-    """The output layer with room for the logits of one chunk, used again for each.
-
-    Args:
-        weight_VD: Output weights in the precision of the products.
-        bias_V: Output bias in the same.
-        rows: Positions of the largest chunk.
-    """
-
-    def __init__(self, weight_VD: Tensor, bias_V: Tensor, *, rows: int) -> None:
-        self.weight_VD, self.bias_V = weight_VD, bias_V
-        self.dtype = weight_VD.dtype
-        self.wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        shape = (rows, len(weight_VD))
-        self._low_CV = weight_VD.new_empty(shape)
-        is_wide = self.dtype == self.wide
-        self._wide_CV = self._low_CV if is_wide else weight_VD.new_empty(shape, dtype=self.wide)
-
-    def losses(self, x_CD: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss sum, the hits, and the gradient (C, V) to the logits.
-
-        The gradient's memory is that of the next chunk. The logits are rounded to the precision of
-        the products before they are taken to float32.
-        """
-        low_CV, wide_CV = self._low_CV[: len(x_CD)], self._wide_CV[: len(x_CD)]
-        torch.addmm(self.bias_V, x_CD, self.weight_VD.t(), out=low_CV)
-        if wide_CV.dtype != low_CV.dtype:
-            wide_CV.copy_(low_CV)
-        valid_C = labels_C != IGNORED_LABEL
-        target_C1 = labels_C.clamp(min=0)[:, None]
-        largest_C1, best_C1 = wide_CV.max(-1, keepdim=True)
-        hits = (best_C1[:, 0] == labels_C).sum()
-        target_logit_C1 = wide_CV.gather(1, target_C1)
-        weights_CV = wide_CV.sub_(largest_C1).exp_()
-        total_C1 = weights_CV.sum(-1, keepdim=True)
-        loss_C = (total_C1.log() + largest_C1 - target_logit_C1)[:, 0]
-        loss = loss_C.masked_fill(~valid_C, 0.0).sum()
-        valid_C1 = valid_C[:, None].to(self.wide)
-        gradient_CV = weights_CV.mul_(valid_C1 / total_C1)
-        # A plain write per row, not an atomic addition.
-        gradient_CV.scatter_(1, target_C1, gradient_CV.gather(1, target_C1) - valid_C1)
-        return loss, hits, gradient_CV
-
-    def add_gradients(
-        self, gradient_CV: Tensor, x_CD: Tensor, sums: _Gradients, part: slice
-    ) -> None:
-        """Add what one chunk contributes; weights and bias are summed in float32."""
-        if sums.bias_V is not None:
-            sums.bias_V.add_(gradient_CV.sum(0))
-        low_CV = gradient_CV
-        if gradient_CV.dtype != self.dtype:
-            low_CV = self._low_CV[: len(x_CD)].copy_(gradient_CV)
-        if sums.x_ND is not None:
-            sums.x_ND[part] = low_CV @ self.weight_VD
-        if sums.weight_VD is None:
-            return
-        if self.dtype == self.wide:
-            sums.weight_VD.addmm_(low_CV.t(), x_CD)
-        else:
-            sums.weight_VD.add_(low_CV.t() @ x_CD)
+def _to_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss sum and the hits; the logits become the gradient of the loss to them."""
+    valid_C, target_C1 = labels_C != IGNORED_LABEL, labels_C.clamp(min=0)[:, None]
+    largest_C1, best_C1 = logits_CV.max(-1, keepdim=True)
+    hits = (best_C1[:, 0] == labels_C).sum()
+    target_logit_C1 = logits_CV.gather(1, target_C1)
+    weights_CV = logits_CV.sub_(largest_C1).exp_()
+    total_C1 = weights_CV.sum(-1, keepdim=True)
+    loss_C = (total_C1.log() + largest_C1 - target_logit_C1)[:, 0]
+    loss = loss_C.masked_fill(~valid_C, 0.0).sum()
+    valid_C1 = valid_C[:, None].to(logits_CV.dtype)
+    gradient_CV = weights_CV.mul_(valid_C1 / total_C1)
+    # A plain write per row, not an atomic addition.
+    gradient_CV.scatter_(1, target_C1, gradient_CV.gather(1, target_C1) - valid_C1)
+    return loss, hits

@@ -12,13 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, projections_in_use
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 
-ForeignKind = Literal["ponet", "bert", "fnet"]
 KeyTable = list[tuple[str, tuple[str, ...]]]
 """Native names, each with the foreign ones whose tensors, put below each other, make it up."""
 
-CONFIG_NAMES = {
+_SHARED_NAMES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -33,21 +32,29 @@ CONFIG_NAMES = {
 _OWN_NAMES: dict[str, dict[str, str]] = {
     "ponet": {
         "num_heads": "num_attention_heads",
-        "global_pool": "global_pool",
-        "use_segment_pool": "use_segment_pool",
-        "use_local_pool": "use_local_pool",
-        "local_window": "local_window",
-        "fusion_product": "fusion_product",
-        "guard_special_tokens": "guard_special_tokens",
-    },
+        **{
+            name: name
+            for name in (
+                "global_pool",
+                "use_segment_pool",
+                "use_local_pool",
+                "local_window",
+                "fusion_product",
+                "guard_special_tokens",
+            )
+        },
+    },  # fmt: skip
     "bert": {
         "num_heads": "num_attention_heads",
         "attention_dropout_prob": "attention_probs_dropout_prob",
     },
     "fnet": {},
 }
-_RELEASED_GUARD = "clsgsepg"
+RELEASED_GUARD = "clsgsepg"
 """What the release of PoNet calls guard_special_tokens."""
+_KINDS: dict[str, type[EncoderConfig]] = {
+    "ponet": PoNetConfig, "bert": BertConfig, "fnet": FNetConfig,
+}  # fmt: skip
 _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -56,18 +63,36 @@ _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
 """Names elsewhere, of two for the same the one that is written first, and ours."""
 _SUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False,
               "add_cross_attention": False}  # fmt: skip
-_PROJECTIONS = {
-    "query": "dense_q",
-    "key": "dense_k",
-    "gate": "dense_o",
-    "segment": "dense_segment",
-    "local": "dense_local",
+_WEIGHT_NAMES = {
+    "encoder.embeddings.word.": "embeddings.word_embeddings.",
+    "encoder.embeddings.position.": "embeddings.position_embeddings.",
+    "encoder.embeddings.token_type.": "embeddings.token_type_embeddings.",
+    "encoder.embeddings.norm.": "embeddings.LayerNorm.",
+    "encoder.embeddings.projection.": "embeddings.projection.",
+    "encoder.layers.": "encoder.layer.",
+    ".mixer.query.": ".attention.self.dense_q.",
+    ".mixer.key.": ".attention.self.dense_k.",
+    ".mixer.gate.": ".attention.self.dense_o.",
+    ".mixer.segment.": ".attention.self.dense_segment.",
+    ".mixer.local.": ".attention.self.dense_local.",
+    ".mixer.output.": ".attention.output.dense.",
+    ".mixer_norm.": ".attention.output.LayerNorm.",
+    ".feed_forward.expand.": ".intermediate.dense.",
+    ".feed_forward.contract.": ".output.dense.",
+    ".feed_forward_norm.": ".output.LayerNorm.",
+    "mlm_head.bias": "cls.predictions.bias",
+    "mlm_head.dense.": "cls.predictions.transform.dense.",
+    "mlm_head.norm.": "cls.predictions.transform.LayerNorm.",
+    "pair_head.": "cls.seq_relationship.",
 }
+"""Parts of our weights' names and what they are elsewhere; other parts are the same."""
+_FNET_NORM = ".fourier.output.LayerNorm."
+_FUSED, _FUSED_PARTS = ".mixer.query_key_value.", ("query", "key", "value")
 
 
 def config_names(kind: str) -> dict[str, str]:
     """Return our field -> its name elsewhere, for an encoder; the activation aside."""
-    return CONFIG_NAMES | _OWN_NAMES[kind]
+    return _SHARED_NAMES | _OWN_NAMES[kind]
 
 
 def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
@@ -78,121 +103,63 @@ def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
 
 
 def native_activation(name: str) -> Literal["gelu", "gelu_tanh"]:
-    """Return our name of an activation.
-
-    Raises:
-        ValueError: If our encoders do not have it.
-    """
+    """Return our name of an activation."""
     if name not in _ACTIVATIONS:
         allowed = ", ".join(_ACTIVATIONS)
         raise ValueError(f"config has hidden_act={name!r}; supported: {allowed}")
     return _ACTIVATIONS[name]
 
 
-def foreign_kind(values: Mapping[str, Any]) -> ForeignKind | None:
-    """Return which encoder a config.json of another code base describes; None: none that we have.
+def foreign_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """Return the configuration that a config.json of the released PoNet, BERT or FNet describes.
 
     Source:
         The released config.json has model_type "bert" beside the architecture
         PoNetForPreTraining: it was made from BERT's. So the architecture is asked first.
     """
-    architectures = values.get("architectures") or ()
-    if values.get("model_type") == "ponet" or any(
-        str(name).startswith("PoNet") for name in architectures
-    ):
-        return "ponet"
-    kinds: dict[Any, ForeignKind] = {"bert": "bert", "fnet": "fnet"}
-    return kinds.get(values.get("model_type"))
-
-
-def official_config(values: Mapping[str, Any]) -> PoNetConfig:
-    """Return the configuration that a config.json of PoNet describes, released or exported by us.
-
-    Raises:
-        ValueError: If it describes another model or a function that this PoNet does not compute.
-    """
-    if "model_type" in values and foreign_kind(values) != "ponet":
-        raise ValueError(f"config has model_type={values['model_type']!r}; supported: ponet")
-    released = {"guard_special_tokens": values.get(_RELEASED_GUARD, True)}
-    return PoNetConfig(**released | _native_fields(values, "ponet", "gelu"))
-
-
-def foreign_config(values: Mapping[str, Any]) -> EncoderConfig:
-    """Return the configuration that a config.json of the released PoNet, BERT or FNet describes.
-
-    Raises:
-        ValueError: If it describes another model or a function that our encoder does not compute.
-    """
-    kind = foreign_kind(values)
-    if kind == "ponet":
-        return official_config(values)
-    if kind == "bert":
-        return BertConfig(**_native_fields(values, "bert", "gelu"))
-    if kind == "fnet":
-        fields = _native_fields(values, "fnet", "gelu_new")
-        return FNetConfig(**fields, embedding_projection=True)
-    raise ValueError(
-        f"config has model_type={values.get('model_type')!r}; supported: ponet, bert, fnet"
-    )
-
-
-def _native_fields(values: Mapping[str, Any], kind: str, activation: str) -> dict[str, Any]:
+    names = values.get("architectures") or ()
+    is_ponet = any(str(name).startswith("PoNet") for name in names)
+    kind = "ponet" if is_ponet else values.get("model_type")
+    if kind not in _KINDS:
+        raise ValueError(f"config has model_type={kind!r}; supported: {', '.join(_KINDS)}")
     for key, supported in _SUPPORTED.items():
         if values.get(key, supported) != supported:
             raise ValueError(f"config has {key}={values[key]!r}; supported: {supported}")
-    names = config_names(kind).items()
-    fields = {ours: values[theirs] for ours, theirs in names if theirs in values}
-    return {**fields, "activation": native_activation(values.get("hidden_act", activation))}
+    table = config_names(kind).items()
+    fields = {ours: values[theirs] for ours, theirs in table if theirs in values}
+    if kind == "ponet":
+        fields.setdefault("guard_special_tokens", values.get(RELEASED_GUARD, True))
+    if kind == "fnet":
+        fields["embedding_projection"] = True
+    activation = values.get("hidden_act", "gelu_new" if kind == "fnet" else "gelu")
+    return _KINDS[kind](**fields, activation=native_activation(activation))
 
 
-def encoder_table(
-    config: EncoderConfig, *, foreign_prefix: str = "", has_pooler: bool = True
+def weight_table(
+    kind: str, names: Iterable[str], *, prefix: str = "", renamed: bool = True
 ) -> KeyTable:
-    """Return the table of the encoder and, if it has one, the pooler.
-
-    Native names are those of PretrainingModel; foreign ones those of the released PoNetModel and
-    of transformers' BertModel and FNetModel.
+    """Return the table of native names, which are those of our models.
 
     Args:
-        config: Encoder configuration.
-        foreign_prefix: What the foreign names start with, such as "ponet." or "bert.".
-        has_pooler: Whether there is one; a model without a pair head has none.
-    """
-    names = [
-        ("embeddings.word.weight", ("embeddings.word_embeddings.weight",)),
-        ("embeddings.position.weight", ("embeddings.position_embeddings.weight",)),
-        ("embeddings.token_type.weight", ("embeddings.token_type_embeddings.weight",)),
-        *_affine("embeddings.norm", "embeddings.LayerNorm"),
-    ]
-    if isinstance(config, FNetConfig) and config.embedding_projection:
-        names += _affine("embeddings.projection", "embeddings.projection")
-    for layer in range(config.num_layers):
-        names += _layer_table(config, f"layers.{layer}.", f"encoder.layer.{layer}.")
-    table = [(f"encoder.{native}", foreign) for native, foreign in names]
-    if has_pooler:
-        table += _affine("pooler.dense", "pooler.dense")
-    return [(native, tuple(foreign_prefix + key for key in keys)) for native, keys in table]
-
-
-def head_table(*, has_mlm_head: bool = True, has_pair_head: bool = True) -> KeyTable:
-    """Return the table of the pretraining heads, the same in all three code bases."""
-    table: KeyTable = []
-    if has_mlm_head:
-        table.append(("mlm_head.bias", ("cls.predictions.bias",)))
-        table += _affine("mlm_head.dense", "cls.predictions.transform.dense")
-        table += _affine("mlm_head.norm", "cls.predictions.transform.LayerNorm")
-    return table + _affine("pair_head", "cls.seq_relationship") if has_pair_head else table
-
-
-def twin_table(names: Iterable[str], *, foreign_prefix: str = "ponet.") -> KeyTable:
-    """Return the table of PoNet's own models of transformers, which keep the native names.
-
-    Args:
+        kind: Of the encoder.
         names: Native names.
-        foreign_prefix: What stands before the encoder and the pooler: "" in a bare encoder.
+        prefix: What the foreign names of encoder and pooler start with, such as "ponet.".
+        renamed: Whether the foreign ones are those of the released PoNet and of transformers'
+            BERT and FNet. PoNet's own models of transformers keep the native names.
     """
-    inner = ("encoder.", "pooler.")
-    return [(name, (foreign_prefix * name.startswith(inner) + name,)) for name in names]
+    parts = _WEIGHT_NAMES | ({".mixer_norm.": _FNET_NORM} if kind == "fnet" else {})
+    table: KeyTable = []
+    for name in names:
+        foreign = name
+        for ours, theirs in parts.items() if renamed else ():
+            foreign = foreign.replace(ours, theirs)
+        foreign = prefix * name.startswith(("encoder.", "pooler.")) + foreign
+        keys: tuple[str, ...] = (foreign,)
+        if renamed and _FUSED in foreign:
+            stem, ending = foreign.split(_FUSED)
+            keys = tuple(f"{stem}.attention.self.{part}.{ending}" for part in _FUSED_PARTS)
+        table.append((name, keys))
+    return table
 
 
 def import_state(foreign: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
@@ -215,44 +182,39 @@ def export_state(native: Mapping[str, Tensor], table: KeyTable) -> dict[str, Ten
         ValueError: If a native key is missing or unexpected; all of them are listed.
     """
     _check_keys(native, {name for name, _ in table})
-    foreign: dict[str, Tensor] = {}
-    for name, keys in table:
-        for key, part in zip(keys, native[name].chunk(len(keys)), strict=True):
-            foreign[key] = part.clone()
-    return foreign
+    return {
+        key: part.clone()
+        for name, keys in table
+        for key, part in zip(keys, native[name].chunk(len(keys)), strict=True)
+    }
 
 
-def drop_tied_decoder(foreign: Mapping[str, Tensor], *, word_key: str) -> dict[str, Tensor]:
-    """Return the state dict without position counters and the copies of tied output weights.
+def drop_tied_decoder(
+    foreign: Mapping[str, Tensor], *, word_key: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the state dict without position counters and tied output weights, and their names.
 
     Args:
         foreign: State dict in the released or transformers naming; legacy "gamma" and "beta" of
             layer norms are renamed.
         word_key: Name of the word embeddings that the decoder is tied to.
-
-    Raises:
-        ValueError: If a copy differs from what it is tied to.
     """
-    state = {_modern_name(key): tensor for key, tensor in foreign.items()}
-    for key in [key for key in state if key.endswith((".position_ids", ".token_type_ids"))]:
-        del state[key]
+    copies = [key for key in foreign if key.endswith((".position_ids", ".token_type_ids"))]
+    state = {_modern_name(key): value for key, value in foreign.items() if key not in copies}
     ties = {
         "cls.predictions.decoder.weight": word_key,
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
-    for copy_key, original_key in ties.items():
-        copy = state.pop(copy_key, None)
-        original = state.get(original_key)
-        if copy is None:
-            continue
-        if original is None:
-            state[original_key] = copy
-        elif copy.shape != original.shape or not torch.equal(copy, original):
+    for copy_key in ties.keys() & state.keys():
+        copy, original_key = state.pop(copy_key), ties[copy_key]
+        copies.append(copy_key)
+        original = state.setdefault(original_key, copy)
+        if copy.shape != original.shape or not torch.equal(copy, original):
             raise ValueError(
                 f"{copy_key} differs from {original_key}, but the model ties them; "
                 "these weights come from a model with an untied decoder"
             )
-    return state
+    return state, sorted(copies)
 
 
 def _check_keys(state: Mapping[str, Tensor], needed: set[str]) -> None:
@@ -268,33 +230,3 @@ def _modern_name(key: str) -> str:
     if key.endswith("LayerNorm.gamma"):
         return key.removesuffix("gamma") + "weight"
     return key.removesuffix("beta") + "bias" if key.endswith("LayerNorm.beta") else key
-
-
-def _affine(native: str, *foreign: str) -> KeyTable:
-    return [
-        (f"{native}.{part}", tuple(f"{name}.{part}" for name in foreign))
-        for part in ("weight", "bias")
-    ]
-
-
-def _layer_table(config: EncoderConfig, native: str, foreign: str) -> KeyTable:
-    table = _mixer_table(config, f"{native}mixer.", foreign)
-    table += _affine(f"{native}feed_forward.expand", f"{foreign}intermediate.dense")
-    table += _affine(f"{native}feed_forward.contract", f"{foreign}output.dense")
-    return table + _affine(f"{native}feed_forward_norm", f"{foreign}output.LayerNorm")
-
-
-def _mixer_table(config: EncoderConfig, native: str, foreign: str) -> KeyTable:
-    norm = native.removesuffix("mixer.") + "mixer_norm"
-    if isinstance(config, FNetConfig):
-        return _affine(norm, f"{foreign}fourier.output.LayerNorm")
-    inner = f"{foreign}attention.self."
-    table: KeyTable = []
-    if isinstance(config, BertConfig):
-        parts = (f"{inner}query", f"{inner}key", f"{inner}value")
-        table += _affine(f"{native}query_key_value", *parts)
-    elif isinstance(config, PoNetConfig):
-        for name in projections_in_use(config):
-            table += _affine(f"{native}{name}", f"{inner}{_PROJECTIONS[name]}")
-    table += _affine(f"{native}output", f"{foreign}attention.output.dense")
-    return table + _affine(norm, f"{foreign}attention.output.LayerNorm")

@@ -2,22 +2,45 @@
 
 [CLS], every sentence and [SEP] are one pooling segment each. A text that does not fit becomes
 several windows, each with its own [CLS] and [SEP], cut between sentences where that is possible.
-Invariant: the windows of a text hold each of its tokens once and in order, unless it is cut.
+Invariant: the windows of a text hold each of its tokens once and in order, unless it is cut; the
+sentences are those of data preparation, with headings kept.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
+from data_prep.config import SentencesConfig
+from data_prep.sentences import split_sentences
 from ponet.batch import EncoderBatch
-from ponet.sentences import sentences_of
 from ponet.tokenizer import load_tokenizer
 
 MASK = "[MASK]"
 LongTexts = Literal["windows", "tile", "cut"]
 _NUM_DELIMITERS = 2
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def sentences_of(text: str, *, language: str = "en") -> list[str]:
+    """Return the sentences of a text in order; nothing but white space is lost.
+
+    Args:
+        text: Paragraphs are parted by blank lines; other line breaks count as spaces. A lone
+            surrogate, which is half a character, counts as U+FFFD.
+        language: Language code; one that is not known is cut by the rules of English.
+    """
+    parts = _BLANK_LINE.split(_SURROGATE.sub("\ufffd", text))
+    paragraphs = [" ".join(part.split()) for part in parts if part.strip()]
+    try:
+        config = SentencesConfig(language=language)
+    except ValueError:
+        config = SentencesConfig()
+    return split_sentences("\n\n".join(paragraphs), config, Counter()) if paragraphs else []
 
 
 class Window(NamedTuple):
@@ -37,23 +60,16 @@ class TextFormat:
     Args:
         tokenizer_json: File of the tokenizers library.
         language: Language code of sentencex.
-
-    Raises:
-        ValueError: If the file cannot be read or has no [CLS] or [SEP].
     """
 
     def __init__(self, tokenizer_json: Path, *, language: str = "en") -> None:
-        """Load the tokenizer."""
+        """Load the tokenizer; it must have [CLS] and [SEP]."""
         self._tokenizer = load_tokenizer(tokenizer_json)
         self._language = language
         self._cls, self._sep = (self.token_id(token) for token in ("[CLS]", "[SEP]"))
 
     def token_id(self, token: str) -> int:
-        """Return the id of a special token.
-
-        Raises:
-            ValueError: If the tokenizer has none.
-        """
+        """Return the id of a special token, which the tokenizer must have."""
         number: int | None = self._tokenizer.token_to_id(token)
         if number is None:
             raise ValueError(f"the tokenizer has no {token}; import or train one that has it")
@@ -89,15 +105,10 @@ class TextFormat:
         for number, sentences in enumerate(split):
             tokens = [list(next(encodings).ids) for _ in sentences]
             for piece in _laid_out(tokens, max_len - _NUM_DELIMITERS, long_texts):
-                rows.append(self._window(number, piece))
+                segments = [n for n, ids in enumerate(piece, start=1) for _ in ids]
+                ids = [self._cls, *(token for ids in piece for token in ids), self._sep]
+                rows.append(Window(number, ids, [0, *segments, len(piece) + 1]))
         return rows
-
-    def _window(self, text: int, sentences: Sequence[Sequence[int]]) -> Window:
-        ids, segments = [self._cls], [0]
-        for number, tokens in enumerate(sentences, start=1):
-            ids += tokens
-            segments += [number] * len(tokens)
-        return Window(text, [*ids, self._sep], [*segments, segments[-1] + 1])
 
 
 def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
@@ -108,9 +119,9 @@ def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
         pad_id: Token id at padding, which no encoder but FNet looks at.
     """
     longest = max(len(window.ids) for window in windows)
-    input_ids = torch.full((len(windows), longest), pad_id)
-    segment_ids = torch.zeros_like(input_ids)
-    special_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    shape = (len(windows), longest)
+    input_ids, segment_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.int64)
+    special_mask = torch.zeros(shape, dtype=torch.bool)
     lengths = torch.tensor([len(window.ids) for window in windows])
     for row, window in enumerate(windows):
         length = len(window.ids)
@@ -138,7 +149,8 @@ def _laid_out(
         return
     window: list[list[int]] = []
     used = 0
-    for tokens in _no_longer_than(sentences, room):
+    for whole, start in ((ids, n) for ids in sentences for n in range(0, len(ids), room)):
+        tokens = whole[start : start + room]
         if used + len(tokens) > room:
             if long_texts == "cut":
                 if used < room:
@@ -149,9 +161,3 @@ def _laid_out(
         window.append(tokens)
         used += len(tokens)
     yield window
-
-
-def _no_longer_than(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
-    for tokens in sentences:
-        for start in range(0, len(tokens), room):
-            yield tokens[start : start + room]

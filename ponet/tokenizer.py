@@ -5,9 +5,8 @@ padding are the caller's business, and a stored setting would change what a text
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.manifest import digest_of
 from ponet.weight_files import read_json
@@ -62,8 +61,7 @@ def special_names(tokenizer: Any, where: str) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerFacts:
+class TokenizerFacts(NamedTuple):
     """What a reader of texts needs to know of a tokenizer of any kind."""
 
     digest: str
@@ -79,31 +77,20 @@ class TokenizerFacts:
 
 
 def tokenizer_facts(tokenizer: Any, path: Path) -> TokenizerFacts:
-    """Return the facts of a tokenizer.
-
-    Args:
-        tokenizer: What `load_tokenizer` returned.
-        path: Its file.
+    """Return the facts of a tokenizer that `load_tokenizer` read from a file.
 
     Raises:
         ValueError: If it has no token to begin, end or pad a sequence.
     """
     names = special_names(tokenizer, str(path))
+    roles = ("cls_token", "sep_token", "pad_token")
     return TokenizerFacts(
-        digest=ids_digest(path),
-        vocab_size=num_ids(path),
-        cls_id=tokenizer.token_to_id(names["cls_token"]),
-        sep_id=tokenizer.token_to_id(names["sep_token"]),
-        pad_id=tokenizer.token_to_id(names["pad_token"]),
+        ids_digest(path), num_ids(path), *(tokenizer.token_to_id(names[role]) for role in roles)
     )
 
 
 def num_ids(path: Path) -> int:
-    """Return how many rows of word embeddings a tokenizer.json needs: its largest id plus one.
-
-    Raises:
-        ValueError: If the file is missing or broken.
-    """
+    """Return how many rows of word embeddings a tokenizer.json needs: its largest id plus one."""
     content = read_json(path)
     vocabulary = _vocabulary(content, path)
     own = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
@@ -112,11 +99,7 @@ def num_ids(path: Path) -> int:
 
 
 def ids_digest(path: Path) -> str:
-    """Return the sha256 over all that decides which ids a tokenizer.json gives to a text.
-
-    Raises:
-        ValueError: If the file is missing or broken.
-    """
+    """Return the sha256 over all that decides which ids a tokenizer.json gives to a text."""
     content = read_json(path)
     return digest_of({key: content.get(key) for key in _DECIDES_IDS})
 

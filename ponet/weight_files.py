@@ -10,60 +10,36 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
+
+from data_prep.manifest import file_sha256
 
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
 PICKLE_NAME = "pytorch_model.bin"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+STATE_NAME = "state.pt"
+"""What a checkpoint of our own training, a folder, holds beside its list of digests."""
+_OFFICIAL_GROUP = "weights."
+_WRAPPING_KEYS = ("state_dict", "model_state_dict", "model", "module")
+_WRAPPING_NAMES = ("module.", "_orig_mod.", "model.")
 _OTHER_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
-INDEX_SUFFIX = ".index.json"
-"""A file of this name beside a weights file's name lists the parts it was cut into."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        ValueError: If the file is missing, or holds something else.
-    """
+    """Return the JSON object in a file."""
     try:
-        return parse_object(path.read_bytes(), str(path))
+        return _object_in(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; give a folder that holds {path.name}") from error
 
 
-def refuse_classifier(folder: Path, config: dict[str, Any]) -> None:
-    """Say what a fine-tuned classifier is for where a bundle is needed.
-
-    Raises:
-        ValueError: If the config.json of the folder is that of a classifier.
-    """
-    if {"encoder", "labels"} <= config.keys():
-        raise ValueError(
-            f"{folder} is a fine-tuned classifier, not a bundle; label texts with `python -m "
-            "finetune predict --model`, or take it to transformers with `python -m ponet export "
-            "--format huggingface`"
-        )
-
-
-def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in a text.
-
-    Args:
-        text: JSON.
-        where: What to call it in an error.
-
-    Raises:
-        ValueError: If it is no JSON, or no object.
-    """
+def _object_in(text: str | bytes, where: object) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -73,45 +49,72 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file.
-
-    Raises:
-        ValueError: If it is missing or damaged.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a path that holds the weights")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy or export it again") from error
-
-
 def read_config_metadata(path: Path) -> dict[str, Any]:
-    """Return the configuration that a .safetensors file carries under the metadata key "config".
-
-    Raises:
-        ValueError: If it carries none.
-    """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    """Return the configuration that a .safetensors file carries under the metadata key "config"."""
+    metadata = _read_safetensors(path)[1]
     if "config" not in metadata:
         raise ValueError(
             f"{path} has no configuration in its metadata; give the folder with config.json instead"
         )
-    return parse_object(metadata["config"], f"the metadata of {path}")
+    return _object_in(metadata["config"], f"the metadata of {path}")
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the weights files of a folder, safetensors first: one, or the parts of an index."""
+    for name in (WEIGHTS_NAME, PICKLE_NAME):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if not index.is_file():
+            continue
+        parts = read_json(index).get("weight_map")
+        if not isinstance(parts, dict) or not parts:
+            raise ValueError(f"{index} has no weight_map; download it again")
+        if any(Path(str(part)).name != part for part in parts.values()):
+            raise ValueError(f"{index} names files of other folders, which is refused")
+        return [folder / part for part in sorted(set(parts.values()))]
+    raise ValueError(f"{folder} holds neither {WEIGHTS_NAME} nor {PICKLE_NAME}")
+
+
+def read_weights(*files: Path) -> dict[str, Tensor]:
+    """Return the tensors of files together: safetensors by their ending, else pickles."""
+    state: dict[str, Tensor] = {}
+    for path in files:
+        is_safe = path.suffix == ".safetensors"
+        part = _read_safetensors(path)[0] if is_safe else _read_state_dict(path)
+        if twice := sorted(state.keys() & part.keys()):
+            raise ValueError(f"{path} repeats the weights {', '.join(twice)} of another file")
+        state |= part
+    return state
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file and its metadata."""
+    try:
+        with safe_open(_existing(path), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or export it again") from error
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a pickle, also beside what training scripts save with it."""
+    content = state = read_pickle(path)
+    while isinstance(state, dict):
+        inner = [state[name] for name in _WRAPPING_KEYS if isinstance(state.get(name), dict)]
+        if len(inner) != 1:
+            break
+        state = inner[0]
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        keys = f" under {', '.join(map(str, content))}"[:200] if isinstance(content, dict) else ""
+        raise ValueError(f"{path} holds no state dict{keys}; a dict of tensors is needed")
+    return state
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what torch.save wrote, if it is tensors and plain values alone.
-
-    Raises:
-        ValueError: If the file is missing, damaged, or holds any other object.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a path that holds the weights")
+    """Return what torch.save wrote, if it is tensors and plain values alone."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(_existing(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         found = _OTHER_OBJECT.search(str(error))  # torch's own text tells how to run it
         if found is None:
@@ -124,104 +127,82 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-def read_weights_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one file, safetensors by its ending, else a pickle of a state dict.
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a path that holds the weights")
+    return path
 
-    Raises:
-        ValueError: If the file is missing or damaged, or holds something else.
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under "weights.", without that prefix, or all where there are none.
+
+    What a wrapper has put before every name, such as "module.", is left out too.
     """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    content = read_pickle(path)
-    state = _unwrapped(content)
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        keys = f" under {', '.join(map(str, content))}"[:200] if isinstance(content, dict) else ""
-        raise ValueError(f"{path} holds no state dict{keys}; a dict of tensors is needed")
-    return state
+    group = [key for key in state if key.startswith(_OFFICIAL_GROUP)]
+    inner = {key.removeprefix(_OFFICIAL_GROUP): state[key] for key in group or state}
+    while prefix := next((p for p in _WRAPPING_NAMES if all(k.startswith(p) for k in inner)), ""):
+        inner = {key.removeprefix(prefix): tensor for key, tensor in inner.items()}
+    return inner
 
 
-def _unwrapped(content: Any) -> Any:
-    """Return the state dict inside what training scripts save beside their optimiser's state."""
-    while isinstance(content, dict):
-        inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)]
-        if len(inner) != 1:
-            break
-        content = inner[0]
-    return content
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], bool]:
+    """Return the content of our own training's checkpoint, and whether its digest was compared.
 
-
-def find_weights(folder: Path) -> list[Path]:
-    """Return the weights files of a folder, safetensors first: one, or the parts of an index.
-
-    Raises:
-        ValueError: If there are none, or an index is broken.
+    Args:
+        path: Its folder, or one file, or a link to it.
     """
-    for name in (WEIGHTS_NAME, PICKLE_NAME):
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / (name + INDEX_SUFFIX)
-        if index.is_file():
-            return [folder / part for part in index_parts(read_json(index), str(index))]
-    raise ValueError(f"{folder} holds neither {WEIGHTS_NAME} nor {PICKLE_NAME}")
-
-
-def index_parts(values: dict[str, Any], where: str) -> list[str]:
-    """Return the file names that an index of weights lists, each once.
-
-    Raises:
-        ValueError: If there is no map of weights, or a name leads out of the folder.
-    """
-    names = values.get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ValueError(f"{where} has no weight_map; download it again")
-    parts = sorted({str(name) for name in names.values()})
-    if any(Path(part).name != part for part in parts):
-        raise ValueError(f"{where} names files of other folders, which is refused")
-    return parts
-
-
-def read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Return the tensors of several files together.
-
-    Raises:
-        ValueError: If a file is missing or damaged, or a name stands in two of them.
-    """
-    state: dict[str, Tensor] = {}
-    for path in files:
-        part = read_weights_file(path)
-        if twice := sorted(state.keys() & part.keys()):
-            raise ValueError(f"{path} repeats the weights {', '.join(twice)} of another file")
-        state |= part
-    return state
+    real = path.resolve()
+    file = real / STATE_NAME if real.is_dir() else real
+    listings = (file.with_name("SHA256SUMS"), file.with_name(f"{file.name}.sha256"))
+    lines = (
+        line.split(maxsplit=1)
+        for listing in listings
+        if listing.is_file()
+        for line in listing.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    )
+    digests = {words[0].lower() for words in lines if words[-1].lstrip("*./") == file.name}
+    if digests and file_sha256(file) not in digests:
+        raise ValueError(
+            f"{file} is damaged: its content is not what its digest says was written; take an "
+            "earlier checkpoint of the run"
+        )
+    content = read_pickle(file)
+    return (content if isinstance(content, dict) else {}), bool(digests)
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give an empty folder to fill; it takes the place of the target at the end, if all went well.
 
     What stood there is moved aside first and removed last; after an error nothing has changed.
+
+    Args:
+        target: The folder.
+        replaces: Whether something may stand there already.
     """
+    if not replaces and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"
     try:
         yield staging
         staging.chmod(0o755)
-        _swap_in(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _swap_in(staging: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / "old")
-    try:
-        os.rename(staging, target)
-    except OSError:
-        os.rename(aside / "old", target)
-        raise
-    finally:
         if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(target, aside)
+        os.rename(staging, target)
+    finally:
+        if aside.exists() and not target.exists():
+            os.rename(aside, target)
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def restore_folder(target: Path) -> None:
+    """Bring back what a killed `new_folder` had moved aside, and clear up what it left."""
+    old = next(target.parent.glob(f".{target.name}.old.*/*"), None)
+    if old is not None and not target.exists():
+        os.rename(old, target)
+    for left in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)

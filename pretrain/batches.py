@@ -1,11 +1,12 @@
-"""Build whole batches from a memory-mapped token file with vectorised numpy.
+"""Sample numbers -> whole batches, from a memory-mapped token file with vectorised numpy.
 
-Invariant: a batch is a pure function of its rows (places, lengths, label, example id) and the
-configs; neighbours in the batch, workers and ranks do not matter. Shapes are always (B, max_len).
+Invariant: a batch is a pure function of its sample numbers and the configs; neighbours in the
+batch, workers and ranks do not matter. Shapes are always (B, max_len).
 
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
-from pretrain.masking import BoolArray, Masker, MaskingConfig
+from pretrain.masking import Masker, MaskingConfig
+from pretrain.objectives import IGNORED_LABEL, Objective
+from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
+from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
+
+_PLANS_KEPT = 2
+_BASELINE_BATCH = 64
 
 Batch = dict[str, Tensor]
 
@@ -40,70 +48,137 @@ class SegmentConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
-    """The examples of a batch, as places in the token file."""
+class PretrainDataset(Dataset[Batch]):
+    """Sample number -> example: the plans of all epochs one after the other, in whole batches.
 
-    a_start: IntArray
-    """(B,) int64, first token of text1."""
-    b_start: IntArray
-    """(B,) int64, first token of text2."""
-    a_len: IntArray
-    """(B,) int64, tokens of text1."""
-    b_len: IntArray
-    """(B,) int64, tokens of text2."""
-    label: IntArray
-    """(B,) int64, pair label or -100."""
-    example_id: IntArray
-    """(B,) int64, sample number."""
-
-
-class BatchBuilder:
-    """Turns rows into tensors."""
+    Use it with an identity `collate_fn`. Plans are made when first needed; the last two are kept. A
+    pickled or forked copy shares what its origin had made.
+    """
 
     def __init__(
         self,
         shards: TokenShards,
+        objective: Objective,
+        packing: PackingConfig,
         *,
-        max_len: int,
-        masking: MaskingConfig,
-        segments: SegmentConfig,
+        masking: MaskingConfig = MaskingConfig(),  # noqa: B008 (frozen)
+        segments: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
         seed: int,
     ) -> None:
-        """Prepare tables; reads no tokens.
-
-        Args:
-            shards: The split that the rows point into.
-            max_len: Sequence length L, [CLS] and two [SEP] included.
-            masking: Which tokens are predicted.
-            segments: What a segment is.
-            seed: Seed of the masks.
-        """
-        self._tokens = np.asarray(shards.tokens)
-        self._sentence_offsets = np.asarray(shards.sentence_offsets)
-        self._tokenizer = shards.manifest.tokenizer
-        self._max_len = max_len
-        self._segments = segments
-        self._column_L = np.arange(max_len, dtype=np.int64)
+        """Prepare tables; no plan is computed yet. `seed` decides segmentation, pairs and masks."""
+        self.shards = shards
+        self._objective, self._packing, self._segments = objective, packing, segments
+        self._seed = seed
+        self._plans: dict[int, Examples] = {}
+        self._ends: list[int] = []
+        self._column_L = np.arange(packing.max_len, dtype=np.int64)
         self._masker = Masker(
             masking,
-            max_len=max_len,
-            tokenizer=self._tokenizer,
+            max_len=packing.max_len,
+            tokenizer=shards.manifest.tokenizer,
             is_continuation_V=shards.is_continuation,
             seed=seed,
         )
 
-    def build(self, rows: Rows) -> Batch:
-        """Return the tensors of a batch.
+    @property
+    def known_sizes(self) -> list[int]:
+        """Examples in each epoch planned so far, epoch 0 first."""
+        return np.diff(self._ends, prepend=0).tolist()
+
+    def remember_sizes(self, sizes: list[int]) -> None:
+        """Take over `known_sizes` of an equal stream, so that a resumed run need not plan again."""
+        known = self.known_sizes
+        common = min(len(known), len(sizes))
+        if known[:common] != list(sizes[:common]):
+            raise ValueError(
+                f"the epochs of this corpus have {known[:common]} examples, the saved run had "
+                f"{sizes[:common]}: it read other data or another version of this program."
+            )
+        if len(sizes) > len(known):
+            self._ends = np.cumsum(sizes).tolist()
+
+    def plan(self, epoch: int) -> Examples:
+        """Return the plan of an epoch, from the cache if it is one of the last two used."""
+        plan = self._plans.pop(epoch, None)
+        if plan is None:
+            packing, seed = self._packing, self._seed
+            plan = make_plan(self.shards, self._objective, packing, seed=seed, epoch=epoch)
+        self._plans[epoch] = plan
+        while len(self._plans) > _PLANS_KEPT:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def locate(self, samples: IntArray) -> tuple[IntArray, IntArray]:
+        """Return epoch and row, (B,) int64 each, of sample numbers (B,) >= 0."""
+        while not self._ends or self._ends[-1] <= samples.max():
+            size = len(self.plan(len(self._ends)))
+            self._ends.append(sum(self._ends[-1:]) + size)
+        ends = np.array([0, *self._ends])
+        epoch_B = np.searchsorted(ends, samples, side="right") - 1
+        return epoch_B, samples - ends[epoch_B]
+
+    def rows(self, samples: IntArray) -> dict[str, IntArray]:
+        """Return the columns of `Examples`, (B,) int64 each, of sample numbers (B,)."""
+        epoch_B, row_B = self.locate(samples)
+        columns = {name: np.empty(samples.size, np.int64) for name in COLUMNS}
+        for epoch in np.unique(epoch_B).tolist():
+            here = epoch_B == epoch
+            found = self.plan(epoch).take(row_B[here])
+            for name, column in columns.items():
+                column[here] = getattr(found, name)
+        return columns
+
+    def baselines(self, num_examples: int) -> dict[str, float]:
+        """Return what guessing scores on the first examples; on all if there are fewer.
 
         Returns:
-            input_ids, token_type_ids, segment_ids (B, L) int64; mask, special_mask (B, L) bool;
-            masked_positions, masked_labels (B, M) int64 (unused slots: 0 and -100); pair_labels,
-            example_ids (B,) int64.
+            `eval_examples`: how many were looked at;
+            `unigram_accuracy`: share of masked tokens that are the train split's most frequent one;
+            `unigram_loss`: cross-entropy in nats under the train split's counts plus one each;
+            with a pair task also `pair_chance` (1 / classes) and `pair_majority` (share of the most
+            frequent class). nan where there is nothing to score.
         """
-        index = np.arange(rows.a_len.size)
-        first_sep_B = rows.a_len + 1
-        last_sep_B = first_sep_B + rows.b_len + 1
+        counts_V, classes = self.shards.token_counts, self._objective.num_pair_classes
+        log_prob_V = -np.log((counts_V + 1.0) / (counts_V.sum() + float(counts_V.size)))
+        size = min(num_examples, len(self))
+        hits, tokens, loss = 0, 0, 0.0
+        pairs = np.zeros(max(1, classes), np.int64)
+        for first in range(0, size, _BASELINE_BATCH):
+            batch = self.__getitems__(range(first, min(first + _BASELINE_BATCH, size)))
+            labels = batch["masked_labels"].numpy()
+            labels = labels[labels != IGNORED_LABEL]
+            tokens += labels.size
+            hits += int((labels == counts_V.argmax()).sum())
+            loss += float(log_prob_V[labels].sum())
+            if classes:
+                pairs += np.bincount(batch["pair_labels"].numpy(), minlength=classes)
+        scores = {
+            "eval_examples": float(size),
+            "unigram_accuracy": hits / tokens if tokens else float("nan"),
+            "unigram_loss": loss / tokens if tokens else float("nan"),
+        }
+        if classes:
+            scores["pair_chance"] = 1.0 / classes
+            scores["pair_majority"] = float(pairs.max() / max(1, pairs.sum()))
+        return scores
+
+    def __len__(self) -> int:
+        """Return the number of examples of epoch 0; the stream itself has no end."""
+        return len(self.plan(0))
+
+    def __getitems__(self, samples: Sequence[int] | IntArray) -> Batch:
+        """Return the batch of these sample numbers, in their order.
+
+        Returns:
+            input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
+            (B, M) int64 (unused slots: 0 and -100); pair_labels, example_ids (B,) int64; mask,
+            special_mask (B, L) bool.
+        """
+        example_ids_B = np.asarray(samples, np.int64)
+        rows = self.rows(example_ids_B)
+        index = np.arange(example_ids_B.size)
+        first_sep_B = rows["a_len"] + 1
+        last_sep_B = first_sep_B + rows["b_len"] + 1
         mask_BL = self._column_L <= last_sep_B[:, None]
         second_BL = self._column_L > first_sep_B[:, None]
         special_BL = np.zeros_like(mask_BL)
@@ -112,47 +187,54 @@ class BatchBuilder:
         special_BL[index, last_sep_B] = True
 
         shift_BL = np.where(
-            second_BL, (rows.b_start - first_sep_B - 1)[:, None], (rows.a_start - 1)[:, None]
+            second_BL, (rows["b_start"] - first_sep_B - 1)[:, None], (rows["a_start"] - 1)[:, None]
         )
         shift_BL += self._column_L
-        ids_BL = np.take(self._tokens, shift_BL, mode="clip").astype(np.int64)
-        ids_BL[~mask_BL] = self._tokenizer.pad_id
-        ids_BL[:, 0] = self._tokenizer.cls_id
-        ids_BL[index, first_sep_B] = self._tokenizer.sep_id
-        ids_BL[index, last_sep_B] = self._tokenizer.sep_id
+        tokenizer = self.shards.manifest.tokenizer
+        ids_BL = np.take(np.asarray(self.shards.tokens), shift_BL, mode="clip").astype(np.int64)
+        ids_BL[~mask_BL] = tokenizer.pad_id
+        ids_BL[:, 0] = tokenizer.cls_id
+        ids_BL[index, first_sep_B] = tokenizer.sep_id
+        ids_BL[index, last_sep_B] = tokenizer.sep_id
 
-        segment_BL = self._segment_ids(rows, first_sep_B, last_sep_B)
-        second_BL &= mask_BL
-        positions_BM, labels_BM = self._masker.mask(ids_BL, mask_BL & ~special_BL, rows.example_id)
+        text_BL = mask_BL & ~special_BL
+        positions_BM, labels_BM = self._masker.mask(ids_BL, text_BL, example_ids_B)
         arrays = {
             "input_ids": ids_BL,
-            "token_type_ids": second_BL.astype(np.int64),
-            "segment_ids": segment_BL,
-            "mask": mask_BL,
-            "special_mask": special_BL,
+            "token_type_ids": (second_BL & mask_BL).astype(np.int64),
+            "segment_ids": self._segment_ids(rows, first_sep_B, last_sep_B),
             "masked_positions": positions_BM,
             "masked_labels": labels_BM,
-            "pair_labels": rows.label,
-            "example_ids": rows.example_id,
+            "pair_labels": rows["label"],
+            "example_ids": example_ids_B,
+            "mask": mask_BL,
+            "special_mask": special_BL,
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _segment_ids(self, rows: Rows, first_sep_B: IntArray, last_sep_B: IntArray) -> IntArray:
+    def _segment_ids(
+        self, rows: dict[str, IntArray], first_sep_B: IntArray, last_sep_B: IntArray
+    ) -> IntArray:
         """Return (B, L) int64 consecutive ids from 0 at [CLS].
 
         Every segment has a token or is the padding, which exists only in rows with fewer than L
         tokens; so all ids are below L without clipping.
         """
-        starts_BL = np.zeros((rows.a_len.size, self._max_len + 1), np.int8)
-        index = np.arange(rows.a_len.size)
+        index = np.arange(first_sep_B.size)
+        starts_BL = np.zeros((index.size, self._column_L.size + 1), np.int8)
         starts_BL[:, 1] = 1
         for column_B in (first_sep_B, first_sep_B + 1, last_sep_B, last_sep_B + 1):
             starts_BL[index, column_B] = 1
-        if self._segments.rule == "sentence":
-            self._mark_sentences(starts_BL, rows.a_start, rows.a_len, np.ones_like(first_sep_B))
-            self._mark_sentences(starts_BL, rows.b_start, rows.b_len, first_sep_B + 1)
-        elif self._segments.rule == "fixed":
-            starts_BL[:, :-1] |= self._fixed_starts(first_sep_B, last_sep_B)
+        texts = (("a", np.ones_like(first_sep_B)), ("b", first_sep_B + 1))
+        for text, column_B in texts:
+            start_B, len_B = rows[f"{text}_start"], rows[f"{text}_len"]
+            if self._segments.rule == "sentence":
+                self._mark_sentences(starts_BL, start_B, len_B, column_B)
+            elif self._segments.rule == "fixed":
+                place_BL = self._column_L - column_B[:, None]
+                inside_BL = (place_BL > 0) & (place_BL < len_B[:, None])
+                every_BL = place_BL % self._segments.tokens_per_segment == 0
+                starts_BL[:, :-1] |= inside_BL & every_BL
         return np.cumsum(starts_BL[:, :-1], axis=1, dtype=np.int64)
 
     def _mark_sentences(
@@ -163,21 +245,14 @@ class BatchBuilder:
         column_B: IntArray,
     ) -> None:
         """Mark the sentences that start inside a text whose first token is at `column_B`."""
-        low_B = np.searchsorted(self._sentence_offsets, start_B, side="right")
-        high_B = np.searchsorted(self._sentence_offsets, start_B + len_B, side="left")
-        count_B = high_B - low_B
+        offsets = np.asarray(self.shards.sentence_offsets)
+        low_B = np.searchsorted(offsets, start_B, side="right")
+        count_B = np.searchsorted(offsets, start_B + len_B, side="left") - low_B
         row_E = np.repeat(np.arange(len_B.size), count_B)
-        if not row_E.size:
-            return
-        number_E = np.arange(row_E.size) - np.repeat(np.cumsum(count_B) - count_B, count_B)
-        place_E = self._sentence_offsets[low_B[row_E] + number_E]
+        place_E = offsets[low_B[row_E] + ragged_arange(count_B)]
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
 
-    def _fixed_starts(self, first_sep_B: IntArray, last_sep_B: IntArray) -> BoolArray:
-        size = self._segments.tokens_per_segment
-        one_BL = ((self._column_L - 1) % size == 0) & (self._column_L < first_sep_B[:, None])
-        one_BL[:, 0] = False
-        inside_BL = self._column_L - first_sep_B[:, None] - 1
-        two_BL = (inside_BL >= 0) & (self._column_L < last_sep_B[:, None])
-        starts_BL: BoolArray = one_BL | (two_BL & (inside_BL % size == 0))
-        return starts_BL
+
+def keep_batch(batch: Batch) -> Batch:
+    """Return the batch unchanged: `PretrainDataset` builds whole batches, nothing to collate."""
+    return batch

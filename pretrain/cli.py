@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from data_prep.quiet_output import quiet_output
-from training.commands import run_main
+from data_prep.command import quiet_output
+from training.command_line import run_main
 from training.interruption import EXIT_CODES
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
@@ -30,14 +30,14 @@ exit codes:
 """
 TRAINS = ("pretrain.lightning_cli:run_command", ("fit", "validate", "test", "predict"))
 COMMANDS = {
-    "fill": "pretrain.fill:run_fill",
+    "fill": "ponet.cli:run_fill",
     "export": "pretrain.export:run_export",
     "summary": "training.summary:run_summary",
     "report": "training.reports.command:run_pretraining_report",
     "compare": "training.reports.compare:run_compare",
     "sweep": "training.studies.command:run_sweep",
-    "tune": "pretrain.tuning.command:run_tune",
-    "trial": "training.studies.trial_command:run_trial",
+    "tune": "pretrain.tuning:run_tune",
+    "trial": "training.studies.command:run_trial",
 }
 
 

@@ -5,7 +5,8 @@ optimiser steps done and on the windows a guard skipped, never on devices or wor
 always hides 15 % of the tokens with fixed masks.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,19 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
-from pretrain.batches import Batch, SegmentConfig
-from pretrain.dataset import PretrainDataset, keep_batch
-from pretrain.evaluation import EVALUATION_SEED, RankSampler, baseline_scores
+from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
+from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
 from pretrain.objectives import ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
-from pretrain.sampler import BatchGeometry, SampleStream, StreamBatchSampler
-from pretrain.transport import BatchLoader, pack_batch
 from training.guards import window_of
 from training.interruption import ignore_signals_in_worker
 
 TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"
+EVALUATION_SEED = 20_110_243
+"""Seed of the validation plan and masks, the same for all runs so that they compare."""
 _EVALUATED = ("data", "max_len", "short_prob", "segments")
 """Entries of a fingerprint that decide what an evaluation reads, once the model is the same."""
 
@@ -41,6 +41,8 @@ class PretrainDataModule(LightningDataModule):
 
     differs_from_training: Sequence[str] = ()
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
+    skipped_windows: tuple[int, ...] = ()
+    """Windows of the stream that rollbacks leave out, ascending."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -81,8 +83,11 @@ class PretrainDataModule(LightningDataModule):
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
-        _check_at_least(1, eval_batch_size=eval_batch_size, eval_examples=eval_examples)
-        _check_at_least(0, num_workers=num_workers)
+        if min(eval_batch_size, eval_examples, num_workers + 1) < 1:
+            raise ValueError(
+                f"eval_batch_size ({eval_batch_size}) and eval_examples ({eval_examples}) must be "
+                f"at least 1, num_workers ({num_workers}) at least 0."
+            )
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
@@ -90,27 +95,17 @@ class PretrainDataModule(LightningDataModule):
         self.segments = segments
         self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
         self.max_len = max_len
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.eval_examples = eval_examples
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
         self.num_workers = num_workers
         self.verify_shards = verify_shards
         self.seed = seed
-        BatchGeometry(global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
-        self.skipped_windows: tuple[int, ...] = ()
-        self._streams: dict[str, SampleStream] = {}
+        accumulation_steps(global_batch_size, micro_batch_size, 1)
+        self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
 
-    # --- text, vocabulary ---------------------------------------------------------------------
-
     def prepare_data(self) -> None:
-        """Verify the shards, or build them if there are none and `build_config` says how.
-
-        Raises:
-            ValueError: No shards and no `build_config`, or shards made with other settings.
-            ShardError: A file is missing, damaged, or not the one the shards were made with.
-        """
+        """Verify the shards, or build them if there are none and `build_config` says how."""
         exists = (self.folder / MANIFEST_NAME).is_file()
         if self.build_config is not None:
             self._build_or_compare(self.build_config, exists=exists)
@@ -145,60 +140,68 @@ class PretrainDataModule(LightningDataModule):
     @property
     def vocab_size(self) -> int:
         """Number of entries of the tokenizer."""
-        return self._stream(EVALUATION_SPLIT).shards.manifest.tokenizer.vocab_size
+        return self.evaluation_dataset().shards.manifest.tokenizer.vocab_size
 
     @property
     def data_digest(self) -> str:
         """Hash over all that determines the shards' content."""
-        return self._stream(EVALUATION_SPLIT).shards.manifest.digest
-
-    # --- set-up -------------------------------------------------------------------------------
+        return self.evaluation_dataset().shards.manifest.digest
 
     def setup(self, stage: str) -> None:
         """Open the shards, fix the accumulation, refuse what would not be reproducible."""
-        self._stream(EVALUATION_SPLIT)
+        self.evaluation_dataset()
         if self.trainer is not None:
             # Our samplers know ranks; Lightning's would replace them and repeat examples to pad.
             self.trainer._accelerator_connector.use_distributed_sampler = False
         if stage != TrainerFn.FITTING:
             return
         for split in (TRAIN_SPLIT, *([EVALUATION_SPLIT] if self.validates else [])):
-            check_documents(self._stream(split).shards, self.objective)
+            check_documents(self._dataset(split).shards, self.objective)
         if self.trainer is not None:
-            self.trainer.accumulate_grad_batches = self._geometry().accumulation
+            self.trainer.accumulate_grad_batches = self.accumulation
 
     @property
     def validates(self) -> bool:
         """Whether the run validates; a corpus of one document has nothing to validate on."""
         return self.trainer is None or self.trainer.limit_val_batches != 0
 
-    def _stream(self, split: str) -> SampleStream:
-        if split not in self._streams:
-            seed = self.seed if split == TRAIN_SPLIT else EVALUATION_SEED
-            shards = TokenShards.open(self.folder, split)
-            self._streams[split] = SampleStream(shards, self.objective, self.packing, seed=seed)
-        return self._streams[split]
+    def _dataset(self, split: str) -> PretrainDataset:
+        if split not in self._datasets:
+            trains = split == TRAIN_SPLIT
+            self._datasets[split] = PretrainDataset(
+                TokenShards.open(self.folder, split),
+                self.objective,
+                self.packing,
+                masking=self.masking if trains else MaskingConfig(),
+                segments=self.segments,
+                seed=self.seed if trains else EVALUATION_SEED,
+            )
+        return self._datasets[split]
 
-    def _geometry(self) -> BatchGeometry:
-        trainer = self.trainer
-        return BatchGeometry(
-            global_batch_size=self.global_batch_size,
-            micro_batch_size=self.micro_batch_size,
-            world_size=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-        )
+    def evaluation_dataset(self) -> PretrainDataset:
+        """Return the validation split with its fixed plan and fixed 15 % masks."""
+        return self._dataset(EVALUATION_SPLIT)
+
+    def _rank_of(self) -> tuple[int, int]:
+        """Return this rank and the number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and optimiser step."""
+        return accumulation_steps(self.global_batch_size, self.micro_batch_size, self._rank_of()[1])
 
     @property
     def steps_per_epoch(self) -> int:
         """Global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
-        stream = self._stream(TRAIN_SPLIT)
-        examples = stream.known_sizes[0] if stream.known_sizes else len(stream.plan(0))
+        dataset = self._dataset(TRAIN_SPLIT)
+        examples = dataset.known_sizes[0] if dataset.known_sizes else len(dataset)
         steps = max(1, examples // self.global_batch_size)
         trainer = self.trainer
         limit = trainer.limit_train_batches if trainer else None
         if trainer is None or limit is None or (isinstance(limit, float) and limit == 1.0):
             return steps
-        accumulation = self._geometry().accumulation
+        accumulation = self.accumulation
         batches = limit if isinstance(limit, int) else int(limit * steps * accumulation)
         rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if batches % accumulation and not rehearsal:
@@ -208,57 +211,29 @@ class PretrainDataModule(LightningDataModule):
             )
         return max(1, min(steps, batches // accumulation))
 
-    # --- loaders ------------------------------------------------------------------------------
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training loader: a sized view of an endless stream."""
-        sampler = StreamBatchSampler(
-            self._geometry(),
-            steps_per_epoch=self.steps_per_epoch,
-            steps_done=self._steps_done,
-            skipped=self.skipped_windows,
-        )
-        dataset = self._dataset(TRAIN_SPLIT, self.masking, self.seed)
+        sampler = StreamBatchSampler(self)
+        dataset = self._dataset(TRAIN_SPLIT)
         # Plan the epoch here: the workers share what is there when they start.
-        dataset.rows(np.array([self.sample_range(self._steps_done())[0]]))
+        dataset.rows(np.array([self.sample_range(self.steps_done)[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the first `eval_examples` validation examples; the same in every run."""
-        return self._evaluation_loader(self.eval_examples)
+        return self._evaluation_loader(min(self.eval_examples, len(self.evaluation_dataset())))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the whole validation split."""
-        return self._evaluation_loader(None)
+        return self._evaluation_loader(len(self.evaluation_dataset()))
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the whole validation split."""
-        return self._evaluation_loader(None)
+    predict_dataloader = test_dataloader
 
-    def _dataset(self, split: str, masking: MaskingConfig, seed: int) -> PretrainDataset:
-        return PretrainDataset(
-            self._stream(split),
-            max_len=self.max_len,
-            masking=masking,
-            segments=self.segments,
-            seed=seed,
-        )
-
-    def evaluation_dataset(self) -> PretrainDataset:
-        """Return the validation split with its fixed plan and fixed 15 % masks."""
-        return self._dataset(EVALUATION_SPLIT, MaskingConfig(), EVALUATION_SEED)
-
-    def _evaluation_loader(self, limit: int | None) -> DataLoader[Batch]:
-        dataset = self.evaluation_dataset()
-        size = len(dataset) if limit is None else min(limit, len(dataset))
-        trainer = self.trainer
-        sampler = RankSampler(
-            size,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
-        options = self._loader_options()
-        return BatchLoader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **options)
+    def _evaluation_loader(self, size: int) -> DataLoader[Batch]:
+        rank, world_size = self._rank_of()
+        own = range(rank, size, world_size)  # without repeats to pad
+        dataset, options = self.evaluation_dataset(), self._loader_options()
+        return BatchLoader(dataset, sampler=own, batch_size=self.eval_batch_size, **options)
 
     def _loader_options(self) -> dict[str, Any]:
         return {
@@ -272,12 +247,12 @@ class PretrainDataModule(LightningDataModule):
     @property
     def common_eval_batches(self) -> int:
         """Evaluation batches that every rank has; some ranks may have one more."""
-        size = min(self.eval_examples, len(self._stream(EVALUATION_SPLIT).plan(0)))
-        return -(-(size // self._geometry().world_size) // self.eval_batch_size)
+        size = min(self.eval_examples, len(self.evaluation_dataset()))
+        return math.ceil(size // self._rank_of()[1] / self.eval_batch_size)
 
-    # --- place in the stream ------------------------------------------------------------------
-
-    def _steps_done(self) -> int:
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps done: the place in the stream."""
         return self.trainer.global_step if self.trainer else 0
 
     def sample_range(self, step: int) -> tuple[int, int]:
@@ -290,17 +265,15 @@ class PretrainDataModule(LightningDataModule):
 
         Args:
             step: Optimiser steps done.
-            batch_idx: Micro-batches of this Lightning epoch done.
+            batch_idx: Micro-batches of this step, or of this Lightning epoch, done.
         """
-        geometry = self._geometry()
-        window = window_of(step, self.skipped_windows)
-        return geometry.first_sample(window, batch_idx % geometry.accumulation)
-
-    # --- state --------------------------------------------------------------------------------
+        rank, world_size = self._rank_of()
+        micro_batch = batch_idx % self.accumulation * world_size + rank
+        return self.sample_range(step)[0] + micro_batch * self.micro_batch_size
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that decides the training stream, as plain values."""
-        manifest = self._stream(EVALUATION_SPLIT).shards.manifest  # one of both splits
+        manifest = self.evaluation_dataset().shards.manifest  # one of both splits
         return {
             "tokenizer": manifest.tokenizer.digest,
             "data": manifest.digest,
@@ -316,10 +289,10 @@ class PretrainDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the stream; what is planned only saves a resumed run its planning."""
         return {
-            "samples_seen": self.sample_range(self._steps_done())[0],
+            "samples_seen": self.sample_range(self.steps_done)[0],
             "skipped_windows": list(self.skipped_windows),
             "fingerprint": self.fingerprint(),
-            "plan_sizes": self._stream(TRAIN_SPLIT).known_sizes,
+            "plan_sizes": self._dataset(TRAIN_SPLIT).known_sizes,
             "plan_counts": self.plan_counts(),
         }
 
@@ -327,73 +300,46 @@ class PretrainDataModule(LightningDataModule):
         """Take over the place in the stream of a saved run.
 
         The place itself follows from the trainer's step and the skipped windows: those of the saved
-        run, and those that a guard added since.
-
-        Raises:
-            ValueError: The saved run used other data or settings, or an evaluation reads shards of
-                another tokenizer; the message names the fields.
+        run, and those that a guard added since. Other data or settings are refused by name, and in
+        an evaluation shards of another tokenizer.
         """
-        saved_with, own = state_dict["fingerprint"], self.fingerprint()
+        saved, own = state_dict["fingerprint"], self.fingerprint()
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            if saved_with["tokenizer"] != own["tokenizer"]:
+            if saved["tokenizer"] != own["tokenizer"]:
                 raise ValueError(
                     f"the shards in {self.folder} have another tokenizer than the checkpoint was "
-                    f"trained with (digest {own['tokenizer'][:12]}, not "
-                    f"{saved_with['tokenizer'][:12]}), so its tokens mean other words. Give shards "
-                    "that were built with the run's tokenizer (data_prep's --tokenizer.path, the "
-                    "tokenizer.json of the run's bundle)."
+                    f"trained with (digest {own['tokenizer'][:12]}, not {saved['tokenizer'][:12]}),"
+                    " so its tokens mean other words. Give shards that were built with the run's "
+                    "tokenizer (data_prep's --tokenizer.path, the tokenizer.json of its bundle)."
                 )
-            saved_with, own = ({k: d[k] for k in _EVALUATED} for d in (saved_with, own))
-            self.differs_from_training = _differences(saved_with, own)
+            self.differs_from_training = _differences(saved, own, _EVALUATED)
             return
-        differing = _differences(saved_with, own)
-        if differing:
+        if differing := "; ".join(_differences(saved, own, own)):
             raise ValueError(
-                "the checkpoint cannot be resumed with these data settings: "
-                + "; ".join(differing)
-                + ". Use the saved values, or start a new run (--run.name)."
+                f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
+                "saved values, or start a new run (--run.name)."
             )
-        self._stream(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
+        self._dataset(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
         self._plan_counts = dict(state_dict["plan_counts"])
-        saved = state_dict["skipped_windows"]
-        self.skipped_windows = tuple(sorted({*self.skipped_windows, *saved}))
-
-    # --- what is logged once ----------------------------------------------------------------
+        skipped = {*self.skipped_windows, *state_dict["skipped_windows"]}
+        self.skipped_windows = tuple(sorted(skipped))
 
     def plan_counts(self) -> dict[str, float]:
         """Return where the tokens of the first epoch go: the fields of `PlanStats`, `coverage`."""
         if not self._plan_counts:
-            stats = self._stream(TRAIN_SPLIT).plan(0).stats
+            stats = self._dataset(TRAIN_SPLIT).plan(0).stats
             counts = {name: float(value) for name, value in asdict(stats).items()}
             self._plan_counts = {**counts, "coverage": stats.coverage}
         return self._plan_counts
 
     def baselines(self) -> dict[str, float]:
-        """Return what guessing scores on the validation examples (see `baseline_scores`).
-
-        Nothing where the run does not validate.
-        """
-        if not self.validates:
-            return {}
-        shards = self._stream(EVALUATION_SPLIT).shards
-        return baseline_scores(
-            self.evaluation_dataset(),
-            self.eval_examples,
-            counts_V=np.asarray(shards.token_counts),
-            num_pair_classes=self.objective.num_pair_classes,
-        )
+        """Return what guessing scores on the validation examples; nothing where none are used."""
+        return self.evaluation_dataset().baselines(self.eval_examples) if self.validates else {}
 
 
-def _check_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
-
-
-def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Sequence[str]:
-    names = sorted(saved.keys() | given.keys())
+def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [
-        f"{name} was {saved.get(name)!r}, now {given.get(name)!r}"
-        for name in names
-        if saved.get(name) != given.get(name)
+        f"{name} was {saved.get(name)!r}, now {given[name]!r}"
+        for name in sorted(names)
+        if saved.get(name) != given[name]
     ]

@@ -5,7 +5,7 @@ A run's own bundle, at its end, is made by the same function.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,55 +29,38 @@ def run_export(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.output is None and options.checkpoint is None:
         raise ValueError("export writes nothing: give --output BUNDLE, --checkpoint FILE, or both")
+    from pretrain.strategies.consolidate import consolidate
+    from training.checkpoints.storage import is_sharded, load_checkpoint
+
     source: Path = options.source
     if not source.exists():
         raise ValueError(f"there is no checkpoint at {source}")
-    from training.checkpoints.storage import is_sharded
-
-    if options.checkpoint is not None and not is_sharded(source):
+    sharded = is_sharded(source)
+    if options.checkpoint is not None and not sharded:
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")
-    checkpoint = read_checkpoint(source)
+    checkpoint = consolidate(source)[0] if sharded else load_checkpoint(source)
     if options.checkpoint is not None:
         export_checkpoint(checkpoint, options.checkpoint)
         print(f"checkpoint: {options.checkpoint}")
     if options.output is not None:
-        with _alone_in_run(options.output.parent):
-            write_bundle(checkpoint, options.output, shards=options.folder)
+        _write_alone(checkpoint, options.output, options.folder)
         print(f"bundle: {options.output}")
 
 
-def _alone_in_run(folder: Path) -> AbstractContextManager[None]:
-    """Hold the folder, if it is a run's: a fit that is at work there writes the same bundle."""
+def _write_alone(checkpoint: Mapping[str, Any], output: Path, shards: Path | None) -> None:
+    """Write a bundle; in a run's folder alone, for a fit at work there writes the same one."""
     from pretrain.run_config import RUN_FILES
     from training.run_config import METRICS_FILE
     from training.run_folder import sole_writer
 
-    if not (folder / METRICS_FILE).exists():
-        return nullcontext()
-    return sole_writer(folder, own=RUN_FILES, doing="export")
-
-
-def read_checkpoint(source: Path) -> dict[str, Any]:
-    """Return a verified checkpoint with whole float32 weights.
-
-    Raises:
-        CheckpointError: It is damaged.
-    """
-    from training.checkpoints.storage import is_sharded, load_checkpoint
-
-    if is_sharded(source):
-        from pretrain.strategies.consolidate import consolidate
-
-        return consolidate(source)[0]
-    return load_checkpoint(source)
+    run = output.parent
+    is_run = (run / METRICS_FILE).exists()
+    with sole_writer(run, own=RUN_FILES, doing="export") if is_run else nullcontext():
+        write_bundle(checkpoint, output, shards=shards)
 
 
 def export_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write an ordinary checkpoint with its digest; it is verified after writing.
-
-    Raises:
-        ValueError: The file exists, or its name has another ending.
-    """
+    """Write an ordinary checkpoint with its digest; it is verified after writing."""
     from training.checkpoints.storage import CHECKPOINT_SUFFIX, write_checkpoint
 
     if path.exists():
@@ -97,19 +80,18 @@ def write_bundle(
         checkpoint: Whole float32 weights and what belongs to them.
         output: Bundle folder.
         shards: Folder with `tokenizer.json`; None: the run's data folder.
-
-    Raises:
-        ValueError: The tokenizer is missing or another one.
     """
-    from data_prep.manifest import TOKENIZER_NAME
-    from ponet.importing.own_checkpoint import trained_model
+    from ponet import save_bundle
+    from ponet.foreign import trained_model
+    from ponet.weight_files import TOKENIZER_NAME
 
     trained = trained_model(checkpoint, where="the checkpoint")
     path = (shards or trained.shards or Path()) / TOKENIZER_NAME
+    advice = "give the folder of the run's shards by --folder"
     if not path.is_file():
-        raise ValueError(f"no tokenizer at {path}: give the folder of the run's shards by --folder")
-    trained.check_tokenizer(path, advice="give the folder of the run's shards by --folder")
-    trained.save(output, path)
+        raise ValueError(f"no tokenizer at {path}: {advice}")
+    trained.check_tokenizer(path, advice=advice)
+    save_bundle(output, trained.converted.model, tokenizer_json=path, metadata=trained.metadata)
 
 
 class BundleExport(Callback):
@@ -132,7 +114,7 @@ class BundleExport(Callback):
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the bundle, with whole float32 weights under any strategy; called on all ranks."""
-        from pretrain.strategies.gather import full_model_state
+        from pretrain.strategies.consolidate import full_model_state
 
         weights = full_model_state(trainer)
         if weights is None:

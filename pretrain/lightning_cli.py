@@ -1,41 +1,61 @@
-"""LightningCLI for pretraining: options, which checkpoint a run goes on from, and how it ends.
+"""LightningCLI for pretraining: options, callbacks, where a run goes on from, and how it ends.
 
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import math
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.utilities import rank_zero_only
 
 from ponet import EncoderConfig
-from pretrain.callbacks import BundleExport, EvaluationInterval, RunHistory
-from pretrain.callbacks.guards import BadState
-from pretrain.datamodule import PretrainDataModule
-from pretrain.module import PretrainModule
-from pretrain.run_config import RunConfig
-from pretrain.run_setup import (
-    automatic_precision,
-    checkpoint_to_evaluate,
-    evaluation_callbacks,
-    fit_callbacks,
-    rehearsal_callbacks,
-    run_plugins,
+from pretrain.callbacks import (
+    EvaluationRecord,
+    EvaluationReport,
+    TrainingLog,
+    dropout_seed,
+    step_loss,
 )
-from pretrain.trainer_options import check_callbacks, check_trainer_options, metric_names, remarks
-from training.callbacks.history import rewind_metrics
-from training.checkpoints.resume import chosen_checkpoint
-from training.checkpoints.rollback import roll_back, skipped_windows
-from training.cli import RunAgain, RunCLI, RunParser, callback_of, run_cli
+from pretrain.datamodule import PretrainDataModule
+from pretrain.export import BundleExport
+from pretrain.module import PretrainModule
+from pretrain.records import PredictionsFile, WandbRecords
+from pretrain.run_config import (
+    RunConfig,
+    check_callbacks,
+    check_trainer_options,
+    metric_names,
+    remarks,
+)
+from training.callbacks.history import RunHistory, rewind_metrics
+from training.callbacks.steps import EvaluationInterval, RunProgressBar, StepSeeds
+from training.callbacks.watchdog import Watchdog
+from training.checkpoints.io import VerifiedCheckpointIO
+from training.checkpoints.resume import chosen_checkpoint, roll_back, skipped_windows
+from training.checkpoints.schedule import RunCheckpoints
+from training.checkpoints.storage import newest_valid
+from training.cli import RunAgain, RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import listed
-from training.guards import GuardConfig
+from training.guards import BadState, GuardConfig, Guards
 from training.interruption import StopRequest, parse_duration, say
 from training.metrics_file import read_metrics, series
-from training.run_config import METRICS_FILE, CheckpointConfig, PreemptionConfig
+from training.run_config import (
+    BUNDLE_FOLDER,
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    CheckpointConfig,
+    PreemptionConfig,
+)
 from training.summary import print_summary
 
 # What decides these keys; a value given to one of them would be ignored without a word.
@@ -53,7 +73,7 @@ DECIDED_BY = {
 class Parser(RunParser):
     """The parser of a pretraining run."""
 
-    command = "ponet-pretrain"
+    program, command = "ponet-pretrain", "ponet-pretrain COMMAND"
     decided = tuple(DECIDED_BY)
 
 
@@ -101,25 +121,21 @@ class PretrainCLI(RunCLI):
         self.guards = GuardConfig(**vars(config.guards))
         if config.run.auto_precision and config.trainer.precision is None:
             config.trainer.precision = automatic_precision()
-        if self.subcommand == "fit":
-            self._check_trainer(config)
-            if self.writes:
-                self._choose_checkpoint(config)
-        elif config.ckpt_path is None:
-            config.ckpt_path = str(checkpoint_to_evaluate(self.run))
-
-    def _check_trainer(self, config: Any) -> None:
+        if self.subcommand != "fit":
+            config.ckpt_path = config.ckpt_path or str(checkpoint_to_evaluate(self.run))
+            return
         if config.ckpt_path is not None:
             raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
-        given = vars(config.trainer)
-        check_trainer_options(given)
-        for line in remarks(given):
-            rank_zero_only(say)(line)
+        check_trainer_options(vars(config.trainer))
+        for line in remarks(vars(config.trainer)):
+            tell(line)
+        if self.writes:
+            self._choose_checkpoint(config)
 
     def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
             self.preemption.signals,
-            budget_s=parse_duration(config.max_time) if config.max_time else None,
+            budget_s=parse_duration(config.max_time) if config.max_time else math.inf,
             started=self.started,
             again="the same command" + " without --run.overwrite" * self.run.overwrite,
         )
@@ -131,34 +147,66 @@ class PretrainCLI(RunCLI):
             )
         if self.again:  # whatever the run started from, it goes on from its own checkpoints
             self.run, config.resume = replace(self.run, overwrite=False), "auto"
-        chosen = chosen_checkpoint(self.run, config.resume, warn=rank_zero_only(say))
-        self.resumed_from = chosen
-        if chosen is not None:
-            rank_zero_only(say)(f"going on from {chosen}")
-            config.ckpt_path = str(chosen)
+        self.resumed_from = chosen_checkpoint(self.run, config.resume, warn=tell)
+        if self.resumed_from is not None:
+            tell(f"going on from {self.resumed_from}")
+            config.ckpt_path = str(self.resumed_from)
 
     def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         """Return those of a fit, a rehearsal or an evaluation; adds plugins, refuses others'."""
+        own: list[Any] = [VerifiedCheckpointIO(asynchronous=self.checkpoints.asynchronous)]
+        if SLURMEnvironment.detect():
+            own.append(SLURMEnvironment(auto_requeue=False))  # ours handles the signals
+        config["plugins"] = [*listed(config.get("plugins")), *own]
+        callbacks = self._callbacks(config)
         show = config.get("enable_progress_bar") is not False
-        config["plugins"] = [*listed(config.get("plugins")), *run_plugins(self.checkpoints)]
+        return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
+
+    def _callbacks(self, config: dict[str, Any]) -> list[Callback]:
+        folder = self.run.folder
         if self.subcommand != "fit":
-            return evaluation_callbacks(self.run, show=show)
+            return [EvaluationRecord(folder), PredictionsFile(folder)]
         given = listed(config.get("callbacks"))
         check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
         # First: callbacks such as EarlyStopping decide in their set-up when they look.
         config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
+        guard, log = Guards(self.guards, step_loss), TrainingLog(self.run.peak_tflops)
         if self.rehearses:
-            return rehearsal_callbacks(self.run, self.guards, show=show)
-        return fit_callbacks(
-            self.run,
-            self.checkpoints,
-            self.preemption,
-            self.guards,
+            return [StepSeeds(dropout_seed), EvaluationReport(folder, draws=False), log, guard]
+        return self._fit_callbacks(guard, log)
+
+    def _fit_callbacks(self, guard: Guards, log: TrainingLog) -> list[Callback]:
+        """The callbacks of `fit`, in the order in which they are called."""
+        folder = self.run.folder
+        watchdog = Watchdog(self.guards.watchdog_minutes)
+        tracker = partial(self.tracker, continues=self.resumed_from is not None)
+
+        def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
+            if self.preemption.requeue and trainer.is_global_zero:
+                requeue()
+
+        callbacks: list[Callback] = [
+            RunHistory(self.run, resumed_from=self.resumed_from, tracker=tracker),
+            StepSeeds(dropout_seed),
+            watchdog,
+            EvaluationReport(folder),
+            log,
+            guard,
+            BundleExport(folder / BUNDLE_FOLDER),
+        ]
+        if self.run.wandb != "off":  # after what draws the curves and writes the bundle
+            callbacks.append(WandbRecords(folder, artifacts=self.run.wandb_artifacts))
+        saves = RunCheckpoints(
+            folder / CHECKPOINT_FOLDER,
+            config=self.checkpoints,
             stop=self.stop,
-            resumed_from=self.resumed_from,
-            tracker=partial(self.tracker, continues=self.resumed_from is not None),
-            show=show,
+            poll_every_n_steps=self.preemption.poll_every_n_steps,
+            eval_every_n_steps=self.run.eval_every_n_steps,
+            before_save=guard.check_before_save,
+            before_stop=before_stop,
+            around_save=watchdog.saving,
         )
+        return [*callbacks, saves]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; at a bad step roll back if that is wanted."""
@@ -176,7 +224,7 @@ class PretrainCLI(RunCLI):
             )
             if times > self.guards.max_rollbacks:
                 raise
-            rank_zero_only(say)(f"{stopped.reason}: rolling back ({times})")
+            tell(f"{stopped.reason}: rolling back ({times})")
             raise RunAgain from stopped
 
     def before_fit(self) -> None:
@@ -184,14 +232,8 @@ class PretrainCLI(RunCLI):
         self.model.resolved_config = self.plain_config()
         self.datamodule.skipped_windows = skipped_windows(self.run.folder)
 
-    def after_fit(self) -> None:
+    def finish_fit(self) -> None:
         """Finish what a run that was already complete lacks; print its table on the first rank."""
-        if self.rehearses:
-            rank_zero_only(print)(
-                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
-                "nothing was written; leave the option out to train"
-            )
-            return
         if not callback_of(self.trainer, RunHistory).started:
             self._complete()
         if self.trainer.is_global_zero:
@@ -201,13 +243,14 @@ class PretrainCLI(RunCLI):
         """Every step was done by an earlier start: make up for a validation and the bundle."""
         step = self.trainer.global_step
         early = self.trainer.should_stop
-        rank_zero_only(say)(
+        tell(
             f"{self.run.folder} is complete: {step} steps are done"
             + (", then a callback ended it" if early else "")
             + f". To train longer {'change its options' if early else 'raise --trainer.max_steps'}"
             ", to train anew give another --run.name or --run.overwrite true"
         )
-        if self._owes_validation(step):
+        metrics = self.run.folder / METRICS_FILE
+        if metrics.exists() and step not in series(read_metrics(metrics), "val/loss")[0]:
             if self.trainer.is_global_zero:
                 rewind_metrics(self.trainer)
             callback_of(self.trainer, RunHistory).track(self.trainer)
@@ -216,18 +259,45 @@ class PretrainCLI(RunCLI):
         if not export.done():
             export.write(self.trainer, self.model)
 
-    def _owes_validation(self, step: int) -> bool:
-        metrics = self.run.folder / METRICS_FILE
-        if not metrics.exists():
-            return False
-        return step not in series(read_metrics(metrics), "val/loss")[0]
+
+def automatic_precision() -> str:
+    """`bf16-mixed` where the device multiplies bfloat16 in hardware, else `32-true`.
+
+    On a CPU that means AMX: without it bfloat16 matrix products are no faster than float32.
+    """
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
 
 
-def run_command(
-    arguments: list[str],
-    *,
-    started: float | None = None,
-    cli_class: type[PretrainCLI] = PretrainCLI,
-) -> PretrainCLI:
-    """Parse and run one Lightning subcommand; see `training.cli.run_cli`."""
-    return run_cli(cli_class, arguments, started=started)
+def checkpoint_to_evaluate(run: RunConfig) -> Path:
+    """The run's newest valid checkpoint; an untrained model is never evaluated by mistake."""
+    folder = run.folder / CHECKPOINT_FOLDER
+    found = newest_valid(folder, warn=say)
+    if found is None:
+        raise ValueError(
+            f"no checkpoint in {folder}: give the run with --run.name, or a file with --ckpt_path"
+        )
+    return found.path
+
+
+def requeue() -> None:
+    """Put the current job back into SLURM's queue; a failure is said, never raised."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        say("preemption.requeue is on, but this is no SLURM job (no SLURM_JOB_ID); nothing done")
+    elif shutil.which("scontrol") is None:
+        say(f"job {job} cannot be requeued from here: scontrol is not on the PATH")
+    else:
+        command = ["scontrol", "requeue", job]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+            say(f"job {job} goes back into the queue")
+        except (subprocess.SubprocessError, OSError) as error:
+            detail = getattr(error, "stderr", "") or str(error)
+            say(f"job {job} could not be requeued: {detail.strip()}")
+
+
+run_command = partial(run_cli, PretrainCLI)
+"""Parse and run one Lightning subcommand."""

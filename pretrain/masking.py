@@ -75,27 +75,13 @@ class Masker:
         is_continuation_V: BoolArray,
         seed: int,
     ) -> None:
-        """Prepare the tables.
-
-        Args:
-            config: Shares and unit of masking.
-            max_len: Sequence length in tokens.
-            tokenizer: Vocabulary size and the ids of the special tokens.
-            is_continuation_V: (V,) bool, pieces that continue a word.
-            seed: Seed of the masks; evaluation has its own.
-        """
+        """Prepare the tables; `is_continuation_V` are the pieces that continue a word."""
         self.config = config
         self.num_slots = config.num_slots(max_len)
         self._mask_id = tokenizer.mask_id
-        special = [
-            tokenizer.pad_id,
-            tokenizer.unk_id,
-            tokenizer.cls_id,
-            tokenizer.sep_id,
-            tokenizer.mask_id,
-        ]
         self._is_special_V = np.zeros(tokenizer.vocab_size, np.bool_)
-        self._is_special_V[special] = True
+        for name in ("pad", "unk", "cls", "sep", "mask"):
+            self._is_special_V[getattr(tokenizer, f"{name}_id")] = True
         self._ordinary_ids = np.flatnonzero(~self._is_special_V)
         if not self._ordinary_ids.size:
             raise ValueError("the vocabulary holds special tokens only; train a larger tokenizer.")
@@ -125,45 +111,30 @@ class Masker:
         key_B1 = random_bits(self._place_key, example_ids_B)[:, None]
         bits_BL = random_bits(key_B1, self._column_L)
         if self.config.whole_word:
-            chosen_BL = choose_words(
-                bits_BL, maskable_BL, self._is_continuation_V[ids_BL], wanted_B
-            )
-            places_BM = self._first_positions(np.where(chosen_BL, self._column_L, _LAST))
+            continues_BL = self._is_continuation_V[ids_BL]
+            chosen_BL = choose_words(bits_BL, maskable_BL, continues_BL, wanted_B)
+            places_BM = self._lowest(np.where(chosen_BL, self._column_L, _LAST))
         else:
-            places_BM = self._lowest(bits_BL, maskable_BL, wanted_B)
+            # The places of the `wanted_B` smallest random numbers among the maskable.
+            bits_BL = (bits_BL & ~_POSITION_BITS) | self._column_L
+            places_BM = self._lowest(np.where(maskable_BL, bits_BL, _LAST)) & _POSITION_BITS
+            places_BM[np.arange(self.num_slots) >= wanted_B[:, None]] = _LAST
+            places_BM.sort(axis=1)
         used_BM = places_BM != _LAST
         positions_BM = np.where(used_BM, places_BM, 0).astype(np.int64)
-        labels_BM = np.where(
-            used_BM, np.take_along_axis(ids_BL, positions_BM, 1), np.int64(IGNORED_LABEL)
-        )
+        hidden_BM = np.take_along_axis(ids_BL, positions_BM, 1)
+        labels_BM = np.where(used_BM, hidden_BM, np.int64(IGNORED_LABEL))
         self._hide(ids_BL, positions_BM, used_BM, example_ids_B)
         return positions_BM, labels_BM
 
-    def _lowest(self, bits_BL: UintArray, maskable_BL: BoolArray, wanted_B: IntArray) -> UintArray:
-        """Return the places of the `wanted_B` smallest random numbers among the maskable."""
-        bits_BL &= ~_POSITION_BITS
-        bits_BL |= self._column_L
-        bits_BL[~maskable_BL] = _LAST
-        slots = self.num_slots
-        lowest_BM = np.partition(bits_BL, slots - 1, axis=1)[:, :slots]
-        lowest_BM.sort(axis=1)
-        unused_BM = np.arange(slots) >= wanted_B[:, None]
-        lowest_BM &= _POSITION_BITS
-        lowest_BM[unused_BM] = _LAST
+    def _lowest(self, numbers_BL: UintArray) -> UintArray:
+        """Return the M smallest numbers of each row, ascending."""
+        lowest_BM = np.partition(numbers_BL, self.num_slots - 1, axis=1)[:, : self.num_slots]
         lowest_BM.sort(axis=1)
         return lowest_BM
 
-    def _first_positions(self, places_BL: UintArray) -> UintArray:
-        places_BM = np.partition(places_BL, self.num_slots - 1, axis=1)[:, : self.num_slots]
-        places_BM.sort(axis=1)
-        return places_BM
-
     def _hide(
-        self,
-        ids_BL: IntArray,
-        positions_BM: IntArray,
-        used_BM: BoolArray,
-        example_ids_B: IntArray,
+        self, ids_BL: IntArray, positions_BM: IntArray, used_BM: BoolArray, example_ids_B: IntArray
     ) -> None:
         row, slot = np.nonzero(used_BM)
         place = positions_BM[row, slot]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -18,16 +18,17 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
-from pretrain.encoder_checks import check_positions, check_vocab
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
-from pretrain.optim import OptimizerConfig
 from training.checkpoints.resume import ConfiguredModule
-from training.optim import apply_settings, scheduled_optimizer
+from training.interruption import say
+from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 MAX_COMPILED_SHAPES = 64
 """Batch shapes, times training or not, that torch.compile may compile; its own limit is 8."""
+MOST_UNUSED = 128
+"""Vocabulary entries beyond the tokenizer's that may be there to round the number up."""
 
 
 class LossSums(NamedTuple):
@@ -74,10 +75,6 @@ def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
     """Summed cross-entropies (nats), hits and counts of one batch.
 
-    Args:
-        output: Sums over the masked positions, and the pair's logits (B, P) or None.
-        batch: `pair_labels` (B,), int64, -100 where there is no label, and `mask` (B, L).
-
     Pair logits are taken to float32 first, as the masked-LM logits are in `ponet.losses`.
     """
     mask = batch["mask"]
@@ -107,7 +104,7 @@ def means(sums: Tensor) -> dict[str, float]:
 
     Pair metrics are left out where the objective has no pair task.
     """
-    totals = LossSums(*sums.tolist())  # type: ignore[arg-type]
+    totals: Any = LossSums(*sums.tolist())
     mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
     metrics = {
         "loss": mlm_loss,
@@ -120,6 +117,29 @@ def means(sums: Tensor) -> dict[str, float]:
         metrics["pair_accuracy"] = totals.pair_correct / totals.pair_count
         metrics["loss"] += metrics["pair_loss"]
     return metrics
+
+
+def check_encoder(encoder: EncoderConfig, data: Any) -> None:
+    """Check that an encoder has an embedding and a position for every token of the data module."""
+    size, entries = encoder.vocab_size, data.vocab_size
+    if size < entries:
+        raise ValueError(
+            f"the encoder has vocab_size {size}, but the tokenizer of {data.folder} has {entries} "
+            f"entries; set the encoder's vocab_size to {entries} or more "
+            f"(--model.encoder.vocab_size {entries})."
+        )
+    if size - entries >= MOST_UNUSED:
+        rank_zero_only(say)(
+            f"the encoder has {size:,} vocabulary entries and the tokenizer of {data.folder} "
+            f"{entries:,}: {size - entries:,} are never used; --model.encoder.vocab_size {entries} "
+            "leaves them out"
+        )
+    if encoder.max_positions < data.max_len:
+        raise ValueError(
+            f"data.max_len is {data.max_len}, but the encoder has {encoder.max_positions} "
+            f"positions; give --model.encoder.max_positions {data.max_len}, or a smaller "
+            "--data.max_len"
+        )
 
 
 class PretrainModule(ConfiguredModule):
@@ -144,7 +164,7 @@ class PretrainModule(ConfiguredModule):
         self,
         encoder: EncoderConfig,
         objective: ObjectiveName = "mlm_sso",
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: PretrainOptimizer = PretrainOptimizer(),  # noqa: B008 (frozen)
         *,
         compile: bool = False,
         compile_mode: CompileMode = "default",
@@ -176,9 +196,7 @@ class PretrainModule(ConfiguredModule):
         """Check the encoder against the data, and compile once the device is known."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            config = self.encoder_config
-            check_vocab(config.vocab_size, datamodule.vocab_size, datamodule.folder)
-            check_positions(config.max_positions, datamodule.max_len)
+            check_encoder(self.encoder_config, datamodule)
         if stage != "fit":
             return
         if self.compile_model:
@@ -293,24 +311,19 @@ class PretrainModule(ConfiguredModule):
         checkpoint[CONFIG_KEY] = {**self._identity(), "config": self.resolved_config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another encoder or objective.
-
-        Raises:
-            ValueError: Names the fields that differ, with both values.
-        """
+        """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
         stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
-        differing = [
+        differing = "; ".join(
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
             for key in own
             if stored.get(key) != own[key]
-        ]
+        )
         if differing:
             raise ValueError(
-                "the checkpoint is of another model; "
-                + "; ".join(differing)
-                + ". Use the saved values, or start a new run (--run.name)."
+                f"the checkpoint is of another model; {differing}. Use the saved values, or start "
+                "a new run (--run.name)."
             )
 
     def _identity(self) -> dict[str, Any]:

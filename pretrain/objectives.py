@@ -28,11 +28,6 @@ class Objective:
         """Number of classes of the pair head; 0 without a pair task (texts are then in order)."""
         return len(self.relations)
 
-    @property
-    def needs_two_documents(self) -> bool:
-        """Whether some examples take text2 from another document."""
-        return "random" in self.relations
-
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
@@ -47,11 +42,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective_named(name: str) -> Objective:
-    """Return the table entry of that name.
-
-    Raises:
-        ValueError: No such objective.
-    """
+    """Return the table entry of that name; an unknown one is a `ValueError`."""
     if name not in OBJECTIVES:
         raise ValueError(f"objective {name!r} is unknown; choose one of {', '.join(OBJECTIVES)}.")
     return OBJECTIVES[name]

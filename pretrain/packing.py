@@ -3,17 +3,18 @@
 Invariant: chunks never overlap and never cross a document border; every token is in a chunk or
 counted as unusable. Many documents advance together, so the loop is over chunks per document.
 
-T tokens, D documents, S sections, U units (whole sentences, or pieces of over-long ones), N chunks.
+T tokens, D documents, S sections, U units (whole sentences, or pieces of over-long ones), N chunks
+(= examples).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.shards import TokenShards
+from pretrain.objectives import IGNORED_LABEL
 from pretrain.randomness import IntArray, derive_key, random_below, random_bits, two_uniforms
 
 MAX_LEN_LIMIT = 65535
@@ -47,22 +48,62 @@ class PackingConfig:
         return self.max_len - NUM_SPECIAL
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Chunks:
-    """Chunks of one epoch in corpus order, each cut in two parts."""
+@dataclass(kw_only=True)
+class PlanStats:
+    """Where the tokens of a split went in one epoch, and what was repaired."""
 
-    start_N: IntArray
-    """(N,) int64, first token of the first part."""
-    first_len_N: npt.NDArray[np.uint16]
-    """(N,) uint16, tokens of the first part, at least 1."""
-    second_len_N: npt.NDArray[np.uint16]
-    """(N,) uint16, tokens of the second part, at least 1; it follows the first part."""
-    tokens_unusable: int
-    """Tokens alone in their document (or between two full chunks): they cannot be a pair."""
-    cut_sentences: int
+    examples: int = 0
+    """Number of examples."""
+    tokens_total: int
+    """Tokens of the split."""
+    tokens_used: int = 0
+    """Tokens that are in exactly one example (or more, for `partners_reused`)."""
+    tokens_unusable: int = 0
+    """Tokens alone in their document, or caught between two full chunks: they cannot be a pair."""
+    tokens_truncated: int = 0
+    """Tokens cut from the end of a text2 that did not fit."""
+    tokens_displaced: int = 0
+    """Tokens of second parts that found no text1 of another document, because one document holds
+    more than half of the corpus."""
+    partners_reused: int = 0
+    """Examples whose text2 is used a second time, for the same reason."""
+    cut_sentences: int = 0
     """Sentences longer than a chunk, cut in pieces."""
-    split_inside_sentence: int
-    """Chunks of a single unit, whose two parts therefore meet inside a sentence."""
+    split_inside_sentence: int = 0
+    """Examples whose two texts meet inside a sentence, because the chunk has only one."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens that this epoch uses."""
+        return self.tokens_used / max(1, self.tokens_total)
+
+
+@dataclass(kw_only=True, eq=False)
+class Examples:
+    """Pairs of texts as places in the token file: columns (N,), 21 bytes per example."""
+
+    a_start: IntArray
+    """First token of text1 (the later part in `swapped` examples)."""
+    b_start: IntArray
+    """First token of text2."""
+    a_len: npt.NDArray[np.uint16]
+    """Tokens of text1, at least 1."""
+    b_len: npt.NDArray[np.uint16]
+    """Tokens of text2, at least 1."""
+    label: npt.NDArray[np.int8]
+    """Index into the objective's relations; -100 without a pair task."""
+    stats: PlanStats
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return int(self.a_start.size)
+
+    def take(self, rows: IntArray) -> "Examples":
+        """Return the examples of these rows, in their order."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+
+COLUMNS = ("a_start", "b_start", "a_len", "b_len", "label")
 
 
 def document_starts(shards: TokenShards) -> IntArray:
@@ -70,36 +111,34 @@ def document_starts(shards: TokenShards) -> IntArray:
     return np.asarray(shards.sentence_offsets)[np.asarray(shards.document_offsets)]
 
 
-def cut_chunks(shards: TokenShards, config: PackingConfig, *, seed: int, epoch: int) -> Chunks:
-    """Return the chunks of one epoch, a pure function of its arguments.
+def cut_chunks(shards: TokenShards, config: PackingConfig, *, seed: int, epoch: int) -> Examples:
+    """Return the chunks of one epoch in corpus order, each cut in two parts; no labels yet.
 
-    Time grows with the number of chunks, memory beyond the result with a block of 8 million tokens.
+    A pure function of its arguments; the split holds a document. Time grows with the number of
+    chunks, memory beyond the result with a block of 8 million tokens.
     """
     key = derive_key(seed, "packing", epoch)
     borders = _section_borders(shards, key, config.capacity)
-    parts: list[tuple[IntArray, npt.NDArray[np.uint16], npt.NDArray[np.uint16]]] = []
-    unusable = cut = inside = 0
-    for low, high in _blocks(borders):
-        edges, num_cut = _unit_edges(shards, borders[low : high + 1], key, config.capacity)
-        first, stop = _pack_both_ways(edges, borders[low : high + 1], key, config)
+    stats = PlanStats(tokens_total=shards.num_tokens)
+    parts = []
+    at = np.arange(borders[0], borders[-1], _BLOCK_TOKENS)
+    blocks = np.unique(np.append(np.searchsorted(borders, at), borders.size - 1))
+    for low, high in pairwise(blocks.tolist()):
+        sections = borders[low : high + 1]
+        edges, num_cut = _unit_edges(shards, sections, key, config.capacity)
+        first, stop = _pack_both_ways(edges, sections, key, config)
         usable = edges[stop] - edges[first] >= MIN_CHUNK_LEN
-        unusable += int((~usable).sum())
-        middle, num_inside = _split(shards, edges, first[usable], stop[usable], key)
-        start, end = edges[first[usable]], edges[stop[usable]]
-        parts.append((start, (middle - start).astype("u2"), (end - middle).astype("u2")))
-        cut, inside = cut + num_cut, inside + num_inside
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else _EMPTY
-    return Chunks(
-        start_N=columns[0],
-        first_len_N=columns[1],
-        second_len_N=columns[2],
-        tokens_unusable=unusable,
-        cut_sentences=cut,
-        split_inside_sentence=inside,
-    )
-
-
-_EMPTY: list[Any] = [np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.uint16)]
+        first, stop = first[usable], stop[usable]
+        middle, num_inside = _split(shards, edges, first, stop, key)
+        start, end = edges[first], edges[stop]
+        parts.append((start, middle, (middle - start).astype("u2"), (end - middle).astype("u2")))
+        stats.tokens_unusable += int((~usable).sum())
+        stats.cut_sentences += num_cut
+        stats.split_inside_sentence += num_inside
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    stats.examples = columns[0].size
+    label = np.full(stats.examples, IGNORED_LABEL, np.int8)
+    return Examples(**dict(zip(COLUMNS, (*columns, label), strict=True)), stats=stats)
 
 
 def _section_borders(shards: TokenShards, key: np.uint64, capacity: int) -> IntArray:
@@ -116,7 +155,7 @@ def _section_borders(shards: TokenShards, key: np.uint64, capacity: int) -> IntA
     counts = (starts[long + 1] - starts[long] - 1) // section
     shift = 1 + random_below(two_uniforms(random_bits(key, long))[0], section)
     owner = np.repeat(np.arange(long.size), counts)
-    cut = starts[long][owner] + shift[owner] + _ragged_arange(counts) * section
+    cut = starts[long][owner] + shift[owner] + ragged_arange(counts) * section
     after = np.asarray(shards.sentence_offsets)
     after = after[np.searchsorted(after, cut)]
     cut = np.where(after - cut > section, cut, after)
@@ -126,20 +165,9 @@ def _section_borders(shards: TokenShards, key: np.uint64, capacity: int) -> IntA
     return np.sort(np.concatenate([starts, cut]))
 
 
-def _ragged_arange(counts: IntArray) -> IntArray:
+def ragged_arange(counts: IntArray) -> IntArray:
     """Return 0..counts[0]-1, 0..counts[1]-1, ... in one array."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if counts.size else 0
-    return np.arange(total, dtype=np.int64) - np.repeat(ends - counts, counts)
-
-
-def _blocks(borders: IntArray) -> Iterator[tuple[int, int]]:
-    """Yield ranges of sections that hold about 8 million tokens each."""
-    if borders.size < 2:
-        return
-    at = np.arange(borders[0], borders[-1], _BLOCK_TOKENS)
-    edges = np.unique(np.append(np.searchsorted(borders, at), borders.size - 1))
-    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    return np.arange(counts.sum(), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _unit_edges(
@@ -164,7 +192,7 @@ def _unit_edges(
     draw = two_uniforms(random_bits(key, edges[long]))[1]
     pieces = -(-lens[long] // (capacity - random_below(draw, capacity // 4 + 1)))
     owner = np.repeat(long, pieces - 1)
-    number = _ragged_arange(pieces - 1) + 1
+    number = ragged_arange(pieces - 1) + 1
     cuts = edges[owner] + lens[owner] * number // np.repeat(pieces, pieces - 1)
     return np.sort(np.concatenate([edges, cuts])), int(long.size)
 
@@ -182,7 +210,7 @@ def _pack_both_ways(
     keys = random_bits(key, borders[:-1])
     backward = np.flatnonzero(two_uniforms(random_bits(keys, np.int64(1 << 41)))[0] < 0.5)
     low, high = bounds[backward], bounds[backward + 1]
-    place = np.repeat(low, high - low) + _ragged_arange(high - low)
+    place = np.repeat(low, high - low) + ragged_arange(high - low)
     mirror = np.repeat(low + high, high - low) - place
     mirrored = edges.copy()
     mirrored[place] = np.repeat(edges[low] + edges[high], high - low) - edges[mirror]

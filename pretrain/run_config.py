@@ -1,10 +1,15 @@
-"""The `run.*` options that a pretraining run adds, and the files that it writes."""
+"""The `run.*` options of a pretraining run, the files that it writes, and the trainer's options.
 
-import math
+Invariant: no option of Lightning's Trainer is without effect and without a word.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from pretrain.objectives import ObjectiveName, objective_named
 from training import run_config
+from training.command_line import check_monitors
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -14,10 +19,10 @@ from training.run_config import (
     EVENTS_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    RECORD_FILE,
     SKIPPED_FILE,
     STUDY_FILE,
 )
-from training.tracking import RECORD_FILE
 
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
@@ -46,9 +51,84 @@ class RunConfig(run_config.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_every_n_steps < 1:
-            raise ValueError(f"eval_every_n_steps must be > 0, got {self.eval_every_n_steps}")
-        if not 0 <= self.peak_tflops < math.inf:
+        run_config.check_numbers(self, "> 0", "eval_every_n_steps", group="run.")
+        run_config.check_numbers(self, ">= 0", "peak_tflops", group="run.")
+
+
+# A value of the trainer's that is given and would do nothing, or break the run: what to do instead.
+_REFUSED: Mapping[str, str] = {
+    "overfit_batches": (
+        "has no effect on the stream of samples, which never comes back to a batch: build shards "
+        "of a few documents and train on those, or rehearse with --trainer.fast_dev_run true"
+    ),
+    "barebones": "leaves out the metrics and checkpoints that every run writes: leave it out",
+    "use_distributed_sampler": (
+        "would replace the samplers of the data module, which know ranks: leave it out"
+    ),
+}
+_WITHOUT_EFFECT: Mapping[str, tuple[tuple[bool, ...], str]] = {
+    "logger": (
+        (True, False),
+        "metrics.jsonl is always written, and a logger is named by its class",
+    ),
+    "sync_batchnorm": ((True,), "no encoder has batch normalisation"),
+    "model_registry": ((), "checkpoints stay in the run's folder"),
+    "limit_test_batches": ((), "a fit does not test; `ponet-pretrain test` does"),
+    "limit_predict_batches": ((), "a fit does not predict; `ponet-pretrain predict` does"),
+}
+_REFUSED_CALLBACKS = ("GradientAccumulationScheduler", "BatchSizeFinder", "LearningRateFinder")
+_METRICS = ("loss", "mlm_loss", "mlm_accuracy", "perplexity")
+_PAIR_METRICS = ("pair_loss", "pair_accuracy")
+
+
+def check_trainer_options(trainer: Mapping[str, Any]) -> None:
+    """Refuse the options of the trainer that a fit cannot follow.
+
+    Args:
+        trainer: Every option with its value; None: not given.
+    """
+    for name, reason in _REFUSED.items():
+        if trainer.get(name):
+            raise ValueError(f"trainer.{name} {trainer[name]} {reason}")
+    if trainer.get("enable_checkpointing") is False:
+        raise ValueError(
+            "trainer.enable_checkpointing is false, but a run always saves at its end; use "
+            "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
+        )
+    for name in ("max_steps", "max_epochs", "limit_train_batches", "log_every_n_steps"):
+        if trainer.get(name) == 0:
+            why = "a number above 0 is needed" if "log" in name else "nothing would be trained"
+            raise ValueError(f"trainer.{name} is 0: {why}")
+    max_steps, min_steps = trainer.get("max_steps") or -1, trainer.get("min_steps") or 0
+    if 0 < max_steps < min_steps:
+        raise ValueError(f"trainer.min_steps {min_steps} is above trainer.max_steps {max_steps}")
+
+
+def remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for every given option that changes nothing, or less than its name says."""
+    for name, (values, reason) in _WITHOUT_EFFECT.items():
+        given = trainer.get(name)
+        if given is not None and (not values or any(given is value for value in values)):
+            yield f"trainer.{name} changes nothing: {reason}"
+    if trainer.get("limit_train_batches") is not None:
+        yield (
+            "trainer.limit_train_batches sets the length of an epoch only: the stream of samples "
+            "goes on, and no batch comes again"
+        )
+
+
+def metric_names(objective: ObjectiveName) -> list[str]:
+    """Return the metrics that a validation gives, which callbacks may look at."""
+    pairs = _PAIR_METRICS if objective_named(objective).num_pair_classes else ()
+    return [f"val/{name}" for name in (*_METRICS, *pairs)]
+
+
+def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse callbacks that change the batches, or look at a metric which there is not."""
+    for callback in callbacks:
+        if type(callback).__name__ in _REFUSED_CALLBACKS:
             raise ValueError(
-                f"run.peak_tflops must be 0 (find out) or more, got {self.peak_tflops}"
+                f"trainer.callbacks has {type(callback).__name__}, which would change the batches "
+                "that the run counts: leave it out; `ponet-pretrain tune` finds sizes and rates"
             )
+    check_monitors(callbacks, names)

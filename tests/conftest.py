@@ -1,9 +1,12 @@
 """Fixtures shared by all tests, and a network block: a test that opens a connection fails."""
 
+import functools
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docstring_parser.attrdoc import AttributeDocstrings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,6 +24,16 @@ def shared_dir() -> Path:
     if not (folder / "oracle").is_dir():
         pytest.skip(f"reference material not found: {folder} does not exist")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def help_texts_are_read_once() -> Iterator[None]:
+    """Parse a class's source for help texts once, not in every command of this process."""
+    read = AttributeDocstrings.get_attr_docs
+    known = functools.cache(lambda component: read(AttributeDocstrings(), component))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttributeDocstrings, "get_attr_docs", lambda _, component: known(component))
+        yield
 
 
 @pytest.fixture(autouse=True)

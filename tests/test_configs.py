@@ -150,13 +150,13 @@ def check_pretrain_command(arguments: list[str]) -> None:
     if command == "sweep":
         from training.studies.command import parse_sweep
 
-        assert parse_sweep(options)[0].is_file()
+        assert parse_sweep(options)[0].file.is_file()
     elif command == "report":
         from training.reports.command import parse_pretraining
 
         assert parse_pretraining(options).runs
     elif command == "tune":
-        from pretrain.tuning.command import KINDS
+        from pretrain.tuning import KINDS
 
         assert options[0] in KINDS, arguments
     else:
@@ -171,12 +171,12 @@ def check_finetune_command(arguments: list[str]) -> None:
     if command == "fit":
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
-        from finetune.options import parse_config
         from finetune.predict import PredictConfig
+        from training.command_line import parse_options
 
-        assert parse_config(PredictConfig, options, command=command)
+        assert parse_options(PredictConfig, options, program=command)
     elif command == "grid":
-        from finetune.grids.config import parse_grid
+        from finetune.grid import parse_grid
 
         assert parse_grid(options)
     elif command == "report":
@@ -198,39 +198,44 @@ def test_finetuning_configs_parse(path: Path) -> None:
     assert parsed_fit("finetune", ["--config", str(path), *given]).data.encoder == "b"
 
 
+def searched(task: str) -> tuple[list[float], list[int], int, int]:
+    """Rates and batch sizes that the publication searched; its epochs and length.
+
+    lxchtan/PoNet: 2-GLUE.sh, 3-LongTask.sh and run_long_classification.py.
+    """
+    from finetune.tasks.registry import GLUE
+
+    if task in GLUE:
+        return [3e-5, 5e-5, 1e-4, 3e-4], [8, 16, 32, 64, 128], 4, 128
+    return [3e-5, 5e-5], [32], 2 if task == "yelp5" else 10, 4096
+
+
 @pytest.mark.parametrize("path", [p for p in FINETUNE if is_grid(p)], ids=ids)
 def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
-    from finetune.grids.config import parse_grid
-    from finetune.grids.trials import expand
+    from finetune.grid import expand, parse_grid
     from finetune.tasks.registry import task_named
 
-    config, _ = parse_grid(["--config", str(path), "--encoder", "runs/a"])
-    trials = expand(config, {task: task_named(task).num_folds for task in config.tasks})
-    settings_of = {}
-    for trial in trials:  # seeds of one setting differ in nothing that could fail to parse
-        names = ("task", "lr", "batch_size", "fold", "repeat")
-        key = tuple(trial.parameters[name] for name in names)
-        settings_of.setdefault(key, trial.settings)
-    for (task, lr, *_), settings in settings_of.items():
-        parsed = fit_parser("finetune").parse_object({"subcommand": "fit", "fit": settings}).fit
-        recipe = task_named(task).recipe
-        assert (parsed.data.task, parsed.model.optimizer.lr) == (task, lr)
+    grid = parse_grid(["--config", str(path), "--encoder", "runs/a"])
+    trials = expand(grid, {task: task_named(task).num_folds for task in grid.tasks})
+    first = {(t.parameters["task"], t.parameters["batch_size"]): t for t in reversed(trials)}
+    for (task, _), trial in first.items():  # rates, seeds and folds are plain numbers in the rest
+        given = {"subcommand": "fit", "fit": trial.settings}
+        parsed = fit_parser("finetune").parse_object(given).fit
+        _, batch_sizes, epochs, max_len = searched(task)
+        assert (parsed.data.task, parsed.model.optimizer.lr) == (task, trial.parameters["lr"])
         if not path.name.startswith("small"):
-            assert parsed.trainer.max_epochs == recipe.epochs
-            assert parsed.data.max_len == recipe.max_len
-            assert lr in recipe.lrs and parsed.data.global_batch_size in recipe.batch_sizes
+            assert parsed.trainer.max_epochs == epochs
+            assert parsed.data.max_len == max_len
+            assert parsed.data.global_batch_size in batch_sizes
 
 
 def test_the_papers_grids_search_all_that_the_papers_searched() -> None:
-    from finetune.grids.config import read_grid_yaml
-    from finetune.tasks.registry import GLUE, TASKS
+    from finetune.grid import parse_grid
+    from finetune.tasks.registry import GLUE
 
-    glue, long = (
-        read_grid_yaml(FINETUNE[0].parent / f"{n}.yaml") for n in ("glue", "long_documents")
-    )
-    assert set(glue["tasks"]) == set(GLUE) - {"ax"}
+    files = (str(FINETUNE[0].parent / f"{name}.yaml") for name in ("glue", "long_documents"))
+    glue, long = (parse_grid(["--config", file, "--encoder", "x"]) for file in files)
+    assert set(glue.tasks) == set(GLUE) - {"ax"}
     for grid in (glue, long):
-        for task in grid["tasks"]:
-            recipe = TASKS[task].recipe
-            assert tuple(grid["lrs"]) == recipe.lrs
-            assert tuple(grid["batch_sizes"]) == recipe.batch_sizes
+        for task in grid.tasks:
+            assert (list(grid.lrs), list(grid.batch_sizes)) == searched(task)[:2]

@@ -20,19 +20,85 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
-from training.allowed_modules import only_allowed_modules, with_allowed_modules
+from data_prep.files import write_atomic
 from training.callbacks.history import RunBegin
 from training.command_line import listed, reject_decided_values, seed_number
-from training.interruption import RunInterrupted
-from training.metrics_file import MetricsFileLogger
-from training.parsing import ShortErrors, readable_arguments, use_strict_yaml
+from training.interruption import RunInterrupted, say
+from training.metrics_file import append_metrics, read_metrics
+from training.parsing import (
+    ShortErrors,
+    only_allowed_modules,
+    readable_arguments,
+    use_strict_yaml,
+    with_allowed_modules,
+)
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
-from training.wandb_run import OwnTracking, check_tracking, wandb_logger
+from training.tracking import check_tracking, own_tracking, wandb_logger
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
+tell = rank_zero_only(say)
+"""One line on stderr, on the first rank."""
+
+
+class MetricsFileLogger(Logger):
+    """Lightning logger that appends `{"step", "elapsed_s", metric: value, ...}` lines.
+
+    Args:
+        path: File to append to; its folder is created at the first line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._started = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Always `metrics`."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Unused by this logger."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config is a file of its own beside the metrics."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
+        elapsed_s = time.monotonic() - self._started
+        append_metrics(self.path, metrics, step=step, elapsed_s=elapsed_s)
+
+    def rewind(self, step: int) -> int:
+        """Cut off what was logged after a step (at 0: everything) and go on in time from there.
+
+        Args:
+            step: The optimiser step the run goes on from.
+
+        Returns:
+            The number of lines cut off, a broken last one included.
+        """
+        if not self.path.exists():
+            return 0
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        pairs = [
+            (line, row)
+            for line, row in zip(lines, read_metrics(self.path), strict=False)
+            if line.endswith(b"\n") and step and (row["step"] or 0) <= step
+        ]
+        if len(pairs) < len(lines):
+            write_atomic(self.path, b"".join(line for line, _ in pairs))
+        spent = max((row["elapsed_s"] for _, row in pairs), default=0.0)
+        self._started = time.monotonic() - spent
+        return len(lines) - len(pairs)
 
 
 class RunAgain(Exception):
@@ -41,6 +107,8 @@ class RunAgain(Exception):
 
 class RunParser(ShortErrors, LightningArgumentParser):
     """Lightning's parser with short errors."""
+
+    program = ""
 
 
 class RunConfigFile(SaveConfigCallback):
@@ -63,6 +131,7 @@ class RunCLI(LightningCLI):
     """The subcommands of a run around one module and one data module.
 
     Args:
+        command: The subcommand.
         started: `time.monotonic()` of the start of the command.
         again: Whether the command starts the run once more, after `RunAgain`.
         held: What is held until the command ends.
@@ -86,6 +155,7 @@ class RunCLI(LightningCLI):
     def __init__(
         self,
         *args: Any,
+        command: str,
         started: float,
         again: bool,
         held: contextlib.ExitStack,
@@ -95,6 +165,9 @@ class RunCLI(LightningCLI):
         self.again = again
         self.held = held
         self.rehearses = False
+        known = self.subcommands()
+        if command in known:  # a parser takes a quarter of a second, and the others are not used
+            self.subcommands = lambda: {command: known[command]}  # type: ignore[method-assign]
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -116,9 +189,10 @@ class RunCLI(LightningCLI):
                 "enable_model_summary": False,  # the first line of a run says what matters
                 **cls.own_defaults,
             },
-            parser_kwargs={"description": cls.description, "prog": cls.run_parser.command},
+            parser_kwargs={"description": cls.description, "prog": cls.run_parser.program},
             args=None if arguments == sys.argv[1:] else arguments,
             auto_configure_optimizers=False,
+            command=arguments[0],
             **options,
         )
 
@@ -191,6 +265,20 @@ class RunCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         return dict(yaml.safe_load(text))
 
+    def after_fit(self) -> None:
+        """End a fit, or say that it was a rehearsal."""
+        if self.rehearses:
+            rank_zero_only(print)(
+                "this was a rehearsal (trainer.fast_dev_run): training and validation work, and "
+                "nothing was written; leave the option out to train"
+            )
+        else:
+            self.finish_fit()
+
+    def finish_fit(self) -> None:
+        """Write and print what was found."""
+        raise NotImplementedError
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a run that ends early knows who started its ranks."""
         try:
@@ -229,10 +317,6 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
         arguments: Subcommand and options. They must be those of the process where several ranks
             are started by Lightning, which runs the same command line again.
         started: `time.monotonic()` of the start of the command; now, if not given.
-
-    Raises:
-        ValueError: A mistake in the options or the data.
-        RunInterrupted: The run ended early, with the exit code it names.
     """
     started = time.monotonic() if started is None else started
     allowed, arguments = with_allowed_modules(readable_arguments(arguments))
@@ -240,7 +324,7 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
     reject_decided_values(arguments[1:], cli_class.decided_by)
     _quiet_libraries(cli_class.noise)
     again = False
-    with contextlib.ExitStack() as held, OwnTracking():
+    with contextlib.ExitStack() as held, own_tracking():
         while True:
             try:
                 with only_allowed_modules(allowed):

@@ -1,16 +1,124 @@
-"""What the commands share: parsers with short errors, switches, and what YAML files may set.
+"""What the commands share: dispatch and exit codes, flat options, and what YAML files may set.
 
-Invariant: nothing here depends on what a command does.
+Invariant: a user's mistake ends in one line on stderr and exit code 2, never in a traceback; help
+and dispatch import neither torch nor a parser.
 """
 
 import argparse
 import difflib
+import importlib
+import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+import time
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
+
+from data_prep.command import field_help, filled, load_yaml, output_is_closed, read_yaml
+from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted, end_workers
+
+DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+"""Whoever sets one of these has decided how threads of OpenMP wait."""
+SPINS = "1000"
+"""Of GNU's OpenMP, whose default spins for milliseconds; some microseconds."""
+
+ConfigT = TypeVar("ConfigT")
+
+
+def run_main(
+    program: str,
+    argv: Sequence[str] | None,
+    *,
+    help: str,
+    trains: tuple[str, Sequence[str]],
+    commands: Mapping[str, str],
+) -> int:
+    """Run one command of a program; returns its exit code.
+
+    Args:
+        program: For instance `ponet-pretrain`.
+        argv: Command and options; None: those of the process.
+        help: What `--help` prints.
+        trains: `module:function` of the commands that need Lightning, and their names; it is called
+            with the whole command line and `started`, the time at which the command was.
+        commands: Other commands: name -> `module:function`, called with the options.
+    """
+    started = time.monotonic()
+    wait_briefly()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help, end="")
+        return 0 if arguments else EXIT_MISTAKE
+    try:
+        command, target = arguments[0], trains[0]
+        if command in trains[1]:
+            announce(program, arguments)
+            return _code(_found(target)(arguments, started=started))
+        if command in commands:
+            return _code(_found(commands[command])(arguments[1:]))
+        known = ", ".join((*trains[1], *commands))
+        raise ValueError(f"unknown command {command!r}; the commands are {known}")
+    except RunInterrupted as stopped:
+        return _end(stopped)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return EXIT_INTERRUPT
+    except (ValueError, OSError) as error:
+        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_MISTAKE
+
+
+def _found(target: str) -> Callable[..., object]:
+    module, _, name = target.partition(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _code(returned: object) -> int:
+    return returned if isinstance(returned, int) else 0
+
+
+def _end(stopped: RunInterrupted) -> int:
+    """Say why a run ended early; the exit code.
+
+    A rank that Lightning itself started ends with 0: at any other code Lightning would kill the
+    first rank, which has yet to end with the real one.
+    """
+    end_workers(patience_s=5.0)
+    if os.environ.get("LOCAL_RANK", "0") != "0" and stopped.launched_by_lightning:
+        return 0
+    print(f"stopped: {stopped.reason}", file=sys.stderr)
+    return stopped.exit_code
+
+
+def wait_briefly() -> None:
+    """Let threads that wait spin for a moment and then sleep, here and in processes started here.
+
+    Two threads that spin beside other programs keep the cores from the very threads that they wait
+    for. A short spin keeps the speed of a quiet machine, which sleeping at once does not
+    (`python -m benchmarks.busy_machine`, docs/results/busy_machine.json). It has no effect once
+    torch is imported, because OpenMP reads its settings when it is loaded.
+    """
+    if not any(name in os.environ for name in DECIDED_BY):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def announce(program: str, arguments: Sequence[str]) -> None:
+    """Say on stderr what a command is busy with before it can say more; on the first rank."""
+    if "torch" in sys.modules:
+        return
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    if is_first and not {"-h", "--help"} & set(arguments):
+        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
+        print(text, file=sys.stderr, flush=True)
+
 
 CONFIG_OPTIONS = ("-c", "--config")
 NULLS = ("null", "None", "~")
@@ -21,14 +129,6 @@ _UNKNOWN = re.compile(
     r"|(?:(?:Subcommand|Group) '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'"
 )
 _OWN_METRICS = ("pytorch_lightning", "pretrain", "finetune", "training")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one message."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as a ValueError."""
-        raise ValueError(f"{with_near_name(message, self)} ({self.prog} --help lists the options)")
 
 
 def option_names(parser: Any) -> set[str]:
@@ -60,25 +160,103 @@ def with_near_name(message: str, parser: Any) -> str:
     return f"{message}; did you mean {dashes}{near[0]}?" if near else message
 
 
-def announce(program: str, arguments: Sequence[str]) -> None:
-    """Say on stderr what a command is busy with before it can say more; on the first rank."""
-    if "torch" in sys.modules:
-        return
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
-    if is_first and not {"-h", "--help"} & set(arguments):
-        text = f"{program} {arguments[0]}: loading PyTorch and Lightning, which takes some seconds"
-        print(text, file=sys.stderr, flush=True)
+def parse_options(
+    config_class: type[ConfigT],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    aliases: Mapping[str, str] | None = None,
+    repeated: Sequence[str] = (),
+    positional: str = "",
+) -> ConfigT:
+    """Return a flat dataclass from options and `--config` files; the later one wins.
 
-
-def yes_or_no(text: str) -> bool:
-    """Return the value of a switch: true or false.
-
-    Raises:
-        argparse.ArgumentTypeError: It is neither.
+    Args:
+        config_class: Its fields are the options, their docstrings the help. An option of several
+            values has them all behind it; `--dry-run` is `--dry_run` too, and a yes-or-no option
+            alone means yes; of a mapping a part may be given, `--fit.a.b 3`.
+        arguments: What stands after the command.
+        program: The command, for help and messages.
+        aliases: Another name of an option -> its field.
+        repeated: Options of several values that are repeated, with one value each.
+        positional: The option that is given without its name, once or, if it is a repeated one,
+            more often; there is no `--config` then.
     """
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    kinds, words = typing.get_type_hints(config_class), list(arguments)
+    given, seen = dict[str, Any](), dict[str, list[str]]()
+    if {"-h", "--help"} & set(words):
+        print(_help(config_class, program, positional))
+        raise SystemExit(0)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        name, *path = name.split(".")
+        name = (aliases or {}).get(name, name.replace("-", "_"))
+        if word[:2] != "--":
+            is_free = positional not in given or positional in repeated
+            name, equals, text, path = positional if is_free else "", "=", word, []
+        if not name:
+            raise ValueError(f"{word!r} is not understood ({program} --help lists the options)")
+        is_list = typing.get_origin(kinds.get(name)) is tuple
+        values = [text] if equals else []
+        most = len(words) if is_list and name not in repeated else 1
+        while not equals and words and words[0][:2] != "--" and len(values) < most:
+            values.append(words.pop(0))
+        if not values and kinds.get(name) is not bool:
+            raise ValueError(f"{word} has no value ({program} --help lists the options)")
+        if name == "config" and not positional:
+            given = merged(given, _file_values(Path(values[0]), kinds))
+            continue
+        seen[name] = [*seen.get(name, ()), *values] if name in repeated else values
+        value: Any = seen[name] if is_list else (values or ["true"])[0]
+        for key in reversed(path):
+            value = {key: load_yaml(value) if isinstance(value, str) else value}
+        given = merged(given, {name: value})
+    return filled(config_class, given)
+
+
+def _file_values(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a `--config` file; one value of a list is a list."""
+    content = read_config_file(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no options; give a mapping of {', '.join(kinds)}")
+    lists = [key for key in content if typing.get_origin(kinds.get(key)) is tuple]
+    single = {key: [content[key]] for key in lists if not isinstance(content[key], list)}
+    return {key: value for key, value in {**content, **single}.items() if content[key] is not None}
+
+
+def _help(config_class: type[Any], program: str, positional: str) -> str:
+    lines = [f"usage: {program} {positional.upper()} [options]".replace("  ", " "), ""]
+    lines += [inspect.getdoc(config_class) or "", ""]
+    texts = field_help(config_class)
+    for item in fields(config_class):
+        is_required = item.default is MISSING and item.default_factory is MISSING
+        is_empty = item.default in (MISSING, "", (), Path())
+        default = " (required)" if is_required else "" if is_empty else f" (default {item.default})"
+        lines.append(f"  {'' if item.name == positional else '--'}{item.name}{default}")
+        lines.append(textwrap.indent(textwrap.fill(texts[item.name], 88), "      "))
+    return "\n".join(lines)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with another laid over it, group by group."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def option_value(options: Sequence[str], name: str) -> str | None:
+    """Return the last value of an option, as `--name VALUE` or `--name=VALUE`; None: not given."""
+    found = None
+    for place, word in enumerate(options):
+        if word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+        elif word == name and place + 1 < len(options):
+            found = options[place + 1]
+    return found
 
 
 def listed(value: Any) -> list[Any]:
@@ -88,11 +266,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def seed_number(seed: bool | int) -> int:
-    """Return a seed.
-
-    Raises:
-        ValueError: It is a switch; a run with a random seed could not be repeated.
-    """
+    """Return a seed."""
     if isinstance(seed, bool):
         raise ValueError(
             f"seed_everything is {seed}: give a whole number, so that the run can be repeated"
@@ -108,9 +282,6 @@ def check_monitors(callbacks: Sequence[Any], names: Sequence[str]) -> None:
     Args:
         callbacks: Those that the user has given.
         names: The metrics that a validation gives.
-
-    Raises:
-        ValueError: Names the callback and the metrics.
     """
     if any(type(callback).__module__.split(".")[0] not in _OWN_METRICS for callback in callbacks):
         return
@@ -131,10 +302,6 @@ def reject_decided_values(arguments: Sequence[str], decided_by: Mapping[str, str
     Args:
         arguments: Options of a command line; the files after `--config` or `-c` are read.
         decided_by: Dotted key -> the key to set instead.
-
-    Raises:
-        ValueError: An option or a YAML file sets such a key, or a file is missing, no YAML, or has
-            a key twice.
     """
     for number, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -161,8 +328,6 @@ def read_config_file(path: Path) -> Any:
     Raises:
         ValueError: It is missing, no YAML, or has a key twice.
     """
-    from data_prep.yaml_files import read_yaml
-
     if not path.exists():
         raise ValueError(f"--config {path}: no such file")
     return read_yaml(path)

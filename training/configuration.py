@@ -1,38 +1,33 @@
-"""A resolved configuration as flat settings, and what makes two runs the same configuration.
+"""What makes two runs the same: their settings, and the digests of what they have read.
 
-Invariant: pure functions; two runs with equal `relevant` settings differ at most in their seed and
-in where and how often they write.
+Invariant: two runs with equal `relevant` settings differ at most in their seed and in where and how
+often they write. `inputs.json` is written when a run begins; whoever goes on from the run, or shows
+its result, can see whether a file has changed under the same path since.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from data_prep.files import write_atomic
+from data_prep.manifest import file_sha256
+
+INPUTS_FILE = "inputs.json"
+RUN_PARTS = ("bundle", "classifier")
+"""Folders of a run that a fit can start from."""
 
 _CLASS, _INIT = "class_path", "init_args"
 IRRELEVANT = (
-    "seed_everything",
-    "data.seed",
-    "run",
-    "checkpoints",
-    "preemption",
-    "resume",
-    "data.num_workers",
-    "data.verify_shards",
-    "config",
-    "ckpt_path",
-    "max_time",
-    "verbose",
-    "weights_only",
-    "trainer.max_time",
-    "trainer.default_root_dir",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.val_check_interval",
-    "trainer.check_val_every_n_epoch",
-    "trainer.num_sanity_val_steps",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
+    *("seed_everything", "run", "checkpoints", "preemption", "resume", "config", "ckpt_path"),
+    *("max_time", "verbose", "weights_only"),
+    *("data.seed", "data.num_workers", "data.verify_shards"),
+    *("trainer.max_time", "trainer.default_root_dir", "trainer.logger"),
+    *("trainer.log_every_n_steps", "trainer.val_check_interval"),
+    *("trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
     "trainer.enable_checkpointing",
 )
 """Settings, and groups of them, that change where and how often a run writes, and no weight."""
@@ -97,3 +92,51 @@ def _short(value: Any) -> str:
     if text.endswith("Config"):
         text = text.removesuffix("Config").lower()
     return text[:32]
+
+
+def write_inputs(folder: Path, paths: Mapping[str, Path]) -> None:
+    """Keep the digests of what a run reads in its folder.
+
+    Args:
+        folder: The run's.
+        paths: What each file or folder is -> where it lies; a path that is not there (a data set of
+            the Hub) is left out.
+    """
+    text = json.dumps(_digests(paths), indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder / INPUTS_FILE, text.encode("utf-8"))
+
+
+def changed_inputs(folder: Path) -> list[str]:
+    """Return what has changed since the run of a folder began, in words.
+
+    What is not there any more, and a run of an earlier version, count as unchanged.
+    """
+    path = folder / INPUTS_FILE
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = _digests({name: Path(entry["path"]) for name, entry in stored.items()})
+    return [
+        f"{name} {entry['path']} has changed"
+        for name, entry in stored.items()
+        if name in now and now[name]["sha256"] != entry["sha256"]
+    ]
+
+
+def _digests(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    found = {name: path for name, path in paths.items() if path.exists()}
+    return {name: {"path": str(path), "sha256": _digest(path)} for name, path in found.items()}
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of the names and contents of all files below a folder."""
+    if path.is_file():
+        state = path.stat()
+        return _digest_of_state(path, state.st_size, state.st_mtime_ns, state.st_ino)
+    listing = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        listing.update(f"{file.relative_to(path)} {_digest(file)}\n".encode())
+    return listing.hexdigest()
+
+
+@cache  # a grid asks for the same files in every trial
+def _digest_of_state(path: Path, size: int, modified_ns: int, inode: int) -> str:
+    return file_sha256(path)

@@ -1,18 +1,24 @@
-"""What counts as a bad optimiser step: a number that is not finite, or a loss that jumps.
+"""Guards: no bad optimiser step, whose numbers are not finite or whose loss jumps, is ever saved.
 
 Invariant: the verdict on a step depends on the losses up to that step only, never on when or how
-often somebody looks, so a resumed run decides like one that was never stopped.
+often somebody looks, so a resumed run decides like one that was never stopped. The numbers stay on
+the device until somebody looks, and all ranks see the same ones.
 """
 
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from training.callbacks.steps import ranks_agree
+from training.interruption import EXIT_GUARD, RunInterrupted
+from training.run_config import check_numbers
 
 _LEAST_LOSSES = 10
 
@@ -39,11 +45,8 @@ class GuardConfig:
     """Minutes without any progress after which the process shows its stacks and ends; 0: off."""
 
     def __post_init__(self) -> None:
-        if self.every_n_steps < 1 or self.skip_steps < 1 or self.max_rollbacks < 0:
-            raise ValueError(
-                f"guards.every_n_steps ({self.every_n_steps}) and skip_steps ({self.skip_steps}) "
-                f"must be > 0, max_rollbacks ({self.max_rollbacks}) 0 or more"
-            )
+        check_numbers(self, "> 0", "every_n_steps", "skip_steps", group="guards.")
+        check_numbers(self, ">= 0", "max_rollbacks", "watchdog_minutes", group="guards.")
         if self.spike_factor != 0 and not 1 < self.spike_factor < math.inf:
             raise ValueError(
                 f"guards.spike_factor is {self.spike_factor}: give a factor above 1, such as 2.0, "
@@ -53,14 +56,9 @@ class GuardConfig:
             raise ValueError(
                 f"guards.spike_window is {self.spike_window}: give at least {_LEAST_LOSSES} steps"
             )
-        if not 0 <= self.watchdog_minutes < math.inf:
-            raise ValueError(
-                f"guards.watchdog_minutes is {self.watchdog_minutes}: give minutes, or 0 for off"
-            )
 
 
-@dataclass(frozen=True)
-class BadStep:
+class BadStep(NamedTuple):
     """One optimiser step that must not become part of a checkpoint."""
 
     step: int
@@ -70,7 +68,7 @@ class BadStep:
     value: float
     """The loss (nats, mean of the step over all ranks) or the gradient norm before clipping; of
     weights, how many tensors hold a NaN or an infinity on this rank."""
-    limit: float | None
+    limit: float | None = None
     """What a spike exceeded; None where the value is not finite."""
 
     def __str__(self) -> str:
@@ -95,27 +93,19 @@ class SpikeDetector:
     def __init__(self, factor: float, window: int) -> None:
         self._factor = factor
         self._least = max(_LEAST_LOSSES, math.ceil(window / 4))
-        self._losses: deque[float] = deque(maxlen=window)
+        self.losses: deque[float] = deque(maxlen=window)
+        """The newest ones, oldest first."""
 
     def exceeded_limit(self, loss: float) -> float | None:
         """The limit that a finite loss exceeds, or None; then the loss joins the window."""
         if not self._factor:
             return None
-        if len(self._losses) >= self._least:
-            limit = self._factor * statistics.median(self._losses)
+        if len(self.losses) >= self._least:
+            limit = self._factor * statistics.median(self.losses)
             if loss > limit:
                 return limit
-        self._losses.append(loss)
+        self.losses.append(loss)
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The window as a list of numbers, oldest first."""
-        return {"losses": list(self._losses)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved window; of a longer one the newest losses."""
-        self._losses.clear()
-        self._losses.extend(state["losses"])
 
 
 def first_bad_step(
@@ -134,9 +124,9 @@ def first_bad_step(
     """
     for step, loss, grad_norm in rows:
         if not math.isfinite(loss):
-            return BadStep(step, "loss", loss, None)
+            return BadStep(step, "loss", loss)
         if grad_norm is not None and not scaled_gradients and not math.isfinite(grad_norm):
-            return BadStep(step, "grad_norm", grad_norm, None)
+            return BadStep(step, "grad_norm", grad_norm)
         limit = detector.exceeded_limit(loss)
         if limit is not None:
             return BadStep(step, "spike", loss, limit)
@@ -144,25 +134,20 @@ def first_bad_step(
 
 
 def nonfinite_names(state_dict: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity, in order; waits for the device once.
+    """Names of the tensors that hold a NaN or an infinity, in order.
 
     Of a tensor that is spread over ranks (DTensor) only this rank's part is looked at, without any
     communication: the ranks must still agree on what they found.
     """
-    by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         local = value.to_local() if hasattr(value, "to_local") else value
-        if isinstance(local, Tensor) and local.is_floating_point() and local.numel():
-            plain = local.detach().float() if local.element_size() == 1 else local.detach()
-            by_device.setdefault(local.device, []).append((name, plain))
-    suspects: dict[str, Tensor] = {}
-    for named in by_device.values():
-        norms = torch._foreach_norm([tensor for _, tensor in named])
-        finite = torch.stack([norm.double() for norm in norms]).isfinite().tolist()
-        suspects |= {name: x for (name, x), good in zip(named, finite, strict=True) if not good}
-    # The norm of large but finite numbers may overflow; only those tensors are looked at twice.
-    bad = {name for name, tensor in suspects.items() if not tensor.isfinite().all()}
-    return [name for name in state_dict if name in bad]
+        if isinstance(local, Tensor) and local.is_floating_point():
+            tensors[name] = local.detach().float() if local.element_size() == 1 else local.detach()
+    # Fast, and never finite where a number is not; of large numbers perhaps not finite either.
+    sums = {name: tensor.sum() for name, tensor in tensors.items()}
+    suspects = [name for name, total in sums.items() if not total.isfinite()]
+    return [name for name in suspects if not tensors[name].isfinite().all()]
 
 
 def window_of(step: int, skipped: Sequence[int]) -> int:
@@ -174,7 +159,126 @@ def window_of(step: int, skipped: Sequence[int]) -> int:
     """
     window = step
     for left_out in skipped:
-        if left_out > window:
-            break
-        window += 1
+        window += left_out <= window
     return window
+
+
+class BadState(RunInterrupted):
+    """The run's numbers went wrong; what the model holds now must not be saved.
+
+    Args:
+        bad: The step.
+        samples: First and last sample it read; None where the data has no numbers.
+        skip_steps: Steps of data to leave out in a rollback.
+    """
+
+    def __init__(self, bad: BadStep, samples: tuple[int, int] | None, *, skip_steps: int) -> None:
+        read = f"; it read the samples {samples[0]} to {samples[1]}" if samples else ""
+        super().__init__(f"{bad}{read}", EXIT_GUARD)
+        self.bad = bad
+        self.samples = samples
+        self.last_data_step = bad.step - 1
+        """Last step whose data is to be skipped, from 0 as `sample_range` counts: the bad one."""
+        self.first_data_step = max(0, bad.step - skip_steps)
+        """First step whose data is to be skipped, from 0; may lie before the newest checkpoint."""
+
+
+class Guards(Callback):
+    """Look at the loss and gradient norm of every optimiser step, some steps at a time.
+
+    Per step it keeps the `sums` that `training_step` returned and the module's `grad_norm`. Its
+    place in the list of callbacks is before whatever saves.
+
+    Args:
+        config: What to look for, and how often.
+        loss_of: The mean loss of a step, of its sums over micro-batches and ranks.
+    """
+
+    def __init__(self, config: GuardConfig, loss_of: Callable[[Tensor], float]) -> None:
+        self.config = config
+        self._loss_of = loss_of
+        self._detector = SpikeDetector(config.spike_factor, config.spike_window)
+        self._last_step = 0
+        self._open: list[Tensor] = []
+        self._steps: list[tuple[int, Tensor, Tensor | None]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of the running median; a look comes before every save."""
+        return {"losses": list(self._detector.losses)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved run's losses."""
+        self._detector.losses.extend(state_dict["losses"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin after the steps already done."""
+        self._last_step = trainer.global_step
+        self._open, self._steps = [], []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep the micro-batch; look where it completes the last step of a group."""
+        if self.config.action == "off":
+            return
+        self._open.append(outputs["sums"])
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        sums = self._open[0] if len(self._open) == 1 else torch.stack(self._open).sum(0)
+        self._steps.append((step, sums, pl_module.grad_norm))  # type: ignore[arg-type]
+        self._open = []
+        if step % self.config.every_n_steps == 0:
+            self.check(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the last steps."""
+        self.check(trainer, pl_module)
+
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the steps since the last look; every rank must call it at the same step.
+
+        Raises:
+            BadState: On all ranks alike, if a step was bad.
+        """
+        if not self._steps:
+            return
+        rows = self._reduced(trainer)
+        self._steps = []
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        bad = first_bad_step(rows, self._detector, scaled_gradients=scaler is not None)
+        if bad is not None:
+            self._raise(trainer, bad)
+
+    def check_before_save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the steps since the last look and at the weights; on every rank, before a save.
+
+        Raises:
+            BadState: On all ranks alike, if a step was bad or a weight is not finite.
+        """
+        if self.config.action == "off":
+            return
+        self.check(trainer, pl_module)
+        names = nonfinite_names(pl_module.state_dict())
+        if ranks_agree(trainer, int(bool(names))):
+            step = max(1, trainer.global_step)
+            self._raise(trainer, BadStep(step, "weights", float(len(names))))
+
+    def _raise(self, trainer: Trainer, bad: BadStep) -> NoReturn:
+        sample_range = getattr(getattr(trainer, "datamodule", None), "sample_range", None)
+        samples = sample_range(bad.step - 1) if sample_range else None
+        raise BadState(bad, samples, skip_steps=self.config.skip_steps)
+
+    def _reduced(self, trainer: Trainer) -> list[tuple[int, float, float | None]]:
+        """Number, loss and gradient norm of the steps kept: means over micro-batches and ranks."""
+        zero = self._steps[0][1].new_zeros(())
+        norms = [zero if norm is None else norm.detach().to(zero) for *_, norm in self._steps]
+        sums = torch.stack([sums for _, sums, _ in self._steps])
+        together = torch.cat([sums, torch.stack(norms)[:, None]], dim=1)
+        reduced: Any = trainer.strategy.reduce(together, reduce_op="sum")
+        ranks = trainer.world_size
+        return [
+            (step, self._loss_of(row[:-1]), None if norm is None else float(row[-1]) / ranks)
+            for (step, _, norm), row in zip(self._steps, reduced.cpu(), strict=True)
+        ]

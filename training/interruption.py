@@ -4,6 +4,8 @@ Invariant: a handler only takes a note. The run itself stops between two optimis
 validation batches, on all ranks at the same one, with a checkpoint.
 """
 
+import math
+import multiprocessing
 import os
 import re
 import signal
@@ -11,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data_prep.quiet_output import EXIT_PIPE
-from training.processes import kill_descendants
+from data_prep.command import EXIT_PIPE
 
 EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
@@ -113,8 +116,8 @@ class StopRequest:
 
     Args:
         signals: Names of the signals that ask for a stop; SIGINT always does.
-        budget_s: Seconds the run may take, counted from `started`; None: no limit.
-        started: `time.monotonic()` of the start.
+        budget_s: Seconds the run may take, counted from `started`.
+        started: `time.monotonic()` of the start; None: now.
         again: What a stopped run goes on with.
     """
 
@@ -122,27 +125,24 @@ class StopRequest:
         self,
         signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
         *,
-        budget_s: float | None = None,
+        budget_s: float = math.inf,
         started: float | None = None,
         again: str = "the same command",
     ) -> None:
         self.again = again
         self._signals = [signal_named(name) for name in signals]
-        self._deadline = None
-        if budget_s is not None:
-            self._deadline = (time.monotonic() if started is None else started) + budget_s
         self._budget_s = budget_s
+        self._started = time.monotonic() if started is None else started
         self._runner = RunnerWatch()
         self._received: signal.Signals | None = None
         self._replaced: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
         """Take notes of the signals from now on; only in the main thread, where Python allows."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (*self._signals, signal.SIGINT):
-            previous = signal.signal(number, self._note)
-            self._replaced.setdefault(number, previous)
+        if threading.current_thread() is threading.main_thread():
+            for number in (*self._signals, signal.SIGINT):
+                previous = signal.signal(number, self._note)
+                self._replaced.setdefault(number, previous)
 
     def uninstall(self) -> None:
         """Give the signals back to whoever had them."""
@@ -151,26 +151,22 @@ class StopRequest:
         self._replaced.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        received = signal.Signals(number)
-        if received is signal.SIGINT:
-            if self._received is signal.SIGINT:
-                self._stop_now()
+        twice = self._received is signal.SIGINT  # Ctrl-C stays what counts
+        if number == signal.SIGINT and twice:
+            os.write(2, b"\nstopped without a checkpoint\n")
+            kill_descendants()
+            os._exit(EXIT_INTERRUPT)
+        if number == signal.SIGINT:
             os.write(2, b"\nCtrl-C: stopping with a checkpoint; once more stops at once\n")
-        self._received = received if self._received is not signal.SIGINT else signal.SIGINT
-
-    def _stop_now(self) -> None:
-        os.write(2, b"\nstopped without a checkpoint\n")
-        kill_descendants()
-        os._exit(EXIT_INTERRUPT)
+        self._received = signal.SIGINT if twice else signal.Signals(number)
 
     @property
     def exit_code(self) -> int:
         """0 to go on; EXIT_STOPPED or EXIT_INTERRUPT to stop."""
         if self._received is signal.SIGINT:
             return EXIT_INTERRUPT
-        over = self._deadline is not None and time.monotonic() >= self._deadline
-        asked = over or self._received is not None or self._runner.is_gone
-        return EXIT_STOPPED if asked else 0
+        over = time.monotonic() - self._started >= self._budget_s
+        return EXIT_STOPPED if over or self._received or self._runner.is_gone else 0
 
     @property
     def reason(self) -> str:
@@ -189,15 +185,47 @@ def ignore_signals_in_worker(worker_id: int) -> None:
 
     The training process decides; it ends its workers itself, and they notice if it dies.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, *_user_signals()):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _user_signals() -> list[signal.Signals]:
-    names = ("SIGUSR1", "SIGUSR2", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def say(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below one, nearest first; without Linux's /proc only this process's workers."""
+    if not Path("/proc/self/stat").exists():
+        return [child.pid for child in multiprocessing.active_children() if child.pid]
+    children: dict[int, list[int]] = {}
+    for number in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with suppress(OSError):  # it has just ended
+            stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(number)
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found[1:]
+
+
+def kill_descendants() -> None:
+    """End every process below this one, also stopped ones and those that ignore signals."""
+    for pid in descendants(os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_workers(patience_s: float) -> None:
+    """End this process's data workers, which ignore signals; none may outlive the run.
+
+    Args:
+        patience_s: How long to wait for each to end by itself first.
+    """
+    for worker in multiprocessing.active_children():
+        worker.join(patience_s)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()

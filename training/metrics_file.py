@@ -1,74 +1,75 @@
 """metrics.jsonl: one JSON object per line, the record every plot, table and report reads.
 
-Invariant: a resumed run first cuts the lines after its checkpoint off, so that every step stands
-there once.
+Invariant: lines are appended whole, so a killed run leaves at most one broken last line. A resumed
+run first cuts the lines after its checkpoint off, so that every step stands there once.
 """
 
-import time
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
-
-from data_prep.files import write_atomic
-from training.metrics_rows import append_metrics, last_value, read_metrics, series
-
-__all__ = ["MetricsFileLogger", "last_value", "read_metrics", "series"]
+from training.run_config import EVALUATIONS_FILE
 
 
-class MetricsFileLogger(Logger):
-    """Lightning logger that appends `{"step", "elapsed_s", metric: value, ...}` lines.
+def append_metrics(
+    path: Path, metrics: Mapping[str, float], *, step: int | None, elapsed_s: float
+) -> None:
+    """Append `{"step", "elapsed_s", metric: value, ...}` to a file; its folder is made.
 
     Args:
-        path: File to append to; its folder is created at the first line.
+        path: The file.
+        metrics: Numbers; NaN and infinities are kept, in Python's JSON spelling. `epoch`, which
+            Lightning adds, is left out.
+        step: Optimiser step.
+        elapsed_s: Seconds since the run began.
     """
+    values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+    row = {"step": step, "elapsed_s": round(elapsed_s, 3), **values}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self._started = time.monotonic()
 
-    @property
-    def name(self) -> str:
-        """Always `metrics`."""
-        return "metrics"
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """All whole lines of a metrics file, in order."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+    return rows
 
-    @property
-    def version(self) -> str:
-        """Unused by this logger."""
-        return ""
 
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config is a file of its own beside the metrics."""
+def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
+    """What `test` found on the data a run was trained on, as rows like those of its metrics.
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line. NaN and infinities are kept, in Python's JSON spelling."""
-        elapsed_s = time.monotonic() - self._started
-        append_metrics(self.path, metrics, step=step, elapsed_s=elapsed_s)
+    Args:
+        folder: The run's folder.
+    """
+    path = Path(folder) / EVALUATIONS_FILE
+    records: list[dict[str, Any]] = read_metrics(path) if path.is_file() else []
+    return [
+        {"step": record["step"], **record["metrics"]}
+        for record in records
+        if record["command"] == "test" and not record["differs_from_training"]
+    ]
 
-    def rewind(self, step: int) -> int:
-        """Cut off what was logged after a step (at 0: everything) and go on in time from there.
 
-        Args:
-            step: The optimiser step the run goes on from.
+def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one metric."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in points], [value for _, value in points]
 
-        Returns:
-            The number of lines cut off, a broken last one included.
-        """
-        if not self.path.exists():
-            return 0
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        pairs = [
-            (line, row)
-            for line, row in zip(lines, read_metrics(self.path), strict=False)
-            if line.endswith(b"\n") and step and (row["step"] or 0) <= step
-        ]
-        if len(pairs) < len(lines):
-            write_atomic(self.path, b"".join(line for line, _ in pairs))
-        spent = max((row["elapsed_s"] for _, row in pairs), default=0.0)
-        self._started = time.monotonic() - spent
-        return len(lines) - len(pairs)
+
+def last_value(rows: list[dict[str, float]], name: str) -> float | None:
+    """The newest value of one metric, or None."""
+    return next(_backwards(rows, name), None)
+
+
+def _backwards(rows: list[dict[str, float]], name: str) -> Iterator[float]:
+    return (row[name] for row in reversed(rows) if name in row)

@@ -1,20 +1,24 @@
 """AdamW for every run: no decay on biases and norms, and a schedule that is a function of the step.
 
-Invariant: `learning_rate_factor` is a pure function of the step, so a resumed run needs no state:
+Invariant: `schedule_factor` is a pure function of the step, so a resumed run needs no state:
 `apply_settings` gives a restored optimiser the settings of the command line.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.run_config import check_numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig:
-    """AdamW with bias correction; what trains adds its schedule."""
+    """AdamW with bias correction; its subclasses add a schedule."""
 
     lr: float = 1e-4
     """Peak learning rate, > 0."""
@@ -29,36 +33,85 @@ class AdamWConfig:
     BERT: 0.01."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        check_numbers(self, "> 0", "lr", "eps")
+        check_numbers(self, ">= 0", "weight_decay")
+        check_numbers(self, "in [0, 1)", "beta1", "beta2")
 
-    def warmup(self, total_steps: int) -> int:
-        """Return the optimiser steps of linear warm-up from zero."""
-        raise NotImplementedError
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Factor on the peak learning rate at optimiser step `step`, in [0, 1].
 
-    def after_warmup(self, step: int, total_steps: int) -> float:
-        """Return the factor on the peak learning rate at a step after the warm-up, in [0, 1]."""
+        Args:
+            step: Optimiser steps already taken.
+            total_steps: Optimiser steps of the whole run; the last one is `total_steps - 1`.
+        """
         raise NotImplementedError
 
 
-def learning_rate_factor(step: int, *, config: AdamWConfig, total_steps: int) -> float:
-    """Factor on the peak learning rate at optimiser step `step` (0-based), in [0, 1].
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptimizer(AdamWConfig):
+    """AdamW and its schedule. The defaults are the released PoNet pretraining script's."""
 
-    Args:
-        step: Optimiser steps already taken.
-        config: Schedule settings.
-        total_steps: Optimiser steps of the whole run; the last one is `total_steps - 1`.
-    """
-    warmup_steps = config.warmup(total_steps)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return config.after_warmup(step, total_steps)
+    lr: float = 1e-4
+    """Peak learning rate, > 0. The released PoNet script uses 1e-4."""
+    schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
+    """Shape after the warm-up: linear or cosine to `final_lr_ratio` at the last step; constant;
+    or warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
+    warmup_steps: int = 5000
+    """Optimiser steps of linear warm-up from zero, >= 0. Released script: 5000."""
+    final_lr_ratio: float = 0.0
+    """Learning rate of the last step as a share of the peak, in [0, 1]."""
+    decay_share: float = 0.1
+    """Share of all steps that decay, in (0, 1]; read by warmup_stable_decay only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, ">= 0", "warmup_steps")
+        check_numbers(self, "in [0, 1]", "final_lr_ratio")
+        check_numbers(self, "in (0, 1]", "decay_share")
+
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Return the factor; see `AdamWConfig`.
+
+        Source: BERT's linear decay; "warmup_stable_decay" as in MiniCPM (arXiv 2404.06395).
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        decay_from = self.warmup_steps
+        if self.schedule == "warmup_stable_decay":
+            decay_from = max(decay_from, total_steps - math.ceil(self.decay_share * total_steps))
+        progress = (step - decay_from) / max(1, total_steps - decay_from)
+        progress = min(1.0, max(0.0, progress))
+        floor = self.final_lr_ratio
+        if self.schedule == "cosine":
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return floor + (1 - floor) * (1 - progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptimizer(AdamWConfig):
+    """AdamW with bias correction. The defaults are the released PoNet GLUE script's."""
+
+    lr: float = 5e-5
+    """Peak learning rate, > 0. The released scripts search 3e-5 to 3e-4 (GLUE)."""
+    warmup_share: float = 0.0
+    """Share of all optimiser steps that warm up from zero, in [0, 1). Released script: 0."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up: linear to zero at the end of the run, or constant."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "in [0, 1)", "warmup_share")
+
+    def schedule_factor(self, step: int, *, total_steps: int) -> float:
+        """Return the factor; see `AdamWConfig`. Source: BERT fine-tuning, linear to zero."""
+        warmup_steps = round(self.warmup_share * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
 def build_optimizer(
@@ -98,11 +151,9 @@ def scheduled_optimizer(
         fusable: See `build_optimizer`.
     """
     optimizer = build_optimizer(model, config, fusable=fusable)
-
-    def factor(step: int) -> float:
-        return learning_rate_factor(step, config=config, total_steps=total_steps)
-
-    scheduler = LambdaLR(optimizer, factor)
+    scheduler = LambdaLR(
+        optimizer, lambda step: config.schedule_factor(step, total_steps=total_steps)
+    )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -1,24 +1,46 @@
-"""What the parsers of both packages' `fit` share: short errors, near names, strict YAML, pipes.
+"""What the parsers of `fit` share: short errors, near names, strict YAML, and allowed classes.
 
 Invariant: a mistake is one line that names what was given; nothing given is lost without a word.
+A `class_path` is code: the module it names is imported before the type of the class is looked at.
+While `only_allowed_modules` is active, no value makes jsonargparse import a module outside of the
+list, nor use an object that such a module defines, whatever allowed name it is reached by. What an
+allowed class does with its own arguments is not covered.
 """
 
+import argparse
 import atexit
-import contextlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 
-from data_prep.yaml_files import check_keys
+from data_prep.command import check_keys
 from training.command_line import CONFIG_OPTIONS, with_near_name
 
+# No whole `torch` and no whole Lightning: torch.load, torch.hub.load, torch.utils.cpp_extension and
+# pytorch_lightning.cli.instantiate_class run whatever code their arguments name.
+_OF_LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
+_OF_TORCH = ("nn", "optim", "profiler", "dtype", "device", "bfloat16", "float16", "float32")
+_OF_DISTRIBUTED = ("algorithms", "device_mesh", "fsdp", "tensor")
+DEFAULT_ALLOWED = (
+    *("ponet", "pretrain", "data_prep", "finetune", "training"),
+    *(f"pytorch_lightning.{part}" for part in _OF_LIGHTNING),
+    *(f"lightning_fabric.{part}" for part in ("accelerators", "plugins", "strategies")),
+    *(f"torch.{part}" for part in (*_OF_TORCH, "float64")),
+    *(f"torch.distributed.{part}" for part in _OF_DISTRIBUTED),
+)
+ALLOW = "--allow_modules"
+_POLICY = ("import_path_verdicts", "import_paths_enforced", "instantiate_subclass_spec_in_any")
+_REFUSAL = re.compile(r"Importing '([^']+)' is not allowed, denied by")
+_PLACE = re.compile(r'Parser key "([^"]+)"|^(--\S+?): Importing')
 _NO_SUBTYPE = re.compile(
     r'Parser key "(?P<key>[^"]+)":\s+Does not validate against any of the Union subtypes\s+'
     r"Subtypes: \[(?P<types>.*?)\]\s+Errors:.*?Given value type: .*?Given value: (?P<value>.*)$",
@@ -33,13 +55,13 @@ class ShortErrors:
     """
 
     command = ""
-    """What `--help` is asked of, for instance `ponet-pretrain`."""
+    """What `--help` is asked of, for instance `ponet-pretrain COMMAND`."""
     decided: tuple[str, ...] = ()
     """Keys that follow from others: not printed, because they are refused when they are given."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as a ValueError."""
-        hint = f"({self.command} COMMAND --help lists the options)"
+        hint = f"({self.command} --help lists the options)"
         text = with_near_name(shortened(message), self)
         raise ValueError(text if hint in text else f"{text} {hint}") from ex
 
@@ -94,8 +116,10 @@ def readable_arguments(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         here = place if equals else place + 1
         value = value if equals else [*arguments[here:], ""][0]
-        if name in CONFIG_OPTIONS and value and _is_pipe(Path(value)):
-            text = str(_copied(Path(value)))
+        path = Path(value)
+        is_pipe = value and path.exists() and not path.is_file() and not path.is_dir()
+        if name in CONFIG_OPTIONS and is_pipe:
+            text = str(_copied(path))
         elif name.startswith("--trainer.") and value == "None":
             text = "null"
         else:
@@ -106,18 +130,64 @@ def readable_arguments(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _is_pipe(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
 def _copied(path: Path) -> Path:
     number, name = tempfile.mkstemp(prefix="ponet-config-", suffix=".yaml")
     with os.fdopen(number, "wb") as file:
         file.write(path.read_bytes())
-    atexit.register(_removed, name)
+    atexit.register(lambda: Path(name).unlink(missing_ok=True))
     return Path(name)
 
 
-def _removed(name: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name)
+@contextmanager
+def only_allowed_modules(extra: Sequence[str] = ()) -> Iterator[None]:
+    """While active, values given to a jsonargparse parser may name allowed modules only.
+
+    Args:
+        extra: Further prefixes, in whole parts of a dotted path: `a.b` allows `a.b.c`, not `a.bc`.
+            A class must be allowed under the path that names it and under the one that defines it.
+    """
+    for prefix in extra:
+        parts = prefix.split(".")
+        if not all(part.isidentifier() for part in parts) or parts[0] == "jsonargparse":
+            raise ValueError(
+                f"{ALLOW} {prefix!r} is no module to be allowed: give dotted names, with commas "
+                f"between them, for instance {ALLOW} my_package,other.module"
+            )
+    settings = jsonargparse._common.parsing_settings
+    before = {key: settings[key] for key in _POLICY}
+    allowed = [*DEFAULT_ALLOWED, *extra]
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=allowed,
+        instantiate_subclass_spec_in_any=False,
+    )
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, argparse.ArgumentError) as error:
+        refused = _REFUSAL.search(str(error))
+        if refused is None:
+            raise
+        found, path = _PLACE.search(str(error)), refused[1]
+        place = f"{found[1] or found[2]}: " if found else ""
+        raise ValueError(
+            f"{place}{path!r} is not in an allowed module, and a class path runs code when it is "
+            f"imported. Allowed: {', '.join(allowed)}. If you trust it, add {ALLOW} "
+            f"{path.rpartition('.')[0] or path} to the command line (a YAML file cannot)."
+        ) from error
+    finally:
+        settings.update(before)
+
+
+def with_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the prefixes of all `--allow_modules a,b`, and the command line without them."""
+    allowed, others, words = [], [], list(arguments)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if name.replace("-", "_") != f"__{ALLOW[2:]}":
+            others.append(f"{name}{equals}{value}")
+            continue
+        if not equals and (not words or words[0].startswith("--")):
+            raise ValueError(f"{ALLOW} has no value; give dotted names, with commas between them")
+        value = value if equals else words.pop(0)
+        allowed += [part.strip() for part in value.split(",")]
+    return allowed, others

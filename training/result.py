@@ -10,55 +10,21 @@ from typing import Any
 from data_prep.files import write_atomic
 
 FORMAT_VERSION = 1
-KEYS = {
-    "format_version",
-    "task",
-    "title",
-    "kind",
-    "encoder",
-    "settings",
-    "score",
-    "best_epoch",
-    "best_step",
-    "total_steps",
-    "evaluation",
-    "majority",
-    "diverged",
-    "reason",
-    "data",
-    "elapsed_s",
-    "versions",
-    "device",
-    "task_facts",
-}
-ADDED_KEYS = {"task_facts"}
-"""What the first results lack; reading gives it as an empty object."""
-FACT_KEYS = {"family", "place", "num_folds", "in_average", "published", "published_source"}
-"""Of the task: the table it stands in and where, the folds of a cross-validation (0: none), whether
-the family's average counts it, published scores by model in per cent, and where these stand."""
-ENCODER_KEYS = {"path", "kind", "name", "num_parameters", "random_init", "digest"}
-SETTINGS_KEYS = {
-    "lr",
-    "batch_size",
-    "epochs",
-    "max_len",
-    "seed",
-    "fold",
-    "repeat",
-    "warmup_share",
-    "weight_decay",
-    "schedule",
-    "precision",
-    "max_train_rows",
-    "max_eval_rows",
-    "positions",
-    "segments",
-    "dropout_prob",
-    "gradient_clip",
+_KEYS = {
+    "the result": "format_version task title kind encoder settings score best_epoch best_step "
+    "total_steps evaluation majority diverged reason data elapsed_s versions device task_facts",
+    "encoder": "path kind name num_parameters random_init digest",
+    "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
+    "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
     "class_weights",
+    "task_facts": "family place num_folds in_average published published_source",
 }
-ADDED_SETTINGS = {"dropout_prob", "gradient_clip", "class_weights"}
-"""Settings that the first results lack; reading gives them as None, which is unknown."""
+"""Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
+the folds of a cross-validation (0: none), whether the family's average counts it, published scores
+by model in per cent, and where these stand."""
+_ADDED_SETTINGS = ("class_weights", "dropout_prob", "gradient_clip")
+"""Settings that the first results lack; reading gives them as None, which is unknown. Facts are
+empty there."""
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -86,37 +52,24 @@ def read_result(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
     if isinstance(result, dict) and isinstance(result.get("settings"), dict):
-        result["settings"] = {**dict.fromkeys(sorted(ADDED_SETTINGS)), **result["settings"]}
-        result = {**{key: {} for key in ADDED_KEYS}, **result}
+        settings = {**dict.fromkeys(_ADDED_SETTINGS), **result["settings"]}
+        result = {"task_facts": {}, **result, "settings": settings}
     _check(result, path)
     return dict(result)
 
 
 def _check(result: Any, path: str | Path) -> None:
-    if not isinstance(result, dict):
-        raise ValueError(f"{path}: holds a {type(result).__name__}; a JSON object is needed")
-    version = result.get("format_version")
+    version = result.get("format_version") if isinstance(result, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version is {version!r}; this version reads {FORMAT_VERSION}: "
             "run the fit again"
         )
-    groups: tuple[tuple[str, set[str]], ...] = (
-        ("", KEYS),
-        ("encoder", ENCODER_KEYS),
-        ("settings", SETTINGS_KEYS),
-    )
-    if result.get("task_facts"):
-        groups = (*groups, ("task_facts", FACT_KEYS))
-    for name, expected in groups:
-        found = result[name] if name else result
-        _check_keys(found, expected, f"{path}: {name or 'the result'}")
-
-
-def _check_keys(found: Any, expected: set[str], place: str) -> None:
-    keys = set(found) if isinstance(found, dict) else set()
-    missing, unknown = sorted(expected - keys), sorted(keys - expected)
-    if missing or unknown:
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
-        raise ValueError(f"{place} {' and '.join(parts)}; run the fit again")
+    for name, keys in _KEYS.items():
+        found = result if name == "the result" else result[name]
+        known, given = set(keys.split()), set(found if isinstance(found, dict) else ())
+        missing, unknown = sorted(known - given), sorted(given - known)
+        if (missing or unknown) and (name != "task_facts" or given):
+            parts = [f"lacks {', '.join(missing)}"] if missing else []
+            parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+            raise ValueError(f"{path}: {name} {' and '.join(parts)}; run the fit again")

@@ -1,15 +1,63 @@
 """Where a run writes, how it is tracked, when it saves and what stops it: options of `fit`."""
 
+import math
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from training.interruption import signal_named
-from training.tracking import TrackingConfig, check_run_name
+
+_MOST_TAG, _MOST_GROUP = 64, 128
+_RULES: Mapping[str, Callable[[float], bool]] = {
+    "> 0": lambda value: value > 0,
+    ">= 0": lambda value: value >= 0,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def check_numbers(config: object, rule: str, *names: str, group: str = "") -> None:
+    """Refuse the numbers of a configuration that are not finite, or not as a rule says.
+
+    Raises:
+        ValueError: Names the first one, the rule and the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and _RULES[rule](value)):
+            raise ValueError(f"{group}{name} must be {rule}, got {value}")
+
+
+def check_run_name(name: str) -> None:
+    """Refuse the name of a run that is no folder below the root of the runs.
+
+    Letters of any script will do, with their marks, in either of Unicode's forms.
+
+    Raises:
+        ValueError: Says what is wrong with it.
+    """
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+        raise ValueError(
+            f"run.name {ascii(name)} has letters that Python cannot read in this locale; set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or use a name of ASCII letters"
+        )
+    parts = name.split("/")
+    if not all(part and all(map(_is_of_name, part)) for part in parts) or {".", ".."} & set(parts):
+        raise ValueError(
+            f"run.name {name!r} is not a folder name: use letters, digits, '.', '_', '-' and '/' "
+            "between them"
+        )
+
+
+def _is_of_name(letter: str) -> bool:
+    return letter.isalnum() or letter in "._-" or unicodedata.category(letter).startswith("M")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(TrackingConfig):
+class RunConfig:
     """Folder and tracking of one run; what trains adds its own options."""
 
     files: ClassVar[tuple[str, ...]] = ()
@@ -21,6 +69,18 @@ class RunConfig(TrackingConfig):
     not_in_group: ClassVar[tuple[str, ...]] = ()
     """Settings in which the runs of one configuration may differ besides the seed."""
 
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases: off (nothing is imported or written), offline (kept in the run's folder;
+    `wandb sync` uploads it later) or online."""
+    wandb_project: str = "ponet"
+    """W&B project."""
+    wandb_group: str = ""
+    """W&B group; empty: one group for all seeds of a configuration, named after it."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags, each of 1 to 64 characters, as a list: [baseline, long]."""
+    wandb_artifacts: bool = False
+    """Give W&B the artifacts of the run: the trained model or the scores, and the manifest of the
+    data (never the data itself). Offline, the model's files are read when the run is synced."""
     name: str = "default"
     """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
     root: str = "runs"
@@ -31,8 +91,18 @@ class RunConfig(TrackingConfig):
     error where it cannot be."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_run_name(self.name)
+        for tag in self.wandb_tags:
+            if not 1 <= len(tag) <= _MOST_TAG:
+                raise ValueError(
+                    f"run.wandb_tags holds a tag of {len(tag)} characters: {tag!r}; W&B takes 1 to "
+                    f"{_MOST_TAG}"
+                )
+        if len(self.wandb_group) > _MOST_GROUP:
+            raise ValueError(
+                f"run.wandb_group has {len(self.wandb_group)} characters; W&B takes up to "
+                f"{_MOST_GROUP}: give a shorter one"
+            )
 
     @property
     def folder(self) -> Path:
@@ -58,13 +128,8 @@ class CheckpointConfig:
     """Write in the background, from a copy in the host's memory, while training goes on."""
 
     def __post_init__(self) -> None:
-        if self.every_n_minutes < 0 or self.every_n_steps < 0:
-            raise ValueError(
-                f"checkpoints.every_n_minutes ({self.every_n_minutes}) and every_n_steps "
-                f"({self.every_n_steps}) must be 0 (off) or more"
-            )
-        if self.keep_last < 1:
-            raise ValueError(f"checkpoints.keep_last must be at least 1, got {self.keep_last}")
+        check_numbers(self, ">= 0", "every_n_minutes", "every_n_steps", group="checkpoints.")
+        check_numbers(self, "> 0", "keep_last", group="checkpoints.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +144,13 @@ class PreemptionConfig:
     """Under SLURM: put the job back into the queue after the checkpoint is saved."""
 
     def __post_init__(self) -> None:
-        if self.poll_every_n_steps < 1:
-            raise ValueError(
-                f"preemption.poll_every_n_steps must be > 0, got {self.poll_every_n_steps}"
-            )
+        check_numbers(self, "> 0", "poll_every_n_steps", group="preemption.")
         for name in self.signals:
             signal_named(name)
 
 
 METRICS_FILE = "metrics.jsonl"
+RECORD_FILE = "wandb_runs.json"
 CONFIG_KEY = "ponet_run"
 """Where a checkpoint keeps the configuration of its run."""
 EVENTS_FILE = "events.jsonl"
@@ -95,6 +158,7 @@ SKIPPED_FILE = "skipped_windows.json"
 CONFIG_FILE = "run_config.yaml"
 CURVES_FILE = "curves.png"
 BUNDLE_FOLDER = "bundle"
+CLASSIFIER_FOLDER = "classifier"
 CHECKPOINT_FOLDER = "checkpoints"
 EVALUATIONS_FILE = "evaluations.jsonl"
 PREDICTIONS_FILE = "predictions-rank{rank}.jsonl"

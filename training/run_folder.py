@@ -7,24 +7,29 @@ folder beside them, from where the next writer brings them back, or the new run 
 
 import contextlib
 import functools
+import json
 import os
 import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import sync_folder
+from data_prep.files import file_lock, sync_folder
+from training.run_config import EVENTS_FILE, METRICS_FILE
 
 LOCK_FILE = ".run.lock"
 MOVING, MOVED, UNWANTED = ".replacing", ".replaced", ".removing"
 """Folders of an earlier run's files: on their way out or back; all out, while the new run begins;
 to be deleted, since the new run has begun."""
-_METRICS_FILE = "metrics.jsonl"
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+PACKAGES = ("ponet", "torch", "pytorch-lightning")
+"""Whose versions are noted."""
 _held: set[TextIO] = set()
 
 
@@ -44,9 +49,6 @@ def sole_writer(folder: str | Path, *, own: Sequence[str], doing: str) -> Iterat
         folder: The run's folder.
         own: Patterns of the names of all that such a run writes there, see `own_files`.
         doing: What is going on, in a word, for whoever finds the folder held.
-
-    Raises:
-        ValueError: Another process holds it; says which one.
     """
     folder = Path(folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -130,14 +132,11 @@ def replacing(folder: str | Path, *, own: Sequence[str]) -> Iterator[None]:
     Args:
         folder: The run's folder; it exists.
         own: As in `sole_writer`; nothing else is touched.
-
-    Raises:
-        ValueError: A run with a name such as NAME/checkpoints lies in this run's own folders.
     """
     folder = Path(folder)
     entries = own_files(folder, own=own)
     for entry in (entry for entry in entries if entry.is_dir()):
-        if inner := next(entry.rglob(_METRICS_FILE), None):
+        if inner := next(entry.rglob(METRICS_FILE), None):
             raise ValueError(
                 f"{folder} cannot be replaced: {inner.parent} is a run of its own inside; move it "
                 "to another place, or give another --run.name"
@@ -171,3 +170,35 @@ def restore(folder: Path, *, own: Sequence[str]) -> None:
         for entry in (folder / MOVING).iterdir():
             os.replace(entry, folder / entry.name)
         (folder / MOVING).rmdir()
+
+
+def add_event(folder: Path, name: str, **details: Any) -> None:
+    """Append one event; called on one rank.
+
+    Args:
+        folder: The run's folder.
+        name: What happened, one word.
+        details: Plain values: step, reason, files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": now, "event": name, **details}) + "\n")
+
+
+def provenance() -> dict[str, object]:
+    """The command as it can be typed again, without the interpreter's folder, and versions."""
+    words = list(sys.orig_argv)
+    words[0] = words[0].replace("\\", "/").rsplit("/", 1)[-1]
+    return {"command": shlex.join(words), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version; Python's too."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -5,8 +5,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.metrics_rows import last_value, read_metrics
+from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
+from training.reports.runs import Run
+from training.reports.study import ACCURACY, LOSS, PAIRS, SPEED, Logged
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 
 
@@ -47,44 +49,34 @@ def print_summary(folders: Sequence[Path]) -> str:
 
 def summary_lines(folder: Path, rows: list[dict[str, float]]) -> list[str]:
     """The table's lines for one run."""
-    lines = [
-        f"run {folder}: {rows[-1]['step']:,.0f} steps" if rows else f"run {folder}: no metrics"
-    ]
-    lines += _table(rows)
-    speeds = sorted(row["train/tokens_per_s"] for row in rows if "train/tokens_per_s" in row)
-    if speeds:
-        lines.append(f"training speed: {speeds[len(speeds) // 2]:,.0f} tokens/s (median)")
-    for label, name in (("curves", CURVES_FILE), ("bundle", BUNDLE_FOLDER)):
-        if (folder / name).exists():
-            lines.append(f"{label}: {folder / name}")
-    return lines
-
-
-def _table(rows: list[dict[str, float]]) -> list[str]:
-    entries = [
-        ("masked-LM accuracy", "val/mlm_accuracy", "baseline/unigram_accuracy", "unigram", ".1%"),
-        ("masked-LM loss (nats)", "val/mlm_loss", "baseline/unigram_loss", "unigram", ".3f"),
-        ("pair accuracy", "val/pair_accuracy", "baseline/pair_chance", "chance", ".1%"),
-    ]
-    lines = [f"{'validation':<24}{'this run':>10}{'guessing':>22}   verdict"]
-    for label, metric, baseline, guesser, spec in entries:
-        value, level = last_value(rows, metric), last_value(rows, baseline)
+    run = Run(folder=folder, name=folder.name, rows=rows)
+    count = f"{rows[-1]['step']:,.0f} steps" if rows else "no metrics"
+    lines = [f"run {folder}: {count}"]
+    table = [f"{'validation':<24}{'this run':>10}{'guessing':>22}   verdict"]
+    for measure in (ACCURACY, LOSS, PAIRS):
+        value, level = measure.read(run), measure.level(run)
         if value is None or level is None:
             continue
-        guess = f"{guesser} {level:{spec}}"
-        verdict = _verdict(metric, value, level, last_value(rows, "baseline/eval_examples"))
-        lines.append(f"{label:<24}{value:>10{spec}}{guess:>22}   {verdict}")
-    return lines if len(lines) > 1 else ["no validation"]
+        label, unit = measure.title[0].lower() + measure.title[1:], measure.unit
+        label, unit = (label, unit) if unit == "%" else (f"{label} ({unit})", "")
+        guess = f"{measure.guesser.removesuffix(' guesser')} {measure.text(level)}{unit}"
+        verdict = _verdict(measure, value, level, run.last("baseline/eval_examples"))
+        table.append(f"{label:<24}{measure.text(value) + unit:>10}{guess:>22}   {verdict}")
+    lines += table if len(table) > 1 else ["no validation"]
+    speed = run.last(SPEED.metric)
+    lines += [] if speed is None else [f"training speed: {speed:,.0f} tokens/s (median)"]
+    parts = (("curves", CURVES_FILE), ("bundle", BUNDLE_FOLDER))
+    return [*lines, *(f"{n}: {folder / name}" for n, name in parts if (folder / name).exists())]
 
 
-def _verdict(metric: str, value: float, level: float, examples: float | None) -> str:
-    if metric == "val/mlm_loss":
+def _verdict(measure: Logged, value: float, level: float, examples: float | None) -> str:
+    if measure is LOSS:
         return f"{level - value:+.2f} nats better" if value < level else "not learnt"
-    if metric == "val/mlm_accuracy":
+    if measure is ACCURACY:
         return f"{value / level:.1f} x the unigram guesser" if level else ""
     if examples is None:
         return ""
-    standard_error = math.sqrt(level * (1 - level) / examples)
+    standard_error = math.sqrt(level * (100 - level) / examples)
     distance = (value - level) / standard_error
     learnt = "above chance" if distance > 3 else "not above chance yet"
     return f"{learnt} ({distance:+.1f} standard errors, {examples:,.0f} pairs)"

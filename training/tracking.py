@@ -1,96 +1,41 @@
-"""How a run is tracked in Weights & Biases: its options, and the rows and names that are logged.
+"""Weights & Biases: how a run begins and ends there, what it is given, what its folder records.
 
-Invariant: nothing here imports wandb; `training.wandb_run` does, where a run is tracked.
+Invariant: wandb is imported by the functions that log, and only the first rank calls them.
 """
 
 import json
 import math
+import netrc
+import os
 import secrets
-import string
-import unicodedata
-from collections.abc import Mapping, Sequence
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.files import write_atomic
+from training.configuration import configuration_name, flatten
+from training.interruption import EXIT_STOPPED
+from training.run_config import RECORD_FILE, RunConfig
 
-RECORD_FILE = "wandb_runs.json"
+STEP_KEY = "trainer/global_step"
+"""Optimiser steps: the x axis of every metric, so that steps may come again after a rollback."""
 FORMAT_VERSION = 1
-_MOST_TAG, _MOST_GROUP = 64, 128
-_LOWER_IS_BETTER = ("loss", "perplexity")
-_ID_LETTERS = string.ascii_lowercase + string.digits
-
-
-def check_run_name(name: str) -> None:
-    """Refuse the name of a run that is no folder below the root of the runs.
-
-    Letters of any script will do, with their marks, in either of Unicode's forms.
-
-    Raises:
-        ValueError: Says what is wrong with it.
-    """
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
-        raise ValueError(
-            f"run.name {ascii(name)} has letters that Python cannot read in this locale; set "
-            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or use a name of ASCII letters"
-        )
-    parts = name.split("/")
-    if not all(part and all(map(_is_of_name, part)) for part in parts) or {".", ".."} & set(parts):
-        raise ValueError(
-            f"run.name {name!r} is not a folder name: use letters, digits, '.', '_', '-' and '/' "
-            "between them"
-        )
-
-
-def _is_of_name(letter: str) -> bool:
-    return letter.isalnum() or letter in "._-" or unicodedata.category(letter).startswith("M")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Whether and how a run is tracked in Weights & Biases."""
-
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Weights & Biases: off (nothing is imported or written), offline (kept in the run's folder;
-    `wandb sync` uploads it later) or online."""
-    wandb_project: str = "ponet"
-    """W&B project."""
-    wandb_group: str = ""
-    """W&B group; empty: one group for all seeds of a configuration, named after it."""
-    wandb_tags: tuple[str, ...] = ()
-    """W&B tags, each of 1 to 64 characters, as a list: [baseline, long]."""
-    wandb_artifacts: bool = False
-    """Give W&B the artifacts of the run: the trained model or the scores, and the manifest of the
-    data (never the data itself). Offline, the model's files are read when the run is synced."""
-
-    def __post_init__(self) -> None:
-        """Check what W&B would refuse later."""
-        for tag in self.wandb_tags:
-            if not 1 <= len(tag) <= _MOST_TAG:
-                raise ValueError(
-                    f"run.wandb_tags holds a tag of {len(tag)} characters: {tag!r}; W&B takes 1 to "
-                    f"{_MOST_TAG}"
-                )
-        if len(self.wandb_group) > _MOST_GROUP:
-            raise ValueError(
-                f"run.wandb_group has {len(self.wandb_group)} characters; W&B takes up to "
-                f"{_MOST_GROUP}: give a shorter one"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedStart:
-    """One W&B run that a run folder was tracked with."""
+    """One W&B run that a run folder was tracked with: W&B's id, offline or online, and where."""
 
     id: str
-    """W&B's run id."""
     mode: str
-    """offline or online."""
     project: str
-    """W&B project."""
     group: str
-    """W&B group."""
 
 
 @dataclass(kw_only=True)
@@ -105,9 +50,8 @@ class TrackingRecord:
 
     def save(self, folder: Path) -> None:
         """Write it at once."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=2) + "\n"
         write_atomic(folder / RECORD_FILE, text.encode("utf-8"))
 
     @classmethod
@@ -132,102 +76,231 @@ class TrackingRecord:
                 "tracked as a new W&B run"
             ) from error
 
+    def next_start(
+        self, run: RunConfig, *, group: str, continues: bool, run_id: str = ""
+    ) -> TrackedStart:
+        """Return the W&B run that a start of a run is tracked with.
 
-def next_start(
-    record: TrackingRecord, tracking: TrackingConfig, *, group: str, continues: bool, run_id: str
-) -> TrackedStart:
-    """Return the W&B run that a start of a run is tracked with.
+        A run that goes on stays in its group, also where its configuration has changed. Online it
+        goes on in its W&B run; offline runs cannot be continued, so there it is a new run.
 
-    A run that goes on stays in its group, also where its configuration has changed. Online it goes
-    on in its W&B run; offline runs cannot be continued, so there it is a new run.
+        Args:
+            run: The options.
+            group: The configuration's group, for where none is given.
+            continues: Whether the run goes on from a checkpoint.
+            run_id: The id that `wandb agent` gives; empty: none.
+        """
+        before = self.runs[-1] if continues and self.runs else None
+        mode, project = run.wandb, run.wandb_project
+        online = [r.id for r in self.runs if (r.mode, r.project) == ("online", project)]
+        if not run_id and continues and mode == "online" and online:
+            run_id = online[-1]
+        return TrackedStart(
+            id=run_id or secrets.token_hex(4),
+            mode=mode,
+            project=project,
+            group=run.wandb_group or (before.group if before else group),
+        )
+
+
+def active_run() -> Any:
+    """Return the W&B run of this process, or None; imports nothing."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+def tracked_run(trainer: Any) -> Any:
+    """Return the W&B run that a Lightning trainer logs to; None: no W&B, or not the first rank."""
+    return active_run() if trainer.is_global_zero else None
+
+
+@contextmanager
+def own_tracking() -> Iterator[None]:
+    """End the W&B run that the block began; the next run of the process would write into it.
+
+    A block that ends with an exception ends the run as failed, with the exception's `exit_code`; a
+    preempted one (75) as preempting, so that `wandb agent` queues a sweep's run again.
+
+    Raises:
+        ValueError: The block ended with an error of W&B's: of an entity, a project, a key.
+    """
+    before, code = active_run(), 0
+    try:
+        yield
+    except BaseException as error:
+        code = int(getattr(error, "exit_code", 1))
+        if "wandb" in sys.modules and isinstance(error, sys.modules["wandb"].Error):
+            reason = " ".join(str(error).split())
+            raise ValueError(f"W&B: {reason}; --run.wandb offline needs no server") from error
+        raise
+    finally:
+        run = active_run()
+        if run is not None and run is not before:
+            if code == EXIT_STOPPED:
+                run.mark_preempting()
+            sys.modules["wandb"].finish(exit_code=code)
+
+
+def check_tracking(run: RunConfig) -> None:
+    """See that W&B can be used as the options say, before a run begins; called on one rank.
+
+    Raises:
+        ValueError: It is not installed, and online: nobody is logged in, or no server answers.
+    """
+    if run.wandb == "off":
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            f"--run.wandb {run.wandb} needs wandb, which is not installed; run `pip install "
+            "-c constraints.txt wandb`, or leave the option out"
+        ) from error
+    mode = os.environ.get("WANDB_MODE", "")
+    if run.wandb == "offline" or mode not in ("", "online", "run", "shared"):
+        return
+    settings = wandb.setup().settings
+    url = urllib.parse.urlsplit(settings.base_url)
+    host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+    if not _is_logged_in(settings, host):
+        raise ValueError(
+            "--run.wandb online: nobody is logged in to W&B here; run `wandb login`, or set "
+            "WANDB_API_KEY, or give --run.wandb offline and upload the run later with `wandb sync`"
+        )
+    if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    try:
+        socket.create_connection((host, port), timeout=10.0).close()
+    except OSError as error:
+        raise ValueError(
+            f"--run.wandb online: W&B's server {settings.base_url} cannot be reached ({error}); "
+            "give --run.wandb offline and upload the run later with `wandb sync`"
+        ) from error
+
+
+def _is_logged_in(settings: Any, host: str) -> bool:
+    """Whether there is a key: in the environment, in settings, or in the netrc file."""
+    if settings.api_key or getattr(settings, "identity_token_file", None):
+        return True
+    names = (os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc")
+    files = [Path(name).expanduser() for name in names if name]
+    path = next((file for file in files if file.is_file()), None)
+    try:
+        return path is not None and netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_logger(run: RunConfig, config: Mapping[str, Any], *, continues: bool) -> Any:
+    """Return Lightning's logger for Weights & Biases, or None where it is not asked for.
+
+    On the first rank the folder records the W&B run; others get no id and never speak to W&B.
 
     Args:
-        record: What the folder knows.
-        tracking: The options.
-        group: The configuration's group, for where none is given.
+        run: The run's options; W&B writes into its folder.
+        config: The resolved configuration.
         continues: Whether the run goes on from a checkpoint.
-        run_id: The id that `wandb agent` gives; empty: none.
     """
-    before = record.runs[-1] if continues and record.runs else None
-    group = tracking.wandb_group or (before.group if before else group)
-    mode, project = tracking.wandb, tracking.wandb_project
-    online = (run for run in reversed(record.runs) if (run.mode, run.project) == (mode, project))
-    known = next(online, None) if continues and mode == "online" else None
-    chosen = run_id or (known.id if known else new_id())
-    return TrackedStart(id=chosen, mode=mode, project=project, group=group)
+    if run.wandb == "off":
+        return None
+    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.utilities import rank_zero_only
+
+    settings = flatten(config)
+    group = configuration_name(settings, label_keys=run.label_keys, also_without=run.not_in_group)
+    options: dict[str, Any] = {
+        "project": run.wandb_project,
+        "name": run.name,
+        "group": run.wandb_group or group,
+        "tags": list(run.wandb_tags),
+        "job_type": run.job_type,
+        "save_dir": run.folder,
+        "log_model": False,
+        "config": settings,
+    }
+    if run.wandb == "offline":  # Lightning's `offline` would set an environment variable
+        options |= {"mode": "offline", "resume": None}
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        options |= _recorded_start(run, group, continues)
+    return WandbLogger(**options)
 
 
-def new_id() -> str:
-    """Return an unused W&B run id; no seeded generator is touched."""
-    return "".join(secrets.choice(_ID_LETTERS) for _ in range(8))
+def _recorded_start(run: RunConfig, group: str, continues: bool) -> dict[str, Any]:
+    """Note the W&B run in the folder; return what of the logger's options it decides."""
+    record = TrackingRecord.load(run.folder)
+    running = active_run()
+    if running is not None and record.runs and running.id == record.runs[-1].id:
+        return {"group": record.runs[-1].group, "experiment": running}  # a rollback
+    agents_id = os.environ.get("WANDB_RUN_ID", "")
+    start = record.next_start(run, group=group, continues=continues, run_id=agents_id)
+    if start not in record.runs:
+        record.runs.append(start)
+    record.save(run.folder)
+    # What `wandb agent` has decided is left to it.
+    return {"group": start.group, "id": None if agents_id else start.id}
 
 
-def best_values(rows: Sequence[Mapping[str, float]], *, stage: str = "val") -> dict[str, float]:
-    """Return `best/<metric>` and `best/<metric>_step` of every metric of a stage.
+def best_values(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return `best/<metric>` and `best/<metric>_step` of every metric of validations.
 
     Losses and perplexities are best when lowest, everything else when highest; the earliest of
     equals counts, and a NaN never does.
-
-    Args:
-        rows: Lines of metrics.jsonl.
-        stage: What the metrics' names begin with.
     """
     best: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            if not name.startswith(f"{stage}/") or math.isnan(value):
+            if not name.startswith("val/") or math.isnan(value):
                 continue
-            key = f"best/{name}"
-            lower = name.endswith(_LOWER_IS_BETTER)
-            if key not in best or (value < best[key] if lower else value > best[key]):
+            key, sign = f"best/{name}", -1 if name.endswith(("loss", "perplexity")) else 1
+            if key not in best or sign * value > sign * best[key]:
                 best |= {key: value, f"{key}_step": row["step"]}
     return best
 
 
-PREDICTION_COLUMNS = (
-    *("example", "position", "context", "truth", "p of truth"),
-    *(name for place in (1, 2, 3) for name in (f"guess {place}", f"p {place}")),
-)
+def add_config(run: Any, values: Mapping[str, Any]) -> None:
+    """Add settings to a run's configuration."""
+    run.config.update(dict(values), allow_val_change=True)
 
 
-def masked_context(words: Sequence[str], position: int, *, width: int = 8) -> str:
-    """Return what the model sees around a position, which is marked with guillemets.
+def log_table(
+    run: Any, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, step: int
+) -> None:
+    """Log a table at an optimiser step."""
+    import wandb
+
+    table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+    run.log({key: table, STEP_KEY: step})
+
+
+def log_files(
+    run: Any,
+    files: Iterable[Path],
+    *,
+    name: str,
+    type: str,
+    metadata: Mapping[str, Any],
+    alias: str,
+    copied: bool = True,
+    is_input: bool = False,
+) -> str:
+    """Log files as an artifact and return its name, `[entity/]project/name:alias`.
 
     Args:
-        words: Tokens of the example as shown to the model; `##` pieces are joined to what precedes.
-        position: Index of the token in question.
-        width: Tokens shown on either side.
+        run: The W&B run.
+        files: Each becomes a file of its name in the artifact.
+        name: Of the artifact.
+        type: W&B's type: model, dataset or result.
+        metadata: Plain values.
+        alias: Beside `latest`; says which content it is.
+        copied: Whether W&B keeps a copy of its own until they are uploaded.
+        is_input: Whether the run has read it rather than made it. Offline W&B knows no inputs: it
+            is logged like an output.
     """
-    first, last = max(0, position - width), min(len(words), position + width + 1)
-    parts = [
-        f" »{word}«" if place == position else _joined(word)
-        for place, word in enumerate(words[first:last], start=first)
-    ]
-    return "".join(parts).strip()
+    import wandb
 
-
-def _joined(word: str) -> str:
-    return word.removeprefix("##") if word.startswith("##") else f" {word}"
-
-
-def result_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """Return columns and rows of a fine-tuning result as a table: one row per split and metric.
-
-    Args:
-        result: As in result.json: `evaluation` and `majority` are split -> metric -> value.
-    """
-    columns = ("task", "split", "rows", "metric", "value", "majority")
-    rows = [
-        [
-            result["task"],
-            split,
-            values.get("num_rows"),
-            metric,
-            float(value),
-            result["majority"].get(split, {}).get(metric),
-        ]
-        for split, values in result["evaluation"].items()
-        for metric, value in values.items()
-        if metric != "num_rows"
-    ]
-    return columns, rows
+    artifact = wandb.Artifact(name, type=type, metadata=dict(metadata))
+    policy: Literal["mutable", "immutable"] = "mutable" if copied else "immutable"
+    for path in files:
+        artifact.add_file(str(path.resolve()), name=path.name, policy=policy, skip_cache=True)
+    add = run.use_artifact if is_input and not run.offline else run.log_artifact
+    add(artifact, aliases=["latest", alias])
+    return "/".join(part for part in (run.entity, run.project, f"{name}:{alias}") if part)

@@ -20,21 +20,21 @@ DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64"
 MEASURING_S = 0.1
 """How long the peak rate is measured, at least."""
 
-# Words of a GPU's name: TFLOP/s of dense matrix products by operand type, from the maker's data
-# sheets (those with sparsity are twice as high). The first entry whose words all occur is taken.
-KNOWN_TFLOPS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
-    (("H200", "NVL"), {"bf16": 835.5, "tf32": 417.5, "fp32": 60.0}),
-    (("H200",), {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}),
-    (("H100", "NVL"), {"bf16": 835.5, "tf32": 417.5, "fp32": 60.0}),
-    (("H100", "PCIE"), {"bf16": 756.0, "tf32": 378.0, "fp32": 51.2}),
-    (("H100", "HBM3"), {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}),
-    (("A100",), {"bf16": 312.0, "tf32": 156.0, "fp32": 19.5}),
-    (("L40S",), {"bf16": 362.0, "tf32": 183.0, "fp32": 91.6}),
-    (("L4",), {"bf16": 121.0, "tf32": 60.0, "fp32": 30.3}),
-    (("A10",), {"bf16": 125.0, "tf32": 62.5, "fp32": 31.2}),
-    (("RTX", "4090"), {"bf16": 165.2, "tf32": 82.6, "fp32": 82.6}),
-    (("RTX", "3090"), {"bf16": 71.0, "tf32": 35.6, "fp32": 35.6}),
-)
+# Words of a GPU's name: TFLOP/s of dense matrix products in 16 bits, TF32 and float32, from the
+# maker's data sheets (those with sparsity are twice as high). The first entry that fits is taken.
+KNOWN_TFLOPS = {
+    "H200 NVL": (835.5, 417.5, 60.0),
+    "H200": (989.4, 494.7, 66.9),
+    "H100 NVL": (835.5, 417.5, 60.0),
+    "H100 PCIE": (756.0, 378.0, 51.2),
+    "H100 HBM3": (989.4, 494.7, 66.9),
+    "A100": (312.0, 156.0, 19.5),
+    "L40S": (362.0, 183.0, 91.6),
+    "L4": (121.0, 60.0, 30.3),
+    "A10": (125.0, 62.5, 31.2),
+    "RTX 4090": (165.2, 82.6, 82.6),
+    "RTX 3090": (71.0, 35.6, 35.6),
+}
 
 
 class PeakRate(NamedTuple):
@@ -83,13 +83,11 @@ def known_tflops(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
         tf32: Whether float32 products may be rounded to TF32.
     """
     words = set(re.split(r"[^A-Z0-9]+", name.upper()))
-    if "MIG" in words:
+    columns = {torch.bfloat16: 0, torch.float16: 0, torch.float32: 1 if tf32 else 2}
+    if "MIG" in words or dtype not in columns:
         return None
-    low = dtype in (torch.bfloat16, torch.float16)
-    column = "bf16" if low else "tf32" if tf32 else "fp32"
-    if not low and dtype != torch.float32:
-        return None
-    return next((row[column] for part, row in KNOWN_TFLOPS if words.issuperset(part)), None)
+    rows = (row for known, row in KNOWN_TFLOPS.items() if words.issuperset(known.split()))
+    return next((row[columns[dtype]] for row in rows), None)
 
 
 def corrected_rate(
@@ -121,25 +119,19 @@ def measured_rate(device: torch.device, dtype: torch.dtype) -> float:
     It draws from a generator of its own, so a run's random numbers are the same without it.
     """
     size, repeats = (8192, 10) if device.type == "cuda" else (1024, 1)
+    wait = getattr(getattr(torch, device.type), "synchronize", lambda: None)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.rand(size, size, generator=generator).to(device, dtype) for _ in range(2))
     left[:256] @ right  # starts libraries and threads
     best, begin = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - begin < MEASURING_S:
-        _wait(device)
+        wait()
         start = time.perf_counter()
         for _ in range(repeats):
             left @ right
-        _wait(device)
+        wait()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 * repeats / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def memory_gib(device: torch.device) -> float:

@@ -3,34 +3,36 @@
 Invariant: [CLS], [SEP] and segments are known by position; a literal "[SEP]" in a text is text.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from finetune.data.boundaries import paragraph_starts, sentence_starts
-from finetune.data.encoded_texts import (
-    NO_STARTS,
-    EncodedText,
-    Int32Array,
-    PackedTexts,
-    assemble_batch,
-)
+from data_prep.config import SentencesConfig
+from data_prep.sentences import cut_long, split_missed
+from finetune.data.batches import EncodedText, Int32Array, PackedTexts, assemble_batch
+from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
-from ponet import EncoderBatch
+from ponet.batch import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
-from training.inputs import RUN_PARTS
-
-__all__ = ["EncodedText", "PackedTexts", "TextEncoder", "tokenizer_file"]
-
+from training.configuration import RUN_PARTS
 
 SHORTEST_MAX_LEN = 5
 """[CLS], two [SEP] and one token of each of two texts."""
 _CHUNK_CHARS = 1_000_000
 """Text given to the tokenizer at once; its own objects take about 200 bytes per token."""
+_LONG_SENTENCE = 300
+"""Characters; about 1 % of the sentences of reviews and news are longer."""
+_MAX_PARAGRAPH_CHARS = SentencesConfig().max_paragraph_chars
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
+_HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
+_STOPS = (". ", "。", "\n\n")
+_OPENING = '"“„«‘([{'
+_WITHOUT_MARKS = str.maketrans(dict.fromkeys(_OPENING + "”»)]}", " "))
 
 
 class TextEncoder:
@@ -42,85 +44,65 @@ class TextEncoder:
             its head, of a pair the longer one is cut first.
         segments: What a pooling segment is: a whole text, its sentences, or its paragraphs;
             [CLS] and [SEP] are always segments of their own.
-        language: ISO 639-1 code for the sentence rules.
 
     Raises:
         ValueError: The file is missing, damaged, or lacks a special token; max_len is too small.
     """
 
     def __init__(
-        self,
-        tokenizer_json: Path,
-        *,
-        max_len: int,
-        segments: SegmentRule = "separators",
-        language: str = "en",
+        self, tokenizer_json: Path, *, max_len: int, segments: SegmentRule = "separators"
     ) -> None:
         if max_len < SHORTEST_MAX_LEN:
             raise ValueError(f"max_len is {max_len}; {SHORTEST_MAX_LEN} or more is needed")
-        self._tokenizer = load_tokenizer(Path(tokenizer_json))
+        self._tokenizer = load_tokenizer(tokenizer_json)
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
-        self.info = tokenizer_facts(self._tokenizer, Path(tokenizer_json))
+        self.info = tokenizer_facts(self._tokenizer, tokenizer_json)
         self.max_len = max_len
         self.segments = segments
-        self.language = language
-        self.counters: Counter[str] = Counter()
-        """Repairs made while encoding; empty: none."""
 
     def encode(self, rows: Sequence[Row], source: str | Path) -> list[EncodedText]:
-        """Return the token ids of rows.
-
-        Args:
-            rows: Examples of one file; an empty second text means there is none.
-            source: Their file, for messages.
+        """Return the token ids of rows; an empty second text means there is none.
 
         Raises:
-            ValueError: A text has no token or is not Unicode; names file and line.
+            ValueError: A text has no token or is not Unicode; names source and line.
         """
-        return list(self.encode_packed(rows, source))
+        return list(self._encoded(rows, source))
 
     def encode_packed(self, rows: Sequence[Row], source: str | Path) -> PackedTexts:
-        """Return the same as `encode` in four arrays, for many texts; see there."""
-        packed: list[PackedTexts] = []
+        """Return the same as `encode` in a few arrays, for many texts; see there."""
+        return PackedTexts(self._encoded(rows, source))
+
+    def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
+        """Return a batch padded to its longest text."""
+        return assemble_batch(texts, pad_id=self.info.pad_id)
+
+    def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for chunk in _chunks(rows):
-            _check_unicode(chunk, source)
+            for row in chunk:
+                encodable(row.text + row.text_pair, "text", f"{source}, line {row.line}")
             first = self._tokens([row.text for row in chunk])
             second = self._tokens([row.text_pair for row in chunk])
-            encoded = []
             for row, text, pair in zip(chunk, first, second, strict=True):
                 if not text.num_whole or (row.text_pair and not pair.num_whole):
                     raise ValueError(
                         f"{source}, line {row.line}: a text has nothing that the tokenizer knows "
                         "as a character; take the row out"
                     )
-                encoded.append(self._assemble(text, pair))
-            packed.append(PackedTexts.pack(encoded))
-        return PackedTexts.join(packed)
-
-    def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
-        """Return a batch padded to its longest text."""
-        return assemble_batch(texts, pad_id=self.info.pad_id)
+                yield self._assembled(text, pair)
 
     def _tokens(self, texts: list[str]) -> Iterator["_Tokens"]:
         """Yield the tokens of each text; offsets are asked for only where a rule needs them."""
         if self.segments == "separators" or not any(texts):
             for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-                ids = encoding.ids
-                yield _Tokens(ids[: self.max_len], len(ids), NO_STARTS)
+                yield _Tokens(encoding.ids[: self.max_len], len(encoding), _NO_STARTS)
             return
+        rule = paragraph_starts if self.segments == "paragraphs" else sentence_starts
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
-            ids = encoding.ids
-            offsets = encoding.offsets[: self.max_len]
-            starts = token_starts(_without_spaces(text, offsets), self._character_starts(text))
-            yield _Tokens(ids[: self.max_len], len(ids), starts)
+            starts = _token_starts(text, encoding.offsets[: self.max_len], rule(text))
+            yield _Tokens(encoding.ids[: self.max_len], len(encoding), starts)
 
-    def _character_starts(self, text: str) -> list[int]:
-        if self.segments == "paragraphs":
-            return paragraph_starts(text)
-        return sentence_starts(text, self.language, self.counters)
-
-    def _assemble(self, text: "_Tokens", pair: "_Tokens") -> EncodedText:
+    def _assembled(self, text: "_Tokens", pair: "_Tokens") -> EncodedText:
         num_special = 3 if pair.num_whole else 2
         room = self.max_len - num_special
         num_text, num_pair = shortened_lengths(text.num_whole, pair.num_whole, room)
@@ -140,74 +122,6 @@ class TextEncoder:
         )
 
 
-def token_starts(offsets: Iterable[tuple[int, int]], starts: Sequence[int]) -> Int32Array:
-    """Return which tokens are the first of a piece of the text.
-
-    A token belongs to the piece that holds its first character; a piece without tokens vanishes.
-
-    Args:
-        offsets: First character and end of each token.
-        starts: Characters where pieces begin, growing, the first one 0.
-    """
-    begins = np.fromiter((begin for begin, _ in offsets), dtype=np.int64)
-    begins = np.maximum.accumulate(begins) if len(begins) else begins
-    pieces = np.searchsorted(np.asarray(starts, dtype=np.int64), begins, side="right")
-    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
-
-
-def _without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield offsets without the spaces that a SentencePiece token has before its word."""
-    for begin, end in offsets:
-        while begin < end and text[begin].isspace():
-            begin += 1  # noqa: PLW2901
-        yield begin, end
-
-
-def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:
-    """Return how many tokens of text and pair to keep: the longer one is cut first.
-
-    Args:
-        num_text: Tokens of the text, >= 0.
-        num_pair: Tokens of the pair, >= 0.
-        room: Most tokens of both together, >= 2.
-    """
-    if num_text + num_pair <= room:
-        return num_text, num_pair
-    if num_pair <= room // 2:
-        return room - num_pair, num_pair
-    if num_text <= room - room // 2:
-        return num_text, room - num_text
-    return room - room // 2, room // 2
-
-
-def tokenizer_file(encoder: str | Path) -> Path:
-    """Return the tokenizer.json of a bundle or classifier, a run that holds one, or a weights file.
-
-    Raises:
-        ValueError: There is none; names the places looked at.
-    """
-    folder = Path(encoder)
-    if folder.is_file():
-        folder = folder.parent
-    places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
-    for place in places:
-        if place.is_file():
-            return place
-    import_it = (
-        f"a model of transformers or the Hub is made a bundle first: python -m ponet import "
-        f"{encoder} --output BUNDLE"
-    )
-    if not folder.exists():
-        raise ValueError(
-            f"--model.encoder {encoder}: no such folder; give a bundle or run folder; {import_it}"
-        )
-    looked_at = ", ".join(map(str, places))
-    raise ValueError(
-        f"{encoder} has no {TOKENIZER_NAME} (looked for {looked_at}); give a bundle or run folder, "
-        f"or put the tokenizer of the pretraining there; {import_it}"
-    )
-
-
 class _Tokens(NamedTuple):
     """One text without special tokens; ids and starts reach as far as could be used."""
 
@@ -216,25 +130,109 @@ class _Tokens(NamedTuple):
     starts: Int32Array
 
 
+_NO_STARTS: Int32Array = np.empty(0, dtype=np.int32)
+
+
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Yield runs of rows with about `_CHUNK_CHARS` characters."""
     begin, num_chars = 0, 0
-    for place, row in enumerate(rows):
+    for end, row in enumerate(rows, 1):
         num_chars += len(row.text) + len(row.text_pair)
-        if num_chars >= _CHUNK_CHARS:
-            yield rows[begin : place + 1]
-            begin, num_chars = place + 1, 0
-    if begin < len(rows):
-        yield rows[begin:]
+        if num_chars >= _CHUNK_CHARS or end == len(rows):
+            yield rows[begin:end]
+            begin, num_chars = end, 0
 
 
-def _check_unicode(rows: Sequence[Row], source: str | Path) -> None:
-    """Refuse half of a surrogate pair, which JSON can hold but no tokenizer takes."""
-    for row in rows:
-        try:
-            (row.text + row.text_pair).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{source}, line {row.line}: a text holds half of a surrogate pair "
-                f"({error.object[error.start]!a}); write the whole character, or take the row out"
-            ) from error
+def _token_starts(
+    text: str, offsets: Sequence[tuple[int, int]], starts: Sequence[int]
+) -> Int32Array:
+    """Return which tokens are the first of a piece of the text.
+
+    A token belongs to the piece that holds its first character that is no space (a SentencePiece
+    token begins with one); a piece without tokens vanishes.
+    """
+    begins = [
+        next((place for place in range(begin, end) if not text[place].isspace()), end)
+        for begin, end in offsets
+    ]
+    grown = np.maximum.accumulate(np.array(begins, dtype=np.int64))
+    pieces = np.searchsorted(np.array(starts, dtype=np.int64), grown, side="right")
+    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
+
+
+def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:
+    """Return how many tokens of text and pair to keep, `room` at most: the longer is cut first."""
+    kept = min(num_text, max(room - num_pair, room - room // 2))
+    return kept, min(num_pair, room - kept)
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Return where each sentence of a raw text begins: the first one at 0, an empty text has none.
+
+    Two or more `<br />` in a row are the blank line of a web page (IMDb): a sentence begins there
+    even where sentencex sees none, as it does at blank lines by itself. And sentencex keeps
+    together what stands between an opening quotation mark or bracket and the next closing one,
+    which is half an article where a mark was never closed: a sentence longer than 300 characters
+    is cut again as if it had no such marks.
+    """
+    if not text:
+        return []
+    starts = {0, *_segmented(text), *(found.start() for found in _HTML_BREAKS.finditer(text))}
+    for begin, end in pairwise([*sorted(starts), len(text)]):
+        if end - begin > _LONG_SENTENCE:
+            inner = _segmented(text[begin:end].translate(_WITHOUT_MARKS))
+            starts.update(_with_marks(text, begin + start) for start in inner if start)
+    return sorted(starts)
+
+
+def paragraph_starts(text: str) -> list[int]:
+    """Return where each paragraph begins: after every run of blank lines.
+
+    Source: released PoNet code for Arxiv-11, which cuts at two line feeds.
+    """
+    ends = (found.end() for found in _BLANK_LINES.finditer(text))
+    return sorted({0, *(end for end in ends if end < len(text))}) if text else []
+
+
+def _segmented(text: str) -> list[int]:
+    import sentencex
+
+    starts, begin = [], 0
+    for part in cut_long(text, _MAX_PARAGRAPH_CHARS):  # the splitter's time grows with the square
+        is_start = not begin or text.endswith(_STOPS, 0, begin)  # else cut within a sentence
+        place = 0
+        for sentence in sentencex.segment("en", part):
+            for piece in split_missed(sentence):
+                found = part.find(piece, place)  # some white space may be lost before it
+                if found >= 0:
+                    starts += [begin + found] if found or is_start else []
+                    place = found + len(piece)
+        begin += len(part)
+    return starts
+
+
+def _with_marks(text: str, start: int) -> int:
+    """Return a start moved back over opening marks that stand directly before it."""
+    moved = len(text[:start].rstrip(_OPENING))
+    return moved if moved == 0 or text[moved - 1].isspace() else start
+
+
+def tokenizer_file(encoder: str | Path) -> Path:
+    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file."""
+    if not encoder:
+        raise ValueError(
+            "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
+        )
+    folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
+    places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is not None:
+        return found
+    what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
+    if not folder.exists():
+        what = f"--model.encoder {encoder}: no such folder"
+    raise ValueError(
+        f"{what}; give a bundle or run folder, or put the tokenizer of the pretraining there; a "
+        f"model of transformers or the Hub is made a bundle first: python -m ponet import {encoder}"
+        " --output BUNDLE"
+    )

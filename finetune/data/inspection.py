@@ -1,192 +1,118 @@
-"""What is looked at before training: balance, lengths, overlap between splits, the majority guess.
+"""What is looked at before training, and printed: balance, lengths, overlap, the majority guess.
 
-Invariant: nothing here changes a row; it only counts.
+Invariant: nothing here changes a row; it only counts, and what it found is plain JSON.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from finetune.tasks.labels import label_hints
+from finetune.data.batches import PackedTexts
+from finetune.metrics import is_of_one_class, metric_title, scores, value_text
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
-
-if TYPE_CHECKING:  # readers of tasks need `normalised`, but not torch
-    import torch
-
-    from finetune.data.encoded_texts import PackedTexts
 
 LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lower ends of the length histogram's bins, in tokens; the last bin is open."""
 _FEW, _RARE = 20, 0.2
 """Of up to 20 classes, one with less than a fifth of its equal share is rare."""
-DUPLICATES = "duplicates in train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthInspection:
-    """Tokens of the texts of a split before they are cut, special tokens included."""
-
-    median: float
-    """Half of the texts are this long or shorter."""
-    percentile_95: float
-    """95 % are this long or shorter."""
-    longest: int
-    """The longest one."""
-    histogram: tuple[int, ...]
-    """Texts with a length from each of `LENGTH_EDGES` to below the next one."""
-    share_truncated: float
-    """Share that is longer than the most tokens of an example, in [0, 1]."""
-    segments_median: float
-    """Median number of sentences or paragraphs that are used; 0 with rule separators."""
-
-    @classmethod
-    def of(cls, texts: "PackedTexts") -> "LengthInspection":
-        """Return the lengths of encoded texts, one or more."""
-        whole = texts.lengths_whole
-        counts, _ = np.histogram(whole, bins=[*LENGTH_EDGES, np.inf])
-        return cls(
-            median=float(np.median(whole)),
-            percentile_95=float(np.percentile(whole, 95)),
-            longest=int(whole.max()),
-            histogram=tuple(counts.tolist()),
-            share_truncated=float(np.mean(whole > texts.lengths)),
-            segments_median=float(np.median(texts.num_segments)),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitInspection:
-    """One split."""
-
-    num_rows: int
-    """Rows that are used."""
-    num_rows_whole: int
-    """Rows there are; more where only a subset is used."""
-    labels: Mapping[str, int] = field(default_factory=dict)
-    """Label -> rows, in the order of the classes; empty for a regression or without labels."""
-    target_mean: float | None = None
-    """Mean score of a regression."""
-    target_std: float | None = None
-    """Standard deviation of the scores, divided by the number of rows."""
-    lengths: LengthInspection | None = None
-    """Lengths, where the split was encoded."""
-    repairs: Mapping[str, int] = field(default_factory=dict)
-    """What was left out or mended and how often."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """All that is known about the data of a run before it trains."""
-
-    task: str
-    """Its name."""
-    title: str
-    """What tables call it."""
-    warning: str
-    """What a reader of its scores must know."""
-    max_len: int
-    """Most tokens of an example."""
-    segments: str
-    """What a pooling segment is."""
-    splits: Mapping[str, SplitInspection]
-    """Split -> what is in it."""
-    overlaps: Mapping[str, int]
-    """"test in train" and so on -> rows of the former whose normalised text is in the latter;
-    "duplicates in train": rows whose text stands in an earlier row of it. All rows count, also
-    where only a subset is used."""
-    unlike_published: tuple[str, ...]
-    """Splits that have more or fewer rows than the distribution, in words."""
-    majority: Mapping[str, Mapping[str, float]]
-    """Evaluated split -> metrics of always giving the most frequent label, or mean, of train."""
-    majority_answer: str
-    """That label or mean; empty without training rows."""
-    best_constant: Mapping[str, Mapping[str, float]]
-    """The same for the label that scores best when it is always given on train, where that is
-    another one: binary F1 is 0 for the negative class, however frequent it is."""
-    best_constant_answer: str
-    """That label; empty where it is the most frequent one."""
-    f1_label: str
-    """The label that F1 is of; empty where there are not two."""
-    hints: tuple[str, ...]
-    """What looks unlike what was meant, in words."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {**asdict(self), "length_edges": list(LENGTH_EDGES)}
+_DUPLICATES = "duplicates in train"
+_MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "-", "?"}
+_MOST_HINTS, _MOST_LABELS = 5, 11
+Metrics = dict[str, dict[str, float]]
+"""Evaluated split -> metric -> value."""
+Inspection = dict[str, Any]
+"""What `inspect_task` returns."""
 
 
 def inspect_task(
     loaded: LoadedTask,
-    encoded: Mapping[str, "PackedTexts"],
+    encoded: Mapping[str, PackedTexts],
     *,
     max_len: int,
     whole: Mapping[str, SplitRows] | None = None,
-    repairs: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Inspection:
-    """Return what is to be known about a task before training.
+    """Return what is to be known about a task before training, as it stands in result.json.
+
+    `splits` has, for each one: `num_rows` that are used of `num_rows_whole`; `labels` -> rows in
+    the order of the classes, or `target_mean` and `target_std` of scores; `lengths` in tokens
+    before the cut, where it was encoded; `repairs`. `overlaps` counts rows by "test in train" and
+    so on, all rows, also where only a subset is used. `majority` is what always giving train's most
+    frequent label (or mean), the `majority_answer`, scores on each evaluated split; `best_constant`
+    the same for the label that scores best when it is always given on train, where that is another
+    one: binary F1 is 0 for the negative class, however frequent it is. `hints` and
+    `unlike_published` say in words what looks unlike what was meant.
 
     Args:
         loaded: The rows that are used.
         encoded: Split -> its texts, for the splits that were encoded.
         max_len: Most tokens of an example.
         whole: Split -> all its rows, where only a subset is used.
-        repairs: Split -> repairs made while encoding, beside those of reading.
     """
     spec = loaded.spec
     splits = {**loaded.splits, **(whole or {})}
-    majority, best = constant_targets(loaded)
-    return Inspection(
-        task=spec.name,
-        title=spec.title,
-        warning=spec.warning,
-        max_len=max_len,
-        segments=spec.segments,
-        splits={
-            name: _inspect_split(
-                spec,
-                split,
-                encoded.get(name),
-                num_rows_whole=len(splits[name].rows),
-                repairs={**split.repairs, **(repairs or {}).get(name, {})},
-            )
-            for name, split in loaded.splits.items()
-        },
-        overlaps=overlaps(splits),
-        unlike_published=unlike_published(spec, {n: len(s.rows) for n, s in splits.items()}),
-        majority=constant_metrics(loaded, majority),
-        majority_answer=_answer(spec, majority),
-        best_constant=constant_metrics(loaded, best) if best != majority else {},
-        best_constant_answer=_answer(spec, best) if best != majority else "",
-        f1_label=spec.f1_label,
-        hints=(*label_hints(spec.labels), *_imbalance(loaded)),
-    )
+    num_rows = {name: len(split.rows) for name, split in splits.items()}
+    found = {
+        name: _inspect_split(spec, split, encoded.get(name), num_rows[name])
+        for name, split in loaded.splits.items()
+    }
+    majority, best = _constant_answers(loaded, found)
+    return {
+        "task": spec.name,
+        "title": spec.title,
+        "warning": spec.warning,
+        "max_len": max_len,
+        "segments": spec.segments,
+        "splits": found,
+        "overlaps": overlaps(splits),
+        "unlike_published": unlike_published(spec, num_rows),
+        "majority": constant_metrics(loaded, majority),
+        "majority_answer": _answer(spec, majority),
+        "best_constant": constant_metrics(loaded, best),
+        "best_constant_answer": _answer(spec, best),
+        "f1_label": spec.f1_label,
+        "hints": [*label_hints(spec.labels), *_imbalance(spec, found)],
+        "length_edges": list(LENGTH_EDGES),
+    }
 
 
-def _imbalance(loaded: LoadedTask) -> tuple[str, ...]:
-    """Return a sentence where accuracy chooses although a class is rare."""
-    spec = loaded.spec
-    is_published = bool(spec.sizes)  # its metric is what it is
-    if is_published or "train" not in loaded.splits or spec.score != ("accuracy",):
-        return ()
-    targets = targets_of(spec, loaded.splits["train"].rows)
-    counts = np.bincount(targets, minlength=len(spec.labels))
-    share = counts.min() / counts.sum()
-    if len(spec.labels) > _FEW or share * len(spec.labels) > _RARE:
-        return ()
-    return (
-        f"{spec.labels[int(counts.argmin())]!r} is {share:.1%} of the training rows, so accuracy "
-        "hardly sees it; --data.score macro_f1 lets another metric choose the epoch, "
-        "--model.class_weights balanced counts rare classes as much as frequent ones",
-    )
+def _inspect_split(
+    spec: TaskSpec, split: SplitRows, texts: PackedTexts | None, num_rows_whole: int
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "num_rows": len(split.rows),
+        "num_rows_whole": num_rows_whole,
+        "labels": {},
+        "target_mean": None,
+        "target_std": None,
+        "lengths": None if texts is None else _inspect_lengths(texts),
+        "repairs": dict(split.repairs),
+    }
+    if split.rows[0].target is None:
+        return found
+    targets = spec.targets_of(split.rows)
+    if spec.is_regression:
+        mean, std = targets.mean(dtype=np.float64), targets.std(dtype=np.float64)
+        return {**found, "target_mean": float(mean), "target_std": float(std)}
+    counts = np.bincount(targets, minlength=len(spec.labels)).tolist()
+    return {**found, "labels": dict(zip(spec.labels, counts, strict=True))}
 
 
-def normalised(text: str, text_pair: str = "") -> str:
-    """Return what two rows must share to count as the same: case and white space do not matter."""
-    whole = " ".join(text.casefold().split())
-    return f"{whole}\n{' '.join(text_pair.casefold().split())}" if text_pair else whole
+def _inspect_lengths(texts: PackedTexts) -> dict[str, Any]:
+    whole = texts.lengths_whole
+    return {
+        "median": float(np.median(whole)),
+        "percentile_95": float(np.percentile(whole, 95)),
+        "longest": int(whole.max()),
+        "histogram": np.histogram(whole, bins=[*LENGTH_EDGES, np.inf])[0].tolist(),
+        "share_truncated": float(np.mean(whole > texts.lengths)),
+        "segments_median": float(np.median(texts.num_segments)),
+    }
 
 
 def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
@@ -194,135 +120,191 @@ def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
 
     Evaluated splits are compared with train, test splits also with validation splits.
     """
-    hashes = {
-        name: [hash(normalised(row.text, row.text_pair)) for row in split.rows]
-        for name, split in splits.items()
+    hashes = {name: [hash(row.key) for row in split.rows] for name, split in splits.items()}
+    known = {name: set(found) for name, found in hashes.items()}
+    counts = {
+        f"{inner} in {outer}": sum(key in known[outer] for key in hashes[inner])
+        for inner in splits
+        for outer in splits
+        if (outer == "train" and inner != "train")
+        or (inner.startswith("test") and outer.startswith("validation"))
     }
-    found = {}
-    for inner in splits:
-        for outer in splits:
-            is_compared = (outer == "train" and inner != "train") or (
-                inner.startswith("test") and outer.startswith("validation")
-            )
-            if is_compared:
-                known = set(hashes[outer])
-                found[f"{inner} in {outer}"] = sum(key in known for key in hashes[inner])
     if "train" in hashes:
-        found[DUPLICATES] = len(hashes["train"]) - len(set(hashes["train"]))
-    return found
+        counts[_DUPLICATES] = len(hashes["train"]) - len(known["train"])
+    return counts
 
 
-def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> tuple[str, ...]:
+def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> list[str]:
     """Return a sentence for every split whose size is not the distribution's.
 
-    Args:
-        spec: The task; one with folds has no sizes to compare with.
-        num_rows: Split -> its rows. Validation rows carved from train count as train's.
+    A task with folds has no sizes to compare with; carved validation rows count as train's.
     """
-    if spec.num_folds:
-        return ()
     found = dict(num_rows)
     if spec.carve_validation and {"train", "validation"} <= set(found):
         found["train"] += found.pop("validation")
-    return tuple(
+    return [
         f"{name} has {found[name]:,} rows, the distribution {size:,}"
         for name, size in spec.sizes.items()
-        if name in found and found[name] != size
-    )
+        if name in found and found[name] != size and not spec.num_folds
+    ]
 
 
-def constant_targets(loaded: LoadedTask) -> tuple[float | None, float | None]:
-    """Return train's most frequent label, and the one that scores best if it is always given.
-
-    Of equals the first; the mean score of a regression is both; None without training rows.
-    """
-    from finetune.metrics import scores
-
-    spec = loaded.spec
-    if "train" not in loaded.splits:
+def _constant_answers(
+    loaded: LoadedTask, found: Mapping[str, Any]
+) -> tuple[float | None, float | None]:
+    """Return train's most frequent label or mean, and another label if it scores better alone."""
+    if "train" not in found:
         return None, None
-    targets = targets_of(spec, loaded.splits["train"].rows)
-    if spec.is_regression:
-        mean = float(targets.mean(dtype=np.float64))
-        return mean, mean
-    counts = np.bincount(targets, minlength=len(spec.labels))
-    found = {
-        label: scores(spec, *_constant(spec, label, targets))["score"]
-        for label in np.argsort(-counts, kind="stable").tolist()
-    }
-    return float(counts.argmax()), float(max(found, key=found.__getitem__))
+    if loaded.spec.is_regression:
+        return found["train"]["target_mean"], None
+    rows, counts = loaded.splits["train"].rows, list(found["train"]["labels"].values())
+    places = sorted(range(len(counts)), key=lambda place: -counts[place])
+    best = max(places, key=lambda place: _constant_scores(loaded.spec, place, rows)["score"])
+    return places[0], None if best == places[0] else best
 
 
-def constant_metrics(loaded: LoadedTask, answer: float | None) -> dict[str, dict[str, float]]:
-    """Return what always giving one label or score scores; nothing if there is none.
-
-    Args:
-        loaded: Every validation and labelled test split of it is scored.
-        answer: Place of the label in `TaskSpec.labels`, or a score.
-    """
-    from finetune.metrics import scores
-
+def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
+    """Return what always giving one label (its place) or score scores on each evaluated split."""
     if answer is None:
         return {}
-    spec = loaded.spec
     return {
-        name: scores(spec, *_constant(spec, answer, targets_of(spec, loaded.splits[name].rows)))
+        name: _constant_scores(loaded.spec, answer, loaded.splits[name].rows)
         for name in (*loaded.validation_splits, *loaded.test_splits)
     }
 
 
-def targets_of(spec: TaskSpec, rows: Sequence[Row]) -> NDArray[Any]:
-    """Return the targets, (rows,): int64 classes, or float32 scores of a regression.
-
-    Args:
-        spec: The task.
-        rows: Labelled rows.
-    """
-    dtype = np.float32 if spec.is_regression else np.int64
-    return np.array([row.target for row in rows], dtype=dtype)
-
-
-def _inspect_split(
-    spec: TaskSpec,
-    split: SplitRows,
-    texts: "PackedTexts | None",
-    *,
-    num_rows_whole: int,
-    repairs: Mapping[str, int],
-) -> SplitInspection:
-    is_labelled = split.rows[0].target is not None
-    targets = targets_of(spec, split.rows) if is_labelled else np.empty(0)
-    labels = {}
-    if is_labelled and not spec.is_regression:
-        counts = np.bincount(targets, minlength=len(spec.labels)).tolist()
-        labels = dict(zip(spec.labels, counts, strict=True))
-    has_scores = is_labelled and spec.is_regression
-    return SplitInspection(
-        num_rows=len(split.rows),
-        num_rows_whole=num_rows_whole,
-        labels=labels,
-        target_mean=float(targets.mean(dtype=np.float64)) if has_scores else None,
-        target_std=float(targets.std(dtype=np.float64)) if has_scores else None,
-        lengths=LengthInspection.of(texts) if texts is not None else None,
-        repairs=repairs,
-    )
-
-
-def _constant(
-    spec: TaskSpec, answer: float, targets: NDArray[Any]
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Return outputs that always give the answer, and the targets, as tensors."""
-    import torch
-
-    outputs = torch.zeros(len(targets), spec.num_outputs)
+def _constant_scores(spec: TaskSpec, answer: float, rows: Sequence[Row]) -> dict[str, float]:
+    outputs = torch.zeros(len(rows), spec.num_outputs)
     if spec.is_regression:
         outputs[:] = answer
     else:
         outputs[:, int(answer)] = 1.0
-    return outputs, torch.from_numpy(targets)
+    return scores(spec, outputs, torch.from_numpy(spec.targets_of(rows)))
 
 
 def _answer(spec: TaskSpec, answer: float | None) -> str:
     if answer is None:
         return ""
     return f"{answer:.3f}" if spec.is_regression else repr(spec.labels[int(answer)])
+
+
+def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for labels that look like one label, like none, or like several."""
+    hints = []
+    rules: tuple[tuple[Callable[[str], str | float], str], ...] = (
+        (lambda label: unicodedata.normalize("NFKC", label), "look the same (Unicode forms)"),
+        (lambda label: " ".join(label.casefold().split()), "differ in case or white space alone"),
+        (_number, "are the same number"),
+    )
+    for same, how in rules:
+        groups = defaultdict(list)
+        for label in labels:
+            groups[same(label)].append(label)
+        hints += [
+            f"the labels {', '.join(map(repr, group))} {how}; they count as {len(group)} classes"
+            for group in groups.values()
+            if len(group) > 1
+        ]
+    hints += [
+        f"the label {label!r} is what programs write for a missing value; take such rows out, if "
+        "they have no label"
+        for label in labels
+        if label.casefold() in _MISSING
+    ]
+    hints += [
+        f"the label {label!r} looks like several; a text has one label here"
+        for label in labels
+        if len(parts := re.split(r"\s*[,;|]\s*", label)) > 1 and set(labels) & set(parts)
+    ]
+    return tuple(hints[:_MOST_HINTS])
+
+
+def _number(label: str) -> str | float:
+    try:
+        return float(label)
+    except ValueError:
+        return label
+
+
+def _imbalance(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence where accuracy chooses although a class is rare."""
+    is_published = bool(spec.sizes)  # its metric is what it is
+    if is_published or "train" not in found or spec.score != ("accuracy",):
+        return []
+    counts = found["train"]["labels"]
+    rarest = min(counts, key=counts.__getitem__)
+    share = counts[rarest] / sum(counts.values())
+    if len(counts) > _FEW or share * len(counts) > _RARE:
+        return []
+    return [
+        f"{rarest!r} is {share:.1%} of the training rows, so accuracy hardly sees it; --data.score "
+        "macro_f1 lets another metric choose the epoch, --model.class_weights balanced counts rare "
+        "classes as much as frequent ones"
+    ]
+
+
+def overview_lines(found: Inspection) -> list[str]:
+    """Return what is printed before training."""
+    task = f"{found['title']} ({found['task']}); at most {found['max_len']:,} tokens"
+    lines = [("task", f"{task}; segments: {found['segments']}")]
+    for name, split in found["splits"].items():
+        lines += [(name, _split_text(split))]
+        lines += [("", _length_text(split["lengths"]))] if split["lengths"] else []
+        lines += [("", f"{count:,} x {what}") for what, count in split["repairs"].items()]
+    lines += [("ROWS", sentence) for sentence in found["unlike_published"]]
+    lines += [_overlap_line(found)]
+    for constant in ("majority", "best_constant"):
+        for name, values in found[constant].items():
+            text = ", ".join(
+                f"{metric_title(key, found['f1_label'])} {value_text(value)}"
+                for key, value in values.items()
+                if not is_of_one_class(key)
+            )
+            lines += [("baseline", f"{name}, always {found[f'{constant}_answer']}: {text}")]
+    lines += [("hint", sentence) for sentence in found["hints"]]
+    lines += [("warning", found["warning"])] if found["warning"] else []
+    return [f"{head:<12}{text}" for head, text in lines]
+
+
+def _split_text(split: Mapping[str, Any]) -> str:
+    num_rows, num_whole, labels = split["num_rows"], split["num_rows_whole"], split["labels"]
+    subset = f" of {num_whole:,}" * (num_rows < num_whole)
+    if split["target_mean"] is not None:
+        found = f"score {split['target_mean']:.3f} ± {split['target_std']:.3f}"
+    else:
+        shown = Counter(labels).most_common(_MOST_LABELS)
+        parts = [f"{label} {count / num_rows:.1%}" for label, count in shown] or ["no labels"]
+        num_more = len(labels) - len(shown)
+        found = ", ".join([*parts, *[f"{num_more} labels more"] * bool(num_more)])
+    return f"{num_rows:,}{subset} rows; {found}"
+
+
+def _length_text(lengths: Mapping[str, Any]) -> str:
+    counts, num_segments = lengths["histogram"], lengths["segments_median"]
+    shares = [share / sum(counts) for share in accumulate(counts[:-1])]
+    shown = [
+        f"<{edge:,} {share:.0%}"
+        for edge, share in zip(LENGTH_EDGES[1:], shares, strict=True)
+        if 0.005 <= share < 0.995
+    ]
+    histogram = f" ({', '.join(shown)})" if shown else ""
+    return (
+        f"tokens: median {lengths['median']:g}, 95 % up to {lengths['percentile_95']:.0f}, longest "
+        f"{lengths['longest']:,}{histogram}; "
+        f"{lengths['share_truncated']:.1%} truncated"
+        + f"; {num_segments:g} segments"
+        * bool(num_segments)
+    )
+
+
+def _overlap_line(inspection: Inspection) -> tuple[str, str]:
+    counts = dict(inspection["overlaps"])
+    num_duplicates = counts.pop(_DUPLICATES, 0)
+    duplicates = f"; {num_duplicates:,} duplicates in train" * bool(num_duplicates)
+    found = []
+    for name, count in counts.items():
+        num_rows = inspection["splits"][name.split(" in ")[0]]["num_rows_whole"]
+        found += [f"{count:,} of {num_rows:,} {name} ({count / num_rows:.1%})"] if count else []
+    if not found:
+        return "overlap", f"none between splits{duplicates}"
+    return "OVERLAP", f"{', '.join(found)}: scores on them flatter{duplicates}"

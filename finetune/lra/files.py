@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
-from finetune.tasks.lines import file_lines
+from finetune.tasks.tables import file_lines
 
 EMPTY_PICTURE = "empty picture files left out"
 KNOWN_EMPTY = "curv_baseline/imgs/0/sample_172.png"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.tagging.scores import spans_of
-from finetune.tasks.lines import file_lines
+from finetune.tasks.tables import file_lines
 
 MTOP_COLUMNS = 8
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"

@@ -1,47 +1,36 @@
-"""Splits that no distribution has: carved validation rows, and repeated stratified folds.
+"""Splits that no distribution has: carved validation rows, repeated stratified folds, subsets.
 
 Invariant: pure functions of the texts, never of a training seed, a file order or a platform; rows
-with the same text (see `normalised`) always land on the same side.
+with the same text (see `Row.key`) always land on the same side of a split.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from finetune.tasks.spec import Row, SplitRows
 
 DUPLICATES = "rows with the text of an earlier row left out"
 
 
-def _key(row: Row) -> str:
-    from finetune.data.inspection import normalised  # its module also computes scores, with torch
-
-    return normalised(row.text, row.text_pair)
-
-
-def _digest(key: str, salt: str) -> bytes:
-    return hashlib.blake2b(f"{salt}\0{key}".encode(), digest_size=16).digest()
-
-
 def _shuffled_groups(rows: Sequence[Row], salt: str) -> list[list[list[int]]]:
     """Return, per label, the groups of rows with the same text, in the order of their hash."""
     groups: dict[bytes, list[int]] = {}
     for number, row in enumerate(rows):
-        groups.setdefault(_digest(_key(row), salt), []).append(number)
-    strata: dict[float | None, list[bytes]] = {}
-    for digest, members in groups.items():
-        strata.setdefault(rows[members[0]].target, []).append(digest)
-    ordered = sorted(strata.items(), key=lambda item: -1.0 if item[0] is None else item[0])
-    return [[groups[digest] for digest in sorted(digests)] for _, digests in ordered]
+        digest = hashlib.blake2b(f"{salt}\0{row.key}".encode(), digest_size=16).digest()
+        groups.setdefault(digest, []).append(number)
+    strata: dict[float | None, list[list[int]]] = defaultdict(list)
+    for digest in sorted(groups):
+        strata[rows[groups[digest][0]].target].append(groups[digest])
+    return [strata[target] for target in sorted(strata, key=lambda target: target or 0.0)]
 
 
 def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) -> list[list[int]]:
     """Return the row numbers of each part and, last, of the rest, all in the order of `rows`.
 
-    Args:
-        rows: All rows, with labels.
-        shares: Share of the rows of each label that each part gets, in (0, 1).
-        salt: Makes the parts of different uses independent.
+    Each part gets its share, in (0, 1), of the rows of each label; another salt, other parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     for groups in _shuffled_groups(rows, salt):
@@ -56,28 +45,16 @@ def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) ->
 
 
 def stratified_folds(rows: Sequence[Row], *, num_folds: int, repeat: int) -> list[list[int]]:
-    """Return the row numbers of each fold: equal sizes and label shares up to one row.
+    """Return the numbers of the rows (no duplicates) of each of three or more folds.
 
-    Args:
-        rows: All rows, with labels, without duplicates.
-        num_folds: Number of folds, >= 3.
-        repeat: Number of the shuffle, >= 0.
+    Sizes and label shares are equal up to one row; every `repeat` is another shuffle.
     """
-    folds: list[list[int]] = [[] for _ in range(num_folds)]
-    dealt = 0
-    for groups in _shuffled_groups(rows, f"fold {repeat}"):
-        for members in groups:
-            folds[dealt % num_folds].extend(members)
-            dealt += 1
-    return [sorted(fold) for fold in folds]
+    dealt = list(chain(*_shuffled_groups(rows, f"fold {repeat}")))
+    return [sorted(chain(*dealt[fold::num_folds])) for fold in range(num_folds)]
 
 
 def without_duplicates(splits: Iterable[SplitRows]) -> SplitRows:
-    """Return the rows of all splits in order, each text once.
-
-    Raises:
-        ValueError: The same text with two labels.
-    """
+    """Return the rows of all splits in order, each text once; two labels of one are an error."""
     first: dict[str, tuple[Row, str]] = {}
     repairs: Counter[str] = Counter()
     sources = []
@@ -85,7 +62,7 @@ def without_duplicates(splits: Iterable[SplitRows]) -> SplitRows:
         sources.append(split.source)
         repairs.update(split.repairs)
         for row in split.rows:
-            earlier, place = first.setdefault(_key(row), (row, split.source))
+            earlier, place = first.setdefault(row.key, (row, split.source))
             if earlier.target != row.target:
                 raise ValueError(
                     f"{split.source}, line {row.line}: has the text of {place}, line "
@@ -117,10 +94,7 @@ def carve(
 ) -> tuple[SplitRows, SplitRows]:
     """Return (validation, the rest of train); the choice depends on the texts only.
 
-    Args:
-        train: All rows, with labels.
-        share: Share of the rows that becomes validation, in (0, 1).
-        is_stratified: Whether that holds for every label; False where most occur once, as scores.
+    The share, in (0, 1), holds for every label where `is_stratified`: not where most occur once.
     """
     rows = train.rows if is_stratified else [row._replace(target=None) for row in train.rows]
     chosen, rest = stratified_parts(rows, [share], "validation")
@@ -130,4 +104,28 @@ def carve(
 def subset(split: SplitRows, numbers: Iterable[int], *, repairs: bool = True) -> SplitRows:
     """Return the rows with these numbers; `repairs` says whether the counts go with them."""
     rows = tuple(split.rows[number] for number in numbers)
-    return SplitRows(source=split.source, rows=rows, repairs=split.repairs if repairs else {})
+    return replace(split, rows=rows, repairs=split.repairs if repairs else {})
+
+
+def stratified_subset(rows: Sequence[Row], num_rows: int) -> list[int]:
+    """Return the places of num_rows rows with every label in its share, in order.
+
+    The choice goes by a hash of the text, so it is the same for every seed, and a smaller subset is
+    nearly part of a greater one. Targets with more values than half of num_rows are not stratified.
+    0 rows, or more than there are: all.
+    """
+    if not 0 < num_rows < len(rows):
+        return list(range(len(rows)))
+    has_few_targets = 2 * len({row.target for row in rows}) <= num_rows
+    groups: dict[float | None, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[row.target if has_few_targets else None].append(place)
+    texts = (f"{row.text}\n{row.text_pair}".encode() for row in rows)
+    keys = [hashlib.blake2b(text, digest_size=7).digest() for text in texts]
+    kept: list[int] = []
+    num_seen = 0
+    for target in sorted(groups, key=str):
+        num_seen += len(groups[target])
+        quota = round(num_seen * num_rows / len(rows)) - len(kept)
+        kept += sorted(groups[target], key=keys.__getitem__)[:quota]
+    return sorted(kept)

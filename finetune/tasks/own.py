@@ -6,119 +6,115 @@ one is an error.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.folds import carve
-from finetune.tasks.rows import class_target, score_target
-from finetune.tasks.spec import (
-    LoadedTask,
-    MetricName,
-    Recipe,
-    Row,
-    SegmentRule,
-    SplitRows,
-    TaskSpec,
-)
-from finetune.tasks.tables import Lined, column_value, label_name, read_table, text_value
+from finetune.tasks.rows import MissingSplit, label_name, name_it, rows_of
+from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
+from finetune.tasks.tables import Lined, read_table
 
-RECIPE = Recipe(
-    lrs=(3e-5, 5e-5, 1e-4),
-    batch_sizes=(16, 32),
-    epochs=4,
-    max_len=128,
-    source="a common choice; your data are not published",
-)
+OWN_TASK = "own"
 EMPTY_ROWS = "rows without any content left out"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class OwnFiles:
     """Where a user's own rows are."""
 
-    train: str
-    """File of the training rows: .csv, .tsv or .jsonl, also .gz or .zst."""
+    train: str = ""
+    """Own training file, .csv, .tsv or .jsonl, also .gz or .zst."""
     validation: str = ""
-    """File of the validation rows."""
-    validation_fraction: float = 0.0
-    """Share of the training rows that becomes the validation split, in (0, 1); 0: the file."""
+    """Own validation file."""
     test: str = ""
-    """File of the test rows, with labels; empty: none."""
+    """Own test file with labels; empty: none."""
     text: str = "text"
-    """Column of the text."""
+    """Column of the text in own files."""
     text_pair: str = ""
-    """Column of the second text; empty: single texts."""
+    """Column of the second text in own files; empty: none."""
     label: str = "label"
-    """Column of the label: a name or whole number, or the score of a regression."""
+    """Column of the label or score in own files."""
     kind: Literal["classification", "regression"] = "classification"
-    """Whether the label is one of some classes or a number."""
-    score: tuple[MetricName, ...] = ()
-    """Metrics whose mean chooses the epoch; empty: accuracy, or pearson and spearman."""
+    """Whether the label of own files is a class or a number."""
+    validation_fraction: float = 0.0
+    """Share of the own training rows that becomes the validation split, in (0, 1), stratified, by a
+    hash of the text; 0: there is a validation file."""
+    score: Literal[MetricName, Literal["auto"]] = "auto"
+    """Metric of own files that chooses the epoch. auto: accuracy, or the mean of pearson and
+    spearman."""
     positive_label: str = ""
-    """Of two classes the one that F1 is of; empty: the second one."""
-    segments: SegmentRule = "separators"
-    """What a pooling segment of the text is."""
-    labels: tuple[str, ...] | None = None
-    """Classes of a classifier that is scored, empty for a regression; None: the training rows'."""
+    """Of two own classes the one that F1 is of; empty: the second one in order."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The splits that have a file."""
+        return tuple(s for s in ("train", "validation", "test") if getattr(self, s))
+
+    def file(self, split: str) -> str:
+        """Return the file of a split, or raise MissingSplit."""
+        if split not in self.given:
+            carve = " or carve it with --data.validation_fraction" * (split == "validation")
+            raise MissingSplit(f"no {split} file; name it with --data.{split}{carve}")
+        return str(getattr(self, split))
 
 
-def load_own(own: OwnFiles, *, needed: Sequence[str] = ("train", "validation")) -> LoadedTask:
-    """Return the task of the files; its labels are sorted, whole numbers by size.
+def own_task(
+    own: OwnFiles, needed: Sequence[str], *, labels: tuple[str, ...] | None
+) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
+    """Return the task, whose labels are sorted, whole numbers by size, and what reads a split.
 
     Args:
         own: The files.
-        needed: Splits that must be there. A test file is read beside training rows, and training
-            rows are read where nothing else says what the labels are, or validation rows are a
-            part of them.
-
-    Raises:
-        ValueError: No file, a damaged row, fewer than two classes, or a label that the training
-            rows do not have; names file and line.
+        needed: Splits that must be there.
+        labels: Classes of a classifier that is scored, empty for a regression; None: those of the
+            training rows, two or more.
     """
-    _check(own)
+    _check(own, needed, labels)
     is_regression = own.kind == "regression"
-    files = _files(own, needed)
-    repairs = {split: Counter[str]() for split in files}
-    tables = {split: _table(path, repairs[split]) for split, path in files.items()}
-    labels = () if is_regression else own.labels or _labels(own, tables["train"])
+    columns = Columns(
+        text=own.text,
+        text_pair=own.text_pair,
+        label=own.label,
+        advice=name_it("data.{}"),
+    )
+
+    @cache
+    def table(split: str) -> tuple[list[Lined], Counter[str]]:
+        return _table(own.file(split))
+
+    if not (is_regression or labels):
+        labels = _labels(columns, own.train, table("train")[0])
+    labels = labels or ()
     if own.positive_label and (len(labels) != 2 or own.positive_label not in labels):
         raise ValueError(
             f"data.positive_label is {own.positive_label!r}; it must be one of two labels, and "
             f"there are {', '.join(map(repr, labels)) or 'scores'}"
         )
+    automatic: tuple[MetricName, ...] = ("pearson", "spearman") if is_regression else ("accuracy",)
     spec = TaskSpec(
-        name="own",
-        title="own",
+        name=OWN_TASK,
+        title=OWN_TASK,
         labels=labels,
-        score=own.score or (("pearson", "spearman") if is_regression else ("accuracy",)),
-        segments=own.segments,
+        score=automatic if own.score == "auto" else (own.score,),
+        segments="separators",
         sizes={},
-        recipe=RECIPE,
         has_pair=bool(own.text_pair),
         positive_label=own.positive_label,
         standardises=True,
+        carve_validation=own.validation_fraction,
     )
-    splits = {
-        split: SplitRows(
-            source=files[split],
-            rows=tuple(
-                _row(own, labels, files[split], number, lined) for number, lined in enumerate(table)
-            ),
-            repairs=dict(repairs[split]),
-        )
-        for split, table in tables.items()
-    }
-    if own.validation_fraction and "train" in splits:
-        train = splits.pop("train")
-        splits = {**_carved(train, own, needed), **splits}
-    return LoadedTask(spec=spec, splits=splits)
+
+    def read(split: str) -> SplitRows:
+        rows, repairs = table(split)
+        return rows_of(replace(columns, labels=labels), rows, own.file(split), repairs)
+
+    return spec, read
 
 
-def _check(own: OwnFiles) -> None:
-    if own.labels is not None and (own.kind == "regression") == bool(own.labels):
-        gives = f"the labels {', '.join(own.labels)}" if own.labels else "scores"
+def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None) -> None:
+    if labels is not None and (own.kind == "regression") == bool(labels):
+        gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
     if not 0 <= own.validation_fraction < 1:
         raise ValueError(
@@ -128,75 +124,30 @@ def _check(own: OwnFiles) -> None:
         raise ValueError(
             "data.validation and data.validation_fraction are both given; leave one of them out"
         )
+    for split in needed:
+        own.file("train" if split == "validation" and own.validation_fraction else split)
 
 
-def _files(own: OwnFiles, needed: Sequence[str]) -> dict[str, str]:
-    """Return the file of every split that is read."""
-    given = {"train": own.train, "validation": own.validation, "test": own.test}
-    read = set(needed) if own.kind == "regression" or own.labels else {"train", *needed}
-    if own.validation_fraction and "validation" in read:
-        read = {"train", *read} - {"validation"}
-    for split, path in given.items():
-        if split in read and not path:
-            carve = " or carve it with --data.validation_fraction" * (split == "validation")
-            raise ValueError(f"no {split} file; name it with --data.{split}{carve}")
-    if own.test and "train" in needed:
-        read.add("test")
-    return {split: path for split, path in given.items() if split in read}
-
-
-def _table(path: str, repairs: Counter[str]) -> list[Lined]:
-    """Return the rows of a file; those of a spreadsheet that hold nothing are counted."""
+def _table(path: str) -> tuple[list[Lined], Counter[str]]:
+    """Return the rows of a file, and how many hold nothing, as spreadsheets leave them."""
+    repairs: Counter[str] = Counter()
     table = []
-    for line, values in read_table(path, dialect=find_dialect(path), notes=repairs):
+    for line, values in read_table(path, is_own=True, notes=repairs):
         if any(not isinstance(value, str) or value.strip() for value in values.values()):
             table.append((line, values))
         else:
             repairs[EMPTY_ROWS] += 1
     if not table:
         raise ValueError(f"{path}: has no rows; one or more are needed")
-    return table
+    return table, repairs
 
 
-def _carved(train: SplitRows, own: OwnFiles, needed: Sequence[str]) -> dict[str, SplitRows]:
-    validation, rest = carve(
-        train, own.validation_fraction, is_stratified=own.kind == "classification"
-    )
-    if not validation.rows or not rest.rows:
-        raise ValueError(
-            f"data.validation_fraction is {own.validation_fraction:g}, which leaves "
-            f"{len(validation.rows)} of the {len(train.rows)} rows of {train.source} for "
-            "validation; give another share"
-        )
-    parts = {"train": rest, "validation": validation}
-    return {split: rows for split, rows in parts.items() if split in needed}
-
-
-def _labels(own: OwnFiles, table: list[Lined]) -> tuple[str, ...]:
-    names = {
-        label_name(values, own.label, f"{own.train}, line {line}", option="data.label")
-        for line, values in table
-    }
+def _labels(columns: Columns, path: str, table: list[Lined]) -> tuple[str, ...]:
+    names = {label_name(columns, values, f"{path}, line {line}") for line, values in table}
     if len(names) < 2:
         raise ValueError(
-            f"{own.train}: all rows have the label {names.pop()!r}; two or more classes are needed"
+            f"{path}: all rows have the label {names.pop()!r}; two or more classes are needed"
         )
     if all(re.fullmatch(r"-?\d+", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))  # "1" and "01" may be two
     return tuple(sorted(names))
-
-
-def _row(own: OwnFiles, labels: tuple[str, ...], source: str, number: int, lined: Lined) -> Row:
-    line, values = lined
-    place = f"{source}, line {line}"
-    text = text_value(values, own.text, place, option="data.text")
-    pair = ""
-    if own.text_pair:
-        pair = text_value(values, own.text_pair, place, option="data.text_pair")
-    if labels:
-        name = label_name(values, own.label, place, option="data.label")
-        target = class_target(name, labels, place)
-    else:
-        score = column_value(values, own.label, place, option="data.label")
-        target = score_target(score, None, place)
-    return Row(line, str(number), text, pair, target)

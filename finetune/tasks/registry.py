@@ -3,23 +3,23 @@
 Invariant: what a split is (carved, folded, as published) is decided here and nowhere else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from finetune.tasks.folds import carve, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
-from finetune.tasks.hub import read_hub
-from finetune.tasks.hyperpartisan import HYPERPARTISAN_TASKS
 from finetune.tasks.long_documents import LONG_TASKS
-from finetune.tasks.own import OwnFiles, load_own
-from finetune.tasks.rows import MissingSplit
+from finetune.tasks.own import OWN_TASK, OwnFiles, own_task
+from finetune.tasks.rows import MissingSplit, read_hub
 from finetune.tasks.spec import LoadedTask, SplitRows, TaskSpec
 
 __all__ = ["GLUE", "TASKS", "MissingSplit", "OwnFiles", "load_task", "task_facts", "task_named"]
 
-TASKS: Mapping[str, TaskSpec] = {**GLUE_TASKS, **LONG_TASKS, **HYPERPARTISAN_TASKS}
-GLUE: tuple[str, ...] = tuple(GLUE_TASKS)
+TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*GLUE_TASKS, *LONG_TASKS)}
+GLUE: tuple[str, ...] = tuple(spec.name for spec in GLUE_TASKS)
+Read = Callable[[str], SplitRows]
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -29,14 +29,10 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def task_named(name: str) -> TaskSpec:
-    """Return a task.
-
-    Raises:
-        ValueError: No task is called so.
-    """
+    """Return a task; an error names those there are."""
     if name not in TASKS:
         raise ValueError(
-            f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or own with your own files"
+            f"unknown task {name!r}; allowed: {', '.join(TASKS)}, or {OWN_TASK} with your own files"
         )
     return TASKS[name]
 
@@ -60,6 +56,7 @@ def load_task(
     *,
     folder: str = "",
     own: OwnFiles | None = None,
+    labels: tuple[str, ...] | None = None,
     fold: int = 0,
     repeat: int = 0,
     splits: Sequence[str] | None = None,
@@ -71,6 +68,7 @@ def load_task(
         name: A name of `TASKS`, or "own".
         folder: Local copy in the original layout; empty: the Hub.
         own: The files of "own".
+        labels: Classes that the files of "own" must have, see `own_task`.
         fold: Which fold is the test split, for a task with folds; the next one is validation.
         repeat: Number of the shuffle before the folds are dealt.
         splits: What to load; None: what the stage needs.
@@ -79,48 +77,36 @@ def load_task(
 
     Raises:
         MissingSplit: A split that is asked for, or is needed for the stage, is not there.
-        ValueError: An unknown name or split, a fold that does not exist, or a damaged row.
+        ValueError: A mistake in the options, or a damaged row.
     """
-    if name == "own":
-        if own is None:
-            raise ValueError("the task own needs files: --data.train and --data.validation")
-        return _selected(load_own(own, needed=_NEEDED[stage]), splits)
-    if own is not None:
-        raise ValueError(f"own files belong to the task own, not to {name}; leave one of them out")
-    spec = task_named(name)
-    _check_fold(spec, fold, repeat)
-    if splits is None and stage == "fit" and "train" not in spec.sizes:
-        raise ValueError(f"{name} has no training rows: {spec.warning}")
-    root = Path(folder).expanduser() if folder else None
-    if splits is None and stage != "fit" and (spec.num_folds or spec.carve_validation):
-        splits = _NEEDED[stage]
-    if spec.num_folds:
-        whole = without_duplicates(_read_all(spec, root, needed=("train",)).values())
-        parts = fold_splits(whole, num_folds=spec.num_folds, fold=fold, repeat=repeat)
-        return _selected(LoadedTask(spec=spec, splits=parts), splits)
-    if spec.carve_validation:
-        return _selected(_carved(spec, root, splits), splits)
-    if splits is None:
-        return LoadedTask(spec=spec, splits=_read_for(spec, root, stage))
-    loaded = {split: _read(spec, root, _known(spec, split)) for split in splits}
-    return LoadedTask(spec=spec, splits=loaded)
-
-
-def _carved(spec: TaskSpec, root: Path | None, splits: Sequence[str] | None) -> LoadedTask:
-    parts: dict[str, SplitRows] = {}
-    if splits is None or set(splits) & {"train", "validation"}:
-        validation, train = carve(_read(spec, root, "train"), spec.carve_validation)
-        parts = {"train": train, "validation": validation}
-    if splits is None:
-        rest = [split for split in spec.sizes if split != "train"]
-        parts |= _read_there(spec, root, rest)
+    needed = _NEEDED[stage] if splits is None else tuple(splits)
+    if name == OWN_TASK:
+        assert own is not None
+        spec, read = own_task(own, needed, labels=labels)
+        names = own.given
     else:
-        others = [split for split in splits if split not in ("train", "validation")]
-        parts |= {split: _read(spec, root, _known(spec, split)) for split in others}
-    return LoadedTask(spec=spec, splits=parts)
+        spec = task_named(name)
+        _check_options(spec, fold, repeat, needed)
+        read = partial(_read, spec, Path(folder).expanduser() if folder else None)
+        names = tuple(spec.sizes)
+    if spec.num_folds:
+        whole = without_duplicates(_found(read, names, ("train",)).values())
+        parts = fold_splits(whole, num_folds=spec.num_folds, fold=fold, repeat=repeat)
+        read = parts.__getitem__
+    elif spec.carve_validation:
+        names = tuple(dict.fromkeys(["train", "validation", *names]))
+        read = _carving(spec, read)
+    wanted: Sequence[str] = needed
+    if splits is None:
+        wanted = [s for s in names if stage == "fit" or s.startswith(needed[0])]
+        needed = () if spec.hub and set(needed) & set(spec.hub.unlabelled) else needed
+    for split in needed:
+        if split not in names:
+            raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(names)}")
+    return LoadedTask(spec=spec, splits=_found(read, wanted, needed))
 
 
-def _check_fold(spec: TaskSpec, fold: int, repeat: int) -> None:
+def _check_options(spec: TaskSpec, fold: int, repeat: int, needed: Sequence[str]) -> None:
     if not spec.num_folds and (fold or repeat):
         raise ValueError(f"{spec.name} has fixed splits; leave out fold {fold} and repeat {repeat}")
     if spec.num_folds and not (0 <= fold < spec.num_folds and repeat >= 0):
@@ -128,12 +114,8 @@ def _check_fold(spec: TaskSpec, fold: int, repeat: int) -> None:
             f"fold {fold}, repeat {repeat}: {spec.name} has the folds 0 to {spec.num_folds - 1} "
             "and repeats from 0"
         )
-
-
-def _known(spec: TaskSpec, split: str) -> str:
-    if split not in spec.sizes:
-        raise MissingSplit(f"{spec.name} has no split {split!r}; it has {', '.join(spec.sizes)}")
-    return split
+    if "train" in needed and "train" not in spec.sizes:
+        raise ValueError(f"{spec.name} has no training rows: {spec.warning}")
 
 
 def _read(spec: TaskSpec, root: Path | None, split: str) -> SplitRows:
@@ -143,42 +125,34 @@ def _read(spec: TaskSpec, root: Path | None, split: str) -> SplitRows:
     return spec.read_folder(root, split)
 
 
-def _read_there(spec: TaskSpec, root: Path | None, names: Sequence[str]) -> dict[str, SplitRows]:
+def _carving(spec: TaskSpec, read: Read) -> Read:
+    """Return a reader that takes the validation rows out of the training rows, read once."""
+
+    @cache
+    def parts() -> tuple[SplitRows, SplitRows]:
+        return carve(read("train"), spec.carve_validation, is_stratified=not spec.is_regression)
+
+    def read_part(split: str) -> SplitRows:
+        if split not in ("train", "validation"):
+            return read(split)
+        part, other = parts()[:: 1 if split == "validation" else -1]
+        if not part.rows:
+            raise ValueError(
+                f"data.validation_fraction is {spec.carve_validation:g}, which leaves 0 of the "
+                f"{len(other.rows)} rows of {part.source} for {split}; give another share"
+            )
+        return part
+
+    return read_part
+
+
+def _found(read: Read, names: Iterable[str], needed: Sequence[str]) -> dict[str, SplitRows]:
+    """Return the splits that are there; those that are needed must be."""
     found = {}
     for split in names:
         try:
-            found[split] = _read(spec, root, split)
+            found[split] = read(split)
         except MissingSplit:
-            continue
+            if split in needed:
+                raise
     return found
-
-
-def _read_for(spec: TaskSpec, root: Path | None, stage: str) -> dict[str, SplitRows]:
-    """Return the splits of a stage; where test labels are hidden, a test file is never needed."""
-    needed = _NEEDED[stage]
-    if stage == "fit":
-        return _read_all(spec, root, needed=needed)
-    if spec.hub and set(needed) & set(spec.hub.unlabelled):
-        needed = ()
-    return _read_all(spec, root, needed=needed, prefix=_NEEDED[stage][0])
-
-
-def _read_all(
-    spec: TaskSpec, root: Path | None, *, needed: Sequence[str], prefix: str = ""
-) -> dict[str, SplitRows]:
-    """Return all splits there are whose name begins so; those that are needed must be there."""
-    names = [split for split in spec.sizes if split.startswith(prefix)]
-    first = {_known(spec, split): _read(spec, root, split) for split in needed}
-    rest = _read_there(spec, root, [split for split in names if split not in needed])
-    return {split: {**first, **rest}[split] for split in names if split in {**first, **rest}}
-
-
-def _selected(task: LoadedTask, splits: Sequence[str] | None) -> LoadedTask:
-    if splits is None:
-        return task
-    missing = [split for split in splits if split not in task.splits]
-    if missing:
-        raise MissingSplit(
-            f"{task.spec.name} has no split {missing[0]!r}; it has {', '.join(task.splits)}"
-        )
-    return LoadedTask(spec=task.spec, splits={split: task.splits[split] for split in splits})

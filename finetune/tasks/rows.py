@@ -1,134 +1,141 @@
-"""From the values of a table to `Row`, the same for every source of every task.
+"""From the values of a table to `Row`, the same for every file and data set of every task.
 
 Invariant: a row that is damaged in any way is a ValueError with its place, or is counted.
 """
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.tasks.lines import COMPRESSIONS
-from finetune.tasks.spec import Row, SplitRows
-from finetune.tasks.tables import column_value, encodable, text_value
+from finetune.tasks.spec import Columns, HubSource, Row, SplitRows, TaskSpec
+from finetune.tasks.tables import COMPRESSIONS, file_lines, read_table
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
+WRONG_WIDTH = "rows with a wrong number of columns left out"
 
 
 class MissingSplit(ValueError):
     """A split is not where it was looked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowReader:
-    """Turns table rows into `Row`s."""
-
-    text: str
-    """Column of the text."""
-    text_pair: str = ""
-    """Column of the second text; empty: single texts."""
-    label: str = ""
-    """Column of the label; empty: the rows are unlabelled."""
-    labels: tuple[str, ...] = ()
-    """Classes as the source writes them, in the order of the logits; empty: a score."""
-    score_range: tuple[float, float] | None = None
-    """Least and greatest allowed score."""
-    id_column: str = ""
-    """Column of the name; empty: the number from 0 among the rows that are used."""
-    decode: Callable[[str], str] | None = None
-    """What undoes the escapes of the distribution."""
-    allows_gaps: bool = False
-    """See `TaskSpec.allows_gaps`."""
-    hint: str = "Is this the original distribution?"
-    """What a message about a missing column ends with."""
-
-    def split(
-        self,
-        table: Iterable[tuple[int, Mapping[str, Any]]],
-        source: str,
-        repairs: Counter[str] | None = None,
-    ) -> SplitRows:
-        """Return all rows.
-
-        Args:
-            table: (line, column -> value).
-            source: File or data set, for messages.
-            repairs: What was counted already, also while `table` is read.
-
-        Raises:
-            ValueError: A damaged row, or no row at all.
-        """
-        counts: Counter[str] = Counter() if repairs is None else repairs
-        rows: list[Row] = []
-        for line, values in table:
-            place = f"{source}, line {line}"
-            texts = self._texts(values, place, counts)
-            if texts is not None:
-                name = ""
-                if self.id_column:
-                    name = str(column_value(values, self.id_column, place, hint=self.hint))
-                target = self._target(values, place)
-                rows.append(Row(line, name or str(len(rows)), *texts, target))
-        if not rows:
-            raise ValueError(f"{source}: has no rows; one or more are needed")
-        return SplitRows(source=source, rows=tuple(rows), repairs=dict(counts))
-
-    def _texts(
-        self, values: Mapping[str, Any], place: str, counts: Counter[str]
-    ) -> tuple[str, str] | None:
-        texts = []
-        for name in filter(None, (self.text, self.text_pair)):
-            value = column_value(values, name, place, hint=self.hint)
-            if self.decode is not None and isinstance(value, str):
-                value = self.decode(value)
-            if self.allows_gaps and (value is None or not str(value).strip()):
-                if self.label:
-                    counts[EMPTY_LEFT_OUT] += 1
-                    return None
-                counts[EMPTY_FILLED] += 1
-                value = "."
-            texts.append(text_value({name: value}, name, place))
-        return texts[0], texts[1] if self.text_pair else ""
-
-    def _target(self, values: Mapping[str, Any], place: str) -> float | None:
-        if not self.label:
-            return None
-        value = column_value(values, self.label, place, hint=self.hint)
-        if self.labels:
-            return class_target(value, self.labels, place)
-        return score_target(value, self.score_range, place)
+def name_it(option: str) -> str:
+    """Return the advice about a column of a user's own file; {} stands for text, label, ..."""
+    return (
+        f"Name the right one with --{option}; the first line of .csv and .tsv files holds the names"
+    )
 
 
-def class_target(value: Any, labels: tuple[str, ...], place: str) -> float:
-    """Return the place of a label, given by name or as that place itself.
+def rows_of(
+    columns: Columns,
+    table: Iterable[tuple[int, Mapping[str, Any]]],
+    source: str,
+    repairs: Counter[str] | None = None,
+) -> SplitRows:
+    """Return all rows of a table.
+
+    Args:
+        columns: What its columns mean.
+        table: (line, column -> value).
+        source: File or data set, for messages.
+        repairs: What was counted already, also while `table` is read.
 
     Raises:
-        ValueError: It is not one of `labels`.
+        ValueError: A damaged row, or no row at all.
     """
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    if isinstance(value, int) and 0 <= value < len(labels):
-        return float(value)
-    if isinstance(value, str) and value.strip() in labels:
-        return float(labels.index(value.strip()))
-    raise ValueError(f"{place}: unknown label {value!r}; allowed: {', '.join(map(repr, labels))}")
+    counts = Counter[str]() if repairs is None else repairs
+    rows: list[Row] = []
+    for line, values in table:
+        place = f"{source}, line {line}"
+        texts = row_texts(columns, values, place)
+        num_empty = texts.count("") - (not columns.text_pair)
+        if num_empty and columns.label:
+            counts[EMPTY_LEFT_OUT] += 1
+            continue
+        if num_empty:
+            counts[EMPTY_FILLED] += num_empty
+            texts = texts[0] or ".", texts[1] or "." * bool(columns.text_pair)
+        name = ""
+        if columns.id and (columns.id in values or not columns.label):
+            name = str(column_value(values, columns.id, place, columns.advice))
+        rows.append(Row(line, name or str(len(rows)), *texts, _target(columns, values, place)))
+    if not rows:
+        raise ValueError(f"{source}: has no rows; one or more are needed")
+    return SplitRows(source=source, rows=tuple(rows), repairs=dict(counts))
 
 
-def score_target(value: Any, score_range: tuple[float, float] | None, place: str) -> float:
-    """Return a score as the float32 it is trained with, which is also what the Hub stores.
+def row_texts(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, str]:
+    """Return text and second text without the white space around them; empty ones are gaps."""
+    texts = ["", ""]
+    for number, option in enumerate(("text", "text_pair")):
+        name = getattr(columns, option)
+        if not name:
+            continue
+        text = column_value(values, name, place, columns.advice, option)
+        if text is None and columns.allows_gaps:
+            continue
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: {name!r} is {_shown(text)}; a text is needed")
+        text = (columns.decode(text) if columns.decode else text).strip()
+        if not text and not columns.allows_gaps:
+            raise ValueError(f"{place}: {name!r} is empty; write a text or take the row out")
+        texts[number] = encodable(text, name, place)
+    return texts[0], texts[1]
 
-    Raises:
-        ValueError: It is no number, is NaN or infinite, or is outside of `score_range`.
-    """
+
+def column_value(
+    values: Mapping[str, Any], name: str, place: str, advice: str, option: str = ""
+) -> Any:
+    """Return the value of a column; an error says which there are, with advice on the option."""
+    if name not in values:
+        shown = ", ".join(repr(column[:60]) for column in values)
+        raise ValueError(f"{place}: no column {name!r}; it has {shown}. {advice.format(option)}")
+    return values[name]
+
+
+def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
+    """Return the label of a row as a name: a text, a whole number, or true and false."""
+    label = column_value(values, columns.label, place, columns.advice, "label")
+    if isinstance(label, bool):
+        label = "true" if label else "false"
+    elif isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise ValueError(
+            f"{place}: label {columns.label!r} is {_shown(label)}; a non-empty text or a whole "
+            "number is needed"
+        )
+    return encodable(str(label).strip(), columns.label, place)
+
+
+def _target(columns: Columns, values: Mapping[str, Any], place: str) -> float | None:
+    if not columns.label:
+        return None
+    value = column_value(values, columns.label, place, columns.advice, "label")
+    if not columns.labels:
+        return _score(value, columns.score_range, place)
+    if columns.has_places and type(value) is int:
+        target = value if 0 <= value < len(columns.labels) else None
+    else:
+        name = label_name(columns, values, place)
+        target = columns.labels.index(name) if name in columns.labels else None
+    if target is None:
+        allowed = ", ".join(map(repr, columns.labels))
+        raise ValueError(f"{place}: unknown label {value!r}; allowed: {allowed}")
+    return float(target)
+
+
+def _score(value: Any, score_range: tuple[float, float] | None, place: str) -> float:
+    """Return a score as the float32 it is trained with, which is also what the Hub stores."""
     try:
-        is_number = not isinstance(value, bool) and value is not None
         with np.errstate(over="ignore"):  # becomes infinite and is refused below
-            score = float(np.float32(float(value))) if is_number else math.nan
+            score = math.nan if isinstance(value, bool) else float(np.float32(float(value)))
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
@@ -143,34 +150,127 @@ def score_target(value: Any, score_range: tuple[float, float] | None, place: str
     return score
 
 
-def find_file(folder: Path, names: Iterable[str], what: str) -> Path:
-    """Return the first file of `folder` with one of the names, plain, .gz or .zst.
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:80]
 
-    Raises:
-        MissingSplit: None is there; says what was looked for.
-    """
-    names = list(names)
-    for name in names:
-        for compression in COMPRESSIONS:
-            path = folder / f"{name}{compression}"
+
+def encodable(text: str, name: str, place: str) -> str:
+    """Return a text, unless it holds half a surrogate pair, which a JSON escape can smuggle in."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"half a surrogate pair ({error.object[error.start]!a})"
+        raise ValueError(f"{place}: {name!r} holds {half}; repair it") from error
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFolder:
+    """A folder with one table for each split, in the layout of a distribution."""
+
+    title: str
+    """What messages call the data set."""
+    folder: str
+    """Its folder below the one that is given, which may also be that one itself."""
+    columns: Mapping[str, Columns]
+    """Ending of a file (.csv, .tsv, .jsonl), the first one first -> what its columns mean."""
+    stems: Mapping[str, str] = field(default_factory=dict)
+    """Split -> name of its file without the ending, where that is not the split's own, which .jsonl
+    may have too."""
+    header: tuple[str, ...] = ()
+    """Columns of labelled files that have no header line; empty: the first line has them."""
+    unlabelled: tuple[str, ...] = ()
+    """Splits whose labels are never read."""
+    unlabelled_id: str = ""
+    """Column of their names in .tsv files."""
+    has_cut_rows: bool = False
+    """Whether labelled rows with a wrong number of columns are counted and left out."""
+
+    def __call__(self, folder: Path, split: str) -> SplitRows:
+        """Return the rows of a split.
+
+        Raises:
+            MissingSplit: The split has no file.
+            ValueError: No such folder, or a damaged row; names file and line.
+        """
+        path = self._file(below(folder, self.folder), split)
+        ending = next(ending for ending in self.columns if ending in path.suffixes)
+        columns, is_labelled = self.columns[ending], split not in self.unlabelled
+        is_json = ending == ".jsonl"
+        if not is_labelled:
+            columns = replace(columns, label="", id="" if is_json else self.unlabelled_id)
+        repairs: Counter[str] = Counter()
+        skips = self.has_cut_rows and is_labelled and not is_json
+        table = read_table(
+            path,
+            names=self.header if is_labelled else (),
+            bad=(lambda line, why: repairs.update([WRONG_WIDTH])) if skips else None,
+        )
+        return rows_of(columns, table, str(path), repairs)
+
+    def names(self, split: str) -> list[str]:
+        """Return the names that the file of a split may have, the first one first."""
+        names = [f"{self.stems.get(split, split)}{ending}" for ending in self.columns]
+        return list(dict.fromkeys([*names, *[f"{split}.jsonl"] * (".jsonl" in self.columns)]))
+
+    def _file(self, folder: Path, split: str) -> Path:
+        names = self.names(split)
+        for path in (folder / f"{name}{ending}" for name in names for ending in COMPRESSIONS):
             if path.is_file():
                 return path
-    raise MissingSplit(
-        f"{folder}: no {' or '.join(names)} (also .gz or .zst) for {what}; "
-        "is this a folder in the original layout?"
-    )
+        raise MissingSplit(
+            f"{folder}: no {' or '.join(names)} (also .gz or .zst) for {self.title}'s split "
+            f"{split}; is this a folder in the original layout?"
+        )
+
+
+def below(folder: Path, name: str) -> Path:
+    """Return folder/name if it exists, else the folder, which may be that folder itself."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the one that holds {name}/")
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def read_text_file(path: Path) -> str:
-    """Return a whole text file without the white space around it.
+    """Return a whole text file without the white space around it; it must be UTF-8."""
+    return "".join(text for _, text in file_lines(path)).strip()
 
-    Raises:
-        ValueError: It is not UTF-8; names the file.
-    """
-    try:
-        return encodable(path.read_bytes().decode("utf-8-sig").strip(), "text", str(path))
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+
+def read_hub(spec: TaskSpec, split: str) -> SplitRows:
+    """Return a split of a task from the Hugging Face Hub: the same rows as from a folder."""
+    hub = spec.hub
+    if hub is None:
         raise ValueError(
-            f"{path}, line {line}: is not UTF-8 ({error}); convert the file with iconv"
+            f"{spec.name} is not on the Hub in a form that can be loaded; get the original files "
+            "and name their folder with --data.folder"
+        )
+    columns = replace(
+        hub.columns,
+        label="" if split in hub.unlabelled else hub.columns.label,
+        advice=f"Does revision {hub.revision} of {hub.id} still have the known columns?",
+    )
+    name = hub.splits.get(split, split)
+    return rows_of(columns, enumerate(_download(hub, name), 1), f"{hub.id} {hub.config} {name}")
+
+
+def _download(hub: HubSource, split: str) -> Any:
+    """Return the rows of a split as dicts; the pinned commit makes them the same for ever."""
+    import datasets
+
+    arguments: dict[str, Any] = {
+        "path": hub.id,
+        "name": hub.config or None,
+        "revision": hub.revision,
+    }
+    if hub.files:
+        pattern = f"hf://datasets/{hub.id}@{hub.revision}/{hub.files.format(split=split)}"
+        arguments = {"path": "parquet", "data_files": {split: pattern}}
+    try:
+        return datasets.load_dataset(**arguments, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"{hub.id} (configuration {hub.config!r}, revision {hub.revision}, split {split}) "
+            f"cannot be loaded from the Hub: {reason} Check the network, or name a folder with the "
+            "original files with --data.folder."
         ) from error

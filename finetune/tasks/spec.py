@@ -3,10 +3,13 @@
 Invariant: no code elsewhere asks for a task by name; what differs between tasks is a field here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 SegmentRule = Literal["separators", "sentences", "paragraphs"]
 MetricName = Literal[
@@ -27,6 +30,12 @@ class Row(NamedTuple):
     target: float | None
     """Place of the label in `TaskSpec.labels`, or the score of a regression; None: unlabelled."""
 
+    @property
+    def key(self) -> str:
+        """What two rows must share to count as the same: case and white space do not matter."""
+        texts = (self.text, self.text_pair) if self.text_pair else (self.text,)
+        return "\n".join(" ".join(text.casefold().split()) for text in texts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRows:
@@ -41,19 +50,29 @@ class SplitRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The hyper-parameters of a publication."""
+class Columns:
+    """What the columns of a table mean, whatever file or data set holds it."""
 
-    lrs: tuple[float, ...]
-    """Peak learning rates that were searched."""
-    batch_sizes: tuple[int, ...]
-    """Examples per optimiser step that were searched."""
-    epochs: int
-    """Passes over the training rows."""
-    max_len: int
-    """Tokens per example, special tokens included."""
-    source: str
-    """Where this stands."""
+    text: str
+    """Column of the text."""
+    text_pair: str = ""
+    """Column of the second text; empty: single texts."""
+    label: str = "label"
+    """Column of the label or score; empty: the rows are unlabelled."""
+    labels: tuple[str, ...] = ()
+    """Classes as the table writes them, in the order of the logits; empty: a score."""
+    has_places: bool = False
+    """Whether a whole number is a place in `labels`, as on the Hub; False: it is a name."""
+    score_range: tuple[float, float] | None = None
+    """Least and greatest allowed score."""
+    id: str = ""
+    """Column of the name, which labelled rows may lack; empty: their number from 0."""
+    decode: Callable[[str], str] | None = None
+    """What undoes the escapes of the distribution in a text."""
+    allows_gaps: bool = False
+    """See `TaskSpec.allows_gaps`."""
+    advice: str = "Is this the original distribution?"
+    """What a message about a missing column ends with; {} is text, text_pair or label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +85,15 @@ class HubSource:
     """Its configuration; empty: the default one."""
     revision: str
     """Commit, so that the data never change under a result."""
-    splits: Mapping[str, str]
-    """Our split name -> the Hub's."""
-    text: str
-    """Column of the text."""
-    text_pair: str = ""
-    """Column of the second text."""
-    label: str = "label"
-    """Column of the label: the place in `TaskSpec.labels` (-1: unlabelled) or a score."""
-    id_column: str = ""
-    """Column that names a row; empty: its number from 0."""
+    columns: Columns
+    """Of every split."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Our split name -> the Hub's, where it is another one."""
     files: str = ""
     """Pattern of the Parquet files of a split, with {split}, for a revision whose own
     configuration cannot be loaded (a dataset script); empty: as the repository says."""
     unlabelled: tuple[str, ...] = ()
     """Our splits whose labels are never read, because the original distribution hides them."""
-    decode: Callable[[str], str] | None = None
-    """What undoes the escapes of the distribution in a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +112,6 @@ class TaskSpec:
     """What a pooling segment of the text is."""
     sizes: Mapping[str, int]
     """Published number of rows of every split of the distribution."""
-    recipe: Recipe
-    """What the publication did."""
     read_folder: Callable[[Path, str], SplitRows] | None = None
     """(folder, split) -> rows, from a local copy in the original layout."""
     hub: HubSource | None = None
@@ -150,6 +159,11 @@ class TaskSpec:
     def num_outputs(self) -> int:
         """Logits of the head: one per class, one for a regression."""
         return len(self.labels) or 1
+
+    def targets_of(self, rows: Sequence[Row]) -> NDArray[Any]:
+        """Return the targets of labelled rows, (rows,): int64 classes or float32 scores."""
+        dtype = np.float32 if self.is_regression else np.int64
+        return np.array([row.target for row in rows], dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,35 +1,69 @@
-"""Rows with text and label from CSV, TSV and JSONL files, as streams.
+"""Values from CSV, TSV and JSONL files, plain or compressed, as streams.
 
-Invariant: a row is used as it stands, is an error with file and line, or is counted as left out.
+Invariant: a row is used as it stands, or is told with its line. A user's own file is looked at as a
+whole before one row of it is used, so all its rows are read alike.
 """
 
+import csv
+import itertools
 import json
+import sys
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from finetune.tasks.dialect import PLAIN_TSV, Dialect, csv_cells
-from finetune.tasks.lines import file_lines, table_format
+from data_prep.readers import ReadLog, open_binary
 
+COMPRESSIONS = ("", ".gz", ".zst")
 Lined = tuple[int, dict[str, Any]]
-OnBadRow = Callable[[int, str], None]
+
+
+class Dialect(NamedTuple):
+    """How a line of a .csv or .tsv file is cut into cells."""
+
+    separator: str
+    """One character."""
+    has_quotes: bool
+    """Whether double quotes hold a cell together, as in CSV; False: they are characters."""
+    is_found: bool = False
+    """Whether it was found out: then empty cells beyond the header, which spreadsheets leave, are
+    no cells."""
+    has_separator_line: bool = False
+    """Whether the first line is `sep=` and the separator, as spreadsheets write it."""
+
+    @property
+    def name(self) -> str:
+        """The separator in words."""
+        return _SEPARATORS.get(self.separator, repr(self.separator))
+
+
+_QUOTE_IT = "put a text that holds the separator or a quote into double quotes"
+_QUOTES_DO_NOT_FIT = (
+    "quotes count as characters here, because they do not fit as those of CSV; take tabs and line "
+    "breaks out of the texts, or write .csv or .jsonl"
+)
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_USUAL = {".csv": Dialect(",", True), ".tsv": Dialect("\t", False), ".jsonl": None}
 
 
 def read_table(
     path: str | Path,
     *,
     names: Sequence[str] = (),
-    dialect: Dialect | None = None,
+    is_own: bool = False,
     notes: Counter[str] | None = None,
-    bad: OnBadRow | None = None,
+    bad: Callable[[int, str], None] | None = None,
 ) -> Iterator[Lined]:
     """Yield (line, column -> value) for every row of a file, in order.
 
     Args:
         path: .csv, .tsv or .jsonl, each also .gz or .zst.
         names: Columns of a .csv or .tsv file without a header line; empty: its first line has them.
-        dialect: How cells are parted; None: commas and quotes in .csv, tabs alone in .tsv.
+        is_own: A user's own file: separator and quotes are found out. False: commas and quotes in
+            .csv, tabs alone in .tsv.
         notes: Gets the number of rows that were read in another way than the ending says.
         bad: Called with line and reason of a row that cannot be read; None: an error.
 
@@ -37,168 +71,162 @@ def read_table(
         ValueError: No such file, unknown format, damage, or no rows; names file and line.
     """
     path = Path(path)
-    ending = table_format(path)
-    usual = PLAIN_TSV if ending == ".tsv" else Dialect()
-    dialect = dialect or usual
-    rows = _jsonl_rows(path, bad) if ending == ".jsonl" else _named(path, dialect, names, bad)
+    ending = _ending(path)
+    usual = _USUAL[ending]
+    dialect = _find_dialect(path, usual) if is_own and usual else usual
     count = 0
-    for row in rows:
-        count += 1
-        yield row
+    for line, values in _csv_rows(path, dialect, names) if dialect else _jsonl_rows(path):
+        if isinstance(values, dict):
+            count += 1
+            yield line, values
+        elif bad is not None:
+            bad(line, values)
+        else:
+            raise ValueError(f"{path}, line {line}: {values}")
     if not count and bad is None:
         raise ValueError(f"{path}: has no rows; one or more are needed")
-    is_usual = (dialect.separator, dialect.has_quotes) == (usual.separator, usual.has_quotes)
-    if notes is not None and not is_usual:
+    if notes is not None and dialect and usual and dialect[:2] != usual[:2]:
         quotes = ", with quotes as in CSV" * (dialect.has_quotes and ending == ".tsv")
         notes[f"rows with columns parted by {dialect.name}s{quotes}"] += count
 
 
-def column_value(
-    values: Mapping[str, Any], name: str, place: str, *, option: str = "", hint: str = ""
-) -> Any:
-    """Return the value of a column.
+def _ending(path: Path) -> str:
+    """Return .csv, .tsv or .jsonl, by the name of a file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    suffixes = ["", *(suffix.lower() for suffix in path.suffixes)]
+    ending = suffixes[-2] if suffixes[-1] in COMPRESSIONS[1:] else suffixes[-1]
+    if ending not in _USUAL:
+        raise ValueError(f"{path}: unknown format; allowed: {' '.join(_USUAL)}, also .gz or .zst")
+    return ending
 
-    Raises:
-        ValueError: There is no such column; the message ends with `hint` or names the option.
+
+def _find_dialect(path: Path, usual: Dialect) -> Dialect:
+    """Return how a user's own file is written.
+
+    The separator is that of a `sep=` line, else the one that cuts the header into most columns, of
+    equals the usual one. Quotes count as in CSV, but in a .tsv file with tabs only where every
+    quote fits: where the rows that CSV reads are all as wide as the header, and no tab-separated
+    row of the right width would be joined to the next one.
     """
-    if name not in values:
-        advice = hint
-        if option:
-            advice = (
-                f"Name the right one with --{option}; the first line of .csv and .tsv files holds "
-                "the names"
-            )
-        shown = ", ".join(repr(column[:60]) for column in values)
-        raise ValueError(f"{place}: no column {name!r}; it has {shown}. {advice}".rstrip())
-    return values[name]
+    with closing(file_lines(path)) as lines:
+        first = next((text for _, text in lines if text.strip()), "")
+    bare = first.strip(' "\r\n')
+    if bare.casefold().startswith("sep=") and len(bare) == 5:
+        return Dialect(bare[-1], True, is_found=True, has_separator_line=True)
+    header = [first.rstrip("\r\n")]
+    widths = {
+        mark: len(next(csv.reader(header, delimiter=mark), []))
+        for mark in (usual.separator, *_SEPARATORS)
+    }
+    separator = max(widths, key=widths.__getitem__)
+    has_quotes = usual.has_quotes or separator != usual.separator or _quotes_fit(path, separator)
+    return Dialect(separator, has_quotes, is_found=True)
 
 
-def text_value(
-    values: Mapping[str, Any], name: str, place: str, *, option: str = "", hint: str = ""
-) -> str:
-    """Return the text of a column without the white space around it.
-
-    Raises:
-        ValueError: No such column, no text, or an empty one.
-    """
-    text = column_value(values, name, place, option=option, hint=hint)
-    if not isinstance(text, str):
-        raise ValueError(f"{place}: {name!r} is {_shown(text)}; a text is needed")
-    text = text.strip()
-    if not text:
-        raise ValueError(f"{place}: {name!r} is empty; write a text or take the row out")
-    return encodable(text, name, place)
-
-
-def label_name(
-    values: Mapping[str, Any], name: str, place: str, *, option: str = "", hint: str = ""
-) -> str:
-    """Return the label of a column as a name: a text, a whole number, or true and false.
-
-    Raises:
-        ValueError: No such column, or no label.
-    """
-    label = column_value(values, name, place, option=option, hint=hint)
-    if isinstance(label, bool):
-        label = "true" if label else "false"
-    elif isinstance(label, float) and label.is_integer():
-        label = int(label)
-    if not isinstance(label, str | int) or not str(label).strip():
-        raise ValueError(
-            f"{place}: label {name!r} is {_shown(label)}; a non-empty text or a whole number is "
-            "needed"
-        )
-    return encodable(str(label).strip(), name, place)
-
-
-def encodable(text: str, name: str, place: str) -> str:
-    """Return `text` if it can be written as UTF-8.
-
-    Raises:
-        ValueError: It holds half a surrogate pair, which a JSON escape can smuggle in.
-    """
+def _quotes_fit(path: Path, separator: str) -> bool:
+    """Return whether a file with quotes reads well as CSV, and better than without quotes."""
+    plain = Counter(
+        (len(cells), any(cell.startswith('"') for cell in cells))
+        for _, cells in _plain_cells(path, separator)
+    )
+    if not any(is_quoted for _, is_quoted in plain):
+        return False
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{place}: {name!r} holds half a surrogate pair; repair it") from error
-    return text
+        quoted = Counter(len(cells) for _, cells in _quoted_cells(path, separator))
+    except ValueError:
+        return False
+    widths = {width for width, _ in plain}
+    joins_rows = len(widths) == 1 and widths != {1} and quoted.total() < plain.total()
+    return len(quoted) == 1 and not joins_rows
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value, default=repr)[:80]
+def _csv_rows(
+    path: Path, dialect: Dialect, names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Yield the values of each row, or what is wrong with it."""
+    read = _quoted_cells if dialect.has_quotes else _plain_cells
+    rows = read(path, dialect.separator)
+    if dialect.has_separator_line:
+        next(rows)
+    columns = list(names)
+    for line, cells in rows:
+        while dialect.is_found and len(cells) > max(1, len(columns)) and not cells[-1].strip():
+            cells.pop()
+        if not columns:
+            columns = [name.strip() for name in cells]
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{path}, line {line}: a column name occurs twice: {columns}")
+        elif len(cells) == len(columns):
+            yield line, dict(zip(columns, cells, strict=True))
+        elif names:
+            wanted = f"{len(columns)} are needed: {', '.join(columns)}"
+            yield line, f"has {len(cells)} columns but {wanted}"
+        else:
+            advice = _QUOTE_IT if dialect.has_quotes else _QUOTES_DO_NOT_FIT
+            yield (
+                line,
+                f"has {len(cells)} columns, parted by {dialect.name}s, but the first line names "
+                f"{len(columns)}; {advice}",
+            )
 
 
-def _jsonl_rows(path: Path, bad: OnBadRow | None) -> Iterator[Lined]:
-    for number, text in file_lines(path):
+def _quoted_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of every row that is not empty, quotes as in CSV."""
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
+    texts = (text for _, text in file_lines(path))
+    reader = csv.reader(texts, delimiter=separator, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {line}: is not valid CSV ({error}); a text with quotes, line "
+                "breaks or the separator must stand in double quotes, each quote inside twice"
+            ) from error
+        if cells is None:
+            return
+        if cells:
+            yield line, cells
+
+
+def _plain_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    for line, text in file_lines(path):
+        if text.strip(" \r\n"):
+            yield line, text.rstrip("\r\n").split(separator)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for line, text in file_lines(path):
         if not text.strip():
             continue
         try:
             values = json.loads(text)
-            message = "is no JSON object with columns as keys"
         except (ValueError, RecursionError) as error:
-            values, message = None, f"is not JSON ({error})"
-        if isinstance(values, dict):
-            yield number, values
-        elif bad is None:
-            raise ValueError(f"{path}, line {number}: {message}")
-        else:
-            bad(number, message)
-
-
-def _plain_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    for number, text in file_lines(path):
-        if text.strip(" \r\n"):
-            yield number, text.rstrip("\r\n").split(separator)
-
-
-def _header(path: Path, number: int, cells: list[str]) -> list[str]:
-    names = [name.strip() for name in cells]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}, line {number}: a column name occurs twice: {names}")
-    return names
-
-
-def _without_empty(cells: list[str], dialect: Dialect, *, keep: int) -> list[str]:
-    """Return cells without the empty ones at the end, but for the first `keep` of them."""
-    if not dialect.drops_empty:
-        return cells
-    end = len(cells)
-    while end > keep and not cells[end - 1].strip():
-        end -= 1
-    return cells[:end]
-
-
-def _named(
-    path: Path, dialect: Dialect, names: Sequence[str], bad: OnBadRow | None
-) -> Iterator[Lined]:
-    read = csv_cells if dialect.has_quotes else _plain_cells
-    fields = read(path, dialect.separator)
-    if dialect.has_separator_line:
-        next(fields)
-    columns = list(names)
-    for number, found in fields:
-        cells = _without_empty(found, dialect, keep=len(columns) or 1)
-        if not columns:
-            columns = _header(path, number, cells)
+            yield line, f"is not JSON ({error})"
             continue
-        if len(cells) == len(columns):
-            yield number, dict(zip(columns, cells, strict=True))
-            continue
-        message = _wrong_width(len(cells), columns, dialect, has_header=not names)
-        if bad is None:
-            raise ValueError(f"{path}, line {number}: {message}")
-        bad(number, message)
+        is_row = isinstance(values, dict)
+        yield line, values if is_row else "is no JSON object with columns as keys"
 
 
-def _wrong_width(found: int, columns: list[str], dialect: Dialect, *, has_header: bool) -> str:
-    if not has_header:
-        return f"has {found} columns but {len(columns)} are needed: {', '.join(columns)}"
-    message = (
-        f"has {found} columns, parted by {dialect.name}s, but the first line names {len(columns)}; "
-    )
-    if dialect.has_quotes:
-        return message + "put a text that holds the separator or a quote into double quotes"
-    return message + (
-        "quotes count as characters here, because they do not fit as those of CSV; take tabs and "
-        "line breaks out of the texts, or write .csv or .jsonl"
-    )
+def file_lines(path: Path) -> Generator[tuple[int, str]]:
+    """Yield (number from 1, line with its end); a file may also end all its lines in CR alone."""
+    log = ReadLog()
+    with open_binary(path, log) as stream, log.raw or stream:
+        for line in itertools.count(1):
+            try:
+                data = stream.readline()
+                text = data.decode("utf-8-sig" if line == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {line}: is not UTF-8 ({error}); convert the file with iconv"
+                ) from error
+            except (EOFError, OSError, zlib.error) as error:
+                raise ValueError(f"{path}, line {line}: cannot be read ({error})") from error
+            if not data:
+                return
+            if line == 1 and "\r" in text.rstrip("\r\n") and not text.endswith("\n"):
+                yield from enumerate(text.replace("\r", "\n").splitlines(keepends=True), 1)
+                return
+            yield line, text

@@ -1,21 +1,23 @@
 """Embeddings, feed-forward and post-norm stack around any token mixer.
 
-B batch, L tokens, D width. Invariant: nothing here depends on which mixer is used. Under autocast
-the hidden states (the residual sum and the layer norms) stay in float32.
+B batch, L tokens, D width, P positions. Invariant: nothing here depends on which mixer is used.
+Under autocast the hidden states (the residual sum and the layer norms) stay in float32.
 """
 
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor, is_grad_enabled, nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig, FNetConfig
 from ponet.encoders.hashed import HashedWords
-from ponet.positions import PositionMethod, extend_positions
+
+PositionMethod = Literal["tile", "interpolate"]
 
 
 class TokenMixer(nn.Module, ABC):
@@ -59,6 +61,40 @@ def init_weights(module: nn.Module, std: float, *, tables_only: bool = False) ->
             nn.init.zeros_(part.bias)
         if isinstance(part, nn.LayerNorm):
             part.reset_parameters()
+
+
+def extend_positions(
+    weight_PD: Tensor, max_positions: int, *, method: PositionMethod = "tile"
+) -> Tensor:
+    """Return a position table of max_positions rows made from a shorter one.
+
+    Args:
+        weight_PD: Learned table, any float dtype.
+        max_positions: Rows of the result, >= P; need not be a multiple of P.
+        method: "tile" repeats the rows in order; "interpolate" stretches them linearly with the
+            first and last row fixed.
+
+    Source:
+        PoNet's long-text runs repeat the 512 rows eight times; interpolation is a common
+        alternative.
+    """
+    num_positions = weight_PD.shape[0]
+    if max_positions < num_positions:
+        raise ValueError(
+            f"max_positions={max_positions} is below the present {num_positions}; positions can "
+            "only be extended"
+        )
+    if method == "tile":
+        rows = torch.arange(max_positions, device=weight_PD.device) % num_positions
+        return weight_PD[rows]
+    if method == "interpolate":
+        where = torch.linspace(0, num_positions - 1, max_positions, dtype=torch.float64)
+        lower = where.floor().long().clamp_(max=max(num_positions - 2, 0))
+        upper = (lower + 1).clamp_(max=num_positions - 1)
+        share = (where - lower).to(weight_PD)[:, None]
+        lower, upper = lower.to(weight_PD.device), upper.to(weight_PD.device)
+        return weight_PD[lower] * (1 - share) + weight_PD[upper] * share
+    raise ValueError(f"method {method!r} given; allowed are tile, interpolate")
 
 
 class Embeddings(nn.Module):
@@ -203,7 +239,7 @@ class Encoder(nn.Module):
         """Return the last hidden states (B, L, D)."""
         x_BLD: Tensor = self.embeddings(batch)
         plan = self.prepare(batch)
-        recompute = self.gradient_checkpointing and self.training and is_grad_enabled()
+        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for number, block in enumerate(self.layers):
             if recompute and number % self.checkpoint_every == 0:
                 # It also repeats the block's dropout and autocast.
@@ -218,10 +254,7 @@ class Encoder(nn.Module):
 
         Args:
             max_positions: New length in tokens, not below the present one.
-            method: "tile" repeats the table (PoNet's long-text runs), "interpolate" stretches it.
-
-        Raises:
-            ValueError: If the new length is shorter.
+            method: See the function `extend_positions`.
         """
         position = self.embeddings.position
         if position is not None:

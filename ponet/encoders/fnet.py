@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ponet.batch import EncoderBatch
 from ponet.encoders.backbone import TokenMixer
-from ponet.pooling import at_least_float32
+from ponet.pooling.plan import at_least_float32
 
 
 def real_fourier(x_BLD: Tensor) -> Tensor:

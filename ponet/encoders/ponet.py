@@ -13,18 +13,9 @@ from torch import Tensor, nn
 from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
 from ponet.encoders.backbone import TokenMixer
-from ponet.pooling import (
-    PoolInputs,
-    PoolPlan,
-    at_least_float32,
-    choose_kernels,
-    global_attention,
-    kernel_set,
-    masked_mean,
-    mix,
-    plan_pools,
-)
-from ponet.pooling.projected import Weights, pool_projected
+from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
+from ponet.pooling.mix import choose_kernels, kernel_set, mix
+from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, plan_pools
 
 
 class PoNetMixer(TokenMixer):
@@ -75,6 +66,7 @@ class PoNetMixer(TokenMixer):
                 num_heads=config.num_heads,
                 window=config.local_window,
                 kernels=kernel_set(kernels),
+                dtype=dtype,
             )
         global_BD = self.pool_globally(x_BLD, plan)
         # One cast for three products; autocast by itself would cast once for each.
@@ -103,23 +95,10 @@ class PoNetMixer(TokenMixer):
         if self.config.global_pool == "none":
             return None
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLD = at_least_float32(x_BLD)
-            weight_DD, bias_D = (
-                at_least_float32(self.query.weight),
-                at_least_float32(self.query.bias),
-            )
-            mean_BD = masked_mean(x_BLD, plan.mask_BL1[..., 0])
-            query_BD = torch.addmm(bias_D, mean_BD, weight_DD.t())
+            x_BLD, weights = at_least_float32(x_BLD), self.weights()
             if self.config.global_pool == "mean":
-                return query_BD
-            return global_attention(
-                x_BLD,
-                query_BD,
-                at_least_float32(self.key.weight),
-                at_least_float32(self.key.bias),
-                bias_BL=plan.score_bias_BL,
-                num_heads=self.config.num_heads,
-            ).pooled_BD
+                return mean_query(x_BLD, weights, plan)[1]
+            return attend(x_BLD, weights, plan, self.config.num_heads)[0]
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -5,14 +5,7 @@ After `import ponet.hub`, AutoConfig, AutoModel and the others load a folder tha
 """
 
 try:
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForMaskedLM,
-        AutoModelForPreTraining,
-        AutoModelForSequenceClassification,
-        AutoModelForTokenClassification,
-    )
+    import transformers
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"ponet.hub needs transformers, and {error.name} is not installed; pip install -e '.[hub]'"
@@ -27,7 +20,7 @@ from ponet.hub.modeling_ponet import (
     PoNetForTokenClassification,
     PoNetModel,
 )
-from ponet.hub.standalone import write_code
+from ponet.hub.standalone import CLASSES, write_code
 
 __all__ = [
     "PoNetForMaskedLM",
@@ -40,12 +33,8 @@ __all__ = [
     "write_code",
 ]
 
-AutoConfig.register("ponet", PoNetHubConfig, exist_ok=True)
-for _auto_class, _model_class in (
-    (AutoModel, PoNetModel),
-    (AutoModelForMaskedLM, PoNetForMaskedLM),
-    (AutoModelForPreTraining, PoNetForPreTraining),
-    (AutoModelForSequenceClassification, PoNetForSequenceClassification),
-    (AutoModelForTokenClassification, PoNetForTokenClassification),
-):
-    _auto_class.register(PoNetHubConfig, _model_class, exist_ok=True)
+transformers.AutoConfig.register("ponet", PoNetHubConfig, exist_ok=True)
+for _name, _place in CLASSES.items():
+    if _name != "AutoConfig":
+        _model = globals()[_place.partition(".")[2]]
+        getattr(transformers, _name).register(PoNetHubConfig, _model, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from ponet.config import PoNetConfig
-from ponet.names import config_names, foreign_fields, native_activation
+from ponet.names import RELEASED_GUARD, config_names, native_activation
 
 OLDEST_TRANSFORMERS = "5.20"
 """The version that the code needs; pyproject.toml says the same."""
@@ -58,16 +58,14 @@ class PoNetHubConfig(PreTrainedConfig):
         sep_token_id: int | None = 102,
         **kwargs: Any,
     ) -> None:
-        """Set every field."""
-        if "clsgsepg" in kwargs:
+        if RELEASED_GUARD in kwargs:
             raise ValueError(
-                "this configuration has 'clsgsepg', so it is the authors' release, whose weights "
-                "have other names; run python -m ponet import and python -m ponet export on it"
+                f"this configuration has {RELEASED_GUARD!r}, so it is the authors' release, whose "
+                "weights have other names; run python -m ponet import and export on it"
             )
         if __name__.startswith("ponet."):
             # It names code files beside the weights, which a folder saved from here has not.
             kwargs.pop("auto_map", None)
-        native_activation(hidden_act)
         defaults = PoNetConfig().to_dict()
         for ours, theirs in _NAMES.items():
             setattr(self, theirs, kwargs.pop(theirs, defaults[ours]))
@@ -81,14 +79,9 @@ class PoNetHubConfig(PreTrainedConfig):
         super().__init__(**kwargs)
         self.to_native()
 
-    @classmethod
-    def from_native(cls, config: PoNetConfig, **fields: Any) -> "PoNetHubConfig":
-        """Return the twin of our configuration, with further fields of this class."""
-        return cls(**foreign_fields(config), **fields)
-
-    def to_native(self, **overrides: Any) -> PoNetConfig:
-        """Return our configuration of the same encoder, with some fields replaced."""
-        return native_config(self, **overrides)
+    def to_native(self) -> PoNetConfig:
+        """Return our configuration of the same encoder."""
+        return native_config(self)
 
 
 def native_config(config: Any, **overrides: Any) -> PoNetConfig:

@@ -1,67 +1,69 @@
-"""`python -m ponet export`: a bundle as a folder of transformers, or as an ONNX graph.
+"""`python -m ponet export`: a bundle or a classifier for transformers, a bundle as an ONNX graph.
 
-Invariant: what is written has been loaded by the other side and compared with the bundle's model;
-otherwise there is no output.
+Invariant: what is written has been loaded by the other side and compared with the model; otherwise
+there is no output.
 """
 
 import argparse
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import ponet
-from ponet.bundle import Bundle
-from ponet.config import PoNetConfig
-from ponet.hub.card import CardSources, model_card
-from ponet.hub.classifier import classifier_folder, export_classifier, read_classifier
-from ponet.hub.huggingface import export_huggingface, put_in_place
-from ponet.hub.onnx_export import OnnxOptions, compare_onnx, write_onnx
-from ponet.hub.special_tokens import SpecialTokens, find_special_tokens, write_tokenizer
+import torch
 
-ONNX_NAME = "model.onnx"
+from ponet.bundle import bundle_folder, read_config, read_model
+from ponet.config import EncoderConfig, PoNetConfig
+from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.hub.card import model_card, render
+from ponet.hub.huggingface import SpecialTokens, export_huggingface, find_special_tokens
+from ponet.hub.onnx_export import GRAPH_NAME, export_onnx
+from ponet.weight_files import TOKENIZER_NAME
+
+_WORDS = ("licence", "language", "notes")
+_SOURCES = ("run", "manifest", "results", "results_encoder")
 
 
 def run_export(arguments: Sequence[str]) -> None:
-    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`.
-
-    Raises:
-        ValueError: If an option does not fit, the target is in use, or what was written is not the
-            bundle's model.
-    """
+    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`."""
     options = _parser().parse_args(arguments)
-    _check_options(options)
-    if (folder := classifier_folder(options.bundle)) is not None:
-        export_classifier(read_classifier(folder), options)
-        if options.push:
-            print(push(options.output, options.push, private=not options.public))
-        return
-    bundle = ponet.load_bundle(options.bundle)
+    folder = bundle_folder(options.bundle)
+    config = read_config(folder)
+    task = config.get("task")
+    _check_options(options, is_classifier=task is not None)
+    model = read_model(folder, config)
+    path = folder / TOKENIZER_NAME if (folder / TOKENIZER_NAME).is_file() else None
     special_tokens = find_special_tokens(
-        bundle.tokenizer_path,
-        vocab_size=bundle.model.config.vocab_size,
-        separator_ids=options.separator_ids,
+        path, vocab_size=model.encoder.config.vocab_size, separator_ids=options.separator_ids
     )
-    if options.format == "onnx":
-        _export_onnx(bundle, special_tokens, options)
+    words = {key: getattr(options, key) for key in _WORDS}
+    words["name"] = options.name or options.output.name
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+    if isinstance(model, SequenceClassifier):
+        assert task is not None
+        settings = {"max_len": task["max_len"], "labels": _labels(model, task)}
+        notes = _differences(model.encoder.config, task)
+        card = render("classifier_card.md.j2", model, task="text-classification", values=task,
+                      differences=notes, **words)  # fmt: skip
+    elif options.format == "onnx":
+        _export_onnx(model, path, special_tokens, options)
         return
-    card = model_card(
-        bundle.model,
-        bundle.metadata,
-        _card_sources(options),
-        name=options.name or options.output.name,
-        has_tokenizer=bundle.tokenizer_path is not None,
-    )
+    else:
+        words |= {key: getattr(options, key) for key in _SOURCES}
+        card = model_card(model, config["metadata"], has_tokenizer=path is not None, **words)
     difference = export_huggingface(
-        bundle.model,
+        model,
         options.output,
         special_tokens=special_tokens,
-        tokenizer_path=bundle.tokenizer_path,
+        tokenizer_path=path,
         card=card,
+        **settings,
     )
-    print(f"{options.output}: loads in transformers; outputs within {difference:.1e} of the bundle")
-    if isinstance(bundle.model.config, PoNetConfig):
-        print("load it after `import ponet.hub`, or anywhere with trust_remote_code=True")
+    what = "bundle" if task is None else "classifier"
+    print(f"{options.output}: loads in transformers; outputs within {difference:.1e} of the {what}")
+    if isinstance(model.encoder.config, PoNetConfig):
+        notes.insert(0, "load it after `import ponet.hub`, or with trust_remote_code=True")
+    print("".join(f"note: {note}\n" for note in notes), end="")
     if options.push:
         print(push(options.output, options.push, private=not options.public))
 
@@ -115,69 +117,88 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_ONLY = {
-    "huggingface": ("name", "run", "manifest", "results", "results_encoder", "notes", "licence",
-                    "language", "push", "public"),
-    "onnx": ("head", "segment_input", "time"),
-}  # fmt: skip
-
-
-def _check_options(options: argparse.Namespace) -> None:
-    for form, names in _ONLY.items():
+def _check_options(options: argparse.Namespace, *, is_classifier: bool) -> None:
+    """Refuse options that would do nothing."""
+    needs = (
+        ("--format huggingface", options.format == "huggingface",
+         ("name", *_SOURCES, *_WORDS, "push", "public")),
+        ("--format onnx", options.format == "onnx", ("head", "segment_input", "time")),
+        ("--push REPO", options.push, ("public",)),
+        ("--results TABLE.json", options.results, ("results_encoder",)),
+        ("a bundle, and this is a fine-tuned classifier", not is_classifier,
+         (*_SOURCES, "separator_ids")),
+    )  # fmt: skip
+    for what, is_there, names in needs:
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
-        if given and options.format != form:
-            raise ValueError(f"{', '.join(given)} would do nothing; it needs --format {form}")
-    if options.public and not options.push:
-        raise ValueError("--public would do nothing without --push REPO")
-    if options.results_encoder and not options.results:
-        raise ValueError("--results-encoder would do nothing without --results TABLE.json")
+        if given and not is_there:
+            raise ValueError(f"{', '.join(given)} would do nothing; it needs {what}")
+    if is_classifier and options.format != "huggingface":
+        raise ValueError(
+            "a fine-tuned classifier is exported to huggingface alone; give --format huggingface"
+        )
     if options.time is not None and options.time < 1:
         raise ValueError(f"--time {options.time} given; 1 or more is needed")
 
 
-def _card_sources(options: argparse.Namespace) -> CardSources:
-    return CardSources(
-        **{field.name: getattr(options, field.name) for field in fields(CardSources)}
-    )
+def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration of transformers says of the outputs.
+
+    A regression is trained on scores of mean 0 and deviation 1; its last layer is changed in place
+    to give them on their own scale.
+    """
+    if names := task["labels"]:
+        return {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+    scale = task.get("scale") or {"mean": 0.0, "std": 1.0}
+    with torch.no_grad():
+        model.classifier.weight *= scale["std"]
+        model.classifier.bias.mul_(scale["std"]).add_(scale["mean"])
+    return {"num_labels": 1, "problem_type": "regression"}
+
+
+def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
+    """Return where transformers' pipelines do something else than `python -m finetune predict`."""
+    lines = [f"texts of more than {task['max_len']} tokens are cut only with truncation=True"]
+    if isinstance(config, PoNetConfig) and task["segments"] != "separators":
+        lines.append(
+            f"it was trained with {task['segments']} as pooling segments; give their numbers as "
+            "segment_ids, because without them each text is one segment and outputs differ"
+        )
+    if config.sees_padding:
+        lines.append("padding changes its outputs; give texts of one length, or one by one")
+    if not task["labels"]:
+        lines.append('its score is the logit; pipelines give it with function_to_apply="none"')
+    return lines
 
 
 def _export_onnx(
-    bundle: Bundle, special_tokens: SpecialTokens, options: argparse.Namespace
+    model: PretrainingModel,
+    tokenizer_path: Path | None,
+    special_tokens: SpecialTokens,
+    options: argparse.Namespace,
 ) -> None:
-    if options.segment_input and not isinstance(bundle.model.config, PoNetConfig):
+    if options.segment_input and not isinstance(model.config, PoNetConfig):
         raise ValueError(
-            f"--segment-input would do nothing: a {bundle.model.config.kind} model has no segments"
+            f"--segment-input would do nothing: a {model.config.kind} model has no segments"
         )
-    onnx_options = OnnxOptions(
-        head=options.head or "masked-lm", segment_input=options.segment_input
+    found = export_onnx(
+        model,
+        options.output,
+        special_tokens=special_tokens,
+        tokenizer_path=tokenizer_path,
+        head=options.head or "masked-lm",
+        segment_input=options.segment_input,
+        num_timed=options.time or 0,
     )
-    rows: list[str] = []
-
-    def write(folder: Path) -> float:
-        path = folder / ONNX_NAME
-        write_onnx(bundle.model, path, special_tokens=special_tokens, options=onnx_options)
-        if bundle.tokenizer_path is not None:
-            names = ["input_ids", "token_type_ids", "attention_mask"]
-            max_len = bundle.model.config.max_positions
-            write_tokenizer(bundle.tokenizer_path, folder, max_len=max_len, input_names=names)
-        ids = {**asdict(special_tokens), "max_positions": bundle.model.config.max_positions}
-        text = json.dumps({"kind": bundle.model.config.kind, **ids}, indent=2) + "\n"
-        (folder / "graph.json").write_text(text, encoding="utf-8")
-        found = compare_onnx(
-            bundle.model, path, special_tokens=special_tokens, options=onnx_options,
-            num_timed=options.time or 0,
-        )  # fmt: skip
-        for one in found:
-            times = f", onnxruntime {one.onnx_ms:.1f} ms, PyTorch {one.torch_ms:.1f} ms"
-            rows.append(
-                f"  {one.shape[0]} x {one.shape[1]} tokens: within {one.difference:.1e}"
-                + (times if options.time else "")
-            )
-        return max(one.difference for one in found)
-
-    difference = put_in_place(options.output, write)
-    print(f"{options.output / ONNX_NAME}: onnxruntime within {difference:.1e} of PyTorch")
-    print("\n".join(rows))
+    largest = max(one.difference for one in found)
+    print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
+    for (rows, tokens), difference, times_ms in found:
+        times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
+        timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
+        print(f"  {rows} x {tokens} tokens: within {difference:.1e}{timed}")
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:

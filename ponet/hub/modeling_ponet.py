@@ -5,8 +5,7 @@ is written a second time here, and the file runs as a copy beside exported weigh
 standalone.py), so it imports torch, transformers and the package's models only.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -22,19 +21,21 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from ponet.batch import EncoderBatch
 from ponet.encoders import Encoder, build_encoder
+from ponet.encoders.backbone import Block, PositionMethod
 from ponet.heads import MaskedLMHead, Pooler
 from ponet.hub.configuration_ponet import PoNetHubConfig, native_config
-from ponet.positions import PositionMethod
 from ponet.segments import segments_from_separators
 
 _IS_COPY = not __name__.startswith("ponet.")
 
 
 class PoNetPreTrainedModel(PreTrainedModel):
-    """What all PoNet models share: configuration, initialisation, and what may be missing."""
+    """What all PoNet models share: configuration, initialisation, and what may be left aside."""
 
     config_class = PoNetHubConfig
     config: PoNetHubConfig
@@ -42,16 +43,13 @@ class PoNetPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["Block"]
+    _can_record_outputs = {"hidden_states": Block}
+    _keys_to_ignore_on_load_unexpected = [r"^pair_head\.", r"^mlm_head\."]
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MaskedLMHead):
             init.zeros_(module.bias)
-
-    def _finish(self, output: ModelOutput, return_dict: bool | None) -> Any:
-        """Return the output as it is, or as a tuple where that is asked for."""
-        wants_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if wants_dict else output.to_tuple()
 
 
 class PoNetModel(PoNetPreTrainedModel):
@@ -61,10 +59,7 @@ class PoNetModel(PoNetPreTrainedModel):
         config: Configuration.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^pair_head\.", r"^mlm_head\."]
-
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
         super().__init__(config)
         # The Triton kernels are not among the copies that stand beside exported weights.
         native = native_config(config, kernels="eager" if _IS_COPY else "auto")
@@ -93,6 +88,7 @@ class PoNetModel(PoNetPreTrainedModel):
         self.encoder.extend_positions(max_positions, method=method)
         self.config.max_position_embeddings = max_positions
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor,
@@ -101,8 +97,7 @@ class PoNetModel(PoNetPreTrainedModel):
         segment_ids: Tensor | None = None,
         *,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+    ) -> BaseModelOutputWithPooling:
         """Return the hidden states of a batch; all inputs are (B, L).
 
         Args:
@@ -111,57 +106,55 @@ class PoNetModel(PoNetPreTrainedModel):
             token_type_ids: int64; None: all 0.
             segment_ids: int64 in [0, L), the pooling unit of each token; None: each [CLS], each
                 text and each [SEP] is one.
-            output_hidden_states: Whether to return those before and after every block too.
-            return_dict: False: a tuple.
+            output_hidden_states: Whether to return those before and after every block too; like
+                `return_dict=False`, which gives a tuple, it is answered by transformers.
 
         Raises:
             ValueError: If a tensor has another shape, dtype or range, or the batch is longer than
                 the position table.
         """
-        batch = self.make_batch(input_ids, attention_mask, token_type_ids, segment_ids)
-        wanted = self.config.output_hidden_states
-        if output_hidden_states is not None:
-            wanted = output_hidden_states
-        with _recorded(self.encoder, enabled=bool(wanted)) as states:
-            x_BLD = self.encoder(batch)
-        output = BaseModelOutputWithPooling(
-            last_hidden_state=x_BLD,
-            pooler_output=None if self.pooler is None else self.pooler(x_BLD),
-            hidden_states=tuple(states) if wanted else None,
+        separators = [self.config.cls_token_id, self.config.sep_token_id]
+        x_BLD = self.encoder(
+            make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
         )
-        return cast(BaseModelOutputWithPooling, self._finish(output, return_dict))
+        pooled_BD = None if self.pooler is None else self.pooler(x_BLD)
+        return BaseModelOutputWithPooling(last_hidden_state=x_BLD, pooler_output=pooled_BD)
 
-    def make_batch(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        segment_ids: Tensor | None,
-    ) -> EncoderBatch:
-        """Return the encoder's input; what is None gets its default (see forward)."""
-        mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask_BL = mask_BL.bool()
-        special_BL = torch.zeros_like(mask_BL)
-        for separator in (self.config.cls_token_id, self.config.sep_token_id):
-            if separator is not None:
-                special_BL = special_BL | (input_ids == separator)
-        default_BL = segments_from_separators(special_BL) if segment_ids is None else segment_ids
-        return EncoderBatch(
-            input_ids=input_ids,
-            mask=mask_BL,
-            token_type_ids=torch.zeros_like(input_ids)
-            if token_type_ids is None
-            else token_type_ids,
-            segment_ids=default_BL,
-            special_mask=special_BL,
-            segments_are_runs=segment_ids is None and attention_mask is None,
-            has_padding=attention_mask is not None,
-        )
+
+def make_batch(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    segment_ids: Tensor | None,
+    separators: Sequence[int | None],
+) -> EncoderBatch:
+    """Return the encoder's input; what is None gets its default (see PoNetModel.forward)."""
+    special_BL = torch.zeros_like(input_ids, dtype=torch.bool)
+    for separator in separators:
+        if separator is not None:
+            special_BL = special_BL | (input_ids == separator)
+    mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    return EncoderBatch(
+        input_ids=input_ids,
+        mask=mask_BL.bool(),
+        token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        segment_ids=segments_from_separators(special_BL) if segment_ids is None else segment_ids,
+        special_mask=special_BL,
+        segments_are_runs=segment_ids is None and attention_mask is None,
+        has_padding=attention_mask is not None,
+    )
 
 
 class _WithHead(PoNetPreTrainedModel):
-    """Encoder with a head; `_answer` says what the head makes of the encoder's output."""
+    """Encoder with a head, which `_build` makes; `_answer` says what it makes of the encoder's."""
 
+    def __init__(self, config: PoNetHubConfig) -> None:
+        super().__init__(config)
+        self.ponet = PoNetModel(config)
+        self._build(config)
+        self.post_init()
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -170,51 +163,43 @@ class _WithHead(PoNetPreTrainedModel):
         segment_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ModelOutput | tuple[Any, ...]:
+        **options: Any,
+    ) -> ModelOutput:
         """Return logits and, with labels, the mean loss.
 
-        Args:
-            input_ids: As for PoNetModel.forward, like the next three and the last two.
-            attention_mask: 1 or True = real token.
-            token_type_ids: int64 (B, L).
-            segment_ids: int64 (B, L).
-            labels: What the class says.
-            output_hidden_states: Whether to return all hidden states.
-            return_dict: False: a tuple.
+        Inputs and options are those of PoNetModel.forward; the class says what labels are.
         """
         inputs = (input_ids, attention_mask, token_type_ids, segment_ids)
-        return self._answered(inputs, output_hidden_states, return_dict, labels=labels)
+        return self._answer(self.ponet(*inputs, return_dict=True, **options), labels)
 
-    def _answered(
-        self,
-        inputs: tuple[Tensor | None, ...],
-        output_hidden_states: bool | None,
-        return_dict: bool | None,
-        **labels: Tensor | None,
-    ) -> ModelOutput | tuple[Any, ...]:
-        hidden = self.ponet(*inputs, output_hidden_states=output_hidden_states, return_dict=True)
-        output = self._answer(hidden, **labels)
-        if hidden.hidden_states is not None:
-            output["hidden_states"] = hidden.hidden_states
-        return cast(ModelOutput, self._finish(output, return_dict))
+    def _build(self, config: PoNetHubConfig) -> None:
+        raise NotImplementedError
 
-    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
+    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
         raise NotImplementedError
 
 
-class _WithVocabulary(_WithHead):
-    """Encoder with the masked-LM head, whose output weights are the word embeddings' own."""
+class PoNetForMaskedLM(_WithHead):
+    """Encoder with a masked-LM head; the head for text pairs of a checkpoint is left aside.
 
-    def __init__(self, config: PoNetHubConfig) -> None:
-        super().__init__(config)
-        self.ponet = PoNetModel(config)
+    Gives logits (B, L, V); labels are int64 (B, L), -100 at positions that do not count.
+
+    Args:
+        config: Configuration.
+    """
+
+    def _build(self, config: PoNetHubConfig) -> None:
         self.mlm_head = MaskedLMHead(native_config(config))
 
-    def word_logits(self, x_BLD: Tensor) -> Tensor:
-        """Return (B, L, V)."""
-        return cast(Tensor, self.mlm_head(x_BLD, self.ponet.get_input_embeddings().weight))
+    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
+        # The output weights are the word embeddings' own.
+        weight_VD = self.ponet.get_input_embeddings().weight
+        logits_BLV = self.mlm_head(encoded.last_hidden_state, weight_VD)
+        return MaskedLMOutput(
+            loss=_token_loss(logits_BLV, labels),
+            logits=logits_BLV,
+            hidden_states=encoded.hidden_states,
+        )
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the word embeddings and the bias of their logits, new entries of which are 0."""
@@ -225,29 +210,7 @@ class _WithVocabulary(_WithHead):
         return word
 
 
-class PoNetForMaskedLM(_WithVocabulary):
-    """Encoder with a masked-LM head; the head for text pairs of a checkpoint is left aside.
-
-    Gives logits (B, L, V); labels are int64 (B, L), -100 at positions that do not count.
-
-    Args:
-        config: Configuration.
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^pair_head\."]
-
-    def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
-        super().__init__(config)
-        self.post_init()
-
-    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
-        logits_BLV = self.word_logits(hidden.last_hidden_state)
-        loss = _token_loss(logits_BLV, labels["labels"])
-        return MaskedLMOutput(loss=loss, logits=logits_BLV)
-
-
-class PoNetForPreTraining(_WithVocabulary):
+class PoNetForPreTraining(PoNetForMaskedLM):
     """Encoder with both pretraining heads: masked words and the relation of two texts.
 
     Args:
@@ -258,16 +221,18 @@ class PoNetForPreTraining(_WithVocabulary):
     """
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
         if config.num_pair_classes < 1 or not config.has_pooler:
             raise ValueError(
                 f"num_pair_classes={config.num_pair_classes}, has_pooler={config.has_pooler}: "
                 "this model was trained without text pairs; load it with AutoModelForMaskedLM"
             )
         super().__init__(config)
-        self.pair_head = nn.Linear(config.hidden_size, config.num_pair_classes)
-        self.post_init()
 
+    def _build(self, config: PoNetHubConfig) -> None:
+        super()._build(config)
+        self.pair_head = nn.Linear(config.hidden_size, config.num_pair_classes)
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -277,52 +242,37 @@ class PoNetForPreTraining(_WithVocabulary):
         *,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ModelOutput | tuple[Any, ...]:
+        **options: Any,
+    ) -> ModelOutput:
         """Return both logits and, with labels, the sum of the mean losses.
 
-        As the other models with heads; labels are the words, int64 (B, L), -100 at positions that
-        do not count, and next_sentence_label is the class of the pair, int64 (B,).
+        As PoNetForMaskedLM; next_sentence_label is the class of the pair, int64 (B,).
         """
-        return self._answered(
-            (input_ids, attention_mask, token_type_ids, segment_ids),
-            output_hidden_states,
-            return_dict,
-            labels=labels,
-            next_sentence_label=next_sentence_label,
-        )
-
-    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
-        logits_BLV = self.word_logits(hidden.last_hidden_state)
-        pair_logits_BP = self.pair_head(hidden.pooler_output)
-        losses = [_token_loss(logits_BLV, labels["labels"])]
-        if (pair_labels_B := labels["next_sentence_label"]) is not None:
-            losses.append(F.cross_entropy(pair_logits_BP.float(), pair_labels_B))
-        given = [loss for loss in losses if loss is not None]
+        inputs = (input_ids, attention_mask, token_type_ids, segment_ids)
+        encoded = self.ponet(*inputs, return_dict=True, **options)
+        words = self._answer(encoded, labels)
+        pair_logits_BP = self.pair_head(encoded.pooler_output)
+        losses = [] if words.loss is None else [words.loss]
+        if next_sentence_label is not None:
+            losses.append(F.cross_entropy(pair_logits_BP.float(), next_sentence_label))
         return BertForPreTrainingOutput(
-            loss=sum(given[1:], start=given[0]) if given else None,
-            prediction_logits=logits_BLV,
+            loss=sum(losses[1:], start=losses[0]) if losses else None,
+            prediction_logits=words.logits,
             seq_relationship_logits=pair_logits_BP,
+            hidden_states=encoded.hidden_states,
         )
 
 
 class _WithClassifier(_WithHead):
     """Encoder, dropout and a linear layer; the pretraining heads of a checkpoint are left aside."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^pair_head\.", r"^mlm_head\."]
-
-    def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything."""
-        super().__init__(config)
+    def _build(self, config: PoNetHubConfig) -> None:
         self.num_labels = config.num_labels
-        self.ponet = PoNetModel(config)
         dropout_prob = config.classifier_dropout
         self.dropout = nn.Dropout(
             config.hidden_dropout_prob if dropout_prob is None else dropout_prob
         )
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
 
 class PoNetForSequenceClassification(_WithClassifier):
@@ -336,20 +286,20 @@ class PoNetForSequenceClassification(_WithClassifier):
     """
 
     def __init__(self, config: PoNetHubConfig) -> None:
-        """Build and initialise everything; a pooler is always there."""
-        config.has_pooler = True
+        config.has_pooler = True  # always
         super().__init__(config)
 
-    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
-        logits_BC, given = self.classifier(self.dropout(hidden.pooler_output)), labels["labels"]
-        loss = None if given is None else self._loss(logits_BC.float(), given)
-        return SequenceClassifierOutput(loss=loss, logits=logits_BC)
+    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
+        logits_BC = self.classifier(self.dropout(encoded.pooler_output))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self._loss(logits_BC.float(), labels),
+            logits=logits_BC,
+            hidden_states=encoded.hidden_states,
+        )
 
     def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         kind = self.config.problem_type
-        if kind is None and self.num_labels == 1:
-            kind = "regression"
-        if kind == "regression":
+        if kind == "regression" or (kind is None and self.num_labels == 1):
             return F.mse_loss(logits_BC.reshape(labels.shape), labels.float())
         if kind == "multi_label_classification" or (kind is None and labels.is_floating_point()):
             return F.binary_cross_entropy_with_logits(logits_BC, labels.float())
@@ -365,15 +315,13 @@ class PoNetForTokenClassification(_WithClassifier):
         config: Configuration.
     """
 
-    def _answer(self, hidden: BaseModelOutputWithPooling, **labels: Tensor | None) -> ModelOutput:
-        logits_BLC, given = (
-            self.classifier(self.dropout(hidden.last_hidden_state)),
-            labels["labels"],
+    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
+        logits_BLC = self.classifier(self.dropout(encoded.last_hidden_state))
+        return TokenClassifierOutput(
+            loss=_token_loss(logits_BLC, labels),
+            logits=logits_BLC,
+            hidden_states=encoded.hidden_states,
         )
-        loss = None
-        if given is not None:
-            loss = F.cross_entropy(logits_BLC.flatten(0, 1).float(), given.flatten())
-        return TokenClassifierOutput(loss=loss, logits=logits_BLC)
 
 
 def _token_loss(logits_BLC: Tensor, labels_BL: Tensor | None) -> Tensor | None:
@@ -381,19 +329,3 @@ def _token_loss(logits_BLC: Tensor, labels_BL: Tensor | None) -> Tensor | None:
     if labels_BL is None:
         return None
     return F.cross_entropy(logits_BLC.flatten(0, 1).float(), labels_BL.flatten())
-
-
-@contextmanager
-def _recorded(encoder: Encoder, *, enabled: bool) -> Iterator[list[Tensor]]:
-    """Collect the outputs of the embeddings and of every block while the context is open."""
-    states: list[Tensor] = []
-    parts: list[nn.Module] = [encoder.embeddings, *encoder.layers] if enabled else []
-    handles = [
-        part.register_forward_hook(lambda module, inputs, output: states.append(output))
-        for part in parts
-    ]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -4,17 +4,18 @@ B batch, L tokens, D width. Invariant: a file is put in place only after onnxrun
 PyTorch's outputs for batches of several sizes, other than the one the graph was traced with.
 """
 
+import copy
 import importlib.util
+import json
 import logging
 import math
 import statistics
-import time
+import timeit
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,46 +24,32 @@ from ponet.batch import EncoderBatch
 from ponet.config import FNetConfig, PoNetConfig
 from ponet.encoders.backbone import TokenMixer
 from ponet.heads import PretrainingModel
-from ponet.hub.special_tokens import SpecialTokens, probe_batch
-from ponet.segments import segments_from_separators
+from ponet.hub.huggingface import (
+    FOREIGN_TOLERANCE,
+    SpecialTokens,
+    largest_difference,
+    probe_batch,
+    write_tokenizer,
+)
+from ponet.hub.modeling_ponet import make_batch
+from ponet.weight_files import new_folder
 
+GRAPH_NAME = "model.onnx"
 OnnxHead = Literal["masked-lm", "encoder"]
-TOLERANCE = 1e-4
-"""Largest difference of an output from PyTorch's, per unit of the largest of them."""
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 """The first version whose ScatterElements takes a maximum; PoNet's segments need it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OnnxOptions:
-    """What the graph takes and gives."""
-
-    head: OnnxHead = "masked-lm"
-    """masked-lm: hidden states and logits; encoder: hidden states and pooled output, if trained."""
-    segment_input: bool = False
-    """Whether segment_ids are an input; otherwise each text between separators is a segment."""
-
-    def __post_init__(self) -> None:
-        """Check the head."""
-        if self.head not in get_args(OnnxHead):
-            raise ValueError(
-                f"--head {self.head!r} given; allowed are {', '.join(get_args(OnnxHead))}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One batch through onnxruntime and through PyTorch."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     """(B, L)."""
     difference: float
     """Largest absolute difference of any output at real tokens."""
-    onnx_ms: float
-    """Median time of onnxruntime in milliseconds; NaN where no time was taken."""
-    torch_ms: float
-    """Median time of PyTorch (the model as it is used in Python) in milliseconds; NaN likewise."""
+    times_ms: tuple[float, ...]
+    """Median times of onnxruntime and of PyTorch (the model as it is used in Python), if taken."""
 
 
 class OnnxModel(nn.Module):
@@ -71,17 +58,25 @@ class OnnxModel(nn.Module):
     Args:
         model: For tracing, in the form that export_form returns.
         special_tokens: Ids that delimit texts.
-        options: Inputs and outputs.
+        head: masked-lm: hidden states and logits; encoder: hidden states and pooled output, if it
+            was trained.
+        segment_input: Whether segment_ids are an input; otherwise each text between separators is
+            a segment.
     """
 
     def __init__(
-        self, model: PretrainingModel, special_tokens: SpecialTokens, options: OnnxOptions
+        self,
+        model: PretrainingModel,
+        special_tokens: SpecialTokens,
+        *,
+        head: OnnxHead = "masked-lm",
+        segment_input: bool = False,
     ) -> None:
-        """Keep the model."""
         super().__init__()
         self.model = model
-        self.separators = (special_tokens.cls_token_id, special_tokens.sep_token_id)
-        self.options = options
+        self.special_tokens = special_tokens
+        self.head = head
+        self.segment_input = segment_input
 
     def forward(
         self,
@@ -89,30 +84,18 @@ class OnnxModel(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor,
         segment_ids: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Return the outputs in the order of output_names; all inputs are int64 (B, L)."""
-        cls_id, sep_id = self.separators
-        special_BL = (input_ids == cls_id) | (input_ids == sep_id)
-        batch = EncoderBatch(
-            input_ids=input_ids,
-            mask=attention_mask.bool(),
-            token_type_ids=token_type_ids,
-            segment_ids=segments_from_separators(special_BL)
-            if segment_ids is None
-            else segment_ids,
-            special_mask=special_BL,
+    ) -> dict[str, Tensor]:
+        """Return the outputs by their names; all inputs are int64 (B, L)."""
+        separators = (self.special_tokens.cls_token_id, self.special_tokens.sep_token_id)
+        x_BLD = self.model.encoder(
+            make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
         )
-        x_BLD = self.model.encoder(batch)
-        if self.options.head == "masked-lm":
-            return x_BLD, self.model.mlm_head(x_BLD, self.model.decoder_weight)
-        return (x_BLD,) if self.model.pooler is None else (x_BLD, self.model.pooler(x_BLD))
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what forward returns."""
-        if self.options.head == "masked-lm":
-            return ["last_hidden_state", "logits"]
-        return ["last_hidden_state", "pooler_output"][: 1 if self.model.pooler is None else 2]
+        outputs = {"last_hidden_state": x_BLD}
+        if self.head == "masked-lm":
+            outputs["logits"] = self.model.mlm_head(x_BLD, self.model.decoder_weight)
+        elif self.model.pooler is not None:
+            outputs["pooler_output"] = self.model.pooler(x_BLD)
+        return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:
         """Return the graph's inputs for a batch."""
@@ -121,7 +104,7 @@ class OnnxModel(nn.Module):
             "attention_mask": batch.mask.long(),
             "token_type_ids": batch.token_type_ids,
         }
-        return values | ({"segment_ids": batch.segment_ids} if self.options.segment_input else {})
+        return values | ({"segment_ids": batch.segment_ids} if self.segment_input else {})
 
 
 class FourierByProducts(TokenMixer):
@@ -165,47 +148,63 @@ def export_form(model: PretrainingModel) -> PretrainingModel:
     return form.eval()
 
 
-def _require_packages() -> None:
-    """Refuse to start what would end, after minutes, at an import."""
+def export_onnx(
+    model: PretrainingModel,
+    folder: Path,
+    *,
+    special_tokens: SpecialTokens,
+    tokenizer_path: Path | None,
+    head: OnnxHead = "masked-lm",
+    segment_input: bool = False,
+    num_timed: int = 0,
+) -> list[Comparison]:
+    """Write the graph of a model and its tokenizer, compare them, and put them in place.
+
+    Args:
+        model: Any of our pretraining models.
+        folder: Target; must not exist or be empty.
+        special_tokens: Ids that delimit and pad.
+        tokenizer_path: tokenizer.json, or None to write no tokenizer.
+        head: As for OnnxModel.
+        segment_input: As for OnnxModel.
+        num_timed: Repetitions that times are taken of; 0 = none.
+    """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing:  # said here, because it would end, after minutes, at an import
         raise ModuleNotFoundError(
             f"--format onnx needs {', '.join(missing)}, not installed here; "
             "pip install -e '.[onnx]'"
         )
+    live = OnnxModel(model, special_tokens, head=head, segment_input=segment_input)
+    facts = {"kind": model.config.kind, **asdict(special_tokens)}
+    facts["max_positions"] = model.config.max_positions
+    with new_folder(folder, replaces=False) as staging:
+        write_onnx(live, staging / GRAPH_NAME)
+        if tokenizer_path is not None:
+            write_tokenizer(tokenizer_path, staging, max_len=model.config.max_positions)
+        text = json.dumps(facts, indent=2) + "\n"
+        (staging / "graph.json").write_text(text, encoding="utf-8")
+        return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
 
-def write_onnx(
-    model: PretrainingModel,
-    path: Path,
-    *,
-    special_tokens: SpecialTokens,
-    options: OnnxOptions,
-) -> None:
-    """Write the graph of a model with its weights, not yet compared with anything.
-
-    Args:
-        model: Any of our pretraining models.
-        path: File to write.
-        special_tokens: Ids that delimit texts.
-        options: Inputs and outputs.
-
-    Raises:
-        ModuleNotFoundError: If the packages of the extra onnx are not installed.
-    """
-    _require_packages()
-    wrapped = OnnxModel(export_form(model), special_tokens, options).eval()
-    max_len = model.config.max_positions
-    inputs = wrapped.inputs(probe_batch(model.config, special_tokens, shape=(2, 24)))
+def write_onnx(live: OnnxModel, path: Path) -> None:
+    """Write the graph of a model with its weights, not yet compared with anything."""
+    form = copy.deepcopy(live)
+    form.model = export_form(live.model)
+    inputs = form.inputs(probe_batch(live.model.config, live.special_tokens, shape=(2, 24)))
     rows = torch.export.Dim("batch", min=1)
-    tokens = torch.export.Dim("tokens", min=2, max=max_len)
-    with _quiet():
+    tokens = torch.export.Dim("tokens", min=2, max=live.model.config.max_positions)
+    with ExitStack() as stack:  # without notes on torchvision and on names of axes
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, logging.NOTSET)
+        logging.disable(logging.WARNING)
         program = torch.onnx.export(
-            wrapped,
+            form.eval(),
             (),
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=wrapped.output_names,
+            output_names=list(form(**inputs)),
             dynamic_shapes={name: {0: rows, 1: tokens} for name in inputs},
             opset_version=OPSET,
             dynamo=True,
@@ -215,81 +214,36 @@ def write_onnx(
     program.save(str(path))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on torchvision and on names of axes away; errors still come."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def compare_onnx(
-    model: PretrainingModel,
-    path: Path,
-    *,
-    special_tokens: SpecialTokens,
-    options: OnnxOptions,
-    num_timed: int = 0,
-) -> list[Comparison]:
+def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Comparison]:
     """Run a written graph and the model on batches of several sizes.
 
     Args:
-        model: What the graph was made of.
+        live: What the graph was made of.
         path: The graph.
-        special_tokens: Ids that delimit texts.
-        options: Inputs and outputs of the graph.
         num_timed: Repetitions that times are taken of; 0 = none. Both use as many threads as
             torch.get_num_threads() says.
-
-    Raises:
-        ValueError: If an output differs by more than rounding.
     """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    live = OnnxModel(model.eval(), special_tokens, options)
-    shapes = ((1, 7), (3, 40), (2, model.config.max_positions))
-    batches = [probe_batch(model.config, special_tokens, shape=shape) for shape in shapes]
+    live.eval()
+    config = live.model.config
+    shapes = ((1, 7), (3, 40), (2, config.max_positions))
+    batches = [probe_batch(config, live.special_tokens, shape=shape) for shape in shapes]
     return [_compare(session, live, batch, num_timed) for batch in batches]
 
 
+@torch.inference_mode()
 def _compare(session: Any, live: OnnxModel, batch: EncoderBatch, num_timed: int) -> Comparison:
     inputs = live.inputs(batch)
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    with torch.inference_mode():
-        expected = live(**inputs)
-    outputs = [torch.from_numpy(array) for array in session.run(None, arrays)]
-    largest = 0.0
-    for name, ours, theirs in zip(live.output_names, expected, outputs, strict=True):
-        at_real = batch.mask if ours.dim() == 3 else slice(None)
-        difference = float((ours[at_real] - theirs[at_real]).abs().max())
-        scale = max(1.0, float(ours.abs().max()))
-        if not difference <= TOLERANCE * scale:
-            raise ValueError(
-                f"the graph's {name} differs by {difference:.2e} from PyTorch's for "
-                f"{tuple(batch.input_ids.shape)} tokens; at most {TOLERANCE * scale:.0e} is "
-                "rounding, so nothing was written"
-            )
-        largest = max(largest, difference)
-    with torch.inference_mode():
-        onnx_ms = _median_ms(lambda: session.run(None, arrays), num_timed)
-        torch_ms = _median_ms(lambda: live(**inputs), num_timed)
-    shape = (batch.input_ids.shape[0], batch.input_ids.shape[1])
-    return Comparison(shape=shape, difference=largest, onnx_ms=onnx_ms, torch_ms=torch_ms)
-
-
-def _median_ms(call: Any, num_timed: int) -> float:
-    times = []
-    for _ in range(num_timed):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times) if times else math.nan
+    ours, found = live(**inputs), session.run(None, arrays)
+    theirs = {name: torch.from_numpy(array) for name, array in zip(ours, found, strict=True)}
+    difference = largest_difference(ours, theirs, batch, tolerance=FOREIGN_TOLERANCE)
+    calls = (lambda: session.run(None, arrays), lambda: live(**inputs)) if num_timed else ()
+    times_ms = tuple(
+        1000 * statistics.median(timeit.repeat(call, number=1, repeat=num_timed)) for call in calls
+    )
+    return Comparison(tuple(batch.input_ids.shape), difference, times_ms)

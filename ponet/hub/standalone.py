@@ -22,8 +22,6 @@ CLASSES = {
     "AutoModelForTokenClassification": "modeling_ponet.PoNetForTokenClassification",
 }
 """Auto class -> file and class in the folder: the `auto_map` of config.json."""
-
-_PACKAGE = Path(ponet.__file__).parent
 _HEADER = """\
 # Copy of {module}, ponet {version}, SPDX-License-Identifier: Apache-2.0
 # Written by `python -m ponet export`; a change belongs into the package, not here.
@@ -65,7 +63,7 @@ def code_files() -> dict[str, str]:
     copies: dict[str, str] = {}
     while waiting:
         module = waiting.pop()
-        name = _flat_name(module) + ".py"
+        name = f"{_flat_name(module)}.py"
         if name not in copies:
             text, imported = _flattened(module)
             copies[name] = _HEADER.format(module=module, version=ponet.__version__) + text
@@ -73,63 +71,37 @@ def code_files() -> dict[str, str]:
     return copies
 
 
+def source_file(module: str) -> Path:
+    """Return the file of a module of this package."""
+    path = Path(ponet.__file__).parent.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def _flat_name(module: str) -> str:
-    parts = module.split(".")
-    return parts[-1] if parts[:2] == ["ponet", "hub"] else "_".join(parts)
-
-
-def _source_file(module: str) -> Path | None:
-    """Return the file of a module of this package, or None if there is no such module."""
-    path = _PACKAGE.joinpath(*module.split(".")[1:])
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in candidates if file.is_file()), None)
+    return module.removeprefix("ponet.hub.").replace(".", "_")
 
 
 def _flattened(module: str) -> tuple[str, list[str]]:
-    """Return the text of a module with imports inside one folder, and what it imports of ours."""
-    path = _source_file(module)
-    assert path is not None, module
-    text = path.read_text(encoding="utf-8")
-    lines, imported = text.splitlines(keepends=True), []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            assert all(alias.name.split(".")[0] != "ponet" for alias in node.names), module
-        if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "ponet":
+    """Return the text of a module with imports inside one folder, and what it imports of ours.
+
+    What a module imports from its own package is modules beside it, each in a line of its own:
+    they are imported as such, and transformers finds their files by a second line.
+    """
+    lines = source_file(module).read_text(encoding="utf-8").splitlines(keepends=True)
+    package, imported = module.rpartition(".")[0], []
+    for node in ast.walk(ast.parse("".join(lines))):
+        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("ponet"):
             continue
-        first = node.lineno - 1
-        found = _submodules(node)
-        if found:
-            assert first + 1 == node.end_lineno, f"{module}: one line per imported module"
-            lines[first] = "".join(_import_of_module(*pair) for pair in found)
-        else:
-            old, new = f"from {node.module} ", f"from .{_flat_name(str(node.module))} "
-            assert lines[first].count(old) == 1, module
-            lines[first] = lines[first].replace(old, new)
-        imported += [name for name, _ in found] or [str(node.module)]
+        source, first = str(node.module), node.lineno - 1
+        if source != package:
+            imported.append(source)
+            lines[first] = lines[first].replace(f"from {source} ", f"from .{_flat_name(source)} ")
+            continue
+        [alias] = node.names
+        imported.append(f"{source}.{alias.name}")
+        flat = _flat_name(imported[-1])
+        lines[first] = (
+            f"from . import {flat} as {alias.name}\n"
+            f"from .{flat} import __doc__ as _{alias.name}_doc\n"
+        )
     return "".join(lines), imported
-
-
-def _submodules(node: ast.ImportFrom) -> list[tuple[str, str]]:
-    """Return (module, name it gets) where an import names modules, not their contents."""
-    own_names = _imported_names(str(node.module))  # such a name hides a module of the same name
-    found = [
-        (f"{node.module}.{alias.name}", alias.asname or alias.name)
-        for alias in node.names
-        if alias.name not in own_names and _source_file(f"{node.module}.{alias.name}") is not None
-    ]
-    assert len(found) in (0, len(node.names)), ast.dump(node)
-    return found
-
-
-def _imported_names(module: str) -> set[str]:
-    path = _source_file(module)
-    assert path is not None, module
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name for node in imports for alias in node.names}
-
-
-def _import_of_module(module: str, name: str) -> str:
-    """Return the import of a module as such; transformers finds its file by the second line."""
-    flat = _flat_name(module)
-    return f"from . import {flat} as {name}\nfrom .{flat} import __doc__ as _{name}_doc\n"

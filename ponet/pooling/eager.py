@@ -1,133 +1,400 @@
-"""Pooling kernels of plain PyTorch operations, backward passes written by hand.
+"""Pooling kernels of plain PyTorch operations, block after block, backward passes by hand.
 
-B batch, L tokens, D width, N = B * L, R = N + 1 rows of the table of segments. Every operation here
-works on whole tensors and no size depends on values, so that they compile and never make a GPU
-wait; on a CPU that does not compile, eager_cpu does the same block by block.
+B batch, L tokens, D width, N = B * L, S segments; lower case: of one block (n tokens in k rows).
+A pass over a hidden-sized tensor costs a CPU several times more from memory than from its cache; so
+all passes are made over one block before the next is touched. From memory, forward reads segment,
+local and gate once and writes the result; backward reads each input and the gradient once, segment
+twice, and writes each gradient once, that of segment twice. On other devices there is one block.
+Arithmetic is float32 or wider. Sizes depend on values, so that nothing here can be compiled.
 """
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ponet.pooling import eager_cpu
-from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
+from ponet.pooling.plan import PoolInputs, PoolPlan
+
+BLOCK_BYTES = 256 * 1024
+"""Float32 values of one block and thread; about six blocks are in use at a time."""
+
+
+class Halo(NamedTuple):
+    """A block's tokens with neighbours from the same row, as far as there are any."""
+
+    start: int
+    """First token, counted over all rows."""
+    stop: int
+    """One past the last token."""
+    before: int
+    """Missing neighbours on the left: they would lie in another row."""
+    after: int
+    """The same on the right."""
+    marks_n1: tuple[Tensor, Tensor] | None
+    """1 and 0 at tokens that enter windows, 0 and -inf at others; None = all enter."""
+
+
+class Block(NamedTuple):
+    """Some whole rows, or a part of one row."""
+
+    num_rows: int
+    write_rows_n: Tensor
+    """int64, row of the table of maxima each token contributes to; S = padding."""
+    read_rows_n: Tensor
+    """int64, row of the table of shared pools each token reads."""
+    excluded: Tensor | None
+    """int64, tokens of the block that are outside all windows; None = there is none."""
+    windows: Halo
+    """With the neighbours whose windows contain a token of the block."""
+    values: Halo
+    """With the neighbours of those neighbours."""
+
+
+def plan_rows(plan: PoolPlan, *, with_segments: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a plan's indices without empty segments; S segments have at least one real token.
+
+    The table of shared pools has S rows of segments (none without a segment pool), then one per
+    batch row for tokens that get the global pool alone, then one that stays 0, for padding.
+
+    Returns:
+        int64: the batch row of every segment (S,); the segment that every token contributes to
+        (N,), S = padding; the row of the table of shared pools that it reads (N,).
+    """
+    key = ("rows", with_segments)
+    if key not in plan.forms:
+        mask_BL = plan.mask_BL1[..., 0]
+        num_rows, num_tokens = mask_BL.shape
+        row_BL = torch.arange(num_rows, device=mask_BL.device)[:, None].expand_as(mask_BL)
+        read_N = torch.where(mask_BL, row_BL, num_rows).reshape(-1)
+        rows, write_N = torch.unique(plan.write_rows_N, return_inverse=True)
+        rows = rows[: int((rows < mask_BL.numel()).sum())]
+        if with_segments:
+            read_N = torch.where(plan.window_BL1.reshape(-1), write_N, len(rows) + read_N)
+        plan.forms[key] = (rows // num_tokens, write_N, read_N)
+    found: tuple[Tensor, Tensor, Tensor] = plan.forms[key]
+    return found
+
+
+def plan_blocks(inputs: PoolInputs, plan: PoolPlan, window: int) -> list[Block]:
+    """Return the blocks of a batch for these inputs; made once per kind."""
+    width, dtype = next((t.shape[-1], t.dtype) for t in reversed(inputs) if t is not None)
+    dtype = torch.promote_types(dtype, torch.float32)
+    size = plan.mask_BL1.numel()
+    if plan.mask_BL1.device.type == "cpu":
+        size = max(1, BLOCK_BYTES * torch.get_num_threads() // (4 * width))
+    with_segments = inputs.segment_BLD is not None
+    key = (size, with_segments, window, dtype)
+    if key not in plan.forms:
+        rows = plan_rows(plan, with_segments=with_segments)[1:]
+        plan.forms[key] = [
+            _block(plan.window_BL1, rows, bounds, window // 2, dtype)
+            for bounds in block_bounds(*plan.mask_BL1.shape[:2], size=size)
+        ]
+    blocks: list[Block] = plan.forms[key]
+    return blocks
+
+
+def block_bounds(num_rows: int, num_tokens: int, *, size: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of blocks of about `size` tokens: whole rows, or parts of one row."""
+    total = num_rows * num_tokens
+    if num_tokens <= size:
+        step, whole = size // num_tokens * num_tokens, total
+    else:
+        step, whole = -(-num_tokens // -(-num_tokens // size)), num_tokens
+    return [
+        (row + start, row + min(whole, start + step))
+        for row in range(0, total, whole)
+        for start in range(0, whole, step)
+    ]
+
+
+def _block(
+    window_BL1: Tensor, rows: tuple[Tensor, ...], bounds: tuple[int, int], reach: int,
+    dtype: torch.dtype,
+) -> Block:  # fmt: skip
+    part = slice(*bounds)
+    write_rows_n, read_rows_n = (rows_N[part] for rows_N in rows)
+    excluded = (~window_BL1.reshape(-1)[part]).nonzero()[:, 0]
+    return Block(
+        num_rows=max(1, len(write_rows_n) // window_BL1.shape[1]),
+        write_rows_n=write_rows_n,
+        read_rows_n=read_rows_n,
+        excluded=excluded if len(excluded) else None,
+        windows=_halo(window_BL1, *bounds, reach, dtype),
+        values=_halo(window_BL1, *bounds, 2 * reach, dtype),
+    )
+
+
+def _halo(window_BL1: Tensor, start: int, stop: int, reach: int, dtype: torch.dtype) -> Halo:
+    row_tokens = window_BL1.shape[1]
+    left, right = min(reach, start % row_tokens), min(reach, -stop % row_tokens)
+    window_n1, marks = window_BL1.reshape(-1, 1)[start - left : stop + right], None
+    if not bool(window_n1.all()):
+        keep_n1 = window_n1.to(dtype)
+        marks = keep_n1, torch.zeros_like(keep_n1).masked_fill_(~window_n1, float("-inf"))
+    return Halo(start - left, stop + right, reach - left, reach - right, marks)
+
+
+class Slab(NamedTuple):
+    """The name of a part, along the tokens, of a buffer (k, tokens, D)."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+
+    def part(self, start: int, length: int) -> "Slab":
+        """Return the name of a part of this part."""
+        return Slab(self.name, self.shape, self.start + start, length)
+
+
+class Scratch:
+    """Block-sized buffers, and views of them, that are made once and used for every block.
+
+    Making a view costs Python as much time as a pass over a cached block.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        """Start without any buffer; they will be on the tensor's device."""
+        self.dtype, self._device = torch.promote_types(like.dtype, torch.float32), like.device
+        self._buffers: dict[object, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """Return the buffer of a name and shape; it holds what was last written to it."""
+        buffer = self._buffers.get((name, shape))
+        if buffer is None:
+            buffer = torch.empty(shape, dtype=self.dtype, device=self._device)
+            self._buffers[name, shape] = buffer
+        return buffer
+
+    def view(self, slab: Slab) -> Tensor:
+        """Return the part of a buffer that a slab names."""
+        view = self._buffers.get(slab)
+        if view is None:
+            view = self(slab.name, *slab.shape).narrow(1, slab.start, slab.length)
+            self._buffers[slab] = view
+        return view
+
+    def neighbours(self, slab: Slab) -> list[Tensor]:
+        """Return views of all tokens but the last, and of all but the first."""
+        return [self.view(slab.part(start, slab.length - 1)) for start in (0, 1)]
+
+    def widened(self, tensor: Any, name: str) -> Any:
+        """Return the values in the dtype of the arithmetic, by a copy only where it differs."""
+        if tensor is None or tensor.dtype == self.dtype:
+            return tensor
+        return self(name, *tensor.shape).copy_(tensor)
 
 
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the fused pools; see plan.Kernels. Nothing beside the inputs is saved."""
-    if plan.blocks is not None:
-        return eager_cpu.forward(inputs, plan.blocks, window), ()
-    shared = _shared(inputs, plan)
-    dtype, mask_BL1 = mixed_dtype(inputs), plan.mask_BL1
-    local_BLD = None
-    if inputs.local_BLD is not None:
-        local_BLD = _local_stages(inputs.local_BLD, plan.window_BL1, window)[0]
-    if shared is None:
-        assert local_BLD is not None
-        return local_BLD * mask_BL1.to(dtype), ()
-    shared = shared.to(dtype)
-    if inputs.gate_BLD is None:
-        mixed_BLD = shared if local_BLD is None else shared + local_BLD
-    elif local_BLD is None:
-        mixed_BLD = shared * inputs.gate_BLD
+    """Return the fused pools (B, L, D); see plan.Kernels. Nothing beside the inputs is saved."""
+    some = next(tensor for tensor in reversed(inputs) if tensor is not None)
+    mixed_BLD = some.new_empty((*plan.mask_BL1.shape[:2], some.shape[-1]))
+    scratch, blocks = Scratch(mixed_BLD), plan_blocks(inputs, plan, window)
+    shared_SD = make_tables(inputs, plan, scratch.dtype)[1]
+    mixed, gates = split(mixed_BLD, blocks), split(inputs.gate_BLD, blocks)
+    for block, mixed_nd, gate_nd in zip(blocks, mixed, gates, strict=True):
+        local_nd = shared_nd = None
+        if inputs.local_BLD is not None:
+            local_nd = local_max(inputs.local_BLD, block, window, scratch)
+        if shared_SD is not None:
+            shared_nd = scratch("shared", *mixed_nd.shape)
+            torch.index_select(shared_SD, 0, block.read_rows_n, out=shared_nd)
+        is_wide = mixed_nd.dtype == scratch.dtype
+        result_nd = mixed_nd if is_wide else scratch("result", *mixed_nd.shape)
+        fuse(shared_nd, scratch.widened(gate_nd, "gate"), local_nd, result_nd)
+        if not is_wide:
+            mixed_nd.copy_(result_nd)
+    return mixed_BLD, ()
+
+
+def fuse(shared: Any, gate: Tensor | None, local: Any, result: Tensor) -> None:
+    """Write shared * gate + local into the result; a part that is None is left out."""
+    if gate is None:
+        first, *rest = (part for part in (shared, local) if part is not None)
+        torch.add(first, rest[0] if rest else 0.0, out=result)
+    elif local is None:
+        torch.mul(shared, gate, out=result)
     else:
-        mixed_BLD = torch.addcmul(local_BLD, shared, inputs.gate_BLD)
-    return mixed_BLD * mask_BL1.to(dtype), ()
+        torch.addcmul(local, shared, gate, out=result)
 
 
 def backward(
-    grad_BLD: Tensor,
-    inputs: PoolInputs,
-    saved: tuple[Tensor, ...],
-    plan: PoolPlan,
-    window: int,
+    grad_BLD: Tensor, inputs: PoolInputs, saved: tuple[Tensor, ...], plan: PoolPlan, window: int
 ) -> PoolInputs:
     """Return the gradients of the inputs; see plan.Kernels."""
     del saved
-    if plan.blocks is not None:
-        return eager_cpu.backward(grad_BLD, inputs, plan.blocks, window)
-    grad_BLD = grad_BLD * plan.mask_BL1.to(grad_BLD.dtype)
-    shared = _shared(inputs, plan)
-    grad_gate_BLD = grad_shared_BLD = grad_global_BD = grad_segment_BLD = grad_local_BLD = None
-    if shared is not None:
-        grad_shared_BLD = grad_BLD
-        if inputs.gate_BLD is not None:
-            grad_gate_BLD = grad_BLD * shared.to(grad_BLD.dtype)
-            grad_shared_BLD = grad_BLD * inputs.gate_BLD
-    if inputs.global_BD is not None:
-        assert grad_shared_BLD is not None
-        grad_global_BD = grad_shared_BLD.sum(1, dtype=inputs.global_BD.dtype)
-    if inputs.segment_BLD is not None:
-        assert grad_shared_BLD is not None
-        grad_segment_BLD = _segment_backward(grad_shared_BLD, inputs.segment_BLD, plan)
-    if inputs.local_BLD is not None:
-        grad_local_BLD = _local_backward(grad_BLD, inputs.local_BLD, plan.window_BL1, window)
-    return PoolInputs(grad_global_BD, grad_segment_BLD, grad_local_BLD, grad_gate_BLD)
+    scratch, blocks = Scratch(grad_BLD), plan_blocks(inputs, plan, window)
+    maxima_SD, shared_SD = tables = make_tables(inputs, plan, scratch.dtype)
+    ties_SD, totals_SD = (None if table is None else torch.zeros_like(table) for table in tables)
+    grads = PoolInputs(None, *(None if t is None else torch.empty_like(t) for t in inputs[1:]))
+    parts = (split(tensor, blocks) for tensor in (grad_BLD, inputs.gate_BLD, grads.gate_BLD,
+             inputs.segment_BLD, grads.segment_BLD, grads.local_BLD))  # fmt: skip
+    for block, grad, gate, grad_gate, segment, grad_segment, grad_local in zip(
+        blocks, *parts, strict=True
+    ):
+        if totals_SD is not None:
+            grad = scratch.widened(grad, "grad")  # noqa: PLW2901
+            shared = gate_backward(grad, gate, grad_gate, block, shared_SD, scratch)
+            totals_SD.index_add_(0, block.read_rows_n, shared)
+        if ties_SD is not None:
+            mark_maxima(segment, grad_segment, block, maxima_SD, ties_SD, scratch)
+        if inputs.local_BLD is not None:
+            local_backward(grad_BLD, inputs.local_BLD, grad_local, block, window, scratch)
+    if ties_SD is not None:
+        share_among_maxima(grads.segment_BLD, blocks, totals_SD, ties_SD)
+    if inputs.global_BD is None or totals_SD is None:
+        return grads
+    sums_BD = totals_SD[-1 - len(inputs.global_BD) : -1].clone()
+    if ties_SD is not None:
+        of_segment_S = plan_rows(plan, with_segments=True)[0]
+        sums_BD.index_add_(0, of_segment_S, totals_SD[: len(of_segment_S)])
+    return grads._replace(global_BD=sums_BD.to(inputs.global_BD.dtype))
 
 
-def _shared(inputs: PoolInputs, plan: PoolPlan) -> Tensor | None:
-    """Return global + segment pool, (B, L, D) or (B, 1, D), in the wider dtype."""
-    global_B1D = None if inputs.global_BD is None else inputs.global_BD[:, None]
+def make_tables(inputs: PoolInputs, plan: PoolPlan, wide: torch.dtype) -> tuple[Any, Any]:
+    """Return the maxima of the segments (S + 1, D) and the shared pools, in the wide dtype.
+
+    None: without a segment pool; without a segment and a global pool.
+    """
+    global_BD = None if inputs.global_BD is None else inputs.global_BD.to(wide)
     if inputs.segment_BLD is None:
-        if global_B1D is None:
-            return None
-        return global_B1D.expand(-1, plan.mask_BL1.shape[1], -1)
-    table_RD = _segment_table(inputs.segment_BLD.flatten(0, 1), plan)
-    segment_BLD = table_RD.index_select(0, plan.read_rows_N).view_as(inputs.segment_BLD)
-    return segment_BLD if global_B1D is None else segment_BLD + global_B1D.to(segment_BLD.dtype)
+        if global_BD is None:
+            return None, None
+        return None, torch.cat([global_BD, torch.zeros_like(global_BD[:1])])
+    of_segment_S, write_N, _ = plan_rows(plan, with_segments=True)
+    x_ND = inputs.segment_BLD.flatten(0, 1)
+    num_segments, width = len(of_segment_S), x_ND.shape[1]
+    maxima_SD = x_ND.new_full((num_segments + 1, width), float("-inf"))
+    index_ND = write_N[:, None].expand(-1, width)
+    maxima_SD = maxima_SD.scatter_reduce_(0, index_ND, x_ND, "amax").to(wide)
+    shared_SD = maxima_SD.new_zeros((num_segments + len(inputs.segment_BLD) + 1, width))
+    shared_SD[:num_segments] = maxima_SD[:-1]
+    if global_BD is not None:
+        shared_SD[:num_segments] += global_BD.index_select(0, of_segment_S)
+        shared_SD[num_segments:-1] = global_BD
+    return maxima_SD, shared_SD
 
 
-def _segment_table(x_ND: Tensor, plan: PoolPlan) -> Tensor:
-    """Return the maximum of every segment, (R, D); the padding row is 0."""
-    num_tokens, width = x_ND.shape
-    table_RD = x_ND.new_full((num_tokens + 1, width), float("-inf"))
-    table_RD.scatter_reduce_(0, plan.write_rows_N[:, None].expand(-1, width), x_ND, "amax")
-    table_RD[-1].zero_()
-    return table_RD
+def split(tensor: Tensor | None, blocks: list[Block]) -> Sequence[Any]:
+    """Return the rows (n, D) of every block, as views; for None, None for every block."""
+    return (
+        [None] * len(blocks)
+        if tensor is None
+        else tensor.flatten(0, 1).split_with_sizes([len(block.read_rows_n) for block in blocks])
+    )
 
 
-def _segment_backward(grad_BLD: Tensor, x_BLD: Tensor, plan: PoolPlan) -> Tensor:
-    """Return the gradient of x: each segment's sum, shared evenly among its maxima."""
-    x_ND = x_BLD.flatten(0, 1)
-    num_tokens, width = x_ND.shape
-    is_max_ND = x_ND == _segment_table(x_ND, plan).index_select(0, plan.write_rows_N)
-    # float32: thousands of bf16 terms may meet in one row.
-    dtype = torch.promote_types(grad_BLD.dtype, torch.float32)
-    grad_ND = grad_BLD.reshape(num_tokens, width).to(dtype)
-    total_RD = grad_ND.new_zeros((num_tokens + 1, width))
-    total_RD.scatter_add_(0, plan.read_rows_N[:, None].expand(-1, width), grad_ND)
-    write_ND = plan.write_rows_N[:, None].expand(-1, width)
-    ties_RD = torch.zeros_like(total_RD).scatter_add_(0, write_ND, is_max_ND.to(dtype))
-    total_RD.div_(ties_RD.clamp_(min=1.0))
-    total_RD[-1].zero_()
-    grad_x_ND = total_RD.index_select(0, plan.write_rows_N).mul_(is_max_ND)
-    return grad_x_ND.to(x_BLD.dtype).view_as(x_BLD)
+def gate_backward(
+    grad_nd: Tensor, gate_nd: Tensor | None, grad_gate_nd: Any, block: Block, shared_SD: Tensor,
+    scratch: Scratch,
+) -> Tensor:  # fmt: skip
+    """Write the gradient of the gate and return that of the shared pools, per token."""
+    if gate_nd is None:
+        return grad_nd
+    work_nd = scratch("shared", *grad_nd.shape)
+    torch.index_select(shared_SD, 0, block.read_rows_n, out=work_nd)
+    if grad_gate_nd.dtype == scratch.dtype:
+        torch.mul(grad_nd, work_nd, out=grad_gate_nd)
+    else:
+        grad_gate_nd.copy_(work_nd.mul_(grad_nd))
+    return torch.mul(grad_nd, scratch.widened(gate_nd, "gate"), out=work_nd)
 
 
-def _local_stages(x_BLD: Tensor, allowed_BL1: Tensor, window: int) -> tuple[Tensor, list[Tensor]]:
-    """Return the local maximum, and which of two neighbours won in each comparison."""
-    reach = window // 2
-    num_rows, num_tokens, width = x_BLD.shape
-    keep_BL1 = allowed_BL1.to(x_BLD.dtype)
-    best = x_BLD.new_full((num_rows, num_tokens + 2 * reach, width), float("-inf"))
-    best[:, reach : reach + num_tokens] = x_BLD.masked_fill(~allowed_BL1, float("-inf"))
-    keeps_left = []
-    for _ in range(window - 1):
-        left, right = best[:, :-1], best[:, 1:]
-        keeps_left.append(left >= right)
-        best = torch.maximum(left, right)
-    # -inf is left only where the token itself is not allowed; a finite value lets 0 win.
-    return best.clamp(min=torch.finfo(best.dtype).min).mul_(keep_BL1), keeps_left
+def mark_maxima(
+    segment_nd: Tensor, marks_nd: Tensor, block: Block, maxima_SD: Tensor, ties_SD: Tensor,
+    scratch: Scratch,
+) -> None:  # fmt: skip
+    """Write 1 where a token has its segment's maximum, else 0, and count these per segment."""
+    maxima_nd = scratch("shared", *segment_nd.shape)
+    torch.index_select(maxima_SD, 0, block.write_rows_n, out=maxima_nd)
+    is_wide = marks_nd.dtype == scratch.dtype
+    wide_marks_nd = marks_nd if is_wide else maxima_nd
+    torch.eq(scratch.widened(segment_nd, "gate"), maxima_nd, out=wide_marks_nd)
+    ties_SD.index_add_(0, block.write_rows_n, wide_marks_nd)
+    if not is_wide:
+        marks_nd.copy_(wide_marks_nd)
 
 
-def _local_backward(grad_BLD: Tensor, x_BLD: Tensor, allowed_BL1: Tensor, window: int) -> Tensor:
-    """Return the gradient of x: that of each window goes to its first maximum."""
-    reach, num_tokens = window // 2, x_BLD.shape[1]
-    grad = grad_BLD * allowed_BL1.to(grad_BLD.dtype)
-    for keep_left in reversed(_local_stages(x_BLD, allowed_BL1, window)[1]):
-        num_rows, num_windows, width = grad.shape
-        wider = grad.new_zeros((num_rows, num_windows + 1, width))
-        to_left = grad * keep_left
-        wider[:, :-1] = to_left
-        wider[:, 1:] += grad - to_left
-        grad = wider
-    return grad[:, reach : reach + num_tokens].contiguous()
+def share_among_maxima(
+    marks_BLD: Any, blocks: list[Block], totals_SD: Any, ties_SD: Tensor
+) -> None:
+    """Multiply the marks of mark_maxima, in place, by each segment's gradient per maximum."""
+    share_SD = (totals_SD[: len(ties_SD)] / ties_SD).to(marks_BLD.dtype)
+    share_SD[-1].zero_()
+    longest = max(len(block.write_rows_n) for block in blocks)
+    buffer_nd = marks_BLD.new_empty((longest, marks_BLD.shape[-1]))
+    for block, marks_nd in zip(blocks, split(marks_BLD, blocks), strict=True):
+        share_nd = buffer_nd[: len(marks_nd)]
+        marks_nd.mul_(torch.index_select(share_SD, 0, block.write_rows_n, out=share_nd))
+
+
+def load(
+    tensor_BLD: Tensor, halo: Halo, num_rows: int, scratch: Scratch, *, as_values: bool
+) -> Slab:
+    """Return a copy (k, tokens, D) with the halo.
+
+    Outside of the row and of all windows values are -inf and gradients 0.
+    """
+    width, tokens = tensor_BLD.shape[-1], (halo.stop - halo.start) // num_rows
+    offset = tensor_BLD.storage_offset() + halo.start * width
+    rows_kld = tensor_BLD.as_strided((num_rows, tokens, width), (tokens * width, width, 1), offset)
+    num_tokens = halo.before + tokens + halo.after
+    slab = Slab("values" if as_values else "grads", (num_rows, num_tokens, width), 0, num_tokens)
+    outside = float("-inf") if as_values else 0.0
+    for start, length in ((0, halo.before), (halo.before + tokens, halo.after)):
+        if length:
+            scratch.view(slab.part(start, length)).fill_(outside)
+    inside = scratch.view(slab.part(halo.before, tokens))
+    if halo.marks_n1 is None:
+        inside.copy_(rows_kld)
+    else:
+        combine = torch.add if as_values else torch.mul
+        combine(rows_kld, halo.marks_n1[as_values].view(num_rows, tokens, 1), out=inside)
+    return slab
+
+
+def maxima_of_neighbours(values: Slab, step: int, scratch: Scratch) -> Slab:
+    """Return the larger of each two adjacent values, one fewer than there are values."""
+    left, right = scratch.neighbours(values)
+    best = Slab(f"best {step % 2}", tuple(left.shape), 0, values.length - 1)
+    torch.maximum(left, right, out=scratch.view(best))
+    return best
+
+
+def local_max(x_BLD: Tensor, block: Block, window: int, scratch: Scratch) -> Tensor:
+    """Return the local maxima (n, D) of a block; 0 outside of all windows."""
+    best = load(x_BLD, block.windows, block.num_rows, scratch, as_values=True)
+    for step in range(window - 1):
+        best = maxima_of_neighbours(best, step, scratch)
+    best_nd = scratch.view(best).flatten(0, 1)
+    return best_nd if block.excluded is None else best_nd.index_fill_(0, block.excluded, 0.0)
+
+
+def local_backward(
+    grad_BLD: Tensor, x_BLD: Tensor, grad_x_nd: Tensor, block: Block, window: int, scratch: Scratch
+) -> None:
+    """Write the gradient of the local values; that of each window goes to its first maximum."""
+    best = load(x_BLD, block.values, block.num_rows, scratch, as_values=True)
+    grad = load(grad_BLD, block.windows, block.num_rows, scratch, as_values=False)
+    for step in range(window - 1):
+        left, right = scratch.neighbours(best)
+        torch.ge(left, right, out=scratch(f"keep {step}", *left.shape))
+        if step < window - 2:
+            best = maxima_of_neighbours(best, step, scratch)
+    # A value between two windows gets what the left one passes on and what the right one keeps.
+    for step in range(window - 1):
+        stage = window - 2 - step
+        shape = (grad.shape[0], grad.length + 2 * step, grad.shape[2])
+        kept = Slab(f"keep {stage}", shape, step, grad.length)
+        kept_kld, grad_kld = scratch.view(kept), scratch.view(grad)
+        grad_kld.sub_(kept_kld.mul_(grad_kld))
+        passed_kld = scratch.view(grad.part(0, grad.length - 1))
+        grad = kept.part(1, kept.length - 1)
+        result_kld = scratch.view(grad)
+        if stage == 0 and grad_x_nd.dtype == scratch.dtype:
+            result_kld = grad_x_nd.view(result_kld.shape)
+        torch.add(scratch.view(grad), passed_kld, out=result_kld)
+    if window == 1 or grad_x_nd.dtype != scratch.dtype:
+        grad_x_nd.copy_(scratch.view(grad).flatten(0, 1))

@@ -1,27 +1,51 @@
-"""Global pool, folded: no (B, L, D) query, key or value exists.
+"""Global pool, and everything in PoNet's mixer before its output layer as one step of autograd.
 
-B batch, L tokens, D width, H heads, K head width (D = H * K).
+B batch, L tokens, D width, H heads, K head width (D = H * K), N = B * L. The global pool is folded:
+no (B, L, D) query, key or value exists. Kept for the backward pass are the hidden states, the
+projections per token and the attention (B, H, L) of the global pool. The three projections'
+gradients to the hidden states are added up in one buffer, and the whole global branch adds its own
+as one product of rank 2H + 1 per row of the batch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, at_least_float32
 
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or unchanged if it is float32 or float64 already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+Parameter = Tensor | None
 
 
-def score_bias(mask_BL: Tensor) -> Tensor:
-    """Return float32 (B, L): 0 at real tokens, -inf at padding.
+class Weights(NamedTuple):
+    """Weights (D, D), rows are outputs, and biases (D,); None = without this part."""
 
-    A row without a real token gets 0 everywhere, which keeps its softmax finite.
-    """
-    allowed_BL = mask_BL | ~mask_BL.any(1, keepdim=True)
-    return torch.zeros_like(mask_BL, dtype=torch.float32).masked_fill_(~allowed_BL, float("-inf"))
+    query: Tensor
+    query_bias: Tensor
+    key: Tensor
+    key_bias: Tensor
+    segment: Parameter
+    segment_bias: Parameter
+    local: Parameter
+    local_bias: Parameter
+    gate: Parameter
+    gate_bias: Parameter
+
+    def per_token(self) -> tuple[tuple[Any, Any], ...]:
+        """Return weight and bias of the projections per token, in the order of PoolInputs."""
+        return tuple(zip(self[4::2], self[5::2], strict=True))
+
+
+class Attention(NamedTuple):
+    """State of the global pool, all in float32 or wider."""
+
+    mean_BD: Tensor
+    """Mean of the hidden states."""
+    query_BHK: Tensor
+    """Projected mean, divided by the square root of K."""
+    probs_BHL: Tensor
+    """Weight of every token."""
 
 
 def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
@@ -36,22 +60,16 @@ def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return total_BD / real_BL.sum(1, keepdim=True).clamp_(min=1.0)
 
 
-class GlobalPool(NamedTuple):
-    """The global pool and how it came about, all in the dtype of the hidden states."""
-
-    pooled_BD: Tensor
-    """What every token of a row gets."""
-    query_BHK: Tensor
-    """Projected mean, divided by the square root of K."""
-    probs_BHL: Tensor
-    """Weight of every token."""
+def mean_query(x_BLD: Tensor, weights: Weights, plan: PoolPlan) -> tuple[Tensor, Tensor]:
+    """Return the mean of the hidden states (B, D), float32 or float64, and its projection."""
+    like, mean_BD = x_BLD.dtype, masked_mean(x_BLD, plan.mask_BL1[..., 0])
+    return mean_BD, torch.addmm(weights.query_bias.to(like), mean_BD, weights.query.to(like).t())
 
 
-def global_attention(
-    x_BLD: Tensor, query_BD: Tensor, key_weight_DD: Tensor, key_bias_D: Tensor, *, bias_BL: Tensor,
-    num_heads: int,
-) -> GlobalPool:  # fmt: skip
-    """Return the attention of one query per row and head over all tokens, value = key.
+def attend(
+    x_BLD: Tensor, weights: Weights, plan: PoolPlan, num_heads: int
+) -> tuple[Tensor, Attention]:
+    """Return the attention of the mean query over all tokens, value = key, and how it came about.
 
     With u = Wk_h^T q_h / sqrt(K) per head: scores are x . u (the key bias adds a constant that
     the softmax drops) and the pooled value is Wk_h (sum a x) + bk_h, because sum a = 1. This is
@@ -59,21 +77,162 @@ def global_attention(
 
     Args:
         x_BLD: Hidden states, float32 or float64.
-        query_BD: Projected mean of the hidden states.
-        key_weight_DD: Weight of the key projection, rows are outputs.
-        key_bias_D: Its bias.
-        bias_BL: Added to the scores, see score_bias.
+        weights: Of query and key.
+        plan: Of the batch.
         num_heads: H; divides D.
 
     Source:
         PoNet (arXiv 2110.02442), global aggregation, both stages; the released code uses one
         projection for key and value.
     """
+    like, (mean_BD, query_BD) = x_BLD.dtype, mean_query(x_BLD, weights, plan)
     query_BHK = query_BD.reshape(query_BD.shape[0], num_heads, -1)  # no len(): it may be traced
     query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
-    key_weight_HKD = key_weight_DD.reshape(num_heads, -1, x_BLD.shape[-1])
-    probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_weight_HKD)
+    key_HKD = weights.key.to(like).reshape(num_heads, -1, x_BLD.shape[-1])
+    probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
     scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2))
-    probs_BHL = F.softmax(scores_BHL.add_(bias_BL.to(x_BLD.dtype)[:, None]), dim=-1)
-    value_BHK = torch.einsum("bhd,hkd->bhk", torch.bmm(probs_BHL, x_BLD), key_weight_HKD)
-    return GlobalPool(value_BHK.flatten(1) + key_bias_D, query_BHK, probs_BHL)
+    probs_BHL = F.softmax(scores_BHL.add_(plan.score_bias_BL.to(like)[:, None]), dim=-1)
+    value_BHK = torch.einsum("bhd,hkd->bhk", torch.bmm(probs_BHL, x_BLD), key_HKD)
+    pooled_BD = value_BHK.flatten(1) + weights.key_bias.to(like)
+    return pooled_BD, Attention(mean_BD, query_BHK, probs_BHL)
+
+
+def attend_backward(
+    grad_BD: Tensor, x_BLD: Tensor, attention: Attention, weights: Weights, *, plan: PoolPlan,
+    grad_x_BLD: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Add the global pool's gradient to that of the hidden states, in place.
+
+    Two passes over the hidden states: one for the gradient of the attention, one for the pooled
+    states (which cost less to make again than to keep) together with the gradient of the probe.
+
+    Returns:
+        Gradients of query weight and bias, key weight and bias.
+    """
+    x_BLD = at_least_float32(x_BLD)
+    like, (mean_BD, query_BHK, probs_BHL) = x_BLD.dtype, attention
+    num_heads, head_size = query_BHK.shape[1:]
+    key_HKD = weights.key.to(like).view(num_heads, -1, x_BLD.shape[-1])
+    grad_value_BHK = grad_BD.view(query_BHK.shape)
+    grad_pooled_BHD = torch.einsum("bhk,hkd->bhd", grad_value_BHK, key_HKD)
+    grad_scores_BHL = torch.bmm(grad_pooled_BHD, x_BLD.transpose(1, 2))
+    grad_scores_BHL -= (grad_scores_BHL * probs_BHL).sum(-1, keepdim=True)
+    grad_scores_BHL *= probs_BHL
+    factors_BGL = torch.cat([probs_BHL, grad_scores_BHL], 1)
+    pooled_BHD, grad_probe_BHD = torch.bmm(factors_BGL, x_BLD).chunk(2, 1)
+    grad_query_BHK = torch.einsum("bhd,hkd->bhk", grad_probe_BHD, key_HKD)
+    grad_query_BD = grad_query_BHK.flatten(1) * head_size**-0.5
+    grad_key_HKD = torch.einsum("bhk,bhd->hkd", grad_value_BHK, pooled_BHD)
+    grad_key_HKD += torch.einsum("bhk,bhd->hkd", query_BHK, grad_probe_BHD)
+    if grad_x_BLD is not None:
+        grad_mean_BD = grad_query_BD @ weights.query.to(like)
+        probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
+        share_B1L = plan.mask_BL1.transpose(1, 2).to(like)
+        share_B1L = share_B1L / share_B1L.sum(-1, keepdim=True).clamp_(min=1.0)
+        left_BGL = torch.cat([factors_BGL, share_B1L], 1)
+        right_BGD = torch.cat([grad_pooled_BHD, probe_BHD, grad_mean_BD[:, None]], 1)
+        grad_x_BLD.baddbmm_(left_BGL.transpose(1, 2), right_BGD)
+    return (
+        (grad_query_BD.t() @ mean_BD).to(weights.query.dtype),
+        grad_query_BD.sum(0).to(weights.query.dtype),
+        grad_key_HKD.flatten(0, 1).to(weights.query.dtype),
+        grad_BD.sum(0).to(weights.query.dtype),
+    )
+
+
+def pool_projected(
+    x_BLD: Tensor, weights: Weights, *, plan: PoolPlan, num_heads: int, window: int,
+    kernels: Kernels, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """Return PoNet's fused pools (B, L, D) with the attentive global pool.
+
+    The global pool is always in float32 or wider, because it sums over the whole sequence.
+
+    Args:
+        x_BLD: Hidden states.
+        weights: Of the projections.
+        plan: Of the batch.
+        num_heads: H; divides D.
+        window: Odd width of the local windows in tokens.
+        kernels: What fuses the pools.
+        dtype: Of the projections per token, the pools, and the result.
+
+    Source:
+        PoNet (arXiv 2110.02442); the folded form of the global pool is explained in attend.
+    """
+    with torch.autocast(x_BLD.device.type, enabled=False):
+        mixed_BLD: Tensor = _Pooled.apply(  # type: ignore[no-untyped-call]
+            x_BLD, plan, num_heads, window, kernels, dtype, *weights
+        )
+    return mixed_BLD
+
+
+class _Pooled(torch.autograd.Function):
+    """See pool_projected; its backward pass computes what is asked for and nothing else."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any, x_BLD: Tensor, plan: PoolPlan, num_heads: int, window: int, kernels: Kernels,
+        dtype: torch.dtype, *parameters: Any,
+    ) -> Tensor:  # fmt: skip
+        weights = Weights(*parameters)
+        global_BD, attention = attend(at_least_float32(x_BLD), weights, plan, num_heads)
+        x_ND = x_BLD.to(dtype).flatten(0, 1)
+        tokens = (
+            None
+            if weight is None
+            else torch.addmm(bias.to(dtype), x_ND, weight.to(dtype).t()).view(x_BLD.shape)
+            for weight, bias in weights.per_token()
+        )
+        inputs = PoolInputs(global_BD, *tokens)
+        mixed_BLD, saved = kernels.forward(inputs, plan, window)
+        ctx.save_for_backward(x_BLD, *weights, *inputs, *attention, *saved)
+        ctx.plan, ctx.kernels, ctx.window = plan, kernels, window
+        return mixed_BLD
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        x_BLD, *rest = ctx.saved_tensors
+        weights, inputs = Weights(*rest[:10]), PoolInputs(*rest[10:14])
+        attention, saved = Attention(*rest[14:17]), tuple(rest[17:])
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            grads = ctx.kernels.backward(
+                grad_outputs[0].contiguous(), inputs, saved, ctx.plan, ctx.window
+            )
+            needs_x, needs = ctx.needs_input_grad[0], Weights(*ctx.needs_input_grad[6:])
+            grad_x_BLD, token_grads = _tokens_backward(x_BLD, weights, grads, needs_x, needs)
+            global_grads = attend_backward(
+                grads.global_BD, x_BLD, attention, weights, plan=ctx.plan, grad_x_BLD=grad_x_BLD
+            )
+        if grad_x_BLD is not None:
+            grad_x_BLD = grad_x_BLD.to(x_BLD.dtype)
+        return (grad_x_BLD, None, None, None, None, None, *global_grads, *token_grads)
+
+
+def _tokens_backward(
+    x_BLD: Tensor, weights: Weights, grads: PoolInputs, needs_x: bool, needs: Weights
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return the gradient of the hidden states, in float32 or wider, and of the projections."""
+    grad_x_ND: Tensor | None = None
+    results: list[Tensor | None] = []
+    x_ND = x_BLD.flatten(0, 1).to(next(grad.dtype for grad in grads[1:] if grad is not None))
+    for grad_BLD, (weight, _), (needs_weight, needs_bias) in zip(
+        grads[1:], weights.per_token(), needs.per_token(), strict=True
+    ):
+        if grad_BLD is None:
+            results += [None, None]
+            continue
+        grad_ND = grad_BLD.flatten(0, 1)
+        if needs_x:
+            low = weight.to(grad_ND.dtype)
+            grad_x_ND = grad_ND @ low if grad_x_ND is None else grad_x_ND.addmm_(grad_ND, low)
+        results.append((grad_ND.t() @ x_ND).to(weight.dtype) if needs_weight else None)
+        results.append(_bias_gradient(grad_ND).to(weight.dtype) if needs_bias else None)
+    return None if grad_x_ND is None else at_least_float32(grad_x_ND).view_as(x_BLD), results
+
+
+def _bias_gradient(grad_ND: Tensor) -> Tensor:
+    wide = torch.promote_types(grad_ND.dtype, torch.float32)
+    if grad_ND.device.type == "cpu" and grad_ND.dtype == wide:  # half the time of a sum
+        return torch.mv(grad_ND.t(), grad_ND.new_ones(len(grad_ND)))
+    return grad_ND.sum(0, dtype=wide)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ponet.pooling import eager
-from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, check_inputs
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, mixed_dtype
 from ponet.pooling.reference import mix_reference
 
 KernelName = Literal["auto", "reference", "eager", "triton"]
@@ -43,7 +43,8 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
     """Return (global + segment maximum) * gate + local maximum, 0 at padding.
 
     Args:
-        inputs: Projected values, finite; parts that are None are left out.
+        inputs: Projected values, finite, those per token of one dtype; parts that are None are
+            left out. At least one is a pool, and a gate has a global or segment pool to multiply.
         plan: Of the batch.
         window: Odd width of the local windows in tokens.
         kernels: Which code computes it; the result is the same up to rounding. See
@@ -53,15 +54,13 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
         (B, L, D), in the dtype of the values per token.
 
     Raises:
-        ValueError: If the inputs do not belong together, or the kernels cannot run here.
+        ValueError: If the kernels cannot run here.
 
     Source:
         PoNet (arXiv 2110.02442), pooling fusion. The product tells apart tokens that share the
         same pools.
     """
-    check_inputs(inputs, plan)
-    device, dtype = plan.mask_BL1.device, _dtype_per_token(inputs)
-    name = choose_kernels(kernels, device=device, dtype=dtype)
+    name = choose_kernels(kernels, device=plan.mask_BL1.device, dtype=mixed_dtype(inputs))
     if name == "reference":
         return mix_reference(inputs, plan, window)
     inputs = PoolInputs(*(None if t is None else t.contiguous() for t in inputs))
@@ -71,15 +70,13 @@ def mix(inputs: PoolInputs, *, plan: PoolPlan, window: int, kernels: KernelName 
     return mixed_BLD
 
 
-def _dtype_per_token(inputs: PoolInputs) -> torch.dtype:
-    tokens = [tensor for tensor in inputs[1:] if tensor is not None]
-    return tokens[0].dtype if tokens else torch.float32
-
-
 def choose_kernels(
     kernels: KernelName, *, device: torch.device, dtype: torch.dtype
 ) -> Literal["reference", "eager", "triton"]:
-    """Return which kernels run; "auto" is Triton on CUDA where it can be had, else eager.
+    """Return which kernels run.
+
+    "auto" is Triton on CUDA where it can be had, else eager. What is compiled computes the
+    reference instead of eager: the compiler fuses it as well, and eager cannot be compiled.
 
     Args:
         kernels: What was asked for.
@@ -92,11 +89,12 @@ def choose_kernels(
     if kernels not in get_args(KernelName):
         allowed = ", ".join(get_args(KernelName))
         raise ValueError(f"kernels={kernels!r} given; allowed are {allowed}")
-    if kernels in ("reference", "eager"):
-        return kernels
-    if kernels == "auto":
-        fits = device.type == "cuda" and dtype in TRITON_DTYPES and triton_is_installed()
-        return "triton" if fits else "eager"
+    fits = device.type == "cuda" and dtype in TRITON_DTYPES
+    if kernels == "auto" and fits and triton_is_installed():
+        return "triton"
+    if kernels != "triton":
+        is_plain = kernels == "reference" or torch.compiler.is_compiling()
+        return "reference" if is_plain else "eager"
     if not triton_is_installed():
         raise ValueError(
             "kernels='triton' given but triton is not installed; install it or give kernels='auto'"

@@ -3,15 +3,13 @@
 B batch, L tokens, D width, N = B * L.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ponet.batch import EncoderBatch
-from ponet.pooling.blocks import BlockPlan, plan_blocks
-from ponet.pooling.global_pool import score_bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +25,33 @@ class PoolPlan:
     read_rows_N: Tensor
     """int64, the segment a token reads; the padding row, N, for padding and guarded tokens."""
     score_bias_BL: Tensor
-    """float32, see pooling.score_bias."""
+    """float32, see score_bias."""
     segments_are_runs: bool
     """The tokens of each segment are adjacent, without padding between them."""
-    blocks: BlockPlan | None = None
-    """Form of the indices that the CPU kernels use; None elsewhere and where sizes are static."""
+    forms: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Other forms of the same, which kernels make at their first layer and find at the next."""
+
+
+def plan_pools(batch: EncoderBatch, *, guard_special_tokens: bool) -> PoolPlan:
+    """Return the indices and masks of a batch.
+
+    Args:
+        batch: Any batch.
+        guard_special_tokens: Whether special tokens stay outside local windows and get neither
+            the local nor the segment pool. They still count for their own segment.
+    """
+    mask_BL = batch.mask
+    guarded_BL = batch.special_mask if guard_special_tokens else torch.zeros_like(mask_BL)
+    pooled_BL = mask_BL & ~guarded_BL
+    write_rows_N = segment_rows(batch.segment_ids, mask_BL)
+    return PoolPlan(
+        mask_BL1=mask_BL[..., None],
+        window_BL1=pooled_BL[..., None],
+        write_rows_N=write_rows_N,
+        read_rows_N=write_rows_N.masked_fill(~pooled_BL.reshape(-1), mask_BL.numel()),
+        score_bias_BL=score_bias(mask_BL),
+        segments_are_runs=batch.segments_are_runs,
+    )
 
 
 def segment_rows(segment_ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -50,30 +70,18 @@ def segment_rows(segment_ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return rows_BL.reshape(-1)
 
 
-def plan_pools(batch: EncoderBatch, *, guard_special_tokens: bool) -> PoolPlan:
-    """Return the indices and masks of a batch.
+def score_bias(mask_BL: Tensor) -> Tensor:
+    """Return float32 (B, L): 0 at real tokens, -inf at padding.
 
-    Args:
-        batch: Any batch.
-        guard_special_tokens: Whether special tokens stay outside local windows and get neither
-            the local nor the segment pool. They still count for their own segment.
+    A row without a real token gets 0 everywhere, which keeps its softmax finite.
     """
-    mask_BL = batch.mask
-    guarded_BL = batch.special_mask if guard_special_tokens else torch.zeros_like(mask_BL)
-    pooled_BL = mask_BL & ~guarded_BL
-    write_rows_N = segment_rows(batch.segment_ids, mask_BL)
-    read_rows_N = write_rows_N.masked_fill(~pooled_BL.reshape(-1), mask_BL.numel())
-    # Its sizes depend on values, which a compiler cannot have and a GPU would have to wait for.
-    has_blocks = mask_BL.device.type == "cpu" and not torch.compiler.is_compiling()
-    return PoolPlan(
-        mask_BL1=mask_BL[..., None],
-        window_BL1=pooled_BL[..., None],
-        write_rows_N=write_rows_N,
-        read_rows_N=read_rows_N,
-        score_bias_BL=score_bias(mask_BL),
-        segments_are_runs=batch.segments_are_runs,
-        blocks=plan_blocks(mask_BL, pooled_BL, write_rows_N) if has_blocks else None,
-    )
+    allowed_BL = mask_BL | ~mask_BL.any(1, keepdim=True)
+    return torch.zeros_like(mask_BL, dtype=torch.float32).masked_fill_(~allowed_BL, float("-inf"))
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or unchanged if it is float32 or float64 already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class PoolInputs(NamedTuple):
@@ -120,34 +128,4 @@ class Kernels(Protocol):
 
 def mixed_dtype(inputs: PoolInputs) -> torch.dtype:
     """Return the dtype of the fused pools: that of the values per token, where there are any."""
-    for tensor in (inputs.gate_BLD, inputs.segment_BLD, inputs.local_BLD, inputs.global_BD):
-        if tensor is not None:
-            return tensor.dtype
-    raise ValueError("no pool given; give a global, segment or local one")
-
-
-def check_inputs(inputs: PoolInputs, plan: PoolPlan) -> None:
-    """Refuse inputs that do not belong together.
-
-    Raises:
-        ValueError: If nothing can be pooled, or shapes or dtypes of the inputs disagree.
-    """
-    mixed_dtype(inputs)
-    if inputs.gate_BLD is not None and inputs.global_BD is None and inputs.segment_BLD is None:
-        raise ValueError(
-            "a gate was given without global or segment pool; it would multiply nothing: leave "
-            "it out, or give one of them"
-        )
-    shape_BL = tuple(plan.mask_BL1.shape[:2])
-    tokens = [tensor for tensor in inputs[1:] if tensor is not None]
-    for tensor in tokens:
-        if tensor.shape[:-1] != shape_BL or tensor.dtype != tokens[0].dtype:
-            raise ValueError(
-                f"values per token of shape {tuple(tensor.shape)} and {tensor.dtype} were given; "
-                f"all must be {(*shape_BL, 'width')} as the plan and {tokens[0].dtype} as the first"
-            )
-    if inputs.global_BD is not None and inputs.global_BD.shape[0] != shape_BL[0]:
-        raise ValueError(
-            f"{inputs.global_BD.shape[0]} global pools given for {shape_BL[0]} rows; "
-            "one per row is needed"
-        )
+    return next(tensor.dtype for tensor in reversed(inputs) if tensor is not None)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ponet.pooling.global_pool import at_least_float32
-from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
+from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, mixed_dtype
 
 
 def mix_reference(inputs: PoolInputs, plan: PoolPlan, window: int) -> Tensor:

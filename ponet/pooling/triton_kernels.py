@@ -1,4 +1,4 @@
-"""Triton kernels of the fused pools. N tokens in a row, D width, T tiles; see triton_tiles.
+"""Triton kernels of the fused pools. N tokens in a row, D width, T tiles; see triton_mix.
 
 Passes over an (N, D) tensor (reads + writes; what a tile border adds is below 1 in 10):
     forward   partial_max and mix_forward together read segment, local and gate once and write the
@@ -23,7 +23,7 @@ Every value is cast right after it is loaded: the interpreter computes wrongly o
 import triton
 import triton.language as tl
 
-# The meaning of the token codes, see triton_tiles.
+# The meaning of the token codes, see triton_mix.
 IS_REAL = tl.constexpr(1)
 HAS_WINDOW = tl.constexpr(2)
 READS_SEGMENT = tl.constexpr(4)

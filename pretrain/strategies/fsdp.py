@@ -51,7 +51,8 @@ class FsdpStrategy(ModelParallelStrategy):
         self.model = self.precision_plugin.convert_module(self.model)
         self.model_to_device()
         if not any(isinstance(p, DTensor) for p in self.model.parameters()):
-            shard_model(self.model.model, self.device_mesh["data_parallel"])
+            model: Any = self.model.model
+            shard_model(model, self.device_mesh["data_parallel"])
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)

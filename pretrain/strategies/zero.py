@@ -1,13 +1,18 @@
 """ZeRO 1 and 2 by DeepSpeed, on GPUs and on CPUs, with checkpoints that are sealed and verified.
 
 Invariant: a checkpoint folder appears under its name only when all ranks have written their part
-and rank 0 has hashed all of it; nothing is read from a folder before its hashes have been checked.
+and rank 0 has hashed all of it; nothing is read from a folder before its hashes have been checked,
+and reading never runs code: tensors, plain values and the few classes that DeepSpeed itself stores
+are accepted, everything else is refused.
 """
 
-import logging
+import os
+import pickle
 import shutil
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,24 +23,100 @@ from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 
-from pretrain.strategies.zero_files import (
-    RUN_STATE,
-    TAG,
-    ZeroInfo,
-    partition_files,
-    read_info,
-    replace_file_engine,
-    require_deepspeed,
-    write_info,
-)
 from training.checkpoints.storage import (
     CheckpointError,
     is_sharded,
     seal_folder,
+    serialised,
     temporary_path,
     verify_checkpoint,
 )
-from training.checkpoints.writing import serialised
+
+TAG = "state"
+MODEL_FILE = "mp_rank_00_model_states.pt"
+RUN_STATE = "run_state"
+"""Key of what is no weight and no optimiser state: all else that Lightning stores."""
+
+
+def partition_files(folder: Path) -> list[Path]:
+    """The files of the optimiser's state, one of each rank, in order of rank.
+
+    Raises:
+        ValueError: There are none: it is not a ZeRO checkpoint.
+    """
+    found = list((folder / TAG).glob("*zero_pp_rank_*_mp_rank_00_optim_states.pt"))
+    if not found:
+        raise ValueError(f"{folder} is not a ZeRO checkpoint: it has no optimiser states in {TAG}/")
+    return sorted(found, key=lambda path: int(path.name.split("pp_rank_")[1].split("_")[0]))
+
+
+def require_deepspeed() -> None:
+    """See that deepspeed can be imported, on a machine without GPUs as well.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    if find_spec("deepspeed") is None:
+        raise ValueError(
+            "ZeRO needs deepspeed, which is not installed; run `pip install -c constraints.txt "
+            "deepspeed`, or use configs/strategy/ddp.yaml or fsdp.yaml"
+        )
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def read_file(path: str | Path, *, map_location: Any = "cpu") -> Any:
+    """Return the content of one file of a ZeRO checkpoint without running code from it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or holds objects of other classes.
+    """
+    require_deepspeed()
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    known = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    try:
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+
+
+def replace_file_engine(engine: Any) -> list[Exception]:
+    """Let a DeepSpeed engine write its files itself and read them by `read_file`.
+
+    Returns:
+        Where a rank that cannot write keeps its errors, since the others wait for it inside
+        DeepSpeed's save.
+    """
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    errors: list[Exception] = []
+
+    class FileEngine(TorchCheckpointEngine):  # type: ignore[misc]
+        """Errors are kept while a save goes on, and pickled objects are refused."""
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            self._kept(lambda: Path(path).mkdir(parents=True, exist_ok=exist_ok))
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self._kept(lambda: torch.save(state_dict, path))
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return read_file(path, map_location=map_location)
+
+        def _kept(self, action: Callable[[], None]) -> None:
+            try:
+                action()
+            except (OSError, RuntimeError) as error:  # torch turns "disk full" into the latter
+                errors.append(error)
+
+    engine.checkpoint_engine = FileEngine(None)
+    engine._copy_recovery_script = lambda path: None  # `ponet-pretrain export` does its work
+    return errors
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -79,8 +160,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.config["zero_force_ds_cpu_optimizer"] = False
         self.stage = stage
 
-    # --- on a CPU -----------------------------------------------------------------------------
-
     @property
     def root_device(self) -> torch.device:
         """This rank's device; DeepSpeed asks for its number, so a CPU gets one as well."""
@@ -110,8 +189,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
-    # --- the engine ---------------------------------------------------------------------------
-
     def _format_batch_size_and_grad_accum_config(self) -> None:
         """Tell the engine the sizes of the run; Lightning would build a loader to guess one."""
         trainer = self.lightning_module.trainer if self.lightning_module else None
@@ -126,11 +203,11 @@ class ZeroStrategy(DeepSpeedStrategy):
             # It clips inside the engine: true, and no reason for a warning in every run.
             warnings.filterwarnings("ignore", message="Since DeepSpeed handles gradient clipping")
             super().init_deepspeed()
-        self._files = replace_file_engine(self.deepspeed_engine)
-        if getattr(self.checkpoint_io, "_asynchronous", False):
+        self._errors = replace_file_engine(self.deepspeed_engine)
+        if getattr(self.checkpoint_io, "asynchronous", False):
             rank_zero_warn("checkpoints.asynchronous has no effect under ZeRO: ranks save together")
         # The module must not clip as well: it would see one rank's gradients before their mean.
-        self.lightning_module.configure_gradient_clipping = _leave_to_the_engine  # type: ignore
+        self.lightning_module.configure_gradient_clipping = lambda *_, **__: None  # type: ignore
 
     def backward(
         self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any
@@ -150,8 +227,6 @@ class ZeroStrategy(DeepSpeedStrategy):
             self.lightning_module.grad_norm = torch.as_tensor(norm)  # type: ignore[union-attr]
         return output
 
-    # --- checkpoints --------------------------------------------------------------------------
-
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
@@ -162,44 +237,50 @@ class ZeroStrategy(DeepSpeedStrategy):
         """
         path = Path(self.broadcast(str(filepath)))
         temporary = temporary_path(path)
-        self._together(lambda: _make_empty(temporary) if self.is_global_zero else None, path)
         state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         serialised(state)  # refuses what could not be loaded again
+        if self.is_global_zero:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._together(lambda: temporary.mkdir(parents=True), path, "saved", first_alone=True)
         self.deepspeed_engine.save_checkpoint(
             str(temporary), client_state={RUN_STATE: state}, tag=TAG, save_latest=False
         )
-        self._together(self._files.raise_errors, path, temporary)
-        self._together(lambda: self._seal(temporary, path), path, temporary)
+        self._together(self._raise_errors, path, "saved")
+        self._together(lambda: self._seal(temporary, path), path, "saved", first_alone=True)
+
+    def _raise_errors(self) -> None:
+        errors = self._errors.copy()
+        self._errors.clear()
+        if errors:
+            raise CheckpointError(str(errors[0])) from errors[0]
 
     def _seal(self, temporary: Path, path: Path) -> None:
-        if not self.is_global_zero:
-            return
         found = len(partition_files(temporary))
         if found != self.world_size:
             raise CheckpointError(
                 f"{temporary} holds the optimiser state of {found} of {self.world_size} ranks; "
                 "all nodes must write to the same (shared) file system"
             )
-        precision = str(self.precision_plugin.precision)
-        write_info(
-            temporary, ZeroInfo(world_size=self.world_size, stage=self.stage, precision=precision)
-        )
         seal_folder(path)
         if (on_saved := getattr(self.checkpoint_io, "on_saved", None)) is not None:
             on_saved(path)
 
-    def _together(self, action: Any, path: Path, temporary: Path | None = None) -> None:
-        """Run `action` on every rank; if it fails on one of them, all ranks raise."""
+    def _together(
+        self, action: Callable[[], None], path: Path, doing: str, *, first_alone: bool = False
+    ) -> None:
+        """Do something on every rank, or the first alone; if it fails on one, all ranks raise."""
         problem = ""
         try:
-            action()
+            if self.is_global_zero or not first_alone:
+                action()
         except OSError as error:  # CheckpointError is one
             problem = f"rank {self.global_rank}: {error}"
-        problems = [text for text in gather_objects(problem) if text]
-        if problems:
-            if temporary is not None and self.is_global_zero:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"{path} was not saved: " + "; ".join(problems))
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, problem)
+        if any(found):
+            if self.is_global_zero:
+                shutil.rmtree(temporary_path(path), ignore_errors=True)
+            raise CheckpointError(f"{path} was not {doing}: {'; '.join(filter(None, found))}")
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -217,10 +298,9 @@ class ZeroStrategy(DeepSpeedStrategy):
                 f"{path} is an ordinary checkpoint, and ZeRO can resume its own folders only; "
                 "leave the deepspeed config out (configs/strategy/ddp.yaml or fsdp.yaml resume it)"
             )
-        self._verify(path)
-        info = read_info(path)
+        self._together(lambda: verify_checkpoint(path), path, "loaded", first_alone=True)
         if fitting:
-            check_resumable(path, info, world_size=self.world_size)
+            check_resumable(path, world_size=self.world_size)
         _, state = self.deepspeed_engine.load_checkpoint(
             str(path),
             tag=TAG,
@@ -230,69 +310,24 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
         if state is None:
             raise CheckpointError(f"{path}: DeepSpeed found no state in it")
-        if fitting:
-            self._keep_clip_value()
+        if fitting:  # the command line decides the clipping value; DeepSpeed takes the checkpoint's
+            self.deepspeed_engine.optimizer.clip_grad = float(self.config["gradient_clipping"])  # type: ignore[index]
         run_state: dict[str, Any] = state[RUN_STATE]
         return run_state
 
-    def _verify(self, path: Path) -> None:
-        """Check the hashes once, on rank 0; all ranks raise what it found."""
-        problem = None
-        if self.is_global_zero:
-            try:
-                verify_checkpoint(path)
-            except OSError as error:
-                problem = str(error)
-        problem = self.broadcast(problem)
-        if problem is not None:
-            raise CheckpointError(problem)
 
-    def _keep_clip_value(self) -> None:
-        """The command line decides the clipping value; DeepSpeed takes the checkpoint's."""
-        optimizer = self.deepspeed_engine.optimizer
-        wanted = float(self.config["gradient_clipping"])  # type: ignore[index]
-        if optimizer.clip_grad != wanted:
-            logging.getLogger(__name__).warning(
-                "gradient_clip_val: the checkpoint has %s, the run %s; the run's value is used",
-                optimizer.clip_grad,
-                wanted,
-            )
-            optimizer.clip_grad = wanted
-
-
-def check_resumable(path: Path, info: ZeroInfo, *, world_size: int) -> None:
+def check_resumable(path: Path, *, world_size: int) -> None:
     """Refuse a folder of another number of devices, naming the ways out.
 
     Raises:
         ValueError: The numbers of devices differ.
     """
-    if info.world_size == world_size:
-        return
-    raise ValueError(
-        f"{path} was saved by ZeRO on {info.world_size} device(s), and this run has {world_size}: "
-        "its optimiser state is cut into as many parts and cannot be resumed on another number. "
-        f"Either resume on {info.world_size} device(s); or make an ordinary checkpoint of it, with "
-        "the whole optimiser state, which DDP and FSDP resume on any number of devices: "
-        f"`ponet-pretrain export {path} --checkpoint FILE.ckpt`, then the same command with "
-        "configs/strategy/ddp.yaml or fsdp.yaml, --resume FILE.ckpt and another --run.name. (A "
-        "bundle, made with --output, has the weights alone: its optimiser state is lost.)"
-    )
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """The value of every rank, in order of rank; only one's own where there is one process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _leave_to_the_engine(*_: Any, **__: Any) -> None:
-    """Clip nothing."""
-
-
-def _make_empty(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    saved_on = len(partition_files(path))
+    if saved_on != world_size:
+        raise ValueError(
+            f"{path} was saved by ZeRO on {saved_on} device(s), and this run has {world_size}: its "
+            "optimiser state is cut into as many parts. Either resume on as many; or make an "
+            "ordinary checkpoint of it, which DDP and FSDP resume on any number: `ponet-pretrain "
+            f"export {path} --checkpoint FILE.ckpt`, then the same command with "
+            "configs/strategy/ddp.yaml or fsdp.yaml, --resume FILE.ckpt and another --run.name"
+        )

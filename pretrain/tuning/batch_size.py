@@ -13,7 +13,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.memory import is_oom_error
 
-from pretrain.datamodule import PretrainDataModule
-from pretrain.module import PretrainModule
-from pretrain.sampler import BatchGeometry
-from pretrain.tuning.figures import new_figure, save_figure
+from pretrain.loader import accumulation_steps
+from training.interruption import say
 from training.reports.figures import COLOURS, GREY
 
 GIB = 1024**3
@@ -81,13 +79,10 @@ class SizeTrial:
 
 
 def candidate_sizes(per_device: int, largest: int) -> list[int]:
-    """Sizes to try, ascending: divisors, so that accumulation keeps the global batch.
+    """Sizes to try, ascending: divisors of `per_device`, so that accumulation keeps it.
 
-    Each is at least 1.4 times the one before; the largest divisor allowed is always among them.
-
-    Args:
-        per_device: Examples per device and optimiser step, >= 1.
-        largest: Upper bound, > 0; 0: `per_device`.
+    Each is at least 1.4 times the one before; the largest divisor allowed is always among them,
+    up to `largest` (0: no bound).
     """
     bound = min(per_device, largest or per_device)
     divisors = [size for size in range(1, bound + 1) if per_device % size == 0]
@@ -106,14 +101,9 @@ def expected_memory(points: Sequence[tuple[int, int]], size: int) -> float:
 
 
 def chosen_size(trials: Sequence[SizeTrial], choose: Literal["fastest", "largest"]) -> SizeTrial:
-    """Choose among the sizes that fit.
+    """Choose among the sizes that fit, in ascending order; an error if none does.
 
-    Args:
-        trials: In ascending order of size.
-        choose: `fastest`: the smallest size within 5 % of the fastest; `largest`: the last.
-
-    Raises:
-        ValueError: None fits.
+    `fastest` is the smallest size within 5 % of the fastest, `largest` the last.
     """
     fitting = [trial for trial in trials if not trial.problem]
     if not fitting:
@@ -128,110 +118,39 @@ def chosen_size(trials: Sequence[SizeTrial], choose: Literal["fastest", "largest
 
 
 class MicroBatchTimer(Callback):
-    """Seconds of each micro-batch after the first optimiser step, loading not counted."""
+    """Seconds of each micro-batch, loading not counted."""
 
     def __init__(self) -> None:
-        self.inside: list[float] = []
-        """Of micro-batches that end no optimiser step."""
-        self.closing: list[float] = []
-        """Of micro-batches that end one."""
+        self.seconds: list[float] = []
         self._start = 0.0
-        self._step = 0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        self._step, self._start = trainer.global_step, self._now(pl_module)
+        self._start = _now(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Stop it."""
-        seconds = self._now(pl_module) - self._start
-        if self._step:
-            (self.inside if trainer.global_step == self._step else self.closing).append(seconds)
-
-    @staticmethod
-    def _now(module: LightningModule) -> float:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
-        return time.perf_counter()
+        self.seconds.append(_now(pl_module) - self._start)
 
     def step_seconds(self, accumulation: int) -> float:
-        """Seconds of an optimiser step of this many micro-batches."""
-        closing = statistics.median(self.closing)
-        return closing + (accumulation - 1) * statistics.median(self.inside or [closing])
+        """Seconds of an optimiser step of this many micro-batches, from measured steps of 1 or 2.
+
+        The first step is left out: it warms up.
+        """
+        measured = min(2, accumulation)
+        places = (measured, 2 * measured - 1)  # of a micro-batch inside a step, and of its last
+        inside, closing = (statistics.median(self.seconds[place::measured]) for place in places)
+        return closing + (accumulation - 1) * inside
 
 
-class SizeTrials:
-    """Tries micro-batch sizes on one device.
-
-    Args:
-        make_trainer: Makes a trainer for one device from a callback and a number of steps.
-        module: Trained for a few steps at every size.
-        datamodule: Gets every size in turn, with one or two micro-batches to a step.
-        search: Which sizes, and how much memory they may need.
-        world_size: Devices of the run that the size is for; each has its share of the global batch.
-    """
-
-    def __init__(
-        self,
-        make_trainer: Callable[[Callback, int], Trainer],
-        module: PretrainModule,
-        datamodule: PretrainDataModule,
-        search: BatchSizeSearch,
-        *,
-        world_size: int,
-    ) -> None:
-        self.device = make_trainer(Callback(), 1).strategy.root_device.type
-        self.limit = int(search.memory_share * total_memory(self.device))
-        """Bytes that a size may need."""
-        self._make_trainer, self._module, self._data = make_trainer, module, datamodule
-        self._search = search
-        self._per_device = BatchGeometry(
-            global_batch_size=datamodule.global_batch_size,
-            micro_batch_size=1,
-            world_size=world_size,
-        ).accumulation
-
-    def run(self) -> list[SizeTrial]:
-        """Measure ascending sizes until one does not fit: at least one, all but the last fit."""
-        points, trials = [(0, peak_memory(self.device))], list[SizeTrial]()
-        for size in candidate_sizes(self._per_device, self._search.max_batch_size):
-            need = int(expected_memory(points, size)) if trials else 0
-            # On a CPU running out ends the process from outside, without an error to catch.
-            if self.device == "cpu" and need > self.limit:
-                return [*trials, SizeTrial(size=size, memory=need, problem="not tried: memory")]
-            trials.append(self._try(size))
-            points.append((size, trials[-1].memory))
-            if trials[-1].problem:
-                break
-        return trials
-
-    def _try(self, size: int) -> SizeTrial:
-        accumulation = self._per_device // size
-        self._data.micro_batch_size = size
-        self._data.global_batch_size = size * min(2, accumulation)
-        timer = MicroBatchTimer()
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        torch.compiler.reset()  # each size is a shape of its own, and compiled shapes are counted
-        try:
-            trainer = self._make_trainer(timer, self._search.steps_per_size)
-            trainer.fit(self._module, datamodule=self._data)
-        except RuntimeError as error:
-            if not is_oom_error(error):
-                raise
-            return SizeTrial(size=size, problem="out of memory")
-        self._data.verify_shards = False  # once is enough
-        memory = peak_memory(self.device)
-        if memory > self.limit:
-            return SizeTrial(size=size, memory=memory, problem="above the memory limit")
-        speed = self._per_device / timer.step_seconds(accumulation)
-        return SizeTrial(size=size, examples_per_s=speed, memory=memory)
+def _now(module: LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.perf_counter()
 
 
 def peak_memory(device: str) -> int:
@@ -254,16 +173,79 @@ def total_memory(device: str) -> int:
     return total
 
 
-def plot_sizes(trials: Sequence[SizeTrial], chosen: SizeTrial, limit: int, path: Path) -> None:
-    """Draw speed and memory of the sizes tried.
+def find_batch_size(cli: Any) -> None:
+    """Measure, print and plot the sizes, write `data.micro_batch_size`; `cli` is a `TuneCLI`."""
+    search, global_batch_size = cli.search, cli.datamodule.global_batch_size
+    sizes = SizeTrials(cli)
+    trials = sizes.run()
+    print(f"{'micro-batch':>11}{'examples/s':>12}{'peak GiB':>10}", *trials, sep="\n")
+    if sizes.device == "cpu" and not trials[-1].problem:
+        say(
+            "a CPU has no out-of-memory error to find: the sizes ended at the global batch or "
+            "--max_batch_size; memory is this process's peak, loader processes excluded"
+        )
+    chosen = chosen_size(trials, search.choose)
+    with cli.drawn(2) as axes:
+        _draw(trials, chosen, sizes.limit, axes)
+    cli.write(
+        f"{chosen.size} is the {search.choose} of the sizes that fit the {sizes.device} "
+        f"({chosen.examples_per_s:.1f} examples/s, {chosen.memory / GIB:.2f} GiB; tried "
+        f"{trials[0].size} to {trials[-1].size}, global batch {global_batch_size} on "
+        f"{cli.world_size} device(s))",
+        {"data": {"micro_batch_size": chosen.size}},
+    )
 
-    Args:
-        trials: In ascending order of size.
-        chosen: The one that was found.
-        limit: Bytes that a size may need.
-        path: PNG to write.
-    """
-    figure, axes = new_figure(2)
+
+class SizeTrials:
+    """Tries micro-batch sizes on one device, with one or two micro-batches to a step."""
+
+    def __init__(self, cli: Any) -> None:
+        self._cli, self._data = cli, cli.datamodule
+        self.device = cli.make_trainer(Callback(), 1).strategy.root_device.type
+        self.limit = int(cli.search.memory_share * total_memory(self.device))
+        """Bytes that a size may need."""
+        self._per_device = accumulation_steps(self._data.global_batch_size, 1, cli.world_size)
+
+    def run(self) -> list[SizeTrial]:
+        """Measure ascending sizes until one does not fit: at least one, all but the last fit."""
+        points, trials = [(0, peak_memory(self.device))], list[SizeTrial]()
+        for size in candidate_sizes(self._per_device, self._cli.search.max_batch_size):
+            need = int(expected_memory(points, size)) if trials else 0
+            # On a CPU running out ends the process from outside, without an error to catch.
+            if self.device == "cpu" and need > self.limit:
+                return [*trials, SizeTrial(size=size, memory=need, problem="not tried: memory")]
+            trials.append(self._try(size))
+            points.append((size, trials[-1].memory))
+            if trials[-1].problem:
+                break
+        return trials
+
+    def _try(self, size: int) -> SizeTrial:
+        accumulation = self._per_device // size
+        self._data.micro_batch_size = size
+        self._data.global_batch_size = size * min(2, accumulation)
+        timer = MicroBatchTimer()
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        torch.compiler.reset()  # each size is a shape of its own, and compiled shapes are counted
+        try:
+            trainer = self._cli.make_trainer(timer, self._cli.search.steps_per_size)
+            trainer.fit(self._cli.model, datamodule=self._data)
+        except RuntimeError as error:
+            if not is_oom_error(error):
+                raise
+            return SizeTrial(size=size, problem="out of memory")
+        self._data.verify_shards = False  # once is enough
+        memory = peak_memory(self.device)
+        if memory > self.limit:
+            return SizeTrial(size=size, memory=memory, problem="above the memory limit")
+        speed = self._per_device / timer.step_seconds(accumulation)
+        return SizeTrial(size=size, examples_per_s=speed, memory=memory)
+
+
+def _draw(trials: Sequence[SizeTrial], chosen: SizeTrial, limit: int, axes: Sequence[Any]) -> None:
     run = [trial for trial in trials if not trial.problem]
     values = ([t.examples_per_s for t in run], [t.memory / GIB for t in run])
     labels = ("examples per second and device", f"peak memory (GiB; limit {limit / GIB:.1f})")
@@ -278,4 +260,3 @@ def plot_sizes(trials: Sequence[SizeTrial], chosen: SizeTrial, limit: int, path:
         axis.set_xticks([trial.size for trial in trials], [str(trial.size) for trial in trials])
         axis.set(xlabel="micro-batch size (examples per device)", ylabel=label)
         axis.set_ylim(bottom=0)
-    save_figure(figure, path)

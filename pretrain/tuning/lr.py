@@ -7,18 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from pretrain.module import PretrainModule, means
-from pretrain.tuning.figures import new_figure, save_figure
+from pretrain.randomness import FloatArray
+from training.interruption import say
 from training.reports.figures import COLOURS
 
-FloatArray = npt.NDArray[np.float64]
 _FEWEST_STEPS = 20
 _STOP_WINDOW = 5
 _VISIBLE = 5.0
@@ -42,9 +41,7 @@ class LrSearch:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_lr < self.max_lr:
-            raise ValueError(
-                f"min_lr ({self.min_lr}) must be above 0 and below max_lr ({self.max_lr})"
-            )
+            raise ValueError(f"min_lr {self.min_lr} must be above 0 and below max_lr {self.max_lr}")
         if self.num_steps < _FEWEST_STEPS:
             raise ValueError(f"num_steps must be at least {_FEWEST_STEPS}, got {self.num_steps}")
         if self.stop_factor <= 1:
@@ -58,7 +55,8 @@ class LrSearch:
 class LrSweep(Callback):
     """Raises the learning rate step by step and keeps the loss of each whole global batch.
 
-    Our own schedule would multiply a warm-up into every rate: it is overruled before each step.
+    Our own schedule would multiply a warm-up into every rate, so it is overruled before each step;
+    Lightning's finder would look at the last micro-batch of a step alone.
     """
 
     def __init__(self, search: LrSearch) -> None:
@@ -89,22 +87,14 @@ class LrSweep(Callback):
         if not recent <= self._search.stop_factor * self._lowest:  # also where it is not a number
             trainer.should_stop = True
 
-    def curve(self) -> "LrCurve":
-        """Return the curve; raises as `lr_curve`."""
-        lrs = [self._search.lr_of(step) for step in range(len(self.losses))]
-        return lr_curve(lrs, self.losses)
 
-
-@dataclass(frozen=True, kw_only=True)
-class LrCurve:
-    """Loss against learning rate, and the points that matter."""
+class LrCurve(NamedTuple):
+    """Loss in nats against learning rate, (T,) each, and the points that matter."""
 
     lrs: FloatArray
-    """Learning rate of each step, (T,), ascending."""
     losses: FloatArray
-    """Training loss of each step in nats, (T,), finite."""
     smooth: FloatArray
-    """`losses` as a moving mean, (T,)."""
+    """`losses` as a moving mean."""
     steepest: int
     """Step of the steepest fall per factor of the learning rate, before the lowest loss."""
     lowest: int
@@ -127,19 +117,13 @@ def lr_curve(lrs: Sequence[float], losses: Sequence[float]) -> LrCurve:
     Lightning's finder takes the slope against the rate itself, which at the small end divides the
     noise by almost nothing, and smooths with a mean that lags behind; both can move its answer.
 
-    Args:
-        lrs: Learning rate of each step, ascending.
-        losses: Training loss of each step; the curve ends before the first that is not finite.
-
-    Raises:
-        ValueError: There are too few steps, or no learning rate lowered the loss visibly.
+    The curve ends before the first loss that is not finite; too few steps, or a loss that no
+    learning rate lowered visibly, are an error.
 
     Source: the range test of L. Smith (arXiv 1506.01186), steepest-slope rule as in fastai.
     """
-    values = np.asarray(losses, np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    end = int(bad[0]) if bad.size else values.size
-    values, rates = values[:end], np.asarray(lrs, np.float64)[:end]
+    end = int(np.append(np.isfinite(losses), False).argmin())
+    values, rates = np.asarray(losses[:end], np.float64), np.asarray(lrs[:end], np.float64)
     if end < _FEWEST_STEPS // 2:
         raise ValueError(
             f"only {end} steps had a finite loss: start lower (--min_lr) or take more steps "
@@ -158,7 +142,7 @@ def lr_curve(lrs: Sequence[float], losses: Sequence[float]) -> LrCurve:
         )
     slope = np.gradient(smooth, np.log(rates))
     steepest = reach + int(slope[reach : lowest + 1].argmin())
-    return LrCurve(lrs=rates, losses=values, smooth=smooth, steepest=steepest, lowest=lowest)
+    return LrCurve(rates, values, smooth, steepest, lowest)
 
 
 def moving_mean(values: FloatArray, reach: int) -> FloatArray:
@@ -170,9 +154,25 @@ def moving_mean(values: FloatArray, reach: int) -> FloatArray:
     return mean
 
 
-def plot_lr(curve: LrCurve, path: Path) -> None:
-    """Draw the loss against the learning rate, with the suggestion and the lowest loss."""
-    figure, (axis,) = new_figure(1)
+def find_lr(cli: Any) -> None:
+    """Sweep, plot, write `model.optimizer.lr`; `cli` is the `TuneCLI` of the command."""
+    sweep = LrSweep(cli.search)
+    cli.make_trainer(sweep, cli.search.num_steps).fit(cli.model, datamodule=cli.datamodule)
+    curve = lr_curve([cli.search.lr_of(n) for n in range(len(sweep.losses))], sweep.losses)
+    first, last = curve.lrs[0], curve.lrs[-1]
+    if curve.still_falling:
+        say(f"the loss still falls at {last:.1e}: raise --max_lr to see where it ends")
+    with cli.drawn() as (axis,):
+        _draw(curve, axis)
+    cli.write(
+        f"the loss fell most steeply at {curve.suggestion:.1e} in {len(curve.lrs)} steps of "
+        f"{cli.datamodule.global_batch_size} examples from {first:.1e} to {last:.1e}; it was "
+        f"lowest at {curve.lrs[curve.lowest]:.1e}",
+        {"model": {"optimizer": {"lr": curve.suggestion}}},
+    )
+
+
+def _draw(curve: LrCurve, axis: Any) -> None:
     axis.plot(curve.lrs, curve.losses, color=COLOURS[0], lw=0.8, alpha=0.35, label="each step")
     axis.plot(curve.lrs, curve.smooth, color=COLOURS[0], lw=1.8, label="moving mean")
     for index, colour, label in (
@@ -185,4 +185,3 @@ def plot_lr(curve: LrCurve, path: Path) -> None:
     room = 0.3 * (top - curve.smooth[curve.lowest])
     axis.set_ylim(min(curve.losses) - 0.3 * room, max(curve.losses[0], top) + room)
     axis.set(xlabel="learning rate", ylabel="training loss (nats)")
-    save_figure(figure, path)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import (
-    corpora,
     encoders,
     harness,
     killed_run,
@@ -17,6 +16,7 @@ from benchmarks import (
     page,
     pretraining,
     rivals,
+    runs,
     triton_kernels,
 )
 
@@ -46,7 +46,7 @@ def test_every_measurement_has_a_short_form_with_file_and_plot(name: str, tmp_pa
 
 @pytest.mark.slow
 def test_a_killed_run_equals_its_twin(tmp_path: Path) -> None:
-    shards = corpora.synthetic_folder(
+    shards = runs.synthetic_folder(
         tmp_path / "shards", num_sentences=4000, vocab_size=64, validation_sentences=800
     )
     fit = ["--data.folder", str(shards), "--model.encoder.vocab_size", "64", "--data.max_len", "32"]
@@ -131,7 +131,7 @@ def test_the_released_step_has_the_loss_of_ours() -> None:
 
 
 def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
-    shards = corpora.synthetic_folder(
+    shards = runs.synthetic_folder(
         tmp_path / "shards", num_sentences=400, vocab_size=64, validation_sentences=100
     )
     rival = rivals.Rival(kind="bert", precision="32")
@@ -159,7 +159,7 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
 def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
     has_amx: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining, "machine", lambda: {"amx_bf16": has_amx})
+    monkeypatch.setattr(pretraining.report, "machine", lambda: {"amx_bf16": has_amx})
     options = argparse.Namespace(device="cpu", precision="bf16", lengths=[512], encoder="small")
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import official, work
+from benchmarks import official, rivals
 from ponet import BertConfig, EncoderBatch, FNetConfig, PoNetConfig
 from ponet.encoders import build_encoder
 from ponet.flops import training_flops
@@ -95,7 +95,7 @@ def test_operations_of_a_layer_are_those_that_pytorch_counts(kind) -> None:
     encoder.eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.layers[0](x_BLD, plan)
-    expected = 2 * 128 * work.step_flops(kind, "layer", config, 128, training=False)
+    expected = 2 * 128 * rivals.step_flops(kind, "layer", config, 128, training=False)
     # Not in the formula: PoNet's products of pooled vectors, one row of the batch each.
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
@@ -105,7 +105,7 @@ def test_operations_of_a_layer_are_those_that_pytorch_counts(kind) -> None:
 )
 def test_operations_of_a_step_agree_with_those_of_training(kind, config_class) -> None:
     config = config_class.preset("base")
-    per_token = work.step_flops(kind, "model", config, 512, training=True)
+    per_token = rivals.step_flops(kind, "model", config, 512, training=True)
     whole = training_flops(config, num_rows=3, num_tokens=512)
     assert per_token * 3 * 512 == pytest.approx(whole, rel=0.01)
 
@@ -113,7 +113,8 @@ def test_operations_of_a_step_agree_with_those_of_training(kind, config_class) -
 def test_five_projections_are_a_sixth_more_work_than_three() -> None:
     config = PoNetConfig()
     folded, released = (
-        work.step_flops(kind, "layer", config, 512, training=True) for kind in ("ponet", "official")
+        rivals.step_flops(kind, "layer", config, 512, training=True)
+        for kind in ("ponet", "official")
     )
     square = config.hidden_size**2
     assert folded == pytest.approx(72 * square, rel=0.005)
@@ -122,7 +123,7 @@ def test_five_projections_are_a_sixth_more_work_than_three() -> None:
 
 def test_the_bound_of_a_layer_adds_products_and_fifty_passes() -> None:
     config = PoNetConfig(hidden_size=100, num_heads=1, ffn_size=400)
-    seconds = work.least_layer_seconds(
+    seconds = rivals.least_layer_seconds(
         config, tokens=10, flops_per_s=1e30, bytes_per_s=1000.0, bytes_per_value=2
     )
     assert seconds == pytest.approx(50 * 10 * 100 * 2 / 1000)

@@ -15,7 +15,7 @@ MARK = "PONET_TEST_MARK"
 _DRIVER = """
 import json, os, signal, sys, time
 from pathlib import Path
-from data_prep import cli, files, pipeline, work_folder
+from data_prep import cli, files, pipeline, workers
 
 plan = json.loads(sys.argv.pop(1))
 calls = {}
@@ -46,17 +46,17 @@ def act():
 
 
 if plan.get("name"):
-    module = {"os": os, "pipeline": pipeline, "work_folder": work_folder}[plan["module"]]
+    module = {"os": os, "files": files, "pipeline": pipeline, "workers": workers}[plan["module"]]
     around(module, plan["name"], not plan["after"], plan["after"])
 if plan.get("record"):
-    publish = pipeline.publish
+    publish = files.publish
 
     def recording(final, output):
         parts = {str(p): p.stat().st_ino for p in sorted(final.parent.rglob("*.npz"))}
         Path(plan["record"]).write_text(json.dumps(parts))
         publish(final, output)
 
-    pipeline.publish = recording
+    files.publish = recording
 code = cli.main(sys.argv[1:])
 if plan.get("count"):
     Path(plan["count"]).write_text(json.dumps(calls))

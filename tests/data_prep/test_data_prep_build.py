@@ -1,31 +1,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from build_processes import content, story
+from shard_files import write_shards
 
-from data_prep import pipeline, workers
+from data_prep import files, pipeline, workers
 from data_prep.cli import main
 from data_prep.config import BuildConfig
-from data_prep.identity import content_digest
 from data_prep.inspection import order_line
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
-from data_prep.pipeline import build
-from data_prep.shards import TokenShards, write_shards
+from data_prep.pipeline import build, content_digest
+from data_prep.shards import TokenShards
+from data_prep.sources import describe
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
-
-TOPICS = ["river", "engine", "garden", "market", "planet", "violin", "winter", "bridge"]
-
-
-def story(number):
-    """A document whose neighbouring sentences share words, as in running text."""
-    lines = [f"Story number {number}"]
-    for k in range(12):
-        here, there = TOPICS[(number + k) % 8], TOPICS[(number + k + 1) % 8]
-        lines.append(f"The {here} of year {number}{k} stood by a {there}. It was a fine {there}!")
-    return "\n\n".join(lines)
 
 
 def write_rows(path, texts):
@@ -52,11 +44,6 @@ def config_of(texts, output, **changes):
         "num_workers": 1,
     }
     return BuildConfig.from_dict({**values, **changes})
-
-
-def content(folder):
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_result_is_the_same_bytes_for_any_number_of_workers_and_chunk_size(texts, tmp_path):
@@ -96,12 +83,18 @@ def test_limits_give_the_same_bytes_for_any_number_of_workers(limit, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "stage", ["clean_chunk", "train_tokenizer", "encode_part", "write_token_counts", "publish"]
+    ("module", "stage"),
+    [
+        *((workers, name) for name in ("clean_chunk", "train_tokenizer", "encode_part")),
+        *((pipeline, "finish_shards"), (files, "publish")),
+    ],
 )
-def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp_path, monkeypatch):
+def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(
+    module, stage, texts, tmp_path, monkeypatch
+):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
     calls = []
-    original = getattr(pipeline, stage)
+    original = getattr(module, stage)
 
     def dying(*arguments, **options):
         calls.append(1)
@@ -110,14 +103,14 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, stage, dying)
+        patch.setattr(module, stage, dying)
         with pytest.raises(KeyboardInterrupt):
             build(config_of(texts, tmp_path / "killed"), progress=False)
     assert not (tmp_path / "killed").exists()
     cleaned = []
     original_clean = workers.clean_chunk
     monkeypatch.setattr(
-        pipeline, "clean_chunk", lambda *task: cleaned.append(1) or original_clean(*task)
+        workers, "clean_chunk", lambda *task: cleaned.append(1) or original_clean(*task)
     )
     assert content(build(config_of(texts, tmp_path / "killed"), progress=False)) == expected
     if stage not in ("clean_chunk",):
@@ -127,7 +120,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes(stage, texts, tmp
 def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
     expected = content(build(config_of(texts, tmp_path / "whole"), progress=False))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
+        patch.setattr(files, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "cut"), progress=False)
     for part in (tmp_path / "cut.building").glob("*/000001.npz"):
@@ -137,7 +130,7 @@ def test_a_damaged_part_is_made_again(texts, tmp_path, monkeypatch):
 
 def test_changed_settings_invalidate_unfinished_work(texts, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "publish", lambda *_: 1 / 0)
+        patch.setattr(files, "publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(config_of(texts, tmp_path / "out"), progress=False)
     changes = {"sentences": {"headings": "drop"}}
@@ -167,7 +160,7 @@ def test_a_finished_folder_is_used_again_and_never_silently_replaced(texts, tmp_
 def test_every_setting_that_changes_the_content_changes_the_digest(texts, tmp_path):
     def digest(**changes):
         config = config_of(texts, "out", **changes)
-        return content_digest(config, [pipeline.describe(s) for s in config.sources])
+        return content_digest(config, [describe(s) for s in config.sources])
 
     changed = [
         {"validation_fraction": 0.3},
@@ -225,8 +218,8 @@ def test_faulty_input_gives_clean_shards_and_counters(tmp_path):
     (folder / "copy.txt").write_bytes(b"\xef\xbb\xbfOne [MASK] two.\r\nThr\x00ee \xff four.")
     (folder / "empty.txt").write_bytes(b"")
     (folder / "one.txt").write_text("Just one sentence.")
-    (folder / "line.txt").write_text("many words on one line " * 90_000)
-    config = config_of(folder, tmp_path / "out", num_workers=2, tokenizer={"vocab_size": 80})
+    (folder / "line.txt").write_text("many words on one line " * 2000)
+    config = config_of(folder, tmp_path / "out", tokenizer={"vocab_size": 80})
     shards = TokenShards.open(build(config, progress=False))
     counters = shards.manifest.counters
     expected = {
@@ -257,7 +250,7 @@ def test_a_single_document_is_for_training_and_nothing_at_all_is_an_error(tmp_pa
 def test_several_sources_are_joined_in_order(texts, tmp_path):
     from_python = {"kind": "python_docs", "packages": ["yaml", "absent_package", "json"]}
     sources = [{"kind": "local", "path": str(texts / "a.jsonl"), "max_documents": 2}, from_python]
-    values = config_of(texts, tmp_path / "out").to_dict() | {"sources": sources}
+    values = asdict(config_of(texts, tmp_path / "out")) | {"sources": sources}
     values["tokenizer"] = {"vocab_size": 300}
     manifest = Manifest.load(build(BuildConfig.from_dict(values), progress=False))
     assert [source["kind"] for source in manifest.sources] == ["local", "python_docs"]

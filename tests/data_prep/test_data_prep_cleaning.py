@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.cleaning import _RARE, clean_document, document_hash
 from data_prep.config import CleaningConfig, SentencesConfig
 from data_prep.python_docs import prose_paragraphs
 from data_prep.sentences import cut_long, is_heading, split_sentences
+from data_prep.workers import _RARE, clean_document, document_hash
 
 
 def clean(text, **options):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.find import HIDDEN, find_files, search_files
 from data_prep.manifest import Manifest
+from data_prep.readers import HIDDEN, find_files
 
 
 def make(root: Path, *names: str) -> None:
@@ -19,7 +19,7 @@ def make(root: Path, *names: str) -> None:
 
 
 def relative(root: Path, pattern: str) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in find_files(str(root / pattern))]
+    return [path.relative_to(root).as_posix() for path in find_files(str(root / pattern))[0]]
 
 
 def test_folder_and_glob_find_the_same_files_through_links_and_circles_once(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_hidden_and_system_files_are_left_out_of_folder_and_glob_and_counted(
     hidden = [".ipynb_checkpoints/a.txt", "__MACOSX/._a.txt", "._b.txt", "sub/.git/c.txt"]
     make(tmp_path, "a.txt", "sub/b.txt", "sub/Thumbs.db", *hidden)
     for pattern in ("", "**/*"):
-        files, left_out = search_files(str(tmp_path / pattern))
+        files, left_out = find_files(str(tmp_path / pattern))
         assert [path.name for path in files] == ["a.txt", "b.txt"]
         assert left_out == Counter({HIDDEN: 5})
-    assert search_files(f"{tmp_path}/**/*.txt")[1] == Counter({HIDDEN: 4})
+    assert find_files(f"{tmp_path}/**/*.txt")[1] == Counter({HIDDEN: 4})
     assert relative(tmp_path, ".ipynb_checkpoints") == [".ipynb_checkpoints/a.txt"]
     assert relative(tmp_path, ".ipynb*/*.txt") == [".ipynb_checkpoints/a.txt"]
 
@@ -56,10 +56,10 @@ def test_files_of_other_endings_are_counted_by_ending_also_when_nothing_else_is_
     with pytest.raises(ValueError, match=r"no such file.*5 files \(1 .bz2, 2 .csv, 1 broken link"):
         find_files(str(tmp_path))
     make(tmp_path, "a.txt")
-    assert search_files(str(tmp_path))[1] == Counter(
+    assert find_files(str(tmp_path))[1] == Counter(
         {".bz2": 1, ".csv": 2, "broken link": 1, "without ending": 1}
     )
-    assert search_files(str(tmp_path / "a.txt"))[1] == Counter()
+    assert find_files(str(tmp_path / "a.txt"))[1] == Counter()
 
 
 def test_left_out_files_are_said_by_build_and_manifest_and_brought_up_to_date(

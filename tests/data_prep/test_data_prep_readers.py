@@ -10,19 +10,24 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_prep import documents, readers
+from data_prep import readers
 from data_prep.config import HubSource, LocalSource
-from data_prep.documents import read_documents
-from data_prep.find import find_files
-from data_prep.readers import DamagedInput, ReadLog, UnsupportedInput
-from data_prep.sources import describe, group_rows, iterate_chunks, load_rows, row_texts
+from data_prep.readers import (
+    DamagedInput,
+    ReadLog,
+    UnsupportedInput,
+    find_files,
+    txt_documents,
+    wikitext_documents,
+)
+from data_prep.sources import describe, hub_texts, iterate_chunks, load_rows, read_documents
 
 ROWS = ["First one.\n\nSecond paragraph.", "Second document."]
 
 
 def read(path, **options):
-    log = ReadLog()
     source = LocalSource(path=str(path), **options)
+    log = ReadLog(source.on_error)
     return list(read_documents(Path(path), source, log)), +log.counters
 
 
@@ -117,9 +122,9 @@ def test_files_are_found_in_folders_and_globs_sorted_and_once(tmp_path):
     for name in ("b.txt", "a.jsonl.gz", "sub/c.parquet", "note.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    names = [path.name for path in find_files(str(tmp_path))]
+    names = [path.name for path in find_files(str(tmp_path))[0]]
     assert names == ["a.jsonl.gz", "b.txt", "c.parquet"]
-    assert [path.name for path in find_files(f"{tmp_path}/*.txt")] == ["b.txt"]
+    assert [path.name for path in find_files(f"{tmp_path}/*.txt")[0]] == ["b.txt"]
     for wrong in ("absent", "*.csv"):
         with pytest.raises(ValueError, match="no such file"):
             find_files(f"{tmp_path}/{wrong}")
@@ -154,7 +159,7 @@ def test_hub_rows_are_loaded_with_revision_and_grouped(monkeypatch):
     assert describe(source)["revision"] == "abc"
     strict = HubSource(id="x/y", revision="abc")
     with pytest.raises(DamagedInput, match="row 4"):
-        list(group_rows(row_texts(load_rows(strict), strict, ReadLog()), strict))
+        list(hub_texts(strict, ReadLog()))
     with pytest.raises(ValueError, match="no column 'body'; it has text"):
         load_rows(HubSource(id="x/y", revision="abc", text_field="body"))
 
@@ -258,21 +263,21 @@ def test_white_space_as_separator_is_refused_naming_the_empty_line(separator):
 
 
 def test_documents_are_cut_at_a_line_where_no_empty_line_comes(monkeypatch):
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_CHARS", 100)
-    monkeypatch.setattr(documents, "_WAIT_CHARS", 50)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_CHARS", 100)
+    monkeypatch.setattr(readers, "_WAIT_CHARS", 50)
     lines = ["a line of some text"] * 40
     log = ReadLog()
-    cut = list(documents.txt_documents(lines, "", log))
+    cut = list(txt_documents(lines, "", log))
     assert "\n".join(cut) == "\n".join(lines) and max(map(len, cut)) <= 100 + 50 + 20
     assert log.counters["documents_cut"] == len(cut) - 1 > 3
     blank = [*lines[:6], "", *lines[:3]]
-    assert list(documents.txt_documents(blank, "", log)) == [
+    assert list(txt_documents(blank, "", log)) == [
         "\n".join(blank[:6]),
         "\n".join(blank[6:]),
     ]
-    long = list(documents.txt_documents(["word " * 100], "", log))
+    long = list(txt_documents(["word " * 100], "", log))
     assert "".join(long) == "word " * 100 and max(map(len, long)) <= 100
-    assert len(list(documents.wikitext_documents(lines))) > 3
+    assert len(list(wikitext_documents(lines))) > 3
 
 
 def test_lines_of_wikiextractor_are_taken_off_or_counted(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import is_heading, split_sentences
-from ponet.sentences import sentences_of
+from ponet.text_format import sentences_of
 
 TEXTS = {
     "zh": ["今天天气很好。", "我们去公园散步！", "你想一起来吗？"],

@@ -3,10 +3,11 @@ import pickle
 
 import numpy as np
 import pytest
+from shard_files import write_shards
 
 from data_prep.config import TokenizerConfig
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
-from data_prep.shards import ShardError, TokenShards, token_dtype, write_shards
+from data_prep.shards import ShardError, TokenShards, token_dtype
 from data_prep.tokenizer import save_tokenizer, train_wordpiece, wordpiece_from_vocab
 
 DOCUMENTS = [[[5, 6], [7]], [[8, 9, 10]]]

@@ -20,11 +20,12 @@ from build_processes import (
     write_corpus,
 )
 
-from data_prep import files, parts, work_folder
+from data_prep import files
 from data_prep.cli import main
 from data_prep.config import BuildConfig
 from data_prep.pipeline import build
 from data_prep.pool import WorkerPool
+from data_prep.workers import is_finished, save_part
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
 
@@ -45,13 +46,13 @@ def hit(module, name, call, *, after=False, by=signal.SIGKILL, **more):
 @pytest.mark.parametrize(
     ("module", "name", "call", "workers"),
     [
-        ("pipeline", "save_part", 4, 1),
-        ("os", "replace", 3, 4),
-        ("pipeline", "train_tokenizer", 1, 1),
-        ("pipeline", "save_part", 10, 4),
-        ("pipeline", "write_token_counts", 1, 1),
-        ("pipeline", "publish", 1, 1),
-        ("pipeline", "discard", 1, 1),
+        ("workers", "save_part", 4, 1),
+        ("os", "replace", 3, 2),
+        ("workers", "train_tokenizer", 1, 1),
+        ("workers", "save_part", 10, 2),
+        ("pipeline", "finish_shards", 1, 1),
+        ("files", "publish", 1, 1),
+        ("files", "discard", 1, 1),
     ],
 )
 def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
@@ -65,7 +66,7 @@ def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
     assert not marked_processes(process), "workers end with their parent"
     assert output.exists() == (name == "discard")
     kept = parts_of(output)
-    again = hit("pipeline", "save_part", 0, record=str(record), count=str(count))
+    again = hit("workers", "save_part", 0, record=str(record), count=str(count))
     process, _, err = finish(path, output, *options, plan=again)
     assert process.returncode == 0, err
     assert content(output) == expected
@@ -83,8 +84,8 @@ def test_a_killed_build_keeps_finished_parts_and_goes_on_to_the_same_bytes(
 )
 def test_a_signal_stops_a_build_with_one_line_and_a_code(number, code, word, setting):
     path, expected, folder = setting
-    plan = hit("pipeline", "save_part", 5, by=number)
-    process, out, err = finish(path, folder / "out", "--num_workers", "3", plan=plan)
+    plan = hit("workers", "save_part", 5, by=number)
+    process, out, err = finish(path, folder / "out", "--num_workers", "2", plan=plan)
     assert process.returncode == code, err
     assert err == f"stopped by {word}; run the same command again to go on.\n" and not out
     assert not marked_processes(process)
@@ -97,7 +98,7 @@ def test_two_builds_of_one_folder_do_not_mix_under_any_spelling(setting, capsys)
     (folder / "deep").mkdir()
     (folder / "link").symlink_to(folder / "out")
     reached = folder / "reached"
-    plan = hit("pipeline", "save_part", 3, by=0, reached=str(reached))
+    plan = hit("workers", "save_part", 3, by=0, reached=str(reached))
     first = run_build(path, folder / "out", plan=plan)
     try:
         deadline = time.monotonic() + 60
@@ -123,7 +124,7 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting,
     path, expected, folder = setting
     config = BuildConfig.from_yaml(path, {"output": str(folder / "out"), "num_workers": "2"})
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.pipeline.encode_part", die)
+        patch.setattr("data_prep.workers.encode_part", die)
         with pytest.raises(ValueError, match="a worker process died.*run the same command again"):
             build(config, progress=False)
     kept = parts_of(folder / "out")
@@ -133,8 +134,8 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(setting,
 
 
 def test_results_come_in_order_and_work_that_is_done_stays_none():
-    for workers in (1, 2):
-        with WorkerPool(workers) as pool:
+    for count in (1, 2):
+        with WorkerPool(count) as pool:
             results = list(pool.results([None, *(partial(int, str(n)) for n in range(20))]))
         assert results == [None, *range(20)]
 
@@ -154,8 +155,8 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
     import numpy as np
 
     path = tmp_path / "part.npz"
-    parts.save_part(path, {"x": np.arange(5000)}, {"n": 1})
-    assert parts.is_finished(path)
+    save_part(path, {"x": np.arange(5000)}, {"n": 1})
+    assert is_finished(path)
     data = bytearray(path.read_bytes())
     if damage == "cut":
         del data[20_000:]
@@ -166,13 +167,13 @@ def test_a_part_damaged_in_any_way_is_not_taken_for_finished(damage, tmp_path):
     else:
         data[15_000] ^= 1
     path.write_bytes(data)
-    assert not parts.is_finished(path) and not path.exists()
+    assert not is_finished(path) and not path.exists()
 
 
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(setting, monkeypatch):
     path, expected, folder = setting
     output = folder / "out"
-    monkeypatch.setattr(work_folder, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1_000_000)
     with pytest.raises(ValueError, match="1 MB free.*--check_disk false"):
         build(BuildConfig.from_yaml(path, {"output": str(output)}), progress=False)
     assert not output.exists() and not parts_of(output)
@@ -202,9 +203,9 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
         def write(self, _):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def opening(name, mode):
-        calls.append(name)
-        return Full() if len(calls) >= opened else open(name, mode)
+    def opening(name, mode, **options):
+        calls.extend([name] * (mode == "wb"))  # not the lock
+        return Full() if len(calls) >= opened else open(name, mode, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "open", opening, raising=False)
@@ -219,18 +220,16 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import documents
-    from data_prep.config import LocalSource
+    from data_prep import sources
     from data_prep.readers import ReadLog
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(documents.shutil, "copyfileobj", full)
-    source = LocalSource(path=str(tmp_path), on_error="skip")
+    monkeypatch.setattr(sources.shutil, "copyfileobj", full)
     with pytest.raises(OSError, match="Make room there"):
-        list(documents.parquet_rows(tmp_path / "a.parquet.gz", source, ReadLog()))
+        list(sources.parquet_rows(tmp_path / "a.parquet.gz", "text", ReadLog("skip")))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import TokenizerConfig
-from data_prep.encoding import SentenceEncoder, is_word_local
 from data_prep.manifest import SPECIAL_TOKENS, ShardError, TokenizerInfo
 from data_prep.tokenizer import (
     load_tokenizer,
@@ -16,6 +15,7 @@ from data_prep.tokenizer import (
     vocabulary_notes,
     wordpiece_from_vocab,
 )
+from data_prep.words import SentenceEncoder, is_word_local
 
 TEXTS = [
     f"The quick brown fox {i} jumps over lazy dogs, résumé no. {i * 7}! 中文 [MASK]"
@@ -144,8 +144,8 @@ def test_the_word_table_gives_the_ids_of_the_tokenizer(tokenizer_json, sentences
 
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.encode_special_tokens = True
-    encoder = SentenceEncoder(tokenizer_json)
-    assert encoder.word_local
+    encoder = SentenceEncoder.from_file(tokenizer_json)
+    assert encoder._is_word_local
     for _ in range(2):  # the second time from the table alone
         tokens, lens = encoder.encode(sentences)
         parts = np.split(tokens, np.cumsum(lens)[:-1])
@@ -153,15 +153,18 @@ def test_the_word_table_gives_the_ids_of_the_tokenizer(tokenizer_json, sentences
 
 
 def test_a_full_word_table_starts_again_with_the_same_ids(tokenizer_json, monkeypatch):
-    monkeypatch.setattr("data_prep.encoding.MAX_TABLE_WORDS", 3)
-    encoder, other = SentenceEncoder(tokenizer_json), SentenceEncoder(tokenizer_json)
+    monkeypatch.setattr("data_prep.words.MAX_TABLE_WORDS", 3)
+    encoder, other = (
+        SentenceEncoder.from_file(tokenizer_json),
+        SentenceEncoder.from_file(tokenizer_json),
+    )
     expected = other.encode(TEXTS)[0]
     found = np.concatenate([encoder.encode([text])[0] for text in TEXTS])
     assert np.array_equal(found, expected)
 
 
 def test_special_tokens_spelled_in_text_never_become_special_ids(tokenizer_json):
-    tokens, _ = SentenceEncoder(tokenizer_json).encode(["a [MASK] b[SEP] [CLS][PAD]"])
+    tokens, _ = SentenceEncoder.from_file(tokenizer_json).encode(["a [MASK] b[SEP] [CLS][PAD]"])
     assert not np.isin(tokens, [0, 2, 3, 4]).any()
 
 
@@ -177,4 +180,4 @@ def test_other_kinds_of_tokenizers_are_called_on_whole_sentences(tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     save_tokenizer(tokenizer, tmp_path / "t.json")
     with pytest.raises(ShardError, match="special id"):
-        SentenceEncoder(tmp_path / "t.json").encode(["[MASK]"])
+        SentenceEncoder.from_file(tmp_path / "t.json").encode(["[MASK]"])

@@ -293,7 +293,7 @@ def test_a_stopped_build_takes_the_ray_it_started_with_it(number, code, large, t
 def test_a_task_that_kills_every_worker_of_ray_ends_in_one_message():
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     code = (
-        "import functools, os\nfrom data_prep.ray_pool import RayPool\n"
+        "import functools, os\nfrom data_prep.pool import RayPool\n"
         "try:\n"
         "    with RayPool(2) as pool: list(pool.results([functools.partial(os._exit, 3)]))\n"
         "except ValueError as error: print(error)\n"

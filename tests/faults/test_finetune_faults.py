@@ -19,6 +19,7 @@ sys.path.insert(0, str(TESTS / "finetune"))
 from finetune_runs import VOCAB, assert_same_story, fit_arguments, write_bundle  # noqa: E402
 
 from data_prep.tokenizer import wordpiece_from_vocab  # noqa: E402
+from training.checkpoints.storage import saved_checkpoints  # noqa: E402
 
 pytestmark = pytest.mark.faults
 BOUND_S = 180.0
@@ -64,7 +65,7 @@ def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> Non
     """Return when the run has a checkpoint of this step or a later one, or has ended."""
     until = time.monotonic() + BOUND_S
     while process.poll() is None and time.monotonic() < until:
-        if any(int(p.name.split("-")[1]) >= step for p in run.glob("resume-*.ckpt")):
+        if any(saved.step >= step for saved in saved_checkpoints(run / "resume")):
             return
         time.sleep(0.01)
 

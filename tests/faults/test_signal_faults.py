@@ -20,9 +20,7 @@ from pretrain_faults import assert_same_story, fault_options, injected  # noqa: 
 from strategy_ranks import job, run_jobs  # noqa: E402
 
 from pretrain.cli import main  # noqa: E402
-from training.checkpoints.digests import LISTING  # noqa: E402
-from training.checkpoints.storage import load_checkpoint, saved_checkpoints  # noqa: E402
-from training.checkpoints.writing import STATE_FILE  # noqa: E402
+from training.checkpoints.storage import LISTING, STATE_FILE, load_checkpoint, saved_checkpoints  # noqa: E402
 
 pytestmark = pytest.mark.faults
 PLACES = {

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.checkpoints import storage, writing
+from training.checkpoints import storage
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.storage import CheckpointError, checkpoint_path
 
@@ -131,7 +131,7 @@ def meet_fault(at: int, fault: Callable[[], None], *, torn: bool = True) -> None
         count()
         real_sync(descriptor)
 
-    writing.open = lambda *args: Counting(real_open(*args))  # type: ignore[attr-defined]
+    storage.open = lambda *args: Counting(real_open(*args))  # type: ignore[attr-defined]
     os.fsync = counted_sync
     sys.addaudithook(lambda name, _: count() if name in CALLS else None)
 
@@ -301,7 +301,7 @@ def test_an_error_of_every_file_system_call_keeps_the_old_one(
 
 def test_no_flipped_bit_and_no_cut_goes_unseen(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    path = checkpoint_path(tmp_path, 1) / writing.STATE_FILE
+    path = checkpoint_path(tmp_path, 1) / storage.STATE_FILE
     whole, chance = path.read_bytes(), random.Random(2)
     damaged = [whole[:length] for length in chance.sample(range(len(whole)), 100)]
     damaged += [whole + b"\0", whole + whole, bytes(len(whole))]

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
-from finetune import run_setup
+from finetune import lightning_cli
 from finetune.cli import main
 from ponet import PoNetConfig, PretrainingModel, save_bundle
 
@@ -101,12 +101,14 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+_own_callbacks = lightning_cli.fit_callbacks
+
+
 def with_callback(monkeypatch: pytest.MonkeyPatch, callback: Callback | None) -> None:
     """Give the fits of this process from now on a callback."""
-    own = run_setup.fit_callbacks
     monkeypatch.setattr(
         "finetune.lightning_cli.fit_callbacks",
-        lambda *a, **k: [*own(*a, **k), *([callback] if callback else [])],
+        lambda *a, **k: [*_own_callbacks(*a, **k), *([callback] if callback else [])],
     )
 
 

@@ -2,17 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune import artifact
-from finetune.artifact import ClassifierInfo, load_classifier, save_classifier
-from finetune.data.targets import ScoreScale
+from finetune.artifact import ClassifierInfo, load_classifier
+from finetune.data.batches import ScoreScale
 from finetune.tasks.spec import Row
-from ponet import PoNetConfig, SequenceClassifier
+from ponet import PoNetConfig, SequenceClassifier, bundle, save_bundle
 
 ROWS = [Row(1, "0", "good film", "", None), Row(2, "1", "the awful film [SEP] it was", "", None)]
 NUM_TOKENS = 19
@@ -42,6 +43,23 @@ def classifier(*, num_labels: int = 2, seed: int = 0) -> SequenceClassifier:
     return SequenceClassifier(sizes, num_labels=num_labels).eval()
 
 
+def save_classifier(
+    folder: Path, model: SequenceClassifier, told: ClassifierInfo, *, tokenizer_json: Path
+) -> Path:
+    return save_bundle(folder, model, tokenizer_json=tokenizer_json, task=asdict(told))
+
+
+def edit_config(folder: Path, change: Callable[[dict], dict]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def as_earlier(config: dict) -> dict:
+    """What the versions before wrote: the task beside the rest, under another number."""
+    own = {"format_version": 2, "encoder": config["encoder"]}
+    return {**own, **config["task"], "tokenizer_digest": config["tokenizer_digest"]}
+
+
 @pytest.fixture
 def saved(tmp_path: Path, tokenizer_json: Path) -> Path:
     run = tmp_path / "run"
@@ -62,12 +80,15 @@ def test_what_is_saved_gives_the_same_outputs(saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == ["classifier"]
 
 
-def test_a_classifier_of_before_the_scale_and_the_digest_is_read(saved: Path) -> None:
-    path = saved / "config.json"
-    config = json.loads(path.read_text())
-    assert config.pop("scale") == {"mean": 0.0, "std": 1.0}
-    assert config.pop("tokenizer_digest") == ""
-    path.write_text(json.dumps(config))
+@pytest.mark.parametrize("lacks", [(), ("scale", "tokenizer_digest")])
+def test_a_classifier_of_an_earlier_version_is_read_and_replaced(
+    lacks: tuple[str, ...], saved: Path, tokenizer_json: Path
+) -> None:
+    edit_config(saved, as_earlier)
+    edit_config(saved, lambda config: {k: v for k, v in config.items() if k not in lacks})
+    loaded = load_classifier(saved)
+    assert loaded.info == info()
+    save_classifier(saved, loaded.model, loaded.info, tokenizer_json=tokenizer_json)
     assert load_classifier(saved).info == info()
 
 
@@ -102,7 +123,7 @@ def test_a_failed_save_leaves_what_was_there(
     def full(*arguments: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(artifact, "save_file", full)
+    monkeypatch.setattr(bundle, "save_file", full)
     with pytest.raises(OSError, match="no space"):
         save_classifier(saved, classifier(seed=1), info(), tokenizer_json=tokenizer_json)
     assert load_classifier(saved).info == info()
@@ -124,20 +145,19 @@ def test_a_longer_length_extends_the_positions(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 1}, "format_version is 1; this version reads 2"),
-        ({"max_len": None}, "has the keys"),
-        ({"labels": None}, "is no classifier"),
+        (lambda c: {**c, "format_version": 9}, "format_version 9; this version reads 1"),
+        (lambda c: {**as_earlier(c), "format_version": 1}, "1; this version reads 2: run the fit"),
+        (lambda c: {**c, "task": {"labels": ["a", "b"]}}, "the task has the keys labels; needed"),
+        (lambda c: {k: v for k, v in c.items() if k != "task"}, "is no classifier"),
     ],
 )
-def test_a_config_of_another_kind_is_refused(saved: Path, change: dict, message: str) -> None:
-    path = saved / "config.json"
-    config = {**json.loads(path.read_text()), **change}
-    path.write_text(
-        json.dumps({k: v for k, v in config.items() if v is not None or k == "score_range"})
-    )
+def test_a_config_of_another_kind_is_refused(
+    saved: Path, change: Callable[[dict], dict], message: str
+) -> None:
+    edit_config(saved, change)
     with pytest.raises(ValueError, match=message):
         load_classifier(saved)
-    path.write_text("{")
+    (saved / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):
         load_classifier(saved)
 

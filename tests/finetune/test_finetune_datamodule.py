@@ -1,5 +1,6 @@
 """Rows of a task to the batches of a rank."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from finetune.data.datamodule import TaskBatch, TaskDataModule
-from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
+from finetune.data.batches import TaskBatch
+from finetune.data.datamodule import TaskDataModule
+from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
-RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=24, source="a test")
 WORDS = ("good", "great", "film", "it", "was", "bad.", "awful")
 
 
@@ -38,7 +39,6 @@ def loaded(**splits: SplitRows) -> LoadedTask:
         score=("accuracy",),
         segments="sentences",
         sizes={},
-        recipe=RECIPE,
     )
     return LoadedTask(spec=spec, splits={"train": split(70), "validation": split(23), **splits})
 
@@ -64,7 +64,7 @@ def on_rank(datamodule: TaskDataModule, rank: int, num_devices: int) -> TaskData
 def test_batches_hold_texts_targets_weights_and_row_numbers_that_belong_together(make) -> None:
     datamodule = make(global_batch_size=16, micro_batch_size=8)
     datamodule.setup("fit")
-    rows = datamodule.task.splits["train"].rows
+    rows = datamodule.loaded.splits["train"].rows
     texts = datamodule.text_encoder.encode(rows, "films.csv")
     seen = []
     for batch in datamodule.train_dataloader():
@@ -134,8 +134,8 @@ def test_there_is_a_loader_for_every_split_that_is_scored(make) -> None:
 def test_test_rows_without_labels_are_looked_at_but_cannot_be_scored(make) -> None:
     datamodule = make(loaded(test=split(6, is_labelled=False)))
     datamodule.setup("test")
-    assert datamodule.inspection.splits["test"].num_rows == 6
-    assert datamodule.inspection.overlaps["test in train"] == 6
+    assert datamodule.inspection["splits"]["test"]["num_rows"] == 6
+    assert datamodule.inspection["overlaps"]["test in train"] == 6
     with pytest.raises(ValueError, match="test labels are not public; use `submit`"):
         datamodule.test_dataloader()
     without = make()
@@ -155,24 +155,24 @@ def test_every_split_is_encoded_once_and_only_when_needed(make, monkeypatch) -> 
     )
     datamodule.setup("validate")
     assert encoded == ["validation"]
-    assert datamodule.inspection.splits["train"].lengths is None
+    assert datamodule.inspection["splits"]["train"]["lengths"] is None
     for stage in ("fit", "validate", "test"):
         datamodule.setup(stage)
     assert encoded == ["validation", "train", "test"]
-    assert datamodule.inspection.splits["train"].lengths.longest == 15
+    assert datamodule.inspection["splits"]["train"]["lengths"]["longest"] == 15
 
 
 def test_a_subset_for_quick_runs_is_used_everywhere_and_reported(make) -> None:
     datamodule = make(loaded(test=split(20)), max_train_rows=20, max_eval_rows=10)
     datamodule.setup("fit")
-    splits = datamodule.inspection.splits
-    assert {name: (s.num_rows, s.num_rows_whole) for name, s in splits.items()} == {
+    splits = datamodule.inspection["splits"]
+    assert {name: (s["num_rows"], s["num_rows_whole"]) for name, s in splits.items()} == {
         "train": (20, 70),
         "validation": (10, 23),
         "test": (10, 20),
     }
-    assert dict(splits["train"].labels) == {"bad": 10, "good": 10}
-    assert len(datamodule.task.splits["train"].rows) == 20
+    assert splits["train"]["labels"] == {"bad": 10, "good": 10}
+    assert len(datamodule.loaded.splits["train"].rows) == 20
     assert sum(len(batch.row_ids_B) for batch in datamodule.train_dataloader()) == 20
 
 
@@ -188,8 +188,9 @@ def test_the_segment_rule_is_the_tasks_unless_one_is_given(make) -> None:
 @pytest.mark.parametrize(("max_len", "expected"), [(512, "separators"), (513, "sentences")])
 def test_own_long_texts_are_cut_into_sentences(make, max_len, expected) -> None:
     own = {"task": "own", "folder": "", "max_len": max_len}
-    assert make(**own)._own_segments() == expected
-    assert make(**own, segments="paragraphs")._own_segments() == "paragraphs"
+    spec = replace(loaded().spec, segments="separators")
+    assert make(**own)._rule(spec) == expected
+    assert make(**own, segments="paragraphs")._rule(spec) == "paragraphs"
 
 
 def write_rte(folder, *stems: str) -> str:
@@ -204,9 +205,9 @@ def test_scoring_reads_only_the_split_that_is_scored(bundle, tmp_path) -> None:
     folder = write_rte(tmp_path / "RTE", "dev")
     datamodule = TaskDataModule(task="rte", folder=folder, encoder=str(bundle))
     datamodule.setup("validate")
-    assert list(datamodule.task.splits) == ["validation"]
+    assert list(datamodule.loaded.splits) == ["validation"]
     (batch,) = datamodule.val_dataloader()[0]
-    assert batch.row_ids_B.tolist() == [0] and datamodule.inspection.majority == {}
+    assert batch.row_ids_B.tolist() == [0] and datamodule.inspection["majority"] == {}
     datamodule.setup("test")
     with pytest.raises(ValueError, match="test labels are not public"):
         datamodule.test_dataloader()
@@ -214,7 +215,7 @@ def test_scoring_reads_only_the_split_that_is_scored(bundle, tmp_path) -> None:
         datamodule.setup("fit")
     write_rte(tmp_path / "RTE", "train", "test")
     datamodule.setup("fit")
-    assert list(datamodule.task.splits) == ["train", "validation", "test"]
+    assert list(datamodule.loaded.splits) == ["train", "validation", "test"]
 
 
 def test_a_validation_file_that_is_missing_is_named_when_it_is_scored(bundle, tmp_path) -> None:
@@ -259,7 +260,7 @@ def test_own_files_are_loaded_without_code(bundle, tmp_path, kind) -> None:
     assert batch.inputs.token_type_ids.any()
     assert batch.targets_B.is_floating_point() == (kind == "regression")
     assert sorted(batch.targets_B.tolist()) == [0, 0, 0, 0, 1, 1, 1]
-    assert datamodule.inspection.overlaps["validation in train"] == len(WORDS)
+    assert datamodule.inspection["overlaps"]["validation in train"] == len(WORDS)
 
 
 def test_a_regression_has_float_targets(make) -> None:
@@ -271,7 +272,6 @@ def test_a_regression_has_float_targets(make) -> None:
         score=("pearson",),
         segments="separators",
         sizes={},
-        recipe=RECIPE,
     )
     datamodule = make(LoadedTask(spec=spec, splits=task.splits))
     datamodule.setup("fit")
@@ -293,7 +293,7 @@ def test_workers_give_the_same_batches(make) -> None:
         ({"max_train_rows": -1}, "data.max_train_rows is -1; 0 or more"),
         ({"eval_batch_size": 0}, "data.eval_batch_size is 0"),
         ({"global_batch_size": 0}, "global_batch_size is 0"),
-        ({"train": "x.csv"}, "data.task is films but own files are given"),
+        ({"train": "x.csv"}, "data.task is films, which has no use for data.train; leave it out"),
         ({"text": "body"}, "data.task is films, which has no use for data.text; leave it out"),
         ({"task": "own", "fold": 1}, "data.task is own, which has no use for data.folder, data.f"),
     ],

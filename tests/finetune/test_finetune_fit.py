@@ -122,9 +122,10 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
     from finetune.predict import Predictor, read_input
+    from finetune.tasks.spec import Columns
 
     path = fitted.parent / "test.csv"
-    columns = {"text": "text", "text_pair": ""}
+    columns = Columns(text="text")
     rows, kept = zip(*read_input(str(path), columns, ("label",)), strict=True)
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
@@ -276,7 +277,7 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
         (["--trainer.limit_val_batches", "0"], "no epoch would be validated"),
         (["--trainer.overfit_batches", "2"], "use --data.max_train_rows, with the training file"),
         (["--trainer.precision", "bf16-true"], "fine-tuning has 32-true, bf16-mixed, 16-mixed"),
-        (["--run.save_every_n_minutes", "-1"], "it must be >= 0"),
+        (["--run.save_every_n_minutes", "-1"], "must be >= 0"),
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/f2"],
             "EarlyStopping looks at a metric 'val/f2', which there is not; there are val/score, "

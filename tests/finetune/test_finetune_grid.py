@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from grid_fakes import always_fails, fake_fit
 
-from data_prep.file_lock import file_lock
-from finetune.grids import files
-from finetune.grids.command import run_grid
+from data_prep.files import file_lock
+from finetune import cli, grid
+from finetune.grid import run_grid
 from training.interruption import RunInterrupted
-from training.studies.progress import duration
+from training.studies.runner import duration
 
 
 @pytest.fixture
@@ -27,7 +27,25 @@ def options(tmp_path: Path) -> list[str]:
     return [*"--tasks cola --lrs 3e-5 1e-4 --seeds 1 2".split(), *encoders, *where]
 
 
-HERE = ["--in_process", "true"]
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch):
+    """Run a grid in this process, with one of the stand-ins for its fits."""
+
+    def run(options: list[str], fit) -> None:
+        def main(words: list[str]) -> int:
+            try:
+                fit(Path(words[-1]))
+            except KeyboardInterrupt:
+                return 130
+            except (ValueError, RuntimeError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            return 0
+
+        monkeypatch.setattr(cli, "main", main)
+        run_grid([*options, "--in_process"])
+
+    return run
 
 
 @pytest.fixture
@@ -36,9 +54,13 @@ def fit_is(monkeypatch: pytest.MonkeyPatch):
 
     def choose(name: str) -> None:
         fakes = str(Path(__file__).parent / "grid_fakes.py")
-        monkeypatch.setattr(files, "FIT_COMMAND", (sys.executable, fakes, name))
+        monkeypatch.setattr(grid, "FIT_COMMAND", (sys.executable, fakes, name))
 
     return choose
+
+
+def record(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def results(tmp_path: Path) -> dict[str, float]:
@@ -47,30 +69,30 @@ def results(tmp_path: Path) -> dict[str, float]:
 
 
 def test_a_grid_runs_every_trial_and_the_same_command_again_runs_none(
-    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, options: list[str], run_here, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_grid([*options, *HERE], fit=fake_fit)
+    run_here(options, fake_fit)
     printed = capsys.readouterr().out
     assert "cola a  2 settings x 2 seeds: 0 done, 0 failed, 4 to run" in printed
     assert "[8/8] cola/b/lr0.0001-bs32-seed2: matthews 0.40" in printed
     assert "8 of 8 trials are done" in printed and "; 1 left, about 0 s" in printed
     before = results(tmp_path)
-    run_grid([*options, *HERE], fit=always_fails)
+    run_here(options, always_fails)
     assert results(tmp_path) == before and len(before) == 4
 
 
 def test_a_dry_run_writes_nothing(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_grid([*options, "--dry_run", "true"], fit=fake_fit)
+    run_grid([*options, "--dry_run", "true"])
     assert "8 trials: 0 done, 0 failed, 8 to run" in capsys.readouterr().out
     assert not (tmp_path / "grid").exists()
 
 
 def test_only_the_best_classifier_of_task_and_encoder_stays(
-    tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str], run_here
 ) -> None:
-    run_grid([*options, *HERE], fit=fake_fit)
+    run_here(options, fake_fit)
     for encoder in ("a", "b"):
         folder = tmp_path / "grid" / "cola" / encoder
         scores = {
@@ -83,29 +105,29 @@ def test_only_the_best_classifier_of_task_and_encoder_stays(
 
 @pytest.mark.parametrize(("keep", "number"), [("all", 8), ("none", 0)])
 def test_all_or_no_classifiers_stay_on_demand(
-    tmp_path: Path, options: list[str], keep: str, number: int
+    tmp_path: Path, options: list[str], run_here, keep: str, number: int
 ) -> None:
-    run_grid([*options, *HERE, "--keep", keep], fit=fake_fit)
+    run_here([*options, "--keep", keep], fake_fit)
     assert len(list((tmp_path / "grid").rglob("classifier"))) == number
 
 
 def test_other_settings_in_the_same_folder_are_an_error_that_names_them(
-    tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str], run_here
 ) -> None:
-    run_grid([*options, *HERE], fit=fake_fit)
+    run_here(options, fake_fit)
     with pytest.raises(ValueError, match=r"data.max_len was not given, is 64.*another --output"):
-        run_grid([*options, *HERE, "--fit.data.max_len", "64"], fit=fake_fit)
+        run_here([*options, "--fit.data.max_len", "64"], fake_fit)
 
 
-def test_a_moved_grid_goes_on(tmp_path: Path, options: list[str]) -> None:
-    run_grid([*options, *HERE], fit=fake_fit)
+def test_a_moved_grid_goes_on(tmp_path: Path, options: list[str], run_here) -> None:
+    run_here(options, fake_fit)
     (tmp_path / "grid").rename(tmp_path / "moved")
     moved = [*options[:-1], str(tmp_path / "moved")]
-    run_grid([*moved, *HERE], fit=always_fails)
+    run_here(moved, always_fails)
 
 
 def test_workers_finish_the_rest_when_one_trial_fails(
-    tmp_path: Path, options: list[str], fit_is, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, options: list[str], run_here, fit_is, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit_is("fails_at_seed_2")
     with pytest.raises(ValueError, match="2 of 4 trials failed"):
@@ -115,12 +137,12 @@ def test_workers_finish_the_rest_when_one_trial_fails(
     assert (
         "failed: cola/a/lr0.0001-bs32-seed2: exit code 1: RuntimeError: CUDA out of mem" in printed
     )
-    log = tmp_path / "grid/cola/a/lr0.0001-bs32-seed1/log.txt"
+    log = tmp_path / "grid/cola/a/lr0.0001-bs32-seed1/trial.log"
     assert log.read_text() == "one line for the log\n" and "for the log" not in printed
     with pytest.raises(ValueError, match="2 of 4 trials failed"):
-        run_grid([*options, "--lrs", "1e-4", *HERE], fit=fake_fit)
-    run_grid([*options, "--lrs", "1e-4", *HERE, "--retry_failed", "true"], fit=fake_fit)
-    assert not list(tmp_path.rglob("failed.json"))
+        run_here([*options, "--lrs", "1e-4"], fake_fit)
+    run_here([*options, "--lrs", "1e-4", "--retry_failed", "true"], fake_fit)
+    assert {record(path)["state"] for path in tmp_path.rglob("trial.json")} == {"done"}
 
 
 @pytest.mark.parametrize(
@@ -138,32 +160,32 @@ def test_a_process_that_dies_costs_its_own_trial_only(
         run_grid([*options, "--lrs", "1e-4", "--seeds", "2", "3", "--jobs", "1"])
     assert len(list(tmp_path.rglob("result.json"))) == 2
     folder = tmp_path / "grid/cola/a/lr0.0001-bs32-seed2"
-    assert reason in json.loads((folder / "failed.json").read_text())["error"]
+    assert reason in record(folder / "trial.json")["error"]
 
 
 def test_a_mistake_that_fails_every_trial_stops_the_grid_early(
-    tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str], run_here
 ) -> None:
     with pytest.raises(ValueError, match="first 3 trials failed alike, so 5 were not run"):
-        run_grid([*options, *HERE], fit=always_fails)
-    run_grid([*options, *HERE, "--fit.data.max_len", "64"], fit=fake_fit)  # the mistake is mended
+        run_here(options, always_fails)
+    run_here([*options, "--fit.data.max_len", "64"], fake_fit)  # the mistake is mended
 
 
 def test_a_trial_that_another_grid_is_at_work_on_is_left_alone(
-    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, options: list[str], run_here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "grid/cola/a/lr3e-05-bs32-seed1"
     folder.mkdir(parents=True)
-    with file_lock(folder / ".lock") as lock:
+    with file_lock(folder / ".trial.lock") as lock:
         assert lock is not None
-        run_grid([*options, *HERE], fit=fake_fit)
+        run_here(options, fake_fit)
     printed = capsys.readouterr().out
     assert "lr3e-05-bs32-seed1: left to another runner" in printed
     assert "7 of 8 trials are done" in printed
     assert not (folder / "result.json").exists()
 
 
-def test_ctrl_c_ends_with_what_is_left(options: list[str]) -> None:
+def test_ctrl_c_ends_with_what_is_left(options: list[str], run_here) -> None:
     def interrupted(trial_yaml: Path) -> None:
         if "seed2" in trial_yaml.parent.name:
             raise KeyboardInterrupt
@@ -172,7 +194,7 @@ def test_ctrl_c_ends_with_what_is_left(options: list[str]) -> None:
     with pytest.raises(
         RunInterrupted, match="4 trials are left; the same command goes on"
     ) as ended:
-        run_grid([*options, *HERE], fit=interrupted)
+        run_here(options, interrupted)
     assert ended.value.exit_code == 130
 
 
@@ -190,16 +212,17 @@ def test_a_grid_that_is_stopped_lets_its_fits_stop_and_goes_on(
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(RunInterrupted, match="2 trials are left") as ended:
         run_grid(one)
-    assert ended.value.exit_code == 75 and not list(tmp_path.rglob("failed.json"))
+    assert ended.value.exit_code == 75
+    assert {record(path)["state"] for path in tmp_path.rglob("trial.json")} == {"interrupted"}
     run_grid(one)
     assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
 def test_an_encoder_or_a_task_that_is_not_there_stops_before_anything(options: list[str]) -> None:
     with pytest.raises(ValueError, match="--encoder runs/nowhere: no such folder"):
-        run_grid([*options, "--encoder", "runs/nowhere"], fit=fake_fit)
+        run_grid([*options, "--encoder", "runs/nowhere"])
     with pytest.raises(ValueError, match="unknown task 'kola'"):
-        run_grid([*options, "--tasks", "kola"], fit=fake_fit)
+        run_grid([*options, "--tasks", "kola"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.grids.command import run_grid
+from finetune.grid import run_grid
 from training.reports.command import run_finetuning_report
 
 WORDS = {"yes": ["good", "great", "fine"], "no": ["bad", "awful", "poor"]}

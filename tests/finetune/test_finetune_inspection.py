@@ -1,6 +1,7 @@
 """What is counted before training: balance, lengths, overlap, the majority guess."""
 
 import json
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,14 @@ from finetune.data.encoding import TextEncoder
 from finetune.data.inspection import (
     LENGTH_EDGES,
     inspect_task,
-    normalised,
+    label_hints,
     overlaps,
+    overview_lines,
     unlike_published,
 )
-from finetune.data.overview import overview_lines
-from finetune.tasks.spec import LoadedTask, Recipe, Row, SplitRows, TaskSpec
+from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
-RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=24, source="a test")
+NFD = unicodedata.normalize("NFD", "schön")
 
 
 def spec(**changes: object) -> TaskSpec:
@@ -28,7 +29,6 @@ def spec(**changes: object) -> TaskSpec:
         "score": ("accuracy",),
         "segments": "separators",
         "sizes": {},
-        "recipe": RECIPE,
     }
     return TaskSpec(**{**values, **changes})
 
@@ -60,7 +60,8 @@ def films(**changes: object) -> LoadedTask:
     ],
 )
 def test_only_case_and_white_space_are_ignored(first, second, are_equal) -> None:
-    assert (normalised(*first) == normalised(*second)) is are_equal
+    keys = [Row(1, "", *texts, None).key for texts in (first, second)]
+    assert (keys[0] == keys[1]) is are_equal
 
 
 def test_rows_that_stand_in_two_splits_are_counted() -> None:
@@ -110,25 +111,26 @@ def test_overlaps_of_a_subset_are_those_of_all_rows() -> None:
     }
     used = {"train": split(("fine", 1), ("bad", 0)), "validation": split(("A  film", 1))}
     found = inspect_task(LoadedTask(spec=spec(), splits=used), {}, max_len=8, whole=whole)
-    assert found.overlaps == {"validation in train": 2, "duplicates in train": 0}
+    assert found["overlaps"] == {"validation in train": 2, "duplicates in train": 0}
     assert any("2 of 2 validation in train" in line for line in overview_lines(found))
 
 
 def test_a_split_that_is_shorter_than_the_distribution_is_named() -> None:
     published = replace(spec(), sizes={"train": 8551, "validation": 1043})
-    assert unlike_published(published, {"train": 8551, "validation": 1043}) == ()
+    assert unlike_published(published, {"train": 8551, "validation": 1043}) == []
     found = unlike_published(published, {"train": 8000, "validation": 1043})
-    assert found == ("train has 8,000 rows, the distribution 8,551",)
+    assert found == ["train has 8,000 rows, the distribution 8,551"]
     carved = replace(published, carve_validation=0.1, sizes={"train": 100, "test": 50})
-    assert unlike_published(carved, {"train": 90, "validation": 10, "test": 50}) == ()
+    assert unlike_published(carved, {"train": 90, "validation": 10, "test": 50}) == []
     assert len(unlike_published(carved, {"train": 80, "validation": 10, "test": 40})) == 2
-    assert unlike_published(replace(published, num_folds=5), {"train": 3}) == ()
+    assert unlike_published(replace(published, num_folds=5), {"train": 3}) == []
 
 
 def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
     loaded = films(segments="sentences")
     encoder = TextEncoder(tokenizer_json, max_len=5, segments="sentences")
     long = split(("it was. " * 10, 1), ("bad", 0), ("a film", 0))
+    long = replace(long, repairs={"rows mended": 2})
     loaded = LoadedTask(spec=loaded.spec, splits={**loaded.splits, "validation": long})
     encoded = {"validation": encoder.encode_packed(long.rows, long.source)}
     found = inspect_task(
@@ -136,20 +138,18 @@ def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
         encoded,
         max_len=5,
         whole={"validation": split(*[("bad", 0)] * 9)},
-        repairs={"validation": {"rows mended": 2}},
     )
-    validation = found.splits["validation"]
-    assert (validation.num_rows, validation.num_rows_whole) == (3, 9)
-    assert dict(validation.labels) == {"bad": 2, "good": 1}
-    assert dict(validation.repairs) == {"rows mended": 2}
-    assert validation.lengths is not None
-    assert validation.lengths.longest == 32
-    assert validation.lengths.median == 4
-    assert validation.lengths.share_truncated == pytest.approx(1 / 3)
-    assert validation.lengths.segments_median == 1
-    assert len(validation.lengths.histogram) == len(LENGTH_EDGES)
-    assert validation.lengths.histogram[:4] == (2, 0, 1, 0)
-    assert found.splits["train"].lengths is None
+    validation = found["splits"]["validation"]
+    assert (validation["num_rows"], validation["num_rows_whole"]) == (3, 9)
+    assert validation["labels"] == {"bad": 2, "good": 1}
+    assert validation["repairs"] == {"rows mended": 2}
+    assert validation["lengths"]["longest"] == 32
+    assert validation["lengths"]["median"] == 4
+    assert validation["lengths"]["share_truncated"] == pytest.approx(1 / 3)
+    assert validation["lengths"]["segments_median"] == 1
+    assert len(validation["lengths"]["histogram"]) == len(LENGTH_EDGES)
+    assert validation["lengths"]["histogram"][:4] == [2, 0, 1, 0]
+    assert found["splits"]["train"]["lengths"] is None
     text = "\n".join(overview_lines(found))
     assert "3 of 9 rows; bad 66.7%, good 33.3%" in text
     assert "33.3% truncated" in text
@@ -158,10 +158,10 @@ def test_balance_lengths_and_truncation_are_counted(tokenizer_json) -> None:
 
 def test_the_majority_guess_is_scored_on_every_labelled_split() -> None:
     found = inspect_task(films(), {}, max_len=24)
-    assert found.majority_answer == "'good'"
-    assert found.majority["validation"]["accuracy"] == pytest.approx(1 / 3)
-    assert found.majority["test"]["accuracy"] == 0.5
-    assert found.majority["validation"]["score"] == pytest.approx(1 / 3)
+    assert found["majority_answer"] == "'good'"
+    assert found["majority"]["validation"]["accuracy"] == pytest.approx(1 / 3)
+    assert found["majority"]["test"]["accuracy"] == 0.5
+    assert found["majority"]["validation"]["score"] == pytest.approx(1 / 3)
 
 
 def test_where_the_majority_label_has_no_f1_the_best_constant_label_is_scored_too() -> None:
@@ -170,12 +170,12 @@ def test_where_the_majority_label_has_no_f1_the_best_constant_label_is_scored_to
         "validation": split(("d", 0), ("e", 1)),
     }
     found = inspect_task(LoadedTask(spec=spec(score=("f1",)), splits=splits), {}, max_len=24)
-    assert found.majority_answer == "'bad'"
-    assert found.majority["validation"]["score"] == 0.0
-    assert found.best_constant_answer == "'good'"
-    assert found.best_constant["validation"]["score"] == pytest.approx(2 / 3)
+    assert found["majority_answer"] == "'bad'"
+    assert found["majority"]["validation"]["score"] == 0.0
+    assert found["best_constant_answer"] == "'good'"
+    assert found["best_constant"]["validation"]["score"] == pytest.approx(2 / 3)
     by_accuracy = inspect_task(LoadedTask(spec=spec(), splits=splits), {}, max_len=24)
-    assert by_accuracy.best_constant == {}
+    assert by_accuracy["best_constant"] == {}
 
 
 def test_a_regression_guesses_the_mean_and_shows_the_scores() -> None:
@@ -186,12 +186,12 @@ def test_a_regression_guesses_the_mean_and_shows_the_scores() -> None:
     }
     regression = spec(labels=(), score=("pearson", "spearman"), score_range=(0.0, 5.0))
     found = inspect_task(LoadedTask(spec=regression, splits=splits), {}, max_len=24)
-    assert found.splits["train"].target_mean == 2.5
-    assert found.splits["train"].target_std == 1.5
-    assert found.majority["validation"]["mse"] == pytest.approx(2.0)
-    assert found.majority["validation"]["score"] == 0.0
-    assert set(found.majority) == {"validation"}
-    assert found.majority_answer == "2.500"
+    assert found["splits"]["train"]["target_mean"] == 2.5
+    assert found["splits"]["train"]["target_std"] == 1.5
+    assert found["majority"]["validation"]["mse"] == pytest.approx(2.0)
+    assert found["majority"]["validation"]["score"] == 0.0
+    assert set(found["majority"]) == {"validation"}
+    assert found["majority_answer"] == "2.500"
     text = "\n".join(overview_lines(found))
     assert "score 2.500 ± 1.500" in text
     assert "test        1 rows; no labels" in text
@@ -213,7 +213,7 @@ def test_the_result_is_plain_json(tokenizer_json) -> None:
     encoded = {
         name: encoder.encode_packed(rows.rows, "films.csv") for name, rows in loaded.splits.items()
     }
-    found = inspect_task(loaded, encoded, max_len=24).to_json()
+    found = inspect_task(loaded, encoded, max_len=24)
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     assert found["overlaps"]["test in train"] == 1
     assert np.sum(found["splits"]["train"]["lengths"]["histogram"]) == 4
@@ -234,5 +234,28 @@ def test_a_rare_class_is_told_where_accuracy_chooses(counts, changes, is_told) -
     task = spec(**changes)
     rows = [(f"text {k}", k) for k, count in enumerate(counts) for _ in range(count)]
     found = inspect_task(LoadedTask(spec=task, splits={"train": split(*rows)}), {}, max_len=24)
-    assert [repr(task.labels[-1]) in hint for hint in found.hints] == [True] * is_told
+    assert [repr(task.labels[-1]) in hint for hint in found["hints"]] == [True] * is_told
     assert any(line.startswith("hint ") for line in overview_lines(found)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        (("BAD", "Bad", "bad", "good"), ["'BAD', 'Bad', 'bad' differ in case"]),
+        (("schön", NFD, "gut"), ["look the same (Unicode forms); they count as 2 classes"]),
+        (("1", "1.0", "2"), ["'1', '1.0' are the same number"]),
+        (("01", "1"), ["'01', '1' are the same number"]),
+        (("bad", "good", "nan"), ["'nan' is what programs write for a missing value"]),
+        (("N/A", "good"), ["'N/A' is what"]),
+        (("bad", "bad,late", "late"), ["'bad,late' looks like several"]),
+        (("bad", "bad | late"), ["'bad | late' looks like several"]),
+        (("bad", "good"), []),
+        (("0", "1"), []),
+        (("Paris, France", "Rome, Italy"), []),
+        ((), []),
+    ],
+)
+def test_odd_labels_are_told(labels: tuple[str, ...], wanted: list[str]) -> None:
+    hints = label_hints(labels)
+    assert len(hints) == len(wanted)
+    assert all(text in hint for text, hint in zip(wanted, hints, strict=True))

@@ -9,9 +9,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from finetune.metrics import is_of_one_class, scores
-from finetune.tasks.spec import Recipe, TaskSpec
-
-RECIPE = Recipe(lrs=(1e-4,), batch_sizes=(8,), epochs=1, max_len=16, source="none")
+from finetune.tasks.spec import TaskSpec
 
 
 def task(num_classes: int, *score: Any) -> TaskSpec:
@@ -22,7 +20,6 @@ def task(num_classes: int, *score: Any) -> TaskSpec:
         score=score or ("accuracy" if num_classes else "pearson",),
         segments="separators",
         sizes={},
-        recipe=RECIPE,
     )
 
 

@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from finetune.data.datamodule import TaskDataModule
 from finetune.metrics import scores
 from finetune.module import FinetuneModule, log_prefix, row_losses
-from finetune.optim import OptimizerConfig
 from ponet import FNetConfig, PretrainingModel, SequenceClassifier, save_bundle
+from training.optim import FinetuneOptimizer
 
 
 class Start(Callback):
@@ -35,7 +35,7 @@ def train(bundle: Path, folder: Path, **options: Any) -> tuple[Start, FinetuneMo
     data = TaskDataModule(encoder=str(bundle), **{"max_len": 16, "global_batch_size": 16, **given})
     settings = options.pop("optimizer", {"lr": 3e-3})
     module = FinetuneModule(
-        str(bundle), dropout_prob=0.0, optimizer=OptimizerConfig(**settings), **options
+        str(bundle), dropout_prob=0.0, optimizer=FinetuneOptimizer(**settings), **options
     )
     start = Start()
     trainer = Trainer(
@@ -147,7 +147,7 @@ def test_balanced_weights_reach_the_loss(bundle: Path, tmp_path: Path) -> None:
     files = write_splits(tmp_path, num_train=53)
     unequal = {"train": files[1], "validation": files[3], "label": "same"}
     _, module = train(bundle, tmp_path, data=unequal, class_weights="balanced", write=False)
-    counts = list(module.datamodule.inspection.splits["train"].labels.values())
+    counts = list(module.datamodule.inspection["splits"]["train"]["labels"].values())
     assert module.class_weights_C.tolist() == pytest.approx([26.5 / count for count in counts])
     _, plain = train(bundle, tmp_path, data=unequal, write=False)
     assert module.step_loss != plain.step_loss

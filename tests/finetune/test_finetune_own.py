@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
-from finetune.tasks.own import EMPTY_ROWS, OwnFiles, load_own
+from finetune.data.batches import ScoreScale, balanced_weights, score_scale
+from finetune.tasks.own import EMPTY_ROWS, OwnFiles
+from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask
 
 
@@ -22,8 +23,7 @@ def write(path: Path, labels: Sequence[Any], *, start: int = 0) -> str:
 def load(folder: Path, labels: Sequence[Any], **options: Any) -> LoadedTask:
     train = write(folder / "train.csv", labels)
     validation = "" if "validation_fraction" in options else write(folder / "dev.csv", labels)
-    needed = options.pop("needed", ("train", "validation"))
-    return load_own(OwnFiles(train=train, validation=validation, **options), needed=needed)
+    return load_task("own", own=OwnFiles(train=train, validation=validation, **options))
 
 
 def test_validation_rows_are_carved_by_label_and_are_the_same_every_time(tmp_path: Path) -> None:
@@ -32,8 +32,8 @@ def test_validation_rows_are_carved_by_label_and_are_the_same_every_time(tmp_pat
     validation, train = task.splits["validation"].rows, task.splits["train"].rows
     assert [sum(row.target == k for row in validation) for k in (0, 1)] == [8, 2]
     assert len(train) == 90 and not {row.text for row in train} & {row.text for row in validation}
-    files = OwnFiles(train=str(tmp_path / "train.csv"), validation_fraction=0.1, labels=("a", "b"))
-    again = load_own(files, needed=("validation",))
+    files = OwnFiles(train=str(tmp_path / "train.csv"), validation_fraction=0.1)
+    again = load_task("own", own=files, labels=("a", "b"), stage="validate")
     assert list(again.splits) == ["validation"]
     assert again.splits["validation"].rows == validation
 
@@ -45,20 +45,20 @@ def test_scores_are_carved_although_each_occurs_once(tmp_path: Path) -> None:
 
 def test_a_metric_and_a_label_of_f1_are_chosen(tmp_path: Path) -> None:
     labels = ["fraud", "ok", "ok"]
-    spec = load(tmp_path, labels, score=("f1",), positive_label="fraud").spec
+    spec = load(tmp_path, labels, score="f1", positive_label="fraud").spec
     assert (spec.score, spec.f1_label, spec.f1_class) == (("f1",), "fraud", 0)
     assert load(tmp_path, labels).spec.f1_label == "ok"
-    assert load(tmp_path, [1, 2], kind="regression", score=("r2",)).spec.score == ("r2",)
+    assert load(tmp_path, [1, 2], kind="regression", score="r2").spec.score == ("r2",)
 
 
 def test_rows_that_a_spreadsheet_left_empty_are_counted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label,,\na,x,,\nb,y,,\n,,,\n,,,\n")
     path = str(tmp_path / "t.csv")
-    split = load_own(OwnFiles(train=path, validation=path)).splits["train"]
+    split = load_task("own", own=OwnFiles(train=path, validation=path)).splits["train"]
     assert [row.text for row in split.rows] == ["a", "b"] and split.repairs == {EMPTY_ROWS: 2}
     (tmp_path / "e.csv").write_text("text,label\n,\n")
     with pytest.raises(ValueError, match=r"e\.csv: has no rows"):
-        load_own(OwnFiles(train=str(tmp_path / "e.csv"), validation=path))
+        load_task("own", own=OwnFiles(train=str(tmp_path / "e.csv"), validation=path))
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_rows_that_a_spreadsheet_left_empty_are_counted(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, labels: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         if "validation" in options:
-            load_own(OwnFiles(train=write(tmp_path / "t.csv", labels), **options))
+            load_task("own", own=OwnFiles(train=write(tmp_path / "t.csv", labels), **options))
         load(tmp_path, labels, **options)
 
 
 def test_a_missing_validation_file_names_the_share(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="carve it with --data.validation_fraction"):
-        load_own(OwnFiles(train=write(tmp_path / "t.csv", "ab")))
+        load_task("own", own=OwnFiles(train=write(tmp_path / "t.csv", "ab")))
 
 
 def test_scores_are_standardised_by_the_training_rows(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_runs import json_lines
-from test_finetune_artifact import NUM_TOKENS, classifier, info
+from test_finetune_artifact import NUM_TOKENS, classifier, info, save_classifier
 
-from finetune.artifact import load_classifier, save_classifier
+from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.spec import Row

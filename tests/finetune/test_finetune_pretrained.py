@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetune.artifact import load_pretrained
 from finetune.data.encoding import tokenizer_file
-from finetune.pretrained import load_pretrained
 from ponet import PoNetConfig, PretrainingModel
-from ponet.names import encoder_table, export_state, head_table
+from ponet.names import export_state, weight_table
 
 SIZES = {
     "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -24,8 +24,8 @@ def released_state() -> dict[str, torch.Tensor]:
         vocab_size=30, hidden_size=16, num_layers=1, num_heads=2, ffn_size=32, max_positions=24
     )
     model = PretrainingModel(config, num_pair_classes=3)
-    table = encoder_table(config, foreign_prefix="ponet.") + head_table()
-    return export_state(model.state_dict(), table)
+    native = model.state_dict()
+    return export_state(native, weight_table("ponet", native, prefix="ponet."))
 
 
 def released_folder(folder: Path) -> Path:
@@ -59,7 +59,7 @@ def test_weights_in_parts_are_the_weights_in_one_file(tmp_path: Path) -> None:
 
 def test_a_model_of_another_family_is_sent_to_the_import(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-    with pytest.raises(ValueError, match="of the type bert .* python -m ponet import") as caught:
+    with pytest.raises(ValueError, match="of the type bert; .* python -m ponet import") as caught:
         load_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
 

@@ -4,31 +4,39 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 
-from finetune.grids.files import remove_classifiers
-from training.reports.choice import Entry, Results, make_results
-from training.reports.command import parse_finetuning, run_finetuning_report
+from finetune.grid import remove_classifiers
+from training.reports.choice import Entry
+from training.reports.command import parse_finetuning, run_finetuning_report, write_files
 from training.reports.figures import save_dots
-from training.reports.files import results_csv, results_json
-from training.reports.finetuning import make_document, panels
+from training.reports.finetuning import GridReport
 from training.reports.trials import find_trials
 
 
-def report_of(folder: Path, *, with_published: bool = True) -> Results:
-    return make_results(find_trials([folder]), with_published=with_published)
+def report_of(folder: Path, *, with_published: bool = True) -> GridReport:
+    return GridReport(found=find_trials([folder]), with_published=with_published)
 
 
-def markdown(results: Results) -> str:
-    return make_document(results).markdown()
+def markdown(report: GridReport) -> str:
+    return report.text("md")
 
 
-def entry_of(report: Results, encoder: str = "ponet", split: str = "") -> Entry:
+def entry_of(report: GridReport, encoder: str = "ponet", split: str = "") -> Entry:
     found = (e for e in report.entries if e.encoder == encoder)
-    return next(e for e in found if not split or e.column.split == split)
+    return next(e for e in found if not split or e.task.split == split)
+
+
+def setting_of(entry: Entry) -> dict[str, Any]:
+    return dict(entry.runs[0].setting)
+
+
+def scores_of(entry: Entry) -> list[float]:
+    return list(entry.by_seed.values())
 
 
 def write_seeds(folder: Path, scores: dict[int, float], encoder: str = "ponet", **changed) -> None:
@@ -41,22 +49,22 @@ def test_the_setting_is_chosen_by_mean_validation_and_never_by_test(tmp_path: Pa
         write(tmp_path, make_result("imdb", score=0.80, test=0.70, lr=1e-4, seed=seed))
         write(tmp_path, make_result("imdb", score=0.79, test=0.99, lr=3e-5, seed=seed))
     entry = entry_of(report_of(tmp_path))
-    assert entry.choice.setting["lr"] == 1e-4 and entry.choice.num_settings == 2
-    assert entry.column.split == "test" and entry.scores == [0.70, 0.70]
+    assert setting_of(entry)["lr"] == 1e-4 and entry.numbers["num_settings"] == 2
+    assert entry.task.split == "test" and scores_of(entry) == [0.70, 0.70]
 
 
 def test_the_mean_decides_and_not_the_best_seed(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.9, 2: 0.1}, lr=1e-4)
     write_seeds(tmp_path, {1: 0.6, 2: 0.6}, lr=3e-5)
     entry = entry_of(report_of(tmp_path))
-    assert entry.choice.setting["lr"] == 3e-5 and entry.scores == [0.6, 0.6]
+    assert setting_of(entry)["lr"] == 3e-5 and scores_of(entry) == [0.6, 0.6]
 
 
 def test_a_setting_with_fewer_seeds_cannot_win(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.9}, lr=1e-4)
     write_seeds(tmp_path, {1: 0.5, 2: 0.5}, lr=3e-5)
     report = report_of(tmp_path)
-    assert entry_of(report).choice.setting["lr"] == 3e-5
+    assert setting_of(entry_of(report))["lr"] == 3e-5
     assert "2 settings (1 with fewer seeds, not eligible)" in markdown(report)
 
 
@@ -86,11 +94,11 @@ def test_two_seeds_are_reported_with_a_warning(tmp_path: Path) -> None:
 def test_encoders_are_compared_on_equal_seeds_only(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.50, 2: 0.40, 3: 0.60, 4: 0.99})
     write_seeds(tmp_path, {1: 0.48, 2: 0.39, 3: 0.585}, "bert")
-    comparison = report_of(tmp_path).comparisons[0]
-    assert (comparison.first, comparison.second) == ("bert", "ponet")
-    assert comparison.difference.n == 3 and comparison.num_unpaired == 1
-    assert comparison.difference.mean == pytest.approx(-0.015)
-    assert comparison.verdict == "separable"
+    comparison = report_of(tmp_path).numbers()["comparisons"][0]
+    assert (comparison["first"], comparison["second"]) == ("bert", "ponet")
+    assert comparison["difference"].n == 3 and comparison["num_unpaired"] == 1
+    assert comparison["difference"].mean == pytest.approx(-0.015)
+    assert comparison["verdict"] == "separable"
     text = markdown(report_of(tmp_path))
     assert "| bert − ponet | CoLA | 3 (+1 unpaired) | -1.5 |" in text and "**separable**" in text
     assert "unequal numbers of seeds for CoLA" in text and "± 2.4 (n = 3) |" not in text
@@ -109,7 +117,7 @@ def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) ->
     plain = 4.302653 * 0.05 / math.sqrt(3)
     expected = plain * math.sqrt((1 / 3 + 1 / 3) * 3)
     assert entry_of(report).summary.half_width == pytest.approx(expected, rel=1e-6)
-    assert report.comparisons[0].difference.n == 3
+    assert report.numbers()["comparisons"][0]["difference"].n == 3
     text = markdown(report)
     assert "every seed is another fold" in text
     assert "96.2" not in text and "leaky split" in text
@@ -121,7 +129,7 @@ def test_diverged_seeds_count_with_the_majority_score_and_are_flagged(tmp_path: 
     write(tmp_path, lost)
     report = report_of(tmp_path)
     entry = entry_of(report)
-    assert entry.scores == [0.5, 0.5, 0.2] and entry.num_diverged == 1
+    assert scores_of(entry) == [0.5, 0.5, 0.2] and entry.num_diverged == 1
     text = markdown(report)
     assert "40.0 ± 43.0 †▽" in text and "| 1 of 3 |" in text
     assert "1 of 3 trials diverged, 1 of them in the chosen setting; they count with" in text
@@ -131,27 +139,25 @@ def test_diverged_seeds_count_with_the_majority_score_and_are_flagged(tmp_path: 
 def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.56, 2: 0.56}, task="wnli", majority=0.56, num_rows=71)
     report = report_of(tmp_path)
-    assert entry_of(report).against_constant == "at or below"
+    assert entry_of(report).numbers["against_constant"] == "at or below"
     text = markdown(report)
     assert "56.0 (all equal) ▼" in text and "WNLI 71 (one row: 1.4 points)" in text
 
 
 def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) -> None:
     result = make_result("imdb", score=0.7, test=0.6, majority=0.0)
-    result["data"]["splits"]["test"]["labels"] = {"neg": 500, "pos": 500}
+    result["data"]["best_constant"] = {"test": {"score": 2 / 3}}
     write(tmp_path, result)
     entry = entry_of(report_of(tmp_path))
-    assert entry.constant == pytest.approx(2 / 3) and entry.against_constant == "at or below"
+    assert entry.numbers["constant_answer"] == pytest.approx(2 / 3)
+    assert entry.numbers["against_constant"] == "at or below"
 
 
-def test_the_label_that_f1_is_of_is_told_and_counts(tmp_path: Path) -> None:
-    result = make_result("imdb", score=0.7, test=0.6, majority=0.0)
-    result["data"]["splits"]["test"]["labels"] = {"fraud": 100, "ok": 900}
+def test_the_label_that_f1_is_of_is_told(tmp_path: Path) -> None:
+    result = make_result("imdb", score=0.7, test=0.6)
     result["data"]["f1_label"] = "fraud"
     write(tmp_path, result)
-    report = report_of(tmp_path)
-    assert entry_of(report).constant == pytest.approx(2 * 0.1 / 1.1)
-    assert "IMDb: F1 is that of the label 'fraud'." in markdown(report)
+    assert "IMDb: F1 is that of the label 'fraud'." in markdown(report_of(tmp_path))
 
 
 def test_mnli_has_a_column_for_each_half(tmp_path: Path) -> None:
@@ -160,9 +166,9 @@ def test_mnli_has_a_column_for_each_half(tmp_path: Path) -> None:
         result[group]["validation_mismatched"] = {**result[group]["validation"], "score": 0.65}
     write(tmp_path, result)
     report = report_of(tmp_path)
-    assert [e.column.title for e in report.entries] == ["MNLI m", "MNLI mm"]
-    assert entry_of(report, split="validation_mismatched").scores == [0.65]
-    assert [dict(e.column.published)["PoNet-Base"] for e in report.entries] == [76.99, 77.21]
+    assert [e.task.title for e in report.entries] == ["MNLI m", "MNLI mm"]
+    assert scores_of(entry_of(report, split="validation_mismatched")) == [0.65]
+    assert [dict(e.task.published)["PoNet-Base"] for e in report.entries] == [76.99, 77.21]
 
 
 def test_averages_hold_tasks_that_all_encoders_have_and_leave_wnli_out(tmp_path: Path) -> None:
@@ -171,11 +177,11 @@ def test_averages_hold_tasks_that_all_encoders_have_and_leave_wnli_out(tmp_path:
         write_seeds(tmp_path, {1: score, 2: score}, "bert", task=task)
     write_seeds(tmp_path, {1: 0.9}, task="mrpc")
     average = report_of(tmp_path).averages["GLUE"]
-    assert [column.title for column in average.columns] == ["CoLA", "RTE"]
-    assert average.summaries["bert"].mean == pytest.approx(0.4)
-    assert average.summaries["ponet"].n == 2
-    assert average.summaries["ponet"].mean == pytest.approx(0.41)
-    assert average.published["PoNet-Base"] == pytest.approx((45.36 + 64.26) / 2)
+    assert average["columns"] == ["CoLA", "RTE"]
+    assert average["encoders"]["bert"].mean == pytest.approx(0.4)
+    assert average["encoders"]["ponet"].n == 2
+    assert average["encoders"]["ponet"].mean == pytest.approx(0.41)
+    assert average["published_per_cent"]["PoNet-Base"] == pytest.approx((45.36 + 64.26) / 2)
     assert "bert has no result for MRPC" in markdown(report_of(tmp_path))
 
 
@@ -200,16 +206,20 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
     result["data"]["warning"] = "leaky"
     result["data"]["splits"]["train"]["num_rows_whole"] = 9000
     write(tmp_path, result)
-    for name, files in (("a", ["trial.yaml", "failed.json"]), ("b", ["trial.yaml"])):
+    for name, files in (
+        ("a", {"trial.yaml": "{}", "trial.json": '{"state": "failed"}'}),
+        ("b", {"trial.yaml": "{}", "trial.json": '{"state": "running"}'}),
+        ("c", {"trial.yaml": "{}", "failed.json": "{}"}),
+    ):
         (tmp_path / name).mkdir()
-        for file in files:
-            (tmp_path / name / file).write_text("{}")
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(content)
     text = markdown(report_of(tmp_path))
     assert "RTE: leaky." in text
     assert "OVERLAP between splits, 51 of 400 rows (12.8 %) of test in train." in text
     assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
     assert "texts cut at the length above, 18 % of test." in text
-    assert "failed, 1 trial(s): `a`." in text and "did not end, 1 trial(s): `b`." in text
+    assert "failed, 2 trial(s): `a`, `c`." in text and "did not end, 1 trial(s): `b`." in text
 
 
 def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> None:
@@ -230,7 +240,8 @@ def test_random_initialisation_is_an_encoder_of_its_own(tmp_path: Path) -> None:
 def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
     write(tmp_path, make_result("imdb", score=0.8, test=0.7))
-    rows = list(csv.DictReader(results_csv(report_of(tmp_path)).splitlines()))
+    write_files(report_of(tmp_path), tmp_path / "report")
+    rows = list(csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines()))
     assert [(r["task"], r["seed"], r["split"]) for r in rows] == [
         ("cola", "1", "validation"),
         ("cola", "2", "validation"),
@@ -244,7 +255,8 @@ def test_the_csv_has_a_line_per_trial_and_split_and_every_metric(tmp_path: Path)
 
 def test_the_json_names_the_runs_behind_every_number(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5})
-    content = json.loads(results_json(report_of(tmp_path)))
+    write_files(report_of(tmp_path), tmp_path / "report")
+    content = json.loads((tmp_path / "report" / "table.json").read_text())
     found = content["results"][0]
     assert found["scores"] == [0.4, 0.5] and len(found["runs"]) == 2
     assert found["best_run"].endswith("seed2") and found["setting"]["lr"] == 3e-5
@@ -256,8 +268,8 @@ def test_results_of_several_folders_stand_together_and_repeated_ones_once(tmp_pa
     write_seeds(tmp_path / "b", {2: 0.9, 3: 0.6})
     found = find_trials([tmp_path / "a", tmp_path / "b"])
     assert len(found.runs) == 3 and found.num_duplicates == 1
-    report = make_results(found, with_published=False)
-    assert entry_of(report).scores == [0.4, 0.5, 0.6]
+    report = GridReport(found=found, with_published=False)
+    assert scores_of(entry_of(report)) == [0.4, 0.5, 0.6]
     assert "stands in an earlier folder: 1 result(s)" in markdown(report)
 
 
@@ -279,8 +291,8 @@ def test_the_command_writes_five_files_and_can_be_run_again(
 ) -> None:
     write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.45})
     write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert")
-    for _ in range(2):
-        run_finetuning_report([str(tmp_path)])
+    write_files(report_of(tmp_path), tmp_path / "report")
+    run_finetuning_report([str(tmp_path)])
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"table.md", "table.csv", "table.json", "figure.png", "index.html"}
     assert (tmp_path / "report/figure.png").read_bytes().startswith(b"\x89PNG")
@@ -293,10 +305,12 @@ def test_the_named_best_run_is_the_one_whose_classifier_a_grid_keeps(tmp_path: P
     write_seeds(tmp_path, {1: 0.6, 2: 0.7}, lr=3e-5)
     for path in list(tmp_path.rglob("result.json")):
         (path.parent / "classifier").mkdir()
-    choice = entry_of(report_of(tmp_path)).choice
+    entry = entry_of(report_of(tmp_path))
     remove_classifiers(tmp_path / "cola" / "ponet", keep="best")
-    assert choice.setting["lr"] == 3e-5 and choice.best_run.result["settings"]["lr"] == 1e-4
-    assert [path.parent for path in tmp_path.rglob("classifier")] == [choice.best_run.path]
+    assert setting_of(entry)["lr"] == 3e-5 and "lr0.0001" in entry.numbers["best_run"]
+    assert [path.parent for path in tmp_path.rglob("classifier")] == [
+        Path(entry.numbers["best_run"])
+    ]
 
 
 def test_a_setting_that_older_results_do_not_know_does_not_split_their_seeds(
@@ -309,10 +323,10 @@ def test_a_setting_that_older_results_do_not_know_does_not_split_their_seeds(
         write(tmp_path, result)
     report = report_of(tmp_path)
     entry = entry_of(report)
-    assert entry.scores == [0.4, 0.5, 0.6, 0.6] and entry.choice.num_settings == 1
+    assert scores_of(entry) == [0.4, 0.5, 0.6, 0.6] and entry.numbers["num_settings"] == 1
     assert "Older results do not say dropout_prob 0.1" in markdown(report)
     write_seeds(tmp_path, {5: 0.9, 6: 0.9}, dropout_prob=0.3)
-    assert entry_of(report_of(tmp_path)).choice.num_settings == 3  # no longer known which
+    assert entry_of(report_of(tmp_path)).numbers["num_settings"] == 3  # no longer known which
 
 
 def test_only_what_differs_stands_beside_the_numbers(tmp_path: Path) -> None:
@@ -339,7 +353,8 @@ def test_nothing_in_the_figure_is_clipped_or_covered(
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    save_dots(panels(report_of(tmp_path)), tmp_path / "figure.png")
+    report = report_of(tmp_path)
+    save_dots(report.dots(), report.columns, tmp_path / "figure.png")
     figure = drawn[0]
     legend = figure.legends[0].get_window_extent()
     boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
@@ -355,8 +370,8 @@ def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:
         lr, seed = 1e-5 * (1 + number // 60), number % 60
         write(tmp_path, make_result(score=0.3 + 1e-4 * number, lr=lr, seed=seed), str(number))
     entry = entry_of(report_of(tmp_path))
-    assert entry.summary.n == 60 and entry.choice.num_settings == 10
-    assert entry.choice.setting["lr"] == pytest.approx(1e-4)
+    assert entry.summary.n == 60 and entry.numbers["num_settings"] == 10
+    assert setting_of(entry)["lr"] == pytest.approx(1e-4)
 
 
 def test_a_result_of_an_earlier_version_is_read_without_what_it_does_not_say(
@@ -367,8 +382,8 @@ def test_a_result_of_an_earlier_version_is_read_without_what_it_does_not_say(
         del result["task_facts"]
         write(tmp_path, result)
     report = report_of(tmp_path)
-    column = entry_of(report).column
-    assert column.num_folds == 3 and column.published == {}  # that there are folds can be seen
+    task = entry_of(report).task
+    assert task.num_folds == 3 and task.published == {}  # that there are folds can be seen
     assert "Older results of Hyperpartisan do not carry what papers published" in markdown(report)
 
 

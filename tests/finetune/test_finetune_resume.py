@@ -1,5 +1,6 @@
 """A fit that is stopped or killed goes on when its command is run again, to the bit on a CPU."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,9 +20,9 @@ from finetune_runs import (
 )
 
 from finetune.artifact import load_classifier
-from finetune.callbacks import ResumePoint
 from finetune.cli import main
-from finetune.earlier import differences
+from finetune.run_config import differences
+from training.checkpoints.storage import STATE_FILE
 from training.run_folder import sole_writer
 
 # 5 optimiser steps of 4 micro-batches per epoch; validation also in the middle of the third epoch.
@@ -156,10 +157,9 @@ def test_a_run_does_not_go_on_with_other_settings_data_or_weights(
     weights.write_bytes(kept[:-4] + b"\0\0\0\0")
     assert f"the encoder's model.safetensors {weights} has changed" in refused()
     weights.write_bytes(kept)
-    (path,) = (tmp_path / "x").glob("resume-*.ckpt")
-    before[path.name] = path.read_bytes()[:1000]
-    path.write_bytes(before[path.name])
-    assert f"{path} is damaged" in refused()
+    (path,) = (tmp_path / "x" / "resume").iterdir()
+    (path / STATE_FILE).write_bytes((path / STATE_FILE).read_bytes()[:1000])
+    assert f"{path}: the checkpoint is damaged" in refused()
     assert main([*arguments, "--run.overwrite", "true"]) == 0
     assert result_of(tmp_path / "x")["best_epoch"]
 
@@ -217,20 +217,16 @@ def test_a_full_disk_ends_the_fit_and_keeps_what_was_saved(
     undisturbed: Path, bundle: Path, faulty: Any, monkeypatch: Any, capsys: Any
 ) -> None:
     arguments = fit_arguments(bundle, undisturbed.parent, "full", *OPTIONS, test=True)
-    save = ResumePoint.save
+    fsync = os.fsync
 
-    def full(path: Path, data: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def full_in_the_second_epoch(descriptor: int) -> None:
+        if "step-00000007" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
-    def failing(self: ResumePoint, trainer: Any) -> None:
-        with monkeypatch.context() as patch:
-            if trainer.current_epoch == 1:
-                patch.setattr("finetune.resume_file.write_atomic", full)
-            save(self, trainer)
-
-    monkeypatch.setattr(ResumePoint, "save", failing)
-    assert main(arguments) == 74
-    assert "could not be written: [Errno 28]" in capsys.readouterr().err
-    monkeypatch.setattr(ResumePoint, "save", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_in_the_second_epoch)
+        assert main(arguments) == 74
+    assert "the disk or quota is full" in capsys.readouterr().err
     assert main(arguments) == 0
     assert_same_story(undisturbed.parent / "full", undisturbed)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_finetune_artifact import classifier, info
+from test_finetune_artifact import classifier, info, save_classifier
 
 from finetune import submit
-from finetune.artifact import load_classifier, save_classifier
+from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.tasks.registry import task_named
 from finetune.tasks.spec import Row, TaskSpec

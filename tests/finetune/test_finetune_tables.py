@@ -11,20 +11,19 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.tasks.dialect import find_dialect
-from finetune.tasks.tables import label_name, read_table, text_value
+from finetune.tasks.rows import label_name, name_it, row_texts
+from finetune.tasks.spec import Columns
+from finetune.tasks.tables import read_table
 
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
 
 
 def read_examples(path: Path, text: str = "text") -> list[tuple[int, str, str]]:
+    columns = Columns(text=text, advice=name_it("{}"))
     return [
-        (
-            line,
-            text_value(values, text, f"{path}, line {line}", option="text"),
-            label_name(values, "label", f"{path}, line {line}", option="label"),
-        )
-        for line, values in read_table(path, dialect=find_dialect(path))
+        (line, row_texts(columns, values, place)[0], label_name(columns, values, place))
+        for line, values in read_table(path, is_own=True)
+        for place in [f"{path}, line {line}"]
     ]
 
 
@@ -157,11 +156,11 @@ def test_a_tsv_of_ones_own_has_the_quotes_of_csv_where_they_fit(tmp_path, conten
 def test_a_tsv_of_one_column_has_rows_with_line_breaks(tmp_path) -> None:
     path, notes = tmp_path / "rows.tsv", Counter[str]()
     path.write_text('text\n"first line\nsecond line"\nplain\n')
-    found = list(read_table(path, dialect=find_dialect(path), notes=notes))
+    found = list(read_table(path, is_own=True, notes=notes))
     assert [values["text"] for _, values in found] == ["first line\nsecond line", "plain"]
     assert notes == {"rows with columns parted by tabs, with quotes as in CSV": 2}
     path.write_text('text\n"Hello," he said\nand "more"\n')
-    assert len(list(read_table(path, dialect=find_dialect(path)))) == 2
+    assert len(list(read_table(path, is_own=True))) == 2
     assert len(list(read_table(path))) == 2
 
 
@@ -191,10 +190,10 @@ def test_what_spreadsheets_write_is_read(tmp_path, name, content) -> None:
 def test_a_separator_that_was_found_out_is_told(tmp_path) -> None:
     path, notes = tmp_path / "rows.csv", Counter[str]()
     path.write_text("text;label\na, b;1\nc;0\n")
-    list(read_table(path, dialect=find_dialect(path), notes=notes))
+    list(read_table(path, is_own=True, notes=notes))
     assert notes == {"rows with columns parted by semicolons": 2}
     path.write_text('text,label\n"a; b",1\n')
-    list(read_table(path, dialect=find_dialect(path), notes=(told := Counter[str]())))
+    list(read_table(path, is_own=True, notes=(told := Counter[str]())))
     assert not told
 
 

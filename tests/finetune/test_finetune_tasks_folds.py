@@ -13,6 +13,7 @@ from finetune.tasks.folds import (
     fold_splits,
     stratified_folds,
     stratified_parts,
+    stratified_subset,
     without_duplicates,
 )
 from finetune.tasks.spec import Row, SplitRows
@@ -91,3 +92,40 @@ def test_a_text_in_two_splits_is_kept_once_and_counted() -> None:
 def test_one_text_with_two_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: has the text of .* another label"):
         without_duplicates([make([0], texts=["same"]), make([1], texts=["same"])])
+
+
+def labelled(counts: dict[float | None, int]) -> list[Row]:
+    targets = [target for target, count in counts.items() for _ in range(count)]
+    return [Row(n, str(n), f"text {n}", "", target) for n, target in enumerate(targets)]
+
+
+def test_a_subset_keeps_the_share_of_every_label_and_the_order() -> None:
+    rows = labelled({0.0: 600, 1.0: 300, 2.0: 100})
+    places = stratified_subset(rows, 100)
+    assert places == sorted(set(places))
+    targets = [rows[place].target for place in places]
+    assert [targets.count(target) for target in (0.0, 1.0, 2.0)] == [60, 30, 10]
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), num_rows=st.integers(0, 120))
+def test_a_subset_has_the_size_asked_for(counts, num_rows) -> None:
+    rows = labelled({float(target): count for target, count in enumerate(counts)})
+    expected = num_rows if 0 < num_rows < len(rows) else len(rows)
+    assert len(stratified_subset(rows, num_rows)) == expected
+
+
+def test_a_subset_of_scores_or_of_rows_without_labels_goes_by_hash_alone() -> None:
+    scored = [Row(n, str(n), f"text {n}", "", n / 7) for n in range(50)]
+    blank = labelled({None: 50})
+    assert len(stratified_subset(scored, 20)) == len(stratified_subset(blank, 20)) == 20
+    assert stratified_subset(scored, 20) == [
+        place for place in range(50) if place in stratified_subset(scored, 20)
+    ]
+
+
+def test_a_subset_does_not_depend_on_the_place_of_rows() -> None:
+    rows = labelled({0.0: 40, 1.0: 40})
+    kept = {rows[place].id for place in stratified_subset(rows, 20)}
+    turned = rows[::-1]
+    assert {turned[place].id for place in stratified_subset(turned, 20)} == kept

@@ -199,5 +199,7 @@ def test_a_task_that_is_not_on_the_hub_asks_for_a_folder() -> None:
 
 
 def test_a_split_that_the_hub_lacks_is_named() -> None:
-    with pytest.raises(MissingSplit, match="imdb has no split 'dev'; it has train, test"):
+    with pytest.raises(
+        MissingSplit, match="imdb has no split 'dev'; it has train, validation, test"
+    ):
         load_task("imdb", splits=["dev"])

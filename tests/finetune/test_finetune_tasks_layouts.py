@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.tasks.glue import WRONG_WIDTH
 from finetune.tasks.long_documents import ARXIV_LABELS, EMPTY_DOCUMENTS, MENTIONS
 from finetune.tasks.registry import OwnFiles, load_task
-from finetune.tasks.rows import EMPTY_FILLED, EMPTY_LEFT_OUT
+from finetune.tasks.rows import EMPTY_FILLED, EMPTY_LEFT_OUT, WRONG_WIDTH
 
 MNLI_HEADER = (
     "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
@@ -202,10 +201,10 @@ def write_own(tmp_path: Path, **texts: str) -> dict[str, str]:
 def test_own_labels_are_those_of_training_sorted_as_numbers(tmp_path: Path) -> None:
     body = "text,label\n" + "".join(f"t{n},{n}\n" for n in (10, 2, 1))
     files = write_own(tmp_path, train=body, validation=body, test=body)
-    task = load_task("own", own=OwnFiles(**files, segments="sentences"))
+    task = load_task("own", own=OwnFiles(**files))
     assert task.spec.labels == ("1", "2", "10")
     assert [row.target for row in task.splits["test"].rows] == [2, 1, 0]
-    assert (task.test_splits, task.spec.segments) == (("test",), "sentences")
+    assert (task.test_splits, task.spec.segments) == (("test",), "separators")
 
 
 def test_own_regression_reads_numbers_and_pairs(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from finetune_runs import result_of, run_fit
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
 from data_prep.manifest import file_sha256
-from training.tracking import TrackingRecord
-from training.wandb_run import OwnTracking, use_artifact
+from finetune.callbacks import use_artifact
+from training.tracking import TrackingRecord, own_tracking
 
 OFFLINE = ["--run.wandb", "offline", "--trainer.max_epochs", "1"]
 
@@ -98,10 +98,10 @@ def test_a_run_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) ->
 
     foreign = SimpleNamespace(run="foreign", finish=finish, Error=RuntimeError)
     monkeypatch.setitem(sys.modules, "wandb", foreign)
-    with OwnTracking():
+    with own_tracking():
         pass
     assert not ended
-    with pytest.raises(ValueError), OwnTracking():
+    with pytest.raises(ValueError), own_tracking():
         foreign.run = "own"
         raise ValueError
     assert ended == [1]

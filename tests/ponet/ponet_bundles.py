@@ -5,9 +5,9 @@ import json
 import torch
 from safetensors.torch import save_file
 
+from data_prep.tokenizer import wordpiece_from_vocab
 from ponet import PoNetConfig, PretrainingModel
-from ponet.importing.tokenizer_files import wordpiece
-from ponet.names import encoder_table, export_state, head_table
+from ponet.names import export_state, weight_table
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -31,19 +31,17 @@ def make_model(config_class=PoNetConfig, *, num_pair_classes=3, **fields):
     return model.eval()
 
 
-def write_tokenizer(folder, **options):
+def write_tokenizer(folder, *, lowercase=True):
     path = folder / "tokenizer.json"
-    wordpiece(VOCAB, **options).save(str(path))
+    wordpiece_from_vocab(VOCAB, lowercase=lowercase).save(str(path))
     return path
 
 
 def foreign_weights(model):
     """The weights under the released names, with the copies that transformers writes."""
     kind = model.config.kind
-    has_pair = model.num_pair_classes > 0
-    table = encoder_table(model.config, foreign_prefix=f"{kind}.", has_pooler=has_pair)
-    table += head_table(has_pair_head=has_pair)
-    state = export_state(model.state_dict(), table)
+    native = model.state_dict()
+    state = export_state(native, weight_table(kind, native, prefix=f"{kind}."))
     word = f"{kind}.embeddings.word_embeddings.weight"
     state["cls.predictions.decoder.weight"] = state[word].clone()
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()

@@ -59,3 +59,17 @@ def make_bundle(folder, name="ponet", **tokenizer_options):
     write_tokenizer_json(path, **tokenizer_options)
     save_bundle(folder, model, tokenizer_json=path, metadata={"objective": "mlm_sso", "steps": 7})
     return model
+
+
+def make_export(folder):
+    """An exported PoNet with a tokenizer, and its live model."""
+    from ponet.hub.huggingface import SpecialTokens, export_huggingface
+
+    model = make_bundle(folder / "bundle")
+    export_huggingface(
+        model,
+        folder / "hf",
+        special_tokens=SpecialTokens(cls_token_id=2, sep_token_id=3),
+        tokenizer_path=folder / "bundle" / "tokenizer.json",
+    )
+    return folder / "hf", model

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import multiprocessing
 import pickle
 
 import pytest
@@ -157,15 +156,6 @@ def test_a_bundle_can_be_pickled_saved_and_copied_before_and_after_use(config_cl
     saved = torch.load(tmp_path / "b.pt", weights_only=False)
     for twin in (fresh, saved, copy.deepcopy(bundle), pickle.loads(pickle.dumps(bundle))):
         assert encode_one(twin) == expected
-
-
-def test_a_bundle_can_be_sent_to_another_process(tmp_path):
-    bundle = load_bundle(
-        save_bundle(tmp_path / "b", make_text_model(), tokenizer_json=write_tokenizer(tmp_path))
-    )
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        [found] = pool.map(encode_one, [bundle])
-    torch.testing.assert_close(torch.tensor(found), bundle.encode(["the sun"]))
 
 
 def test_failed_writes_leave_the_old_bundle_and_no_rubbish(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from ponet_reference import make_batch
 
 from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig, build_encoder
-from ponet.positions import extend_positions
+from ponet.encoders.backbone import extend_positions
 from ponet.segments import segments_from_count, segments_from_separators, segments_from_starts
 
 KINDS = [PoNetConfig, BertConfig, FNetConfig]

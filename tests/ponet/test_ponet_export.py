@@ -11,7 +11,7 @@ from ponet import load_bundle, save_bundle
 pytest.importorskip("transformers")
 
 from ponet.hub import export  # noqa: E402 (transformers may be missing)
-from ponet.hub.card import CardSources, model_card  # noqa: E402
+from ponet.hub.card import model_card  # noqa: E402
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS  # noqa: E402
 from ponet.hub.export import run_export  # noqa: E402
 
@@ -66,8 +66,7 @@ def table(tmp_path):
 
 def card_of(bundle, **sources):
     loaded = load_bundle(bundle)
-    return model_card(loaded.model, loaded.metadata, CardSources(**sources), name="A name",
-                      has_tokenizer=True)  # fmt: skip
+    return model_card(loaded.model, loaded.metadata, name="A name", has_tokenizer=True, **sources)
 
 
 def test_a_card_says_what_is_unknown(bundle):
@@ -109,9 +108,7 @@ def test_a_card_says_how_long_the_texts_of_pretraining_were(bundle):
     longest = model.config.max_positions
 
     def limits(max_len):
-        card = model_card(
-            model, {"max_len": max_len}, CardSources(), name="A name", has_tokenizer=True
-        )
+        card = model_card(model, {"max_len": max_len}, name="A name", has_tokenizer=True)
         return card.split("## Limits")[1]
 
     assert f"Inputs end at {longest} tokens. Pretraining saw {longest - 1}:" in limits(longest - 1)
@@ -156,8 +153,8 @@ def test_a_run_is_taken_for_its_bundle(bundle, tmp_path):
     [
         (["--format", "onnx", "--licence", "mit"], "--licence would do nothing"),
         (["--format", "huggingface", "--segment-input"], "needs --format onnx"),
-        (["--format", "huggingface", "--public"], "without --push"),
-        (["--format", "huggingface", "--results-encoder", "x"], "without --results"),
+        (["--format", "huggingface", "--public"], "needs --push"),
+        (["--format", "huggingface", "--results-encoder", "x"], "needs --results"),
         (["--format", "onnx", "--time", "-1"], "--time -1 given"),
         (["--format", "huggingface", "--separator-ids", "1", "2"], "leave it out"),
     ],

@@ -7,9 +7,9 @@ import torch
 from ponet_hub_models import CONFIGS, write_tokenizer_json
 from safetensors.torch import save_file
 
-from finetune.artifact import ClassifierInfo, load_classifier, save_classifier
+from finetune.artifact import load_classifier
 from finetune.tasks.spec import Row
-from ponet import SequenceClassifier
+from ponet import SequenceClassifier, save_bundle
 
 transformers = pytest.importorskip("transformers")
 
@@ -30,9 +30,7 @@ def make_run(folder, name="ponet", **info):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = write_tokenizer_json(folder / "tokenizer.json")
-    save_classifier(
-        folder / "run" / "classifier", model, ClassifierInfo(**values), tokenizer_json=tokenizer
-    )
+    save_bundle(folder / "run" / "classifier", model, tokenizer_json=tokenizer, task=values)
     return folder / "run"
 
 
@@ -68,9 +66,9 @@ def test_a_regression_gives_scores_on_their_own_scale(tmp_path):
     run = make_run(tmp_path, labels=(), has_pair=False)
     config = run / "classifier" / "config.json"
     assert export(run, tmp_path / "plain") == 0
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "scale": {"mean": 3000.0, "std": 500.0}})
-    )
+    values = json.loads(config.read_text())
+    values["task"]["scale"] = {"mean": 3000.0, "std": 500.0}
+    config.write_text(json.dumps(values))
     assert export(run, tmp_path / "scaled") == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "scaled")
     plain, scaled = (
@@ -118,10 +116,14 @@ def larger_tokenizer(run):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda run: None, ["--run", "runs/x"], "--run would do nothing for a fine-tuned"),
+        (
+            lambda run: None,
+            ["--run", "runs/x"],
+            "--run would do nothing; it needs a bundle, and this is a fine-tuned",
+        ),
         (lambda run: None, ["--format", "onnx"], "is exported to huggingface alone"),
         (damage_weights, [], "does not fit its configuration"),
-        (other_version, [], "format_version 9; this version reads 2: run the fit again"),
+        (other_version, [], "format_version 9; this version reads 1"),
         (larger_tokenizer, [], "31 entries, but the model's word embeddings have 20 rows"),
     ],
 )

@@ -1,11 +1,13 @@
 """ONNX graphs: dynamic in batch and length, and equal to PyTorch in onnxruntime."""
 
+import dataclasses
 import importlib.util
 
 import pytest
 import torch
-from ponet_hub_models import CONFIGS, make_bundle, make_model
+from ponet_hub_models import CONFIGS, make_bundle, make_model, write_tokenizer_json
 
+from ponet import PretrainingModel, save_bundle
 from ponet.cli import main
 from ponet.encoders.fnet import real_fourier
 
@@ -13,14 +15,14 @@ pytest.importorskip("transformers")
 
 from ponet.hub import onnx_export  # noqa: E402 (transformers may be missing)
 from ponet.hub.export import run_export  # noqa: E402
+from ponet.hub.huggingface import SpecialTokens, probe_batch  # noqa: E402
 from ponet.hub.onnx_export import (  # noqa: E402
     FourierByProducts,
-    OnnxOptions,
+    OnnxModel,
     compare_onnx,
     export_form,
     write_onnx,
 )
-from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 
@@ -57,27 +59,29 @@ def test_the_fourier_transform_is_four_products(tokens, width):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("ponet", OnnxOptions(segment_input=True)),
-        ("ponet_ablated", OnnxOptions(head="encoder")),
-        ("bert", OnnxOptions()),
-        ("fnet", OnnxOptions(head="encoder")),
+        ("ponet", {"segment_input": True}),
+        ("ponet_ablated", {"head": "encoder"}),
+        ("bert", {}),
+        ("fnet", {"head": "encoder"}),
     ],
 )
 def test_onnxruntime_gives_pytorch_s_outputs_at_every_size(name, options, tmp_path):
-    model, path = make_model(name), tmp_path / "model.onnx"
-    write_onnx(model, path, special_tokens=TOKENS, options=options)
-    found = compare_onnx(model, path, special_tokens=TOKENS, options=options)
+    model, path = OnnxModel(make_model(name), TOKENS, **options), tmp_path / "model.onnx"
+    write_onnx(model, path)
+    found = compare_onnx(model, path)
     assert [one.shape for one in found] == [(1, 7), (3, 32), (2, 32)]
-    assert all(one.onnx_ms != one.onnx_ms for one in found), "no times were asked for"
+    assert not any(one.times_ms for one in found), "no times were asked for"
     changed = make_model(name)
     with torch.no_grad():
         changed.encoder.layers[1].feed_forward.contract.bias[0] += 1
     with pytest.raises(ValueError, match="last_hidden_state differs"):
-        compare_onnx(changed, path, special_tokens=TOKENS, options=options)
+        compare_onnx(OnnxModel(changed, TOKENS, **options), path)
 
 
 def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
-    make_bundle(tmp_path / "bundle")
+    config = dataclasses.replace(CONFIGS["ponet"][0], num_layers=1)
+    tokenizer = write_tokenizer_json(tmp_path / "tokenizer.json")
+    save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=tokenizer)
     run_export([str(tmp_path / "bundle"), "--format", "onnx", "--output", str(tmp_path / "out"),
                 "--time", "1"])  # fmt: skip
     files = {path.name for path in (tmp_path / "out").iterdir()}
@@ -89,18 +93,13 @@ def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
 
 
 def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
-    from ponet.hub import export
-
     make_bundle(tmp_path / "bundle")
-
-    def write(model, path, **options):
-        path.write_bytes(b"graph")
 
     def compare(model, path, **options):
         raise ValueError("the graph's logits differs")
 
-    monkeypatch.setattr(export, "write_onnx", write)
-    monkeypatch.setattr(export, "compare_onnx", compare)
+    monkeypatch.setattr(onnx_export, "write_onnx", lambda model, path: path.write_bytes(b"graph"))
+    monkeypatch.setattr(onnx_export, "compare_onnx", compare)
     with pytest.raises(ValueError, match="logits differs"):
         run_export([str(tmp_path / "bundle"), "--format", "onnx", "--output", str(tmp_path / "o")])
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle.tokenizer.json"}
@@ -111,12 +110,6 @@ def test_segments_as_input_need_a_model_that_has_some(tmp_path):
     with pytest.raises(ValueError, match="a bert model has no segments"):
         run_export([str(tmp_path / "bundle"), "--format", "onnx", "--output", str(tmp_path / "o"),
                     "--segment-input"])  # fmt: skip
-
-
-def test_an_unknown_head_is_refused():
-    with pytest.raises(ValueError, match="allowed are masked-lm, encoder"):
-        OnnxOptions(head="pair")
-    assert onnx_export.OPSET == 18
 
 
 def test_missing_packages_are_named_before_any_work(tmp_path, monkeypatch, capsys):

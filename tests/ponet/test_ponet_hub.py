@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from ponet_hub_models import CONFIGS, make_bundle, make_model, write_tokenizer_json
+from ponet_hub_models import CONFIGS, make_bundle, make_export, make_model, write_tokenizer_json
 from test_ponet_parity import official_batch, read
 
 from ponet import load_bundle, load_official, save_bundle
@@ -14,11 +14,11 @@ transformers = pytest.importorskip("transformers")
 
 import ponet.hub  # noqa: E402 (transformers may be missing)
 from ponet.hub import huggingface  # noqa: E402
-from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.special_tokens import (  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402
     SpecialTokens,
+    export_huggingface,
     find_special_tokens,
-    probe_batch,  # noqa: E402
+    probe_batch,
 )
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
@@ -27,11 +27,7 @@ TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 @pytest.fixture
 def folder(tmp_path):
     """An exported PoNet with a tokenizer, and its live model."""
-    model = make_bundle(tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
-    export_huggingface(bundle.model, tmp_path / "hf", special_tokens=TOKENS,
-                       tokenizer_path=bundle.tokenizer_path)  # fmt: skip
-    return tmp_path / "hf", model
+    return make_export(tmp_path)
 
 
 def inputs_of(batch):
@@ -98,9 +94,16 @@ def test_every_model_exports_and_loads_with_its_own_numbers(name, tmp_path):
     inputs = inputs_of(batch)
     if is_fnet:
         del inputs["attention_mask"]
+    body = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
     with torch.no_grad():
-        theirs, ours = twin(**inputs).logits, model(batch).mlm_logits
-    torch.testing.assert_close(theirs[batch.mask], ours[batch.mask], atol=1e-4, rtol=1e-5)
+        theirs, ours, encoded = twin(**inputs).logits, model(batch), body(**inputs)
+        pooled = None if model.pooler is None else model.pooler(ours.last_hidden_state)
+    near = {"atol": 1e-4, "rtol": 1e-5}
+    torch.testing.assert_close(theirs[batch.mask], ours.mlm_logits[batch.mask], **near)
+    hidden = encoded.last_hidden_state[batch.mask]
+    torch.testing.assert_close(hidden, ours.last_hidden_state[batch.mask], **near)
+    if pooled is not None:
+        torch.testing.assert_close(encoded.pooler_output, pooled, **near)
 
 
 def test_segments_are_the_texts_between_separators_unless_given(folder):
@@ -249,7 +252,7 @@ def test_what_differs_is_never_left_behind(tmp_path, monkeypatch):
         return state
 
     monkeypatch.setattr(huggingface, "twin_state", changed)
-    with pytest.raises(ValueError, match="masked-LM logits differs by 1.00e-02"):
+    with pytest.raises(ValueError, match="logits differs by 1.00e-02"):
         export_huggingface(model, tmp_path / "hf", special_tokens=TOKENS)
 
     def without(of):

@@ -10,16 +10,16 @@ import types
 
 import pytest
 import torch
-from ponet_hub_models import make_bundle, make_model
+from ponet_hub_models import make_export, make_model
 from safetensors.torch import load_file, save_file
-
-from ponet import load_bundle
 
 pytest.importorskip("transformers")
 
 from ponet.hub import PoNetHubConfig, configuration_ponet, standalone  # noqa: E402 (transformers may be missing)
-from ponet.hub.huggingface import export_huggingface  # noqa: E402
-from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402
+    SpecialTokens,
+    probe_batch,
+)
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 WITHOUT_PACKAGE = """
@@ -36,11 +36,7 @@ WITHOUT_PACKAGE = """
 
 @pytest.fixture
 def export(tmp_path):
-    model = make_bundle(tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
-    export_huggingface(bundle.model, tmp_path / "hf", special_tokens=TOKENS,
-                       tokenizer_path=bundle.tokenizer_path)  # fmt: skip
-    return tmp_path / "hf", model
+    return make_export(tmp_path)
 
 
 def body_without_imports(text):
@@ -54,10 +50,10 @@ def test_every_copy_says_what_its_module_says():
     modules = {}
     for name, text in standalone.code_files().items():
         module = text.split(",", 1)[0].removeprefix("# Copy of ")
-        source = standalone._source_file(module).read_text(encoding="utf-8")
+        source = standalone.source_file(module).read_text(encoding="utf-8")
         assert body_without_imports(text) == body_without_imports(source), name
         modules[name] = module
-    assert "ponet.pooling.eager_cpu" in modules.values()
+    assert "ponet.pooling.eager" in modules.values()
     assert not any("triton" in name for name in modules)
 
 

@@ -2,25 +2,21 @@
 
 import pytest
 import torch
-from ponet_hub_models import make_bundle
-
-from ponet import load_bundle
+from ponet_hub_models import make_export
 
 transformers = pytest.importorskip("transformers")
 
-from ponet.hub.huggingface import export_huggingface  # noqa: E402 (transformers may be missing)
-from ponet.hub.special_tokens import SpecialTokens, probe_batch  # noqa: E402
+from ponet.hub.huggingface import (  # noqa: E402 (transformers may be missing)
+    SpecialTokens,
+    probe_batch,
+)
 
 TOKENS = SpecialTokens(cls_token_id=2, sep_token_id=3)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    make_bundle(tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
-    export_huggingface(bundle.model, tmp_path / "hf", special_tokens=TOKENS,
-                       tokenizer_path=bundle.tokenizer_path)  # fmt: skip
-    return tmp_path / "hf"
+    return make_export(tmp_path)[0]
 
 
 def test_the_trainer_lowers_the_loss_and_its_checkpoint_loads(folder, tmp_path):

@@ -10,8 +10,7 @@ from tokenizers import Tokenizer
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
 from ponet import BertConfig, EncoderBatch, FNetConfig, PoNetConfig, load_bundle, save_bundle
-from ponet.sentences import sentences_of
-from ponet.text_format import TextFormat
+from ponet.text_format import TextFormat, sentences_of
 
 LONG = "The sun rises in the harbour. Boats is in the sun! " * 6
 

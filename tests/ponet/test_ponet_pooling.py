@@ -1,27 +1,21 @@
 """Every set of kernels against loops in float64: values, gradients, ties, masks and dtypes."""
 
-import dataclasses
 import itertools
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ponet_reference import local_max_reference, make_batch, segment_max_reference
+from ponet_reference import local_max_reference, segment_max_reference
 
 from ponet import EncoderBatch
-from ponet.pooling import (
-    PoolInputs,
-    blocks,
-    choose_kernels,
-    masked_mean,
-    mix,
-    plan_pools,
-    score_bias,
-)
+from ponet.pooling import eager
+from ponet.pooling import mix as choice
+from ponet.pooling.global_pool import masked_mean
+from ponet.pooling.mix import choose_kernels, mix
+from ponet.pooling.plan import PoolInputs, plan_pools, score_bias
 
-WAYS = ["reference", "eager in blocks", "eager on whole tensors"]
+WAYS = ["reference", "eager"]
 PARTS = [
     parts for parts in itertools.product([True, False], repeat=4)
     if any(parts[:3]) and (any(parts[:2]) or not parts[3])
@@ -87,10 +81,7 @@ def results(mixed, inputs, upstream):
 
 
 def run(way, inputs, plan, window, upstream):
-    if way == "eager on whole tensors":
-        plan = dataclasses.replace(plan, blocks=None)
-    name = "reference" if way == "reference" else "eager"
-    mixed = mix(inputs, plan=plan, window=window, kernels=name)
+    mixed = mix(inputs, plan=plan, window=window, kernels=way)
     return results(mixed, inputs, upstream)
 
 
@@ -127,7 +118,7 @@ def test_all_kernels_equal_a_loop_in_value_and_gradient(
     batch = random_batch(*shape, seed=seed, runs=runs, real_share=real_share)
     with pytest.MonkeyPatch.context() as patch:
         bytes_per_token = 4 * 4 / torch.get_num_threads()  # four channels of float32
-        patch.setattr(blocks, "BLOCK_BYTES", int(block_tokens * bytes_per_token))
+        patch.setattr(eager, "BLOCK_BYTES", int(block_tokens * bytes_per_token))
         check_all_ways(batch, parts=parts, window=window, dtype=dtype, has_ties=has_ties,
                        guard=guard, seed=seed)  # fmt: skip
 
@@ -187,13 +178,13 @@ def test_a_second_run_gives_the_same_bits():
     inputs = make_inputs(batch, parts=[True] * 4, width=16, dtype=torch.float32, seed=0,
                          has_ties=True)  # fmt: skip
     upstream = torch.randn(3, 50, 16)
-    first, second = (run("eager in blocks", inputs, plan, 3, upstream) for _ in range(2))
+    first, second = (run("eager", inputs, plan, 3, upstream) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(("num_rows", "num_tokens", "size"), [(3, 7, 20), (2, 40, 16), (1, 5, 1)])
 def test_blocks_cover_every_token_once_and_never_split_across_rows(num_rows, num_tokens, size):
-    bounds = blocks.block_bounds(num_rows, num_tokens, size)
+    bounds = eager.block_bounds(num_rows, num_tokens, size=size)
     assert [n for start, stop in bounds for n in range(start, stop)] == [
         *range(num_rows * num_tokens)
     ]
@@ -209,25 +200,9 @@ def test_a_row_without_real_tokens_has_a_finite_softmax_and_mean():
     assert not score_bias(mask).any()
 
 
-def test_inputs_that_do_not_belong_together_are_refused():
-    plan = plan_pools(make_batch(), guard_special_tokens=True)
-    x = torch.zeros(3, 12, 4)
-    with pytest.raises(ValueError, match="no pool given"):
-        mix(PoolInputs(None, None, None, None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="would multiply nothing"):
-        mix(PoolInputs(None, None, x, x), plan=plan, window=3)
-    with pytest.raises(ValueError, match=r"shape \(3, 11, 4\)"):
-        mix(PoolInputs(None, x[:, 1:], None, None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="torch.float64 were given"):
-        mix(PoolInputs(None, x, x.double(), None), plan=plan, window=3)
-    with pytest.raises(ValueError, match="2 global pools given for 3 rows"):
-        mix(PoolInputs(x[:2, 0], x, None, None), plan=plan, window=3)
-
-
 def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):
-    module = sys.modules[choose_kernels.__module__]  # the function mix hides it in the package
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(module, "triton_is_installed", lambda: True)
+    monkeypatch.setattr(choice, "triton_is_installed", lambda: True)
     choose, cpu, cuda = choose_kernels, torch.device("cpu"), torch.device("cuda")
     assert choose("auto", device=cpu, dtype=torch.float32) == "eager"
     assert choose("auto", device=cuda, dtype=torch.bfloat16) == "triton"
@@ -239,7 +214,10 @@ def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):
         choose("triton", device=cuda, dtype=torch.float64)
     with pytest.raises(ValueError, match="kernels='fast' given; allowed are auto, reference"):
         choose("fast", device=cpu, dtype=torch.float32)
-    monkeypatch.setattr(module, "triton_is_installed", lambda: False)
+    monkeypatch.setattr(choice, "triton_is_installed", lambda: False)
     assert choose("auto", device=cuda, dtype=torch.bfloat16) == "eager"
     with pytest.raises(ValueError, match="triton is not installed"):
         choose("triton", device=cuda, dtype=torch.float32)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for kernels, device in (("auto", cuda), ("eager", cpu)):
+        assert choose(kernels, device=device, dtype=torch.float32) == "reference"

@@ -5,7 +5,7 @@ import torch
 from ponet_reference import make_batch
 
 from ponet import BertConfig, FNetConfig, PretrainingModel
-from ponet.names import drop_tied_decoder, encoder_table, export_state, head_table, import_state
+from ponet.names import drop_tied_decoder, export_state, import_state, weight_table
 
 transformers = pytest.importorskip("transformers")
 
@@ -46,9 +46,10 @@ def test_the_encoder_equals_transformers_in_both_directions(kind):
     native, config = make_pair(kind)
     model_class = {"bert": transformers.BertModel, "fnet": transformers.FNetModel}[kind]
     theirs, native, batch = randomise(model_class(config)), randomise(native), make_batch()
-    table = encoder_table(native.config)
+    names = [name for name in native.state_dict() if name.startswith(("encoder.", "pooler."))]
+    table = weight_table(kind, names)
 
-    imported = import_state(drop_tied_decoder(theirs.state_dict(), word_key=""), table)
+    imported = import_state(drop_tied_decoder(theirs.state_dict(), word_key="")[0], table)
     exported = export_state({name: native.state_dict()[name] for name, _ in table}, table)
     empty = randomise(model_class(config))
     result = empty.load_state_dict(exported, strict=False)
@@ -71,10 +72,10 @@ def test_the_pretraining_heads_equal_transformers(kind):
     native, config = make_pair(kind)
     names = {"bert": transformers.BertForPreTraining, "fnet": transformers.FNetForPreTraining}
     theirs, batch = randomise(names[kind](config)), make_batch()
-    foreign = drop_tied_decoder(
+    foreign, _ = drop_tied_decoder(
         theirs.state_dict(), word_key=f"{kind}.embeddings.word_embeddings.weight"
     )
-    table = encoder_table(native.config, foreign_prefix=f"{kind}.") + head_table()
+    table = weight_table(kind, native.state_dict(), prefix=f"{kind}.")
     native.load_state_dict(import_state(foreign, table))
     native.eval()
     expected = call(kind, theirs, batch)

@@ -11,8 +11,7 @@ from ponet import load_bundle
 from pretrain.cli import main
 from pretrain.objectives import OBJECTIVES
 from training.checkpoints.storage import load_checkpoint
-from training.metrics_file import read_metrics, series
-from training.metrics_rows import last_value, own_test_rows
+from training.metrics_file import last_value, own_test_rows, read_metrics, series
 from training.reports.runs import read_run
 
 

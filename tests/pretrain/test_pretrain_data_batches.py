@@ -1,6 +1,7 @@
 """Batches: the input format, segments, and independence from everything around an example."""
 
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,10 @@ import torch
 from pretrain_corpora import CLS, MASK, PAD, SEP, Documents, make_shards, random_documents
 
 from data_prep.shards import TokenShards
-from pretrain.batches import Batch, SegmentConfig
-from pretrain.dataset import PretrainDataset
-from pretrain.masking import MaskingConfig
+from pretrain.batches import Batch, PretrainDataset, SegmentConfig
+from pretrain.loader import BatchLoader, pack_batch, read_ahead, unpack_batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.packing import PackingConfig
-from pretrain.sampler import SampleStream
-from pretrain.transport import BatchLoader, ReadAhead, pack_batch, unpack_batch
 
 
 def dataset(
@@ -26,11 +24,10 @@ def dataset(
     name: str = "mlm_sso",
     segments: SegmentConfig | None = None,
 ) -> PretrainDataset:
-    stream = SampleStream(shards, OBJECTIVES[name], PackingConfig(max_len=max_len), seed=1)
     return PretrainDataset(
-        stream,
-        max_len=max_len,
-        masking=MaskingConfig(),
+        shards,
+        OBJECTIVES[name],
+        PackingConfig(max_len=max_len),
         segments=segments or SegmentConfig(),
         seed=1,
     )
@@ -81,12 +78,13 @@ def pieces(shards: TokenShards, start: int, end: int, rule: str, size: int) -> l
 def test_rows_equal_a_token_by_token_reference(shards: TokenShards, rule: str) -> None:
     config = SegmentConfig(rule=rule, tokens_per_segment=5)
     data = dataset(shards, segments=config)
-    plan = data.stream.plan(0)
+    plan = data.plan(0)
     samples = list(range(len(plan)))
     batch = data.__getitems__(samples)
     ids = original_ids(batch)
     for row in samples:
-        a_end, b_end = plan.a_end[row], plan.b_end[row]
+        a_end = plan.a_start[row] + plan.a_len[row]
+        b_end = plan.b_start[row] + plan.b_len[row]
         texts = [
             pieces(shards, plan.a_start[row], a_end, rule, 5),
             pieces(shards, plan.b_start[row], b_end, rule, 5),
@@ -136,7 +134,7 @@ def test_an_example_is_the_same_in_any_batch_and_in_a_fresh_process(shards: Toke
     assert same(together, {name: value.flip(0) for name, value in backwards.items()})
     copy = pickle.loads(pickle.dumps(data))
     for row, sample in enumerate(samples):
-        alone = copy[sample]
+        alone = copy.__getitems__([sample])
         assert same(alone, {name: value[row : row + 1] for name, value in together.items()})
 
 
@@ -169,7 +167,7 @@ def test_the_same_text_gets_new_masks_in_every_epoch(tmp_path: Path) -> None:
 
 
 def test_samples_fall_into_consecutive_epochs(shards: TokenShards) -> None:
-    stream = dataset(shards).stream
+    stream = dataset(shards)
     sizes = [len(stream.plan(epoch)) for epoch in range(4)]
     samples = np.arange(sum(sizes))
     epoch, row = stream.locate(samples)
@@ -179,7 +177,7 @@ def test_samples_fall_into_consecutive_epochs(shards: TokenShards) -> None:
 
 
 def test_known_sizes_save_planning_and_must_agree(shards: TokenShards) -> None:
-    stream, later = dataset(shards).stream, dataset(shards).stream
+    stream, later = dataset(shards), dataset(shards)
     stream.locate(np.array([0]))
     size = stream.known_sizes[0]
     later.remember_sizes([size, 10_000_000])
@@ -199,12 +197,11 @@ def test_reading_ahead_changes_neither_items_nor_order_nor_errors() -> None:
         yield from range(50)
         raise OSError("the disk is gone")
 
-    ahead = ReadAhead(source())
-    items = iter(ahead)
+    items = read_ahead(source())
     assert [next(items) for _ in range(50)] == list(range(50))
     with pytest.raises(OSError, match="the disk is gone"):
         next(items)
-    assert list(ReadAhead(iter([]))) == []
+    assert list(read_ahead(iter([]))) == []
 
 
 def test_what_is_read_ahead_is_one_item_and_the_one_in_work() -> None:
@@ -215,11 +212,10 @@ def test_what_is_read_ahead_is_one_item_and_the_one_in_work() -> None:
             taken.append(number)
             yield number
 
-    ahead = ReadAhead(source())
-    items = iter(ahead)
+    items = read_ahead(source())
     assert [next(items) for _ in range(3)] == [0, 1, 2]
-    ahead.close()
-    assert not ahead._thread.is_alive()
+    items.close()
+    assert "read-ahead" not in [thread.name for thread in threading.enumerate()]
     assert len(taken) <= 3 + 2
 
 

@@ -10,11 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.encoder_checks import check_positions, check_vocab
+from pretrain.loader import StreamBatchSampler, accumulation_steps
 from pretrain.masking import MaskingConfig
-from pretrain.sampler import BatchGeometry, StreamBatchSampler
+from pretrain.module import check_encoder
 
 
 class Recorder(LightningModule):
@@ -147,18 +148,28 @@ def test_accumulation_follows_from_the_global_batch(tmp_path: Path, folder: Path
     assert [step for step, _, _ in seen] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_a_step_reads_the_same_examples_on_any_number_of_ranks() -> None:
+class OneRank(PretrainDataModule):
+    """The data of one rank at a step, with epochs of five steps."""
+
+    place = (0, 1)
+    steps_per_epoch = 5
+    steps_done = 0
+
+    def _rank_of(self) -> tuple[int, int]:
+        return self.place
+
+
+def test_a_step_reads_the_same_examples_on_any_number_of_ranks(folder: Path) -> None:
     def samples_of_step(world_size: int, micro: int, step: int) -> list[int]:
         found = []
         for rank in range(world_size):
-            geometry = BatchGeometry(
-                global_batch_size=24, micro_batch_size=micro, world_size=world_size, rank=rank
-            )
-            sampler = StreamBatchSampler(geometry, steps_per_epoch=5, steps_done=lambda: step)
+            data = OneRank(folder=str(folder), global_batch_size=24, micro_batch_size=micro)
+            data.place, data.steps_done = (rank, world_size), step
+            sampler = StreamBatchSampler(data)
             batches = list(sampler)
-            assert len(sampler) == 5 * geometry.accumulation
-            assert len(batches) == (5 - step % 5) * geometry.accumulation
-            found += sum(batches[: geometry.accumulation], [])
+            assert len(sampler) == 5 * data.accumulation
+            assert len(batches) == (5 - step % 5) * data.accumulation
+            found += sum(batches[: data.accumulation], [])
         return sorted(found)
 
     for step in (0, 3, 5, 12):
@@ -171,7 +182,7 @@ def test_impossible_batch_sizes_are_refused_with_the_possible_ones(folder: Path)
     with pytest.raises(ValueError, match="may be 1, 2, 4, 8"):
         data_module(folder, micro_batch_size=3)
     with pytest.raises(ValueError, match="try 6 or 9"):
-        BatchGeometry(global_batch_size=8, micro_batch_size=1, world_size=3)
+        accumulation_steps(8, 1, 3)
 
 
 def test_evaluation_reads_each_example_once_and_ignores_the_run_s_seed(
@@ -202,11 +213,13 @@ def test_test_and_predict_read_the_whole_validation_split(tmp_path: Path, folder
     assert sum(predicted, []) == list(range(size))
 
 
-def test_ranks_share_the_evaluation_examples_without_repeats() -> None:
-    from pretrain.evaluation import RankSampler
+def test_ranks_share_the_evaluation_examples_without_repeats(folder: Path) -> None:
+    def examples_of(rank: int) -> list[int]:
+        data = data_module(folder)
+        data._rank_of = lambda: (rank, 3)  # type: ignore[method-assign]
+        return torch.cat([batch["example_ids"] for batch in data.val_dataloader()]).tolist()
 
-    found = [list(RankSampler(11, rank=rank, world_size=3)) for rank in range(3)]
-    assert sorted(sum(found, [])) == list(range(11))
+    assert sorted(sum(map(examples_of, range(3)), [])) == list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -254,15 +267,15 @@ def test_an_encoder_must_have_an_embedding_and_a_position_for_every_token(
 ) -> None:
     data = data_module(folder)
     assert data.vocab_size == 200 and data.tokenizer_path.is_file()
-    check_vocab(208, data.vocab_size, folder)
+    for changes in ({"vocab_size": 208}, {"vocab_size": 200, "max_positions": 32}):
+        check_encoder(PoNetConfig.preset("nano", **changes), data)
     assert not capsys.readouterr().err
-    with pytest.raises(ValueError, match="vocab_size to 200"):
-        check_vocab(199, data.vocab_size, folder)
-    check_vocab(30522, data.vocab_size, folder)
+    check_encoder(PoNetConfig.preset("nano", vocab_size=30522), data)
     assert "30,322 are never used; --model.encoder.vocab_size 200" in capsys.readouterr().err
-    check_positions(32, 32)
-    with pytest.raises(ValueError, match="give --model.encoder.max_positions 513, or a smaller"):
-        check_positions(512, 513)
+    with pytest.raises(ValueError, match="vocab_size to 200"):
+        check_encoder(PoNetConfig.preset("nano", vocab_size=199), data)
+    with pytest.raises(ValueError, match="give --model.encoder.max_positions 32, or a smaller"):
+        check_encoder(PoNetConfig.preset("nano", vocab_size=200, max_positions=31), data)
 
 
 def test_baselines_equal_a_direct_count(folder: Path) -> None:
@@ -272,7 +285,7 @@ def test_baselines_equal_a_direct_count(folder: Path) -> None:
     for batch in data.val_dataloader():
         labels += batch["masked_labels"][batch["masked_labels"] != -100].tolist()
         pairs += batch["pair_labels"].tolist()
-    train = data._stream("train").shards
+    train = data._dataset("train").shards
     counts = np.bincount(train.tokens, minlength=200)
     hit_rate = np.mean(np.array(labels) == counts.argmax())
     loss = -np.mean(np.log((counts[labels] + 1) / (counts.sum() + 200)))

@@ -19,9 +19,8 @@ from scipy.stats import binomtest, chi2_contingency, ks_2samp
 
 from data_prep.shards import TokenShards
 from pretrain.objectives import OBJECTIVES, objective_named
-from pretrain.packing import PackingConfig, cut_chunks
-from pretrain.pairing import exchange
-from pretrain.plan import EpochPlan, make_plan
+from pretrain.packing import Examples, PackingConfig, cut_chunks
+from pretrain.plan import exchange, make_plan
 from pretrain.randomness import random_bits, two_uniforms
 
 RELATIONS = {name: objective.relations for name, objective in OBJECTIVES.items()}
@@ -29,21 +28,31 @@ RELATIONS = {name: objective.relations for name, objective in OBJECTIVES.items()
 
 def plan_of(
     shards: TokenShards, name: str = "mlm_sso", *, seed: int = 1, epoch: int = 0, max_len: int = 64
-) -> EpochPlan:
+) -> Examples:
     packing = PackingConfig(max_len=max_len)
     return make_plan(shards, OBJECTIVES[name], packing, seed=seed, epoch=epoch)
 
 
-def times_used(plan: EpochPlan, num_tokens: int) -> np.ndarray:
+def a_end(plan: Examples) -> np.ndarray:
+    """The token after text1."""
+    return plan.a_start + plan.a_len
+
+
+def b_end(plan: Examples) -> np.ndarray:
+    """The token after text2."""
+    return plan.b_start + plan.b_len
+
+
+def times_used(plan: Examples, num_tokens: int) -> np.ndarray:
     """How often each token position occurs in the examples."""
     change = np.zeros(num_tokens + 1, np.int64)
-    for start, end in ((plan.a_start, plan.a_end), (plan.b_start, plan.b_end)):
+    for start, end in ((plan.a_start, a_end(plan)), (plan.b_start, b_end(plan))):
         np.add.at(change, start, 1)
         np.add.at(change, end, -1)
     return np.cumsum(change)[:-1]
 
 
-def check_plan(shards: TokenShards, plan: EpochPlan, name: str, max_len: int) -> None:
+def check_plan(shards: TokenShards, plan: Examples, name: str, max_len: int) -> None:
     """Every promise of a plan, on any corpus."""
     stats = plan.stats
     assert stats.examples == len(plan) > 0
@@ -56,19 +65,19 @@ def check_plan(shards: TokenShards, plan: EpochPlan, name: str, max_len: int) ->
     lost = stats.tokens_unusable + stats.tokens_truncated + stats.tokens_displaced
     assert stats.tokens_used == stats.tokens_total - lost
     assert (used == 0).sum() <= lost
-    for start, end in ((plan.a_start, plan.a_end), (plan.b_start, plan.b_end)):
+    for start, end in ((plan.a_start, a_end(plan)), (plan.b_start, b_end(plan))):
         assert (document_of(shards, start) == document_of(shards, end - 1)).all()
     document_a, document_b = document_of(shards, plan.a_start), document_of(shards, plan.b_start)
     if not RELATIONS[name]:
         assert (plan.label == -100).all()
-        assert (plan.a_end == plan.b_start).all() and (document_a == document_b).all()
+        assert (a_end(plan) == plan.b_start).all() and (document_a == document_b).all()
     for label, relation in enumerate(RELATIONS[name]):
         here = plan.label == label
         if relation == "in_order":
-            assert (plan.a_end[here] == plan.b_start[here]).all()
+            assert (a_end(plan)[here] == plan.b_start[here]).all()
             assert (document_a[here] == document_b[here]).all()
         elif relation == "swapped":
-            assert (plan.b_end[here] == plan.a_start[here]).all()
+            assert (b_end(plan)[here] == plan.a_start[here]).all()
             assert (document_a[here] == document_b[here]).all()
         else:
             assert (document_a[here] != document_b[here]).all()
@@ -117,8 +126,8 @@ def test_lengths_and_sentence_counts_tell_nothing_about_the_label(shards: TokenS
         "text1": plan.a_len,
         "text2": plan.b_len,
         "both": plan.a_len.astype(int) + plan.b_len,
-        "sentences of text1": sentences(plan.a_start, plan.a_end),
-        "sentences of text2": sentences(plan.b_start, plan.b_end),
+        "sentences of text1": sentences(plan.a_start, a_end(plan)),
+        "sentences of text2": sentences(plan.b_start, b_end(plan)),
     }
     for name, value in values.items():
         for one, two in ((0, 1), (0, 2), (1, 2)):
@@ -138,7 +147,7 @@ def test_parts_meet_at_sentence_borders_unless_there_is_only_one_sentence(
     inside = ~np.isin(plan.b_start, shards.sentence_offsets)
     assert inside.sum() == plan.stats.split_inside_sentence
     sentence = np.searchsorted(shards.sentence_offsets, plan.a_start, side="right") - 1
-    assert (plan.b_end[inside] <= shards.sentence_offsets[sentence[inside] + 1]).all()
+    assert (b_end(plan)[inside] <= shards.sentence_offsets[sentence[inside] + 1]).all()
 
 
 def test_a_tenth_of_the_chunks_is_short_and_the_rest_full(tmp_path: Path) -> None:
@@ -163,7 +172,7 @@ def test_every_epoch_has_a_new_segmentation_and_order(shards: TokenShards) -> No
 def test_cuts_move_between_epochs_even_without_short_targets(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, random_documents(40, seed=2, sentences=60))
     packing = PackingConfig(max_len=64, short_prob=0.0)
-    starts = [set(cut_chunks(shards, packing, seed=1, epoch=e).start_N.tolist()) for e in (0, 1)]
+    starts = [set(cut_chunks(shards, packing, seed=1, epoch=e).a_start.tolist()) for e in (0, 1)]
     documents = set(np.asarray(shards.sentence_offsets)[shards.document_offsets].tolist())
     assert len((starts[0] & starts[1]) - documents) < 0.6 * len(starts[0] - documents)
 

@@ -11,8 +11,7 @@ from ponet import BertConfig, EncoderConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.masking import MaskingConfig
 from pretrain.module import PretrainModule, means
-from pretrain.optim import OptimizerConfig
-from training.optim import build_optimizer
+from training.optim import PretrainOptimizer, build_optimizer
 
 NUM_TOPICS, NUM_WORDS = 20, 390
 
@@ -49,7 +48,7 @@ def test_texts_of_other_documents_are_told_from_the_documents_own(
     config = encoder(vocab_size=395, max_positions=64, dropout_prob=0.0, **sizes)
     torch.manual_seed(0)
     module = PretrainModule(config)
-    optimizer = build_optimizer(module.model, OptimizerConfig(lr=1e-3))
+    optimizer = build_optimizer(module.model, PretrainOptimizer(lr=1e-3))
     data = PretrainDataModule(folder=str(folder), max_len=64, num_workers=0)
     data.setup("fit")
     dataset = data._dataset("train", MaskingConfig(), seed=0)

@@ -11,12 +11,12 @@ from report_runs import PONET, write_run, write_study
 
 from pretrain.cli import main
 from training.configuration import flatten
-from training.events import provenance, versions
-from training.reports.configurations import Study, choose_baseline, make_study
-from training.reports.curves import make_curves
-from training.reports.measures import Column, make_columns
-from training.reports.runs import find_runs
-from training.reports.settings import short_names
+from training.reports.curves import curves_of
+from training.reports.figures import Column, Result
+from training.reports.pretraining import StudyReport, details_of
+from training.reports.runs import find_runs, read_run
+from training.reports.study import Study, choose_baseline, make_study, measured, short_names
+from training.run_folder import provenance, versions
 
 
 def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:
@@ -30,7 +30,29 @@ def labels_of(study: Study) -> list[str]:
 
 
 def column_called(study: Study, title: str) -> Column:
-    return next(c for c in make_columns(study) if c.measure.title == title)
+    return next(c for c in measured(study) if c.measure.title == title)
+
+
+def first_cell(study: Study, title: str) -> Result:
+    return next(iter(column_called(study, title).cells.values()))
+
+
+def text_of(*paths: Path, group_by: tuple[str, ...] = ()) -> str:
+    """The report as Markdown, which draws nothing and is made at once."""
+    runs, problems = find_runs(paths)
+    study = make_study(runs, group_by)
+    report = StudyReport(
+        title="", study=study, baseline=study.configurations[0], problems=problems, out=Path("o")
+    )
+    return report.text("md")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on a study."""
+    folder = tmp_path_factory.mktemp("report")
+    page_of(write_study(folder / "runs"), out=folder / "o")
+    return folder / "o"
 
 
 def page_of(*arguments: object, out: Path) -> str:
@@ -66,7 +88,7 @@ def test_an_argument_of_one_class_says_nothing_about_another_class(tmp_path: Pat
         "FNet, hidden_size=16",
     ]
     assert study.unchanged == {"hidden_size": "8"}
-    assert "model.encoder.local_window" not in study.keys
+    assert "model.encoder.local_window" not in study.names
 
 
 def test_a_full_grid_names_both_of_its_settings_in_every_row(tmp_path: Path) -> None:
@@ -86,8 +108,8 @@ def test_grouping_by_chosen_settings_says_what_it_mixes(tmp_path: Path) -> None:
     study = study_of(write_study(tmp_path / "runs"), group_by=("model.encoder.global_pool",))
     assert labels_of(study) == ["global_pool=attention", "global_pool=none"]
     assert list(study.configurations[0].mixed) == ["model.encoder.use_segment_pool"]
-    options = ("--group_by", "model.encoder.global_pool")
-    assert "mixes runs that differ in" in page_of(tmp_path / "runs", *options, out=tmp_path / "o")
+    text = text_of(tmp_path / "runs", group_by=("model.encoder.global_pool",))
+    assert "mixes runs that differ in" in text
 
 
 def test_an_unknown_setting_or_baseline_is_refused_with_what_there_is(
@@ -110,23 +132,25 @@ def test_a_baseline_is_found_by_label_by_run_and_by_folder(tmp_path: Path) -> No
 
 def test_only_what_every_seed_shows_is_marked_best(tmp_path: Path) -> None:
     cells = column_called(study_of(write_study(tmp_path)), "Masked-LM accuracy").cells
-    assert [cell.is_best for cell in cells] == [False, False, False]  # the third is too near
+    assert [cell.is_best for cell in cells.values()] == [
+        False,
+        False,
+        False,
+    ]  # the third is too near
     write_run(tmp_path / "x42", seed=42, accuracy=0.500, model__objective="mlm")
     write_run(tmp_path / "x43", seed=43, accuracy=0.504, model__objective="mlm")
     write_run(tmp_path / "x44", seed=44, accuracy=0.503, model__objective="mlm")
     study = study_of(tmp_path)
-    best = [c.is_best for c in column_called(study, "Masked-LM accuracy").cells]
-    assert [label for label, is_best in zip(labels_of(study), best, strict=True) if is_best] == [
-        labels_of(study)[-1]
-    ]
+    cells = column_called(study, "Masked-LM accuracy").cells
+    assert [label for label, cell in cells.items() if cell.is_best] == labels_of(study)[-1:]
 
 
 def test_one_seed_is_never_best_and_has_no_spread(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", accuracy=0.9)
     write_run(tmp_path / "runs" / "b", accuracy=0.1, model__objective="mlm")
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "one seed: no spread" in page and "one pair: not judged" in page
-    assert 'class="best"' not in page
+    text = text_of(tmp_path / "runs")
+    assert "one seed: no spread" in text and "one pair: not judged" in text
+    assert "** ★" not in text
 
 
 def test_pair_accuracies_of_two_and_three_classes_are_not_compared(tmp_path: Path) -> None:
@@ -134,25 +158,26 @@ def test_pair_accuracies_of_two_and_three_classes_are_not_compared(tmp_path: Pat
         write_run(tmp_path / "runs" / f"a{seed}", seed=seed, accuracy=0.3 + seed / 100)
         options = {"model__objective": "mlm_nsp", "chance": 0.5}
         write_run(tmp_path / "runs" / f"b{seed}", seed=seed, **options)
-    column = column_called(study_of(tmp_path / "runs"), "Pair accuracy")
-    assert not column.is_comparable and not any(cell.is_best for cell in column.cells)
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "Pair accuracy is not the same question" in page
-    assert "another question: chance differs" in page
+    study = study_of(tmp_path / "runs")
+    column = column_called(study, "Pair accuracy")
+    assert not column.measure.is_one_question(study.runs)
+    assert not any(cell.is_best for cell in column.cells.values())
+    text = text_of(tmp_path / "runs")
+    assert "Pair accuracy is not the same question" in text
+    assert "another question: chance differs" in text
 
 
 def test_a_diverged_seed_is_flagged_and_drawn_but_bends_no_mean(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         write_run(tmp_path / "runs" / f"a{seed}", seed=seed, diverged_at=30 if seed == 2 else None)
     study = study_of(tmp_path / "runs")
-    cell = column_called(study, "Masked-LM loss").cells[0]
+    cell = first_cell(study, "Masked-LM loss")
     assert set(cell.by_seed) == {"1", "3"} and cell.num_not_finite == 1
-    curve = make_curves(study, "val/mlm_loss")[0]
-    assert curve.n == 2 and len(curve.strays) == 1
-    assert [step for step, _ in curve.strays[0]] == [10, 20]
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "1 diverged, not in the mean" in page and "1 diverged, in the mean" in page
-    assert "diverged at step 30" in page and "nan" not in re.sub(r"<pre>.*?</pre>", "", page)
+    together, strays = curves_of(study.configurations[0], "val/mlm_loss")
+    assert len(together) == 2 and [list(points) for points in strays] == [[10, 20]]
+    text = text_of(tmp_path / "runs")
+    assert "1 diverged, not in the mean" in text and "1 diverged, in the mean" in text
+    assert "diverged at step 30" in text and "nan" not in text
 
 
 def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) -> None:
@@ -160,16 +185,16 @@ def test_an_unfinished_run_is_not_averaged_with_finished_ones(tmp_path: Path) ->
     write_run(tmp_path / "runs" / "a2", seed=2, steps=20)
     write_run(tmp_path / "runs" / "b1", seed=1, steps=30, model__objective="mlm")
     study = study_of(tmp_path / "runs")
-    cells = column_called(study, "Masked-LM accuracy").cells
+    cells = list(column_called(study, "Masked-LM accuracy").cells.values())
     assert list(cells[0].by_seed) == ["1"] and list(cells[1].by_seed) == ["1"]
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "Not finished: a2, b1" in page and "not finished, step 30" in page
+    text = text_of(tmp_path / "runs")
+    assert "Not finished: a2, b1" in text and "not finished, step 30" in text
 
 
 def test_two_runs_of_one_seed_count_as_one_seed(tmp_path: Path) -> None:
     write_run(tmp_path / "a", accuracy=0.2)
     write_run(tmp_path / "b", accuracy=0.4)
-    cell = column_called(study_of(tmp_path), "Masked-LM accuracy").cells[0]
+    cell = first_cell(study_of(tmp_path), "Masked-LM accuracy")
     assert cell.by_seed == {"42": pytest.approx(30.0)}
 
 
@@ -183,12 +208,12 @@ def test_missing_and_broken_runs_are_listed_with_their_reasons(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     runs, problems = find_runs([tmp_path / "runs", tmp_path / "no", tmp_path / "empty", good])
     assert [run.name for run in runs] == ["good"]
-    told = {Path(problem.folder).name: problem.reason for problem in problems}
+    told = {Path(folder).name: reason for folder, reason in problems.items()}
     assert "line 1" in told["broken"] and "not logged anything" in told["lonely"]
     assert "no such folder" in told["no"] and "holds no run" in told["empty"]
     assert told["good"] == "named twice; read once"
-    page = page_of(tmp_path / "runs", tmp_path / "no", out=tmp_path / "o")
-    assert "Missing or broken" in page and "there is no such folder" in page
+    text = text_of(tmp_path / "runs", tmp_path / "no")
+    assert "Missing or broken" in text and "there is no such folder" in text
 
 
 def test_a_report_on_nothing_ends_in_one_message(
@@ -204,8 +229,8 @@ def test_a_run_without_a_configuration_or_with_a_damaged_one_is_kept_and_said(
     (write_run(tmp_path / "runs" / "a") / "run_config.yaml").unlink()
     (write_run(tmp_path / "runs" / "b") / "run_config.yaml").write_text("model: [")
     assert labels_of(study_of(tmp_path / "runs")) == ["a (no settings)", "b (no settings)"]
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "has no run_config.yaml" in page and "is not YAML" in page
+    text = text_of(tmp_path / "runs")
+    assert "has no run_config.yaml" in text and "is not YAML" in text
 
 
 class Elements(HTMLParser):
@@ -228,11 +253,11 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_one_well_formed_file_that_loads_nothing(tmp_path: Path) -> None:
-    page = page_of(write_study(tmp_path / "runs"), out=tmp_path / "o")
+def test_the_page_is_one_well_formed_file_that_loads_nothing(written: Path) -> None:
+    page = (written / "index.html").read_text(encoding="utf-8")
     elements = Elements(page)
     assert not elements.open
-    names = {path.name for path in (tmp_path / "o").iterdir()}
+    names = {path.name for path in written.iterdir()}
     tables = {"table.md", "table.csv", "table.json"}
     assert names == {"index.html", "figure.png", "curves.png", *tables}
     for tag, attributes in elements.found:
@@ -242,7 +267,7 @@ def test_the_page_is_one_well_formed_file_that_loads_nothing(tmp_path: Path) -> 
     assert "url(http" not in page and "@import" not in page
     assert len([tag for tag, _ in elements.found if tag == "svg"]) > 6
     targets = [a["href"] for tag, a in elements.found if tag == "a" and a["href"].endswith("yaml")]
-    assert len(targets) == 9 and all((tmp_path / "o" / target).exists() for target in targets)
+    assert len(targets) == 9 and all((written / target).exists() for target in targets)
 
 
 def test_nothing_from_a_run_can_become_markup(tmp_path: Path) -> None:
@@ -265,10 +290,10 @@ def test_commands_and_versions_are_those_of_the_run(tmp_path: Path) -> None:
     ]
     lines = [json.dumps(event) for event in events]
     (folder / "events.jsonl").write_text("\n".join(lines) + '\n{"event"')
-    page = page_of(tmp_path / "runs", out=tmp_path / "o")
-    assert "# started (torch 9)\npython -m pretrain fit -c x" in page
-    assert "# resumed\npython -m pretrain fit -c y" in page
-    assert f"--config {folder}/run_config.yaml --run.name NEW_NAME" in page
+    text = details_of(read_run(folder))[1][0]
+    assert "# started (torch 9)\npython -m pretrain fit -c x" in text
+    assert "# resumed\npython -m pretrain fit -c y" in text
+    assert f"--config {folder}/run_config.yaml --run.name NEW_NAME" in text
 
 
 def test_a_run_records_a_command_that_can_be_typed_again() -> None:
@@ -285,7 +310,7 @@ def test_a_folder_of_fine_tuning_runs_is_sent_to_their_own_report(tmp_path: Path
     (tmp_path / "runs" / "a" / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1.0}\n')
     runs, problems = find_runs([tmp_path / "runs", tmp_path / "grid"])
     assert [run.name for run in runs] == ["a"]
-    assert "python -m finetune report" in problems[0].reason
+    assert "python -m finetune report" in problems[str(tmp_path / "grid")]
 
 
 def test_metrics_that_are_no_numbers_are_a_reason_and_not_a_crash(tmp_path: Path) -> None:
@@ -304,30 +329,29 @@ def test_a_trial_that_never_logged_is_listed_and_its_command_is_shown_where_it_d
     (write_run(tmp_path / "sweep" / "lr=1") / "trial.json").write_text(trial)
     (tmp_path / "sweep" / "lr=2").mkdir()
     (tmp_path / "sweep" / "lr=2" / "trial.json").write_text(trial)
-    page = page_of(tmp_path / "sweep", out=tmp_path / "o")
-    assert "python -m pretrain fit --x &#39;a b&#39;" in page
-    assert "has not logged anything yet" in page
+    runs, _ = find_runs([tmp_path / "sweep"])
+    assert "python -m pretrain fit --x 'a b'" in details_of(runs[0])[1][0]
+    assert "has not logged anything yet" in text_of(tmp_path / "sweep")
 
 
 def test_downstream_scores_stand_beside_pretraining(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", arguments={**PONET}, scores={"CoLA": 0.4536})
-    column = column_called(study_of(tmp_path / "runs"), "CoLA")
-    assert column.cells[0].by_seed == {"42": pytest.approx(45.36)}
-    assert "CoLA 45.4 (n 2)" in page_of(tmp_path / "runs", out=tmp_path / "o")
+    cell = first_cell(study_of(tmp_path / "runs"), "CoLA")
+    assert cell.by_seed == {"42": pytest.approx(45.36)}
+    assert "Fine-tuning: CoLA 45.4 (n 2)" in details_of(read_run(tmp_path / "runs" / "a"))[0]
 
 
-def test_the_numbers_of_the_page_are_there_for_programs_too(tmp_path: Path) -> None:
-    page_of(write_study(tmp_path / "runs"), out=tmp_path / "o")
-    found = json.loads((tmp_path / "o" / "table.json").read_text())
+def test_the_numbers_of_the_page_are_there_for_programs_too(written: Path) -> None:
+    found = json.loads((written / "table.json").read_text())
     first = found["results"][0]
     assert (first["measure"], first["estimate"]["n"]) == ("Masked-LM accuracy", 3)
     assert {item["minus"] for item in found["differences"]} == {"unchanged"}
     assert found["differences"][0]["verdict"] == "separable"
     assert found["configurations"]["global_pool=none"]["settings"]["global_pool"] == "none"
-    rows = list(csv.DictReader((tmp_path / "o" / "table.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((written / "table.csv").read_text().splitlines()))
     values = [float(r["value"]) for r in rows if r["measure"] == first["measure"]][:3]
     assert sum(values) / 3 == pytest.approx(first["estimate"]["mean"])
-    text = (tmp_path / "o" / "table.md").read_text()
+    text = (written / "table.md").read_text()
     assert "| global_pool=none<br>seeds 42, 43, 44 | **20.2**<br>± 0.5, n 3 |" in text
     for name in ("figure.png", "curves.png"):
-        assert (tmp_path / "o" / name).read_bytes().startswith(b"\x89PNG")
+        assert (written / name).read_bytes().startswith(b"\x89PNG")

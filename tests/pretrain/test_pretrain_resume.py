@@ -11,8 +11,7 @@ from pretrain_corpora import tiny_options
 from pretrain_faults import Killed, assert_same_story, fault_options, story
 
 from pretrain.cli import main
-from training.checkpoints.storage import load_checkpoint, saved_checkpoints
-from training.checkpoints.writing import STATE_FILE
+from training.checkpoints.storage import STATE_FILE, load_checkpoint, saved_checkpoints
 
 STEPS = 22
 TRIGGERS = {
@@ -60,7 +59,7 @@ def run_until_done(arguments: list[str], *, limit: int = 10) -> int:
 
 @pytest.mark.parametrize(
     "trigger, workers",
-    [("steps", "0"), ("steps", "2"), ("time", "0"), ("epoch", "0"), ("validation", "2")]
+    [("steps", "2"), ("time", "0"), ("epoch", "0"), ("validation", "2")]
     + [("steps, in the background", "0")],
 )
 def test_three_kills_leave_no_trace(

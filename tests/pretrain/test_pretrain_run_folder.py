@@ -14,7 +14,7 @@ from pretrain.cli import main
 from pretrain.module import PretrainModule
 from pretrain.run_config import RUN_FILES
 from training.checkpoints.storage import saved_checkpoints
-from training.metrics_rows import own_test_rows, read_metrics
+from training.metrics_file import own_test_rows, read_metrics
 from training.run_folder import LOCK_FILE, sole_writer
 
 OVERWRITE = ["--run.overwrite", "true"]

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from training.command_line import reject_decided_values
-from training.studies.command import SweepOptions, planned_trials
+from training.studies.command import (
+    SweepOptions,
+    TrialOptions,
+    parse_trial,
+    planned_trials,
+    with_run_folder,
+)
 from training.studies.sweep_file import read_sweep
-from training.studies.trial_command import TrialOptions, parse_trial, with_run_folder
 from training.studies.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -51,10 +56,10 @@ def parsed(package: str, options: tuple[str, ...]) -> Any:
 
 def trials_of(name: str, *extra: str) -> list[Trial]:
     path = CONFIGS / "sweeps" / f"{name}.yaml"
-    return planned_trials(read_sweep(path), Path("runs") / name, SweepOptions(), extra)
+    return planned_trials(read_sweep(path), Path("runs") / name, SweepOptions(file=path), extra)
 
 
-def trial_options(trial: Trial) -> TrialOptions:
+def trial_options(trial: Trial) -> tuple[TrialOptions, list[str]]:
     words = list(trial.command)
     assert words[2:5] == ["-m", "pretrain", "trial"]
     return parse_trial(words[5:])
@@ -62,8 +67,8 @@ def trial_options(trial: Trial) -> TrialOptions:
 
 def fit_of(trial: Trial) -> Any:
     """What the real parser makes of a trial's fit."""
-    options = trial_options(trial)
-    return parsed(options.package, options.fit)
+    options, fit = trial_options(trial)
+    return parsed(options.package, tuple(fit))
 
 
 def test_the_sweep_files_are_those_that_are_known() -> None:
@@ -78,8 +83,7 @@ def test_every_trial_parses_and_has_a_folder_of_its_own(
     trials = trials_of(name)
     assert len({trial.folder for trial in trials}) == len(trials)
     for trial in trials:
-        options = trial_options(trial)
-        assert with_run_folder(options.fit, {})[1] == trial.folder
+        assert with_run_folder(trial_options(trial)[1], {})[1] == trial.folder
         if trial.parameters["seed_everything"] == 42:  # seeds differ in nothing else
             config = fit_of(trial)
             assert config.seed_everything == 42
@@ -151,7 +155,7 @@ def test_the_place_of_wandbs_arguments_does_not_matter(
 ) -> None:
     monkeypatch.chdir(repository)
     trial = trials_of(name)[1]
-    fit = list(trial_options(trial).fit)
+    fit = trial_options(trial)[1]
     seed, config = f"--seed_everything={42}", f"--config={trial.parameters['config']}"
     assert abs(fit.index(seed) - fit.index(config)) == 1
     first, second = sorted((fit.index(seed), fit.index(config)))

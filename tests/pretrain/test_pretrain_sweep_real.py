@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.file_lock import file_lock
+from data_prep.files import file_lock
 from pretrain.cli import main
 
 

@@ -7,7 +7,7 @@ import pytest
 from pretrain_corpora import tiny_options, write_shards, write_tokenizer
 
 from pretrain.cli import main
-from pretrain.trainer_options import check_trainer_options, metric_names, remarks
+from pretrain.run_config import check_trainer_options, metric_names, remarks
 from training.metrics_file import read_metrics, series
 
 

@@ -13,11 +13,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from wandb_reading import files_of, keep_wandb_in, offline_logs, read_offline_run
 
 from pretrain.cli import main
+from pretrain.records import PREDICTION_COLUMNS
 from pretrain.run_config import RunConfig
 from training.interruption import EXIT_STOPPED
-from training.metrics_rows import last_value, read_metrics
-from training.tracking import PREDICTION_COLUMNS, RECORD_FILE, TrackingRecord
-from training.wandb_run import STEP_KEY, wandb_logger
+from training.metrics_file import last_value, read_metrics
+from training.run_config import RECORD_FILE
+from training.tracking import STEP_KEY, TrackingRecord, wandb_logger
 
 OFFLINE = ["--run.wandb", "offline", "--trainer.enable_progress_bar", "false"]
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 
 from training.checkpoints import storage
-from training.checkpoints.digests import LISTING
-from training.checkpoints.storage import checkpoint_path
-from training.checkpoints.writing import STATE_FILE
+from training.checkpoints.storage import LISTING, STATE_FILE, checkpoint_path
 
 
 def content(step: int) -> dict:

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ponet import EncoderConfig
 from pretrain.lightning_cli import Parser, run_command
-from training.allowed_modules import (
+from training.parsing import (
     DEFAULT_ALLOWED,
     only_allowed_modules,
     with_allowed_modules,
@@ -260,7 +260,7 @@ def test_the_option_is_found_in_every_spelling_and_taken_out() -> None:
     others = ["fit", "-c", "x.yaml", "--x", "allow_modules", "--n", "-1", "--", "--allow", "y"]
     assert with_allowed_modules(others) == ([], others)
     for broken in (["--allow_modules"], ["--allow_modules", "--x"]):
-        with pytest.raises(ValueError, match="--allow_modules.*expected one argument"):
+        with pytest.raises(ValueError, match="--allow_modules has no value"):
             with_allowed_modules(broken)
 
 

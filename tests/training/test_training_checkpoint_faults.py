@@ -20,9 +20,8 @@ from checkpoint_files import (
     seal,
 )
 
-from training.checkpoints import storage, writing
-from training.checkpoints.storage import CheckpointError, checkpoint_path
-from training.checkpoints.writing import STATE_FILE
+from training.checkpoints import storage
+from training.checkpoints.storage import STATE_FILE, CheckpointError, checkpoint_path
 
 
 @pytest.mark.parametrize("step", [100, 200])
@@ -47,7 +46,7 @@ def test_a_failing_call_is_an_error_and_keeps_the_old_one(
     path = save(tmp_path, 5)
     with monkeypatch.context() as patch:
         fault = failing(OSError(number, os.strerror(number)))
-        patch.setattr(*((writing, "open") if call == "open" else (os, call)), fault, raising=False)
+        patch.setattr(*((storage, "open") if call == "open" else (os, call)), fault, raising=False)
         for target in (path, checkpoint_path(tmp_path, 6)):
             with pytest.raises(CheckpointError, match=f"{target.name}.*could not be") as caught:
                 storage.write_checkpoint(content(9), target)
@@ -77,7 +76,7 @@ def test_a_file_size_limit_in_the_middle_of_writing_keeps_the_old_one(tmp_path: 
             said.write_text(str(error))
 
     assert in_child(limited) == 0
-    assert "size limit" in said.read_text() and hidden(tmp_path) == []
+    assert "File too large" in said.read_text() and hidden(tmp_path) == []
     assert storage.load_checkpoint(path)["step"] == 5
 
 
@@ -85,9 +84,10 @@ def test_what_reads_back_differently_is_never_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 5)
-    monkeypatch.setattr(writing, "measure", lambda path: {STATE_FILE: "0" * 64})
-    with pytest.raises(CheckpointError, match="reads back differently"):
-        storage.write_checkpoint(content(6), checkpoint_path(tmp_path, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "measure", lambda path: {STATE_FILE: "0" * 64})
+        with pytest.raises(CheckpointError, match="reads back differently"):
+            storage.write_checkpoint(content(6), checkpoint_path(tmp_path, 6))
     assert newest(tmp_path) == (5, []) and hidden(tmp_path) == []
 
 

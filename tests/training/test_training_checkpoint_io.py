@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from training.checkpoints import io as io_module
-from training.checkpoints import storage, writing
+from training.checkpoints import storage
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.checkpoints.storage import CheckpointError, checkpoint_path
 
@@ -92,7 +92,7 @@ def test_a_failed_save_is_raised_and_never_reported_as_saved(
 def test_a_background_save_keeps_the_state_of_the_moment_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, real = threading.Event(), writing.write_serialised
+    go_on, real = threading.Event(), storage.write_serialised
     monkeypatch.setattr(io_module, "write_serialised", lambda *args: go_on.wait(10) and real(*args))
     io = VerifiedCheckpointIO(asynchronous=True)
     weights, numbers = torch.ones(4), [1]
@@ -109,8 +109,8 @@ def test_a_background_save_keeps_the_state_of_the_moment_it_was_asked_for(
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     state = torch.nn.Linear(300, 300).state_dict()
     state["tied"] = state["weight"]
-    writing.write_checkpoint({"state": state}, checkpoint_path(tmp_path, 1))
-    file = checkpoint_path(tmp_path, 1) / writing.STATE_FILE
+    storage.write_checkpoint({"state": state}, checkpoint_path(tmp_path, 1))
+    file = checkpoint_path(tmp_path, 1) / storage.STATE_FILE
     assert file.stat().st_size < 1.2 * 4 * 300 * 300
     loaded = storage.load_checkpoint(checkpoint_path(tmp_path, 1))["state"]
     assert loaded["tied"].data_ptr() == loaded["weight"].data_ptr()

@@ -13,9 +13,9 @@ import torch
 from checkpoint_files import content, failing, flip_bit, hidden, newest, redigest, save
 
 from training.checkpoints import storage
-from training.checkpoints.digests import LISTING
-from training.checkpoints.storage import CheckpointError, checkpoint_path
-from training.checkpoints.writing import STATE_FILE
+from training.checkpoints.schedule import SavesAndStops
+from training.checkpoints.storage import LISTING, STATE_FILE, CheckpointError, checkpoint_path
+from training.interruption import StopRequest
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_newest_valid_is_taken_and_each_broken_one_is_named(tmp_path: Path) 
 def test_only_broken_checkpoints_never_mean_a_silent_start_from_zero(tmp_path: Path) -> None:
     for step in (100, 200):
         flip_bit(save(tmp_path, step), 0.3)
-    with pytest.raises(CheckpointError, match=r"(?s)none of its 2.*00200.*00100.*--resume never"):
+    with pytest.raises(CheckpointError, match=r"none of its 2.*00200.*00100.*overwrite true"):
         newest(tmp_path)
 
 
@@ -158,6 +158,15 @@ def test_a_link_never_replaces_a_real_file_and_is_skipped_where_it_cannot_be_mad
     monkeypatch.setattr(os, "symlink", failing(OSError(errno.EPERM, "no links")))
     storage.point_to(tmp_path / "last.ckpt", path)
     assert not (tmp_path / "last.ckpt").exists() and hidden(tmp_path) == []
+
+
+def test_only_a_newer_state_of_the_same_run_replaces_what_it_goes_on_from(tmp_path: Path) -> None:
+    saves = SavesAndStops(tmp_path / "resume", stop=StopRequest(), every_n_minutes=0)
+    first = save(tmp_path / "resume", 1)
+    saves.after_save(save(tmp_path / "elsewhere", 5))
+    assert first.is_dir()
+    saves.after_save(save(tmp_path / "resume", 2))
+    assert [c.step for c in storage.saved_checkpoints(tmp_path / "resume")] == [2]
 
 
 class Bomb:

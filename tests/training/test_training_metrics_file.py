@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training.metrics_file import MetricsFileLogger, last_value, read_metrics, series
+from training.cli import MetricsFileLogger
+from training.metrics_file import last_value, read_metrics, series
 from training.reports.curves import plot_curves
 from training.summary import run_summary, summary_lines
 

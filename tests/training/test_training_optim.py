@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-import finetune.optim
-from pretrain.optim import OptimizerConfig
-from training.optim import build_optimizer, learning_rate_factor
+from training.optim import (
+    FinetuneOptimizer,
+    PretrainOptimizer,
+    build_optimizer,
+)
 
 
 def factors(schedule: str, steps: list[int], **options: object) -> list[float]:
-    config = OptimizerConfig(schedule=schedule, warmup_steps=10, **options)  # type: ignore[arg-type]
-    return [learning_rate_factor(step, config=config, total_steps=110) for step in steps]
+    config = PretrainOptimizer(schedule=schedule, warmup_steps=10, **options)  # type: ignore[arg-type]
+    return [config.schedule_factor(step, total_steps=110) for step in steps]
 
 
 def test_warm_up_rises_linearly_from_one_step_to_the_peak() -> None:
@@ -47,13 +49,13 @@ def test_constant_never_decays() -> None:
     ],
 )
 def test_the_schedule_of_a_fit_by_hand(options: Any, wanted: list[float]) -> None:
-    config = finetune.optim.OptimizerConfig(**options)
-    assert [learning_rate_factor(s, config=config, total_steps=4) for s in range(5)] == wanted
+    config = FinetuneOptimizer(**options)
+    assert [config.schedule_factor(s, total_steps=4) for s in range(5)] == wanted
 
 
 def test_biases_and_norms_do_not_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
-    decayed, kept = build_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
+    decayed, kept = build_optimizer(model, PretrainOptimizer(weight_decay=0.1)).param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(5, 4), (3, 4)]
     assert [tuple(p.shape) for p in kept["params"]] == [(3,), (3,), (3,)]
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
@@ -62,7 +64,7 @@ def test_biases_and_norms_do_not_decay() -> None:
 def test_a_parameter_without_gradient_is_left_out() -> None:
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    groups = build_optimizer(model, OptimizerConfig()).param_groups
+    groups = build_optimizer(model, PretrainOptimizer()).param_groups
     assert [len(group["params"]) for group in groups] == [0, 1]
     assert torch.is_tensor(groups[1]["params"][0])
 
@@ -77,9 +79,9 @@ def test_a_parameter_without_gradient_is_left_out() -> None:
 def test_impossible_settings_are_refused_with_their_value(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} must be.*{value}"):
-        OptimizerConfig(**wrong)  # type: ignore[arg-type]
+        PretrainOptimizer(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_fit_that_only_warms_up_is_refused() -> None:
     with pytest.raises(ValueError, match="warmup_share must be"):
-        finetune.optim.OptimizerConfig(warmup_share=1.0)
+        FinetuneOptimizer(warmup_share=1.0)

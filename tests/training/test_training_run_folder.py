@@ -17,12 +17,10 @@ HOLD = """
 import os, sys, time
 from training.run_folder import sole_writer
 with sole_writer(sys.argv[1], own=(), doing="fit"):
-    if "fork" in sys.argv:
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-    print("held", flush=True)
+    if "fork" not in sys.argv or os.fork() == 0:  # the child speaks when its hooks have run
+        print("held", flush=True)
     time.sleep(60)
+    os._exit(0)
 """
 
 

@@ -18,7 +18,7 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         "  model.width: {distribution: normal}\n"
     )
     sweep = read_sweep(path)
-    found = {p.name: p.distribution for p in sweep.parameters}
+    found = {name: given["distribution"] for name, given in sweep.parameters.items()}
     assert found == {
         "lr": "uniform",
         "layers": "int_uniform",
@@ -27,7 +27,7 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         "z": "categorical_w_probabilities",
         "model.width": "normal",
     }
-    assert sweep.parameters[-1].settings == {"mu": 0.0, "sigma": 1.0}
+    assert sweep.parameters["model.width"] == {"distribution": "normal", "mu": 0.0, "sigma": 1.0}
     assert (sweep.name, sweep.run_cap) == ("lr", 5)
     assert sweep.command == ("${env}", "${interpreter}", "${program}", "${args}")
 
@@ -38,16 +38,18 @@ def test_a_file_is_read_with_what_wandb_takes_where_nothing_is_said(tmp_path: Pa
         ({"value": 1, "values": [1]}, "unknown key 'values'"),
         ({"valeus": [1]}, "unknown key 'valeus'"),
         ({"min": 1}, "lacks max"),
-        ({"min": 3, "max": 2}, "min 3 is above max 2"),
+        ({"min": 3, "max": 2}, "is {'min': 3, 'max': 2}; give numbers"),
         ({"min": "1e-4", "max": 0.1}, "write 1.0e-4"),
-        ({"distribution": "int_uniform", "min": 0.5, "max": 2}, "give a whole number"),
-        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "needs numbers > 0"),
-        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "must be > 0"),
-        ({"distribution": "normal", "sigma": -1}, "sigma 0 or more"),
+        ({"distribution": "int_uniform", "min": 0.5, "max": 2}, "int_uniform: whole ones"),
+        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "log_uniform_values: > 0"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "q > 0"),
+        ({"distribution": "normal", "sigma": -1}, "sigma >= 0"),
         ({"distribution": "lognormal"}, "allowed here are constant"),
-        ({"values": []}, "one or more"),
-        ({"values": [1, 1]}, "stands there twice"),
-        ({"values": [1, 2], "probabilities": [1]}, "give 2 numbers"),
+        ({"values": []}, "give a list of one or more"),
+        ({"values": [1, 1]}, "each once"),
+        ({"values": [1, 2], "probabilities": [1]}, "give 2 numbers, 0 or more"),
+        ({"values": [1, 2], "probabilities": [1, -1]}, "give 2 numbers, 0 or more"),
+        ({"values": [1, 2], "probabilities": [0, 0]}, "give 2 numbers, 0 or more"),
         ({"distribution": "categorical", "values": [1], "probabilities": [1]}, "probabilities"),
         (5, "write `value: 5`"),
         ({"parameters": {"x": {"value": 1}}}, "nested parameters are for `wandb sweep`"),

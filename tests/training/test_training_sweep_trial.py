@@ -14,15 +14,12 @@ import yaml
 from sweep_files import REPOSITORY, record
 
 from pretrain.cli import main
+from training.command_line import option_value
 from training.interruption import RUNNER_VARIABLE
+from training.result import _KEYS
+from training.studies.command import own_steps, parse_trial, with_run_folder
 from training.studies.runner import AGENT_VARIABLES
-from training.studies.study import downstream_scores, write_study
-from training.studies.trial_command import (
-    follow_command,
-    option_value,
-    parse_trial,
-    with_run_folder,
-)
+from training.studies.trials import downstream_scores, write_study
 
 PYTHON = sys.executable
 FAKE = """
@@ -116,16 +113,9 @@ def test_only_the_first_of_several_ranks_goes_on_after_the_fit(
     assert [line[1] for line in lines(commands)] == ["fit"]
 
 
-def test_a_finetuning_trial_starts_anew_and_is_not_repeated_when_it_has_its_result(
-    commands: Path,
-) -> None:
-    trial = ["trial", "--package", "finetune", "--", *FIT]
-    assert main(trial) == 0
+def test_a_finetuning_trial_is_the_fit_which_knows_whether_it_is_done(commands: Path) -> None:
+    assert main(["trial", "--package", "finetune", "--", *FIT]) == 0
     assert lines(commands) == [["finetune", "fit", *FIT]]
-    Path("r/a/result.json").write_text('{"diverged": true}')
-    assert main(trial) == 0 and len(lines(commands)) == 2
-    Path("r/a/result.json").write_text('{"diverged": false}')
-    assert main(trial) == 0 and len(lines(commands)) == 2
 
 
 def test_under_wandbs_agent_the_run_is_called_after_its_ids() -> None:
@@ -150,7 +140,7 @@ def test_the_last_value_of_an_option_counts() -> None:
         (["--follow", "nowhere.yaml", "--", "--x"], "no such file; give the YAML"),
         (["--package", "finetune", "--follow", "test", "--", "--x"], "leave it out"),
         (["--follow", "test"], "after `--`"),
-        (["--folow", "test", "--", "--x"], "unrecognized arguments"),
+        (["--folow", "test", "--", "--x"], "Did you mean 'follow'"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(
@@ -161,15 +151,16 @@ def test_a_mistake_in_the_options_is_one_line(
 
 
 def test_the_commands_that_follow_are_commands_of_ours() -> None:
-    from finetune.grids.config import parse_grid
+    from finetune.grid import parse_grid
 
     grid = str(REPOSITORY / "configs" / "finetune" / "small_glue.yaml")
-    given = ["--data_folder", "sst2=d", "--data_folder", "all"]
-    words = follow_command(grid, parse_trial([*given, "--", *FIT]), Path("r/a"))
-    assert words[:4] == [sys.executable, "-m", "finetune", "grid"]
-    config, options = parse_grid(words[4:])
-    assert config.encoders == ("r/a",) and options.output == Path("r/a/downstream")
-    assert config.folder == "all" and config.task_fit["sst2"]["data"]["folder"] == "d"
+    given = ["--follow", grid, "--data_folder", "sst2=d", "--data_folder", "all"]
+    options, fit = parse_trial([*given, "--", *FIT])
+    _, words = own_steps(["pretrain"], options, fit, Path("r/a"))
+    assert words[:4] == (sys.executable, "-m", "finetune", "grid")
+    parsed = parse_grid(words[4:])
+    assert parsed.encoders == ("r/a",) and parsed.output == Path("r/a/downstream")
+    assert parsed.folder == ("sst2=d", "all")
 
 
 SLEEPER = """
@@ -244,13 +235,16 @@ def test_a_run_whose_sweep_is_gone_stops_with_a_checkpoint(tmp_path: Path) -> No
 
 
 def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str, Any]:
-    scores = {} if score is None else {"score": score}
+    keys = {name: dict.fromkeys(words.split()) for name, words in _KEYS.items()}
     return {
+        **keys.pop("the result"),
+        **keys,
         "format_version": 1,
         "task": task,
         "score": ["accuracy"],
-        "settings": {"lr": values.pop("lr", 0.1), "seed": seed, "fold": 0, "repeat": 0},
-        "evaluation": {"validation": scores, **values},
+        "settings": {**keys["settings"], "lr": values.pop("lr", 0.1), "seed": seed}
+        | {"fold": 0, "repeat": 0},
+        "evaluation": {"validation": {} if score is None else {"score": score}, **values},
         "majority": {"validation": {"score": 0.25}, "test": {"score": 0.3}},
         "diverged": score is None,
     }

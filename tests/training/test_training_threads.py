@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.threads import DECIDED_BY, SPINS, wait_briefly
+from training.command_line import DECIDED_BY, SPINS, wait_briefly
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_threads_spin_for_a_moment_only_unless_the_user_says_otherwise(
 def test_a_command_decides_before_torch_is_imported(package: str, repository: Path) -> None:
     """OpenMP reads its settings when it is loaded: later nothing would change."""
     script = (
-        f"import sys; import {package}.cli as cli; import training.commands as commands\n"
+        f"import sys; import {package}.cli as cli; import training.command_line as commands\n"
         "seen = []\n"
         "commands.wait_briefly = lambda: seen.append('torch' in sys.modules)\n"
         "cli.main(['--help'])\n"

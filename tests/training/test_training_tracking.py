@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.records import masked_context
 from training.configuration import configuration_name, flatten
+from training.run_config import RunConfig, check_run_name
 from training.tracking import (
     RECORD_FILE,
     TrackedStart,
-    TrackingConfig,
     TrackingRecord,
     best_values,
-    check_run_name,
-    masked_context,
-    next_start,
 )
 
 CONFIG = {
@@ -68,21 +66,21 @@ def test_a_masked_token_stands_marked_in_its_context() -> None:
 @pytest.mark.parametrize("tag", ["", "x" * 65])
 def test_tags_that_wandb_would_refuse_are_refused_at_once(tag: str) -> None:
     with pytest.raises(ValueError, match="wandb_tags.*1 to 64"):
-        TrackingConfig(wandb_tags=("fine", tag))
+        RunConfig(wandb_tags=("fine", tag))
 
 
 def test_a_group_that_wandb_would_refuse_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="wandb_group has 129"):
-        TrackingConfig(wandb_group="x" * 129)
+        RunConfig(wandb_group="x" * 129)
 
 
-def start(record: TrackingRecord, config: TrackingConfig, **more: object) -> TrackedStart:
+def start(record: TrackingRecord, config: RunConfig, **more: object) -> TrackedStart:
     given = {"group": "g", "continues": True, "run_id": "", **more}
-    return next_start(record, config, **given)  # type: ignore[arg-type]
+    return record.next_start(config, **given)  # type: ignore[arg-type]
 
 
 def test_a_run_that_goes_on_keeps_its_group_and_online_its_id() -> None:
-    online, offline = TrackingConfig(wandb="online"), TrackingConfig(wandb="offline")
+    online, offline = RunConfig(wandb="online"), RunConfig(wandb="offline")
     first = start(TrackingRecord(), online)
     record = TrackingRecord(runs=[first])
     assert start(record, online, group="changed") == first
@@ -92,7 +90,7 @@ def test_a_run_that_goes_on_keeps_its_group_and_online_its_id() -> None:
     assert start(record, online) == first
     assert start(record, offline).id != between.id
     assert start(record, online, continues=False, group="h").group == "h"
-    elsewhere = TrackingConfig(wandb="online", wandb_project="other")
+    elsewhere = RunConfig(wandb="online", wandb_project="other")
     assert start(record, elsewhere).id != first.id
     assert start(record, online, run_id="agents").id == "agents"
 

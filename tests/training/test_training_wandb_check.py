@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from training.tracking import TrackingConfig
-from training.wandb_run import OwnTracking, check_tracking
+from training.run_config import RunConfig
+from training.tracking import check_tracking, own_tracking
 
 wandb = pytest.importorskip("wandb")
-ONLINE, OFFLINE = TrackingConfig(wandb="online"), TrackingConfig(wandb="offline")
+ONLINE, OFFLINE = RunConfig(wandb="online"), RunConfig(wandb="offline")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_without_a_key_the_line_says_how_to_log_in(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="nobody is logged in to W&B here; run `wandb login`"):
         check_tracking(ONLINE)
     check_tracking(OFFLINE)
-    check_tracking(TrackingConfig())
+    check_tracking(RunConfig())
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_tracking(ONLINE)
 
@@ -57,6 +57,6 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_wandb_refuses_later_is_one_line_too() -> None:
-    with pytest.raises(ValueError, match="W&B: entity nobody not found") as raised, OwnTracking():
+    with pytest.raises(ValueError, match="W&B: entity nobody not found") as raised, own_tracking():
         raise wandb.Error("entity nobody\n  not found")
     assert "\n" not in str(raised.value)

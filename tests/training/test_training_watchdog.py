@@ -16,11 +16,10 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from pretrain.transport import BatchLoader
+from pretrain.loader import BatchLoader
 from training.callbacks import watchdog as watchdog_module
 from training.callbacks.watchdog import Watchdog
-from training.interruption import EXIT_WATCHDOG
-from training.processes import descendants
+from training.interruption import EXIT_WATCHDOG, descendants
 
 LINUX = Path("/proc/self/stat").exists()
 needs_proc = pytest.mark.skipif(not LINUX, reason="states of processes are read from /proc")

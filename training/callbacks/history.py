@@ -4,8 +4,9 @@ Invariant: an earlier run is lost with the first optimiser step of the new one a
 then every error brings it back as it was.
 """
 
+import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
-from training.callbacks.agreement import ranks_agree
+from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
-from training.events import add_event, provenance
 from training.interruption import RunInterrupted, say
-from training.metrics_file import MetricsFileLogger
-from training.run_config import CHECKPOINT_FOLDER, RunConfig
-from training.run_folder import own_files, replacing
-from training.wandb_run import tracked_run
+from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, EVENTS_FILE, RunConfig
+from training.run_folder import add_event, own_files, provenance, replacing
+from training.tracking import tracked_run
 
 
 def rewind_metrics(trainer: Trainer) -> int:
     """Let the metrics go on behind the trainer's step; returns the number of lines cut off."""
-    loggers = (logger for logger in trainer.loggers if isinstance(logger, MetricsFileLogger))
+    loggers: list[Any] = [logger for logger in trainer.loggers if hasattr(logger, "rewind")]
     return sum(logger.rewind(trainer.global_step) for logger in loggers)
 
 
@@ -48,20 +47,15 @@ class RunBegin(Callback):
     ) -> None:
         self.run = run
         self.resumes = resumes
+        self.replaces = not resumes
+        """Whether what the folder holds is not continued."""
         self.tracker = tracker
         self.started = False
-        self._replacement: AbstractContextManager[None] | None = None
+        self._replacement = ExitStack()
         self._first_step: int | None = None
-
-    def replaces(self) -> bool:
-        """Whether what the folder holds is not continued."""
-        return not self.resumes
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what a run has from the start; on the first rank."""
-
-    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what a run has once its first step is made; on all ranks."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin on the first rank; if that fails, all ranks end."""
@@ -79,12 +73,10 @@ class RunBegin(Callback):
         self.started = True
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.replaces():
-            replacement = replacing(self.run.folder, own=self.run.files)
-            replacement.__enter__()
-            self._replacement = replacement
-        self.track(trainer)
+        if self.replaces:
+            self._replacement.enter_context(replacing(self.run.folder, own=self.run.files))
         self._first_step = trainer.global_step + 1
+        self.track(trainer)
         self.begin(trainer, pl_module)
 
     def track(self, trainer: Trainer) -> None:
@@ -101,44 +93,32 @@ class RunBegin(Callback):
                 callback.save_config(trainer, pl_module, "fit")
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """With the first step done, what is in the folder is this run's."""
         if trainer.global_step == self._first_step:
             self.take_over(trainer, pl_module)
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the run that was to be replaced; once, on the first rank."""
-        if self._first_step is None:
-            return
+        """Remove the run that was to be replaced; on the first rank."""
         self._first_step = None
-        self.begun(trainer, pl_module)
-        self._settle(None)
-
-    def _settle(self, error: BaseException | None) -> None:
-        """Remove the run that was to be replaced, or bring it back where there is an error."""
-        replacement, self._replacement = self._replacement, None
-        if replacement is not None:
-            replacement.__exit__(type(error) if error else None, error, None)
+        self._replacement.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Bring back an earlier run if this one made no step."""
-        if self._replacement is not None:
-            if tracked := tracked_run(trainer):
+        if self._first_step is not None:
+            if self.replaces and (tracked := tracked_run(trainer)):
                 tracked.finish(exit_code=1)  # its files are among those that go
-            self._settle(exception)
-            self.started = False
+            self._replacement.__exit__(type(exception), exception, None)
+            self.started = self.started and not self.replaces
 
 
 class RunHistory(RunBegin):
     """Begin or rewind a run with checkpoints, and keep a list of its events.
+
+    A run that a callback has ended, as EarlyStopping does, is ended for the same command too.
 
     Args:
         run: The run.
@@ -147,18 +127,24 @@ class RunHistory(RunBegin):
     """
 
     def __init__(
-        self,
-        run: RunConfig,
-        *,
-        resumed_from: Path | None,
-        tracker: Callable[[], Logger | None],
+        self, run: RunConfig, *, resumed_from: Path | None, tracker: Callable[[], Logger | None]
     ) -> None:
         super().__init__(run, resumes=resumed_from is not None, tracker=tracker)
         self.resumed_from = resumed_from
+        self.replaces = run.overwrite or not own_files(run.folder, own=run.files)
 
-    def replaces(self) -> bool:
-        """Whether that is wanted, or there is nothing."""
-        return self.run.overwrite or not own_files(self.run.folder, own=self.run.files)
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Ask for no further step where the run has ended and no option has changed since."""
+        stored = checkpoint.get(CONFIG_KEY, {}).get("config", {})
+        if (
+            stored
+            and isinstance(pl_module, ConfiguredModule)
+            and _last_end(self.run.folder) == checkpoint["global_step"]
+            and not changed_options(stored, pl_module.resolved_config)
+        ):
+            trainer.should_stop = True
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut off what came after this step."""
@@ -183,9 +169,11 @@ class RunHistory(RunBegin):
         details = {"checkpoint": self.resumed_from.name, "changed": changes}
         add_event(self.run.folder, "resumed", step=step, **details, **provenance())
 
-    def begun(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration: a run that is refused, or done already, leaves it alone."""
-        self.write_config(trainer, pl_module)
+    def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, once: a run that is refused, or done, leaves it alone."""
+        if self._first_step is not None:
+            self.write_config(trainer, pl_module)
+            super().take_over(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end."""
@@ -203,3 +191,11 @@ class RunHistory(RunBegin):
         if self.started and trainer.is_global_zero:
             reason = str(exception) or type(exception).__name__
             add_event(self.run.folder, "stopped", step=trainer.global_step, reason=reason)
+
+
+def _last_end(folder: Path) -> int:
+    """Return the step at which a run finished, if nothing came after that; else -1."""
+    path = folder / EVENTS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    last = json.loads(lines[-1]) if lines else {}
+    return int(last["step"]) if last.get("event") == "finished" else -1

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from training.checkpoints import storage
-from training.checkpoints.digests import CheckpointError
-from training.checkpoints.writing import serialised, write_serialised
+from training.checkpoints.storage import serialised, write_serialised
 
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOENT}
+"""An unsteady disk, or a folder that vanished and can be made again."""
 _log = logging.getLogger(__name__)
-_UNSTEADY_DISK = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
-_VANISHED = frozenset({errno.ENOENT})
 Result = TypeVar("Result")
 
 
@@ -33,24 +32,18 @@ class VerifiedCheckpointIO(CheckpointIO):
     Args:
         asynchronous: Write in a background thread, from the copy in the host's memory that every
             save makes. A second save waits for the first.
-        retries: How often a save or load is tried again after an error that may pass (an unsteady
-            disk, a folder that vanished and can be made again). Disk full, read-only and missing
-            permissions are never retried.
+        retries: How often a save or load is tried again after an error that may pass.
         retry_wait_s: Seconds before the first retry; doubled for each further one.
     """
 
     def __init__(
         self, *, asynchronous: bool = False, retries: int = 3, retry_wait_s: float = 1.0
     ) -> None:
-        if retries < 0 or retry_wait_s < 0:
-            raise ValueError(
-                f"retries ({retries}) and retry_wait_s ({retry_wait_s}) must not be negative"
-            )
         self.on_saved: Callable[[Path], None] | None = None
-        self._asynchronous = asynchronous
+        self.asynchronous = asynchronous
         self._retries = retries
         self._retry_wait_s = retry_wait_s
-        self._writer: ThreadPoolExecutor | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def save_checkpoint(
@@ -62,18 +55,11 @@ class VerifiedCheckpointIO(CheckpointIO):
             CheckpointError: This save, or the one before it in the background, failed.
             ValueError: The checkpoint holds objects that could not be loaded again.
         """
-        if storage_options is not None:
-            raise ValueError(
-                f"storage_options is {storage_options!r}, but checkpoints are plain files; "
-                "leave it out"
-            )
         self.wait()
         data = serialised(checkpoint)
-        if not self._asynchronous:
+        if not self.asynchronous:
             self._save(data, Path(path))
             return
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending = self._writer.submit(self._save, data, Path(path))
         self._pending.add_done_callback(_log_failure)
 
@@ -91,11 +77,7 @@ class VerifiedCheckpointIO(CheckpointIO):
                 "weights_only=False would run whatever code the checkpoint holds; leave it out"
             )
         self.wait()
-        return self._retried(
-            lambda: storage.load_checkpoint(path, map_location=map_location),
-            what=f"loading {path}",
-            passing=_UNSTEADY_DISK,
-        )
+        return self._retried(lambda: storage.load_checkpoint(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; a missing one is fine."""
@@ -107,38 +89,22 @@ class VerifiedCheckpointIO(CheckpointIO):
         if pending is not None:
             pending.result()
 
-    def teardown(self) -> None:
-        """Wait for the background save and end its thread; raise the error of one that failed."""
-        try:
-            self.wait()
-        finally:
-            if self._writer is not None:
-                self._writer.shutdown()
-                self._writer = None
+    teardown = wait
 
     def _save(self, data: memoryview, path: Path) -> None:
-        self._retried(
-            lambda: write_serialised(data, path),
-            what=f"saving {path}",
-            passing=_UNSTEADY_DISK | _VANISHED,
-        )
+        self._retried(lambda: write_serialised(data, path))
         if self.on_saved is not None:
             self.on_saved(path)
 
-    def _retried(
-        self, action: Callable[[], Result], *, what: str, passing: frozenset[int]
-    ) -> Result:
+    def _retried(self, action: Callable[[], Result]) -> Result:
         for attempt in range(self._retries):
             try:
                 return action()
-            except CheckpointError as error:
-                if error.errno not in passing:
+            except OSError as error:
+                if error.errno not in _PASSING:
                     raise
                 wait_s = self._retry_wait_s * 2**attempt
-                _log.warning(
-                    "%s failed and is tried again in %g s (retry %d of %d): %s",
-                    *(what, wait_s, attempt + 1, self._retries, error),
-                )
+                _log.warning("%s It is tried again in %g s", error, wait_s)
                 time.sleep(wait_s)
         return action()
 

@@ -1,18 +1,28 @@
-"""Which checkpoint a run goes on from, and what has changed since it was saved."""
+"""Which checkpoint a run goes on from, what has changed since, and how a run goes back to one."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from torch import distributed
 
+from data_prep.files import write_atomic
 from training.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
 from training.configuration import flatten
-from training.run_config import BUNDLE_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE, RunConfig
+from training.guards import window_of
+from training.run_config import (
+    BUNDLE_FOLDER,
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    SKIPPED_FILE,
+    RunConfig,
+)
+from training.run_folder import add_event
 
 SET_ASIDE_FOLDER = "set_aside"
-_FINETUNING = ("classifier", "result.json")
 _NOT_COMPARED = {"ckpt_path", "config", "resume", "max_time", "allow_modules", "run", "preemption"}
 
 
@@ -44,43 +54,45 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         CheckpointError: The checkpoint is damaged, or all of them are.
     """
     folder = run.folder / CHECKPOINT_FOLDER
-    if any((run.folder / name).exists() for name in _FINETUNING):
+    if any((run.folder / name).exists() for name in ("classifier", "result.json")):
         raise ValueError(
             f"{run.folder} holds a fine-tuning run; give another --run.name or --run.root"
         )
     if run.overwrite and resume in ("auto", "never"):
         return None
     if resume == "auto":
-        found = newest_valid(folder, warn=warn)
-        old = folder / "last.ckpt"
-        if found is None and old.is_file():
-            raise ValueError(
-                f"{old} is of an earlier version, which this one cannot go on from; give another "
-                "--run.name, or replace the run with --run.overwrite true"
-            )
-        if found is None and (run.folder / BUNDLE_FOLDER).exists():
-            raise ValueError(
-                f"{run.folder} holds a finished run without its checkpoints, which cannot go on; "
-                "give another --run.name, or replace it with --run.overwrite true"
-            )
-        if found is None and (run.folder / METRICS_FILE).exists():
-            warn(f"{run.folder} was stopped before its first checkpoint: it starts again")
-        return found.path if found else None
+        return _newest(run, warn)
+    saved = saved_checkpoints(folder)
     if resume == "never":
-        if (run.folder / METRICS_FILE).exists() or saved_checkpoints(folder):
+        if saved or (run.folder / METRICS_FILE).exists():
             raise ValueError(
                 f"{run.folder} holds an earlier run. Give another --run.name, continue it with "
                 "--resume auto, or replace it with --run.overwrite true"
             )
         return None
     path = Path(os.path.realpath(resume))
-    inside = path.parent == Path(os.path.realpath(folder))
-    if saved_checkpoints(folder) and (run.overwrite or not inside):
+    if saved and (run.overwrite or path.parent != Path(os.path.realpath(folder))):
         raise ValueError(
             f"--resume {resume} would replace the run in {run.folder}; give another --run.name"
         )
     verify_checkpoint(path)
     return path
+
+
+def _newest(run: RunConfig, warn: Callable[[str], None]) -> Path | None:
+    folder = run.folder / CHECKPOINT_FOLDER
+    found = newest_valid(folder, warn=warn)
+    if found is not None:
+        return found.path
+    if (folder / "last.ckpt").is_file() or (run.folder / BUNDLE_FOLDER).exists():
+        raise ValueError(
+            f"{run.folder} holds a finished run without its checkpoints, or one of an earlier "
+            "version, which cannot go on; give another --run.name, or replace it with "
+            "--run.overwrite true"
+        )
+    if (run.folder / METRICS_FILE).exists():
+        warn(f"{run.folder} was stopped before its first checkpoint: it starts again")
+    return None
 
 
 def set_aside(path: Path) -> Path:
@@ -101,11 +113,59 @@ def changed_options(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list
         stored: The resolved configuration in the checkpoint; empty: nothing is known.
         given: The resolved configuration of this run.
     """
-    if not stored:
-        return []
-    before, now = flatten(stored), flatten(given)
+    before, now = flatten(stored), flatten(given) if stored else {}
     return [
         f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} now"
         for name in sorted(before.keys() | now.keys())
         if name.split(".")[0] not in _NOT_COMPARED and before.get(name) != now.get(name)
     ]
+
+
+def skipped_windows(folder: Path) -> tuple[int, ...]:
+    """Windows of the sample stream that rollbacks made a run skip, ascending."""
+    return tuple(_rollbacks(folder)["windows"])
+
+
+def roll_back(
+    folder: Path,
+    *,
+    first_step: int,
+    last_step: int,
+    first_rank: bool,
+    warn: Callable[[str], None],
+) -> int:
+    """Note what the run skips from now on; the next start of the run does the rest.
+
+    Steps before the newest checkpoint stay as they are: they are not trained again.
+
+    Args:
+        folder: The run's folder.
+        first_step: First optimiser step (from 0) whose data is to be skipped.
+        last_step: Last one, the bad step itself.
+        first_rank: Whether this process writes; the others wait for it.
+        warn: Called with one line for every broken checkpoint.
+
+    Returns:
+        How often the run was rolled back, this time included.
+    """
+    if first_rank:
+        newest = newest_valid(folder / CHECKPOINT_FOLDER, warn=warn)
+        kept, before = newest.step if newest else 0, _rollbacks(folder)
+        steps = range(max(kept, first_step), last_step + 1)
+        windows = [window_of(step, before["windows"]) for step in steps]
+        content = {
+            "windows": sorted({*before["windows"], *windows}),
+            "rollbacks": before["rollbacks"] + 1,
+        }
+        write_atomic(folder / SKIPPED_FILE, (json.dumps(content) + "\n").encode())
+        add_event(folder, "rolled_back", to_step=kept, skipped_windows=windows)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+    return int(_rollbacks(folder)["rollbacks"])
+
+
+def _rollbacks(folder: Path) -> dict[str, Any]:
+    path = folder / SKIPPED_FILE
+    if not path.exists():
+        return {"windows": [], "rollbacks": 0}
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,7 +1,8 @@
 """When a run saves, what it keeps, and where it stops.
 
 Invariant: a checkpoint is taken between two optimiser steps, on all ranks at the same one, and only
-of a state that the guards have passed. What is due at the same step as a validation waits for it.
+of a state that the guards have passed. What it says of Lightning's loops is never trusted: it was
+taken somewhere inside them, perhaps with other devices; `loop_state` is a function of the step.
 """
 
 import math
@@ -11,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from training.callbacks.agreement import ranks_agree
+from training.callbacks.steps import ranks_agree
 from training.checkpoints.storage import (
     checkpoint_path,
     point_to,
@@ -23,20 +24,159 @@ from training.checkpoints.storage import (
     saved_checkpoints,
 )
 from training.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
-from training.loops import loop_state
 from training.run_config import CheckpointConfig
 
 SAVE = 1
 """What a rank wishes for: 0 nothing, SAVE, or the exit code to stop with. The highest one wins."""
 
-OnAllRanks = Callable[[Trainer, LightningModule], None]
 
-
-class RunCheckpoints(Checkpoint):
-    """Save by steps, time, epoch and validation; stop when asked to; keep the last and the best.
+def loop_state(
+    step: int,
+    *,
+    epoch: int,
+    within: int,
+    accumulation: int,
+    owes_validation: bool = False,
+    at_validation: bool = False,
+) -> dict[str, Any]:
+    """The state of Lightning's fit loop after an optimiser step (Lightning 2.6).
 
     Args:
-        folder: Where `step-<number>.ckpt` go, with the links `last.ckpt` and `best.ckpt`.
+        step: Optimiser steps done.
+        epoch: Lightning epochs that are over.
+        within: Optimiser steps done of the next one.
+        accumulation: Micro-batches per optimiser step.
+        owes_validation: Whether the loop must make up for a validation of this step first.
+        at_validation: Whether a validation belongs to this step, done or not: it is passed through
+            once more and counted there.
+    """
+
+    def progress(total: int, current: int, *names: str) -> dict[str, Any]:
+        return {"total": dict.fromkeys(names, total), "current": dict.fromkeys(names, current)}
+
+    started = ("ready", "started", "completed")
+    optimizer_step = progress(step, within, "ready", "completed")
+    batches = (step * accumulation, within * accumulation)
+    # Lightning takes a validation with a batch started and not processed for one to do again.
+    evaluation = {"ready": int(owes_validation), "started": int(owes_validation)}
+    evaluation |= {"processed": 0, "completed": 0}
+    epochs = dict.fromkeys((*started, "processed"), epoch)
+    if within:
+        epochs |= {"ready": epoch + 1, "started": epoch + 1}
+    return {
+        "state_dict": {},
+        "epoch_progress": {"total": epochs, "current": dict(epochs)},
+        "epoch_loop.state_dict": {"_batches_that_stepped": step - int(at_validation)},
+        "epoch_loop.batch_progress": {
+            **progress(*batches, *started, "processed"),
+            "is_last_batch": False,
+        },
+        "epoch_loop.scheduler_progress": optimizer_step,
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {"step": optimizer_step, "zero_grad": progress(step, within, *started)}
+        },
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": {
+            "total": evaluation,
+            "current": dict(evaluation),
+            "is_last_batch": False,
+        },
+    }
+
+
+class SavesAndStops(Callback):
+    """What saves a run and stops it when somebody asks for it.
+
+    Args:
+        folder: Where `step-<number>.ckpt` go.
+        stop: Who may ask the run to stop.
+        every_n_minutes: Longest time between two saves; 0: none by time.
+    """
+
+    def __init__(self, folder: str | Path, *, stop: StopRequest, every_n_minutes: float) -> None:
+        self.folder = Path(folder)
+        self._stop_request = stop
+        self._every_s = 60 * every_n_minutes
+        self._saved_at = time.monotonic()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to take notes of signals."""
+        if stage == "fit":
+            trainer.strategy.checkpoint_io.on_saved = self.after_save  # type: ignore[attr-defined]
+            self._stop_request.install()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        if stage == "fit":
+            self._stop_request.uninstall()
+
+    def after_save(self, path: Path) -> None:
+        """Remove what need not be kept any more; what others save elsewhere changes nothing."""
+        saved = saved_checkpoints(self.folder)
+        written = next((found for found in saved if found.path == path), None)
+        if written is None:
+            return
+        kept = {written.step, *self.kept([found.step for found in saved], written.step)}
+        for old in saved:
+            if old.step in kept:
+                continue
+            try:
+                remove_checkpoint(old.path)
+            except OSError as error:  # it takes room, but nothing is lost
+                say(f"{old.path} could not be removed: {error}")
+
+    def kept(self, steps: list[int], step: int) -> set[int]:
+        """Return which of the saved steps stay beside the one that was just written."""
+        return set()
+
+    def wish(self) -> int:
+        """Return what this rank wishes for."""
+        late = bool(self._every_s) and time.monotonic() - self._saved_at >= self._every_s
+        return self._stop_request.exit_code or int(late)
+
+    def write(self, trainer: Trainer) -> None:
+        """Save the state after the current step; called on all ranks.
+
+        Raises:
+            RunInterrupted: It could not be written (exit code 74); on all ranks alike.
+        """
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        path = checkpoint_path(self.folder, trainer.global_step)
+        self.attempt(trainer, lambda: trainer.strategy.save_checkpoint(content, path))
+        self._saved_at = time.monotonic()
+
+    def attempt(self, trainer: Trainer, action: Callable[[], object]) -> None:
+        """Do something that may fail on one rank; then it fails on all, and none waits for it."""
+        error: OSError | None = None
+        try:
+            action()
+        except OSError as raised:
+            error = raised
+        if ranks_agree(trainer, int(error is not None)):
+            reason = str(error or "another rank could not write its checkpoint")
+            raise RunInterrupted(reason, EXIT_STORAGE) from error
+
+    def stopped(self, trainer: Trainer, code: int) -> RunInterrupted:
+        """Return what ends the run with an exit code."""
+        step = trainer.global_step
+        path = checkpoint_path(self.folder, step)
+        return RunInterrupted(
+            f"{self._stop_request.reason}: stopped after step {step}"
+            f"{f' with {path}' if path.exists() else ''}; {self._stop_request.again} goes on from "
+            "there",
+            code,
+        )
+
+
+class RunCheckpoints(SavesAndStops, Checkpoint):
+    """Save by steps, time, epoch and validation; stop when asked to; keep the last and the best.
+
+    What is due at the same step as a validation waits for it. The links `last.ckpt` and `best.ckpt`
+    stand beside the checkpoints.
+
+    Args:
+        folder: See `SavesAndStops`.
         config: When to save, what to keep.
         stop: Who may ask the run to stop.
         poll_every_n_steps: Optimiser steps (validation batches) between two agreements of ranks.
@@ -54,13 +194,12 @@ class RunCheckpoints(Checkpoint):
         stop: StopRequest,
         poll_every_n_steps: int,
         eval_every_n_steps: int,
-        before_save: OnAllRanks,
-        before_stop: OnAllRanks,
+        before_save: Callable[[Trainer, LightningModule], None],
+        before_stop: Callable[[Trainer, LightningModule], None],
         around_save: Callable[[Trainer], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder, stop=stop, every_n_minutes=config.every_n_minutes)
         self.config = config
-        self._stop_request = stop
         self._poll_every = poll_every_n_steps
         self._eval_every = eval_every_n_steps
         self._before_save = before_save
@@ -73,23 +212,16 @@ class RunCheckpoints(Checkpoint):
         self._step = 0
         self._saved: tuple[int, int] | None = None
         self._save_after_validation = False
-        self._saved_at = time.monotonic()
-
-    # --- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Which step was validated last, and which is the best; plain values."""
-        return {
-            "validated_step": self._validated_step,
-            "best_step": self._best_step,
-            "best_loss": self._best_loss,
-        }
+        names = ("validated_step", "best_step", "best_loss")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of a saved run."""
-        self._validated_step = state_dict["validated_step"]
-        self._best_step = self._best_saved = state_dict["best_step"]
-        self._best_loss = state_dict["best_loss"]
+        vars(self).update({f"_{name}": value for name, value in state_dict.items()})
+        self._best_saved = self._best_step
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -100,44 +232,27 @@ class RunCheckpoints(Checkpoint):
         step = checkpoint["global_step"]
         own = checkpoint["callbacks"].get(self.state_key, {})
         epoch, within = divmod(step, trainer.datamodule.steps_per_epoch)  # type: ignore[attr-defined]
+        due = self._validation_due(trainer, step)
         checkpoint["loops"]["fit_loop"] = loop_state(
             step,
             epoch=epoch,
             within=within,
             accumulation=trainer.accumulate_grad_batches,
-            validation_due=self._validation_due(trainer, step),
-            validation_done=own.get("validated_step", step) == step,
+            owes_validation=due and own.get("validated_step", step) != step,
+            at_validation=due,
         )
 
     def _validation_due(self, trainer: Trainer, step: int) -> bool:
         return bool(step and step % self._eval_every == 0 and trainer.enable_validation)
 
-    # --- when ---------------------------------------------------------------------------------
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to take notes of signals."""
-        if stage == "fit":
-            trainer.strategy.checkpoint_io.on_saved = self._after_save
-            self._stop_request.install()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        if stage == "fit":
-            self._stop_request.uninstall()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; stop if that was asked for while the run started."""
         self._step = trainer.global_step
         self._saved_at = time.monotonic()
-        self._obey(trainer, pl_module, ranks_agree(trainer, self._wish()))
+        self._obey(trainer, pl_module, ranks_agree(trainer, self.wish()))
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """After an optimiser step: save or stop if that is due or asked for."""
         step = trainer.global_step
@@ -145,9 +260,8 @@ class RunCheckpoints(Checkpoint):
             return
         self._step = step
         agreed = self._agree(trainer, step)
-        by_steps = self.config.every_n_steps and step % self.config.every_n_steps == 0
-        if agreed < SAVE and by_steps:
-            agreed = SAVE
+        if self.config.every_n_steps and step % self.config.every_n_steps == 0:
+            agreed = max(agreed, SAVE)
         if self._validation_due(trainer, step):
             self._save_after_validation = agreed >= SAVE
             if agreed == SAVE:
@@ -156,7 +270,7 @@ class RunCheckpoints(Checkpoint):
             return  # on_train_end saves
         self._obey(trainer, pl_module, agreed)
 
-    def on_validation_batch_end(
+    def on_validation_batch_end(  # noqa: PLR0913, PLR0917 (Lightning's signature)
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -180,7 +294,7 @@ class RunCheckpoints(Checkpoint):
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
         if loss < self._best_loss and self.config.at_validation:
             self._best_loss, self._best_step = loss, trainer.global_step
-        wish = max(self._wish(), int(self.config.at_validation or self._save_after_validation))
+        wish = max(self.wish(), int(self.config.at_validation or self._save_after_validation))
         self._save_after_validation = False
         agreed = ranks_agree(trainer, wish)
         if trainer.global_step >= trainer.max_steps > 0:
@@ -197,18 +311,10 @@ class RunCheckpoints(Checkpoint):
         self.save(trainer, pl_module)
         self._finish_saves(trainer)
 
-    def _wish(self) -> int:
-        if self._stop_request.exit_code:
-            return self._stop_request.exit_code
-        minutes = self.config.every_n_minutes
-        return int(bool(minutes) and time.monotonic() - self._saved_at >= minutes * 60)
-
     def _agree(self, trainer: Trainer, count: int) -> int:
         if trainer.world_size > 1 and count % self._poll_every:
             return 0
-        return ranks_agree(trainer, self._wish())
-
-    # --- what ---------------------------------------------------------------------------------
+        return ranks_agree(trainer, self.wish())
 
     def _obey(self, trainer: Trainer, pl_module: LightningModule, agreed: int) -> None:
         if agreed >= SAVE:
@@ -216,59 +322,25 @@ class RunCheckpoints(Checkpoint):
         if agreed > SAVE:
             self._finish_saves(trainer)
             self._before_stop(trainer, pl_module)
-            raise RunInterrupted(
-                f"{self._stop_request.reason}: stopped after step {trainer.global_step} with "
-                f"{checkpoint_path(self.folder, trainer.global_step)}; {self._stop_request.again} "
-                "goes on from there",
-                agreed,
-            )
+            raise self.stopped(trainer, agreed)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the state after the current step, if it is not saved yet; called on all ranks.
-
-        Raises:
-            RunInterrupted: It could not be written (exit code 74); on all ranks alike.
-        """
-        step = trainer.global_step
-        if self._saved == (step, self._validated_step):
-            return
-        self._before_save(trainer, pl_module)
-        path = checkpoint_path(self.folder, step)
-        with self._around_save(trainer):
-            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            self._attempt(trainer, lambda: trainer.strategy.save_checkpoint(content, path))
-        self._saved, self._saved_at = (step, self._validated_step), time.monotonic()
+        """Save the state after the current step, if it is not saved yet; see `write`."""
+        now = (trainer.global_step, self._validated_step)
+        if self._saved != now:
+            self._before_save(trainer, pl_module)
+            with self._around_save(trainer):
+                self.write(trainer)
+            self._saved = now
 
     def _finish_saves(self, trainer: Trainer) -> None:
-        self._attempt(trainer, trainer.strategy.checkpoint_io.wait)  # type: ignore[attr-defined]
+        self.attempt(trainer, trainer.strategy.checkpoint_io.wait)  # type: ignore[attr-defined]
 
-    def _attempt(self, trainer: Trainer, action: Callable[[], object]) -> None:
-        """Do something that may fail on one rank; then it fails on all, and none waits for it."""
-        error: OSError | None = None
-        try:
-            action()
-        except OSError as raised:
-            error = raised
-        if ranks_agree(trainer, int(error is not None)):
-            reason = str(error or "another rank could not write its checkpoint")
-            raise RunInterrupted(reason, EXIT_STORAGE) from error
-
-    def _after_save(self, path: Path) -> None:
-        """Point to the newest and the best; remove what need not be kept any more."""
-        saved = saved_checkpoints(self.folder)
-        step = next((s.step for s in saved if s.path == path), None)
-        if step is None:  # a checkpoint that another callback has saved elsewhere
-            return
+    def kept(self, steps: list[int], step: int) -> set[int]:
+        """Return the newest steps and the best, and let the links point to their checkpoints."""
+        path = checkpoint_path(self.folder, step)
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)
             self._best_saved = step
-        kept = {s.step for s in saved[-self.config.keep_last :]}
-        kept |= {step, self._best_step, self._best_saved}
-        for old in saved:
-            if old.step in kept:
-                continue
-            try:
-                remove_checkpoint(old.path)
-            except OSError as error:  # it takes room, but nothing is lost
-                say(f"{old.path} could not be removed: {error}")
+        return {*steps[-self.config.keep_last :], self._best_step, self._best_saved}

@@ -3,52 +3,74 @@
 Invariant: only reads the runs; the files of an earlier report are replaced whole.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.files import write_atomic
-from training.command_line import OneLineParser, yes_or_no
+from training.command_line import parse_options
+
+if TYPE_CHECKING:  # commands say what is wrong with their options at once
+    from training.reports.finetuning import GridReport
+    from training.reports.pretraining import StudyReport
 
 PAGE, TABLE, CSV, JSON = "index.html", "table.md", "table.csv", "table.json"
 FIGURE, CURVES_FIGURE = "figure.png", "curves.png"
-REPORT_FOLDER = "report"
+REPORT = "report"
 
 
-def parse_pretraining(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of `pretrain report`.
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions:
+    """Make one HTML page about pretraining runs: results with their spread, differences, curves.
 
-    Raises:
-        ValueError: A mistake in them.
+    It opens from disk and needs no network. Beside it stand the tables as Markdown, CSV and JSON,
+    and figures as PNG.
     """
-    parser = OneLineParser(
-        "ponet-pretrain report",
-        allow_abbrev=False,
-        description="Make one HTML page about pretraining runs: results with their spread, "
-        "differences, curves, settings, commands. It opens from disk and needs no network. Beside "
-        "it stand the tables as Markdown, CSV and JSON, and figures as PNG.",
+
+    runs: tuple[Path, ...]
+    """Run folders, or folders that hold some (a sweep's)."""
+    out: Path = Path(REPORT)
+    """Folder to write."""
+    title: str = "Pretraining study"
+    """Heading of the page."""
+    group_by: str = ""
+    """Settings as in `fit`, with commas between them, that alone tell configurations apart; empty:
+    every setting that can change a result, the seed aside."""
+    baseline: str = ""
+    """The configuration that differences are taken from: its name in the table, or one of its runs;
+    empty: the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningOptions:
+    """Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and a figure."""
+
+    folders: tuple[Path, ...]
+    """The --output folders of `grid`."""
+    output: Path = Path()
+    """Folder to write; left out: <first>/report."""
+    published: bool = True
+    """false: leave published scores out."""
+
+
+def parse_pretraining(arguments: Sequence[str]) -> PretrainingOptions:
+    """The options of `pretrain report`; a mistake in them is a ValueError."""
+    program, names = "ponet-pretrain report", ("runs",)
+    return parse_options(
+        PretrainingOptions, arguments, program=program, positional="runs", repeated=names
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, help="run folders, or folders that hold some (a sweep's)"
+
+
+def parse_finetuning(arguments: Sequence[str]) -> FinetuningOptions:
+    """The options of `finetune report`; a mistake in them is a ValueError."""
+    program, names = "ponet-finetune report", ("folders",)
+    return parse_options(
+        FinetuningOptions, arguments, program=program, positional="folders", repeated=names
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path(REPORT_FOLDER), help="folder to write (default: report)"
-    )
-    parser.add_argument("--title", default="Pretraining study", help="heading of the page")
-    parser.add_argument(
-        "--group_by",
-        default="",
-        type=lambda text: [key.strip() for key in text.split(",") if key.strip()],
-        help="settings as in `fit`, with commas between them, that alone tell configurations "
-        "apart (default: every setting that can change a result, the seed aside)",
-    )
-    parser.add_argument(
-        "--baseline",
-        default="",
-        help="the configuration that differences are taken from: its name in the table, or one "
-        "of its runs (default: the first)",
-    )
-    return parser.parse_args(list(arguments))
 
 
 def run_pretraining_report(arguments: Sequence[str]) -> None:
@@ -58,70 +80,33 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or no run at all; says what is wrong with each folder.
     """
     options = parse_pretraining(arguments)
-    from training.reports import pretraining
-    from training.reports.configurations import choose_baseline, make_study
-    from training.reports.curves import curve_panels
     from training.reports.figures import save_dots, save_png
-    from training.reports.files import study_csv, study_json
-    from training.reports.measures import make_columns
+    from training.reports.pretraining import StudyReport
     from training.reports.runs import find_runs
+    from training.reports.study import choose_baseline, make_study
 
     runs, problems = find_runs(options.runs)
     if not runs:
-        reasons = "\n".join(f"  {problem.folder}: {problem.reason}" for problem in problems)
+        reasons = "\n".join(f"  {folder}: {reason}" for folder, reason in problems.items())
         raise ValueError(f"there is no run to report on:\n{reasons}")
-    study = make_study(runs, options.group_by)
-    baseline = choose_baseline(study, options.baseline)
-    columns = make_columns(study)
-    document = pretraining.make_document(
-        pretraining.Content(
-            title=options.title,
-            study=study,
-            columns=columns,
-            baseline=baseline,
-            problems=problems,
-            out=options.out,
-        )
+    keys = [key.strip() for key in options.group_by.split(",") if key.strip()]
+    study, out = make_study(runs, keys), options.out
+    report = StudyReport(
+        title=options.title,
+        study=study,
+        baseline=choose_baseline(study, options.baseline),
+        problems=problems,
+        out=out,
     )
-    texts = {
-        TABLE: document.markdown(),
-        CSV: study_csv(study, columns),
-        JSON: study_json(study, columns, baseline, problems),
-        PAGE: document.page(),
-    }
-    _write(options.out, texts)
-    if dots := pretraining.dot_panels(study, columns):
-        save_dots(dots, options.out / FIGURE)
-    if curves := curve_panels(study):
-        save_png(curves, options.out / CURVES_FIGURE)
-    for problem in problems:
-        print(f"left out: {problem.folder}: {problem.reason}")
-    print(f"report: {options.out / PAGE}")
-
-
-def parse_finetuning(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of `finetune report`.
-
-    Raises:
-        ValueError: A mistake in them.
-    """
-    parser = OneLineParser(
-        "ponet-finetune report",
-        allow_abbrev=False,
-        description="Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and "
-        "a figure.",
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="--output folders of `grid`")
-    parser.add_argument("--output", type=Path, help="folder to write; default: <first>/report")
-    parser.add_argument(
-        "--published",
-        type=yes_or_no,
-        nargs="?",
-        const=True,
-        default=True,
-        help="false: leave published scores out",
-    )
-    return parser.parse_args(list(arguments))
+    write_files(report, out)
+    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
+    if report.columns:
+        save_dots(report.dots(report.columns), report.columns, out / FIGURE)
+    if report.curves:
+        save_png(report.curves, out / CURVES_FIGURE)
+    for folder, reason in problems.items():
+        print(f"left out: {folder}: {reason}")
+    print(f"report: {out / PAGE}")
 
 
 def run_finetuning_report(arguments: Sequence[str]) -> None:
@@ -131,24 +116,29 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or results that must not stand in one table.
     """
     options = parse_finetuning(arguments)
-    from training.reports import finetuning
-    from training.reports.choice import make_results
     from training.reports.figures import save_dots
-    from training.reports.files import results_csv, results_json
+    from training.reports.finetuning import GridReport
     from training.reports.trials import find_trials
 
-    results = make_results(find_trials(options.folders), with_published=options.published)
-    document, out = finetuning.make_document(results), options.output
-    out = out or options.folders[0] / REPORT_FOLDER
-    text = document.markdown()
-    texts = {TABLE: text, CSV: results_csv(results), JSON: results_json(results)}
-    _write(out, {**texts, PAGE: document.page()})
-    save_dots(finetuning.panels(results), out / FIGURE, models=finetuning.published_models(results))
+    report = GridReport(found=find_trials(options.folders), with_published=options.published)
+    out = options.output if options.output != Path() else options.folders[0] / REPORT
+    text = write_files(report, out)
+    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
+    save_dots(report.dots(), report.columns, out / FIGURE)
     print(text)
     print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {FIGURE}, {PAGE}")
 
 
-def _write(folder: Path, texts: Mapping[str, str]) -> None:
+def write_files(report: "StudyReport | GridReport", folder: Path) -> str:
+    """Write what is said, and the numbers for programs: CSV per run, JSON; returns the Markdown."""
+    rows, text, stream = report.csv_rows(), report.text("md"), io.StringIO(newline="")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    content = {"format_version": 1, **report.numbers()}
+    numbers = json.dumps(content, indent=2, ensure_ascii=False, default=asdict) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_atomic(folder / name, text.encode("utf-8"))
+    for name, found in ((TABLE, text), (CSV, stream.getvalue()), (JSON, numbers)):
+        write_atomic(folder / name, found.encode("utf-8"))
+    return text

@@ -2,16 +2,18 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from training.metrics_rows import series
-from training.reports.document import NOTHING, Block, Document, Lines, Section, table
-from training.reports.runs import Run, read_run
-from training.reports.settings import NOT_STATED, shown
+from training.metrics_file import series
+from training.reports.page import NOTHING, render
+from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
+from training.reports.study import NOT_STATED, shown
 
-NUM_SHOWN_STEPS = 8
+_NUM_SHOWN_STEPS = 8
 _CURVES = ("val/", "train/loss", "train/mlm_loss", "train/pair_accuracy")
+Points = Sequence[tuple[float, float, float]]
+"""Steps that both runs have, with the value of either."""
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -24,99 +26,54 @@ def run_compare(arguments: Sequence[str]) -> None:
     parser.add_argument("first", type=Path, help="folder of a run, A")
     parser.add_argument("second", type=Path, help="folder of another run, B")
     options = parser.parse_args(list(arguments))
-    print(compare(read_run(options.first), read_run(options.second)).markdown())
+    print(compare(read_run(options.first), read_run(options.second)))
 
 
-def compare(first: Run, second: Run) -> Document:
-    """All that is printed."""
-    runs = {"A": first, "B": second}
-    remarks = [f"{letter} {remark}" for letter, run in runs.items() for remark in run.remarks]
-    parts: dict[str, list[Block]] = {
-        "": [Lines(lines=remarks)] if remarks else [],
-        "Configuration": _settings(first, second),
-        "Curves, B minus A at the steps both have": _curves(first, second),
-        "Results, last value": [_results(first, second)],
-    }
-    return Document(
-        title=f"A: {first.folder}, B: {second.folder}",
-        sections=[Section(title=title, blocks=blocks) for title, blocks in parts.items()],
+def compare(*runs: Run) -> str:
+    """All that is printed of two runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    settings = [[key, *(shown(run.settings.get(key, NOT_STATED)) for run in runs)] for key in keys]
+    logged = [{name for row in run.rows for name in row} for run in runs]
+    shared = sorted(name for name in set.intersection(*logged) if name.startswith(_CURVES))
+    names = sorted(n for n in set.union(*logged) if n.startswith(("val/", "test/", "baseline/")))
+    metrics = {name: name for name in names} | {"median tokens/s": SPEED_METRIC}
+    metrics |= {task: TASK_METRIC + task for run in runs for task in run.downstream}
+    return render(
+        "compare.j2",
+        "md",
+        runs=runs,
+        settings=[row for row in settings if row[1] != row[2]],
+        curves={name: _points(runs, name) for name in shared},
+        results={title: [run.last(metric) for run in runs] for title, metric in metrics.items()},
+        told=_told,
+        some=_some,
+        number=lambda value: NOTHING if value is None else f"{value:,.4f}",
     )
 
 
-def _settings(first: Run, second: Run) -> list[Block]:
-    rows = []
-    for key in dict.fromkeys((*first.settings, *second.settings)):
-        values = [shown(run.settings.get(key, NOT_STATED)) for run in (first, second)]
-        if values[0] != values[1]:
-            rows.append([key, *values])
-    return [table(["setting", "A", "B"], rows) if rows else Lines(lines=["no difference"])]
+def _points(runs: Sequence[Run], metric: str) -> Points:
+    a, b = (dict(zip(*series(run.rows, metric), strict=True)) for run in runs)
+    return [(step, a[step], b[step]) for step in sorted((a.keys() & b.keys()) - {None})]
 
 
-def _curves(first: Run, second: Run) -> list[Block]:
-    found = [{name for row in run.rows for name in row} for run in (first, second)]
-    metrics = sorted(name for name in found[0] & found[1] if name.startswith(_CURVES))
-    lines, tables = [], []
-    for metric in metrics:
-        a, b = (_points(run, metric) for run in (first, second))
-        steps = sorted(set(a) & set(b))
-        lines.append(f"{metric}: {_curve_text(steps, a, b)}")
-        if metric.startswith("val/") and any(not _same(a[step], b[step]) for step in steps):
-            rows = [
-                [f"{step:,.0f}", *map(_number, (a[step], b[step])), f"{b[step] - a[step]:+.4f}"]
-                for step in _some(steps)
-            ]
-            tables.append(table([metric, "A", "B", "B - A"], rows))
-    return [Lines(lines=lines or ["no metric that both have"], form="list"), *tables]
-
-
-def _points(run: Run, metric: str) -> dict[float, float]:
-    pairs = zip(*series(run.rows, metric), strict=True)
-    return {step: value for step, value in pairs if step is not None}
-
-
-def _curve_text(steps: Sequence[float], a: Mapping[float, float], b: Mapping[float, float]) -> str:
-    if not steps:
+def _told(points: Points) -> str:
+    """How far two curves are apart."""
+    if not points:
         return "no step that both have"
-    apart = [step for step in steps if not _same(a[step], b[step])]
+    apart = [step for step, a, b in points if a != b and not (math.isnan(a) and math.isnan(b))]
     if not apart:
-        return f"{len(steps):,} shared steps, equal at every one"
-    text = f"{len(steps):,} shared steps, first different at step {apart[0]:,.0f}"
-    finite = {s: gap for s in steps if math.isfinite(gap := abs(b[s] - a[s]))}
-    if finite:
-        widest = max(finite, key=lambda step: finite[step])
-        mean = sum(finite.values()) / len(finite)
-        text += f"; mean |difference| {mean:.4g}, greatest {finite[widest]:.4g}"
-        text += f" at step {widest:,.0f}"
-    unequal = [step for step in apart if step not in finite]
-    return text + (f"; not finite at {len(unequal):,} steps" if unequal else "")
+        return f"{len(points):,} shared steps, equal at every one"
+    text = f"{len(points):,} shared steps, first different at step {apart[0]:,.0f}"
+    gaps = [(abs(b - a), step) for step, a, b in points if math.isfinite(b - a)]
+    if gaps:
+        widest, at = max(gaps, key=lambda gap: gap[0])
+        mean = sum(gap for gap, _ in gaps) / len(gaps)
+        text += f"; mean |difference| {mean:.4g}, greatest {widest:.4g} at step {at:,.0f}"
+    num_unequal = len(set(apart) - {step for _, step in gaps})
+    return text + (f"; not finite at {num_unequal:,} steps" if num_unequal else "")
 
 
-def _same(a: float, b: float) -> bool:
-    return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def _some(steps: Sequence[float]) -> list[float]:
-    """At most `NUM_SHOWN_STEPS` steps, evenly chosen, the last one among them."""
-    count = min(NUM_SHOWN_STEPS, len(steps))
-    return [steps[(number + 1) * len(steps) // count - 1] for number in range(count)]
-
-
-def _results(first: Run, second: Run) -> Block:
-    names = sorted({name for run in (first, second) for row in run.rows for name in row})
-    pairs = {
-        name: (first.last(name), second.last(name))
-        for name in names
-        if name.startswith(("val/", "test/", "baseline/"))
-    }
-    pairs["median tokens/s"] = (first.tokens_per_s, second.tokens_per_s)
-    for task in dict.fromkeys((*first.downstream, *second.downstream)):
-        pairs[task] = (first.downstream.get(task), second.downstream.get(task))
-    rows = [["steps", f"{first.last_step:,}", f"{second.last_step:,}", ""]]
-    for name, (a, b) in pairs.items():
-        gap = "" if a is None or b is None else f"{b - a:+,.4f}"
-        rows.append([name, _number(a), _number(b), gap])
-    return table(["last value", "A", "B", "B - A"], rows)
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.4f}"
+def _some(points: Points) -> Points:
+    """At most `_NUM_SHOWN_STEPS` of them, evenly chosen, the last one among them."""
+    count = min(_NUM_SHOWN_STEPS, len(points))
+    return [points[(number + 1) * len(points) // count - 1] for number in range(count)]

@@ -1,233 +1,71 @@
-"""Curves: of configurations the mean over seeds with least and greatest, of runs as they are.
+"""Lines of a study: its measures over training, and its settings against its results.
 
 Invariant: a run that diverged or has not ended bends no mean; it is drawn beside it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from training.metrics_rows import last_value, series
-from training.reports.configurations import Configuration, Study
-from training.reports.figures import DASHES, GREY, MARKERS, SOFT, Panel, colour_of, save_png, tidy
-from training.reports.measures import ACCURACY, LOSS, PAIRS
-from training.reports.runs import Run
+from training.metrics_file import series
+from training.reports.figures import (
+    DASHES,
+    GREY,
+    MARKERS,
+    SOFT,
+    Panel,
+    colour_of,
+    save_png,
+    tidy,
+    wrapped,
+)
+from training.reports.runs import Rows, Run
+from training.reports.study import CURVES, Configuration, Logged, Study
 
-Points = list[tuple[float, float]]
-Rows = list[dict[str, float]]
+Points = dict[float, float]
 _EARLY = 0.05
 """Share of the steps at the beginning whose training values do not set the range of the axis."""
 _MOST_MARKS = 24
+_ABSENT = -0.12
+"""Height of runs that do not have a setting or a score; the others are in [0, 1]."""
+_LABEL_LENGTH = 18
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One metric of one configuration, at the steps that all its finished, finite runs have."""
+def curves_of(
+    configuration: Configuration, metric: str, *, scale: float = 1.0
+) -> tuple[list[Points], list[Points]]:
+    """Values by optimiser step, times a scale, of its finished, finite runs and of the others.
 
-    number: int
-    """Of the configuration."""
-    label: str
-    """Of the configuration."""
-    n: int
-    """Runs in the mean."""
-    steps: Sequence[float] = ()
-    """Optimiser steps."""
-    mean: Sequence[float] = ()
-    """Mean over those runs."""
-    low: Sequence[float] = ()
-    """Least."""
-    high: Sequence[float] = ()
-    """Greatest."""
-    strays: Sequence[Points] = ()
-    """Finite values of runs beside the mean, which would hide them or be bent: those that diverged,
-    up to there, and those that have not ended."""
-
-    @property
-    def values(self) -> list[float]:
-        """What sets the range of an axis: the mean's, or the strays' where there is none."""
-        return [*self.low, *self.high] or [value for points in self.strays for _, value in points]
-
-    @property
-    def last_step(self) -> float:
-        """The newest step."""
-        strays = (step for points in self.strays for step, _ in points)
-        return max((*self.steps, *strays), default=0.0)
-
-
-def make_curves(study: Study, metric: str, *, scale: float = 1.0) -> list[Curve]:
-    """One curve per configuration that has the metric at all.
-
-    Args:
-        study: All configurations.
-        metric: A key of the metrics rows.
-        scale: Factor on its values.
+    The others would hide the mean or be bent: those that diverged have their finite values, and
+    those that have not ended.
     """
-    curves = [
-        _curve(number, configuration, metric, scale)
-        for number, configuration in enumerate(study.configurations)
-    ]
-    return [curve for curve in curves if curve.values]
-
-
-def curve_of_run(rows: Rows, metric: str, *, number: int, label: str) -> Curve:
-    """The curve of one run by itself, values that are not finite included.
-
-    Args:
-        rows: Its metrics.
-        metric: A key of them.
-        number: Which colour and mark it gets.
-        label: What it is called.
-    """
-    steps, values = series(rows, metric)
-    return Curve(number=number, label=label, n=1, steps=steps, mean=values, low=values, high=values)
-
-
-def _curve(number: int, configuration: Configuration, metric: str, scale: float) -> Curve:
-    together: list[dict[float, float]] = []
+    together: list[Points] = []
     strays: list[Points] = []
     for run in configuration.runs:
-        points = _points(run, metric, scale)
-        finite = [point for point in points.items() if math.isfinite(point[1])]
+        pairs = zip(*series(run.rows, metric), strict=True)
+        points = {step: scale * value for step, value in pairs if step is not None}
+        finite = {step: value for step, value in points.items() if math.isfinite(value)}
         is_whole = run.diverged_at is None and len(finite) == len(points)
-        if points and is_whole and run in configuration.counted:
-            together.append(points)
-        elif finite:
-            strays.append(finite)
-    steps = sorted(set.intersection(*map(set, together))) if together else []
-    columns = [[points[step] for points in together] for step in steps]
-    return Curve(
-        number=number,
-        label=configuration.label,
-        n=len(together),
-        steps=steps,
-        mean=[sum(column) / len(column) for column in columns],
-        low=[min(column) for column in columns],
-        high=[max(column) for column in columns],
-        strays=strays,
-    )
-
-
-def _points(run: Run, metric: str, scale: float) -> dict[float, float]:
-    steps, values = series(run.rows, metric)
-    pairs = zip(steps, values, strict=True)
-    return {step: value * scale for step, value in pairs if step is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePanel(Panel):
-    """A metric over optimiser steps."""
-
-    unit: str
-    """Unit of the values, beside the axis."""
-    main: Sequence[Curve]
-    """Validation: thick, with marks and bands."""
-    faint: Sequence[Curve] = ()
-    """Training: thin, without marks."""
-    levels: Sequence[tuple[float, str]] = ()
-    """What guessing scores, and in words: lines across."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no value to draw."""
-        return not any(curve.values for curve in (*self.main, *self.faint))
-
-    def draw(self, axis: Any) -> None:
-        """Draw it."""
-        for curve in self.faint:
-            _draw_faint(axis, curve)
-        for curve in self.main:
-            _draw_main(axis, curve)
-        for level, text in self.levels:
-            axis.axhline(level, color=GREY, ls="--", lw=1, label=text)
-            axis.annotate(
-                text,
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=SOFT,
-            )
-        self._set_range(axis)
-        axis.set_xlim(left=0)
-        axis.set_xlabel("optimiser steps")
-        axis.set_ylabel(self.unit)
-        axis.set_title(self.title, fontsize=10)
-        tidy(axis, grid="y")
-        axis.locator_params(axis="x", nbins=5)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        if self.has_legend and self.main:
-            axis.legend(fontsize=8, frameon=False)
-
-    def _set_range(self, axis: Any) -> None:
-        """Show validation whole, and training without its first steps."""
-        values = [value for curve in self.main for value in curve.values]
-        last = max((curve.last_step for curve in (*self.main, *self.faint)), default=0.0)
-        for curve in self.faint:
-            pairs = zip(curve.steps, curve.mean, strict=True)
-            values += [v for step, v in pairs if step > _EARLY * last or not self.main]
-        finite = [v for v in (*values, *(level for level, _ in self.levels)) if math.isfinite(v)]
         if finite:
-            low, high = min(finite), max(finite)
-            room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-            axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
+            (together if is_whole and run in configuration.counted else strays).append(finite)
+    return together, strays
 
 
-def _draw_faint(axis: Any, curve: Curve) -> None:
-    style = {"color": colour_of(curve.number), "lw": 0.8, "alpha": 0.4}
-    axis.plot(curve.steps, curve.mean, **style)
-    for points in curve.strays:
-        axis.plot(*zip(*points, strict=True), **style)
-
-
-def _draw_main(axis: Any, curve: Curve) -> None:
-    colour = colour_of(curve.number)
-    if curve.n > 1:
-        axis.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
-    if curve.steps:
-        axis.plot(
-            curve.steps,
-            curve.mean,
-            color=colour,
-            label=curve.label,
-            lw=1.6,
-            ls=DASHES[curve.number % len(DASHES)],
-            marker=MARKERS[curve.number % len(MARKERS)],
-            ms=4,
-            mec="white",
-            mew=0.5,
-            markevery=-(-len(curve.steps) // _MOST_MARKS),
-        )
-    for points in curve.strays:
-        axis.plot(*zip(*points, strict=True), color=colour, ls=":", lw=1.2)
-        axis.plot(*points[-1], "x", color=colour, ms=6, mew=1.6)
-
-
-def curve_panels(study: Study) -> list[CurvePanel]:
-    """A panel for every metric that was validated."""
-    panels: list[CurvePanel] = []
-    for metric, measure in (
-        ("mlm_loss", LOSS),
-        ("mlm_accuracy", ACCURACY),
-        ("pair_accuracy", PAIRS),
-    ):
-        levels = {level for run in study.runs if (level := measure.level(run)) is not None}
-        panel = CurvePanel(
+def curve_panels(study: Study) -> list[Panel]:
+    """A panel for every metric that was logged while training or validating."""
+    logged = {name for run in study.runs for row in run.rows for name in row}
+    return [
+        Panel(
             title=measure.title,
-            unit=measure.unit,
-            has_legend=not panels,
-            main=make_curves(study, f"val/{metric}", scale=measure.scale),
-            faint=make_curves(study, f"train/{metric}", scale=measure.scale),
-            levels=[
-                (level, f"{measure.baseline_title} {measure.text(level)}")
-                for level in sorted(levels)[:3]
-            ],
+            note=f"{measure.unit}, over optimiser steps",
+            draw=partial(_draw_curves, study=study, measure=measure),
         )
-        panels += [panel] if panel.main else []
-    return panels
+        for measure in CURVES
+        if not logged.isdisjoint((measure.metric, measure.training_metric))
+    ]
 
 
 def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
@@ -240,28 +78,145 @@ def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> Path | None:
     Returns:
         The path, or None while no run has a training or validation row (nothing is written).
     """
-    everything = [row for rows in runs.values() for row in rows]
-    panels = []
-    for metric, title, baseline, guesser in (
-        ("mlm_loss", "masked-LM loss (nats)", "baseline/unigram_loss", "unigram"),
-        ("mlm_accuracy", "masked-LM accuracy", "baseline/unigram_accuracy", "unigram"),
-        ("pair_accuracy", "pair accuracy", "baseline/pair_chance", "chance"),
-    ):
-        level = last_value(everything, baseline)
-        faint, main = (
-            [
-                curve_of_run(rows, f"{stage}/{metric}", number=number, label=label)
-                for number, (label, rows) in enumerate(runs.items())
-            ]
-            for stage in ("train", "val")
-        )
-        panel = CurvePanel(
-            title=title,
-            unit="",
-            main=main,
-            faint=faint,
-            levels=[] if level is None else [(level, f"{guesser} {level:.3f}")],
-            has_legend=True,
-        )
-        panels += [] if panel.is_empty else [panel]
-    return save_png(panels, Path(path)) if panels else None
+    alone = [
+        Configuration(label=label, runs=[Run(folder=Path(), name=label, rows=rows)], factors={})
+        for label, rows in runs.items()
+    ]
+    panels = curve_panels(Study(configurations=alone, names={}, unchanged={}))
+    if panels:
+        save_png(panels, Path(path))
+    return Path(path) if panels else None
+
+
+def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
+    """Validation thick, with marks and bands; training thin; guessing as lines across."""
+    levels = measure.levels(study.runs)[:3]
+    main: list[float] = []
+    faint: list[tuple[float, float]] = []
+    for number, found in enumerate(study.configurations):
+        together, strays = curves_of(found, measure.training_metric, scale=measure.scale)
+        for points in ([_over(together, fmean)] if together else []) + strays:
+            axis.plot(*_xy(points), color=colour_of(number), lw=0.8, alpha=0.4)
+            faint += points.items()
+        together, strays = curves_of(found, measure.metric, scale=measure.scale)
+        _draw_main(axis, number, found.label, together, strays)
+        main += [value for points in together or strays for value in points.values()]
+    for level in levels:
+        text = f"{measure.guesser} {measure.text(level)}"
+        axis.axhline(level, color=GREY, ls="--", lw=1)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
+        place |= {"textcoords": "offset points", "ha": "right"}
+        axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
+    early = _EARLY * max((step for step, _ in faint), default=0.0) if main else -math.inf
+    values = [*main, *levels, *(value for step, value in faint if step > early)]
+    if values:
+        low, high = min(values), max(values)
+        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("optimiser steps")
+    axis.set_ylabel(measure.unit)
+    tidy(axis, grid="y")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _draw_main(
+    axis: Any, number: int, label: str, together: Sequence[Points], strays: Sequence[Points]
+) -> None:
+    colour = colour_of(number)
+    mean = _over(together, fmean)
+    if len(together) > 1:
+        ends = [list(_over(together, end).values()) for end in (min, max)]
+        axis.fill_between(list(mean), *ends, color=colour, alpha=0.18, lw=0)
+    if mean:
+        marker = MARKERS[number % len(MARKERS)]
+        look: dict[str, Any] = {"ls": DASHES[number % len(DASHES)], "marker": marker}
+        look |= {"markevery": -(-len(mean) // _MOST_MARKS), "label": label, "color": colour}
+        axis.plot(*_xy(mean), lw=1.6, ms=4, mec="white", mew=0.5, **look)
+    for points in strays:
+        axis.plot(*_xy(points), color=colour, ls=":", lw=1.2)
+        axis.plot(*list(points.items())[-1], "x", color=colour, ms=6, mew=1.6)
+
+
+def _over(runs: Sequence[Points], of: Callable[[list[float]], float]) -> Points:
+    """Mean, least or greatest of some runs at the steps that all of them have."""
+    steps = sorted(set.intersection(*map(set, runs))) if runs else []
+    return {step: of([points[step] for points in runs]) for step in steps}
+
+
+def _xy(points: Points) -> tuple[list[float], list[float]]:
+    return list(points), list(points.values())
+
+
+_Axis = tuple[str, list[float | None], dict[str, float]]
+"""Title of a setting or measure, height per run in [0, 1] or None, text -> height of ticks."""
+
+
+def parallel_panel(study: Study, measures: Sequence[Logged]) -> Panel | None:
+    """Every run as a line through its settings and its results; None: too few runs or axes."""
+    axes = [_setting_axis(study, key) for key in study.names]
+    axes += [axis for measure in measures if (axis := _measure_axis(measure, study.runs))]
+    if len(axes) < 2 or len(study.runs) < 2:
+        return None
+    numbers = [n for n, found in enumerate(study.configurations) for _ in found.runs]
+    return Panel(
+        title="Settings and results of every run",
+        note="one line per run, from its settings on the left to its results on the right; better "
+        "is higher on every result axis",
+        draw=partial(_draw_parallel, axes=axes, numbers=numbers),
+        size=(1.6 * len(axes), 3.2),
+        is_wide=True,
+    )
+
+
+def _draw_parallel(axis: Any, *, axes: Sequence[_Axis], numbers: Sequence[int]) -> None:
+    for run, number in enumerate(numbers):
+        heights = [_ABSENT if (h := found[run]) is None else h for _, found, _ in axes]
+        look = {"color": colour_of(number), "ls": DASHES[number % len(DASHES)], "lw": 1.4}
+        axis.plot(range(len(axes)), heights, alpha=0.85, **look)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+    for place, (title, found, ticks) in enumerate(axes):
+        axis.plot([place, place], [0, 1], color=SOFT, lw=1)
+        shown = wrapped(title, _LABEL_LENGTH)
+        axis.text(place, 1.06, shown, ha="center", va="bottom", fontsize=8)
+        for text, height in {**ticks, **({"none": _ABSENT} if None in found else {})}.items():
+            axis.plot([place], [height], "_", color=SOFT, ms=6)
+            label = text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "…"
+            axis.text(place + 0.05, height, label, va="center", fontsize=8, bbox=box)
+    axis.set_xlim(-0.5, len(axes) - 0.3)
+    axis.set_ylim(-0.2, 1.08)
+    axis.set_axis_off()
+
+
+def _setting_axis(study: Study, key: str) -> _Axis:
+    """Numbers stand by their size or, where they span much, their logarithm; words in any order."""
+    texts = [found.factors.get(key) for found in study.configurations for _ in found.runs]
+    present = dict.fromkeys(text for text in texts if text is not None)
+    try:
+        places = {text: float(text) for text in present}
+    except ValueError:
+        places = {}
+    if not places or not all(map(math.isfinite, places.values())):
+        places = {text: -float(number) for number, text in enumerate(present)}
+    elif min(places.values()) > 0 and max(places.values()) / min(places.values()) >= 20:
+        places = {text: math.log(number) for text, number in places.items()}
+    return _axis(study.names[key], [None if t is None else places[t] for t in texts], places)
+
+
+def _measure_axis(measure: Logged, runs: Sequence[Run]) -> _Axis | None:
+    read = [measure.read(run) for run in runs]
+    finite = [value for value in read if value is not None and math.isfinite(value)]
+    if not finite:
+        return None
+    sign, direction = (-1, ", low at the top") if measure.is_lower_better else (1, "")
+    places = [sign * v if v in finite and v is not None else None for v in read]
+    ticks = {measure.text(value): sign * value for value in (min(finite), max(finite))}
+    return _axis(f"{measure.title} ({measure.unit}{direction})", places, ticks)
+
+
+def _axis(title: str, places: Sequence[float | None], ticks: Mapping[str, float]) -> _Axis:
+    """An axis from the least to the greatest of its places."""
+    known = [place for place in places if place is not None]
+    low, span = min(known), max(known) - min(known) or 1.0
+    heights = [None if place is None else (place - low) / span for place in places]
+    return title, heights, {text: (place - low) / span for text, place in ticks.items()}

@@ -1,4 +1,4 @@
-"""The drawings of reports: curves over steps, every seed on a line, settings against results.
+"""How reports draw: an SVG in a page, a PNG beside it, and every seed of a grid on a line.
 
 Invariant: a series is told from others by colour and by the shape of its marks or its place, never
 by colour alone, and nothing is cut off: the layout makes room for every label.
@@ -11,11 +11,12 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from training.statistics import Estimate
 
@@ -24,14 +25,13 @@ MARKERS, GLYPHS = ("o", "s", "^", "D"), ("●", "■", "▲", "◆")
 """With the colours they repeat after 28 series."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 SOFT, GREY = "#444444", "#777777"
+_GUESS: dict[str, Any] = {"color": SOFT, "lw": 1.0, "ls": (0, (2, 2))}
 _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 9.0),
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_PANELS_PER_ROW = 3
-_LABEL_LENGTH, _LABEL_LINES = 24, 3
 
 
 def colour_of(number: int) -> str:
@@ -39,65 +39,102 @@ def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def wrapped(label: str, length: int) -> str:
+    """A label in at most three lines."""
+    return "\n".join(textwrap.wrap(label, length, max_lines=3, placeholder="…"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What a column holds: a heading and a unit, and how its numbers are shown.
+
+    `shown_factor` leads from the numbers of the cells to the shown ones, `limits` are shown values
+    that can be (an interval of few seeds may run out of them), and `published` holds shown values
+    by model, where any may stand beside ours.
+    """
+
+    title: str
+    unit: str = "%"
+    digits: int = 1
+    shown_factor: float = 1.0
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    def text(self, value: float, *, signed: bool = False) -> str:
+        """A number of a cell without its unit."""
+        rounded = round(self.shown_factor * value, self.digits) + 0.0  # no minus before a zero
+        return f"{rounded:{'+' if signed else ''},.{self.digits}f}"
+
+
+M_co = TypeVar("M_co", bound=Measure, covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A row under a measure: finite values by seed, or by whatever makes a pair, and their mean.
+
+    Runs that are NaN or infinite are not in it; those that diverged, though their value is finite,
+    are. Missing ones have no value. The best is separably better than every other row.
+    """
+
+    by_seed: Mapping[Any, float]
+    estimate: Estimate | None
+    num_not_finite: int = 0
+    num_diverged: int = 0
+    num_missing: int = 0
+    is_best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Generic[M_co]):
+    """A measure over all rows, of which those without any value may be left out.
+
+    `level` is what guessing scores, as drawn across the figure (None: unknown, or not the same for
+    all); `note` stands below the figure: unit, split, number of seeds.
+    """
+
+    measure: M_co
+    cells: Mapping[str, Result]
+    level: float | None
+    note: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A drawing on one axis."""
+    """A drawing on one axis of matplotlib, which `draw` gets empty and leaves without a title.
 
-    title: str = ""
-    """What is shown; empty: the caption says it."""
-    has_legend: bool = False
-    """Whether it names its series."""
+    The size in inches is about as wide as a phone, where 9 points can be read; a wide one keeps its
+    width and is scrolled there.
+    """
+
+    title: str
+    note: str
+    draw: Callable[[Any], None]
+    size: tuple[float, float] = (4.4, 3.0)
+    is_wide: bool = False
 
     @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in inches; about as wide as a phone, where 9 points can be read."""
-        return 4.4, 3.0
-
-    def draw(self, axis: Any) -> None:
-        """Draw it.
-
-        Args:
-            axis: An axis of matplotlib, empty.
-        """
-        raise NotImplementedError
-
-
-def svg_text(panel: Panel, *, title: str) -> str:
-    """A drawing as an `svg` element that stands for itself in a page.
-
-    Args:
-        panel: What is drawn.
-        title: What is shown, for readers who hear the page; tells its names from other drawings'.
-    """
-    stream = io.StringIO()
-    with _style(title):
-        figure = _figure(panel.size)
-        panel.draw(figure.subplots())
-        figure.savefig(stream, format="svg", metadata=_BARE_SVG, transparent=True)
-    text = stream.getvalue()
-    text = re.sub(r'<g id="\w+?_\d+">', "<g>", text[text.index("<svg") :])
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
-
-
-def save_png(panels: Sequence[Panel], path: Path) -> Path:
-    """Drawings beside each other as a PNG; returns its path."""
-    widths, heights = zip(*(panel.size for panel in panels), strict=True)
-    with _style(path.name):
-        figure = _figure((sum(widths), max(heights)))
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, panel in zip(axes, panels, strict=True):
-            panel.draw(axis)
-        figure.savefig(path)
-    return path
+    def svg(self) -> str:
+        """The drawing as an `svg` element that stands for itself in a page."""
+        title, stream = f"{self.title}, {self.note}", io.StringIO()
+        with _style(title):
+            figure = _new_figure(self.size)
+            self.draw(figure.subplots())
+            figure.savefig(stream, format="svg", metadata=_BARE_SVG, transparent=True)
+        text = stream.getvalue()
+        text = re.sub(r'<g id="\w+?_\d+">', "<g>", text[text.index("<svg") :])
+        return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def _style(salt: str) -> Any:
+    """The context that drawings are made in; `salt` tells names in an SVG from other drawings'."""
     from matplotlib import rc_context
 
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
+def _new_figure(size: tuple[float, float], *, dpi: int = 110) -> Any:
+    """A figure whose layout makes room for every label; size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, dpi=dpi, layout="constrained")
@@ -107,80 +144,65 @@ def tidy(axis: Any, *, grid: str) -> None:
     """Leave the lines of an axis that are read: its values along `grid`, x or y."""
     axis.grid(axis=grid, alpha=0.25, lw=0.6)
     axis.spines[["top", "right", *(["left"] if grid == "x" else [])]].set_visible(False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotRow:
-    """The seeds of a configuration or an encoder under one measure."""
-
-    values: Sequence[float]
-    """Value of every seed."""
-    summary: Estimate
-    """Of those."""
-    text: str
-    """The mean in words."""
-    is_flagged: bool = False
-    """Whether some seeds diverged: the mean is drawn hollow."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotPanel(Panel):
-    """Rows of seeds under one measure, with mean and interval."""
-
-    note: str
-    """Unit, split, number of seeds."""
-    rows: Mapping[str, DotRow | None]
-    """Label -> its seeds; None: it has no value here."""
-    level: float | None = None
-    """What guessing scores: a line across; drawn where it does not squeeze the values."""
-    published: Mapping[str, float] = field(default_factory=dict)
-    """Model -> published value."""
-    models: Sequence[str] = ()
-    """All models with a published value in this or another panel, each with a mark of its own."""
-    limits: tuple[float, float] = (-math.inf, math.inf)
-    """Values that can be; an interval of few seeds may run out of them."""
-    from_zero: bool = False
-    """Whether the axis begins at 0, as lengths that are compared must."""
-    least_n: int = 2
-    """Seeds from which on an interval is drawn."""
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in inches."""
-        return 4.4, 0.75 + 0.42 * (len(self.rows) + bool(self.models))
-
-    def draw(self, axis: Any) -> None:
-        """Draw it."""
-        values = [v for row in self.rows.values() if row for v in row.values]
-        if self.level is not None and _is_near(self.level, values):
-            axis.axvline(self.level, color=SOFT, lw=1.0, ls=(0, (2, 2)), zorder=1)
-        for place, row in enumerate(self.rows.values()):
-            if row:
-                _draw_row(axis, place, row, least_n=self.least_n)
-            else:
-                style = {"fontsize": 8, "color": GREY, "va": "center"}
-                axis.text(0.02, place, "no value", transform=axis.get_yaxis_transform(), **style)
-        for model, value in self.published.items():
-            axis.plot([value], [-1], **published_style(self.models.index(model)))
-        places = {-1: "published"} if self.models else {}
-        places |= {place: _wrapped(label) for place, label in enumerate(self.rows)}
-        axis.set_yticks(list(places), list(places.values()))
-        axis.set_ylim(len(self.rows) - 0.5, min(places, default=0) - 0.6)
-        axis.tick_params(axis="y", length=0)
-        axis.margins(x=0.1)
-        axis.set_xlim(*self._range(*axis.get_xlim()))
+    if axis.get_xscale() == "linear":
         axis.locator_params(axis="x", nbins=5)
-        axis.set_title(self.title, fontsize=9, fontweight="bold", loc="left")
-        axis.set_xlabel(self.note)
-        tidy(axis, grid="x")
 
-    def _range(self, left: float, right: float) -> tuple[float, float]:
-        """Ends of the axis: no score that cannot be, lengths from zero."""
-        if self.from_zero:
-            return 0.0, 1.08 * right
-        low, high = self.limits
-        room = 0.04 * (high - low) if math.isfinite(high - low) else 0.0
-        return max(left, low - room), min(right, high + room)
+
+def dot_panels(
+    columns: Sequence[Column[Measure]], rows: Sequence[str], *, least_n: int = 2
+) -> list[Panel]:
+    """A panel of every seed for every column, with all rows; intervals from `least_n` seeds on."""
+    models = published_models(columns)
+    return [
+        Panel(
+            title=column.measure.title,
+            note=column.note,
+            draw=partial(_draw_dots, column=column, rows=rows, models=models, least_n=least_n),
+            size=(4.4, 0.75 + 0.42 * (len(rows) + bool(models))),
+        )
+        for column in columns
+    ]
+
+
+def published_models(columns: Sequence[Column[Measure]]) -> list[str]:
+    """Models with a published value in any column."""
+    return list(dict.fromkeys(m for column in columns for m in column.measure.published))
+
+
+def _draw_dots(
+    axis: Any, *, column: Column[Measure], rows: Sequence[str], models: Sequence[str], least_n: int
+) -> None:
+    measure, factor = column.measure, column.measure.shown_factor
+    values = [factor * value for cell in column.cells.values() for value in cell.by_seed.values()]
+    if column.level is not None and _is_near(factor * column.level, values):
+        axis.axvline(factor * column.level, zorder=1, **_GUESS)
+    for place, label in enumerate(rows):
+        cell = column.cells.get(label)
+        if cell and cell.estimate:
+            _draw_row(axis, place, cell, measure, least_n=least_n)
+        else:
+            faint = {"fontsize": 8, "color": GREY, "va": "center"}
+            axis.text(0.02, place, "no value", transform=axis.get_yaxis_transform(), **faint)
+    for model, value in measure.published.items():
+        axis.plot([value], [-1], **_published_style(models.index(model)))
+    places = {-1: "published"} if models else {}
+    places |= {place: wrapped(label, 24) for place, label in enumerate(rows)}
+    axis.set_yticks(list(places), list(places.values()))
+    axis.set_ylim(len(rows) - 0.5, min(places, default=0) - 0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.margins(x=0.1)
+    axis.set_xlim(*_range(measure, *axis.get_xlim()))
+    axis.set_xlabel(wrapped(column.note, 34))
+    tidy(axis, grid="x")
+
+
+def _range(measure: Measure, left: float, right: float) -> tuple[float, float]:
+    """Ends of the axis: no score that cannot be, lengths from zero."""
+    low, high = measure.limits
+    if math.isinf(high) and low == 0:  # lengths, which are compared
+        return 0.0, 1.08 * right
+    room = 0.04 * (high - low) if math.isfinite(high - low) else 0.0
+    return max(left, low - room), min(right, high + room)
 
 
 def _is_near(level: float, values: Sequence[float]) -> bool:
@@ -189,47 +211,29 @@ def _is_near(level: float, values: Sequence[float]) -> bool:
     return max(high, level) - min(low, level) <= 3 * (high - low) or len(set(values)) < 2
 
 
-def _wrapped(label: str) -> str:
-    lines = textwrap.wrap(label, _LABEL_LENGTH, max_lines=_LABEL_LINES, placeholder="…")
-    return "\n".join(lines)
-
-
-def published_style(number: int) -> dict[str, Any]:
+def _published_style(number: int) -> dict[str, Any]:
     """How a published value is drawn: hollow and black."""
     marker = ("D", "s", "^", "v", "p")[number % 5]
     return {"marker": marker, "mfc": "none", "mec": "#000000", "ms": 5, "ls": "", "zorder": 4}
 
 
-def _draw_row(axis: Any, place: int, row: DotRow, *, least_n: int) -> None:
+def _draw_row(axis: Any, place: int, cell: Result, measure: Measure, *, least_n: int) -> None:
     from matplotlib.patheffects import withStroke
 
-    colour, summary = colour_of(place), row.summary
+    summary, factor, colour = cell.estimate, measure.shown_factor, colour_of(place)
+    assert summary is not None
+    mean, num_lost = factor * summary.mean, cell.num_not_finite + cell.num_diverged
     if summary.half_width is not None and summary.n >= least_n:
-        axis.errorbar(
-            summary.mean,
-            place,
-            xerr=summary.half_width,
-            color=colour,
-            lw=1.4,
-            capsize=2.5,
-            zorder=2,
-        )
+        width = factor * summary.half_width
+        axis.errorbar(mean, place, xerr=width, color=colour, lw=1.4, capsize=2.5, zorder=2)
     if summary.n > 1:
-        axis.plot(row.values, [place] * len(row.values), "|", color=GREY, ms=9, mew=1, zorder=3)
-    face = "white" if row.is_flagged else colour
-    axis.plot(
-        [summary.mean],
-        [place],
-        MARKERS[place % len(MARKERS)],
-        mfc=face,
-        mec=colour,
-        mew=1.1,
-        ms=5,
-        zorder=5,
-    )
+        values = [factor * value for value in cell.by_seed.values()]
+        axis.plot(values, [place] * len(values), "|", color=GREY, ms=9, mew=1, zorder=3)
+    mark = {"marker": MARKERS[place % len(MARKERS)], "mfc": "white" if num_lost else colour}
+    axis.plot([mean], [place], mec=colour, mew=1.1, ms=5, zorder=5, **mark)
     axis.annotate(
-        row.text,
-        (summary.mean, place),
+        measure.text(summary.mean) + (f" ({num_lost} diverged)" if num_lost else ""),
+        (mean, place),
         xytext=(0, 5),
         textcoords="offset points",
         ha="center",
@@ -241,41 +245,8 @@ def _draw_row(axis: Any, place: int, row: DotRow, *, least_n: int) -> None:
     )
 
 
-def save_dots(panels: Sequence[DotPanel], path: Path, *, models: Sequence[str] = ()) -> Path:
-    """Panels of seeds as one PNG, as wide as a printed page; returns its path.
-
-    Args:
-        panels: All with the same rows.
-        path: PNG to write.
-        models: Those with a published value in any panel.
-    """
-    per_row = min(_PANELS_PER_ROW, len(panels))
-    num_rows = -(-len(panels) // per_row)
-    height = 0.5 + num_rows * (0.4 + 0.8 * panels[0].size[1])
-    with _style(path.name):
-        figure = _figure((1.2 + 2.4 * per_row, height), dpi=200)
-        axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=True).ravel()
-        for axis, panel in zip(axes, panels, strict=False):
-            panel.draw(axis)
-        for axis in axes[len(panels) :]:
-            axis.set_axis_off()
-        has_level = any(panel.level is not None for panel in panels)
-        handles = _handles(models, has_level=has_level)
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=per_row + 1,
-            fontsize=7.5,
-            frameon=False,
-            columnspacing=1.0,
-            handlelength=1.6,
-        )
-        figure.savefig(path)
-    return path
-
-
-def _handles(models: Sequence[str], *, has_level: bool) -> list[Any]:
-    """What the legend of the panels explains."""
+def save_dots(panels: Sequence[Panel], columns: Sequence[Column[Measure]], path: Path) -> None:
+    """Panels of seeds, with the columns they show, as one PNG as wide as a printed page."""
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = {"marker": "o", "ms": 5, "color": SOFT}
@@ -284,9 +255,36 @@ def _handles(models: Sequence[str], *, has_level: bool) -> list[Any]:
         Line2D([], [], label="one seed", marker="|", ls="", color=GREY, ms=9),
         Line2D([], [], label="mean with diverged seeds", ls="", mfc="white", **dot),
     ]
-    if has_level:
-        guess = "best constant answer or guess"
-        handles.append(Line2D([], [], label=guess, lw=1, ls=(0, (2, 2)), color=SOFT))
-    for number, model in enumerate(models):
-        handles.append(Line2D([], [], label=f"{model}, published", **published_style(number)))
-    return handles
+    if any(column.level is not None for column in columns):
+        handles.append(Line2D([], [], label="best constant answer or guess", **_GUESS))
+    for number, model in enumerate(published_models(columns)):
+        handles.append(Line2D([], [], label=f"{model}, published", **_published_style(number)))
+    save_png(panels, path, key=handles)
+
+
+def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) -> None:
+    """Panels in rows of three as a PNG, with a key below.
+
+    Args:
+        panels: One or more.
+        path: PNG to write.
+        key: Lines and marks that are explained, of panels with the same rows, which are named once,
+            at the left; empty: the panels stand alone, and those of the first are explained.
+    """
+    per_row, height = min(3, len(panels)), panels[0].size[1]
+    num_rows = -(-len(panels) // per_row)
+    size = (max(4.0, 1.2 + 2.4 * per_row), 0.5 + num_rows * (0.4 + 0.8 * height))
+    if not key:
+        size = (panels[0].size[0] * per_row, 0.5 + num_rows * height)
+    with _style(path.name):
+        figure = _new_figure(size, dpi=160)
+        axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=bool(key)).ravel()
+        for axis, panel in zip(axes, panels, strict=False):
+            panel.draw(axis)
+            axis.set_title(panel.title, fontsize=9, fontweight="bold", loc="left")
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        look = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
+        handles = key or axes[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=per_row + 1, **look)
+        figure.savefig(path)

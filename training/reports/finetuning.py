@@ -1,316 +1,326 @@
-"""What a report says about fine-tuning: tables with what a sceptical reader asks of every number.
+"""The numbers of a report on fine-tuning, with what a sceptical reader asks of every one.
 
-Invariant: no score stands without n, spread, split and how its setting was chosen; nothing is
-computed here but counts.
+Invariant: no score stands without n, spread, split and how its setting was chosen; every note is
+made from result.json alone and appears only where it applies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
+from typing import Any
 
-from training.reports.choice import Average, Choice, Column, Entry, Results
-from training.reports.document import (
-    NOTHING,
-    Block,
-    Cell,
-    Document,
-    Figure,
-    Figures,
-    Lines,
-    Section,
-    Table,
-    table,
+from training.reports.choice import METRIC_TITLES, Entry, Task, average_of, compare, task_columns
+from training.reports.figures import Column, Panel, dot_panels, published_models
+from training.reports.page import NOTHING, Cell, Form, Rows, pairs, render
+from training.reports.trials import (
+    FoundTrials,
+    Trial,
+    grouped,
+    searched_names,
+    setting_text,
+    shared_text,
 )
-from training.reports.figures import DotPanel, DotRow
-from training.reports.notes import notes, provenance_text
-from training.reports.trials import searched_names, setting_text
 from training.statistics import Estimate
 
-DIVERGED, AT_CONSTANT, NOT_ABOVE = "†", "▼", "▽"
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "r2": "R²",
+_SIGNS = {
+    "at or below": ("▼", "not above the best constant answer"),
+    "above, not separable": ("▽", "above it, but its interval reaches down to it"),
+    "diverged": ("†", "some seeds diverged and count as they are, see below"),
 }
-INTRODUCTION = (
-    "Scores in per cent (correlations x 100): mean over n seeds ± half the width of its 95 % "
-    "Student t interval; one seed has none. Settings were chosen per task and encoder by mean "
-    "validation score. Rows marked *published* are from papers: other sizes, other pretraining "
-    "data, mostly one seed."
-)
-_CONSTANT = (
-    "*best constant answer*: always the most frequent training label (or the mean score), or the "
-    "positive class where that scores better (F1)"
-)
-_FIGURE_NOTE = (
-    "A tick per seed, a mark at the mean (hollow: with diverged seeds), a line over the 95 % "
-    "interval, a dashed line at the best constant answer where it is near; hollow black marks are "
-    "published scores: {models}."
-)
 _OPTIONAL = ("parts", "min to max", "diverged")
 """Columns that are left out where they are empty."""
-_SIGNED = {"matthews", "pearson", "spearman"}
+_MUCH_CUT = 0.005
 
 
-def make_document(results: Results) -> Document:
-    """The whole report."""
-    sections = [Section(title="", blocks=[Lines(lines=[INTRODUCTION])])]
-    for name, entries in results.families.items():
-        sections.append(Section(title=name, blocks=[_main_table(entries, results, name)]))
-    sections[-1] = Section(
-        title=sections[-1].title, blocks=[*sections[-1].blocks, Lines(lines=[_legend(results)])]
-    )
-    parts: list[tuple[str, list[Block]]] = [
-        ("Every seed", _figures(results)),
-        ("Every number", [_detail_table(results)]),
-        ("Encoders compared, seed by seed", _comparisons(results)),
-        ("What to know", [Lines(lines=notes(results), form="list")]),
-        ("Where the numbers come from", _provenance(results)),
-    ]
-    sections += [Section(title=title, blocks=blocks) for title, blocks in parts if blocks]
-    return Document(title="Fine-tuning results", sections=sections)
+@dataclass(frozen=True, kw_only=True)
+class GridReport:
+    """Everything that is said of some trials, with or without published scores beside them."""
+
+    found: FoundTrials
+    with_published: bool = True
+
+    @cached_property
+    def columns(self) -> list[Column[Task]]:
+        """Tasks in the order of their families, with an entry for every encoder."""
+        return task_columns(self.found.runs, with_published=self.with_published)
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Every number."""
+        cells = (cell for column in self.columns for cell in column.cells.values())
+        return [cell for cell in cells if isinstance(cell, Entry)]
+
+    @cached_property
+    def families(self) -> dict[str, list[Entry]]:
+        """Family of tasks -> its numbers."""
+        return grouped(self.entries, lambda entry: entry.task.family)
+
+    @cached_property
+    def averages(self) -> dict[str, dict[str, Any]]:
+        """Family of tasks -> average over its tasks, if there is one."""
+        found = {family: average_of(entries) for family, entries in self.families.items()}
+        return {family: average for family, average in found.items() if average}
+
+    @property
+    def tasks(self) -> list[list[Trial]]:
+        """The trials of every task, in the order of the table."""
+        by_task = grouped(self.found.runs, lambda run: run.task)
+        return [by_task[name] for name in dict.fromkeys(e.task.name for e in self.entries)]
+
+    @property
+    def assumed(self) -> dict[str, Any]:
+        """Settings that older results do not say, with what the others have."""
+        return {name: value for run in self.found.runs for name, value in run.assumed.items()}
+
+    def dots(self) -> list[Panel]:
+        """A panel for every column, with the encoders at the same places in each."""
+        return dot_panels(self.columns, sorted({entry.encoder for entry in self.entries}))
+
+    def text(self, form: Form) -> str:
+        """The report as a page or as Markdown, which has no figures."""
+        comparisons = compare(self.entries)
+        used = "".join(map(_marks, self.entries))
+        return render(
+            "finetuning.j2",
+            form,
+            report=self,
+            comparisons=comparisons,
+            tables={family: self._main_table(family) for family in self.families},
+            signs=[(sign, text) for sign, text in _SIGNS.values() if sign in used],
+            models=published_models(self.columns),
+            details=self._details(),
+            compared=_compared(comparisons),
+            encoders=self._encoders(),
+            shared=grouped(self.tasks, shared_text),
+            num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
+            data={trials[0].title: _data_notes(trials) for trials in self.tasks},
+            pairs=pairs,
+            counted=_counted,
+        )
+
+    def _main_table(self, family: str) -> Rows:
+        entries, average = self.families[family], self.averages.get(family)
+        encoders = sorted({entry.encoder for entry in entries})
+        by_task = grouped(entries, lambda entry: entry.task.title).values()
+        columns: Rows = [["", *encoders, Cell(text="best constant answer", tone="soft")]]
+        models = list(dict.fromkeys(m for entry in entries for m in entry.task.published))
+        columns[0] += [Cell(text=f"{model}, published", tone="soft") for model in models]
+        for found in by_task:
+            task, n = found[0].task, max(entry.summary.n for entry in found)
+            texts = {e.encoder: _mean_text(e.summary, n=n) + _marks(e) for e in found}
+            published = [task.published.get(model) for model in models]
+            columns.append(
+                [
+                    Cell(text=task.title, notes=task.notes(n)),
+                    *(texts.get(name, NOTHING) for name in encoders),
+                    _percent(found[0].numbers["constant_answer"]),
+                    *(NOTHING if v is None else f"{v:.4g}" for v in published),  # as printed
+                ]
+            )
+        if average:
+            published = [average["published_per_cent"].get(model) for model in models]
+            columns.append(
+                [
+                    f"mean of {len(average['columns'])}",
+                    *(_mean_text(average["encoders"][name]) for name in encoders),
+                    NOTHING,
+                    *(NOTHING if v is None else f"{v:.1f}" for v in published),
+                ]
+            )
+        return list(map(list, zip(*columns, strict=True)))
+
+    def _details(self) -> Rows:
+        searched = {trials[0].task: searched_names(trials) for trials in self.tasks}
+        rows = [_detail_row(entry, searched[entry.task.name]) for entry in self.entries]
+        names = [name for name in rows[0] if name not in _OPTIONAL or any(r[name] for r in rows)]
+        shown: Rows = [[row[name] or NOTHING for name in names] for row in rows]
+        return [[*names], *shown]
+
+    def _encoders(self) -> Rows:
+        rows: Rows = [["encoder", "kind", "parameters", "weights (sha256)"]]
+        for name, found in sorted(grouped(self.found.runs, lambda run: run.encoder).items()):
+            encoder = found[-1].result["encoder"]
+            is_random, size = encoder["random_init"], encoder["num_parameters"]
+            weights = "random, none loaded" if is_random else str(encoder["digest"])[:12]
+            rows.append([name, encoder["kind"], f"{size:,}", weights])
+        return rows
+
+    def csv_rows(self) -> list[dict[str, Any]]:
+        """One line per trial and scored split, with every setting and metric."""
+        chosen = {run.path for entry in self.entries for run in entry.runs}
+        return [
+            {
+                "task": run.task,
+                "encoder": run.encoder,
+                "kind": result["encoder"]["kind"],
+                "weights": result["encoder"]["digest"],
+                **result["settings"],
+                "chosen": run.path in chosen,
+                "diverged": result["diverged"],
+                "best_epoch": result["best_epoch"],
+                "split": split,
+                "score": run.score(split),
+                "constant_score": run.constant(split),
+                "num_train_rows": run.split_facts("train").get("num_rows"),
+                **result["evaluation"].get(split, {}),
+                "elapsed_s": result["elapsed_s"],
+                "device": result["device"],
+                **{f"version_{name}": value for name, value in result["versions"].items()},
+                "path": str(run.path),
+            }
+            for run, result in ((run, run.result) for run in self.found.runs)
+            for split in result["evaluation"] or result["majority"]
+        ]
+
+    def numbers(self) -> dict[str, Any]:
+        """The results; scores are fractions, published ones per cent."""
+        return {
+            "unit": "fractions; published_per_cent as printed in the papers",
+            "results": [entry.numbers for entry in self.entries],
+            "comparisons": compare(self.entries),
+            "averages": self.averages,
+            "num_trials": len(self.found.runs),
+            "num_duplicates": self.found.num_duplicates,
+            "failed": list(self.found.failed),
+            "unfinished": list(self.found.unfinished),
+        }
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def _percent(value: float | None) -> str:
     """A fraction as per cent."""
-    return NOTHING if value is None else f"{100 * value:.{digits}f}"
+    return NOTHING if value is None else f"{100 * value:.1f}"
 
 
-def mean_text(summary: Estimate, *, n: int | None = None) -> str:
+def _mean_text(summary: Estimate, *, n: int | None = None) -> str:
     """`45.4 ± 1.2`; equal values have no width to speak of.
 
     Args:
         summary: The values.
         n: How many the reader expects from the header; another number is said. None: say nothing.
     """
-    text = percent(summary.mean)
+    text = _percent(summary.mean)
     if summary.has_no_spread:
         text += " (all equal)"
     elif summary.half_width is not None:
-        text += f" ± {percent(summary.half_width)}"
+        text += f" ± {_percent(summary.half_width)}"
     return text if n in (None, summary.n) else f"{text} (n = {summary.n})"
 
 
-def interval_text(summary: Estimate) -> str:
+def _interval_text(summary: Estimate) -> str:
     """The ends of the interval, if there are any."""
-    if summary.low is None or summary.high is None:
+    if summary.low is None:
         return NOTHING
     if summary.has_no_spread:
         return "all equal"
-    return f"{percent(summary.low)} to {percent(summary.high)}"
+    return f"{_percent(summary.low)} to {_percent(summary.high)}"
 
 
-def marks(entry: Entry) -> str:
+def _marks(entry: Entry) -> str:
     """The signs behind a number of the main table."""
-    signs = DIVERGED if entry.num_diverged else ""
-    if entry.against_constant == "at or below":
-        signs += AT_CONSTANT
-    elif entry.against_constant == "above, not separable":
-        signs += NOT_ABOVE
+    names = ("diverged" if entry.num_diverged else "", entry.numbers["against_constant"])
+    signs = "".join(_SIGNS[name][0] for name in names if name in _SIGNS)
     return f" {signs}" if signs else ""
 
 
-def metric_text(column: Column) -> str:
-    """The metrics of a column in words."""
-    return " + ".join(METRIC_TITLES.get(name, name) for name in column.metrics)
-
-
-def _main_table(entries: Sequence[Entry], results: Results, name: str) -> Table:
-    columns = list({entry.column.key: entry.column for entry in entries}.values())
-    found = {(entry.encoder, entry.column.key): entry for entry in entries}
-    average = results.averages.get(name)
-    most = {c.key: max(e.summary.n for e in entries if e.column.key == c.key) for c in columns}
-    heads = [Cell(text=""), *(_head(column, most[column.key]) for column in columns)]
-    rows = []
-    for encoder in sorted({entry.encoder for entry in entries}):
-        cells = [found.get((encoder, column.key)) for column in columns]
-        texts = [_cell_text(cell, most) if cell else NOTHING for cell in cells]
-        texts += [mean_text(average.summaries[encoder])] if average else []
-        rows.append([Cell(text=text) for text in (encoder, *texts)])
-    levels = [next(e.constant for e in entries if e.column.key == c.key) for c in columns]
-    texts = [*map(percent, levels), *([NOTHING] if average else [])]
-    rows.append([Cell(text="best constant answer", tone="soft"), *(Cell(text=t) for t in texts)])
-    if results.with_published:
-        rows += _published_rows(columns, average)
-    if average:
-        heads.append(Cell(text=f"mean of {len(average.columns)}"))
-    return Table(heads=heads, rows=rows)
-
-
-def _head(column: Column, n: int) -> Cell:
-    return Cell(text=column.title, notes=[metric_text(column), f"{split_text(column)}, n = {n}"])
-
-
-def _cell_text(entry: Entry, most: Mapping[tuple[str, str], int]) -> str:
-    return mean_text(entry.summary, n=most[entry.column.key]) + marks(entry)
-
-
-def _published_rows(columns: Sequence[Column], average: Average | None) -> list[list[Cell]]:
-    rows = []
-    for model in dict.fromkeys(model for column in columns for model in column.published):
-        values = [column.published.get(model) for column in columns]
-        texts = [NOTHING if value is None else f"{value:.4g}" for value in values]  # as printed
-        if average:
-            mean = average.published.get(model)
-            texts.append(NOTHING if mean is None else f"{mean:.1f}")
-        name = Cell(text=f"{model}, published", tone="soft")
-        rows.append([name, *(Cell(text=text) for text in texts)])
+def _compared(comparisons: Sequence[dict[str, Any]]) -> Rows:
+    """Pair of encoders by pair, so that one pair is read down all tasks."""
+    heads = ["first − second", "task", "pairs", "difference", "95 % interval", "verdict"]
+    rows: Rows = [list(heads)]
+    for item in sorted(comparisons, key=lambda item: (item["first"], item["second"])):
+        gap, num_unpaired = item["difference"], item["num_unpaired"]
+        rows.append(
+            [
+                f"{item['first']} − {item['second']}",
+                item["title"],
+                f"{gap.n} (+{num_unpaired} unpaired)" if num_unpaired else f"{gap.n}",
+                f"{100 * gap.mean:+.1f}",
+                _interval_text(gap),
+                Cell(text=gap.verdict, tone="strong" if gap.verdict == "separable" else "plain"),
+            ]
+        )
     return rows
 
 
-def split_text(column: Column) -> str:
-    """What the split of a column is called; the title says which half of MNLI it is."""
-    return column.split.replace("_mismatched", "")
-
-
-def _legend(results: Results) -> str:
-    signs = "".join(marks(entry) for entry in results.entries)
-    lines = [
-        (AT_CONSTANT, "not above the best constant answer"),
-        (NOT_ABOVE, "above it, but its interval reaches down to it"),
-        (DIVERGED, "some seeds diverged and count as they are, see below"),
-    ]
-    used = [f"{sign} {text}" for sign, text in lines if sign in signs]
-    return "; ".join([*used, _CONSTANT]) + "."
-
-
-def panels(results: Results) -> list[DotPanel]:
-    """A panel for every column, with the encoders at the same places in each."""
-    encoders = sorted({entry.encoder for entry in results.entries})
-    columns = {entry.column.key: entry.column for entry in results.entries}
-    found = {(entry.encoder, entry.column.key): entry for entry in results.entries}
-    models, drawn = published_models(results), []
-    for key, column in columns.items():
-        entries = [entry for name in encoders if (entry := found.get((name, key)))]
-        levels = [entry.constant for entry in entries if entry.constant is not None]
-        panel = DotPanel(
-            title=column.title,
-            note=_panel_note(column, entries),
-            rows={name: _dot_row(found.get((name, key))) for name in encoders},
-            level=100 * max(levels) if levels else None,
-            published=column.published if results.with_published else {},
-            models=models,
-            limits=(-100 if _SIGNED.intersection(column.metrics) else 0, 100),
-        )
-        drawn.append(panel)
-    return drawn
-
-
-def _panel_note(column: Column, entries: Sequence[Entry]) -> str:
-    numbers = sorted({entry.summary.n for entry in entries})
-    n = "–".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
-    return f"{metric_text(column)}, {split_text(column)}, n = {n}"
-
-
-def _dot_row(entry: Entry | None) -> DotRow | None:
-    if entry is None:
-        return None
-    flag = f" ({entry.num_diverged} diverged)" if entry.num_diverged else ""
-    return DotRow(
-        values=[100 * score for score in entry.scores],
-        summary=entry.summary.scaled(100),
-        text=percent(entry.summary.mean) + flag,
-        is_flagged=bool(entry.num_diverged),
-    )
-
-
-def published_models(results: Results) -> list[str]:
-    """Models with a published score in any column."""
-    models = dict.fromkeys(m for entry in results.entries for m in entry.column.published)
-    return list(models) if results.with_published else []
-
-
-def _figures(results: Results) -> list[Block]:
-    figures = [Figure(title=panel.title, note="per cent", panel=panel) for panel in panels(results)]
-    models = ", ".join(published_models(results)) or "none here"
-    return [Figures(figures=figures, note=_FIGURE_NOTE.format(models=models))]
-
-
-def _detail_table(results: Results) -> Table:
-    searched = {task: searched_names(trials) for task, trials in results.tasks.items()}
-    rows = [_detail_row(entry, searched[entry.column.task]) for entry in results.entries]
-    used = [name for name in rows[0] if name not in _OPTIONAL or any(row[name] for row in rows)]
-    return table(used, [[row[name] or NOTHING for name in used] for row in rows])
-
-
 def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
-    summary, choice = entry.summary, entry.choice
-    ends = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
+    summary, task, numbers = entry.summary, entry.task, entry.numbers
+    parts = ""
+    if len(task.metrics) > 1:
+        means = {m: fmean(run.score(task.split, m) for run in entry.runs) for m in task.metrics}
+        parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {_percent(v)}" for k, v in means.items())
+    count = f"{numbers['num_settings']} setting{'s' * (numbers['num_settings'] > 1)}"
+    if numbers["num_incomplete_settings"]:
+        count += f" ({numbers['num_incomplete_settings']} with fewer seeds, not eligible)"
+    ends = f"{_percent(summary.minimum)} to {_percent(summary.maximum)}"
     return {
-        "task": entry.column.title,
+        "task": task.title,
         "encoder": entry.encoder,
         "n": str(summary.n),
-        "mean": percent(summary.mean),
-        "95 % interval": interval_text(summary),
+        "mean": _percent(summary.mean),
+        "95 % interval": _interval_text(summary),
         "min to max": ends if summary.n > 1 else "",
-        "parts": _parts_text(entry),
+        "parts": parts,
         "beside the constant answer": _beside_text(entry),
-        "setting": setting_text(choice.setting, searched),
-        "chosen from": _searched_text(choice),
+        "setting": setting_text(numbers["setting"], searched),
+        "chosen from": count,
         "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
     }
 
 
 def _beside_text(entry: Entry) -> str:
-    if entry.constant is None:
-        return entry.against_constant
-    text = entry.against_constant
+    text, count = str(entry.numbers["against_constant"]), entry.numbers["num_at_constant"]
     for word in ("at or below", "above"):
-        text = text.replace(word, f"{word} {percent(entry.constant)}")
-    if 0 < entry.num_at_constant < entry.summary.n:
-        text += f" ({entry.num_at_constant} of {entry.summary.n} seeds not above)"
+        text = text.replace(word, f"{word} {_percent(entry.numbers['constant_answer'])}")
+    if 0 < count < entry.summary.n:
+        text += f" ({count} of {entry.summary.n} seeds not above)"
     return text
 
 
-def _parts_text(entry: Entry) -> str:
-    """Mean of every metric of the score, where it has several."""
-    column = entry.column
-    if len(column.metrics) < 2:
-        return ""
-    means = {
-        name: fmean(run.score(column.split, name) for run in entry.choice.runs)
-        for name in column.metrics
+def _fewest_rows(entry: Entry) -> int:
+    scored = [run.result["evaluation"][entry.task.split] for run in entry.runs if run.has_scores]
+    return int(min((found["num_rows"] for found in scored), default=0))
+
+
+def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
+    """What is wrong with a task's data, of the splits that were scored.
+
+    Overlap is counted on whole splits, also where a subset is scored.
+    """
+    overlaps: dict[str, tuple[int, int]] = {}
+    cuts: dict[str, float] = {}
+    subsets: dict[str, set[tuple[int, int]]] = {"train": set(), "validation": set(), "test": set()}
+    for run in runs:
+        scored = run.result["evaluation"]
+        for name, count in (run.result["data"].get("overlaps") or {}).items():
+            split = name.split(" in ")[0]
+            if count and split in scored:
+                rows = int(run.split_facts(split)["num_rows_whole"])
+                overlaps[name] = max(overlaps.get(name, (0, 0)), (int(count), rows))
+        for split in scored:
+            share = (run.split_facts(split).get("lengths") or {}).get("share_truncated") or 0.0
+            cuts[split] = max(cuts.get(split, 0.0), share)
+        for split, seen in subsets.items():
+            facts = run.split_facts(split)
+            if facts and facts["num_rows"] < facts["num_rows_whole"]:
+                seen.add((facts["num_rows"], facts["num_rows_whole"]))
+    return {
+        "warnings": sorted({str(run.result["data"].get("warning") or "") for run in runs} - {""}),
+        "overlaps": [
+            f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) of {name}"
+            for name, (count, rows) in overlaps.items()
+        ],
+        "subsets": [
+            f"{split} is a fixed subset, {rows:,} of {whole:,} rows"
+            for split, seen in subsets.items()
+            for rows, whole in sorted(seen)
+        ],
+        "cuts": [f"{100 * s:.0f} % of {split}" for split, s in cuts.items() if s >= _MUCH_CUT],
     }
-    return ", ".join(f"{METRIC_TITLES.get(k, k)} {percent(v)}" for k, v in means.items())
 
 
-def _searched_text(choice: Choice) -> str:
-    text = "1 setting" if choice.num_settings == 1 else f"{choice.num_settings} settings"
-    if choice.num_incomplete:
-        text += f" ({choice.num_incomplete} with fewer seeds, not eligible)"
-    return text
-
-
-def _comparisons(results: Results) -> list[Block]:
-    """Pair of encoders by pair, so that one pair is read down all tasks."""
-    heads = ["first − second", "task", "pairs", "difference", "95 % interval", "verdict"]
-    rows = []
-    for item in sorted(results.comparisons, key=lambda item: (item.first, item.second)):
-        unpaired = f" (+{item.num_unpaired} unpaired)" if item.num_unpaired else ""
-        texts = [
-            f"{item.first} − {item.second}",
-            item.column.title,
-            f"{item.difference.n}{unpaired}",
-            f"{100 * item.difference.mean:+.1f}",
-            interval_text(item.difference),
-        ]
-        verdict = Cell(text=item.verdict, tone="strong" if item.verdict == "separable" else "plain")
-        rows.append([*(Cell(text=text) for text in texts), verdict])
-    heading = [Cell(text=text) for text in heads]
-    return [Table(heads=heading, rows=rows, is_words=True)] if rows else []
-
-
-def _provenance(results: Results) -> list[Block]:
-    """Encoders, versions, devices and hours of the runs."""
-    rows = []
-    runs = sorted(results.found.runs, key=lambda run: run.encoder)
-    for run in {run.encoder: run for run in runs}.values():
-        encoder = run.result["encoder"]
-        weights = "random, none loaded" if encoder["random_init"] else str(encoder["digest"])[:12]
-        rows.append([run.encoder, encoder["kind"], f"{encoder['num_parameters']:,}", weights])
-    heads = ["encoder", "kind", "parameters", "weights (sha256)"]
-    return [table(heads, rows), Lines(lines=[provenance_text(results.found.runs)])]
+def _counted(values: Iterable[Any]) -> str:
+    found = Counter(pairs(value) if isinstance(value, dict) else str(value) for value in values)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{value} ({count})" for value, count in found.most_common())

@@ -8,16 +8,15 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from training.configuration import flatten
-from training.metrics_rows import last_value, own_test_rows, read_metrics
-from training.reports.settings import SEED_KEY
+from training.metrics_file import last_value, own_test_rows, read_metrics
 from training.run_config import (
     BUNDLE_FOLDER,
     CONFIG_FILE,
@@ -28,36 +27,31 @@ from training.run_config import (
 
 TRIAL_FILE = "trial.json"
 FINETUNE_FILE = "result.json"
-WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
+SEED_KEY = "seed_everything"
+SPEED_METRIC, TASK_METRIC, CONSTANT_METRIC = "train/tokens_per_s", "downstream/", "constant/"
+_WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
 Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One pretraining run."""
+    """One pretraining run.
+
+    Its name is unique in a report. Settings are those of its resolved configuration by their dotted
+    keys, `config_text` is the file. `downstream` is what the study says of a task: score and
+    constant as fractions, n, split; `metadata` what its bundle says about its making. Starts have
+    command and versions where they were recorded, remarks say what could not be read.
+    """
 
     folder: Path
-    """Its folder."""
     name: str
-    """What it is called in the report, unique there."""
     rows: Rows
-    """Lines of its metrics file."""
-    settings: Mapping[str, Any]
-    """Dotted key -> value of its resolved configuration; empty: it has none."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     config_text: str = ""
-    """The configuration as it stands in the file."""
-    downstream: Mapping[str, float] = field(default_factory=dict)
-    """Task -> score of the study, as a fraction."""
-    constants: Mapping[str, float] = field(default_factory=dict)
-    """Task -> score of the best constant answer, where the study says it."""
-    downstream_notes: Sequence[str] = field(default_factory=tuple)
-    """Per task: from how many fine-tunings its score comes, and on which split."""
+    downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What its bundle says about its making; empty: there is no bundle."""
-    starts: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    """Its starts and resumes, with command and versions where they were recorded."""
-    remarks: Sequence[str] = field(default_factory=tuple)
-    """What could not be read."""
+    starts: Sequence[Mapping[str, Any]] = ()
+    remarks: Sequence[str] = ()
 
     @property
     def seed(self) -> str | None:
@@ -89,7 +83,7 @@ class Run:
         steps = [
             row["step"]
             for row in self.rows
-            if any(name in row and not math.isfinite(row[name]) for name in WATCHED)
+            if any(name in row and not math.isfinite(row[name]) for name in _WATCHED)
         ]
         return int(min(steps)) if steps else None
 
@@ -98,68 +92,58 @@ class Run:
         """Seconds of training and validation, as far as logged."""
         return max((row.get("elapsed_s", 0.0) for row in self.rows), default=0.0)
 
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Median training speed over the logged windows."""
-        values = [row["train/tokens_per_s"] for row in self.rows if "train/tokens_per_s" in row]
-        return median(values) if values else None
-
     def last(self, metric: str) -> float | None:
-        """The newest value of a metric."""
+        """The newest value of a metric; the median of the speed, the study's score of a task."""
+        if metric == SPEED_METRIC:
+            speeds = [row[metric] for row in self.rows if metric in row]
+            return median(speeds) if speeds else None
+        for prefix, key in ((TASK_METRIC, "score"), (CONSTANT_METRIC, "constant")):
+            if metric.startswith(prefix):
+                value = self.downstream.get(metric.removeprefix(prefix), {}).get(key)
+                return float(value) if isinstance(value, int | float) else None
         return last_value(self.rows, metric)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """A folder without a usable run."""
-
-    folder: str
-    """The folder as named or found."""
-    reason: str
-    """What is missing or broken."""
-
-
-def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every run at or below some folders, and everything there that is none.
+def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
+    """Every run at or below some folders, and folder -> reason of everything there that is none.
 
     Args:
         paths: Run folders, or folders that hold some, such as a sweep's.
     """
     runs: list[Run] = []
-    problems: list[Problem] = []
+    problems: dict[str, str] = {}
     seen: set[Path] = set()
     for path in paths:
         folders = list(_run_folders(path))
         if not folders:
-            problems.append(Problem(folder=str(path), reason=_why_none(path)))
+            problems[str(path)] = _why_none(path)
         for folder in folders:
             if folder.resolve() in seen:
-                problems.append(Problem(folder=str(folder), reason="named twice; read once"))
+                problems[str(folder)] = "named twice; read once"
                 continue
             seen.add(folder.resolve())
             try:
-                runs.append(read_run(folder, name=_name(folder, path)))
+                below = folder.relative_to(path)
+                runs.append(read_run(folder, name=str(below) if below.parts else ""))
             except (ValueError, OSError) as error:
-                reason = str(error).removeprefix(f"{folder}: ")
-                problems.append(Problem(folder=str(folder), reason=reason))
-    return _with_unique_names(runs), problems
+                problems[str(folder)] = str(error).removeprefix(f"{folder}: ")
+    names = [run.name for run in runs]
+    runs = [replace(r, name=str(r.folder)) if names.count(r.name) > 1 else r for r in runs]
+    return runs, problems
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
     """Folders with a run or a trial's start; what lies inside a run is part of it."""
     for place, below, files in os.walk(path):
         below.sort()
-        if FINETUNE_FILE in files:
+        folder, is_run = Path(place), not {METRICS_FILE, CONFIG_FILE}.isdisjoint(files)
+        if TRIAL_FILE in files and not is_run:
+            inner = (METRICS_FILE, CONFIG_FILE)
+            is_run = not any(next(folder.rglob(name), None) for name in inner)
+        if FINETUNE_FILE in files or is_run:
             below.clear()
-            continue
-        is_run = not {METRICS_FILE, CONFIG_FILE}.isdisjoint(files)
-        if is_run or (TRIAL_FILE in files and not _has_run_below(Path(place))):
-            yield Path(place)
-            below.clear()
-
-
-def _has_run_below(folder: Path) -> bool:
-    return any(next(folder.rglob(name), None) for name in (METRICS_FILE, CONFIG_FILE))
+        if is_run and FINETUNE_FILE not in files:
+            yield folder
 
 
 def _why_none(path: Path) -> str:
@@ -172,19 +156,6 @@ def _why_none(path: Path) -> str:
     return f"holds no run: there is no {METRICS_FILE} in it or below it"
 
 
-def _name(folder: Path, root: Path) -> str:
-    below = folder.relative_to(root)
-    return str(below) if below.parts else folder.resolve().name
-
-
-def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
-    names = [run.name for run in runs]
-    return [
-        Run(**{**vars(run), "name": str(run.folder)}) if names.count(run.name) > 1 else run
-        for run in runs
-    ]
-
-
 def read_run(folder: Path, *, name: str = "") -> Run:
     """Return one run.
 
@@ -195,30 +166,33 @@ def read_run(folder: Path, *, name: str = "") -> Run:
     Raises:
         ValueError: There are no usable metrics; says why.
     """
-    if not (folder / METRICS_FILE).is_file():
+    path = folder / METRICS_FILE
+    if not path.is_file():
         raise ValueError(f"{folder}: has no {METRICS_FILE}; the run has not logged anything yet")
-    rows = [*read_metrics(folder / METRICS_FILE), *own_test_rows(folder)]
+    rows = [*read_metrics(path), *own_test_rows(folder)]
     if not all(map(_is_metrics, rows)):
-        raise ValueError(f"{folder / METRICS_FILE}: has lines that are not numbers with a step")
+        raise ValueError(f"{path}: has lines that are not numbers with a step")
     if not rows:
-        raise ValueError(f"{folder / METRICS_FILE}: is empty")
-    remarks: list[str] = []
-    text, settings = _read_config(folder / CONFIG_FILE, remarks)
-    tasks = _tasks(_read_mapping(folder / STUDY_FILE, "JSON", remarks).get("downstream"), remarks)
-    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", "JSON", remarks)
+        raise ValueError(f"{path}: is empty")
+    config_file, remarks = folder / CONFIG_FILE, list[str]()
+    config, has_config = _read_mapping(config_file, remarks), config_file.is_file()
+    remarks += [] if has_config else [f"has no {CONFIG_FILE}: its settings are unknown"]
+    study = _read_mapping(folder / STUDY_FILE, remarks).get("downstream")
+    tasks = study if isinstance(study, dict) else {}
+    scored = {
+        str(task): result
+        for task, result in tasks.items()
+        if isinstance(result, dict) and isinstance(result.get("score"), int | float)
+    }
+    remarks += [f"{STUDY_FILE} has no score for {task}" for task in tasks if task not in scored]
+    bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", remarks)
     return Run(
         folder=folder,
         name=name or folder.resolve().name,
         rows=rows,
-        settings=settings,
-        config_text=text,
-        downstream={task: float(result["score"]) for task, result in tasks.items()},
-        constants={
-            task: float(result["constant"])
-            for task, result in tasks.items()
-            if isinstance(result.get("constant"), int | float)
-        },
-        downstream_notes=[_task_note(task, result) for task, result in tasks.items()],
+        settings=flatten({str(key): value for key, value in config.items()}),
+        config_text=config_file.read_text("utf-8", "replace") if has_config else "",
+        downstream=scored,
         metadata=bundle.get("metadata") or bundle,
         starts=_read_starts(folder),
         remarks=remarks,
@@ -226,55 +200,25 @@ def read_run(folder: Path, *, name: str = "") -> Run:
 
 
 def _is_metrics(row: Any) -> bool:
-    if not isinstance(row, dict) or "step" not in row:
+    if not isinstance(row, dict) or not isinstance(row.get("step", ""), int | float | None):
         return False
-    step = row["step"]
-    others = (value for name, value in row.items() if name != "step")
-    return isinstance(step, int | float | None) and all(isinstance(v, int | float) for v in others)
+    return all(isinstance(value, int | float) for name, value in row.items() if name != "step")
 
 
-def _read_config(path: Path, remarks: list[str]) -> tuple[str, dict[str, Any]]:
-    """The configuration as text and as settings; what is missing or broken becomes a remark."""
-    if not path.is_file():
-        remarks.append(f"has no {CONFIG_FILE}: its settings are unknown")
-        return "", {}
-    config = _read_mapping(path, "YAML", remarks)
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return text, flatten({str(key): value for key, value in config.items()})
-
-
-def _read_mapping(path: Path, kind: Literal["YAML", "JSON"], remarks: list[str]) -> dict[Any, Any]:
-    """What a file holds; a broken one becomes a remark, one that is not there is empty."""
+def _read_mapping(path: Path, remarks: list[str]) -> dict[Any, Any]:
+    """What a YAML or JSON file holds; a broken one becomes a remark, a missing one is empty."""
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")
+    is_yaml = path.suffix == ".yaml"
     try:
-        content = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
+        content = yaml.safe_load(text) if is_yaml else json.loads(text)
+        reason = "" if isinstance(content, dict) else "holds no settings"
     except (ValueError, yaml.YAMLError) as error:
-        remarks.append(f"{path.name} is not {kind} ({error}); it was left out")
-        return {}
-    if not isinstance(content, dict):
-        remarks.append(f"{path.name} holds no settings; it was left out")
-        return {}
-    return content
-
-
-def _tasks(downstream: Any, remarks: list[str]) -> dict[str, dict[str, Any]]:
-    """The tasks of a study that have a score."""
-    found = {}
-    for task, result in (downstream if isinstance(downstream, dict) else {}).items():
-        if isinstance(result, dict) and isinstance(result.get("score"), int | float):
-            found[str(task)] = result
-        else:
-            remarks.append(f"{STUDY_FILE} has no score for {task}")
-    return found
-
-
-def _task_note(task: str, result: Mapping[str, Any]) -> str:
-    parts = [f"n {result['n']}"] if "n" in result else []
-    parts += [str(result["split"])] if result.get("split") else []
-    parts += [f"{result['num_diverged']} diverged"] if result.get("num_diverged") else []
-    return f"{task} {100 * result['score']:.1f} ({', '.join(parts) or 'n not said'})"
+        reason = f"is not {'YAML' if is_yaml else 'JSON'} ({' '.join(str(error).split())})"
+    if reason:
+        remarks.append(f"{path.name} {reason}; it was left out")
+    return {} if reason else dict(content)
 
 
 def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
@@ -289,7 +233,7 @@ def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
         if isinstance(event, dict) and event.get("command"):
             found.append(event)
     for place in (folder, folder.parent):
-        trial = _read_mapping(place / TRIAL_FILE, "JSON", [])
+        trial = _read_mapping(place / TRIAL_FILE, [])
         if not found and trial.get("command"):
             found.append({"event": "trial", "command": trial["command"]})
     return found

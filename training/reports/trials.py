@@ -3,32 +3,45 @@
 Invariant: every result.json below the folders is used, or counted as left out, or is an error.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-from training.inputs import changed_inputs
+from training.configuration import changed_inputs
 from training.result import read_result
 
-RESULT_FILE, TRIAL_FILE, FAILED_FILE = "result.json", "trial.yaml", "failed.json"
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+RESULT_FILE, TRIAL_FILE, RECORD_FILE = "result.json", "trial.yaml", "trial.json"
+FAILED_FILE = "failed.json"
+"""What grids of earlier versions left of a trial that failed."""
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
 
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in the order they came."""
+    groups: dict[K, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One finished trial."""
+    """One finished trial: its folder and the content of its result.json.
+
+    `assumed` are settings that this does not know, as all results that know them have them.
+    """
 
     path: Path
-    """Its folder."""
     result: Mapping[str, Any]
-    """Content of its result.json."""
     assumed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings its result.json does not know, as all results that know them have them."""
 
     @property
     def task(self) -> str:
@@ -41,14 +54,9 @@ class Trial:
         return str(self.result["title"])
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """What tables must know of the task; empty: the result is of an earlier version."""
-        return dict(self.result["task_facts"])
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether its loss stopped being finite."""
-        return bool(self.result["diverged"])
+    def has_scores(self) -> bool:
+        """Whether any epoch was scored; a run may diverge before."""
+        return bool(self.result["evaluation"])
 
     @property
     def validation(self) -> float:
@@ -72,11 +80,6 @@ class Trial:
         """Seed, fold and repeat."""
         return tuple(int(self.result["settings"][name]) for name in PAIRED_BY)
 
-    @property
-    def has_scores(self) -> bool:
-        """Whether any epoch was scored; a run may diverge before."""
-        return bool(self.result["evaluation"])
-
     def score(self, split: str, metric: str = "score") -> float:
         """Score of its best epoch; of the majority answer where no epoch was scored.
 
@@ -90,57 +93,40 @@ class Trial:
         raise ValueError(f"{self.path / RESULT_FILE}: has no {metric} of {split}")
 
     def constant(self, split: str) -> float | None:
-        """Score of the best constant answer; None: unknown.
+        """Score of the better one of two constant answers; None: unknown.
 
-        That is the most frequent training label (or mean score), or, of two classes, always the
-        one that F1 is of (the second one, unless another was chosen), where that scores better.
+        They are the most frequent training label (or mean score) and the label that scores best.
         """
-        value = self.result["majority"].get(split, {}).get("score")
-        if value is None:
-            return None
-        positive = self._always_positive(split)
-        return float(value) if positive is None else max(float(value), positive)
-
-    def _always_positive(self, split: str) -> float | None:
-        """Score of always giving the class that F1 is of; None: there are not two, or unknown."""
-        counts = [int(n) for n in (self.split_facts(split).get("labels") or {}).values()]
-        if len(counts) != 2 or not sum(counts):
-            return None
-        labels = list(self.split_facts(split)["labels"])
-        positive = self.result["data"].get("f1_label") or labels[1]
-        share = counts[labels.index(positive)] / sum(counts)
-        known = {"accuracy": share, "f1": 2 * share / (1 + share), "matthews": 0.0}
-        metrics = self.result["score"]
-        if not set(metrics) <= set(known):
-            return None
-        return fmean(known[name] for name in metrics)
+        found = (self.result["majority"], self.result["data"].get("best_constant") or {})
+        scores = [scores.get(split, {}).get("score") for scores in found]
+        return max((float(score) for score in scores if score is not None), default=None)
 
     def split_facts(self, split: str) -> Mapping[str, Any]:
         """What was looked at before training: rows, lengths."""
-        splits = self.result["data"].get("splits") or {}
-        return dict(splits.get(split) or {})
-
-    def share_truncated(self, split: str) -> float | None:
-        """Share of the split's texts that were cut; None: unknown."""
-        lengths = self.split_facts(split).get("lengths") or {}
-        value = lengths.get("share_truncated")
-        return None if value is None else float(value)
+        return dict((self.result["data"].get("splits") or {}).get(split) or {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundTrials:
-    """Everything below some folders."""
+    """Everything below some folders: the finished trials, each once, and what is not among them.
+
+    Duplicates stand in an earlier folder too; failed and unfinished trials are named below their
+    grid's folder; `changed` says which files are not any more what these trials have read.
+    """
 
     runs: Sequence[Trial]
-    """Finished trials, each once."""
-    num_duplicates: int = 0
-    """Results left out because the same trial stands in an earlier folder."""
-    failed: Sequence[str] = field(default_factory=tuple)
-    """Trials that failed, below their grid's folder."""
-    unfinished: Sequence[str] = field(default_factory=tuple)
-    """Trials that were started and have not ended, below their grid's folder."""
-    changed: Sequence[str] = field(default_factory=tuple)
-    """Files, in words, that are not any more what these trials have read."""
+    num_duplicates: int
+    failed: Sequence[str]
+    unfinished: Sequence[str]
+    changed: Sequence[str]
+
+
+def _has_failed(trial: Path) -> bool:
+    """Whether a trial without a result failed; else it has not ended."""
+    record = trial / RECORD_FILE
+    if not record.is_file():
+        return (trial / FAILED_FILE).exists()
+    return bool(json.loads(record.read_text(encoding="utf-8"))["state"] == "failed")
 
 
 def find_trials(folders: Iterable[Path]) -> FoundTrials:
@@ -151,8 +137,7 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
             must not stand in one table.
     """
     everything: list[Trial] = []
-    failed: list[str] = []
-    unfinished: list[str] = []
+    missing: dict[bool, list[str]] = {True: [], False: []}
     for folder in folders:
         paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
         if not paths:
@@ -160,24 +145,19 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
                 f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
             )
         everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
-        for path in sorted(folder.rglob(TRIAL_FILE)):
-            if (path.parent / RESULT_FILE).exists():
-                continue
-            has_failed = (path.parent / FAILED_FILE).exists()
-            name = path.parent.relative_to(folder).as_posix()
-            (failed if has_failed else unfinished).append(name)
+        for trial in sorted(path.parent for path in folder.rglob(TRIAL_FILE)):
+            if not (trial / RESULT_FILE).exists():
+                missing[_has_failed(trial)].append(trial.relative_to(folder).as_posix())
     runs: dict[tuple[Any, ...], Trial] = {}
     for run in _with_unknown_settings(everything):
         runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
     found = list(runs.values())
-    _check_same_weights(found)
-    _check_same_rows(found)
-    num_duplicates = len(everything) - len(found)
+    _check_alike(found)
     return FoundTrials(
         runs=found,
-        num_duplicates=num_duplicates,
-        failed=failed,
-        unfinished=unfinished,
+        num_duplicates=len(everything) - len(found),
+        failed=missing[True],
+        unfinished=missing[False],
         changed=list(dict.fromkeys(text for run in found for text in changed_inputs(run.path))),
     )
 
@@ -187,40 +167,35 @@ def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
 
     Otherwise the same setting would count as two, each with a part of the seeds.
     """
-    known: dict[str, set[Any]] = {}
+    known: dict[str, set[Any]] = defaultdict(set)
     for run in runs:
         for name, value in run.result["settings"].items():
-            known.setdefault(name, set()).update(() if value is None else (value,))
-    agreed = {name: next(iter(values)) for name, values in known.items() if len(values) == 1}
-    filled = []
-    for run in runs:
-        unknown = {name for name, value in run.result["settings"].items() if value is None}
-        assumed = {name: agreed[name] for name in sorted(unknown & set(agreed))}
-        filled.append(replace(run, assumed=assumed))
-    return filled
+            known[name] |= set() if value is None else {value}
+    agreed = {name: next(iter(known[name])) for name in sorted(known) if len(known[name]) == 1}
+    return [
+        replace(
+            run,
+            assumed={k: v for k, v in agreed.items() if run.result["settings"].get(k, v) is None},
+        )
+        for run in runs
+    ]
 
 
-def _check_same_weights(runs: Iterable[Trial]) -> None:
-    seen: dict[str, Trial] = {}
+def _check_alike(runs: Iterable[Trial]) -> None:
+    """Encoders of one name must have the same weights, scores of one split the same rows."""
+    weights: dict[str, Trial] = {}
+    scored: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
     for run in runs:
-        first = seen.setdefault(run.encoder, run)
+        first = weights.setdefault(run.encoder, run)
         if run.result["encoder"]["digest"] != first.result["encoder"]["digest"]:
             raise ValueError(
                 f"{first.path} and {run.path} are both of an encoder {run.encoder!r}, but started "
                 "from different weights: rename one of the pretraining runs and run its trials "
                 "again, or report the folders separately"
             )
-
-
-def _check_same_rows(runs: Iterable[Trial]) -> None:
-    seen: dict[tuple[Any, ...], Trial] = {}
-    for run in runs:
-        if not run.has_scores:
-            continue
-        counts = {name: v.get("num_rows") for name, v in run.result["evaluation"].items()}
-        for split, count in counts.items():
-            first = seen.setdefault((run.task, split, run.repetition[1:]), run)
-            before = first.result["evaluation"][split].get("num_rows")
+        for split, values in run.result["evaluation"].items():
+            count, place = values.get("num_rows"), (run.task, split, run.repetition[1:])
+            first, before = scored.setdefault(place, (run, count))
             if count != before:
                 raise ValueError(
                     f"{first.path} and {run.path} were scored on {before} and {count} rows of "
@@ -228,7 +203,7 @@ def _check_same_rows(runs: Iterable[Trial]) -> None:
                 )
 
 
-ALWAYS = ("lr", "batch_size")
+_ALWAYS = ("lr", "batch_size")
 """Settings that stand beside every number, searched or not."""
 _WORDS: dict[str, Callable[[Any], str]] = {
     "lr": lambda value: f"lr {value:g}",
@@ -248,7 +223,7 @@ def searched_names(trials: Sequence[Trial]) -> list[str]:
     """Learning rate, batch size, and every other setting in which the trials of a task differ."""
     settings = [dict(trial.setting) for trial in trials]
     varied = [name for name in settings[0] if len({found[name] for found in settings}) > 1]
-    return [*ALWAYS, *(name for name in varied if name not in ALWAYS)]
+    return [*_ALWAYS, *(name for name in varied if name not in _ALWAYS)]
 
 
 def setting_text(setting: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -256,14 +231,14 @@ def setting_text(setting: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(_words(name, setting[name]) for name in names)
 
 
+def _words(name: str, value: Any) -> str:
+    if value is None:
+        return f"{name} unknown"
+    return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
+
+
 def shared_text(trials: Sequence[Trial]) -> str:
     """The settings all trials of a task have in common, but those that tables name elsewhere."""
     searched, setting = searched_names(trials), dict(trials[0].setting)
     names = [n for n in _WORDS if n not in searched and setting.get(n) is not None]
     return setting_text(setting, names)
-
-
-def _words(name: str, value: Any) -> str:
-    if value is None:
-        return f"{name} unknown"
-    return _WORDS[name](value) if name in _WORDS else f"{name} {value}"

@@ -1,8 +1,10 @@
-"""Trials as processes of this machine, some at a time.
+"""Trials as processes, some at a time, on this machine or a Ray cluster, and how far they are.
 
-Invariant: a trial is started only under its lock, which its process inherits. A runner that is
-asked to stop hands that on and waits, so every run saves a checkpoint; exit code 75 means that the
-trial is to be started again. A run whose runner is gone stops by itself.
+Invariant: what is done is never run twice. A trial is started only under its lock, which its
+process inherits. A runner that is asked to stop hands that on and waits, so every run saves a
+checkpoint; exit code 75 means that the trial is to be started again. A run whose runner is gone
+stops by itself. Ray only chooses where and when: how far a trial is stands in its folder, on a
+disk that all machines share.
 """
 
 import contextlib
@@ -12,20 +14,30 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from statistics import fmean
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
-from training.interruption import EXIT_STOPPED, RUNNER_VARIABLE, RunnerWatch, say
-from training.studies.trials import Outcome, Trial
+from training.interruption import (
+    EXIT_INTERRUPT,
+    EXIT_STOPPED,
+    RUNNER_VARIABLE,
+    RunInterrupted,
+    RunnerWatch,
+    say,
+)
+from training.studies.trials import LOG_FILE, Outcome, Trial
 
 POLL_S, RETRY_S = 0.1, 2.0
-MAX_STARTS = 50
-"""So often in a row a trial that ends with exit code 75 is started again by one runner."""
 AGENT_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What would make W&B take what follows a fit for the fit's own run."""
+Stream = Generator[tuple[Trial, Outcome], None, None]
+"""Trials that have ended, one after the other."""
 
 
 def gpu_names() -> list[str]:
@@ -51,8 +63,7 @@ def environment_of(place: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
     """
     environment = {**os.environ, RUNNER_VARIABLE: str(os.getpid())}
     if jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         if gpus:
             own = list(gpus[place::jobs]) or [gpus[place % len(gpus)]]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
@@ -60,191 +71,164 @@ def environment_of(place: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]
 
 
 @dataclass
-class _Started:
-    """A trial that runs: its process, what follows it, and the lock they run under."""
-
-    trial: Trial
-    lock: TextIO
-    log: TextIO | None
-    environment: Mapping[str, str]
-    steps: deque[Sequence[str]]
-    process: "subprocess.Popen[bytes] | None" = None
-    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    began: float = field(default_factory=time.monotonic)
-
-    def start_next(self) -> None:
-        """Start the next process.
-
-        Raises:
-            ValueError: There is no such program.
-        """
-        command = self.steps.popleft()
-        if self.process is not None:
-            print(f"after the fit: {' '.join(command[2:])}", file=self.log, flush=True)
-            own = self.environment.items()
-            self.environment = {n: value for n, value in own if n not in AGENT_VARIABLES}
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=subprocess.STDOUT if self.log else None,
-                env=self.environment,
-                start_new_session=True,
-                pass_fds=(self.lock.fileno(),) if os.name != "nt" else (),
-            )
-        except OSError as error:
-            raise ValueError(
-                f"{command[0]} cannot be started ({error}): look at `command` and `program` of "
-                "the sweep file"
-            ) from error
-
-    def exit_code(self) -> int | None:
-        """Return how its process ended; None: it runs."""
-        return self.process.poll() if self.process else 0
-
-    def stop(self) -> None:
-        """Ask its process to stop."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
-
-
-@dataclass
 class LocalRunner:
-    """Runs trials, `jobs` at a time."""
+    """Runs trials, `jobs` at a time, which share `gpus`.
+
+    With `wait` it waits for trials that another runner has, and takes over what that leaves open;
+    a trial that ends with exit code 75 is started `max_starts` times. `here` does what a command
+    says and returns its exit code, instead of a process. `received` asked the runner to stop.
+    """
 
     jobs: int = 1
-    """Trials at once."""
     gpus: Sequence[str] = ()
-    """GPUs that they share, if jobs is more than 1."""
     retry_failed: bool = False
-    """Run again what failed before."""
     wait: bool = True
-    """Wait for trials that another runner has, and take over what it leaves open."""
-    max_starts: int = MAX_STARTS
-    """So often a trial is started that ends with exit code 75."""
+    max_starts: int = 50
+    here: Callable[[Sequence[str]], int] | None = None
     received: signal.Signals | None = None
-    """What asked the runner to stop."""
-    _waiting: deque[Trial] = field(default_factory=deque)
-    _elsewhere: deque[Trial] = field(default_factory=deque)
-    _running: dict[int, _Started] = field(default_factory=dict)
-    _starts: dict[str, int] = field(default_factory=dict)
+    _is_over: bool = False
+    _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+    _starting: threading.RLock = field(default_factory=threading.RLock)
 
-    def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome]]:
+    def run(self, trials: Sequence[Trial]) -> Stream:
         """Run trials and yield each that has ended, or that is left to another runner."""
-        self._waiting.extend(trials)
-        watch = RunnerWatch()
-        try:
-            with self._signals():
-                while self._running or (self._has_more() and self.received is None):
-                    yield from self._fill()
-                    yield from self._ended()
-                    if watch.is_gone and self.received is None:
-                        self._stop(signal.SIGTERM, None)
-                    if not self._running and self._elsewhere and not self._waiting:
-                        if not self.wait:
-                            break
-                        self._wait_for_others()
-                    time.sleep(POLL_S)
-        finally:
-            self._stop_all()
-        if not self.wait:
-            yield from ((trial, Outcome("elsewhere")) for trial in self._elsewhere)
+        if self.here is not None:
+            yield from ((trial, self._run(trial, 0)) for trial in trials if not self.received)
+            return
+        waiting, watch, told = list(trials), RunnerWatch(), False
+        with self._signals():
+            while waiting and not self._stops:
+                elsewhere = []
+                with contextlib.closing(self._run_all(deque(waiting), watch)) as ended:
+                    for trial, outcome in ended:
+                        if outcome.state == "elsewhere" and self.wait:
+                            elsewhere.append(trial)
+                        else:
+                            yield trial, outcome
+                waiting = elsewhere
+                if waiting and not told:
+                    say(f"waiting for {len(waiting)} trials that another runner has")
+                told = bool(waiting)
+                time.sleep(RETRY_S if waiting and not self._stops else 0)
 
     def run_one(self, trial: Trial) -> Outcome:
         """Run a trial and return how it ended."""
         outcomes = [outcome for _, outcome in self.run([trial])]
         return outcomes[-1] if outcomes else Outcome("interrupted", exit_code=EXIT_STOPPED)
 
-    def _has_more(self) -> bool:
-        return bool(self._waiting or self._elsewhere)
+    def _run_all(self, waiting: deque[Trial], watch: RunnerWatch) -> Stream:
+        ended: SimpleQueue[tuple[Trial, Outcome] | BaseException | None] = SimpleQueue()
 
-    def _fill(self) -> Iterator[tuple[Trial, Outcome]]:
-        """Start trials in the free places."""
-        for place in range(self.jobs):
-            while place not in self._running and self._waiting and self.received is None:
-                trial = self._waiting.popleft()
-                outcome = self._start(trial, place)
-                if outcome is not None and outcome.state == "elsewhere":
-                    self._elsewhere.append(trial)
-                elif outcome is not None:
-                    yield trial, outcome
+        def work(place: int) -> None:
+            try:
+                while not self._stops:
+                    try:
+                        trial = waiting.popleft()
+                    except IndexError:
+                        break
+                    ended.put((trial, self._run(trial, place)))
+                ended.put(None)
+            except BaseException as error:  # of the study, not of a trial
+                ended.put(error)
 
-    def _start(self, trial: Trial, place: int) -> Outcome | None:
-        """Start a trial; an outcome where there is nothing to start."""
+        left = min(self.jobs, len(waiting))
+        for place in range(left):
+            threading.Thread(target=work, args=(place,), daemon=True).start()
+        try:
+            while left:
+                if watch.is_gone and self.received is None:
+                    self._stop(signal.SIGTERM, None)
+                try:
+                    found = ended.get(timeout=POLL_S)
+                except Empty:
+                    continue
+                if isinstance(found, BaseException):
+                    raise found
+                left -= found is None
+                if found is not None:
+                    yield found
+        finally:
+            self._is_over = left > 0
+            if self._is_over:
+                self._pass_on()
+
+    @property
+    def _stops(self) -> bool:
+        return self._is_over or self.received is not None
+
+    def _run(self, trial: Trial, place: int) -> Outcome:
+        """Run a trial to its end, if no other runner has it and it is not done."""
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(trial.locked())
             if lock is None:
                 return Outcome("elsewhere")
-            settled = trial.settled(retry_failed=self.retry_failed)
-            if settled is not None:
-                return settled
-            steps = deque(trial.steps())
-            trial.write_start()
-            self._starts[trial.name] = self._starts.get(trial.name, 0) + 1
-            log = stack.enter_context(trial.open_log())
-            environment = environment_of(place, self.jobs, self.gpus)
-            started = _Started(trial, lock, log, environment, steps)
-            self._start_next(started)
-            started.resources = stack.pop_all()
-            self._running[place] = started
-            return None
+            state, log = trial.state(), None
+            if state == "done" or (state == "failed" and not self.retry_failed):
+                return Outcome(state, error=str(trial.record().get("error", "")))
+            if trial.recorded:
+                log = stack.enter_context(open(trial.folder / LOG_FILE, "a", encoding="utf-8"))
+            for start in range(1, self.max_starts + 1):
+                trial.write_start()
+                began = time.monotonic()
+                code = self._run_steps(trial, place, lock, log)
+                elapsed_s, asked = time.monotonic() - began, self._stops and code != 0
+                again = code == EXIT_STOPPED and start < self.max_starts and not asked
+                error = trial.write_end(code, interrupted=asked or again)
+                if not again:
+                    break
+                say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
+            if asked:
+                return Outcome("interrupted", error, elapsed_s, code)
+            return Outcome("failed" if error else "done", error, elapsed_s, code)
 
-    def _start_next(self, started: _Started) -> None:
-        if started.steps:
-            started.start_next()
-        if self.received is not None:  # it came during the start
-            started.stop()
-
-    def _ended(self) -> Iterator[tuple[Trial, Outcome]]:
-        for place, started in list(self._running.items()):
-            code = started.exit_code()
-            if code is None:
-                continue
-            if code == 0 and started.steps:
-                if self.received is None:
-                    self._start_next(started)
-                    continue
-                code = EXIT_STOPPED
-            del self._running[place]
-            with started.resources:
-                outcome = self._note(started.trial, code, time.monotonic() - started.began)
-            if outcome is None:
-                self._waiting.append(started.trial)
+    def _run_steps(self, trial: Trial, place: int, lock: TextIO, log: TextIO | None) -> int:
+        """Run the processes of a trial; the exit code of the last."""
+        environment = environment_of(place, self.jobs, self.gpus)
+        for number, command in enumerate(trial.steps or (trial.command,)):
+            if number:
+                if self._stops:
+                    return EXIT_STOPPED
+                print(f"after the fit: {' '.join(command[2:])}", file=log, flush=True)
+                environment = {n: v for n, v in environment.items() if n not in AGENT_VARIABLES}
+            if self.here is not None:
+                code = self.here(command)
             else:
-                yield started.trial, outcome
+                process = self._start(command, environment, lock, log)
+                code = process.wait()
+                self._running.discard(process)
+            if code:
+                return code
+        return 0
 
-    def _note(self, trial: Trial, code: int, elapsed_s: float) -> Outcome | None:
-        """Write down how a trial ended; None: it is to be started again."""
-        asked = self.received is not None and code != 0
-        again = code == EXIT_STOPPED and self._starts[trial.name] < self.max_starts
-        error = trial.write_end(code, interrupted=asked or again)
-        if asked:
-            return Outcome("interrupted", elapsed_s=elapsed_s, exit_code=code)
-        if again:
-            say(f"{trial.name}: stopped with a checkpoint (exit code 75), started again")
-            return None
-        return Outcome("failed" if error else "done", error, elapsed_s, code)
-
-    def _wait_for_others(self) -> None:
-        say(f"waiting for {len(self._elsewhere)} trials that another runner has")
-        while self._elsewhere and self.received is None:
-            time.sleep(RETRY_S)
-            for _ in range(len(self._elsewhere)):
-                trial = self._elsewhere.popleft()
-                with trial.locked() as lock:
-                    is_free = lock is not None
-                (self._waiting if is_free else self._elsewhere).append(trial)
-            if self._waiting:
-                return
+    def _start(
+        self, command: Sequence[str], environment: Mapping[str, str], lock: TextIO, log: Any
+    ) -> "subprocess.Popen[bytes]":
+        with self._starting:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT if log else None,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),) if os.name != "nt" else (),
+                )
+            except OSError as error:
+                raise ValueError(
+                    f"{command[0]} cannot be started ({error}): look at `command` and `program` "
+                    "of the sweep file"
+                ) from error
+            self._running.add(process)
+            if self._stops:  # it came during the start
+                process.send_signal(signal.SIGTERM)
+            return process
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Let what asks for a stop end the runner and its trials; twice: the runner at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+        can = threading.current_thread() is threading.main_thread()
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if can else ()
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         before = {number: signal.signal(number, self._stop) for number in numbers}
         try:
@@ -256,14 +240,152 @@ class LocalRunner:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        os.write(2, b"\nstopping: every run saves a checkpoint first; once more stops at once\n")
-        for started in list(self._running.values()):
-            started.stop()
+        with self._starting:
+            self.received = signal.Signals(number)
+            text = b"\nstopping: every run saves a checkpoint first; once more stops at once\n"
+            os.write(2, text)
+            self._pass_on()
 
-    def _stop_all(self) -> None:
-        """End what still runs; a trial cut off here is open."""
-        for started in self._running.values():
-            started.stop()
-            started.resources.close()
-        self._running.clear()
+    def _pass_on(self) -> None:
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
+
+
+def run_on_ray(
+    trials: Sequence[Trial],
+    *,
+    jobs: int,
+    resources: Mapping[str, float],
+    retry_failed: bool,
+    address: str,
+) -> Stream:
+    """Run trials on a cluster and yield each that has ended.
+
+    Args:
+        trials: What to run, in folders on a disk that every machine has at the same path.
+        jobs: At most so many at once; 0: as many as the cluster has room for.
+        resources: `num_cpus` and `num_gpus` of one trial.
+        retry_failed: Run again what failed before.
+        address: Of a running cluster, or auto; empty: start one on this machine alone.
+    """
+    from data_prep.pool import import_ray
+
+    ray = import_ray(address)
+    try:
+        ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
+    except ConnectionError as error:
+        raise ValueError(f"no Ray cluster answers at --ray_address {address}: {error}") from error
+    task = ray.remote(max_retries=0, **resources)(_run_one)
+    waiting, running = deque(trials), dict[Any, Trial]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < (jobs or len(trials)):
+                trial = waiting.popleft()
+                running[task.remote(trial, retry_failed, Path.cwd())] = trial
+            [ended], _ = ray.wait(list(running))
+            trial = running.pop(ended)
+            try:
+                outcome = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                words = [line for line in str(error).splitlines() if line.strip()]
+                outcome = Outcome("failed", f"Ray: {words[-1] if words else error!r}")
+            yield trial, outcome
+    finally:
+        ray.shutdown()
+
+
+def _run_one(trial: Trial, retry_failed: bool, place: Path) -> Outcome:
+    """Run a trial in the folder that the study was started from."""
+    os.chdir(place)
+    return LocalRunner(retry_failed=retry_failed).run_one(trial)
+
+
+ALIKE_FAILURES = 3
+"""So many first trials that fail with the same words stop a study: it is a mistake in it."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, such as 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count_text(states: Sequence[str]) -> str:
+    """Return how many trials are in which state, in words."""
+    found = Counter(states)
+    return f"{found['done']} done, {found['failed']} failed, {found['open']} to run"
+
+
+class Progress:
+    """The trials of a sweep or a grid, and how far they are.
+
+    Args:
+        trials: All of them.
+        folder: Where they are kept.
+        runner: Runs them.
+    """
+
+    def __init__(self, trials: Sequence[Trial], folder: Path, runner: LocalRunner) -> None:
+        self.trials, self.folder, self.runner = trials, folder, runner
+        self.states = {trial.name: trial.state() for trial in trials}
+        wanted = ("open", "failed") if runner.retry_failed else ("open",)
+        self.waiting = [trial for trial in trials if self.states[trial.name] in wanted]
+        self._outcomes: list[Outcome] = []
+
+    def run(self, stream: Stream | None = None) -> None:
+        """Run what is waiting and say how each trial ended, what failed, and how to go on.
+
+        Args:
+            stream: Of another engine.
+
+        Raises:
+            ValueError: The first ones failed alike, or one failed.
+            RunInterrupted: The trials were asked to stop.
+        """
+        try:
+            with contextlib.closing(stream or self.runner.run(self.waiting)) as ended:
+                for trial, outcome in ended:
+                    self._outcomes.append(outcome)
+                    self._say(trial, outcome, len(self.waiting) - len(self._outcomes))
+        except KeyboardInterrupt:
+            self.runner.received = signal.SIGINT
+        self._finish()
+
+    def _say(self, trial: Trial, outcome: Outcome, left: int) -> None:
+        texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
+        text = texts.get(outcome.state, outcome.state)
+        text = (trial.found() or text) if outcome.state == "done" else text
+        spent = [o.elapsed_s for o in self._outcomes if o.elapsed_s]
+        text += f", {duration(outcome.elapsed_s)}" if outcome.elapsed_s else ""
+        text += f"; {left} left" if left else ""
+        if left and spent:
+            text += f", about {duration(fmean(spent) * left / max(self.runner.jobs, 1))}"
+        total = len(self.trials)
+        print(f"[{total - left}/{total}] {trial.name}: {text}", flush=True)
+        run_now = {(o.state, o.error) for o in self._outcomes if o.elapsed_s}
+        if left and len(spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
+            raise ValueError(
+                f"the first {ALIKE_FAILURES} trials failed alike, so {left} were not run: "
+                f"{outcome.error}"
+            )
+
+    def _finish(self) -> None:
+        states = {trial.name: trial.state() for trial in self.trials}
+        failed = [trial for trial in self.trials if states[trial.name] == "failed"]
+        for trial in failed:
+            error = trial.record()["error"]
+            print(f"failed: {trial.name}: {error} (see {trial.folder / LOG_FILE})")
+        found, total = Counter(states.values()), len(self.trials)
+        print(f"{found['done']} of {total} trials are done, in {self.folder}", flush=True)
+        received = self.runner.received
+        if received or any(outcome.state == "interrupted" for outcome in self._outcomes):
+            code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
+            left = found["open"]
+            raise RunInterrupted(f"{left} trials are left; the same command goes on", code)
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {total} trials failed; each folder's {LOG_FILE} says why; "
+                "--retry_failed true runs them again"
+            )

@@ -1,82 +1,71 @@
-"""One trial of a sweep or a grid: what is run, in which folder, and how it ended.
+"""One trial of a sweep or a grid: what is run, in which folder, how it ended, and what it is worth.
 
 Invariant: a trial is done when its trial.json says so: exit code 0, metrics readable. Whoever
 writes there holds the trial's lock, so two runners never run the same trial; a process of the
-trial that outlives its runner holds it as well.
+trial that outlives its runner holds it as well. In study.json, as in the tables of fine-tuning,
+settings are chosen on validation scores alone, and a seed that diverged counts as the constant
+answer and is named, never left out.
 """
 
 import contextlib
 import json
+import os
 import platform
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TextIO
+from statistics import fmean, stdev
+from typing import Any, Literal, NamedTuple, TextIO
 
-from data_prep.file_lock import file_lock
-from data_prep.files import write_atomic
-from training.studies.study import RESULT_FILE, metric_rows
+from data_prep.files import file_lock, write_atomic
+from training.metrics_file import own_test_rows, read_metrics
+from training.run_config import METRICS_FILE, STUDY_FILE
+from training.run_folder import is_first_process
 
 FORMAT_VERSION = 1
-TRIAL_FILE = "trial.json"
-
+TRIAL_FILE, LOG_FILE, LOCK_FILE = "trial.json", "trial.log", ".trial.lock"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
-
 State = Literal["done", "failed", "open"]
 
 
 class Outcome(NamedTuple):
-    """How a trial ended."""
+    """How a trial ended, and why it failed, in one line.
+
+    interrupted: its runner was asked to stop; elsewhere: another runner has it. The time is that
+    of its last start, 0 where nothing was run; an exit code below 0 is the signal that ended it.
+    """
 
     state: Literal["done", "failed", "interrupted", "elsewhere"]
-    """interrupted: its runner was asked to stop; elsewhere: another runner has it."""
     error: str = ""
-    """Why it failed, in one line."""
     elapsed_s: float = 0.0
-    """Wall time of its last start; 0 where nothing was run."""
     exit_code: int = 0
-    """Of its last process; below 0: the signal that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run of a study, and its record in trial.json."""
+    """One run of a study, and its record in trial.json.
 
-    log_file: ClassVar[str] = "trial.log"
-    """What its processes print."""
-    lock_file: ClassVar[str] = ".trial.lock"
+    `folder` is that of its run, `command` what is run, in one line, and `steps` the processes that
+    this takes, one after the other, where it is a `trial`; `parameters` is what the study chose for
+    it, `metric` the one that counts. One that is not `recorded` is always run, and prints where its
+    runner does.
+    """
 
     name: str
-    """Name of its folder below the study's, and of its run."""
     folder: Path
-    """Where it is kept; the folder of its run."""
     command: tuple[str, ...]
-    """What is started."""
+    steps: tuple[tuple[str, ...], ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the study chose for it."""
     metric: str = ""
-    """The metric that counts."""
-
-    @property
-    def group(self) -> str:
-        """Trials of one group take about as long."""
-        return ""
-
-    def steps(self) -> list[Sequence[str]]:
-        """Return the commands to run now, one after the other."""
-        return [self.command]
+    recorded: bool = True
 
     def record(self) -> dict[str, Any]:
-        """Return what trial.json holds; empty before the first start.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Return what trial.json holds; empty before the first start."""
         path = self.folder / TRIAL_FILE
-        if not path.is_file():
+        if not self.recorded or not path.is_file():
             return {}
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -92,30 +81,11 @@ class Trial:
         state = self.record().get("state")
         return state if state in ("done", "failed") else "open"
 
-    def error(self) -> str:
-        """Return why it failed in an earlier start."""
-        return str(self.record().get("error", ""))
-
-    def settled(self, *, retry_failed: bool) -> Outcome | None:
-        """Return an outcome where there is nothing to run."""
-        state = self.state()
-        if state == "done":
-            return Outcome("done")
-        if state == "failed" and not retry_failed:
-            return Outcome("failed", error=self.error())
-        return None
-
     @contextlib.contextmanager
     def locked(self) -> Iterator[TextIO | None]:
         """Give the open lock file, or None while a runner or a process it left has the trial."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder / self.lock_file) as stream:
-            yield stream
-
-    @contextlib.contextmanager
-    def open_log(self) -> Iterator[TextIO | None]:
-        """Give the file that its processes print to; None: where this process does."""
-        with open(self.folder / self.log_file, "a", encoding="utf-8") as stream:
+        path = self.folder / LOCK_FILE if self.recorded else Path(os.devnull)
+        with file_lock(path) if self.recorded else path.open(encoding="utf-8") as stream:
             yield stream
 
     def write_start(self) -> None:
@@ -142,9 +112,8 @@ class Trial:
             exit_code: Of the last process; below 0: the signal that ended it.
             interrupted: It was asked to stop, and is to be started again.
         """
-        error, metrics = "", {}
-        if exit_code and not interrupted:
-            error = self.exit_reason(exit_code)
+        failed = exit_code and not interrupted
+        error, metrics = _exit_reason(self.folder / LOG_FILE, exit_code) if failed else "", {}
         try:
             if not exit_code:
                 self.conclude()
@@ -158,6 +127,9 @@ class Trial:
 
     def conclude(self) -> None:
         """Write what is to be written once every process has ended well."""
+        is_pretraining = self.steps and self.steps[0][2:3] != ("finetune",)
+        if is_pretraining and is_first_process():
+            write_study(self.folder)
 
     def found(self) -> str:
         """Return what it found, in words; empty: nothing that counts."""
@@ -165,22 +137,15 @@ class Trial:
         return f"{self.metric} {value:.4f}" if isinstance(value, int | float) else ""
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        content = {
-            **values,
-            "format_version": FORMAT_VERSION,
-            "name": self.name,
-            "parameters": dict(self.parameters),
-            "command": list(self.command),
-        }
+        if not self.recorded:
+            return
+        own = {"name": self.name, "parameters": self.parameters, "command": self.command}
+        content = {**values, "format_version": FORMAT_VERSION, **own}
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
         write_atomic(self.folder / TRIAL_FILE, text.encode("utf-8"))
 
     def last_metrics(self) -> dict[str, float]:
-        """Return the newest value of every logged metric, and what a fine-tuning run scored.
-
-        Raises:
-            ValueError: A metrics file is damaged.
-        """
+        """Return the newest value of every logged metric, and what a fine-tuning run scored."""
         metrics = {name: value for row in metric_rows(self.folder) for name, value in row.items()}
         if (self.folder / RESULT_FILE).is_file():
             result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
@@ -189,30 +154,91 @@ class Trial:
                 metrics.update({f"{stage}/{name}": value for name, value in scores.items()})
         return metrics
 
-    def exit_reason(self, exit_code: int) -> str:
-        """Return how a process ended that did not end well, with the last line it printed."""
-        number = -exit_code if exit_code < 0 else exit_code - 128  # as a shell counts
-        if number in set(signal.Signals):
-            name = signal.Signals(number).name
-            memory = ", often because the memory ran out" if name == "SIGKILL" else ""
-            return f"ended by {name}{memory}"
-        words = self._last_words()
-        return f"exit code {exit_code}" + (f": {words}" if words else "")
 
-    def _last_words(self) -> str:
-        """The last line that was printed, or the message of an exception, however long."""
-        path = self.folder / self.log_file
-        if not path.is_file():
-            return ""
-        with open(path, "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 4096))
-            text = stream.read().decode("utf-8", errors="replace").rstrip()
-        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-        if lines and not lines[-1].startswith("error:"):
-            raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
-            lines = [" ".join(lines[raised[-1] :])] if raised else lines
-        return lines[-1][:400] if lines else ""
+def _exit_reason(log: Path, exit_code: int) -> str:
+    """How a process ended that did not end well, with the last line it printed."""
+    number = -exit_code if exit_code < 0 else exit_code - 128  # as a shell counts
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+        memory = ", often because the memory ran out" if name == "SIGKILL" else ""
+        return f"ended by {name}{memory}"
+    words = _last_words(log)
+    return f"exit code {exit_code}" + (f": {words}" if words else "")
+
+
+def _last_words(log: Path) -> str:
+    """The last line that was printed, or the message of an exception, however long."""
+    text = log.read_bytes()[-4096:].decode("utf-8", errors="replace") if log.is_file() else ""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if lines and not lines[-1].startswith("error:"):
+        raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+        lines = [" ".join(lines[raised[-1] :])] if raised else lines
+    return lines[-1][:400] if lines else ""
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
+
+
+def write_study(run: Path) -> dict[str, Any]:
+    """Collect what a run and its downstream folder hold into its study.json.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        `{"pretraining": {metric: last value}, "downstream": {task: {"score", "n", ...}}}`.
+    """
+    rows = metric_rows(run)
+    if not rows:
+        raise ValueError(f"{run} is not a run folder: it has no {METRICS_FILE}")
+    metrics = {name: value for row in rows for name, value in row.items() if name != "elapsed_s"}
+    metrics.pop("step")
+    steps = next((row["step"] for row in reversed(rows) if row["step"]), 0)
+    study = {
+        "format_version": 1,
+        "pretraining": {**metrics, "steps": steps},
+        "downstream": downstream_scores(run / DOWNSTREAM_FOLDER),
+    }
+    text = json.dumps(study, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(run / STUDY_FILE, text.encode("utf-8"))
+    return study
+
+
+def metric_rows(run: Path) -> list[dict[str, float]]:
+    """Return what a run has logged, and what `test` found on its own data; the newest last."""
+    path = run / METRICS_FILE
+    return [*read_metrics(path), *own_test_rows(run)] if path.is_file() else []
+
+
+def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """Task -> score over the seeds of its best setting, below the folder of a grid."""
+    from training.reports.choice import choose
+    from training.reports.trials import Trial as Fit
+    from training.reports.trials import grouped
+    from training.result import read_result
+
+    fits = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    found: dict[str, dict[str, Any]] = {}
+    for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
+        settings = list(grouped(of_task, lambda fit: fit.setting).values())
+        best = choose(settings)
+        has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
+        split = "test" if has_test else "validation"
+        scores = [fit.score(split) for fit in best]
+        found[task] = {
+            "score": fmean(scores),
+            "sd": stdev(scores) if len(scores) > 1 else None,
+            "n": len(scores),
+            "scores": scores,
+            "split": split,
+            "metrics": best[0].result["score"],
+            "constant": best[0].result["majority"].get(split, {}).get("score"),
+            "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
+            "num_settings": len(settings),
+            "setting": {name: value for name, value in best[0].setting if value is not None},
+        }
+    return found

@@ -1,0 +1,372 @@
+"""`grid`: task x encoder x learning rate x batch x seed, as trials of `training.studies`.
+
+Invariant: the same command again goes on. A trial is done when its result.json is there; one that
+was done with other settings, data or weights is never taken for done. Seeds come first in the
+order, so that a grid which is stopped early has compared everything on equal seeds.
+"""
+
+import contextlib
+import itertools
+import json
+import shutil
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from data_prep.files import file_lock, write_atomic
+from finetune.run_config import differences
+from training.command_line import merged, parse_options
+from training.configuration import RUN_PARTS, changed_inputs, flatten
+from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
+from training.result import read_result
+from training.run_config import CLASSIFIER_FOLDER
+from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
+from training.studies.trials import LOCK_FILE, RESULT_FILE, State, Trial
+
+TRIAL_FILE = "trial.yaml"
+FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
+RANDOM_PREFIX, OWN_TASK = "random:", "own"
+SEARCHED: Mapping[str, tuple[type, Callable[[Any], bool], str]] = {
+    "lrs": (float, lambda lr: lr > 0, "learning rates, > 0"),
+    "batch_sizes": (int, lambda size: size >= 1, "numbers of examples, >= 1"),
+    "seeds": (int, lambda seed: 0 <= seed < 2**32, "seeds, in [0, 2^32)"),
+}
+"""What a grid searches, which a task may have of its own: type, range, and both in words."""
+_HEADER = "# One trial of a grid; python -m finetune fit --config <this file> repeats it.\n"
+# What the grid itself decides; keys of `fit` that would be overwritten without a word.
+DECIDED_BY = {
+    "model.encoder": "encoders",
+    "model.random_init": f"encoders ({RANDOM_PREFIX}PATH)",
+    "model.optimizer.lr": "lrs",
+    "data.task": "tasks",
+    "data.encoder": "encoders",
+    "data.seed": "seeds",
+    "data.global_batch_size": "batch_sizes",
+    "data.fold": "seeds (the k-th seed is the k-th fold)",
+    "data.repeat": "seeds (a seed beyond the folds is another repeat)",
+    "seed_everything": "seeds",
+    "run.root": "--output",
+    "run.name": "--output",
+    "run.overwrite": "--retry_failed",
+}
+MICRO_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Fine-tune every encoder on every task with every setting and seed.
+
+    The same command again goes on: what is done is skipped.
+    """
+
+    tasks: tuple[str, ...] = ()
+    """Tasks, as `python -m finetune tasks` lists them."""
+    encoders: tuple[str, ...] = ()
+    """Folders of runs, bundles or released weights (also --encoder, which may be repeated);
+    random:PATH takes sizes and tokenizer only."""
+    lrs: tuple[float, ...] = ()
+    """Peak learning rates to search, > 0."""
+    batch_sizes: tuple[int, ...] = (32,)
+    """Examples per optimiser step to search, >= 1."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds; every setting is trained with each. With folds, the k-th seed trains the k-th fold."""
+    folder: tuple[str, ...] = ()
+    """Local copy of the data (data.folder): DIR of all tasks, or TASK=DIR; may be repeated. Empty:
+    the Hub, or what `fit` says."""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `fit` for every trial, nested as in its YAML files; --fit.data.max_len 64, …"""
+    task_fit: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per task: options of `fit` laid over those; lrs, batch_sizes and seeds may stand here too."""
+    output: Path = Path("runs/grid")
+    """Folder of the grid: task/encoder/setting-and-seed, each with result.json."""
+    jobs: int = 0
+    """Trials at once, each in a process of its own; 0: one per GPU, one where there is none."""
+    in_process: bool = False
+    """One trial after the other in this very process, for a debugger."""
+    dry_run: bool = False
+    """Only say what would be run."""
+    retry_failed: bool = False
+    """Run again what failed in an earlier start."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Classifiers that stay: best (of a task and encoder, on validation), all, or none."""
+
+    def __post_init__(self) -> None:
+        for name, option in (("tasks", "--tasks"), ("encoders", "--encoder PATH")):
+            _check_list(name, getattr(self, name), f"{option}, or a key of --config GRID.yaml")
+        for task, own in self.task_fit.items():
+            if not isinstance(own, Mapping):
+                raise ValueError(f"task_fit of {task} is {own!r}; give options, nested as in `fit`")
+        for name, task in itertools.product(SEARCHED, ("", *self.task_fit)):
+            self.searched(name, task)
+        if self.jobs < 0:
+            raise ValueError(f"jobs is {self.jobs}; give 1 or more, or 0 for one per GPU")
+
+    def searched(self, name: str, task: str) -> Sequence[Any]:
+        """Return the values of one of `SEARCHED` for a task."""
+        (kind, is_right, what), given = SEARCHED[name], self.task_fit.get(task, {}).get(name)
+        given = getattr(self, name) if given is None else given
+        given = given if isinstance(given, list | tuple) else (given,)
+        values: list[Any] = []
+        with contextlib.suppress(ValueError):
+            values = [kind(str(value)) for value in given]
+        place = f"{name} of {task}" if task else name
+        _check_list(place, values if all(map(is_right, values)) else (), what, given)
+        return values
+
+
+def _check_list(name: str, values: Sequence[Any], what: str, given: Sequence[Any] = ()) -> None:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} is {list(given or values)}; give one or more, each once: {what}")
+
+
+def parse_grid(arguments: Sequence[str]) -> Grid:
+    """Return the grid of the command line and its YAML file."""
+    return parse_options(
+        Grid,
+        arguments,
+        program="ponet-finetune grid",
+        aliases={"encoder": "encoders"},
+        repeated=("encoders", "folder"),
+    )
+
+
+def run_grid(arguments: Sequence[str]) -> None:
+    """`grid --config GRID.yaml --encoder PATH [--encoder PATH ...]`."""
+    grid = parse_grid(arguments)
+    trials = plan(grid)
+    gpus = gpu_names()
+    jobs = grid.jobs or len(gpus) or 1
+    runner = LocalRunner(jobs, gpus, retry_failed=grid.retry_failed, wait=False)
+    progress = Progress(trials, grid.output, runner)
+    print("\n".join(plan_lines(trials, progress.states)), flush=True)
+    if grid.dry_run:
+        return
+
+    def fit_here(command: Sequence[str]) -> int:
+        from finetune.cli import main
+
+        code = main(command[3:])
+        if code in (EXIT_INTERRUPT, EXIT_STOPPED):  # meant for the whole grid
+            runner.received = signal.SIGINT if code == EXIT_INTERRUPT else signal.SIGTERM
+        return code
+
+    runner.here = fit_here if grid.in_process else None
+    print(f"the table, at any time: python -m finetune report {grid.output}", flush=True)
+    progress.run()
+
+
+def plan(grid: Grid) -> list["GridTrial"]:
+    """Return every trial of a grid with its folder; checks tasks and encoders."""
+    from finetune.tasks.registry import task_named
+
+    for path in (text.removeprefix(RANDOM_PREFIX) for text in grid.encoders):
+        if not Path(path).exists():
+            raise ValueError(
+                f"--encoder {path}: no such folder; give a pretraining run, a bundle or "
+                "released weights, or random:PATH to take no weights"
+            )
+    for task in set(grid.task_fit) - {*grid.tasks, OWN_TASK}:
+        print(
+            f"note: task_fit of {task_named(task).name} counts for nothing: it is not among tasks"
+        )
+    return expand(grid, {t: task_named(t).num_folds for t in grid.tasks if t != OWN_TASK})
+
+
+def plan_lines(trials: Sequence["GridTrial"], states: Mapping[str, str]) -> list[str]:
+    """Return one line per task and encoder: settings, seeds, and how far it is."""
+    groups: dict[str, list[GridTrial]] = defaultdict(list)
+    for trial in trials:
+        groups[f"{trial.parameters['task']} {trial.parameters['encoder']}"].append(trial)
+    width = max(map(len, groups))
+    lines = []
+    for group, found in groups.items():
+        settings = {(t.parameters["lr"], t.parameters["batch_size"]) for t in found}
+        seeds = {trial.parameters["seed"] for trial in found}
+        text = count_text([states[trial.name] for trial in found])
+        lines.append(f"{group:<{width}}  {len(settings)} settings x {len(seeds)} seeds: {text}")
+    return [*lines, f"{len(trials)} trials: {count_text(list(states.values()))}"]
+
+
+def expand(grid: Grid, num_folds: Mapping[str, int]) -> list["GridTrial"]:
+    """Return every trial of a grid, seed by seed.
+
+    Args:
+        grid: The grid.
+        num_folds: Folds of each task that is cross-validated; others may be missing or 0.
+    """
+    trials = []
+    encoders = encoder_names(grid.encoders)
+    for task in grid.tasks:
+        fit = _fit_of(grid, task)
+        lrs, batch_sizes, seeds = (grid.searched(name, task) for name in SEARCHED)
+        axes = itertools.product(enumerate(seeds), encoders.items(), batch_sizes, lrs)
+        for (number, seed), (encoder, path), batch, lr in axes:
+            folds = num_folds.get(task, 0)
+            repeat, fold = divmod(number, folds) if folds else (0, 0)
+            values = {"task": task, "encoder": encoder, "seed": seed, "fold": fold}
+            values |= {"repeat": repeat, "batch_size": batch, "lr": lr}
+            name = f"lr{lr:.12g}-bs{batch}-seed{seed}" + (f"-fold{fold}" if folds else "")
+            name += f"-repeat{repeat}" if repeat else ""
+            folder = grid.output / task / encoder / name
+            trial = GridTrial(
+                name=f"{task}/{encoder}/{name}",
+                folder=folder,
+                command=(*FIT_COMMAND, str(folder / TRIAL_FILE)),
+                parameters=values,
+                settings=merged(fit, _decided(values, path, fit, folder)),
+                keep=grid.keep,
+            )
+            trials.append((number, trial))
+    return [trial for _, trial in sorted(trials, key=lambda numbered: numbered[0])]
+
+
+def _fit_of(grid: Grid, task: str) -> dict[str, Any]:
+    """The options of `fit` that all trials of a task share."""
+    own = {key: value for key, value in grid.task_fit.get(task, {}).items() if key not in SEARCHED}
+    folders: dict[str, dict[str, Any]] = {}
+    for text in grid.folder:
+        name, equals, place = text.partition("=")
+        is_of_task = equals and name in grid.tasks
+        folders[name if is_of_task else ""] = {"data": {"folder": place if is_of_task else text}}
+    fit = merged(merged(grid.fit, folders.get("", {})), merged(own, folders.get(task, {})))
+    for key in flatten(fit):
+        if key in DECIDED_BY:
+            raise ValueError(
+                f"fit (or task_fit of {task}) sets {key}, which the grid decides: "
+                f"set {DECIDED_BY[key]} instead"
+            )
+    return merged({"trainer": {"devices": 1, "enable_progress_bar": False}}, fit)
+
+
+def _decided(
+    values: Mapping[str, Any], path: str, fit: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """The options of `fit` that the grid decides."""
+    micro, batch = (
+        (fit.get("data") or {}).get("micro_batch_size", MICRO_BATCH),
+        values["batch_size"],
+    )
+    encoder = path.removeprefix(RANDOM_PREFIX)
+    return {
+        "seed_everything": values["seed"],
+        "model": {
+            "encoder": encoder,
+            "random_init": path != encoder,
+            "optimizer": {"lr": values["lr"]},
+        },
+        "data": {
+            "task": values["task"],
+            "global_batch_size": batch,
+            "micro_batch_size": largest_divisor(batch, micro),
+            "fold": values["fold"],
+            "repeat": values["repeat"],
+        },
+        "run": {"root": str(folder.parent), "name": folder.name},
+    }
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """Return the largest divisor of a batch size that a micro-batch may have."""
+    return next(size for size in range(min(number, max(at_most, 1)), 0, -1) if number % size == 0)
+
+
+def encoder_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return name -> path of the encoders of a grid; each is called after its run's folder."""
+    found: dict[str, str] = {}
+    for text in paths:
+        given = Path(text.removeprefix(RANDOM_PREFIX)).absolute()
+        folder = given.parent if given.name in RUN_PARTS else given
+        name = folder.stem if given.is_file() else folder.name
+        name += "-random" if text.startswith(RANDOM_PREFIX) else ""
+        if name in found:
+            raise ValueError(
+                f"encoders {found[name]} and {text} are both called {name!r}: name one of the "
+                "folders differently (an encoder is called after its run's folder)"
+            )
+        found[name] = text
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTrial(Trial):
+    """One fit of a grid."""
+
+    settings: Mapping[str, Any]
+    """The options of its `fit`, nested as in its YAML files."""
+    keep: str = "all"
+    """Which classifiers stay; see `remove_classifiers`."""
+
+    def state(self) -> State:
+        """Return how far it is; a failure under other settings, data or weights does not count."""
+        differing = self._differences()
+        if not (self.folder / RESULT_FILE).is_file():
+            return "failed" if super().state() == "failed" and not differing else "open"
+        if differing:
+            raise ValueError(
+                f"{self.folder / RESULT_FILE} was found with other settings or files "
+                f"({'; '.join(differing[:3])}): give another --output, or remove {self.folder} "
+                "to train it anew"
+            )
+        return "done"
+
+    def _differences(self) -> list[str]:
+        path = self.folder / TRIAL_FILE
+        if not path.is_file():
+            return []
+        stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return [*differences(stored, self.settings), *changed_inputs(self.folder)]
+
+    def write_start(self) -> None:
+        """Write the YAML of its fit, which goes on from what is there unless that differs."""
+        settings = merged(self.settings, {"run": {"overwrite": bool(self._differences())}})
+        text = _HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_atomic(self.folder / TRIAL_FILE, text.encode("utf-8"))
+        super().write_start()
+
+    def write_end(self, exit_code: int, *, interrupted: bool) -> str:
+        """Note how its process ended; a fit that diverged has its result too."""
+        has_result = (self.folder / RESULT_FILE).is_file()
+        return super().write_end(0 if has_result else exit_code, interrupted=interrupted)
+
+    def conclude(self) -> None:
+        """Remove the classifiers that are not to stay."""
+        if not (self.folder / RESULT_FILE).is_file():
+            raise ValueError(f"the fit ended without {RESULT_FILE}")
+        remove_classifiers(self.folder.parent, keep=self.keep)
+
+    def found(self) -> str:
+        """Return its scores on validation, in words."""
+        from finetune.metrics import metric_title
+
+        result = read_result(self.folder / RESULT_FILE)
+        scores, label = result["evaluation"].get("validation", {}), result["data"].get("f1_label")
+        names = [name for name in result["score"] if scores.get(name) is not None]
+        texts = (f"{metric_title(name, label or '')} {scores[name]:.4f}" for name in names)
+        start = "DIVERGED " if result["diverged"] else ""
+        return f"{start}{', '.join(texts) or 'no score'} (validation)"
+
+
+def remove_classifiers(folder: Path, *, keep: str) -> None:
+    """Remove classifiers of finished trials below the folder of a task and encoder.
+
+    Args:
+        folder: `<grid>/<task>/<encoder>`.
+        keep: best: all but the one with the best validation score; none: all of them.
+    """
+    with file_lock(folder / LOCK_FILE, wait=True):
+        scores: dict[Path, float] = {}
+        for path in sorted(folder.glob(f"*/{RESULT_FILE}")):
+            if keep != "all" and (path.parent / CLASSIFIER_FOLDER).is_dir():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                found = result["evaluation"].get("validation", {}).get("score", -float("inf"))
+                scores[path.parent / CLASSIFIER_FOLDER] = float(found)
+        best = max(scores, key=scores.__getitem__, default=None)
+        for classifier in scores:
+            if keep == "none" or classifier != best:
+                shutil.rmtree(classifier)
