@@ -16,7 +16,7 @@ from ponet.encoders.backbone import PositionMethod
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
 from training.interruption import say
-from training.run_config import CLASSIFIER_FOLDER
+from training.run_config import CLASSIFIER_FOLDER, METRICS_FILE, RESULT_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def _described(path: str | Path) -> tuple[Path, dict[str, Any], ClassifierInfo]:
 
 def _say_if_unfinished(folder: Path) -> None:
     run = folder.absolute().parent
-    if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
+    if (run / METRICS_FILE).is_file() and not (run / RESULT_FILE).is_file():
         say(f"{run}: this fit has not ended; what it has is its best classifier so far")
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from finetune.artifact import ClassifierInfo, EncoderSource
 from finetune.module import FinetuneModule
-from finetune.run_config import RESULT_FILE, RunConfig
+from finetune.run_config import RunConfig
 from ponet import save_bundle
 from training.callbacks.steps import ranks_agree, say_above, show
 from training.checkpoints.schedule import SAVE, SavesAndStops, loop_state
 from training.interruption import StopRequest
-from training.run_config import BUNDLE_FOLDER
+from training.run_config import BUNDLE_FOLDER, RESULT_FILE
 from training.tracking import TrackingRecord, add_config, log_files, log_table, tracked_run
 
 _LOGGER = logging.getLogger(__name__)

@@ -25,11 +25,10 @@ from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, changed_inputs, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.result import read_result
-from training.run_config import CLASSIFIER_FOLDER
+from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
 from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
-from training.studies.trials import LOCK_FILE, RESULT_FILE, State, Trial
+from training.studies.trials import LOCK_FILE, State, Trial
 
-TRIAL_FILE = "trial.yaml"
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
 RANDOM_PREFIX, OWN_TASK = "random:", "own"
 SEARCHED: Mapping[str, tuple[type, Callable[[Any], bool], str]] = {
@@ -217,7 +216,7 @@ def expand(grid: Grid, num_folds: Mapping[str, int]) -> list["GridTrial"]:
             trial = GridTrial(
                 name=f"{task}/{encoder}/{name}",
                 folder=folder,
-                command=(*FIT_COMMAND, str(folder / TRIAL_FILE)),
+                command=(*FIT_COMMAND, str(folder / TRIAL_CONFIG_FILE)),
                 parameters=values,
                 settings=merged(fit, _decided(values, path, fit, folder)),
                 keep=grid.keep,
@@ -316,7 +315,7 @@ class GridTrial(Trial):
         return "done"
 
     def _differences(self) -> list[str]:
-        path = self.folder / TRIAL_FILE
+        path = self.folder / TRIAL_CONFIG_FILE
         if not path.is_file():
             return []
         stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -326,7 +325,7 @@ class GridTrial(Trial):
         """Write the YAML of its fit, which goes on from what is there unless that differs."""
         settings = merged(self.settings, {"run": {"overwrite": bool(self._differences())}})
         text = _HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomic(self.folder / TRIAL_FILE, text.encode("utf-8"))
+        write_atomic(self.folder / TRIAL_CONFIG_FILE, text.encode("utf-8"))
         super().write_start()
 
     def write_end(self, exit_code: int, *, interrupted: bool) -> str:

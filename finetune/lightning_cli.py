@@ -28,7 +28,6 @@ from finetune.outcome import (
     trained_constants,
 )
 from finetune.run_config import (
-    RESULT_FILE,
     RESUME_FOLDER,
     RunConfig,
     State,
@@ -46,7 +45,7 @@ from training.command_line import check_monitors, listed, option_value
 from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
-from training.run_config import CONFIG_FILE
+from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {
@@ -87,7 +86,7 @@ class TaskBegin(RunBegin):
         folder, data = self.run.folder, pl_module.datamodule
         if self.resumes:
             say(f"going on after step {trainer.global_step} of {folder}")
-            restore_folder(folder / "classifier")
+            restore_folder(folder / CLASSIFIER_FOLDER)
         else:
             self.write_config(trainer, pl_module)
             assert pl_module.source is not None

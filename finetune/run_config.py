@@ -20,10 +20,10 @@ from training.run_config import (
     EVALUATIONS_FILE,
     METRICS_FILE,
     RECORD_FILE,
+    RESULT_FILE,
 )
 from training.run_folder import own_files
 
-RESULT_FILE = "result.json"
 RESUME_FOLDER = "resume"
 """What an unfinished fit goes on from."""
 RUN_FILES = (

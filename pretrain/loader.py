@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from pretrain.batches import Batch
+from training.interruption import signals_held
 
 T = TypeVar("T")
 
@@ -109,7 +110,9 @@ class BatchLoader(DataLoader[Batch]):
         """Return the batches by name."""
         if self._latest and (left_early := self._latest()):
             left_early.close()  # it shares its workers with this iteration
-        named = (unpack_batch(b) if isinstance(b, Packed) else b for b in super().__iter__())
+        with signals_held():
+            found = super().__iter__()
+        named = (unpack_batch(b) if isinstance(b, Packed) else b for b in found)
         batches = read_ahead(named) if self.num_workers and not self.pin_memory else named
         self._latest = weakref.ref(batches)
         return batches

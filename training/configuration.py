@@ -14,9 +14,10 @@ from typing import Any
 
 from data_prep.files import write_atomic
 from data_prep.manifest import file_sha256
+from training.run_config import BUNDLE_FOLDER, CLASSIFIER_FOLDER
 
 INPUTS_FILE = "inputs.json"
-RUN_PARTS = ("bundle", "classifier")
+RUN_PARTS = (BUNDLE_FOLDER, CLASSIFIER_FOLDER)
 """Folders of a run that a fit can start from."""
 
 _CLASS, _INIT = "class_path", "init_args"

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ EXIT_WATCHDOG = 76
 EXIT_GUARD = 77
 EXIT_INTERRUPT = 130
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 EXIT_CODES = {
     0: "done",
     EXIT_MISTAKE: "a mistake in the options, files or data; nothing was trained",
@@ -180,14 +181,27 @@ class StopRequest:
         return "another rank was asked to stop"
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back the signals that stop a run; processes that are started meanwhile inherit that.
+
+    Data workers are started so: torch lets SIGTERM end them until `ignore_signals_in_worker` runs.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_signals_in_worker(worker_id: int) -> None:
     """`worker_init_fn` of the loaders: a signal to the whole process group must not end them.
 
     The training process decides; it ends its workers itself, and they notice if it dies.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
 def say(text: str) -> None:

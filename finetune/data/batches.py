@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from finetune.tasks.spec import SplitRows, TaskSpec
 from ponet.batch import EncoderBatch
 from ponet.segments import segments_from_starts
+from training.interruption import signals_held
 
 Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.int64]
@@ -161,6 +162,15 @@ class EncodedSplit(Dataset[TaskBatch]):
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,
         )
+
+
+class SplitLoader(DataLoader[TaskBatch]):
+    """A DataLoader whose workers a signal to the whole process group never ends."""
+
+    def __iter__(self) -> Any:
+        """Return an iterator over the batches."""
+        with signals_held():
+            return super().__iter__()
 
 
 @dataclass(kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from finetune.data.batches import (
     BucketBatchSampler,
     EncodedSplit,
+    SplitLoader,
     TaskBatch,
     WeightedRow,
     accumulation_steps,
@@ -237,7 +238,7 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         self, split: EncodedSplit, batches: BucketBatchSampler | list[list[WeightedRow]]
     ) -> DataLoader[TaskBatch]:
         """Return a loader whose sampler yields whole batches; Lightning calls its set_epoch."""
-        return DataLoader(
+        return SplitLoader(
             split,
             batch_size=None,
             sampler=batches,

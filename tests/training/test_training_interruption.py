@@ -1,9 +1,12 @@
 """Durations, signal names and exit codes: what a user may write, and what a mistake says."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from pretrain.cli import main
 from training.interruption import (
@@ -11,8 +14,10 @@ from training.interruption import (
     EXIT_INTERRUPT,
     EXIT_STOPPED,
     StopRequest,
+    ignore_signals_in_worker,
     parse_duration,
     signal_named,
+    signals_held,
 )
 
 
@@ -61,3 +66,33 @@ def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     for code, meaning in EXIT_CODES.items():
         assert f"{code:3d}  {meaning}" in printed
+
+
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_a_data_worker_starts_does_not_end_it(number: int, tmp_path: Path) -> None:
+    """torch has set its own handler of SIGTERM by then, which would end the worker."""
+
+    def start(worker_id: int) -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        while not (tmp_path / "sent").exists():
+            time.sleep(0.01)
+        ignore_signals_in_worker(worker_id)
+
+    with signals_held():
+        batches = iter(DataLoader(Numbers(), num_workers=1, worker_init_fn=start))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    while not (pid := (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""):
+        time.sleep(0.01)
+    for _ in range(2):  # before its worker_init_fn, and after it
+        os.kill(int(pid), number)
+        (tmp_path / "sent").touch()
+        assert len(next(batches)) == 1
+    assert len(list(batches)) == 2

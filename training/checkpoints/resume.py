@@ -16,7 +16,9 @@ from training.guards import window_of
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
+    CLASSIFIER_FOLDER,
     METRICS_FILE,
+    RESULT_FILE,
     SKIPPED_FILE,
     RunConfig,
 )
@@ -54,7 +56,7 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         CheckpointError: The checkpoint is damaged, or all of them are.
     """
     folder = run.folder / CHECKPOINT_FOLDER
-    if any((run.folder / name).exists() for name in ("classifier", "result.json")):
+    if any((run.folder / name).exists() for name in (CLASSIFIER_FOLDER, RESULT_FILE)):
         raise ValueError(
             f"{run.folder} holds a fine-tuning run; give another --run.name or --run.root"
         )

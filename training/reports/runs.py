@@ -22,11 +22,11 @@ from training.run_config import (
     CONFIG_FILE,
     EVENTS_FILE,
     METRICS_FILE,
+    RESULT_FILE,
     STUDY_FILE,
+    TRIAL_FILE,
 )
 
-TRIAL_FILE = "trial.json"
-FINETUNE_FILE = "result.json"
 SEED_KEY = "seed_everything"
 SPEED_METRIC, TASK_METRIC, CONSTANT_METRIC = "train/tokens_per_s", "downstream/", "constant/"
 _WATCHED = ("val/mlm_loss", "train/loss", "train/mlm_loss", "val/loss")
@@ -140,9 +140,9 @@ def _run_folders(path: Path) -> Iterator[Path]:
         if TRIAL_FILE in files and not is_run:
             inner = (METRICS_FILE, CONFIG_FILE)
             is_run = not any(next(folder.rglob(name), None) for name in inner)
-        if FINETUNE_FILE in files or is_run:
+        if RESULT_FILE in files or is_run:
             below.clear()
-        if is_run and FINETUNE_FILE not in files:
+        if is_run and RESULT_FILE not in files:
             yield folder
 
 
@@ -151,7 +151,7 @@ def _why_none(path: Path) -> str:
         return "there is no such folder"
     if not path.is_dir():
         return "is a file; give the folder of a run or of a sweep"
-    if next(path.rglob(FINETUNE_FILE), None):
+    if next(path.rglob(RESULT_FILE), None):
         return "holds fine-tuning runs only; `python -m finetune report` makes their table"
     return f"holds no run: there is no {METRICS_FILE} in it or below it"
 

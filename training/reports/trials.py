@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from training.configuration import changed_inputs
 from training.result import read_result
+from training.run_config import RESULT_FILE, TRIAL_CONFIG_FILE, TRIAL_FILE
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-RESULT_FILE, TRIAL_FILE, RECORD_FILE = "result.json", "trial.yaml", "trial.json"
 FAILED_FILE = "failed.json"
 """What grids of earlier versions left of a trial that failed."""
 PAIRED_BY = ("seed", "fold", "repeat")
@@ -123,7 +123,7 @@ class FoundTrials:
 
 def _has_failed(trial: Path) -> bool:
     """Whether a trial without a result failed; else it has not ended."""
-    record = trial / RECORD_FILE
+    record = trial / TRIAL_FILE
     if not record.is_file():
         return (trial / FAILED_FILE).exists()
     return bool(json.loads(record.read_text(encoding="utf-8"))["state"] == "failed")
@@ -145,7 +145,7 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
                 f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
             )
         everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
-        for trial in sorted(path.parent for path in folder.rglob(TRIAL_FILE)):
+        for trial in sorted(path.parent for path in folder.rglob(TRIAL_CONFIG_FILE)):
             if not (trial / RESULT_FILE).exists():
                 missing[_has_failed(trial)].append(trial.relative_to(folder).as_posix())
     runs: dict[tuple[Any, ...], Trial] = {}

@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from data_prep.files import file_lock, write_atomic
 from training.metrics_file import own_test_rows, read_metrics
-from training.run_config import METRICS_FILE, STUDY_FILE
+from training.run_config import METRICS_FILE, RESULT_FILE, STUDY_FILE, TRIAL_FILE
 from training.run_folder import is_first_process
 
 FORMAT_VERSION = 1
-TRIAL_FILE, LOG_FILE, LOCK_FILE = "trial.json", "trial.log", ".trial.lock"
+LOG_FILE, LOCK_FILE = "trial.log", ".trial.lock"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 State = Literal["done", "failed", "open"]
 
@@ -180,7 +180,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-RESULT_FILE, DOWNSTREAM_FOLDER = "result.json", "downstream"
+DOWNSTREAM_FOLDER = "downstream"
 
 
 def write_study(run: Path) -> dict[str, Any]:
