@@ -27,7 +27,7 @@ from finetune.data.inspection import Inspection, inspect_task
 from finetune.encoder_file import sizes_of
 from finetune.tasks.folds import stratified_subset, subset
 from finetune.tasks.own import OWN_TASK, OwnFiles
-from finetune.tasks.registry import load_task, task_named
+from finetune.tasks.registry import TASKS, load_task
 from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, Targets, TaskSpec, Wanted
 from training.interruption import ignore_signals_in_worker
 
@@ -183,7 +183,7 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         is_tagging = self.kind == "tags"
         if self.task != OWN_TASK:
             ignored = {field.name: field.default for field in fields(OwnFiles)}
-            is_tagging = task_named(self.task).is_tagging
+            is_tagging = self.task in TASKS and TASKS[self.task].is_tagging
         if not is_tagging:
             ignored |= {"targets": "both", "languages": ""}
         unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
