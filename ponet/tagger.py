@@ -11,7 +11,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
-from ponet.heads import SequenceClassifier
+from ponet.heads import make_pooler, pool
 
 
 class TaggerOutput(NamedTuple):
@@ -54,7 +54,7 @@ class Tagger(nn.Module):
         self.encoder = build_encoder(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
         self.tagger = nn.Linear(encoder_config.hidden_size, num_tags)
-        self.pooler = SequenceClassifier.make_pooler(encoder_config) if num_labels else None
+        self.pooler = make_pooler(encoder_config) if num_labels else None
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels) if num_labels else None
         if encoder_config.init == "normal":
             for layer in (self.tagger, self.classifier):
@@ -67,4 +67,5 @@ class Tagger(nn.Module):
         tag_logits_BLT = self.tagger(self.dropout(x_BLD))
         if self.pooler is None or self.classifier is None:
             return TaggerOutput(tag_logits_BLT, None)
-        return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(self.pooler(x_BLD))))
+        pooled_BD = pool(self.pooler, x_BLD, batch)
+        return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(pooled_BD)))
