@@ -95,8 +95,6 @@ class EncoderConfig:
     kind: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict[str, Any]]] = _PRESETS
     least_layers: ClassVar[int] = 1
-    fixed_places: ClassVar[bool] = False
-    """Whether a batch must have exactly max_positions places."""
     sees_padding: ClassVar[bool] = False
     """Whether the outputs at real tokens depend on how far a batch is padded. Where they do, texts
     are answered in batches of one length, so that none depends on the texts beside it."""
@@ -278,7 +276,6 @@ class MLPMixerConfig(EncoderConfig):
     """
 
     kind: ClassVar[str] = "mlp_mixer"
-    fixed_places: ClassVar[bool] = True
     least_layers: ClassVar[int] = 0
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "x_small": {"hidden_size": 64, "projection": ProjectionConfig(window=0)},
