@@ -184,8 +184,8 @@ class FinetuneModule(LightningModule):
             config = dataclasses.replace(config, max_positions=max_positions)
         classifier: SequenceClassifier | Tagger
         if spec.is_tagging:
-            sizes = {"num_tags": len(spec.tags), "num_labels": len(spec.labels)}
-            classifier = Tagger(config, **sizes, dropout_prob=prob)
+            num_tags, num_labels = len(spec.tags), len(spec.labels)
+            classifier = Tagger(config, num_tags=num_tags, num_labels=num_labels, dropout_prob=prob)
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
         if pretrained.model is not None and not self.random_init:
