@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Trainer
 
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
@@ -18,7 +17,9 @@ from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 from training.run_folder import versions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # tables need no Lightning
+    from pytorch_lightning import Trainer
+
     from finetune.callbacks import BestClassifier
     from finetune.module import FinetuneModule
 
@@ -26,7 +27,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer,
+    trainer: "Trainer",
     module: "FinetuneModule",
     best: "BestClassifier",
     *,
@@ -81,7 +82,7 @@ def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     }
 
 
-def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str, Any]:
+def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[str, Any]:
     optimizer, datamodule = module.optimizer_config, module.datamodule
     return {
         "lr": optimizer.lr,

@@ -22,6 +22,10 @@ _KEYS = {
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
 the folds of a cross-validation (0: none), whether the family's average counts it, published scores
 by model in per cent, and where these stand."""
+BASELINE = "baseline"
+"""Kind of the encoder of a run that trained none: a linear model without a seed."""
+_OF_BASELINES = {"encoder": {"num_features", "cpu_s"}}
+"""What a baseline has beside these: how much it counts, and seconds of CPU time in all."""
 _ADDED_SETTINGS = ("class_weights", "dropout_prob", "gradient_clip")
 """Settings that the first results lack; reading gives them as None, which is unknown. Facts are
 empty there."""
@@ -68,6 +72,8 @@ def _check(result: Any, path: str | Path) -> None:
     for name, keys in _KEYS.items():
         found = result if name == "the result" else result[name]
         known, given = set(keys.split()), set(found if isinstance(found, dict) else ())
+        if result["encoder"].get("kind") == BASELINE:
+            known |= _OF_BASELINES.get(name, set())
         missing, unknown = sorted(known - given), sorted(given - known)
         if (missing or unknown) and (name != "task_facts" or given):
             parts = [f"lacks {', '.join(missing)}"] if missing else []
