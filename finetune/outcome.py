@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # tables need no Lightning
     from finetune.callbacks import BestClassifier
     from finetune.module import FinetuneModule
 
-_KINDS = {False: "classification", True: "tagging"}
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -51,7 +50,7 @@ def fit_result(
         "format_version": FORMAT_VERSION,
         "task": spec.name,
         "title": spec.title,
-        "kind": "regression" if spec.is_regression else _KINDS[spec.is_tagging],
+        "kind": spec.kind,
         "encoder": _encoder(module),
         "settings": _settings(trainer, module, seed),
         "score": list(spec.score),
@@ -104,8 +103,8 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
         "class_weights": module.class_weights,
-        **({"targets": datamodule.targets} if datamodule.targets != "both" else {}),
-        **({"languages": datamodule.languages} if datamodule.languages else {}),
+        "targets": datamodule.targets,
+        "languages": datamodule.languages,
     }
 
 

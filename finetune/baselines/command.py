@@ -6,23 +6,21 @@ labels is scored once.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from data_prep.files import write_atomic
-from finetune.baselines.models import Answers, are_short, classify_texts, predict_scores
+from finetune.baselines.scoring import answer_task, evaluate
 from finetune.data.inspection import inspect_task, overview_lines
-from finetune.metrics import scores
 from finetune.outcome import evaluation_lines
 from finetune.run_config import RUN_FILES, check_kind, earlier_run
 from finetune.tasks.registry import task_facts
 from finetune.tasks.selection import Selection
-from finetune.tasks.spec import LoadedTask, Row, TaskSpec
+from finetune.tasks.spec import TaskSpec
 from training.command_line import parse_options
 from training.configuration import write_inputs
 from training.interruption import say
@@ -36,6 +34,7 @@ _NAMES: Mapping[Letters, str] = {
     "with": "TF-IDF with letters + linear",
     "without": "TF-IDF without letters + linear",
 }
+_LETTERS: Mapping[Letters, bool | None] = {"auto": None, "with": True, "without": False}
 _NOTHING_TO_SET = {
     **dict.fromkeys(("lr", "warmup_share", "weight_decay", "dropout_prob", "gradient_clip"), 0.0),
     **dict.fromkeys(("batch_size", "epochs", "max_len", "seed"), 0),
@@ -45,12 +44,17 @@ _NOTHING_TO_SET = {
 """Settings of a fit that a linear model has not, for its result; texts are never cut."""
 
 
+_SELECTED = ("targets", "languages", "fold", "repeat", "max_train_rows", "max_eval_rows")
+TAGGER = "perceptron"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaselineOptions:
     """Score a linear model on a task: what comes for free, in seconds to minutes on one core.
 
-    Classes by support vectors, scores by ridge regression, over counted words and word pairs. It
-    has no seed and searches nothing. `report` shows the run as a row of its own.
+    Classes by support vectors, scores by ridge regression, over counted words and word pairs; tags
+    by an averaged perceptron over a chain. It has no seed and searches nothing. `report` shows the
+    run as a row of its own.
     """
 
     data: Selection = field(default_factory=Selection)
@@ -84,23 +88,25 @@ def run_baseline(arguments: Sequence[str]) -> None:
 
 def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return the content of result.json, and the files that were read; prints what is in them."""
-    started = time.monotonic()
-    used, whole = options.data.load()
+    started, data = time.monotonic(), options.data
+    data.check_selection()
+    whole = data.load_rows("fit")
+    used = replace(whole, splits=data.used_rows(whole))
     inspection = inspect_task(used, {}, max_len=0, whole=whole.splits)
     print("\n".join(overview_lines(inspection)))
     began = time.process_time()
-    answers = _answers(used, letters=options.letters)
+    answers = answer_task(used, letters=_LETTERS[options.letters])
     cpu_s = time.process_time() - began
-    spec, data = used.spec, options.data
+    spec = used.spec
     result = {
         "format_version": FORMAT_VERSION,
         "task": spec.name,
         "title": spec.title,
-        "kind": "regression" if spec.is_regression else "classification",
+        "kind": spec.kind,
         "encoder": {
             "path": "",
             "kind": BASELINE,
-            "name": _NAMES[options.letters],
+            "name": _name(spec, options.letters),
             "num_parameters": answers.num_weights,
             "random_init": False,
             "digest": "",
@@ -110,11 +116,11 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
         "settings": {
             **_NOTHING_TO_SET,
             "segments": spec.segments,
-            **{k: getattr(data, k) for k in ("fold", "repeat", "max_train_rows", "max_eval_rows")},
+            **{name: getattr(data, name) for name in _SELECTED},
         },
         "score": list(spec.score),
         **dict.fromkeys(("best_epoch", "best_step", "total_steps"), 0),
-        "evaluation": _evaluation(used, answers.values),
+        "evaluation": evaluate(used, answers),
         "majority": inspection["majority"],
         "diverged": False,
         "reason": "",
@@ -127,35 +133,11 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
     return result, {f"the {name} file": Path(s.source) for name, s in whole.splits.items()}
 
 
-def _scored(task: LoadedTask) -> dict[str, Sequence[Row]]:
-    names = (*task.validation_splits, *task.test_splits)
-    return {name: task.splits[name].rows for name in names}
-
-
-def _answers(task: LoadedTask, *, letters: Letters) -> Answers:
-    """What the linear model of the task's kind says of all scored rows, split after split."""
-    spec, rows = task.spec, task.splits["train"].rows
-    train, targets = [(row.text, row.text_pair) for row in rows], spec.targets_of(rows)
-    texts = [(row.text, row.text_pair) for some in _scored(task).values() for row in some]
-    counts_letters = letters == "with" or (letters == "auto" and are_short(train))
-    if spec.is_regression:
-        return predict_scores(train, targets.tolist(), texts, letters=counts_letters)
-    labels = [spec.labels[target] for target in targets]
-    return classify_texts(train, labels, texts, letters=counts_letters)
-
-
-def _evaluation(task: LoadedTask, values: Sequence[Any]) -> dict[str, dict[str, float]]:
-    spec, found, left = task.spec, {}, iter(values)
-    for name, rows in _scored(task).items():
-        outputs = torch.zeros(len(rows), spec.num_outputs)
-        for place, value in zip(range(len(rows)), left, strict=False):
-            if spec.is_regression:
-                outputs[place, 0] = value
-            else:
-                outputs[place, spec.labels.index(value)] = 1.0
-        targets = torch.from_numpy(spec.targets_of(rows))
-        found[name] = {**scores(spec, outputs, targets), "num_rows": len(rows)}
-    return found
+def _name(spec: TaskSpec, letters: Letters) -> str:
+    """What tables call it."""
+    if not spec.is_tagging:
+        return _NAMES[letters]
+    return f"{TAGGER}, {_NAMES[letters]}" if spec.labels else TAGGER
 
 
 def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:

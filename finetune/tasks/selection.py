@@ -3,13 +3,13 @@
 Invariant: equal options give equal rows, whatever is trained on them.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from finetune.tasks.folds import stratified_subset, subset
 from finetune.tasks.own import OWN_TASK, OwnFiles
-from finetune.tasks.registry import load_task
-from finetune.tasks.spec import LoadedTask, SplitRows
+from finetune.tasks.registry import TASKS, load_task
+from finetune.tasks.spec import LoadedTask, SplitRows, Targets, Wanted
 
 
 @dataclass(kw_only=True, eq=False)
@@ -20,6 +20,10 @@ class Selection(OwnFiles):
     """Name of a task (`python -m finetune tasks` lists them), or own: files of your own."""
     folder: str = ""
     """Local copy of the task in its original layout; empty: from the Hugging Face Hub."""
+    targets: Targets = "both"
+    """What is answered of tagged texts: tags and labels of texts (both), or one of them."""
+    languages: str = ""
+    """Languages of a task that has several, parted by commas, such as en,de; empty: all."""
     fold: int = 0
     """Which fold is the test split, for tasks with folds; from 0."""
     repeat: int = 0
@@ -29,14 +33,18 @@ class Selection(OwnFiles):
     max_eval_rows: int = 0
     """The same for every validation and test split."""
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def check_selection(self) -> None:
+        """Refuse what cannot be, and what this task has no use for."""
         for name in ("max_train_rows", "max_eval_rows", "fold", "repeat"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; 0 or more is needed")
-        ignored: dict[str, Any] = {"folder": "", "fold": 0, "repeat": 0}
+        ignored: dict[str, Any] = {"folder": "", "languages": "", "fold": 0, "repeat": 0}
+        is_tagging = self.kind == "tags"
         if self.task != OWN_TASK:
             ignored = {field.name: field.default for field in fields(OwnFiles)}
+            is_tagging = self.task in TASKS and TASKS[self.task].is_tagging
+        if not is_tagging:
+            ignored |= {"targets": "both", "languages": ""}
         unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
         if unused:
             raise ValueError(
@@ -44,18 +52,35 @@ class Selection(OwnFiles):
                 "it out, or give another data.task"
             )
 
-    def load(self) -> tuple[LoadedTask, LoadedTask]:
-        """Return the rows that a fit would use, and all rows where only a subset is used."""
-        whole = load_task(
+    def load_rows(
+        self,
+        stage: str,
+        *,
+        labels: tuple[str, ...] | None = None,
+        tags: tuple[str, ...] | None = None,
+    ) -> LoadedTask:
+        """Return the task with all rows that a stage needs.
+
+        Args:
+            stage: As for `load_task`.
+            labels: Those of a classifier that is scored; None: those of the training rows.
+            tags: Likewise.
+        """
+        languages = tuple(name.strip() for name in self.languages.split(",") if name.strip())
+        return load_task(
             self.task,
             folder=self.folder,
             own=self if self.task == OWN_TASK else None,
+            wanted=Wanted(labels=labels, tags=tags, targets=self.targets, languages=languages),
             fold=self.fold,
             repeat=self.repeat,
+            stage=stage,
         )
-        used = {name: self._subset(name, split) for name, split in whole.splits.items()}
-        return replace(whole, splits=used), whole
 
-    def _subset(self, name: str, split: SplitRows) -> SplitRows:
-        most = self.max_train_rows if name == "train" else self.max_eval_rows
-        return subset(split, stratified_subset(split.rows, most))
+    def used_rows(self, task: LoadedTask) -> dict[str, SplitRows]:
+        """Return the rows of every split that are used, where they are limited."""
+        most = {name: self.max_eval_rows for name in task.splits} | {"train": self.max_train_rows}
+        return {
+            name: subset(split, stratified_subset(split.rows, most[name]))
+            for name, split in task.splits.items()
+        }

@@ -1,5 +1,6 @@
 """Linear baselines: what they answer, what the command writes, and that no run differs."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,33 @@ def test_help_lists_the_options_of_the_data(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "--data.task (default own)" in text and "--run.name (default default)" in text
     assert "--letters (default auto)" in text and "--data.text_pair" in text
+
+
+def tagged_file(path: Path, cities: list[str], *, has_labels: bool) -> Path:
+    """JSONL of texts that name a city; the first word is the label."""
+    with path.open("w", encoding="utf-8") as file:
+        for city in cities:
+            for verb in ("fly", "drive"):
+                row = {"words": [verb, "to", city, "now"], "tags": ["O", "O", "B-city", "O"]}
+                row |= {"label": verb} if has_labels else {}
+                file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_tagged_texts_get_tags_and_labels(tmp_path: Path, has_labels: bool) -> None:
+    pytest.importorskip("pycrfsuite", reason="needs the extra 'baselines'")
+    train = tagged_file(
+        tmp_path / "train.jsonl", ["Rome", "Oslo", "Lima", "Bonn"], has_labels=has_labels
+    )
+    rest = tagged_file(tmp_path / "rest.jsonl", ["Rome", "Kyiv"], has_labels=has_labels)
+    files = ["--data.train", train, "--data.validation", rest, "--data.test", rest]
+    options = ["--data.kind", "tags", "--run.root", tmp_path, "--run.name", "free"]
+    assert main(["baseline", *map(str, (*files, *options))]) == 0
+    result = read_result(tmp_path / "free" / "result.json")
+    found = result["evaluation"]["test"]
+    assert result["kind"] == "tagging" and found["slot_em"] == found["span_f1"] == 1.0
+    assert result["score"] == (["frame_em"] if has_labels else ["slot_em"])
+    name = "perceptron, TF-IDF + linear" if has_labels else "perceptron"
+    assert result["encoder"]["name"] == name and found["num_rows"] == 4
+    assert found.get("intent_accuracy") == (1.0 if has_labels else None)
