@@ -45,7 +45,7 @@ _NOTHING_TO_SET = {
 
 
 _SELECTED = ("targets", "languages", "fold", "repeat", "max_train_rows", "max_eval_rows")
-TAGGER = "perceptron"
+TAGGER = "perceptron tagger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def _name(spec: TaskSpec, letters: Letters) -> str:
     """What tables call it."""
     if not spec.is_tagging:
         return _NAMES[letters]
-    return f"{TAGGER}, {_NAMES[letters]}" if spec.labels else TAGGER
+    return f"{_NAMES[letters]}, {TAGGER}" if spec.labels else TAGGER
 
 
 def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:

@@ -238,6 +238,6 @@ def test_tagged_texts_get_tags_and_labels(tmp_path: Path, has_labels: bool) -> N
     found = result["evaluation"]["test"]
     assert result["kind"] == "tagging" and found["slot_em"] == found["span_f1"] == 1.0
     assert result["score"] == (["frame_em"] if has_labels else ["slot_em"])
-    name = "perceptron, TF-IDF + linear" if has_labels else "perceptron"
+    name = "TF-IDF + linear, perceptron tagger" if has_labels else "perceptron tagger"
     assert result["encoder"]["name"] == name and found["num_rows"] == 4
     assert found.get("intent_accuracy") == (1.0 if has_labels else None)
