@@ -15,6 +15,7 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
   submit     write the files of the GLUE leaderboard from finished runs
   grid       run tasks x encoders x learning rates x batch sizes x seeds
   report     tables and a figure of one or more grids
+  baseline   score a linear model on a task, without an encoder: the data options of fit
   tasks      list the tasks that are known by name
 
 `ponet-finetune COMMAND --help` lists the options of a command; --config FILE.yaml sets the same
@@ -31,6 +32,7 @@ COMMANDS = {
     "submit": "finetune.submit:run_submit",
     "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
+    "baseline": "finetune.baselines.command:run_baseline",
     "tasks": "finetune.cli:print_tasks",
 }
 
