@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 
-
 _FEW_LISTED, _RADIX_SORTED = 2**12, 2**15
 """From so many numbers on a CPU sorts by radix, several times faster: padding up to there pays."""
 
