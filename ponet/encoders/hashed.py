@@ -34,7 +34,7 @@ class SumRows(torch.autograd.Function):
         return F.embedding_bag(lists_WN.flatten(), table_MK, starts, mode="sum")
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_WK: Tensor) -> tuple[None, Tensor]:
         """Return the gradient (M, K) of the table."""
         (lists_WN,) = ctx.saved_tensors
@@ -59,7 +59,7 @@ def sum_rows(lists_WN: Tensor, table_MK: Tensor) -> Tensor:
     Returns:
         (W + 1, K); the last row is zero, the sum of an empty list.
     """
-    summed_WK: Tensor = SumRows.apply(lists_WN, table_MK)
+    summed_WK: Tensor = SumRows.apply(lists_WN, table_MK)  # type: ignore[no-untyped-call]
     return summed_WK
 
 
