@@ -2,17 +2,21 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
 from finetune.data.batches import ScoreScale
-from finetune.data.encoding import TextEncoder
+from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.hashed import text_encoder
+from finetune.encoder_file import is_encoder_file, read_encoder_file
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
+from ponet.config import EncoderConfig
 from ponet.encoders.backbone import PositionMethod
+from ponet.tagger import Tagger
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
 from training.interruption import say
@@ -28,7 +32,7 @@ class ClassifierInfo:
     title: str
     """What tables call the task."""
     labels: tuple[str, ...]
-    """Label of each logit; empty: a regression."""
+    """Label of each logit; empty: a regression, or tags alone."""
     score_range: tuple[float, float] | None
     """Least and greatest score of a regression, where there are bounds."""
     text: str
@@ -45,12 +49,14 @@ class ClassifierInfo:
     """How the position table is made longer."""
     scale: ScoreScale = ScoreScale()
     """Of a regression; the first classifiers lack it."""
+    tags: tuple[str, ...] = ()
+    """Tag of each logit of a word; empty: words have none."""
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
         """Return what `asdict` of one became in a file."""
         names = {field.name for field in fields(cls)}
-        if not names - {"scale"} <= set(task) <= names:
+        if not names - {"scale", "tags"} <= set(task) <= names:
             raise ValueError(
                 f"{where}: the task has the keys {', '.join(sorted(task))}; needed are "
                 f"{', '.join(sorted(names))}"
@@ -59,6 +65,7 @@ class ClassifierInfo:
         return cls(**{
             **task,
             "labels": tuple(task["labels"]),
+            "tags": tuple(task.get("tags", ())),
             "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
             "scale": ScoreScale(**task.get("scale", {})),
         })  # fmt: skip
@@ -68,7 +75,7 @@ class ClassifierInfo:
 class LoadedClassifier:
     """A classifier ready to label texts."""
 
-    model: SequenceClassifier
+    model: SequenceClassifier | Tagger
     """In evaluation mode, on the CPU."""
     encoder: TextEncoder
     """Its tokenizer, length and segment rule."""
@@ -92,11 +99,12 @@ def load_classifier(
     """
     folder, config, info = _described(folder)
     model = read_model(folder, config)
-    assert isinstance(model, SequenceClassifier)
+    assert isinstance(model, SequenceClassifier | Tagger)
     _say_if_unfinished(folder)
     max_len = max_len or info.max_len
-    encoder = TextEncoder(folder / TOKENIZER_NAME, max_len=max_len, segments=info.segments)
-    if max_len > model.encoder.config.max_positions:
+    sizes = model.encoder.config
+    encoder = text_encoder(folder / TOKENIZER_NAME, sizes, max_len=max_len, segments=info.segments)
+    if max_len > sizes.max_positions and sizes.use_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     return LoadedClassifier(model=model, encoder=encoder, info=info)
 
@@ -144,27 +152,42 @@ class EncoderSource:
 class PretrainedEncoder:
     """A pretrained model and where it comes from."""
 
-    model: PretrainingModel | SequenceClassifier
-    """In evaluation mode, on the CPU."""
+    config: EncoderConfig
+    """Its sizes."""
     source: EncoderSource
     """Its files."""
+    model: PretrainingModel | SequenceClassifier | Tagger | None
+    """In evaluation mode, on the CPU; None: it is trained from scratch."""
     labels: tuple[str, ...] = ()
     """Label of each output of a classifier's last layer; empty: there is none to go on with."""
+    tags: tuple[str, ...] = ()
+    """Likewise of the words."""
     scale: ScoreScale = ScoreScale()
     """Of the scores that a regression's last layer gives."""
 
 
-def load_pretrained(path: str | Path) -> PretrainedEncoder:
+def load_pretrained(
+    path: str | Path, *, tokenizer: str = "", max_len: int = 0
+) -> PretrainedEncoder:
     """Return the encoder that a path leads to.
 
     Args:
         path: Folder of a bundle or of a fine-tuned classifier; of a run that holds `bundle/` or
             `classifier/`; or the authors' released layout (a folder with config.json and weights,
-            or one .safetensors file) with the tokenizer.json beside the weights.
+            or one .safetensors file) with the tokenizer.json beside the weights; or a YAML file
+            of an encoder that is trained from scratch.
+        tokenizer: tokenizer.json for the YAML file.
+        max_len: Least number of positions of the encoder in the YAML file.
 
     Raises:
         ValueError: Nothing of that kind is there, or a file is missing or damaged.
     """
+    if is_encoder_file(path):
+        return _from_scratch(Path(path), tokenizer, max_len)
+    if tokenizer:
+        raise ValueError(
+            f"--model.tokenizer {tokenizer}: {path} comes with a tokenizer of its own; leave it out"
+        )
     given = Path(path)
     found = next((given / part for part in RUN_PARTS if (given / part).is_dir()), given)
     if not found.exists():
@@ -175,14 +198,30 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
             "folder of a bundle, of a pretraining or fine-tuning run, or of released weights"
         )
     if found.is_file() or "encoder" not in read_json(found / CONFIG_NAME):
-        return PretrainedEncoder(model=load_official(found), source=_source(found))
+        official = load_official(found)
+        return PretrainedEncoder(config=official.config, model=official, source=_source(found))
     config = read_config(found)
     model, source = read_model(found, config), _source(found)
+    pretrained = PretrainedEncoder(config=model.encoder.config, model=model, source=source)
     if "task" not in config:
-        return PretrainedEncoder(model=model, source=source)
+        return pretrained
     _say_if_unfinished(found)
     info = ClassifierInfo.from_task(config["task"], found / CONFIG_NAME)
-    return PretrainedEncoder(model=model, source=source, labels=info.labels, scale=info.scale)
+    return replace(pretrained, labels=info.labels, tags=info.tags, scale=info.scale)
+
+
+def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder:
+    if not tokenizer:
+        raise ValueError(
+            f"{path} is an encoder without a tokenizer; give a tokenizer.json with "
+            "--model.tokenizer"
+        )
+    file = tokenizer_file(path, tokenizer)
+    config = read_encoder_file(path, tokenizer_json=file, max_len=max_len)
+    source = EncoderSource(
+        tokenizer_json=file, name=path.stem, digest=file_sha256(path), files=(file, path)
+    )
+    return PretrainedEncoder(config=config, model=None, source=source)
 
 
 def _source(found: Path) -> EncoderSource:

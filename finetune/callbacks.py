@@ -207,6 +207,7 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         segments=spec.segments,
         positions=module.positions,
         scale=module.scale,
+        tags=spec.tags,
     )
 
 

@@ -51,6 +51,7 @@ from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
 DECIDED_BY = {
     "data.encoder": "model.encoder",
     "data.seed": "seed_everything",
+    "data.tokenizer": "model.tokenizer",
     "trainer.accumulate_grad_batches": "data.global_batch_size",
     "trainer.default_root_dir": "run.root",
 }
@@ -158,6 +159,7 @@ class FinetuneCLI(RunCLI):
         """Add the options of a run, and link what two components share."""
         super().add_arguments_to_parser(parser)
         parser.link_arguments("model.encoder", "data.encoder")
+        parser.link_arguments("model.tokenizer", "data.tokenizer")
 
     def before_instantiate_classes(self) -> None:
         """Hold the run's folder, and see what an earlier start left in it."""
@@ -165,6 +167,7 @@ class FinetuneCLI(RunCLI):
         if self.subcommand != "fit":
             config = self.config[self.subcommand]
             config.model.encoder = config.data.encoder = str(self.run.classifier)
+            config.model.tokenizer = config.data.tokenizer = ""
             config.verbose = False
             return
         self.run.check_kind()
@@ -243,7 +246,7 @@ class FinetuneCLI(RunCLI):
         """Take the trained classifier instead of the encoder it started from."""
         info = read_info(self.run.classifier)
         self.model.trained = self.run.classifier
-        self.datamodule.follow_classifier(info.labels, info.segments)
+        self.datamodule.follow_classifier(info.labels, info.tags, info.segments)
 
     before_test = before_validate
 

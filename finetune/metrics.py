@@ -5,6 +5,8 @@ batches they came in or on the number of processes that computed them.
 """
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from torchmetrics.functional.regression import (
     spearman_corrcoef,
 )
 
-from finetune.tasks.spec import TaskSpec
+from finetune.tagging.scores import Parse, tag_scores
+from finetune.tasks.spec import Row, TaskSpec
 
 _OF_ONE_CLASS = ("precision", "recall", "f1")
 _MOST_CLASSES_SHOWN = 20
@@ -56,6 +59,61 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
         if spec.is_regression
         else _class_scores(spec, outputs.argmax(-1), targets.long())
     )
+    return _with_score(spec, values)
+
+
+def tagging_scores(
+    spec: TaskSpec,
+    rows: Sequence[Row],
+    label_logits: Tensor,
+    tags: Sequence[Sequence[int]],
+    *,
+    train: Sequence[Row] = (),
+) -> dict[str, float]:
+    """Return the scores of tagged texts as fractions, and `score`, what chooses.
+
+    Those of `tag_scores`; of several languages the mean over them, and each as `slot_em/de`. With
+    training rows also `slot_em_new` and `frame_em_new`, without the texts that stand in train too.
+
+    Args:
+        spec: The task.
+        rows: What is right.
+        label_logits: float (N, C), C = 0 where texts have no label.
+        tags: Places of the tags of every row's words, fewer where a text was cut.
+        train: Training rows.
+    """
+    pairs = [
+        (_gold(spec, row), _said(spec, row_C, numbers))
+        for row, row_C, numbers in zip(rows, label_logits, tags, strict=True)
+    ]
+    of_language: dict[str, list[tuple[Parse, Parse]]] = defaultdict(list)
+    for row, pair in zip(rows, pairs, strict=True):
+        of_language[row.tagged.language if row.tagged else ""].append(pair)
+    found = {name: tag_scores(*zip(*own, strict=True)) for name, own in of_language.items()}
+    names = [n for n in next(iter(found.values())) if all(n in one for one in found.values())]
+    values = {name: sum(one[name] for one in found.values()) / len(found) for name in names}
+    if len(found) > 1:
+        values |= {f"{name}/{key}": one[name] for key, one in found.items() for name in names}
+    seen = {row.key for row in train}
+    fresh = [pair for row, pair in zip(rows, pairs, strict=True) if row.key not in seen]
+    if seen and fresh:
+        exact = tag_scores(*zip(*fresh, strict=True))
+        values |= {f"{name}_new": exact[name] for name in ("slot_em", "frame_em") if name in exact}
+    return _with_score(spec, values)
+
+
+def _gold(spec: TaskSpec, row: Row) -> Parse:
+    assert row.tagged is not None and row.tagged.tags is not None
+    return Parse(row.tagged.tags, row.tagged.label if spec.labels else None)
+
+
+def _said(spec: TaskSpec, logits_C: Tensor, tags: Sequence[int]) -> Parse:
+    label = spec.labels[int(logits_C.argmax())] if spec.labels else None
+    return Parse(tuple(spec.tags[place] for place in tags), label)
+
+
+def _with_score(spec: TaskSpec, values: dict[str, float]) -> dict[str, float]:
+    """Put what chooses before the other metrics."""
     unknown = [name for name in spec.score if name not in values]
     if unknown:
         allowed = ", ".join(name for name in values if not is_of_one_class(name))
@@ -67,8 +125,8 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
 
 
 def is_of_one_class(metric: str) -> bool:
-    """Return whether a metric's name is that of the score of one class, such as `recall/spam`."""
-    return metric.partition("/")[0] in _OF_ONE_CLASS and "/" in metric
+    """Return whether a metric's name is that of a part, as `recall/spam` or `slot_em/de`."""
+    return "/" in metric
 
 
 def metric_title(metric: str, f1_label: str) -> str:

@@ -8,15 +8,16 @@ split's scores come from all of its rows, each counted once.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
+from finetune.answers import Answers, all_answers, tag_losses, tagger_answers, text_answers
 from finetune.artifact import (
     EncoderSource,
     PretrainedEncoder,
@@ -25,9 +26,10 @@ from finetune.artifact import (
 )
 from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
 from finetune.data.datamodule import TaskDataModule
-from finetune.metrics import scores
+from finetune.metrics import scores, tagging_scores
 from finetune.tasks.spec import TaskSpec
-from ponet import BertConfig, SequenceClassifier
+from ponet import BertConfig, PretrainingModel, SequenceClassifier
+from ponet.tagger import Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
 from training.optim import FinetuneOptimizer, scheduled_optimizer
 
@@ -64,7 +66,8 @@ class FinetuneModule(LightningModule):
     Args:
         encoder: Folder of a bundle, of the run that holds bundle/, of the authors' released weights
             with a tokenizer.json beside them, or of a fine-tuned run: its encoder with a new last
-            layer, or with the old one where the labels are the same.
+            layer, or with the old one where the labels are the same. Or a YAML file of an encoder
+            that is trained from scratch, such as those in configs/encoder.
         random_init: Take sizes and tokenizer from there but no weights: what pretraining is worth.
         positions: How a position table shorter than data.max_len is made longer: repeated (as the
             released code) or stretched.
@@ -74,10 +77,11 @@ class FinetuneModule(LightningModule):
         dropout_prob: Dropout of encoder and head in training, in [0, 1).
         class_weights: balanced: in training, the loss of a row is multiplied by rows / (classes x
             rows of its class), so that rare classes count as much as frequent ones.
+        tokenizer: tokenizer.json for an encoder from a YAML file.
     """
 
     spec: TaskSpec
-    classifier: SequenceClassifier
+    classifier: SequenceClassifier | Tagger
 
     def __init__(  # noqa: PLR0917
         self,
@@ -88,6 +92,7 @@ class FinetuneModule(LightningModule):
         optimizer: FinetuneOptimizer = FinetuneOptimizer(),  # noqa: B008 (frozen)
         dropout_prob: float = 0.1,
         class_weights: Literal["none", "balanced"] = "none",
+        tokenizer: str = "",
     ) -> None:
         super().__init__()
         if not 0 <= dropout_prob < 1:
@@ -99,6 +104,7 @@ class FinetuneModule(LightningModule):
         self.optimizer_config = optimizer
         self.dropout_prob = dropout_prob
         self.class_weights = class_weights
+        self.tokenizer = tokenizer
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -114,7 +120,9 @@ class FinetuneModule(LightningModule):
         self.step_loss: Tensor | None = None
         """Loss of the newest optimiser step on this rank, as a mean over its rows."""
         self._open_loss: list[Tensor] = []
-        self._evaluated: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._evaluated: dict[int, list[Answers]] = {}
+        self._words_per_row = 1.0
+        """Mean over the training rows of a task of tags."""
 
     @property
     def datamodule(self) -> TaskDataModule:
@@ -140,18 +148,24 @@ class FinetuneModule(LightningModule):
         if self.class_weights == "balanced":
             counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
-        pretrained = load_pretrained(self.encoder_path)
-        self.source, sizes = pretrained.source, pretrained.model.encoder.config
+        pretrained = load_pretrained(
+            self.encoder_path, tokenizer=self.tokenizer, max_len=self.datamodule.max_len
+        )
+        self.source, sizes = pretrained.source, pretrained.config
+        self.random_init = self.random_init or pretrained.model is None
         check_tokenizer(self.source.tokenizer_json, vocab_size=sizes.vocab_size)
-        if self.spec.has_pair and sizes.type_vocab_size < 2:
+        if self.spec.has_pair and sizes.type_vocab_size < 2 and sizes.projection is None:
             raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
+        if self.spec.is_tagging:
+            rows = self.datamodule.loaded.splits["train"].rows
+            self._words_per_row = sum(len(r.tagged.words) for r in rows if r.tagged) / len(rows)
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
 
-    def _trained_classifier(self, folder: Path) -> SequenceClassifier:
+    def _trained_classifier(self, folder: Path) -> SequenceClassifier | Tagger:
         loaded = load_classifier(folder, max_len=self.datamodule.max_len, positions=self.positions)
-        if loaded.info.labels != self.spec.labels:
+        if (loaded.info.labels, loaded.info.tags) != (self.spec.labels, self.spec.tags):
             raise ValueError(
                 f"{folder} was trained on {loaded.info.title} with the labels "
                 f"{', '.join(loaded.info.labels) or 'none'}; the data have "
@@ -160,51 +174,78 @@ class FinetuneModule(LightningModule):
         self.scale = loaded.info.scale
         return loaded.model
 
-    def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier:
-        model = pretrained.model
-        prob, config = self.dropout_prob, model.encoder.config
+    def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier | Tagger:
+        prob, config, spec = self.dropout_prob, pretrained.config, self.spec
         config = dataclasses.replace(config, dropout_prob=prob)
         if isinstance(config, BertConfig):
             config = dataclasses.replace(config, attention_dropout_prob=prob)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
-        num_labels = self.spec.num_outputs
-        classifier = SequenceClassifier(config, num_labels=num_labels, dropout_prob=prob)
-        if not self.random_init:
-            classifier.encoder.load_state_dict(model.encoder.state_dict())
-            if model.pooler is not None:
-                classifier.pooler.load_state_dict(model.pooler.state_dict())
-            if isinstance(model, SequenceClassifier) and pretrained.labels == self.spec.labels:
-                classifier.classifier.load_state_dict(model.classifier.state_dict())
-                if self.spec.is_regression:
-                    self.scale.take_over(classifier.classifier, pretrained.scale)
-            if max_positions > config.max_positions:
+        classifier: SequenceClassifier | Tagger
+        if spec.is_tagging:
+            sizes = {"num_tags": len(spec.tags), "num_labels": len(spec.labels)}
+            classifier = Tagger(config, **sizes, dropout_prob=prob)
+        else:
+            classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
+        if pretrained.model is not None and not self.random_init:
+            self._take_over(classifier, pretrained)
+            if max_positions > config.max_positions and config.use_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        """Outputs (B, C) of one batch."""
-        outputs_BC: Tensor = self.classifier(batch.inputs)
-        return outputs_BC
+    def _take_over(
+        self, classifier: SequenceClassifier | Tagger, pretrained: PretrainedEncoder
+    ) -> None:
+        """Copy what a pretrained model has and the new one needs."""
+        model, spec = pretrained.model, self.spec
+        assert model is not None
+        parts = ["encoder", "pooler"]
+        if pretrained.labels == spec.labels and not isinstance(model, PretrainingModel):
+            parts.append("classifier")
+        if pretrained.tags == spec.tags and isinstance(model, Tagger):
+            parts.append("tagger")
+        for name in parts:
+            new, old = getattr(classifier, name, None), getattr(model, name, None)
+            if new is not None and old is not None and type(new) is type(old):
+                new.load_state_dict(old.state_dict())
+        if "classifier" in parts and spec.is_regression:
+            assert classifier.classifier is not None
+            self.scale.take_over(classifier.classifier, pretrained.scale)
+
+    def forward(self, batch: TaskBatch) -> Tensor | TaggerOutput:
+        """Outputs (B, C) of one batch, or those for words and texts."""
+        outputs: Tensor | TaggerOutput = self.classifier(batch.inputs)
+        return outputs
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """Weighted sum of the rows' losses.
 
         The weights are micro-batches of the step / rows of the step, and 0 for rows that only fill
         a batch: Lightning's division by the accumulation and the mean over ranks then give the mean
-        over the step's rows.
+        over the step's rows. The loss of a row's words is their sum over the mean number of words
+        of a training row, so that a step's gradient is, but for that number, the mean over words.
         """
+        losses_B = self._training_losses(self(batch), batch)
+        loss = (losses_B * batch.weights_B).sum()
+        self._open_loss.append(loss.detach())
+        return loss
+
+    def _training_losses(self, outputs: Tensor | TaggerOutput, batch: TaskBatch) -> Tensor:
+        words_B: Tensor | float = 0.0
+        if isinstance(outputs, TaggerOutput):
+            assert batch.tags_BL is not None
+            words_B = tag_losses(outputs.tag_logits, batch.tags_BL)[:, 0] / self._words_per_row
+            if outputs.label_logits is None:
+                return words_B
+            outputs = outputs.label_logits
         weights_C = self.class_weights_C
-        losses_B = row_losses(
-            self(batch),
+        return words_B + row_losses(
+            outputs,
             self.scale.inner(batch.targets_B) if self.spec.is_regression else batch.targets_B,
             is_regression=self.spec.is_regression,
             class_weights_C=None if weights_C is None else weights_C.to(self.device),
         )
-        loss = (losses_B * batch.weights_B).sum()
-        self._open_loss.append(loss.detach())
-        return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the micro-batches of the step together."""
@@ -213,11 +254,15 @@ class FinetuneModule(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep what one batch gave."""
-        outputs_BC = self(batch).float()
+        outputs = self(batch)
+        kept = self._evaluated.setdefault(dataloader_idx, [])
+        if isinstance(outputs, TaggerOutput):
+            kept.append(tagger_answers(outputs, batch))
+            return
+        outputs_BC = outputs.float()
         if self.spec.is_regression:
             outputs_BC = self.scale.outer(outputs_BC)
-        kept = self._evaluated.setdefault(dataloader_idx, [])
-        kept.append((batch.row_ids_B, outputs_BC, batch.targets_B))
+        kept.append(text_answers(outputs_BC, batch))
 
     test_step = validation_step
 
@@ -231,13 +276,11 @@ class FinetuneModule(LightningModule):
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):
-            outputs_NC, targets_N = self._all_rows(self._evaluated.get(loader, []))
-            losses_N = row_losses(outputs_NC, targets_N, is_regression=self.spec.is_regression)
-            losses_N = losses_N / self.scale.std**2  # in the unit of the training loss
+            answers = all_answers(self.trainer, self._evaluated.get(loader, []))
             self.evaluation[split] = {
-                **scores(self.spec, outputs_NC, targets_N),
-                "loss": float(losses_N.double().mean()),
-                "num_rows": len(targets_N),
+                **self._metrics(split, answers),
+                "loss": self._loss(answers),
+                "num_rows": len(answers.targets),
             }
             found = {f"{log_prefix(split)}/{k}": v for k, v in self.evaluation[split].items()}
             del found[f"{log_prefix(split)}/num_rows"]
@@ -246,20 +289,28 @@ class FinetuneModule(LightningModule):
                 logger.log_metrics(found, step=self.trainer.global_step)
         self._evaluated = {}
 
-    def _all_rows(self, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Outputs (N, C) and targets (N,) of a split, on the CPU, in the order of its rows.
+    def _metrics(self, split: str, answers: Answers) -> dict[str, float]:
+        if not self.spec.is_tagging:
+            return scores(self.spec, answers.outputs, answers.targets)
+        splits = self.datamodule.loaded.splits
+        train = splits["train"].rows if "train" in splits else ()
+        return tagging_scores(
+            self.spec, splits[split].rows, answers.outputs, answers.tags, train=train
+        )
 
-        The ranks' shares may differ in size, so they travel as objects.
-        """
-        own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
-        shares = [own]
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            distributed.all_gather_object(gathered, own)
-            shares = [share for share in gathered if share]
-        ids_N, outputs_NC, targets_N = (torch.cat(parts) for parts in zip(*shares, strict=True))
-        order_N = ids_N.argsort()
-        return outputs_NC[order_N], targets_N[order_N]
+    def _loss(self, answers: Answers) -> float:
+        """Return the mean loss of the rows, and of the words of all rows together."""
+        loss = 0.0
+        if self.spec.is_tagging:
+            total, count = answers.tag_losses.double().sum(0).tolist()
+            loss = total / max(count, 1.0)
+        if answers.outputs.shape[1]:
+            losses_N = row_losses(
+                answers.outputs, answers.targets, is_regression=self.spec.is_regression
+            )
+            losses_N = losses_N / self.scale.std**2  # in the unit of the training loss
+            loss += float(losses_N.double().mean())
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, and its learning rate as a function of the optimiser step."""

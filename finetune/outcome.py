@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.callbacks import BestClassifier
     from finetune.module import FinetuneModule
 
+_KINDS = {False: "classification", True: "tagging"}
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -49,7 +50,7 @@ def fit_result(
         "format_version": FORMAT_VERSION,
         "task": spec.name,
         "title": spec.title,
-        "kind": "regression" if spec.is_regression else "classification",
+        "kind": "regression" if spec.is_regression else _KINDS[spec.is_tagging],
         "encoder": _encoder(module),
         "settings": _settings(trainer, module, seed),
         "score": list(spec.score),
@@ -102,6 +103,8 @@ def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
         "class_weights": module.class_weights,
+        **({"targets": datamodule.targets} if datamodule.targets != "both" else {}),
+        **({"languages": datamodule.languages} if datamodule.languages else {}),
     }
 
 
@@ -185,7 +188,7 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     data = read_result(path)["data"]
     train, best = data["splits"]["train"], data["best_constant_answer"]
     counts = list(train["labels"].values())
-    majority = counts.index(max(counts)) if counts else train["target_mean"]
+    majority = counts.index(max(counts)) if counts else train["target_mean"] or 0.0
     constants: dict[str, Scores] = {"baseline (majority)": constant_metrics(task, float(majority))}
     if best:
         place = [repr(label) for label in task.spec.labels].index(best)

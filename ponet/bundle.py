@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.tagger import Tagger
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
 
-Model = PretrainingModel | SequenceClassifier
+Model = PretrainingModel | SequenceClassifier | Tagger
 _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
@@ -245,8 +246,12 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     """
     sizes = EncoderConfig.from_dict(config["encoder"])
     model: Model
-    if _TASK in config:
-        model = SequenceClassifier(sizes, num_labels=len(config[_TASK]["labels"]) or 1)
+    task = config.get(_TASK)
+    if task and task.get("tags"):
+        num_tags, num_labels = len(task["tags"]), len(task["labels"])
+        model = Tagger(sizes, num_tags=num_tags, num_labels=num_labels)
+    elif task:
+        model = SequenceClassifier(sizes, num_labels=len(task["labels"]) or 1)
     else:
         model = PretrainingModel(sizes, num_pair_classes=config["num_pair_classes"])
     load_weights(model, folder)

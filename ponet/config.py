@@ -93,6 +93,8 @@ class EncoderConfig:
     kind: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict[str, Any]]] = _PRESETS
     least_layers: ClassVar[int] = 1
+    fixed_places: ClassVar[bool] = False
+    """Whether a batch must have exactly max_positions places."""
     sees_padding: ClassVar[bool] = False
     """Whether padding changes the outputs at real tokens. Where it does, texts are answered in
     batches of one length, so that none depends on the texts beside it."""
@@ -260,6 +262,7 @@ class MLPMixerConfig(EncoderConfig):
     """
 
     kind: ClassVar[str] = "mlp_mixer"
+    fixed_places: ClassVar[bool] = True
     least_layers: ClassVar[int] = 0
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "x_small": {"hidden_size": 64, "projection": ProjectionConfig(window=0)},

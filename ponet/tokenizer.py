@@ -74,6 +74,8 @@ class TokenizerFacts(NamedTuple):
     """Ends each text."""
     pad_id: int
     """Fills rows up to a common length."""
+    unk_id: int
+    """Stands for what the tokenizer does not know; sep_id where it has nothing for that."""
 
 
 def tokenizer_facts(tokenizer: Any, path: Path) -> TokenizerFacts:
@@ -83,7 +85,8 @@ def tokenizer_facts(tokenizer: Any, path: Path) -> TokenizerFacts:
         ValueError: If it has no token to begin, end or pad a sequence.
     """
     names = special_names(tokenizer, str(path))
-    roles = ("cls_token", "sep_token", "pad_token")
+    names.setdefault("unk_token", names["sep_token"])
+    roles = ("cls_token", "sep_token", "pad_token", "unk_token")
     return TokenizerFacts(
         ids_digest(path), num_ids(path), *(tokenizer.token_to_id(names[role]) for role in roles)
     )

@@ -8,7 +8,7 @@ B batch, L tokens, R ranks, A micro-batches a rank accumulates, n rows of a glob
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from finetune.tasks.spec import SplitRows, TaskSpec
+from finetune.tasks.spec import UNSEEN, SplitRows, TaskSpec
 from ponet.batch import EncoderBatch
 from ponet.segments import segments_from_starts
 from training.interruption import signals_held
@@ -28,10 +28,15 @@ Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.int64]
 WeightedRow = tuple[int, float]
 
+NO_TAG = UNSEEN
+"""At tokens without a tag to learn; the value that PyTorch's cross-entropy leaves out."""
 _WINDOW_BATCHES = 50
 """Global batches whose rows are sorted by length together."""
 _WINDOWS_PER_EPOCH = 4
 """Least number of windows, so that small sets are not sorted into the same batches every epoch."""
+
+
+NO_PLACES: Int32Array = np.empty(0, dtype=np.int32)
 
 
 class EncodedText(NamedTuple):
@@ -45,6 +50,8 @@ class EncodedText(NamedTuple):
     """Positions of the first tokens of sentences or paragraphs; empty with rule separators."""
     num_tokens_whole: int
     """Tokens before the text was cut, special tokens included."""
+    word_starts: Int32Array = NO_PLACES
+    """Positions of the first tokens of the words of a tagged text, as far as they are kept."""
 
     @property
     def is_truncated(self) -> bool:
@@ -53,21 +60,25 @@ class EncodedText(NamedTuple):
 
 
 class PackedTexts:
-    """Encoded texts in a few flat arrays: 32 bytes per text beside its tokens, quick to fork."""
+    """Encoded texts in a few flat arrays: 40 bytes per text beside its tokens, quick to fork."""
 
     def __init__(self, texts: Iterable[EncodedText]) -> None:
-        ids, starts, sizes = array("i"), array("i"), array("i")
-        ends, segment_ends = array("q", [0]), array("q", [0])
+        ids, starts, words, sizes = array("i"), array("i"), array("i"), array("i")
+        ends, segment_ends, word_ends = array("q", [0]), array("q", [0]), array("q", [0])
         for text in texts:
             ids.frombytes(text.input_ids.tobytes())
             starts.frombytes(text.segment_starts.tobytes())
+            words.frombytes(text.word_starts.tobytes())
             sizes.extend((text.pair_start, text.num_tokens_whole))
             ends.append(len(ids))
             segment_ends.append(len(starts))
+            word_ends.append(len(words))
         self.input_ids: Int32Array = np.array(ids, dtype=np.int32)
         self.ends: IntArray = np.array(ends, dtype=np.int64)
         self.segment_starts: Int32Array = np.array(starts, dtype=np.int32)
         self.segment_ends: IntArray = np.array(segment_ends, dtype=np.int64)
+        self.word_starts: Int32Array = np.array(words, dtype=np.int32)
+        self.word_ends: IntArray = np.array(word_ends, dtype=np.int64)
         self.sizes: Int32Array = np.array(sizes, dtype=np.int32).reshape(-1, 2)
 
     @property
@@ -97,23 +108,32 @@ class PackedTexts:
             pair_start,
             self.segment_starts[self.segment_ends[index] : self.segment_ends[index + 1]],
             num_tokens_whole,
+            self.word_starts[self.word_ends[index] : self.word_ends[index + 1]],
         )
 
 
-def assemble_batch(texts: Sequence[EncodedText], *, pad_id: int) -> EncoderBatch:
+def assemble_batch(
+    texts: Sequence[EncodedText], *, pad_id: int, has_special: bool = True, num_places: int = 0
+) -> EncoderBatch:
     """Return a batch padded to its longest text; separators are segments, as in the released code.
 
     So is every text between them, or each of the sentences or paragraphs it was encoded with.
+
+    Args:
+        texts: At least one.
+        pad_id: Token at padding.
+        has_special: Whether [CLS] and [SEP] are there.
+        num_places: Tokens of every row instead of those of the longest text; 0: of that.
     """
     lengths_B = np.array([len(text.input_ids) for text in texts])
     pairs_B = np.array([text.pair_start for text in texts])
     rows_B = np.arange(len(texts))
-    places_L = np.arange(int(lengths_B.max()))
+    places_L = np.arange(num_places or int(lengths_B.max()))
     mask_BL = places_L < lengths_B[:, None]
     input_ids_BL = np.full(mask_BL.shape, pad_id, dtype=np.int64)
     input_ids_BL[mask_BL] = np.concatenate([text.input_ids for text in texts])
     special_BL = np.zeros_like(mask_BL)
-    for places_B in (0, pairs_B - 1, lengths_B - 1):
+    for places_B in (0, pairs_B - 1, lengths_B - 1) if has_special else ():
         special_BL[rows_B, places_B] = True
     starts_BL = special_BL.copy()
     starts_BL[:, 1:] |= special_BL[:, :-1]
@@ -126,7 +146,7 @@ def assemble_batch(texts: Sequence[EncodedText], *, pad_id: int) -> EncoderBatch
         segment_ids=segments_from_starts(torch.from_numpy(starts_BL)),
         special_mask=torch.from_numpy(special_BL),
         segments_are_runs=True,
-        has_padding=bool(lengths_B.min() < lengths_B.max()),
+        has_padding=bool(lengths_B.min() < len(places_L)),
     )
 
 
@@ -141,26 +161,59 @@ class TaskBatch(NamedTuple):
     """float32: the training loss of a micro-batch is sum(weight * loss); 1 in evaluation."""
     row_ids_B: Tensor
     """int64: number of the row in its split."""
+    tags_BL: Tensor | None = None
+    """int64: place of the tag at the first token of every word, `NO_TAG` elsewhere and at words
+    whose tag training never saw; None: words have no tags."""
+    words_BL: Tensor | None = None
+    """bool: the first tokens of words; None: words have no tags."""
 
 
 class EncodedSplit(Dataset[TaskBatch]):
-    """The rows of a split; its items are whole batches, asked for by a list of (row, weight)."""
+    """The rows of a split; its items are whole batches, asked for by a list of (row, weight).
 
-    def __init__(self, texts: PackedTexts, targets: NDArray[Any], *, pad_id: int) -> None:
+    Args:
+        texts: Encoded.
+        targets: (rows,): class or score of every row.
+        batch: Makes a batch of some texts.
+        tags: For every row the places of its words' tags; None: words have no tags.
+    """
+
+    def __init__(
+        self,
+        texts: PackedTexts,
+        targets: NDArray[Any],
+        *,
+        batch: Callable[[Sequence[EncodedText]], EncoderBatch],
+        tags: Sequence[Int32Array] | None = None,
+    ) -> None:
         self.texts = texts
         self._targets = torch.from_numpy(targets)
-        self._pad_id = pad_id
+        self._batch = batch
+        self._tags = tags
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, rows: Sequence[WeightedRow]) -> TaskBatch:
         row_ids_B = torch.tensor([row for row, _ in rows], dtype=torch.int64)
-        return TaskBatch(
-            inputs=assemble_batch([self.texts[row] for row, _ in rows], pad_id=self._pad_id),
+        texts = [self.texts[row] for row, _ in rows]
+        inputs = self._batch(texts)
+        batch = TaskBatch(
+            inputs=inputs,
             targets_B=self._targets[row_ids_B],
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,
+        )
+        if self._tags is None:
+            return batch
+        starts = [text.word_starts for text in texts]
+        where = np.repeat(np.arange(len(texts)), list(map(len, starts))), np.concatenate(starts)
+        tags_BL = np.full(inputs.input_ids.shape, NO_TAG, dtype=np.int64)
+        words_BL = np.zeros_like(tags_BL, dtype=bool)
+        tags = [self._tags[row][: len(kept)] for (row, _), kept in zip(rows, starts, strict=True)]
+        tags_BL[where], words_BL[where] = np.concatenate(tags), True
+        return batch._replace(
+            tags_BL=torch.from_numpy(tags_BL), words_BL=torch.from_numpy(words_BL)
         )
 
 

@@ -7,10 +7,12 @@ row exactly once.
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from finetune.data.batches import (
+    NO_TAG,
     BucketBatchSampler,
     EncodedSplit,
     SplitLoader,
@@ -20,11 +22,13 @@ from finetune.data.batches import (
     evaluation_shard,
 )
 from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
+from finetune.encoder_file import sizes_of
 from finetune.tasks.folds import stratified_subset, subset
 from finetune.tasks.own import OWN_TASK, OwnFiles
-from finetune.tasks.registry import load_task
-from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
+from finetune.tasks.registry import load_task, task_named
+from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, Targets, TaskSpec, Wanted
 from training.interruption import ignore_signals_in_worker
 
 LONGEST_PLAIN_TEXT = 512
@@ -44,6 +48,10 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
     """Name of a task (`python -m finetune tasks` lists them), or own: files of your own."""
     folder: str = ""
     """Local copy of the task in its original layout; empty: from the Hugging Face Hub."""
+    targets: Targets = "both"
+    """What is answered of tagged texts: tags and labels of texts (both), or one of them."""
+    languages: str = ""
+    """Languages of a task that has several, parted by commas, such as en,de; empty: all."""
     segments: Literal["auto", "separators", "sentences", "paragraphs"] = "auto"
     """Pooling segment: the whole text (separators), its sentences or its paragraphs. auto: what the
     task says; for own files sentences above 512 tokens, else separators."""
@@ -69,7 +77,9 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
     seed: int = 42
     """Seed of the order of the training rows."""
     encoder: str = ""
-    """Bundle, or run folder that holds one, whose tokenizer.json is used."""
+    """Bundle, or run folder that holds one, whose tokenizer.json is used; or an encoder's .yaml."""
+    tokenizer: str = ""
+    """tokenizer.json for an encoder that comes without one."""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -83,6 +93,7 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         self.inspection: Inspection
         self.text_encoder: TextEncoder
         self._trained_labels: tuple[str, ...] | None = None
+        self._trained_tags: tuple[str, ...] | None = None
         self._stages: set[str] = set()
         self._whole: dict[str, SplitRows] = {}
         self._encoded: dict[str, EncodedSplit] = {}
@@ -98,9 +109,11 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             stage = self.trainer.state.fn if self.trainer is not None else None
             self._load("fit" if stage is None else stage.value)
 
-    def follow_classifier(self, labels: tuple[str, ...], segments: SegmentRule) -> None:
-        """Give rows with the labels (none: scores) and segments of a classifier; before `setup`."""
-        self._trained_labels = labels
+    def follow_classifier(
+        self, labels: tuple[str, ...], tags: tuple[str, ...], segments: SegmentRule
+    ) -> None:
+        """Give rows with labels (none: scores), tags and segments of a model; before `setup`."""
+        self._trained_labels, self._trained_tags = labels, tags
         if self.segments == "auto":
             self.segments = segments
 
@@ -166,9 +179,13 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         if self.eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         self.accumulation(1)
-        ignored: dict[str, Any] = {"folder": "", "fold": 0, "repeat": 0}
+        ignored: dict[str, Any] = {"folder": "", "languages": "", "fold": 0, "repeat": 0}
+        is_tagging = self.kind == "tags"
         if self.task != OWN_TASK:
             ignored = {field.name: field.default for field in fields(OwnFiles)}
+            is_tagging = task_named(self.task).is_tagging
+        if not is_tagging:
+            ignored |= {"targets": "both", "languages": ""}
         unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
         if unused:
             raise ValueError(
@@ -180,7 +197,9 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         if self._stages & {stage, "fit"}:
             return
         if not hasattr(self, "text_encoder"):
-            self.text_encoder = TextEncoder(tokenizer_file(self.encoder), max_len=self.max_len)
+            tokenizer_json = tokenizer_file(self.encoder, self.tokenizer)
+            sizes = sizes_of(self.encoder, tokenizer_json=tokenizer_json, max_len=self.max_len)
+            self.text_encoder = text_encoder(tokenizer_json, sizes, max_len=self.max_len)
         loaded = self._load_rows(stage)
         rule = self._rule(loaded.spec)
         self.text_encoder.segments = rule
@@ -196,7 +215,12 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             self.task,
             folder=self.folder,
             own=self if self.task == OWN_TASK else None,
-            labels=self._trained_labels,
+            wanted=Wanted(
+                labels=self._trained_labels,
+                tags=self._trained_tags,
+                targets=self.targets,
+                languages=tuple(name.strip() for name in self.languages.split(",") if name.strip()),
+            ),
             fold=self.fold,
             repeat=self.repeat,
             stage=stage,
@@ -214,8 +238,15 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
 
     def _encode(self, name: str, split: SplitRows) -> EncodedSplit:
         texts = self.text_encoder.encode_packed(split.rows, split.source)
-        targets = self.spec.targets_of(split.rows)
-        return EncodedSplit(texts, targets, pad_id=self.text_encoder.info.pad_id)
+        targets, tags = self.spec.targets_of(split.rows), None
+        if self.spec.is_tagging:
+            places = {tag: place for place, tag in enumerate(self.spec.tags)}
+            tags = [
+                np.array([places.get(tag, NO_TAG) for tag in row.tagged.tags or ()], np.int32)
+                for row in split.rows
+                if row.tagged
+            ]
+        return EncodedSplit(texts, targets, batch=self.text_encoder.batch, tags=tags)
 
     def _evaluation_loader(self, name: str) -> DataLoader[TaskBatch]:
         split = self._encoded[name]

@@ -13,7 +13,13 @@ import numpy as np
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import cut_long, split_missed
-from finetune.data.batches import EncodedText, Int32Array, PackedTexts, assemble_batch
+from finetune.data.batches import (
+    NO_PLACES,
+    EncodedText,
+    Int32Array,
+    PackedTexts,
+    assemble_batch,
+)
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
@@ -80,26 +86,51 @@ class TextEncoder:
         for chunk in _chunks(rows):
             for row in chunk:
                 encodable(row.text + row.text_pair, "text", f"{source}, line {row.line}")
-            first = self._tokens([row.text for row in chunk])
-            second = self._tokens([row.text_pair for row in chunk])
-            for row, text, pair in zip(chunk, first, second, strict=True):
-                if not text.num_whole or (row.text_pair and not pair.num_whole):
-                    raise ValueError(
-                        f"{source}, line {row.line}: a text has nothing that the tokenizer knows "
-                        "as a character; take the row out"
-                    )
-                yield self._assembled(text, pair)
+            yield from self._encode_chunk(chunk, source)
+
+    def _encode_chunk(self, chunk: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
+        """Yield the rows of a part of a split."""
+        if chunk[0].tagged is not None:
+            yield from map(self._tagged, chunk)
+            return
+        first = self._tokens([row.text for row in chunk])
+        second = self._tokens([row.text_pair for row in chunk])
+        for row, text, pair in zip(chunk, first, second, strict=True):
+            if not text.num_whole or (row.text_pair and not pair.num_whole):
+                raise ValueError(
+                    f"{source}, line {row.line}: a text has nothing that the tokenizer knows "
+                    "as a character; take the row out"
+                )
+            yield self._assembled(text, pair)
+
+    def _tagged(self, row: Row) -> EncodedText:
+        """Return a tagged text: every word tokenised by itself, one without a piece is unknown."""
+        assert row.tagged is not None
+        pieces = self._tokenizer.encode_batch_fast(list(row.tagged.words), add_special_tokens=False)
+        ids = [encoding.ids or [self.info.unk_id] for encoding in pieces]
+        firsts = np.cumsum([0, *map(len, ids)])[:-1]
+        flat = [number for word in ids for number in word]
+        starts = NO_PLACES
+        if self.segments != "separators":
+            begins = np.array([begin for begin, _ in row.tagged.offsets])
+            segments = np.searchsorted(self._rule(row.text), begins, side="right")
+            starts = firsts[np.diff(segments, prepend=-1) != 0].astype(np.int32)
+        text = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
+        return text._replace(word_starts=firsts[firsts < self.max_len - 2].astype(np.int32) + 1)
+
+    def _rule(self, text: str) -> Sequence[int]:
+        """Return the characters at which the segments of a text begin."""
+        return paragraph_starts(text) if self.segments == "paragraphs" else sentence_starts(text)
 
     def _tokens(self, texts: list[str]) -> Iterator["_Tokens"]:
         """Yield the tokens of each text; offsets are asked for only where a rule needs them."""
         if self.segments == "separators" or not any(texts):
             for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-                yield _Tokens(encoding.ids[: self.max_len], len(encoding), _NO_STARTS)
+                yield _Tokens(encoding.ids[: self.max_len], len(encoding), NO_PLACES)
             return
-        rule = paragraph_starts if self.segments == "paragraphs" else sentence_starts
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
-            starts = _token_starts(text, encoding.offsets[: self.max_len], rule(text))
+            starts = _token_starts(text, encoding.offsets[: self.max_len], self._rule(text))
             yield _Tokens(encoding.ids[: self.max_len], len(encoding), starts)
 
     def _assembled(self, text: "_Tokens", pair: "_Tokens") -> EncodedText:
@@ -128,9 +159,6 @@ class _Tokens(NamedTuple):
     ids: list[int]
     num_whole: int
     starts: Int32Array
-
-
-_NO_STARTS: Int32Array = np.empty(0, dtype=np.int32)
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -217,12 +245,18 @@ def _with_marks(text: str, start: int) -> int:
     return moved if moved == 0 or text[moved - 1].isspace() else start
 
 
-def tokenizer_file(encoder: str | Path) -> Path:
-    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file."""
+def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
+    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file.
+
+    A tokenizer that is given is taken instead: the file, or what holds one.
+    """
     if not encoder:
         raise ValueError(
             "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
         )
+    if tokenizer and Path(tokenizer).is_file():
+        return Path(tokenizer)
+    encoder = tokenizer or encoder
     folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
     places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
     found = next((place for place in places if place.is_file()), None)

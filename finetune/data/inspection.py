@@ -14,7 +14,13 @@ import numpy as np
 import torch
 
 from finetune.data.batches import PackedTexts
-from finetune.metrics import is_of_one_class, metric_title, scores, value_text
+from finetune.metrics import (
+    is_of_one_class,
+    metric_title,
+    scores,
+    tagging_scores,
+    value_text,
+)
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -99,8 +105,8 @@ def _inspect_split(
     if spec.is_regression:
         mean, std = targets.mean(dtype=np.float64), targets.std(dtype=np.float64)
         return {**found, "target_mean": float(mean), "target_std": float(std)}
-    counts = np.bincount(targets, minlength=len(spec.labels)).tolist()
-    return {**found, "labels": dict(zip(spec.labels, counts, strict=True))}
+    counts = np.bincount(targets[targets >= 0], minlength=len(spec.labels)).tolist()
+    return {**found, "labels": dict(zip(spec.labels, counts[: len(spec.labels)], strict=True))}
 
 
 def _inspect_lengths(texts: PackedTexts) -> dict[str, Any]:
@@ -157,8 +163,12 @@ def _constant_answers(
         return None, None
     if loaded.spec.is_regression:
         return found["train"]["target_mean"], None
+    if not loaded.spec.labels:
+        return 0.0, None
     rows, counts = loaded.splits["train"].rows, list(found["train"]["labels"].values())
     places = sorted(range(len(counts)), key=lambda place: -counts[place])
+    if loaded.spec.is_tagging:
+        return places[0], None
     best = max(places, key=lambda place: _constant_scores(loaded.spec, place, rows)["score"])
     return places[0], None if best == places[0] else best
 
@@ -167,25 +177,35 @@ def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
     """Return what always giving one label (its place) or score scores on each evaluated split."""
     if answer is None:
         return {}
+    train = loaded.splits["train"].rows if "train" in loaded.splits else ()
     return {
-        name: _constant_scores(loaded.spec, answer, loaded.splits[name].rows)
+        name: _constant_scores(loaded.spec, answer, loaded.splits[name].rows, train)
         for name in (*loaded.validation_splits, *loaded.test_splits)
     }
 
 
-def _constant_scores(spec: TaskSpec, answer: float, rows: Sequence[Row]) -> dict[str, float]:
+def _constant_scores(
+    spec: TaskSpec, answer: float, rows: Sequence[Row], train: Sequence[Row] = ()
+) -> dict[str, float]:
     outputs = torch.zeros(len(rows), spec.num_outputs)
     if spec.is_regression:
         outputs[:] = answer
-    else:
+    elif spec.labels:
         outputs[:, int(answer)] = 1.0
-    return scores(spec, outputs, torch.from_numpy(spec.targets_of(rows)))
+    if not spec.is_tagging:
+        return scores(spec, outputs, torch.from_numpy(spec.targets_of(rows)))
+    outside = spec.tags.index("O") if "O" in spec.tags else 0
+    tags = [[outside] * len(row.tagged.words) for row in rows if row.tagged]
+    return tagging_scores(spec, rows, outputs, tags, train=train)
 
 
 def _answer(spec: TaskSpec, answer: float | None) -> str:
     if answer is None:
         return ""
-    return f"{answer:.3f}" if spec.is_regression else repr(spec.labels[int(answer)])
+    if spec.is_regression:
+        return f"{answer:.3f}"
+    label = repr(spec.labels[int(answer)]) if spec.labels else ""
+    return " and ".join([*["O"] * spec.is_tagging, *[label] * bool(label)])
 
 
 def label_hints(labels: Sequence[str]) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ class TaggedText(NamedTuple):
     """The text itself, where the file has it; else the words with spaces."""
     offsets: tuple[tuple[int, int], ...]
     """Characters [start, end) of every word in `text`."""
+    language: str = ""
+    """Two letters, where the distribution has several languages; else empty."""
 
 
 def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
@@ -145,12 +147,14 @@ def _read_folder(folder: Path) -> Iterator[TaggedText]:
 
 def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
     next(lines)
+    language = path.name.partition(".")[0].rpartition("_")[2].lower()
     for line, row in lines:
         columns, place = row.split("\t"), f"{path}, line {line}"
         if len(columns) != 4:
             raise ValueError(f"{place}: {len(columns)} columns; id, utterance, slot_labels, intent")
         name, words, tags, intent = columns
-        yield tagged(place, line, name, words.split(), tags.split(), intent.strip())
+        text = tagged(place, line, name, words.split(), tags.split(), intent.strip())
+        yield text._replace(language=language if len(language) == 2 else "")
 
 
 def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
@@ -216,7 +220,7 @@ def _read_mtop(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tagg
         made = TaggedText(
             line, name, tuple(words), tuple(tags), intent.removeprefix("IN:"), text, tuple(offsets)
         )
-        yield _checked(place, made)
+        yield _checked(place, made._replace(language=columns[5].partition("_")[0]))
 
 
 def _mtop_tags(

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
+from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import MissingSplit, label_name, name_it, rows_of
 from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
 from finetune.tasks.tables import Lined, read_table
@@ -24,7 +26,8 @@ class OwnFiles:
     """Where a user's own rows are."""
 
     train: str = ""
-    """Own training file, .csv, .tsv or .jsonl, also .gz or .zst."""
+    """Own training file, .csv, .tsv or .jsonl, also .gz or .zst; with kind tags a file or folder of
+    tagged texts (JSONL with words and tags, CoNLL columns, seq.in, MTOP, MultiATIS++)."""
     validation: str = ""
     """Own validation file."""
     test: str = ""
@@ -35,14 +38,14 @@ class OwnFiles:
     """Column of the second text in own files; empty: none."""
     label: str = "label"
     """Column of the label or score in own files."""
-    kind: Literal["classification", "regression"] = "classification"
-    """Whether the label of own files is a class or a number."""
+    kind: Literal["classification", "regression", "tags"] = "classification"
+    """Whether the label of own files is a class or a number, or every word has a tag."""
     validation_fraction: float = 0.0
     """Share of the own training rows that becomes the validation split, in (0, 1), stratified, by a
     hash of the text; 0: there is a validation file."""
     score: Literal[MetricName, Literal["auto"]] = "auto"
-    """Metric of own files that chooses the epoch. auto: accuracy, or the mean of pearson and
-    spearman."""
+    """Metric of own files that chooses the epoch. auto: accuracy; the mean of pearson and spearman;
+    of tags frame_em, without labels of the texts slot_em."""
     positive_label: str = ""
     """Of two own classes the one that F1 is of; empty: the second one in order."""
 
@@ -71,6 +74,8 @@ def own_task(
             training rows, two or more.
     """
     _check(own, needed, labels)
+    if own.kind == "tags":
+        return _tagged_task(own)
     is_regression = own.kind == "regression"
     columns = Columns(
         text=own.text,
@@ -112,8 +117,28 @@ def own_task(
     return spec, read
 
 
+def _tagged_task(own: OwnFiles) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
+    spec = TaskSpec(
+        name=OWN_TASK,
+        title=OWN_TASK,
+        labels=(),
+        is_tagging=True,
+        score=() if own.score == "auto" else (own.score,),
+        segments="separators",
+        sizes={},
+        carve_validation=own.validation_fraction,
+    )
+    return spec, lambda split: tagged_rows([Path(own.file(split)).expanduser()])
+
+
 def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None) -> None:
-    if labels is not None and (own.kind == "regression") == bool(labels):
+    columns_given = (own.text, own.text_pair, own.label, own.positive_label)
+    if own.kind == "tags" and columns_given != ("text", "", "label", ""):
+        raise ValueError(
+            "data.kind is tags: leave out data.text, data.text_pair, data.label and "
+            "data.positive_label; the files say which words and tags they hold"
+        )
+    if own.kind != "tags" and labels is not None and (own.kind == "regression") == bool(labels):
         gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
     if not 0 <= own.validation_fraction < 1:

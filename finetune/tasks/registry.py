@@ -8,16 +8,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from finetune.tagging.tasks import TAGGED_TASKS, settled
 from finetune.tasks.folds import carve, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
 from finetune.tasks.long_documents import LONG_TASKS
 from finetune.tasks.own import OWN_TASK, OwnFiles, own_task
 from finetune.tasks.rows import MissingSplit, read_hub
-from finetune.tasks.spec import LoadedTask, SplitRows, TaskSpec
+from finetune.tasks.spec import LoadedTask, SplitRows, TaskSpec, Wanted
 
 __all__ = ["GLUE", "TASKS", "MissingSplit", "OwnFiles", "load_task", "task_facts", "task_named"]
 
-TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*GLUE_TASKS, *LONG_TASKS)}
+TASKS: Mapping[str, TaskSpec] = {
+    spec.name: spec for spec in (*GLUE_TASKS, *LONG_TASKS, *TAGGED_TASKS)
+}
 GLUE: tuple[str, ...] = tuple(spec.name for spec in GLUE_TASKS)
 Read = Callable[[str], SplitRows]
 _NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -40,9 +43,13 @@ def task_named(name: str) -> TaskSpec:
 def task_facts(spec: TaskSpec) -> dict[str, Any]:
     """What a table of results must know of a task; it goes into result.json."""
     names = list(TASKS)
-    own_or_long = "Long documents" if spec.name in TASKS else "Own data"
+    families = {
+        **dict.fromkeys(GLUE, "GLUE"),
+        **dict.fromkeys((task.name for task in LONG_TASKS), "Long documents"),
+        **dict.fromkeys((task.name for task in TAGGED_TASKS), "Semantic parsing"),
+    }
     return {
-        "family": "GLUE" if spec.name in GLUE else own_or_long,
+        "family": families.get(spec.name, "Own data"),
         "place": names.index(spec.name) if spec.name in TASKS else len(names),
         "num_folds": spec.num_folds,
         "in_average": spec.name not in GLUE or bool(spec.published),  # papers leave WNLI out
@@ -56,7 +63,7 @@ def load_task(
     *,
     folder: str = "",
     own: OwnFiles | None = None,
-    labels: tuple[str, ...] | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
     fold: int = 0,
     repeat: int = 0,
     splits: Sequence[str] | None = None,
@@ -68,7 +75,7 @@ def load_task(
         name: A name of `TASKS`, or "own".
         folder: Local copy in the original layout; empty: the Hub.
         own: The files of "own".
-        labels: Classes that the files of "own" must have, see `own_task`.
+        wanted: What is answered; labels are for "own" and tagged texts.
         fold: Which fold is the test split, for a task with folds; the next one is validation.
         repeat: Number of the shuffle before the folds are dealt.
         splits: What to load; None: what the stage needs.
@@ -82,7 +89,7 @@ def load_task(
     needed = _NEEDED[stage] if splits is None else tuple(splits)
     if name == OWN_TASK:
         assert own is not None
-        spec, read = own_task(own, needed, labels=labels)
+        spec, read = own_task(own, needed, labels=wanted.labels)
         names = own.given
     else:
         spec = task_named(name)
@@ -96,14 +103,15 @@ def load_task(
     elif spec.carve_validation:
         names = tuple(dict.fromkeys(["train", "validation", *names]))
         read = _carving(spec, read)
-    wanted: Sequence[str] = needed
+    names_wanted: Sequence[str] = needed
     if splits is None:
-        wanted = [s for s in names if stage == "fit" or s.startswith(needed[0])]
+        names_wanted = [s for s in names if stage == "fit" or s.startswith(needed[0])]
         needed = () if spec.hub and set(needed) & set(spec.hub.unlabelled) else needed
     for split in needed:
         if split not in names:
             raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(names)}")
-    return LoadedTask(spec=spec, splits=_found(read, wanted, needed))
+    task = LoadedTask(spec=spec, splits=_found(read, names_wanted, needed))
+    return settled(task, wanted) if spec.is_tagging else task
 
 
 def _check_options(spec: TaskSpec, fold: int, repeat: int, needed: Sequence[str]) -> None:
@@ -130,7 +138,7 @@ def _carving(spec: TaskSpec, read: Read) -> Read:
 
     @cache
     def parts() -> tuple[SplitRows, SplitRows]:
-        return carve(read("train"), spec.carve_validation, is_stratified=not spec.is_regression)
+        return carve(read("train"), spec.carve_validation, is_stratified=bool(spec.labels))
 
     def read_part(split: str) -> SplitRows:
         if split not in ("train", "validation"):

@@ -11,10 +11,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.tagging.files import TaggedText
+
 SegmentRule = Literal["separators", "sentences", "paragraphs"]
 MetricName = Literal[
-    "accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"
+    Literal["accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"],
+    Literal["slot_em", "frame_em", "span_f1", "token_accuracy", "intent_accuracy"],
 ]
+Targets = Literal["both", "tags", "label"]
+UNSEEN = -100
+"""Target of a label that training never saw: its rows count as errors and teach nothing."""
 
 
 class Row(NamedTuple):
@@ -28,7 +34,10 @@ class Row(NamedTuple):
     text_pair: str
     """Empty without a pair."""
     target: float | None
-    """Place of the label in `TaskSpec.labels`, or the score of a regression; None: unlabelled."""
+    """Place of the label in `TaskSpec.labels`, or the score of a regression; None: unlabelled.
+    With tags alone 0, and `UNSEEN` for a label of a tagged text that training never saw."""
+    tagged: TaggedText | None = None
+    """The text as words, with their tags; None: no task of tags."""
 
     @property
     def key(self) -> str:
@@ -105,11 +114,15 @@ class TaskSpec:
     title: str
     """What tables call it."""
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the logits; empty: regression."""
+    """Names of the classes, in the order of the logits; empty: regression, or tags alone."""
     score: tuple[MetricName, ...]
     """Metrics whose mean is the score of the task: what an epoch and a setting are chosen by."""
     segments: SegmentRule
     """What a pooling segment of the text is."""
+    is_tagging: bool = False
+    """Whether every word has a tag; then the text may have a label too."""
+    tags: tuple[str, ...] = ()
+    """BIO tags of the training words, in the order of their logits, once rows are loaded."""
     sizes: Mapping[str, int]
     """Published number of rows of every split of the distribution."""
     read_folder: Callable[[Path, str], SplitRows] | None = None
@@ -143,7 +156,7 @@ class TaskSpec:
     @property
     def is_regression(self) -> bool:
         """Whether the target is a number."""
-        return not self.labels
+        return not (self.labels or self.is_tagging)
 
     @property
     def f1_class(self) -> int:
@@ -157,8 +170,8 @@ class TaskSpec:
 
     @property
     def num_outputs(self) -> int:
-        """Logits of the head: one per class, one for a regression."""
-        return len(self.labels) or 1
+        """Logits for a text: one per class, one for a regression, none with tags alone."""
+        return len(self.labels) or int(self.is_regression)
 
     def targets_of(self, rows: Sequence[Row]) -> NDArray[Any]:
         """Return the targets of labelled rows, (rows,): int64 classes or float32 scores."""
@@ -188,3 +201,17 @@ class LoadedTask:
             for name, split in self.splits.items()
             if name.startswith("test") and split.rows[0].target is not None
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What of a task's rows is answered."""
+
+    labels: tuple[str, ...] | None = None
+    """Classes of a model that is scored, empty for a regression; None: those of training."""
+    tags: tuple[str, ...] | None = None
+    """Its tags of words, empty for none; None: those of training."""
+    targets: Targets = "both"
+    """Of tagged texts: tags and labels of texts, or one of them."""
+    languages: tuple[str, ...] = ()
+    """Of a task that has several; empty: all."""

@@ -17,6 +17,7 @@ from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.hub.card import model_card, render
 from ponet.hub.huggingface import SpecialTokens, export_huggingface, find_special_tokens
 from ponet.hub.onnx_export import GRAPH_NAME, export_onnx
+from ponet.tagger import Tagger
 from ponet.weight_files import TOKENIZER_NAME
 
 _WORDS = ("licence", "language", "notes")
@@ -31,6 +32,8 @@ def run_export(arguments: Sequence[str]) -> None:
     task = config.get("task")
     _check_options(options, is_classifier=task is not None)
     model = read_model(folder, config)
+    if isinstance(model, Tagger):
+        raise ValueError(f"{folder} tags words, for which this export has no form; use predict")
     path = folder / TOKENIZER_NAME if (folder / TOKENIZER_NAME).is_file() else None
     special_tokens = find_special_tokens(
         path, vocab_size=model.encoder.config.vocab_size, separator_ids=options.separator_ids

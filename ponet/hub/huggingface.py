@@ -19,7 +19,7 @@ from ponet.batch import EncoderBatch
 from ponet.bundle import Model
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
-from ponet.heads import PretrainingOutput, SequenceClassifier
+from ponet.heads import PretrainingModel, PretrainingOutput, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.standalone import write_code
@@ -198,6 +198,7 @@ def _class_name(model: Model) -> str:
     kind = {"ponet": "PoNet", "bert": "Bert", "fnet": "FNet"}[model.encoder.config.kind]
     if isinstance(model, SequenceClassifier):
         return f"{kind}ForSequenceClassification"
+    assert isinstance(model, PretrainingModel)
     has_class = model.num_pair_classes == 2 or (kind == "PoNet" and model.num_pair_classes > 0)
     return f"{kind}ForPreTraining" if has_class else f"{kind}ForMaskedLM"
 

@@ -230,13 +230,13 @@ def test_own_rows_that_are_scored_have_the_classifiers_labels(bundle, tmp_path) 
     datamodule = TaskDataModule(validation=str(tmp_path / "v.csv"), encoder=str(bundle))
     with pytest.raises(ValueError, match=r"no train file"):
         datamodule.setup("validate")
-    datamodule.follow_classifier(("a", "b", "c"), "sentences")
+    datamodule.follow_classifier(("a", "b", "c"), (), "sentences")
     datamodule.setup("validate")
     assert datamodule.spec.labels == ("a", "b", "c") and datamodule.spec.segments == "sentences"
     (batch,) = datamodule.val_dataloader()[0]
     assert batch.targets_B.tolist() == [1, 1]
     scored = TaskDataModule(validation=str(tmp_path / "v.csv"), encoder=str(bundle))
-    scored.follow_classifier((), "separators")
+    scored.follow_classifier((), (), "separators")
     with pytest.raises(ValueError, match="data.kind is classification but the classifier gives sc"):
         scored.setup("validate")
 

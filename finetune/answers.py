@@ -1,0 +1,81 @@
+"""What a model answers of the rows of a split, gathered from batches and processes.
+
+N rows, C labels, T tags, B batch, L tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor, distributed
+from torch.nn.functional import cross_entropy
+
+from finetune.data.batches import NO_TAG, TaskBatch
+from ponet.tagger import TaggerOutput
+
+
+class Answers(NamedTuple):
+    """Answers for some rows, on the CPU, in any order until they are put together."""
+
+    row_ids: Tensor
+    """int64 (N,): numbers of the rows in their split."""
+    outputs: Tensor
+    """float32 (N, C): logits of the labels, or scores; C is 0 where texts have no label."""
+    targets: Tensor
+    """(N,)."""
+    tag_losses: Tensor
+    """float32 (N, 2): summed loss in nats of the words of a row, and their number."""
+    tags: list[list[int]]
+    """For each row the places of its words' tags; empty without tags."""
+
+
+def tag_losses(logits_BLT: Tensor, tags_BL: Tensor) -> Tensor:
+    """Return the summed cross-entropy of every row's words in nats, and their number, (B, 2)."""
+    losses_N = cross_entropy(
+        logits_BLT.flatten(0, 1).float(), tags_BL.flatten(), ignore_index=NO_TAG, reduction="none"
+    )
+    known_BL = tags_BL != NO_TAG
+    return torch.stack([losses_N.view_as(tags_BL).sum(1), known_BL.sum(1).float()], 1)
+
+
+def tagger_answers(output: TaggerOutput, batch: TaskBatch) -> Answers:
+    """Return the most likely tag of every word of a batch, and the logits of the labels."""
+    assert batch.tags_BL is not None and batch.words_BL is not None
+    found_BL, words_BL = output.tag_logits.argmax(-1).cpu(), batch.words_BL.cpu()
+    labels_BC = output.label_logits
+    return Answers(
+        batch.row_ids_B.cpu(),
+        torch.empty(len(found_BL), 0) if labels_BC is None else labels_BC.float().cpu(),
+        batch.targets_B.cpu(),
+        tag_losses(output.tag_logits, batch.tags_BL).cpu(),
+        [tags_L[words_L].tolist() for tags_L, words_L in zip(found_BL, words_BL, strict=True)],
+    )
+
+
+def text_answers(outputs_BC: Tensor, batch: TaskBatch) -> Answers:
+    """Return the outputs for the texts of a batch."""
+    none = torch.empty(len(outputs_BC), 2)
+    return Answers(batch.row_ids_B.cpu(), outputs_BC.cpu(), batch.targets_B.cpu(), none, [])
+
+
+def all_answers(trainer: Trainer, parts: Sequence[Answers]) -> Answers:
+    """Return the answers of all processes for a split, in the order of its rows.
+
+    The ranks' shares may differ in size, so they travel as objects.
+    """
+    shares = [list(parts)]
+    if trainer.world_size > 1:
+        gathered: list[Any] = [None] * trainer.world_size
+        distributed.all_gather_object(gathered, list(parts))
+        shares = gathered
+    every = [part for share in shares for part in share]
+    tags = [row for part in every for row in part.tags]
+    order_N = torch.cat([part.row_ids for part in every]).argsort()
+    return Answers(
+        torch.cat([part.row_ids for part in every])[order_N],
+        torch.cat([part.outputs for part in every])[order_N],
+        torch.cat([part.targets for part in every])[order_N],
+        torch.cat([part.tag_losses for part in every])[order_N],
+        [tags[place] for place in order_N.tolist()] if tags else [],
+    )

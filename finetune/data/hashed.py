@@ -1,0 +1,121 @@
+"""Texts to words for encoders of hashed words: no special tokens, features of the words of a batch.
+
+Invariant: what a word's features are depends on the tokenizer and the projection alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from finetune.data.batches import EncodedText, assemble_batch
+from finetune.data.encoding import TextEncoder, shortened_lengths
+from finetune.tasks.spec import Row, SegmentRule
+from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig
+from ponet.projection import WordFeatures
+
+SEPARATOR = "[SEP]"
+"""What stands between two texts, as a word."""
+
+
+class WordEncoder(TextEncoder):
+    """Turns rows into numbers of words, and these into batches with the features of their words.
+
+    Words are those of a tagged text, else what BERT's pre-tokenizer parts: letters and digits
+    together, every mark of punctuation alone.
+
+    Args:
+        tokenizer_json: Splits words into the pieces that are hashed.
+        config: Of an encoder with a projection.
+        max_len: Most words of an example.
+        segments: See `TextEncoder`.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: Path,
+        config: EncoderConfig,
+        *,
+        max_len: int,
+        segments: SegmentRule = "separators",
+    ) -> None:
+        super().__init__(tokenizer_json, max_len=max_len, segments=segments)
+        assert config.projection is not None
+        self._features = WordFeatures(self._tokenizer, config.projection)
+        self.num_places = config.max_positions if config.fixed_places else 0
+        if self.num_places and max_len > self.num_places:
+            raise ValueError(
+                f"max_len is {max_len}, but the encoder mixes exactly {self.num_places} places; "
+                f"give {self.num_places} or fewer, or an encoder of any length"
+            )
+        self._numbers: dict[str, int] = {}
+        self._table: NDArray[np.generic] = np.empty((0, 0), np.int32)
+        """(words, features) of the words numbered so far, as of the newest batch."""
+
+    def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
+        """Return a batch of its distinct words: `input_ids` are places in `word_features`."""
+        batch = assemble_batch(texts, pad_id=-1, has_special=False, num_places=self.num_places)
+        words, places = np.unique(batch.input_ids.numpy(), return_inverse=True)
+        has_padding = int(words[0] == -1)
+        places_BL = np.maximum(places.reshape(batch.input_ids.shape) - has_padding, 0)
+        features = torch.from_numpy(self._known()[words[has_padding:]].astype(np.int64, copy=False))
+        return replace(batch, input_ids=torch.from_numpy(places_BL), word_features=features)
+
+    def _known(self) -> NDArray[np.generic]:
+        if len(self._table) < len(self._numbers):
+            self._table = self._features(list(self._numbers))
+        return self._table
+
+    def _encode_chunk(self, chunk: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
+        for row in chunk:
+            words, starts = self._words(row)
+            pair, pair_starts = self._words(Row(row.line, "", row.text_pair, "", None))
+            if not words or (row.text_pair and not pair):
+                raise ValueError(
+                    f"{source}, line {row.line}: a text without a word; take the row out"
+                )
+            num_special = int(bool(pair))
+            room = self.max_len - num_special
+            num_text, num_pair = shortened_lengths(len(words), len(pair), room)
+            kept = [*words[:num_text], *[SEPARATOR] * num_special]
+            pair_start = len(kept)
+            kept += pair[:num_pair]
+            numbers = [self._numbers.setdefault(word, len(self._numbers)) for word in kept]
+            own = (starts[starts < num_text], pair_starts[pair_starts < num_pair] + pair_start)
+            yield EncodedText(
+                np.array(numbers, np.int32),
+                pair_start,
+                np.concatenate(own).astype(np.int32),
+                len(words) + len(pair) + num_special,
+                np.arange(num_text if row.tagged else 0, dtype=np.int32),
+            )
+
+    def _words(self, row: Row) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the words of a text and which of them are the first of a segment."""
+        if row.tagged is not None:
+            words, begins = list(row.tagged.words), [start for start, _ in row.tagged.offsets]
+        else:
+            found = BertPreTokenizer().pre_tokenize_str(row.text)
+            words, begins = [word for word, _ in found], [start for _, (start, _) in found]
+        if self.segments == "separators" or not words:
+            return words, np.zeros(min(len(words), 1), np.int64)
+        pieces = np.searchsorted(self._rule(row.text), begins, side="right")
+        return words, np.flatnonzero(np.diff(pieces, prepend=-1))
+
+
+def text_encoder(
+    tokenizer_json: Path,
+    config: EncoderConfig | None,
+    *,
+    max_len: int,
+    segments: SegmentRule = "separators",
+) -> TextEncoder:
+    """Return what suits an encoder: pieces of words, or whole words for one with a projection."""
+    if config is not None and config.projection is not None:
+        return WordEncoder(tokenizer_json, config, max_len=max_len, segments=segments)
+    return TextEncoder(tokenizer_json, max_len=max_len, segments=segments)
