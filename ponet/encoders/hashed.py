@@ -26,11 +26,11 @@ class SumRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, lists_WN: Tensor, table_MK: Tensor) -> Tensor:
-        """Return (W + 1, K), the last row zero."""
+        """Return (W + 1, K), the first row zero."""
         num_words, length = lists_WN.shape
         ctx.save_for_backward(lists_WN)
         ctx.num_rows = len(table_MK)
-        starts = torch.arange(num_words + 1, device=lists_WN.device) * length
+        starts = (torch.arange(num_words + 1, device=lists_WN.device) - 1).clamp(min=0) * length
         return F.embedding_bag(lists_WN.flatten(), table_MK, starts, mode="sum")
 
     @staticmethod
@@ -46,7 +46,7 @@ class SumRows(torch.autograd.Function):
         numbers_M = torch.arange(ctx.num_rows, device=rows.device, dtype=short)
         starts_M = torch.searchsorted(rows, numbers_M)
         words = places[: lists_WN.numel()] // lists_WN.shape[1]
-        return None, F.embedding_bag(words, grad_WK.contiguous(), starts_M, mode="sum")
+        return None, F.embedding_bag(words, grad_WK[1:].contiguous(), starts_M, mode="sum")
 
 
 def sum_rows(lists_WN: Tensor, table_MK: Tensor) -> Tensor:
@@ -57,33 +57,32 @@ def sum_rows(lists_WN: Tensor, table_MK: Tensor) -> Tensor:
         table_MK: Rows to add up.
 
     Returns:
-        (W + 1, K); the last row is zero, the sum of an empty list.
+        (W + 1, K); the first row is zero, the sum of an empty list.
     """
     summed_WK: Tensor = SumRows.apply(lists_WN, table_MK)  # type: ignore[no-untyped-call]
     return summed_WK
 
 
-def window_rows(batch: EncoderBatch, window: int, num_words: int) -> Tensor:
+def window_rows(batch: EncoderBatch, window: int) -> Tensor:
     """Return which rows of a table of (word, place) each place of a text adds up, (B L, C).
 
-    The rows of a word of zeros, behind those of the others, stand for what lies outside of a text.
+    The table begins with a word of zeros, which stands for what lies outside of a text.
 
     Args:
-        batch: Its input_ids number the W words.
+        batch: Its input_ids number the words.
         window: Neighbours on each side.
-        num_words: W.
 
     Source:
         The window of arXiv 2202.04350: features of t - w, ..., t + w one behind another, zeros
         outside the text.
     """
     num_places, empty_BL = 2 * window + 1, ~batch.mask
-    ids_BL = batch.input_ids.masked_fill(empty_BL, num_words)
+    ids_BL = (batch.input_ids + 1).masked_fill(empty_BL, 0)
     if not window:
         return ids_BL.view(-1, 1)
-    seen_BLC = F.pad(ids_BL, (window, window), value=num_words).unfold(1, num_places, 1)
+    seen_BLC = F.pad(ids_BL, (window, window)).unfold(1, num_places, 1)
     rows_BLC = seen_BLC * num_places + torch.arange(num_places, device=ids_BL.device)
-    return rows_BLC.masked_fill(empty_BL[..., None], num_words * num_places).flatten(0, 1)
+    return rows_BLC.masked_fill(empty_BL[..., None], 0).flatten(0, 1)
 
 
 class HashedWords(nn.Module):
@@ -133,7 +132,7 @@ class HashedWords(nn.Module):
         if self.projection.is_bag:
             words_WK = self.sum_rows(features.long(), weight_MK)
         else:
-            words_WK = F.pad(features.to(weight_MK.dtype) @ weight_MK, (0, 0, 0, 1))
-        rows_NC = window_rows(batch, self.projection.window, len(features))
-        summed_ND = self.sum_rows(rows_NC, words_WK.view(-1, self.weight.shape[2]))[:-1]
+            words_WK = F.pad(features.to(weight_MK.dtype) @ weight_MK, (0, 0, 1, 0))
+        rows_NC = window_rows(batch, self.projection.window)
+        summed_ND = self.sum_rows(rows_NC, words_WK.view(-1, self.weight.shape[2]))[1:]
         return summed_ND.view(*batch.input_ids.shape, -1) + self.bias
