@@ -276,7 +276,8 @@ class FinetuneModule(LightningModule):
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):
-            answers = all_answers(self.trainer, self._evaluated.get(loader, []))
+            parts = self._evaluated.get(loader, [])
+            answers = all_answers(parts, num_ranks=self.trainer.world_size)
             self.evaluation[split] = {
                 **self._metrics(split, answers),
                 "loss": self._loss(answers),
