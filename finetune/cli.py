@@ -16,6 +16,7 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
   grid       run tasks x encoders x learning rates x batch sizes x seeds
   report     tables and a figure of one or more grids
   tasks      list the tasks that are known by name
+  lra        Long Range Arena: fit, grid, baseline, data (python -m finetune lra --help)
 
 `ponet-finetune COMMAND --help` lists the options of a command; --config FILE.yaml sets the same
 options. Class paths in options and YAML files may name this project's and Lightning's classes;
@@ -32,6 +33,7 @@ COMMANDS = {
     "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
     "tasks": "finetune.cli:print_tasks",
+    "lra": "finetune.lra.command:run_lra",
 }
 
 
