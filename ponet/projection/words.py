@@ -4,6 +4,7 @@ W words, N hashes, M features. Invariant: the features of a word never depend on
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,11 @@ from ponet.projection.ternary import ternary
 
 class WordFeatures:
     """The features of any word under one tokenizer and projection; every word is computed once.
+
+    What the vocabulary's pieces are hashed to is made anew for the first word, and not stored with
+    a bundle: it takes 0.2 s for 30,522 pieces and 0.8 s for 119,547, and the smallest exact form
+    (16-bit ranks of the minima, since the remainder comes after the minimum, and a row for every
+    rank) would be 5 and 23 MB beside weights of one.
 
     Args:
         tokenizer: Splits a word into its pieces.
@@ -133,11 +139,9 @@ class WordFeatures:
         return np.uint16 if self.config.feature_size <= 2**16 else np.int32
 
 
-def _by_word(
-    operation: np.ufunc, units: NDArray[np.generic], pieces: list[list[int]]
-) -> NDArray[np.int64]:
+def _by_word(operation: np.ufunc, units: NDArray[Any], pieces: list[list[int]]) -> NDArray[Any]:
     """Combine the rows of each word's pieces."""
     starts = np.cumsum([0, *(len(ids) for ids in pieces)])[:-1]
     flat = np.array([number for ids in pieces for number in ids])
-    combined: NDArray[np.int64] = operation.reduceat(units[flat].astype(np.int64), starts)
+    combined: NDArray[Any] = operation.reduceat(units[flat], starts)
     return combined
