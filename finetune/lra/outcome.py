@@ -78,6 +78,7 @@ def _facts(spec: LraTask, kind: str, mode: Mode) -> dict[str, Any]:
         "in_average": spec.name != "path_x",
         "published": {} if kind == "stand_in" else dict(spec.published),
         "published_source": "; ".join(notes),
+        "published_metric": "",
     }
 
 
@@ -124,6 +125,8 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "dropout_prob": dropout,
         "gradient_clip": trainer.gradient_clip_val or 0.0,
         "class_weights": "none",
+        "targets": "both",
+        "languages": "",
     }
 
 
