@@ -184,8 +184,8 @@ class FinetuneModule(LightningModule):
             config = dataclasses.replace(config, max_positions=max_positions)
         classifier: SequenceClassifier | Tagger
         if spec.is_tagging:
-            sizes = {"num_tags": len(spec.tags), "num_labels": len(spec.labels)}
-            classifier = Tagger(config, **sizes, dropout_prob=prob)
+            num_tags, num_labels = len(spec.tags), len(spec.labels)
+            classifier = Tagger(config, num_tags=num_tags, num_labels=num_labels, dropout_prob=prob)
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
         if pretrained.model is not None and not self.random_init:
@@ -276,7 +276,8 @@ class FinetuneModule(LightningModule):
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):
-            answers = all_answers(self.trainer, self._evaluated.get(loader, []))
+            parts = self._evaluated.get(loader, [])
+            answers = all_answers(parts, num_ranks=self.trainer.world_size)
             self.evaluation[split] = {
                 **self._metrics(split, answers),
                 "loss": self._loss(answers),

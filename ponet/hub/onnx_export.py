@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ponet.batch import EncoderBatch
 from ponet.config import FNetConfig, PoNetConfig
 from ponet.encoders.backbone import TokenMixer
-from ponet.heads import PretrainingModel
+from ponet.heads import PretrainingModel, pool
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -87,14 +87,13 @@ class OnnxModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the outputs by their names; all inputs are int64 (B, L)."""
         separators = (self.special_tokens.cls_token_id, self.special_tokens.sep_token_id)
-        x_BLD = self.model.encoder(
-            make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
-        )
+        batch = make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
+        x_BLD = self.model.encoder(batch)
         outputs = {"last_hidden_state": x_BLD}
         if self.head == "masked-lm":
             outputs["logits"] = self.model.mlm_head(x_BLD, self.model.decoder_weight)
         elif self.model.pooler is not None:
-            outputs["pooler_output"] = self.model.pooler(x_BLD)
+            outputs["pooler_output"] = pool(self.model.pooler, x_BLD, batch)
         return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:
