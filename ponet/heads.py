@@ -296,8 +296,9 @@ class MeanClassifier(nn.Module):
     Two texts pass one encoder; the head then sees both means, their product and their difference.
 
     Args:
-        encoder_config: Encoder configuration; for the published classifiers norm_position="pre",
-            final_norm, no embedding norm and no types, layer_norm_eps=1e-5, init="torch".
+        encoder: Encoder configuration; for the published classifiers norm_position="pre",
+            final_norm, no embedding norm and no types, layer_norm_eps=1e-5, init="torch". Or a
+            module that makes states (B, L, D) of a batch and has the attribute hidden_size.
         num_labels: Outputs C.
         hidden_size: Width of the hidden layer.
         has_pair: Whether two texts are given.
@@ -308,7 +309,7 @@ class MeanClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder_config: EncoderConfig,
+        encoder: EncoderConfig | nn.Module,
         *,
         num_labels: int,
         hidden_size: int,
@@ -316,8 +317,8 @@ class MeanClassifier(nn.Module):
     ) -> None:
         """Build everything."""
         super().__init__()
-        self.encoder = build_encoder(encoder_config)
-        width = encoder_config.hidden_size * (4 if has_pair else 1)
+        self.encoder = build_encoder(encoder) if isinstance(encoder, EncoderConfig) else encoder
+        width = int(encoder.hidden_size) * (4 if has_pair else 1)  # type: ignore[arg-type]
         self.hidden = nn.Linear(width, hidden_size)
         self.classifier = nn.Linear(hidden_size, num_labels)
 
