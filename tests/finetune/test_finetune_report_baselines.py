@@ -127,6 +127,13 @@ def test_tags_without_labels_have_no_columns_for_them(tmp_path: Path) -> None:
     assert "|  | slot EM | span F1 | token accuracy |\n" in text
 
 
+def test_tags_and_labels_of_one_task_do_not_stand_in_one_table(tmp_path: Path) -> None:
+    write(tmp_path, make_tagging("mixer"))
+    write(tmp_path, {**make_result("mtop", "other", score=0.9), "score": ["accuracy"]})
+    with pytest.raises(ValueError, match="chosen by frame_em and accuracy: report their folders"):
+        find_trials([tmp_path])
+
+
 def test_a_table_without_tagged_texts_or_baselines_says_nothing_of_them(tmp_path: Path) -> None:
     write_seeds(tmp_path, [0.4, 0.5])
     text = report_of(tmp_path).text("md")
