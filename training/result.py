@@ -16,7 +16,7 @@ _KEYS = {
     "encoder": "path kind name num_parameters random_init digest",
     "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
     "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
-    "class_weights",
+    "class_weights targets languages",
     "task_facts": "family place num_folds in_average published published_source",
 }
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
@@ -25,6 +25,8 @@ by model in per cent, and where these stand."""
 _ADDED_SETTINGS = ("class_weights", "dropout_prob", "gradient_clip")
 """Settings that the first results lack; reading gives them as None, which is unknown. Facts are
 empty there."""
+_OF_TAGGED_TEXTS = {"targets": "both", "languages": ""}
+"""Settings that only they have -> what reading gives without them."""
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -52,7 +54,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
     if isinstance(result, dict) and isinstance(result.get("settings"), dict):
-        settings = {**dict.fromkeys(_ADDED_SETTINGS), **result["settings"]}
+        added = {**dict.fromkeys(_ADDED_SETTINGS), **_OF_TAGGED_TEXTS}
+        settings = {**added, **result["settings"]}
         result = {"task_facts": {}, **result, "settings": settings}
     _check(result, path)
     return dict(result)
@@ -68,7 +71,7 @@ def _check(result: Any, path: str | Path) -> None:
     for name, keys in _KEYS.items():
         found = result if name == "the result" else result[name]
         known, given = set(keys.split()), set(found if isinstance(found, dict) else ())
-        missing, unknown = sorted(known - given), sorted(given - known)
+        missing, unknown = sorted(known - given - {*_OF_TAGGED_TEXTS}), sorted(given - known)
         if (missing or unknown) and (name != "task_facts" or given):
             parts = [f"lacks {', '.join(missing)}"] if missing else []
             parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
