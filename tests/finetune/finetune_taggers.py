@@ -72,3 +72,15 @@ def run_tag_fit(folder: Path, tokenizer_json: Path, name: str, *options: str) ->
     """Run it, which must succeed, and return the run's folder."""
     assert main(tag_arguments(folder, tokenizer_json, name, *options)) == 0
     return folder / name
+
+
+def write_multiatis(path: Path, *, num_rows: int, seed: int) -> Path:
+    """Write texts of the grammar as a table of MultiATIS++."""
+    generator = random.Random(seed)
+    lines = ["id\tutterance\tslot_labels\tintent"]
+    for number in range(num_rows):
+        row = toy_text(generator)
+        words, tags = (" ".join(row[key]) for key in ("words", "tags"))
+        lines.append(f"{number}\t{words}\t{tags}\t{row['label']}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
