@@ -216,11 +216,6 @@ def load_pretrained(
 
 
 def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder:
-    if not tokenizer:
-        raise ValueError(
-            f"{path} is an encoder without a tokenizer; give a tokenizer.json with "
-            "--model.tokenizer"
-        )
     file = tokenizer_file(path, tokenizer)
     config = read_encoder_file(path, tokenizer_json=file, max_len=max_len)
     source = EncoderSource(

@@ -20,6 +20,7 @@ from finetune.data.batches import (
     PackedTexts,
     assemble_batch,
 )
+from finetune.encoder_file import is_encoder_file
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
@@ -254,14 +255,24 @@ def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
         raise ValueError(
             "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
         )
-    if tokenizer and Path(tokenizer).is_file():
-        return Path(tokenizer)
-    encoder = tokenizer or encoder
-    folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
+    if not tokenizer and is_encoder_file(encoder):
+        raise ValueError(
+            f"{encoder} is an encoder without a tokenizer; give a tokenizer.json with "
+            "--model.tokenizer"
+        )
+    given = Path(tokenizer or encoder)
+    if tokenizer and given.is_file():
+        return given
+    folder = given.parent if given.is_file() else given
     places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
     found = next((place for place in places if place.is_file()), None)
     if found is not None:
         return found
+    if tokenizer:
+        raise ValueError(
+            f"--model.tokenizer {tokenizer}: no such file, and no folder that holds a "
+            f"{TOKENIZER_NAME}"
+        )
     what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
     if not folder.exists():
         what = f"--model.encoder {encoder}: no such folder"
