@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy
 
@@ -59,14 +58,14 @@ def text_answers(outputs_BC: Tensor, batch: TaskBatch) -> Answers:
     return Answers(batch.row_ids_B.cpu(), outputs_BC.cpu(), batch.targets_B.cpu(), none, [])
 
 
-def all_answers(trainer: Trainer, parts: Sequence[Answers]) -> Answers:
+def all_answers(parts: Sequence[Answers], *, num_ranks: int = 1) -> Answers:
     """Return the answers of all processes for a split, in the order of its rows.
 
     The ranks' shares may differ in size, so they travel as objects.
     """
     shares = [list(parts)]
-    if trainer.world_size > 1:
-        gathered: list[Any] = [None] * trainer.world_size
+    if num_ranks > 1:
+        gathered: list[Any] = [None] * num_ranks
         distributed.all_gather_object(gathered, list(parts))
         shares = gathered
     every = [part for share in shares for part in share]

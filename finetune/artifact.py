@@ -52,6 +52,11 @@ class ClassifierInfo:
     tags: tuple[str, ...] = ()
     """Tag of each logit of a word; empty: words have none."""
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether the answer is a number."""
+        return not (self.labels or self.tags)
+
     @classmethod
     def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
         """Return what `asdict` of one became in a file."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -26,6 +25,7 @@ from finetune.artifact import (
 )
 from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
 from finetune.data.datamodule import TaskDataModule
+from finetune.fit_module import FitModule
 from finetune.metrics import scores, tagging_scores
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, PretrainingModel, SequenceClassifier
@@ -60,7 +60,7 @@ def log_prefix(split: str) -> str:
     return split.replace("validation", "val")
 
 
-class FinetuneModule(LightningModule):
+class FinetuneModule(FitModule):
     """Fine-tunes one encoder on one task.
 
     Args:
@@ -113,13 +113,6 @@ class FinetuneModule(LightningModule):
         """Folder of a trained classifier to evaluate; None: start from the encoder."""
         self.source: EncoderSource | None = None
         """Where it started, after `setup` for a fit."""
-        self.diverged = ""
-        """Why training was stopped; empty: it was not."""
-        self.evaluation: dict[str, dict[str, float]] = {}
-        """Split -> its newest scores, `loss` and `num_rows`."""
-        self.step_loss: Tensor | None = None
-        """Loss of the newest optimiser step on this rank, as a mean over its rows."""
-        self._open_loss: list[Tensor] = []
         self._evaluated: dict[int, list[Answers]] = {}
         self._words_per_row = 1.0
         """Mean over the training rows of a task of tags."""
@@ -184,8 +177,8 @@ class FinetuneModule(LightningModule):
             config = dataclasses.replace(config, max_positions=max_positions)
         classifier: SequenceClassifier | Tagger
         if spec.is_tagging:
-            sizes = {"num_tags": len(spec.tags), "num_labels": len(spec.labels)}
-            classifier = Tagger(config, **sizes, dropout_prob=prob)
+            num_tags, num_labels = len(spec.tags), len(spec.labels)
+            classifier = Tagger(config, num_tags=num_tags, num_labels=num_labels, dropout_prob=prob)
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
         if pretrained.model is not None and not self.random_init:
@@ -247,11 +240,6 @@ class FinetuneModule(LightningModule):
             class_weights_C=None if weights_C is None else weights_C.to(self.device),
         )
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the micro-batches of the step together."""
-        self.step_loss = torch.stack(self._open_loss).mean()
-        self._open_loss = []
-
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep what one batch gave."""
         outputs = self(batch)
@@ -276,7 +264,8 @@ class FinetuneModule(LightningModule):
 
     def _score(self, splits: tuple[str, ...]) -> None:
         for loader, split in enumerate(splits):
-            answers = all_answers(self.trainer, self._evaluated.get(loader, []))
+            parts = self._evaluated.get(loader, [])
+            answers = all_answers(parts, num_ranks=self.trainer.world_size)
             self.evaluation[split] = {
                 **self._metrics(split, answers),
                 "loss": self._loss(answers),

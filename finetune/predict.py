@@ -16,17 +16,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.artifact import LoadedClassifier, load_classifier
-from finetune.data.batches import EncodedText, evaluation_shard
-from finetune.tasks.rows import column_value, name_it, row_texts
+from finetune.answers import all_answers, tagger_answers, text_answers
+from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
+from finetune.data.batches import (
+    EncodedSplit,
+    EncodedText,
+    PackedTexts,
+    TaskBatch,
+    evaluation_shard,
+)
+from finetune.tagging.predictions import NO_ANSWER, num_cut, tag_answer, with_words
+from finetune.tasks.incoming import BadRow, InputReader
+from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
-from finetune.tasks.tables import read_table
+from ponet.tagger import TaggerOutput
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
@@ -34,7 +43,8 @@ OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 _QUIET_S = 5.0
 Prediction = dict[str, Any]
 """`{"line", "label", "probabilities": {label: probability}}`, or `{"line", "score"}` of a
-regression. That of a row that cannot be labelled has None for its answers, and an `error`."""
+regression; with tags also what `tag_answer` returns. That of a row that cannot be labelled has None
+for its answers, and an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +55,11 @@ class PredictConfig:
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
-    labels are not needed."""
+    labels are not needed. Where words have tags a .jsonl row may have a list `words` instead, and a
+    file or folder of tagged texts in any layout of training is read too."""
     output: str
     """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
-    probabilities, or score."""
+    probabilities, or score; words, tags and spans (in a table each as JSON)."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
@@ -81,20 +92,6 @@ class PredictConfig:
         return tuple(name.strip() for name in self.keep.split(",") if name.strip())
 
 
-class BadRow(NamedTuple):
-    """A row of the input that cannot be labelled."""
-
-    line: int
-    reason: str
-
-
-class InputRow(NamedTuple):
-    """A row of the input, with the columns that are carried over."""
-
-    row: Row | BadRow
-    kept: dict[str, Any]
-
-
 def run_predict(arguments: Sequence[str]) -> Path:
     """Write one line per input row and return the file, which appears when it is complete.
 
@@ -108,22 +105,23 @@ def run_predict(arguments: Sequence[str]) -> Path:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
     text, text_pair = config.text or info.text, config.text_pair or info.text_pair
     columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
+    reader = InputReader(config.input, columns, config.kept, has_tags=bool(info.tags))
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
     notes: Counter[str] = Counter()
-    num_rows = _checked(config, columns, notes)
+    num_rows = _checked(reader, notes)
     output.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            bad = _write(config, classifier, columns, stream, num_rows=num_rows, notes=notes)
+            bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
         os.chmod(staging, 0o644)
         os.replace(staging, output)
     finally:
         Path(staging).unlink(missing_ok=True)
     print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
-    for what, count in notes.items():
+    for what, count in (+notes).items():
         print(f"{count:,} {what}")
     if bad:
         done = "stand there without a label" if config.bad_rows == "flag" else "were left out"
@@ -135,63 +133,35 @@ def run_predict(arguments: Sequence[str]) -> Path:
     return output
 
 
-def _checked(config: PredictConfig, columns: Columns, notes: Counter[str]) -> int:
+def _checked(reader: InputReader, notes: Counter[str]) -> int:
     """Return the number of rows of the input, which was read to its end."""
     good, bad = 0, list[BadRow]()
-    for row, _ in read_input(config.input, columns, config.kept, notes):
+    for row, _ in reader.rows(notes):
         if isinstance(row, BadRow):
             bad.append(row)
         else:
             good += 1
     if not good and bad:
-        raise ValueError(f"{config.input}, line {bad[0].line}: {bad[0].reason}")
+        raise ValueError(f"{reader.path}, line {bad[0].line}: {bad[0].reason}")
     if not good:
-        raise ValueError(f"{config.input}: has no rows; one is needed")
+        raise ValueError(f"{reader.path}: has no rows; one is needed")
     return good + len(bad)
-
-
-def read_input(
-    path: str, columns: Columns, kept: Sequence[str] = (), notes: Counter[str] | None = None
-) -> Iterator[InputRow]:
-    """Yield the rows of a file in order, those that cannot be labelled as `BadRow`.
-
-    The columns `kept` are carried over; `notes` is as for `read_table`.
-    """
-    bad: list[InputRow] = []
-    none = dict.fromkeys(kept)
-    table = read_table(
-        path,
-        is_own=True,
-        notes=notes,
-        bad=lambda line, why: bad.append(InputRow(BadRow(line, why), none)),
-    )
-    for line, values in table:
-        yield from bad
-        bad.clear()
-        try:
-            carried = {name: column_value(values, name, "", name_it("keep")) for name in kept}
-            row = Row(line, str(line), *row_texts(columns, values, ""), None)
-            yield InputRow(row, carried)
-        except ValueError as error:
-            reason = str(error).removeprefix(": ")
-            yield InputRow(BadRow(line, reason), {name: values.get(name) for name in kept})
-    yield from bad
 
 
 def _write(
     config: PredictConfig,
     classifier: LoadedClassifier,
-    columns: Columns,
+    reader: InputReader,
     stream: TextIO,
     *,
     num_rows: int,
     notes: Counter[str],
 ) -> list[Prediction]:
     """Write what every row gets; return those of the rows that could not be labelled."""
-    ending, labels = Path(config.output).suffix.lower(), classifier.info.labels
-    write = prediction_writer(stream, ending, labels=labels, kept=config.kept)
+    ending = Path(config.output).suffix.lower()
+    write = prediction_writer(stream, ending, info=classifier.info, kept=config.kept)
     predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
-    found, twin = itertools.tee(read_input(config.input, columns, config.kept))
+    found, twin = itertools.tee(reader.rows())
     bad: list[Prediction] = []
     started = said = time.monotonic()
     answers = predictor.stream(item.row for item in found)
@@ -203,6 +173,7 @@ def _write(
         if is_cut:
             limit = classifier.encoder.max_len
             notes[f"of them were cut to {limit} tokens; --max_len N reads more"] += 1
+            notes["words were cut off and have no tag"] += num_cut(prediction)
         now = time.monotonic()
         if now - said >= _QUIET_S:
             said, rate = now, number / (now - started)
@@ -211,11 +182,12 @@ def _write(
 
 
 def prediction_writer(
-    stream: TextIO, ending: str, *, labels: Sequence[str], kept: Sequence[str]
+    stream: TextIO, ending: str, *, info: ClassifierInfo, kept: Sequence[str]
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
-    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label.
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
+    is said of words as JSON.
     """
     if ending == ".jsonl":
 
@@ -226,13 +198,16 @@ def prediction_writer(
         return write_line
     separator = "\t" if ending == ".tsv" else ","
     table = csv.writer(stream, delimiter=separator, lineterminator="\n")
-    answers = ["label", *(f"probability {label}" for label in labels)] if labels else ["score"]
-    table.writerow(["line", *kept, *answers, "error"])
+    names = [f"probability {label}" for label in info.labels]
+    answers = ["label"] if info.labels else ["score"] * info.is_regression
+    words = list(NO_ANSWER) if info.tags else []
+    table.writerow(["line", *kept, *answers, *names, *words, "error"])
 
     def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-        values = [prediction[answers[0]]]
-        if labels:
-            values += map((prediction["probabilities"] or {}).get, labels)
+        values = [prediction[name] for name in answers]
+        values += map((prediction.get("probabilities") or {}).get, info.labels)
+        for said in map(prediction.get, words):
+            values.append(None if said is None else json.dumps(said, ensure_ascii=False))
         cells = [carried[name] for name in kept]
         table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
 
@@ -283,14 +258,23 @@ class Predictor:
         """Yield, for each row in order, its prediction and whether its text was cut."""
         given = iter(rows)
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
+            if self.classifier.info.tags:
+                chunk = [self._as_words(row) for row in chunk]
             encoded = self._encoded(chunk)
             texts = [text for text in encoded if isinstance(text, EncodedText)]
-            outputs = iter(self.outputs(texts)) if texts else iter(())
+            answers = iter(self._answers(texts)) if texts else iter(())
             for row, text in zip(chunk, encoded, strict=True):
                 if isinstance(text, EncodedText):
-                    yield {"line": row.line, **self._named(next(outputs))}, text.is_truncated
+                    yield {"line": row.line, **self._named(row, *next(answers))}, text.is_truncated
                 else:
-                    yield {"line": row.line, **self._named(None), "error": text}, False
+                    yield {"line": row.line, **self._no_answer(), "error": text}, False
+
+    @staticmethod
+    def _as_words(row: Row | BadRow) -> Row | BadRow:
+        try:
+            return with_words(row) if isinstance(row, Row) else row
+        except ValueError as error:
+            return BadRow(row.line, str(error))
 
     def _encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
         """Return the tokens of each row, or why it has none."""
@@ -308,30 +292,49 @@ class Predictor:
             return str(error).removeprefix(f"{self.source}, line {row.line}: ")
 
     @torch.inference_mode()
-    def outputs(self, texts: Sequence[EncodedText]) -> Tensor:
-        """Return logits, or scores on the scale of training, float32 (N, C) on the CPU, in order.
+    def _answers(self, texts: Sequence[EncodedText]) -> Iterator[tuple[Tensor, list[int]]]:
+        """Yield logits of the labels or a score, (C,), and places of tags, for each text in order.
 
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
-        batches = evaluation_shard(
-            np.array([len(text.input_ids) for text in texts]),
-            batch_size=self.batch_size,
-            equal_lengths=self.classifier.model.encoder.config.sees_padding,
+        encoder, has_tags = self.classifier.encoder, bool(self.classifier.info.tags)
+        lengths = np.array([len(text.input_ids) for text in texts])
+        tags = [np.zeros(len(text.word_starts), np.int32) for text in texts] if has_tags else None
+        split = EncodedSplit(
+            PackedTexts(texts), np.zeros(len(texts)), batch=encoder.batch, tags=tags
         )
         parts = []
-        for numbers in batches:
-            batch = self.classifier.encoder.batch([texts[n] for n in numbers]).to(self.device)
-            parts.append(self.classifier.model(batch).float().cpu())
-        outputs_NC = torch.cat(parts)
-        if not self.classifier.info.labels:
-            outputs_NC = self.classifier.info.scale.outer(outputs_NC)
-        return outputs_NC[torch.tensor(list(itertools.chain(*batches))).argsort()]
+        for numbers in evaluation_shard(
+            lengths,
+            batch_size=self.batch_size,
+            equal_lengths=self.classifier.model.encoder.config.sees_padding,
+        ):
+            batch = split[[(number, 1.0) for number in numbers]]
+            moved: list[Any] = [part if part is None else part.to(self.device) for part in batch]
+            batch = TaskBatch(*moved)
+            outputs = self.classifier.model(batch.inputs)
+            if isinstance(outputs, TaggerOutput):
+                parts.append(tagger_answers(outputs, batch))
+            else:
+                parts.append(text_answers(outputs.float(), batch))
+        found = all_answers(parts)
+        yield from zip(found.outputs, found.tags or [[]] * len(texts), strict=True)
 
-    def _named(self, outputs_C: Tensor | None) -> Prediction:
-        labels = self.classifier.info.labels
-        if outputs_C is None:
-            return {"label": None, "probabilities": None} if labels else {"score": None}
-        if not labels:
-            return {"score": float(outputs_C[0])}
-        probabilities = dict(zip(labels, outputs_C.softmax(-1).tolist(), strict=True))
-        return {"label": labels[int(outputs_C.argmax())], "probabilities": probabilities}
+    def _named(self, row: Row | BadRow, outputs_C: Tensor, places: Sequence[int]) -> Prediction:
+        info, said = self.classifier.info, Prediction()
+        if info.labels:
+            probabilities = dict(zip(info.labels, outputs_C.softmax(-1).tolist(), strict=True))
+            said = {"label": info.labels[int(outputs_C.argmax())], "probabilities": probabilities}
+        elif info.is_regression:
+            said = {"score": float(info.scale.outer(outputs_C)[0])}
+        if info.tags:
+            assert isinstance(row, Row) and row.tagged is not None
+            said |= tag_answer(row.tagged, [info.tags[place] for place in places])
+        return said
+
+    def _no_answer(self) -> Prediction:
+        info = self.classifier.info
+        said: Prediction = {"score": None} if info.is_regression else {}
+        if info.labels:
+            said = {"label": None, "probabilities": None}
+        return {**said, **(NO_ANSWER if info.tags else {})}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from finetune.data.batches import EncodedText, assemble_batch
 from finetune.data.encoding import TextEncoder, shortened_lengths
+from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
@@ -26,8 +26,7 @@ SEPARATOR = "[SEP]"
 class WordEncoder(TextEncoder):
     """Turns rows into numbers of words, and these into batches with the features of their words.
 
-    Words are those of a tagged text, else what BERT's pre-tokenizer parts: letters and digits
-    together, every mark of punctuation alone.
+    Words are those of a tagged text, else those of `split_words`.
 
     Args:
         tokenizer_json: Splits words into the pieces that are hashed.
@@ -98,10 +97,10 @@ class WordEncoder(TextEncoder):
     def _words(self, row: Row) -> tuple[list[str], NDArray[np.int64]]:
         """Return the words of a text and which of them are the first of a segment."""
         if row.tagged is not None:
-            words, begins = list(row.tagged.words), [start for start, _ in row.tagged.offsets]
+            found = list(zip(row.tagged.words, row.tagged.offsets, strict=True))
         else:
-            found = BertPreTokenizer().pre_tokenize_str(row.text)
-            words, begins = [word for word, _ in found], [start for _, (start, _) in found]
+            found = split_words(row.text)
+        words, begins = [word for word, _ in found], [start for _, (start, _) in found]
         if self.segments == "separators" or not words:
             return words, np.zeros(min(len(words), 1), np.int64)
         pieces = np.searchsorted(self._rule(row.text), begins, side="right")

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
 from finetune.tagging.scores import spans_of
-from finetune.tasks.tables import file_lines
+from finetune.tasks.tables import file_lines, is_table
 
 MTOP_COLUMNS = 8
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
 Lines = Iterator[tuple[int, str]]
+Reader = Callable[[Path, Lines, Counter[str]], Iterator["TaggedText"]]
 
 
 class TaggedText(NamedTuple):
@@ -60,13 +63,41 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
         lines = list(_lines(path))
         if not lines:
             raise ValueError(f"{path}: is empty; tagged texts are needed")
-        texts = list(_layout(path, lines[0][1])(path, iter(lines), repairs))
+        read = _layout(lines[0][1])
+        if read is None:
+            raise ValueError(
+                f"{path}, line 1: is of no known layout; allowed are JSONL with words and tags, "
+                f"MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header id, utterance, slot_labels, "
+                "intent) and CoNLL (a word and its tag a line)"
+            )
+        texts = list(read(path, iter(lines), repairs))
     if not texts:
         raise ValueError(f"{path}: has no texts; one or more are needed")
     return texts
 
 
-def _layout(path: Path, first: str) -> Callable[[Path, Lines, Counter[str]], Iterator[TaggedText]]:
+def has_tagged_layout(path: Path) -> bool:
+    """Return whether a path leads to tagged texts and not to a table with columns of texts.
+
+    So do a folder, a file with another ending than those of tables, and a table as MTOP or
+    MultiATIS++ has it.
+    """
+    if path.is_dir() or not path.is_file() or not is_table(path):
+        return path.exists()
+    first = next((line for _, line in _lines(path)), "")
+    return _layout(first) in (_read_mtop, _read_multiatis)
+
+
+def split_words(text: str) -> list[tuple[str, tuple[int, int]]]:
+    """Return the words of a text as BERT's pre-tokenizer parts them, each with its characters.
+
+    Letters and digits together are a word, and so is every mark of punctuation alone.
+    """
+    return BertPreTokenizer().pre_tokenize_str(text)
+
+
+def _layout(first: str) -> Reader | None:
+    """Return what reads a file with this first line; None: nothing does."""
     columns = first.split("\t")
     if first.lstrip().startswith("{"):
         return _read_jsonl
@@ -74,13 +105,7 @@ def _layout(path: Path, first: str) -> Callable[[Path, Lines, Counter[str]], Ite
         return _read_multiatis
     if len(columns) == MTOP_COLUMNS and columns[1].startswith("IN:"):
         return _read_mtop
-    if len(columns) <= 4 and len(first.split()) <= 4:
-        return _read_conll
-    raise ValueError(
-        f"{path}, line 1: {len(columns)} tab-separated columns of no known layout; allowed are "
-        "JSONL with words and tags, MTOP (8 columns), MultiATIS++ (header id, utterance, "
-        "slot_labels, intent) and CoNLL (a word and its tag a line)"
-    )
+    return _read_conll if len(columns) <= 4 and len(first.split()) <= 4 else None
 
 
 def _lines(path: Path) -> Lines:

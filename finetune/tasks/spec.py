@@ -152,11 +152,20 @@ class TaskSpec:
     A score of validation_mismatched has the model's name with " (mismatched)"."""
     published_source: str = ""
     """Where the published scores stand and which metric they are."""
+    published_metric: str = ""
+    """The metric that published scores are held beside, where it is not the task's score."""
 
     @property
     def is_regression(self) -> bool:
         """Whether the target is a number."""
         return not (self.labels or self.is_tagging)
+
+    @property
+    def kind(self) -> str:
+        """What is answered of a text: classification, regression or tagging."""
+        if self.is_tagging:
+            return "tagging"
+        return "regression" if self.is_regression else "classification"
 
     @property
     def f1_class(self) -> int:

@@ -90,12 +90,21 @@ def read_table(
         notes[f"rows with columns parted by {dialect.name}s{quotes}"] += count
 
 
+def is_table(path: Path) -> bool:
+    """Return whether a name is that of a .csv, .tsv or .jsonl file."""
+    return _named_ending(path) in _USUAL
+
+
+def _named_ending(path: Path) -> str:
+    suffixes = ["", *(suffix.lower() for suffix in path.suffixes)]
+    return suffixes[-2] if suffixes[-1] in COMPRESSIONS[1:] else suffixes[-1]
+
+
 def _ending(path: Path) -> str:
     """Return .csv, .tsv or .jsonl, by the name of a file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    suffixes = ["", *(suffix.lower() for suffix in path.suffixes)]
-    ending = suffixes[-2] if suffixes[-1] in COMPRESSIONS[1:] else suffixes[-1]
+    ending = _named_ending(path)
     if ending not in _USUAL:
         raise ValueError(f"{path}: unknown format; allowed: {' '.join(_USUAL)}, also .gz or .zst")
     return ending

@@ -279,7 +279,7 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         options.output,
         tokenizer_path=source.tokenizer,
         num_timed=options.time or 0,
-        facts={key: list(task.get(key, ())) for key in ("labels", "tags")} if task else None,
+        facts=_graph_facts(model, task or {}),
         is_packed=is_packed,
     )
     largest = max(one.difference for one in found)
@@ -291,6 +291,15 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
     session = open_session(options.output / GRAPH_NAME, threads=1)
     for line in _cost_lines(source, lambda batch: run_session(session, live.inputs(batch))):
         print(f"  {line}")
+
+
+def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
+    facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    if isinstance(model, Tagger) and model.crf is not None:
+        scores = model.crf.state_dict().items()
+        facts["crf"] = {name: value.tolist() for name, value in scores}
+    return facts
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:

@@ -24,6 +24,7 @@ from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.standalone import write_code
 from ponet.names import export_state, foreign_fields, weight_table
+from ponet.projection.spelling import attributes_of
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
 from ponet.weight_files import WEIGHTS_NAME, new_folder, read_json
 
@@ -242,7 +243,9 @@ def _probe_words(
     """Return random texts of random words, half as many as there are places."""
     num_words, size = ids_BL.numel() // 2 + 1, projection.feature_size
     if projection.is_bag:
-        features = torch.randint(size, (num_words, projection.num_hashes), generator=generator)
+        times = len(attributes_of("")) if projection.kind == "spelling" else 1
+        length = projection.num_hashes * times
+        features = torch.randint(size, (num_words, length), generator=generator)
     else:
         features = torch.randn(num_words, size, generator=generator)
     batch = make_batch(ids_BL % num_words, mask_BL, None, None, ())

@@ -29,7 +29,7 @@ from ponet.encoders.backbone import TokenMixer
 from ponet.encoders.fnet import FNetMixer
 from ponet.encoders.hashed import HashedWords
 from ponet.encoders.ponet import PoNetMixer
-from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.heads import PretrainingModel, SequenceClassifier, pool
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -124,7 +124,7 @@ class OnnxModel(nn.Module):
         if self.head == "masked-lm":
             outputs["logits"] = model.mlm_head(x_BLD, model.decoder_weight)
         elif model.pooler is not None:
-            outputs["pooler_output"] = model.pooler(x_BLD)
+            outputs["pooler_output"] = pool(model.pooler, x_BLD, batch)
         return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:

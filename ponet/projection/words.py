@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ponet.config import ProjectionConfig
 from ponet.projection.bits import hash_bits, simhash_sums
 from ponet.projection.minhash import fingerprints
+from ponet.projection.spelling import attributes_of
 from ponet.projection.ternary import ternary
 
 
@@ -61,6 +62,8 @@ class WordFeatures:
     def __call__(self, words: Sequence[str]) -> NDArray[np.generic]:
         """Return (W, N) row numbers below M for kinds that are bags of rows, else (W, M) values.
 
+        N is num_hashes, with "spelling" 26 times that. A row may be named more than once.
+
         A word of nothing but control characters has the features of the unknown piece.
         """
         new = [word for word in dict.fromkeys(words) if word not in self._rows]
@@ -83,6 +86,7 @@ class WordFeatures:
         makers: dict[str, Callable[[list[str]], NDArray[np.generic]]] = {
             "minhash": self._minhash,
             "bloom": self._bloom,
+            "spelling": self._spelling,
             "simhash": self._simhash,
             "binary": lambda words: self._whole(words, hash_bits),
             "ternary": lambda words: self._whole([word.lower() for word in words], ternary),
@@ -104,7 +108,16 @@ class WordFeatures:
 
     def _bloom(self, words: list[str]) -> NDArray[np.uint16 | np.int32]:
         """Rows by the whole spelling: words share a row by accident alone."""
-        whole = self._fingerprints([f"##{word.replace('##', '')}" for word in words])
+        return self._whole_rows(words)
+
+    def _spelling(self, words: list[str]) -> NDArray[np.uint16 | np.int32]:
+        """Rows of every attribute of a word, one attribute behind another."""
+        rows = self._whole_rows([value for word in words for value in attributes_of(word)])
+        return rows.reshape(len(words), -1)
+
+    def _whole_rows(self, texts: list[str]) -> NDArray[np.uint16 | np.int32]:
+        """Rows of each text as a whole, (W, N): a continuation is hashed in one piece."""
+        whole = self._fingerprints([f"##{text.replace('##', '')}" for text in texts])
         return (whole % self.config.feature_size).astype(self._dtype())
 
     def _simhash(self, words: list[str]) -> NDArray[np.int8]:

@@ -121,12 +121,13 @@ def test_metrics_stand_at_the_optimiser_step_they_belong_to(fitted: Path) -> Non
 
 
 def test_the_test_split_is_scored_with_the_chosen_epochs_classifier(fitted: Path) -> None:
-    from finetune.predict import Predictor, read_input
+    from finetune.predict import Predictor
+    from finetune.tasks.incoming import InputReader
     from finetune.tasks.spec import Columns
 
     path = fitted.parent / "test.csv"
-    columns = Columns(text="text")
-    rows, kept = zip(*read_input(str(path), columns, ("label",)), strict=True)
+    reader = InputReader(str(path), Columns(text="text"), ("label",))
+    rows, kept = zip(*reader.rows(), strict=True)
     predictor = Predictor(load_classifier(fitted), source=str(path))
     answers = [answer["label"] for answer, _ in predictor.stream(iter(rows))]
     hits = [answer == row["label"] for answer, row in zip(answers, kept, strict=True)]

@@ -11,7 +11,7 @@ import torch
 from finetune.data.batches import ScoreScale, balanced_weights, score_scale
 from finetune.tasks.own import EMPTY_ROWS, OwnFiles
 from finetune.tasks.registry import load_task
-from finetune.tasks.spec import LoadedTask
+from finetune.tasks.spec import LoadedTask, Wanted
 
 
 def write(path: Path, labels: Sequence[Any], *, start: int = 0) -> str:
@@ -33,7 +33,7 @@ def test_validation_rows_are_carved_by_label_and_are_the_same_every_time(tmp_pat
     assert [sum(row.target == k for row in validation) for k in (0, 1)] == [8, 2]
     assert len(train) == 90 and not {row.text for row in train} & {row.text for row in validation}
     files = OwnFiles(train=str(tmp_path / "train.csv"), validation_fraction=0.1)
-    again = load_task("own", own=files, labels=("a", "b"), stage="validate")
+    again = load_task("own", own=files, wanted=Wanted(labels=("a", "b")), stage="validate")
     assert list(again.splits) == ["validation"]
     assert again.splits["validation"].rows == validation
 

@@ -126,7 +126,7 @@ BROKEN = {
     "slot.txt": ("\t".join([*MTOP_ROW[:2], "99:100:SL:X", *MTOP_ROW[3:]]), "covers no word"),
     "columns.tsv": ("id\tutterance\tslot_labels\tintent\n1\ta\tO", "line 2: 3 columns"),
     "ragged.conll": ("a O\nb X O", "line 2: 3 columns"),
-    "what.tsv": ("a\tb\tc\td\te\tf", "6 tab-separated columns of no known layout"),
+    "what.tsv": ("a\tb\tc\td\te\tf", "line 1: is of no known layout"),
     "empty.tsv": ("", "is empty"),
 }
 

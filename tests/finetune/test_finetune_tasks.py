@@ -119,6 +119,7 @@ def test_the_names_of_tasks_are_known_and_others_are_an_error() -> None:
     assert len(GLUE) == 10
     assert set(TASKS) - set(GLUE) == {
         "imdb", "yelp5", "hyperpartisan", "hyperpartisan_legacy", "arxiv", "arxiv_with_label",
+        "mtop", "atis", "snips", "multiatis",
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown task 'cloa'; allowed: cola, sst2"):
         task_named("cloa")
@@ -127,7 +128,7 @@ def test_the_names_of_tasks_are_known_and_others_are_an_error() -> None:
 @pytest.mark.parametrize("spec", TASKS.values(), ids=lambda spec: spec.name)
 def test_a_task_describes_itself_without_contradictions(spec) -> None:
     assert spec.name in TASKS and spec.read_folder is not None and spec.sizes
-    assert bool(spec.labels) != bool(spec.score_range)
+    assert bool(spec.labels) + bool(spec.score_range) + spec.is_tagging == 1
     assert bool(spec.published) <= bool(spec.published_source)
     assert all(0 < score <= 100 for score in spec.published.values())
     if spec.hub is not None:

@@ -31,7 +31,7 @@ def test_mnli_columns_are_found_by_name_in_every_split(tmp_path: Path) -> None:
     for name in ("test_matched", "test_mismatched"):
         write_tsv(tmp_path / "MNLI" / f"{name}.tsv", MNLI_HEADER, body)
     task = load_task("mnli", folder=str(tmp_path))
-    assert [(name, split.rows[0][2:]) for name, split in task.splits.items()] == [
+    assert [(name, split.rows[0][2:5]) for name, split in task.splits.items()] == [
         ("train", ("It rains.", "It is wet.", 0.0)),
         ("validation", ("It rains.", "It is wet.", 2.0)),
         ("validation_mismatched", ("It rains.", "It is wet.", 2.0)),
@@ -105,7 +105,7 @@ def test_yelp_csv_has_stars_first_and_doubled_quotes(tmp_path: Path) -> None:
     for name in ("train.csv", "test.csv"):
         (tmp_path / name).write_text("".join(lines))
     task = load_task("yelp5", folder=str(tmp_path))
-    assert task.splits["test"].rows[6][2:] == ('He said "6".\n\nNext', "", 1.0)
+    assert task.splits["test"].rows[6][2:5] == ('He said "6".\n\nNext', "", 1.0)
     assert {name: len(split.rows) for name, split in task.splits.items()} == {
         "train": 90,
         "validation": 10,
@@ -164,7 +164,7 @@ def test_hyperpartisan_is_read_from_the_original_xml(tmp_path: Path) -> None:
     write_xml(tmp_path)
     task = load_task("hyperpartisan", folder=str(tmp_path))
     rows = sorted((row for split in task.splits.values() for row in split.rows), key=lambda r: r.id)
-    assert rows[3][1:] == ("0000003", "One & twothree 3", "", 1.0)
+    assert rows[3][1:5] == ("0000003", "One & twothree 3", "", 1.0)
     assert {name: len(split.rows) for name, split in task.splits.items()} == {
         "train": 6,
         "validation": 2,
@@ -215,7 +215,7 @@ def test_own_regression_reads_numbers_and_pairs(tmp_path: Path) -> None:
         own=OwnFiles(**files, text="left", text_pair="right", label="score", kind="regression"),
     )
     assert task.spec.is_regression and task.spec.has_pair
-    assert [row[2:] for row in task.splits["train"].rows] == [("a", "b", 0.5), ("c", "d", -1000.0)]
+    assert [row[2:5] for row in task.splits["train"].rows] == [("a", "b", 0.5), ("c", "d", -1000.0)]
 
 
 def test_a_jsonl_file_may_have_the_name_of_its_split(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Rows to predict, as a stream, from a user's own file.
+
+Invariant: a row that cannot be labelled costs nothing but itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from finetune.tagging.predictions import read_texts, row_of_words
+from finetune.tasks.rows import column_value, name_it, row_texts
+from finetune.tasks.spec import Columns, Row
+from finetune.tasks.tables import read_table
+
+
+class BadRow(NamedTuple):
+    """A row of the input that cannot be labelled."""
+
+    line: int
+    reason: str
+
+
+class InputRow(NamedTuple):
+    """A row of the input, with the columns that are carried over."""
+
+    row: Row | BadRow
+    kept: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InputReader:
+    """Where new rows come from."""
+
+    path: str
+    """The file, or a folder of tagged texts."""
+    columns: Columns
+    """Of a table."""
+    kept: Sequence[str] = ()
+    """Columns that are carried over."""
+    has_tags: bool = False
+    """Whether the rows are texts as words."""
+
+    def rows(self, notes: Counter[str] | None = None) -> Iterator[InputRow]:
+        """Yield the rows in order, those that cannot be labelled as `BadRow`.
+
+        Args:
+            notes: As for `read_table`.
+
+        Raises:
+            ValueError: The file cannot be read to its end, or has no such columns to keep.
+        """
+        texts = read_texts(self.path) if self.has_tags else None
+        if texts is None:
+            yield from self._table(notes)
+        elif self.kept:
+            raise ValueError(f"{self.path} has no columns to keep; leave out --keep")
+        else:
+            yield from (InputRow(row, {}) for row in texts)
+
+    def _table(self, notes: Counter[str] | None) -> Iterator[InputRow]:
+        bad: list[InputRow] = []
+        none = dict.fromkeys(self.kept)
+        table = read_table(
+            self.path,
+            is_own=True,
+            notes=notes,
+            bad=lambda line, why: bad.append(InputRow(BadRow(line, why), none)),
+        )
+        for line, values in table:
+            yield from bad
+            bad.clear()
+            try:
+                keep = name_it("keep")
+                carried = {name: column_value(values, name, "", keep) for name in self.kept}
+                yield InputRow(self._row(line, values), carried)
+            except ValueError as error:
+                reason = str(error).removeprefix(": ")
+                yield InputRow(BadRow(line, reason), {name: values.get(name) for name in self.kept})
+        yield from bad
+
+    def _row(self, line: int, values: dict[str, Any]) -> Row:
+        if self.has_tags:
+            return row_of_words(self.columns, line, values)
+        return Row(line, str(line), *row_texts(self.columns, values, ""), None)
