@@ -8,9 +8,9 @@ from typing import Any
 
 from data_prep.manifest import file_sha256
 from finetune.data.batches import ScoreScale
-from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.encoding import TextEncoder, is_encoder_file, tokenizer_file
 from finetune.data.hashed import text_encoder
-from finetune.encoder_file import is_encoder_file, read_encoder_file
+from finetune.encoder_file import read_encoder_file
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
@@ -216,11 +216,6 @@ def load_pretrained(
 
 
 def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder:
-    if not tokenizer:
-        raise ValueError(
-            f"{path} is an encoder without a tokenizer; give a tokenizer.json with "
-            "--model.tokenizer"
-        )
     file = tokenizer_file(path, tokenizer)
     config = read_encoder_file(path, tokenizer_json=file, max_len=max_len)
     source = EncoderSource(
