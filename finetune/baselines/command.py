@@ -104,7 +104,7 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
         "title": spec.title,
         "kind": spec.kind,
         "encoder": {
-            "path": "",
+            "path": answers.counted,
             "kind": BASELINE,
             "name": _name(spec, options.letters),
             "num_parameters": answers.num_weights,

@@ -29,6 +29,8 @@ class TaskAnswers(NamedTuple):
     """float32: 1 at the label, or the number; C = 0 where only words are tagged."""
     tags: list[list[int]]
     """Places of the tags of every row's words; empty: words have none."""
+    counted: str
+    """What is counted, in words."""
     num_features: int
     """Different things that are counted, of all models."""
     num_weights: int
@@ -50,6 +52,7 @@ def answer_task(task: LoadedTask, *, letters: bool | None = None) -> TaskAnswers
     outputs_NC = torch.zeros(len(asked), spec.num_outputs)
     models: list[Answers] = []
     tags: list[list[int]] = []
+    counted = []
     if spec.num_outputs:
         train, texts = _texts(rows), _texts(asked)
         counts_letters = are_short(train) if letters is None else letters
@@ -63,14 +66,21 @@ def answer_task(task: LoadedTask, *, letters: bool | None = None) -> TaskAnswers
             places = torch.tensor([spec.labels.index(label) for label in found.values])
             outputs_NC[torch.arange(len(asked)), places] = 1.0
         models.append(found)
+        counted.append("words, word pairs" + ", letters" * counts_letters)
     if spec.is_tagging:
         known = [row.tagged for row in rows if row.tagged and row.tagged.tags]
         words = [row.tagged.words for row in asked if row.tagged]
         found = tag_words([t.words for t in known], [t.tags or () for t in known], words)
         tags = [[spec.tags.index(tag) for tag in one] for one in found.values]
         models.append(found)
-    num_features = sum(found.num_features for found in models)
-    return TaskAnswers(outputs_NC, tags, num_features, sum(found.num_weights for found in models))
+        counted.append("neighbours and affixes of every word")
+    return TaskAnswers(
+        outputs_NC,
+        tags,
+        counted="; ".join(counted),
+        num_features=sum(found.num_features for found in models),
+        num_weights=sum(found.num_weights for found in models),
+    )
 
 
 def evaluate(task: LoadedTask, answers: TaskAnswers) -> dict[str, dict[str, float]]:

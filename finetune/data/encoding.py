@@ -245,6 +245,11 @@ def _with_marks(text: str, start: int) -> int:
     return moved if moved == 0 or text[moved - 1].isspace() else start
 
 
+def is_encoder_file(path: str | Path) -> bool:
+    """Return whether a path is that of a YAML file of an encoder's sizes."""
+    return Path(path).suffix.lower() in (".yaml", ".yml")
+
+
 def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
     """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file.
 
@@ -254,14 +259,24 @@ def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
         raise ValueError(
             "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
         )
-    if tokenizer and Path(tokenizer).is_file():
-        return Path(tokenizer)
-    encoder = tokenizer or encoder
-    folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
+    if not tokenizer and is_encoder_file(encoder):
+        raise ValueError(
+            f"{encoder} is an encoder without a tokenizer; give a tokenizer.json with "
+            "--model.tokenizer"
+        )
+    given = Path(tokenizer or encoder)
+    if tokenizer and given.is_file():
+        return given
+    folder = given.parent if given.is_file() else given
     places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
     found = next((place for place in places if place.is_file()), None)
     if found is not None:
         return found
+    if tokenizer:
+        raise ValueError(
+            f"--model.tokenizer {tokenizer}: no such file, and no folder that holds a "
+            f"{TOKENIZER_NAME}"
+        )
     what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
     if not folder.exists():
         what = f"--model.encoder {encoder}: no such folder"

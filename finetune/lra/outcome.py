@@ -5,23 +5,25 @@ stand in one column.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Trainer
 
-from finetune.callbacks import BestClassifier
 from finetune.lra.datamodule import LraDataModule
 from finetune.lra.module import LraModule
 from finetune.lra.tasks import SOURCE, TASKS, LraTask, Mode
 from training.result import FORMAT_VERSION
 from training.run_folder import versions
 
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
+
 FAMILY = "Long Range Arena"
 
 
 def lra_result(
-    trainer: Trainer, module: LraModule, best: BestClassifier, *, seed: int, elapsed_s: float
+    trainer: Trainer, module: LraModule, best: "BestClassifier", *, seed: int, elapsed_s: float
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
@@ -78,6 +80,7 @@ def _facts(spec: LraTask, kind: str, mode: Mode) -> dict[str, Any]:
         "in_average": spec.name != "path_x",
         "published": {} if kind == "stand_in" else dict(spec.published),
         "published_source": "; ".join(notes),
+        "published_metric": "",
     }
 
 
@@ -124,6 +127,9 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "dropout_prob": dropout,
         "gradient_clip": trainer.gradient_clip_val or 0.0,
         "class_weights": "none",
+        "targets": "both",
+        "languages": "",
+        "decoder": "independent",
     }
 
 

@@ -286,14 +286,15 @@ def _beside_text(entry: Entry) -> str:
 
 def _baselines(entries: Sequence[Entry]) -> Rows:
     """What every linear model took: it has no weights to load and no hours to wait for."""
-    rows: Rows = [["task", "model", "features", "weights", "CPU seconds", "runs"]]
+    rows: Rows = [["task", "model", "counted", "features", "weights", "CPU seconds"]]
     for entry in (entry for entry in entries if entry.is_baseline):
         models = [run.result["encoder"] for run in entry.runs]
         means = [fmean(m[name] for m in models) for name in ("num_features", "num_parameters")]
         seconds = f"{fmean(model['cpu_s'] for model in models):.1f}"
-        runs = f"{len(models)} folds" if len(models) > 1 else "1"
+        seconds += f" (mean of {len(models)} folds)" if len(models) > 1 else ""
+        counted = ", ".join(dict.fromkeys(model["path"] for model in models))
         sizes = [f"{mean:,.0f}" for mean in means]
-        rows.append([entry.task.title, entry.encoder, *sizes, seconds, runs])
+        rows.append([entry.task.title, entry.encoder, counted, *sizes, seconds])
     return rows if len(rows) > 1 else []
 
 

@@ -4,7 +4,7 @@ Invariant: a published score stands in the column of the metric that it is held 
 split, and every row says of which epochs, seeds and machine it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from training.reports.choice import METRIC_TITLES, Entry, encoder_names, published_on
@@ -15,7 +15,6 @@ from training.statistics import Estimate, estimate
 SHOWN = ("slot_em", "frame_em", "span_f1", "token_accuracy", "intent_accuracy")
 _HEADINGS = {
     **{name: METRIC_TITLES[name] for name in SHOWN},
-    "slot_em_new": "slot EM, new texts",
     "frame_em_new": "frame EM, new texts",
 }
 
@@ -36,8 +35,7 @@ def _table(entries: Sequence[Entry], split: str) -> Rows:
     known = [run.result["evaluation"][split] for runs in by_name.values() for run in runs]
     metrics = [name for name in _HEADINGS if any(name in values for values in known)]
     parts = {name.partition("/")[2] for values in known for name in values}
-    rows: Rows = [["", *(_HEADINGS[m] for m in metrics), "n", "seeds", "epochs", "parameters"]]
-    rows[0].append("machine")
+    rows: Rows = [["", *(_HEADINGS[m] for m in metrics)]]
     for name in encoder_names(entries):
         for part in sorted(parts) if by_name[name] else ():
             rows.append(_row(name, by_name[name], split, metrics, part))
@@ -46,8 +44,7 @@ def _table(entries: Sequence[Entry], split: str) -> Rows:
         column = facts["published_metric"] or "+".join(entries[0].task.metrics)
         for model, value in published_on(facts, split, base=entries[0].task.split).items():
             cells = [f"{value:.4g}" if metric == column else NOTHING for metric in metrics]
-            texts = [f"{model}, published", *cells, *[NOTHING] * 5]
-            rows.append([Cell(text=text, tone="soft") for text in texts])
+            rows.append([Cell(text=f"{model}, published", tone="soft"), *cells])
     return rows
 
 
@@ -58,24 +55,26 @@ def _scored(entry: Entry, split: str) -> list[Trial]:
 def _row(
     name: str, runs: Sequence[Trial], split: str, metrics: Sequence[str], part: str
 ) -> list[Cell | str]:
-    """An encoder's means, of all rows or of one language."""
-    is_baseline, cells = runs[0].is_baseline, []
+    """An encoder's means, of all rows or of one language, and what they are of."""
+    cells = []
     for metric in (f"{metric}/{part}" if part else metric for metric in metrics):
         values = [float(value) for value in _values(runs, split, metric)]
         cells.append(mean_text(estimate(values)) if values else NOTHING)
-    seeds = ", ".join(dict.fromkeys(str(run.repetition[0]) for run in runs))
-    epochs = dict.fromkeys(str(run.result["settings"]["epochs"]) for run in runs)
-    sizes = dict.fromkeys(f"{run.result['encoder']['num_parameters']:,}" for run in runs)
-    machines = dict.fromkeys(str(run.result["device"]) for run in runs)
-    return [
-        f"{name}, {part}" if part else name,
-        *cells,
-        str(len(runs)),
-        "no seed" if is_baseline else seeds,
-        NOTHING if is_baseline else ", ".join(epochs),
-        ", ".join(sizes),
-        ", ".join(machines),
+    seeds = _distinct(run.repetition[0] for run in runs)
+    epochs = _distinct(run.result["settings"]["epochs"] for run in runs)
+    sizes = _distinct(f"{run.result['encoder']['num_parameters']:,}" for run in runs)
+    machines = _distinct(run.result["device"] for run in runs)
+    notes = [
+        f"{sizes} parameters, {machines}",
+        f"{epochs} epochs; n = {len(runs)}, seed" + "s" * (len(runs) > 1) + f" {seeds}",
     ]
+    if runs[0].is_baseline:
+        notes[1] = "one run, without a seed"
+    return [Cell(text=f"{name}, {part}" if part else name, notes=() if part else notes), *cells]
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def _values(runs: Sequence[Trial], split: str, metric: str) -> list[Any]:
