@@ -140,19 +140,21 @@ def value_text(value: float) -> str:
 
 
 def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
-    num_classes = spec.num_outputs
+    """A label that training never saw is one more class, which is never answered."""
+    num_classes = spec.num_outputs + bool((targets_N < 0).any())
+    targets_N = targets_N.where(targets_N >= 0, spec.num_outputs)
     micro: dict[str, Any] = {"average": "micro", "num_classes": num_classes}
     per_class_C = multiclass_f1_score(predicted_N, targets_N, num_classes, average="none")
     present = torch.bincount(torch.cat([predicted_N, targets_N]), minlength=num_classes) > 0
     values = {"accuracy": float(multiclass_accuracy(predicted_N, targets_N, **micro))}
-    if num_classes == 2:
+    if spec.num_outputs == 2:
         values["f1"] = float(per_class_C[spec.f1_class])
     values["micro_f1"] = float(multiclass_f1_score(predicted_N, targets_N, **micro))
     values["macro_f1"] = float(per_class_C[present].double().mean())
     constant = _is_constant(predicted_N) or _is_constant(targets_N)  # torchmetrics: not quite 0
     matthews = multiclass_matthews_corrcoef(predicted_N, targets_N, num_classes)
     values["matthews"] = 0.0 if constant else _defined(matthews)
-    if num_classes <= _MOST_CLASSES_SHOWN:
+    if spec.num_outputs <= _MOST_CLASSES_SHOWN:
         hits_C = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes).double()
         of_all = (
             hits_C / torch.bincount(predicted_N, minlength=num_classes).clamp(min=1),
