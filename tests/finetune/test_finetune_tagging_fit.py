@@ -156,6 +156,30 @@ def test_words_beyond_the_length_are_errors(folder: Path, fit):
     assert scores["slot_em"] == 0 and 0.5 < scores["token_accuracy"] <= 16 / 18
 
 
+def test_entities_of_long_documents_are_learned_from_columns(
+    tmp_path: Path, tokenizer_json: Path, capsys: pytest.CaptureFixture[str]
+):
+    for number, split in enumerate(("train", "validation")):
+        texts = json_lines(write_tagged(tmp_path / "texts", num_rows=400, seed=number))
+        documents = [texts[place : place + 20] for place in range(0, 400, 20)]
+        sentences = [[[*zip(text["words"], text["tags"], strict=True), (".", "O")] for text in each]
+                     for each in documents]  # fmt: skip
+        content = "\n".join(
+            "".join(f"{word} _ {tag}\n" for sentence in each for word, tag in sentence)
+            for each in sentences
+        )
+        (tmp_path / f"{split}.jsonl").write_text("-DOCSTART- -X- O\n\n" + content)
+    (tmp_path / "test.jsonl").write_text("a _ B-blame\nbad _ I-blame\nfilm _ I-blame\n")
+    options = ("--data.segments", "sentences", "--data.max_len", "256", "--trainer.max_epochs", "8")
+    run = run_tag_fit(tmp_path, tokenizer_json, "ponet", *options, "--data.global_batch_size", "4")
+    said = capsys.readouterr().out
+    assert "--data.score span_f1 lets spans choose" in said
+    result = result_of(run)
+    assert result["evaluation"]["validation"]["span_f1"] > 0.9
+    lengths = result["data"]["splits"]["train"]["lengths"]
+    assert lengths["median"] > 100 and lengths["segments_median"] == 20
+
+
 def test_a_part_of_the_training_rows_can_be_validation(folder: Path, fit):
     run = fit("mixer", "--data.validation", "", "--data.validation_fraction", "0.2")
     rows = {name: split["num_rows"] for name, split in result_of(run)["data"]["splits"].items()}
