@@ -18,6 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from finetune.artifact import ClassifierInfo, EncoderSource
+from finetune.fit_module import FitModule
 from finetune.module import FinetuneModule
 from finetune.run_config import RunConfig
 from ponet import save_bundle
@@ -81,7 +82,7 @@ class TrainingLog(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        assert isinstance(pl_module, FinetuneModule) and pl_module.step_loss is not None
+        assert isinstance(pl_module, FitModule) and pl_module.step_loss is not None
         self._losses.append(pl_module.step_loss)
         if self._last_step % self.every_n_steps == 0:
             self.look(trainer, pl_module)
@@ -92,7 +93,7 @@ class TrainingLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the first validation split scores."""
-        assert isinstance(pl_module, FinetuneModule)
+        assert isinstance(pl_module, FitModule)
         if trainer.progress_bar_callback is not None and not trainer.sanity_checking:
             step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
             found = next(iter(pl_module.evaluation.values()))
@@ -105,7 +106,7 @@ class TrainingLog(Callback):
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the steps since the last look; every rank calls it at the same step."""
-        assert isinstance(pl_module, FinetuneModule)
+        assert isinstance(pl_module, FitModule)
         if not self._losses:
             return
         reduced: Any = trainer.strategy.reduce(torch.stack(self._losses), reduce_op="mean")
@@ -160,7 +161,7 @@ class BestClassifier(Callback):
         """Compare with the best so far."""
         if trainer.sanity_checking:
             return
-        assert isinstance(pl_module, FinetuneModule)
+        assert isinstance(pl_module, FitModule)
         self.validated_step = trainer.global_step
         found = {name: dict(values) for name, values in pl_module.evaluation.items()}
         chosen_by = next(iter(found.values()))
@@ -180,8 +181,8 @@ class BestClassifier(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             trainer.strategy.barrier("best classifier")
 
-    def _write(self, module: FinetuneModule) -> None:
-        assert module.source is not None
+    def _write(self, module: FitModule) -> None:
+        assert isinstance(module, FinetuneModule) and module.source is not None
         info, tokenizer = classifier_info(module), module.source.tokenizer_json
         save_bundle(self.folder, module.classifier, tokenizer_json=tokenizer, task=asdict(info))
 
@@ -208,6 +209,7 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         positions=module.positions,
         scale=module.scale,
         tags=spec.tags,
+        decoder=module.decoder,
     )
 
 

@@ -15,7 +15,9 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
   submit     write the files of the GLUE leaderboard from finished runs
   grid       run tasks x encoders x learning rates x batch sizes x seeds
   report     tables and a figure of one or more grids
+  baseline   score a linear model on a task, without an encoder: the data options of fit
   tasks      list the tasks that are known by name
+  lra        Long Range Arena: fit, grid, baseline, data (python -m finetune lra --help)
 
 `ponet-finetune COMMAND --help` lists the options of a command; --config FILE.yaml sets the same
 options. Class paths in options and YAML files may name this project's and Lightning's classes;
@@ -31,7 +33,9 @@ COMMANDS = {
     "submit": "finetune.submit:run_submit",
     "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",
+    "baseline": "finetune.baselines.command:run_baseline",
     "tasks": "finetune.cli:print_tasks",
+    "lra": "finetune.lra.command:run_lra",
 }
 
 

@@ -7,29 +7,25 @@ order, so that a grid which is stopped early has compared everything on equal se
 
 import contextlib
 import itertools
-import json
-import shutil
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from data_prep.files import file_lock, write_atomic
-from finetune.run_config import differences
+from finetune.grid_trials import GridTrial
+from finetune.tasks.selection import Selection
 from training.command_line import merged, parse_options
-from training.configuration import RUN_PARTS, changed_inputs, flatten
+from training.configuration import RUN_PARTS, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
-from training.result import read_result
-from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
+from training.run_config import TRIAL_CONFIG_FILE
 from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
-from training.studies.trials import LOCK_FILE, State, Trial
 
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
+BASELINE_COMMAND = (*FIT_COMMAND[:3], "baseline", "--config")
+BASELINE_FOLDER = "linear-baseline"
 RANDOM_PREFIX, OWN_TASK = "random:", "own"
 SEARCHED: Mapping[str, tuple[type, Callable[[Any], bool], str]] = {
     "lrs": (float, lambda lr: lr > 0, "learning rates, > 0"),
@@ -37,7 +33,6 @@ SEARCHED: Mapping[str, tuple[type, Callable[[Any], bool], str]] = {
     "seeds": (int, lambda seed: 0 <= seed < 2**32, "seeds, in [0, 2^32)"),
 }
 """What a grid searches, which a task may have of its own: type, range, and both in words."""
-_HEADER = "# One trial of a grid; python -m finetune fit --config <this file> repeats it.\n"
 # What the grid itself decides; keys of `fit` that would be overwritten without a word.
 DECIDED_BY = {
     "model.encoder": "encoders",
@@ -82,6 +77,8 @@ class Grid:
     """Options of `fit` for every trial, nested as in its YAML files; --fit.data.max_len 64, …"""
     task_fit: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per task: options of `fit` laid over those; lrs, batch_sizes and seeds may stand here too."""
+    baseline: bool = False
+    """Also score a linear model on every task (`baseline`), once, or once for each fold."""
     output: Path = Path("runs/grid")
     """Folder of the grid: task/encoder/setting-and-seed, each with result.json."""
     jobs: int = 0
@@ -160,10 +157,13 @@ def run_grid(arguments: Sequence[str]) -> None:
     progress.run()
 
 
-def plan(grid: Grid) -> list["GridTrial"]:
+def plan(grid: Grid) -> list[GridTrial]:
     """Return every trial of a grid with its folder; checks tasks and encoders."""
+    from finetune.baselines.models import check_packages
     from finetune.tasks.registry import task_named
 
+    if grid.baseline:
+        check_packages()
     for path in (text.removeprefix(RANDOM_PREFIX) for text in grid.encoders):
         if not Path(path).exists():
             raise ValueError(
@@ -177,7 +177,7 @@ def plan(grid: Grid) -> list["GridTrial"]:
     return expand(grid, {t: task_named(t).num_folds for t in grid.tasks if t != OWN_TASK})
 
 
-def plan_lines(trials: Sequence["GridTrial"], states: Mapping[str, str]) -> list[str]:
+def plan_lines(trials: Sequence[GridTrial], states: Mapping[str, str]) -> list[str]:
     """Return one line per task and encoder: settings, seeds, and how far it is."""
     groups: dict[str, list[GridTrial]] = defaultdict(list)
     for trial in trials:
@@ -192,7 +192,7 @@ def plan_lines(trials: Sequence["GridTrial"], states: Mapping[str, str]) -> list
     return [*lines, f"{len(trials)} trials: {count_text(list(states.values()))}"]
 
 
-def expand(grid: Grid, num_folds: Mapping[str, int]) -> list["GridTrial"]:
+def expand(grid: Grid, num_folds: Mapping[str, int]) -> list[GridTrial]:
     """Return every trial of a grid, seed by seed.
 
     Args:
@@ -222,7 +222,36 @@ def expand(grid: Grid, num_folds: Mapping[str, int]) -> list["GridTrial"]:
                 keep=grid.keep,
             )
             trials.append((number, trial))
+        if grid.baseline:
+            trials += _baselines(grid, task, fit, len(seeds), num_folds.get(task, 0))
     return [trial for _, trial in sorted(trials, key=lambda numbered: numbered[0])]
+
+
+def _baselines(
+    grid: Grid, task: str, fit: Mapping[str, Any], num_seeds: int, num_folds: int
+) -> list[tuple[int, GridTrial]]:
+    """The linear models of a task, one for every fold that is trained, with their place."""
+    trials = []
+    known = {field.name for field in fields(Selection)}
+    data = {name: value for name, value in fit.get("data", {}).items() if name in known}
+    for number in range(num_seeds if num_folds else 1):
+        repeat, fold = divmod(number, num_folds) if num_folds else (0, 0)
+        name = f"fold{fold}" + (f"-repeat{repeat}" if repeat else "") if num_folds else "whole"
+        folder = grid.output / task / BASELINE_FOLDER / name
+        place = {"task": task, "fold": fold, "repeat": repeat}
+        values = {"encoder": BASELINE_FOLDER, "seed": 0, "batch_size": 0, "lr": 0.0}
+        trial = GridTrial(
+            name=f"{task}/{BASELINE_FOLDER}/{name}",
+            folder=folder,
+            command=(*BASELINE_COMMAND, str(folder / TRIAL_CONFIG_FILE)),
+            parameters={**place, **values},
+            settings={
+                "data": {**data, **place},
+                "run": {"root": str(folder.parent), "name": folder.name},
+            },
+        )
+        trials.append((number, trial))
+    return trials
 
 
 def _fit_of(grid: Grid, task: str) -> dict[str, Any]:
@@ -290,82 +319,3 @@ def encoder_names(paths: Sequence[str]) -> dict[str, str]:
             )
         found[name] = text
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridTrial(Trial):
-    """One fit of a grid."""
-
-    settings: Mapping[str, Any]
-    """The options of its `fit`, nested as in its YAML files."""
-    keep: str = "all"
-    """Which classifiers stay; see `remove_classifiers`."""
-
-    def state(self) -> State:
-        """Return how far it is; a failure under other settings, data or weights does not count."""
-        differing = self._differences()
-        if not (self.folder / RESULT_FILE).is_file():
-            return "failed" if super().state() == "failed" and not differing else "open"
-        if differing:
-            raise ValueError(
-                f"{self.folder / RESULT_FILE} was found with other settings or files "
-                f"({'; '.join(differing[:3])}): give another --output, or remove {self.folder} "
-                "to train it anew"
-            )
-        return "done"
-
-    def _differences(self) -> list[str]:
-        path = self.folder / TRIAL_CONFIG_FILE
-        if not path.is_file():
-            return []
-        stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return [*differences(stored, self.settings), *changed_inputs(self.folder)]
-
-    def write_start(self) -> None:
-        """Write the YAML of its fit, which goes on from what is there unless that differs."""
-        settings = merged(self.settings, {"run": {"overwrite": bool(self._differences())}})
-        text = _HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomic(self.folder / TRIAL_CONFIG_FILE, text.encode("utf-8"))
-        super().write_start()
-
-    def write_end(self, exit_code: int, *, interrupted: bool) -> str:
-        """Note how its process ended; a fit that diverged has its result too."""
-        has_result = (self.folder / RESULT_FILE).is_file()
-        return super().write_end(0 if has_result else exit_code, interrupted=interrupted)
-
-    def conclude(self) -> None:
-        """Remove the classifiers that are not to stay."""
-        if not (self.folder / RESULT_FILE).is_file():
-            raise ValueError(f"the fit ended without {RESULT_FILE}")
-        remove_classifiers(self.folder.parent, keep=self.keep)
-
-    def found(self) -> str:
-        """Return its scores on validation, in words."""
-        from finetune.metrics import metric_title
-
-        result = read_result(self.folder / RESULT_FILE)
-        scores, label = result["evaluation"].get("validation", {}), result["data"].get("f1_label")
-        names = [name for name in result["score"] if scores.get(name) is not None]
-        texts = (f"{metric_title(name, label or '')} {scores[name]:.4f}" for name in names)
-        start = "DIVERGED " if result["diverged"] else ""
-        return f"{start}{', '.join(texts) or 'no score'} (validation)"
-
-
-def remove_classifiers(folder: Path, *, keep: str) -> None:
-    """Remove classifiers of finished trials below the folder of a task and encoder.
-
-    Args:
-        folder: `<grid>/<task>/<encoder>`.
-        keep: best: all but the one with the best validation score; none: all of them.
-    """
-    with file_lock(folder / LOCK_FILE, wait=True):
-        scores: dict[Path, float] = {}
-        for path in sorted(folder.glob(f"*/{RESULT_FILE}")):
-            if keep != "all" and (path.parent / CLASSIFIER_FOLDER).is_dir():
-                result = json.loads(path.read_text(encoding="utf-8"))
-                found = result["evaluation"].get("validation", {}).get("score", -float("inf"))
-                scores[path.parent / CLASSIFIER_FOLDER] = float(found)
-        best = max(scores, key=scores.__getitem__, default=None)
-        for classifier in scores:
-            if keep == "none" or classifier != best:
-                shutil.rmtree(classifier)

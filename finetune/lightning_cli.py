@@ -308,8 +308,12 @@ run_command = partial(run_cli, FinetuneCLI)
 
 
 def run_and_judge(arguments: list[str], *, started: float) -> int:
-    """Run a command; returns the exit code, which says whether training has diverged."""
-    cli = run_command(arguments, started=started)
+    """Run a command; returns the exit code."""
+    return judged(run_command(arguments, started=started))
+
+
+def judged(cli: FinetuneCLI) -> int:
+    """Return the exit code, which says whether training has diverged."""
     if not cli.diverged or os.environ.get("LOCAL_RANK", "0") != "0":
         return 0
     print(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Trainer
 
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import is_of_one_class, metric_title, value_text
@@ -18,16 +17,17 @@ from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 from training.run_folder import versions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # tables need no Lightning
+    from pytorch_lightning import Trainer
+
     from finetune.callbacks import BestClassifier
     from finetune.module import FinetuneModule
 
-_KINDS = {False: "classification", True: "tagging"}
 Scores = Mapping[str, Mapping[str, float]]
 
 
 def fit_result(
-    trainer: Trainer,
+    trainer: "Trainer",
     module: "FinetuneModule",
     best: "BestClassifier",
     *,
@@ -50,7 +50,7 @@ def fit_result(
         "format_version": FORMAT_VERSION,
         "task": spec.name,
         "title": spec.title,
-        "kind": "regression" if spec.is_regression else _KINDS[spec.is_tagging],
+        "kind": spec.kind,
         "encoder": _encoder(module),
         "settings": _settings(trainer, module, seed),
         "score": list(spec.score),
@@ -82,7 +82,7 @@ def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     }
 
 
-def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str, Any]:
+def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[str, Any]:
     optimizer, datamodule = module.optimizer_config, module.datamodule
     return {
         "lr": optimizer.lr,
@@ -103,8 +103,9 @@ def _settings(trainer: Trainer, module: "FinetuneModule", seed: int) -> dict[str
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
         "class_weights": module.class_weights,
-        **({"targets": datamodule.targets} if datamodule.targets != "both" else {}),
-        **({"languages": datamodule.languages} if datamodule.languages else {}),
+        "targets": datamodule.targets,
+        "languages": datamodule.languages,
+        "decoder": module.decoder,
     }
 
 

@@ -70,12 +70,17 @@ class RunConfig(run_config.RunConfig):
 
     def check_kind(self) -> None:
         """Refuse the folder of a pretraining run."""
-        for name in (BUNDLE_FOLDER, CHECKPOINT_FOLDER):
-            if (self.folder / name).exists():
-                raise ValueError(
-                    f"{self.folder} is a pretraining run (it holds {name}/); give another "
-                    "--run.name or --run.root"
-                )
+        check_kind(self.folder)
+
+
+def check_kind(folder: Path) -> None:
+    """Refuse the folder of a pretraining run."""
+    for name in (BUNDLE_FOLDER, CHECKPOINT_FOLDER):
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder} is a pretraining run (it holds {name}/); give another "
+                "--run.name or --run.root"
+            )
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -103,7 +108,7 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
-def earlier_run(run: RunConfig, settings: Mapping[str, Any]) -> State:
+def earlier_run(run: run_config.RunPlace, settings: Mapping[str, Any]) -> State:
     """Return what stands in the run's folder and can go on; nothing is changed there.
 
     Args:

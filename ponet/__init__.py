@@ -1,11 +1,20 @@
-"""PoNet, BERT and FNet encoders with pretraining and fine-tuning heads.
+"""PoNet, its rivals and encoders of hashed words, with pretraining and fine-tuning heads.
 
 The names below are the promised API; everything else may change.
 """
 
 from ponet.batch import EncoderBatch
 from ponet.bundle import Bundle, load_bundle, save_bundle
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.config import (
+    BertConfig,
+    EncoderConfig,
+    FNetConfig,
+    HyperMixerConfig,
+    LSTMConfig,
+    MLPMixerConfig,
+    PoNetConfig,
+    ProjectionConfig,
+)
 from ponet.encoders import Encoder, build_encoder
 from ponet.foreign import load_official
 from ponet.heads import (
@@ -25,10 +34,14 @@ __all__ = [
     "EncoderBatch",
     "EncoderConfig",
     "FNetConfig",
+    "HyperMixerConfig",
+    "LSTMConfig",
+    "MLPMixerConfig",
     "MaskedOutput",
     "PoNetConfig",
     "PretrainingModel",
     "PretrainingOutput",
+    "ProjectionConfig",
     "SequenceClassifier",
     "TokenClassifier",
     "__version__",

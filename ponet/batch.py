@@ -7,6 +7,15 @@ import torch
 from torch import Tensor
 
 
+def real_first(mask_BL: Tensor) -> Tensor:
+    """Return int64 (B, L) that brings the marked tokens of each row to the front, in their order.
+
+    Args:
+        mask_BL: bool, True = to the front.
+    """
+    return mask_BL.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+
+
 @dataclass(frozen=True)
 class EncoderBatch:
     """Token ids with everything the encoders may know about them; all tensors are (B, L).

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.quantization import WeightForm, pack, unpack
 from ponet.tagger import Tagger
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
@@ -36,6 +37,7 @@ _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
 _TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
+_WEIGHTS = "weights"  # their form on disk; absent where that is float32
 _IN_RUN = ("bundle", "classifier")
 
 
@@ -138,6 +140,7 @@ def save_bundle(
     tokenizer_json: Path | None,
     metadata: dict[str, Any] | None = None,
     task: Mapping[str, Any] | None = None,
+    weights: WeightForm = "float32",
 ) -> Path:
     """Write a bundle and return its folder; a bundle already there is replaced as a whole.
 
@@ -147,6 +150,7 @@ def save_bundle(
         tokenizer_json: Tokenizer file to copy, or None.
         metadata: Anything that fits into JSON, such as the steps trained.
         task: Of a SequenceClassifier: `labels` (empty: a regression) and what else it knows.
+        weights: "int8-v1" writes matrices in a quarter of the size (see ponet.quantization).
 
     Raises:
         ValueError: If the target exists and is not a bundle, the tokenizer is missing or larger
@@ -163,6 +167,8 @@ def save_bundle(
     }
     if task is not None:
         config[_TASK] = dict(task)
+    if weights != "float32":
+        config[_WEIGHTS] = weights
     if tokenizer_json is not None:
         if not Path(tokenizer_json).is_file():
             raise ValueError(f"tokenizer file {tokenizer_json} does not exist; give its path")
@@ -174,7 +180,7 @@ def save_bundle(
         raise ValueError(f"the metadata does not fit into JSON: {error}") from error
     with new_folder(target) as staging:
         state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, staging / WEIGHTS_NAME)
+        save_file(pack(state) if _WEIGHTS in config else state, staging / WEIGHTS_NAME)
         (staging / WEIGHTS_NAME).chmod(0o644)  # safetensors gives the owner alone access
         if tokenizer_json is not None:
             shutil.copyfile(tokenizer_json, staging / TOKENIZER_NAME)
@@ -224,7 +230,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{found}; this version reads {needed}{advice}")
     if is_earlier:
         config = _with_task_apart(config)
-    if set(config) - {_DIGEST, _TASK} != _KEYS:
+    form = config.get(_WEIGHTS, "float32")
+    if form not in get_args(WeightForm):
+        allowed = ", ".join(get_args(WeightForm))
+        raise ValueError(f"{path} has weights {form!r}; this version reads {allowed}")
+    if set(config) - {_DIGEST, _TASK, _WEIGHTS} != _KEYS:
         found, wanted = (", ".join(sorted(keys)) for keys in (config, _KEYS))
         raise ValueError(f"{path} has the keys {found}; needed are {wanted}")
     return config
@@ -248,8 +258,9 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     model: Model
     task = config.get(_TASK)
     if task and task.get("tags"):
-        num_tags, num_labels = len(task["tags"]), len(task["labels"])
-        model = Tagger(sizes, num_tags=num_tags, num_labels=num_labels)
+        decoder = task.get("decoder", "independent")
+        num_labels = len(task["labels"])
+        model = Tagger.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
     elif task:
         model = SequenceClassifier(sizes, num_labels=len(task["labels"]) or 1)
     else:
@@ -263,7 +274,8 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
 
 def load_weights(model: Model, folder: Path) -> None:
     """Put the weights of a bundle into a model of the same sizes."""
-    load_strictly(model, read_weights(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
+    path = folder / WEIGHTS_NAME
+    load_strictly(model, unpack(read_weights(path)), path)
 
 
 def bundle_folder(path: str | Path) -> Path:

@@ -18,7 +18,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-ProjectionKind = Literal["minhash", "bloom", "simhash", "binary", "ternary", "static"]
+ProjectionKind = Literal["minhash", "bloom", "spelling", "simhash", "binary", "ternary", "static"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,18 @@ class ProjectionConfig:
 
     kind: ProjectionKind = "minhash"
     """minhash: counts of the minima of hashes over character trigrams (paper). bloom: rows by the
-    whole spelling, a learned hash table. simhash, binary, ternary: bits of hashes. static: frozen
-    vectors of a checkpoint, averaged over the word's pieces."""
+    whole spelling, a learned hash table. spelling: the same by the word in lower case, its ends,
+    shape and trigrams. simhash, binary, ternary: bits of hashes. static: frozen vectors of a
+    checkpoint, averaged over the word's pieces."""
     feature_size: int = 1024
     """Number of features M of a word; with `static` the width of the vectors."""
     num_hashes: int = 64
-    """Number of hash functions N of minhash (paper: 64) and bloom (4 are usual)."""
+    """Number of hash functions N of minhash (paper: 64), bloom (4 are usual) and of each of the 26
+    attributes of spelling (1 to 4)."""
     window: int = 1
     """Neighbours on each side whose features are seen too."""
     family: Literal["sha-v1", "multiply-v1"] = "sha-v1"
-    """Hash functions of minhash and bloom: those of the public code, or faster ones."""
+    """Hash functions of minhash, bloom and spelling: those of the public code, or faster ones."""
     seed: int = 0
     """Chooses the functions of multiply-v1; sha-v1 has none."""
 
@@ -54,7 +56,7 @@ class ProjectionConfig:
     @property
     def is_bag(self) -> bool:
         """Whether features are numbers of rows to add up; else they are values."""
-        return self.kind in ("minhash", "bloom")
+        return self.kind in ("minhash", "bloom", "spelling")
 
 
 def check_fields(config: Any, *, least: Mapping[str, int]) -> None:
@@ -88,25 +90,23 @@ def check_fields(config: Any, *, least: Mapping[str, int]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes shared by every encoder; use PoNetConfig, BertConfig or FNetConfig to build one."""
+    """Sizes shared by every encoder; use one of its subclasses to build one."""
 
     kind: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict[str, Any]]] = _PRESETS
     least_layers: ClassVar[int] = 1
-    fixed_places: ClassVar[bool] = False
-    """Whether a batch must have exactly max_positions places."""
     sees_padding: ClassVar[bool] = False
-    """Whether padding changes the outputs at real tokens. Where it does, texts are answered in
-    batches of one length, so that none depends on the texts beside it."""
+    """Whether the outputs at real tokens depend on how far a batch is padded. Where they do, texts
+    are answered in batches of one length, so that none depends on the texts beside it."""
 
     vocab_size: int = 30522
     """Number of word pieces, from the tokenizer. Published models: 30522."""
     hidden_size: int = 768
     """Width D of the hidden states."""
     num_layers: int = 12
-    """Number of blocks (mixer + feed-forward)."""
+    """Number of blocks (mixer + feed-forward; of an LSTM the layers)."""
     num_heads: int = 12
-    """Heads of the attention or of PoNet's global pool; must divide hidden_size. Unused by FNet."""
+    """Heads of the attention or of PoNet's global pool; must divide hidden_size. Others: unused."""
     ffn_size: int = 3072
     """Inner width of the feed-forward layer; published models use 4 x hidden_size."""
     max_positions: int = 512
@@ -138,11 +138,25 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check every field by its type and name, and the relation of heads and width."""
         check_fields(self, least={"num_layers": self.least_layers, "type_vocab_size": 0})
-        if self.kind != "fnet" and self.hidden_size % self.num_heads:
+        if self.kind in ("ponet", "bert") and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 "change one of them"
             )
+
+    @property
+    def fixed_places(self) -> bool:
+        """Whether a batch must be padded to exactly max_positions places.
+
+        The empty places are then a part of the model, poolers included, and as there are always
+        equally many, no text depends on the texts beside it.
+        """
+        return False
+
+    @property
+    def first_sees_all(self) -> bool:
+        """Whether the first token is a delimiter whose state knows the whole text ([CLS])."""
+        return self.projection is None
 
     @classmethod
     def preset(cls: type[ConfigT], name: str, **overrides: Any) -> ConfigT:
@@ -173,7 +187,7 @@ class EncoderConfig:
             ValueError: If "kind" is unknown or a key is not a field of that kind.
         """
         classes: tuple[type[EncoderConfig], ...] = (
-            PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig,
+            PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig, HyperMixerConfig, LSTMConfig,
         )  # fmt: skip
         kinds = {config_class.kind: config_class for config_class in classes}
         fields = dict(values)
@@ -262,7 +276,6 @@ class MLPMixerConfig(EncoderConfig):
     """
 
     kind: ClassVar[str] = "mlp_mixer"
-    fixed_places: ClassVar[bool] = True
     least_layers: ClassVar[int] = 0
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "x_small": {"hidden_size": 64, "projection": ProjectionConfig(window=0)},
@@ -300,6 +313,54 @@ class MLPMixerConfig(EncoderConfig):
     """Initial weights: PyTorch's own as in the public code."""
     projection: ProjectionConfig | None = field(default_factory=ProjectionConfig)
     """The features of a word."""
+
+    @property
+    def fixed_places(self) -> bool:
+        """Whether there is a token MLP, whose weights belong to places."""
+        return self.num_layers > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperMixerConfig(EncoderConfig):
+    """HyperMixer: an MLP over tokens whose weights are made from the tokens (arXiv 2203.03691).
+
+    Linear in the length and bound to none. num_heads is unused.
+    """
+
+    kind: ClassVar[str] = "hyper_mixer"
+
+    mixing_size: int = 256
+    """Inner width of the MLP over tokens. Its inner values, mixing_size x hidden_size for each
+    text whatever its length, are most of the cost of short ones. Paper: 512."""
+
+    tie_weights: bool = False
+    """Take one generated matrix, transposed, for both layers of the MLP over tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMConfig(EncoderConfig):
+    """LSTM: plain layers of long short-term memory, without norms, residuals and feed-forward.
+
+    num_heads and ffn_size are unused.
+    """
+
+    kind: ClassVar[str] = "lstm"
+
+    bidirectional: bool = True
+    """Read in both directions, each with half of the width; else from left to right alone."""
+
+    def __post_init__(self) -> None:
+        """Check that both directions get the same width."""
+        super().__post_init__()
+        if self.bidirectional and self.hidden_size % 2:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} given; two directions need an even one"
+            )
+
+    @property
+    def first_sees_all(self) -> bool:
+        """Whether the first state has read the text, which takes the way back."""
+        return self.bidirectional and super().first_sees_all
 
 
 def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:

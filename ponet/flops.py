@@ -19,6 +19,9 @@ from ponet.config import (
     BertConfig,
     EncoderConfig,
     FNetConfig,
+    HyperMixerConfig,
+    LSTMConfig,
+    MLPMixerConfig,
     PoNetConfig,
     projections_in_use,
 )
@@ -49,10 +52,13 @@ def training_flops(
         num_pair_classes: P; 0: no pair head and no pooler.
     """
     width = config.hidden_size
-    linear = mixer_products(config, num_tokens) + 2 * num_tokens * width * config.ffn_size
+    linear = mixer_products(config, num_tokens)
+    if not isinstance(config, LSTMConfig):
+        linear += 2 * num_tokens * width * config.ffn_size
     products = config.num_layers * linear + num_masked * width * (width + config.vocab_size)
     if num_pair_classes:
-        products += width * (width + num_pair_classes)
+        pooler = 1 if config.first_sees_all else 2 * num_tokens
+        products += width * (pooler * width + num_pair_classes)
     if isinstance(config, FNetConfig) and config.embedding_projection:
         products += num_tokens * width**2
     transforms = 2 * config.num_layers * transform_flops(config, num_tokens)
@@ -73,6 +79,13 @@ def mixer_products(config: EncoderConfig, num_tokens: int) -> int:
         return 0
     if isinstance(config, BertConfig):
         return 4 * num_tokens * width**2 + 2 * num_tokens**2 * width
+    if isinstance(config, MLPMixerConfig):
+        return 2 * num_tokens * width * config.ffn_size
+    if isinstance(config, HyperMixerConfig):
+        makers = (1 if config.tie_weights else 2) * (width + config.mixing_size)
+        return num_tokens * width * (makers + 2 * config.mixing_size)
+    if isinstance(config, LSTMConfig):
+        return num_tokens * width**2 * (6 if config.bidirectional else 8)
     if not isinstance(config, PoNetConfig):
         raise TypeError(f"no operation count for {type(config).__name__}; add its mixer here")
     in_use = projections_in_use(config)

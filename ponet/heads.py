@@ -15,6 +15,7 @@ from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import activation_function, init_weights
 from ponet.losses import TokenLoss, linear_cross_entropy
+from ponet.pooling.plan import score_bias
 
 ClassifierT = TypeVar("ClassifierT", bound="_Classifier")
 
@@ -63,22 +64,49 @@ class Pooler(nn.Module):
 
 
 class ChannelAttentionPooler(nn.Module):
-    """Softmax over places for every channel by itself, weighting a projection of the states.
+    """Softmax over tokens for every channel by itself, weighting a projection of the states.
 
-    Empty places take part. Source: the public code of pNLP-Mixer; the bias of its scores has no
-    effect on the softmax and is counted by the published sizes.
+    Padding takes no part, except in encoders of fixed places: their empty places are as the words.
+
+    Source: the public code of pNLP-Mixer; the bias of its scores has no effect on the softmax and
+    is counted by the published sizes.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         """Build both linear layers, as PyTorch initialises them."""
         super().__init__()
+        self.sees_all_places = config.fixed_places
         self.score = nn.Linear(config.hidden_size, config.hidden_size)
         self.feature = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Return (B, D)."""
-        pooled_BD: Tensor = (self.score(x_BLD).softmax(1) * self.feature(x_BLD)).sum(1)
+    def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return (B, D).
+
+        Args:
+            x_BLD: Hidden states.
+            mask_BL: bool, True = real token; a row without one is pooled over all its places.
+        """
+        scores_BLD = self.score(x_BLD)
+        if not self.sees_all_places:
+            scores_BLD = scores_BLD + score_bias(mask_BL)[..., None]
+        pooled_BD: Tensor = (scores_BLD.softmax(1) * self.feature(x_BLD)).sum(1)
         return pooled_BD
+
+
+def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
+    """Return the pooler that suits the encoder.
+
+    Attention takes the place of the first token where that cannot stand for the text: hashed
+    words, an LSTM of one direction.
+    """
+    return Pooler(config) if config.first_sees_all else ChannelAttentionPooler(config)
+
+
+def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
+    """Return what a pooler makes of a batch's states."""
+    is_masked = isinstance(pooler, ChannelAttentionPooler)
+    pooled: Tensor = pooler(x_BLD, batch.mask) if is_masked else pooler(x_BLD)
+    return pooled
 
 
 class MaskedLMHead(nn.Module):
@@ -135,7 +163,7 @@ class PretrainingModel(nn.Module):
         self.num_pair_classes = num_pair_classes
         self.encoder = build_encoder(config)
         self.mlm_head = MaskedLMHead(config)
-        self.pooler = Pooler(config) if num_pair_classes else None
+        self.pooler = make_pooler(config) if num_pair_classes else None
         self.pair_head = nn.Linear(config.hidden_size, num_pair_classes) if self.pooler else None
         if self.pair_head is not None:
             init_weights(self.pair_head, config.init_range)
@@ -156,7 +184,7 @@ class PretrainingModel(nn.Module):
         """Return hidden states and logits at every position."""
         x_BLD = self.encoder(batch)
         mlm_logits_BLV = self.mlm_head(x_BLD, self.decoder_weight)
-        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD))
+        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD, batch))
 
     def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
         """Return masked-LM logits at the given positions only.
@@ -167,7 +195,9 @@ class PretrainingModel(nn.Module):
         """
         x_BLD = self.encoder(batch)
         x_BMD = _at_positions(x_BLD, masked_positions_BM)
-        return MaskedOutput(self.mlm_head(x_BMD, self.decoder_weight), self._pair_logits(x_BLD))
+        return MaskedOutput(
+            self.mlm_head(x_BMD, self.decoder_weight), self._pair_logits(x_BLD, batch)
+        )
 
     def masked_loss(
         self, batch: EncoderBatch, masked_positions_BM: Tensor, masked_labels_BM: Tensor
@@ -182,12 +212,12 @@ class PretrainingModel(nn.Module):
         x_BLD = self.encoder(batch)
         x_ND = _at_positions(x_BLD, masked_positions_BM).flatten(0, 1)
         mlm = self.mlm_head.loss(x_ND, self.decoder_weight, masked_labels_BM.flatten())
-        return MaskedLoss(mlm, self._pair_logits(x_BLD))
+        return MaskedLoss(mlm, self._pair_logits(x_BLD, batch))
 
-    def _pair_logits(self, x_BLD: Tensor) -> Tensor | None:
+    def _pair_logits(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor | None:
         if self.pooler is None or self.pair_head is None:
             return None
-        logits_BP: Tensor = self.pair_head(self.pooler(x_BLD))
+        logits_BP: Tensor = self.pair_head(pool(self.pooler, x_BLD, batch))
         return logits_BP
 
 
@@ -226,7 +256,8 @@ class _Classifier(nn.Module, ABC):
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
-        logits: Tensor = self.classifier(self.dropout(self.pooler(self.encoder(batch))))
+        pooled = pool(self.pooler, self.encoder(batch), batch)
+        logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 
     @classmethod
@@ -236,21 +267,18 @@ class _Classifier(nn.Module, ABC):
         """Return a classifier with a copy of the model's encoder and, if both have one, pooler."""
         classifier = cls(model.config, num_labels=num_labels, **options)
         classifier.encoder.load_state_dict(model.encoder.state_dict())
-        if model.pooler is not None and isinstance(classifier.pooler, Pooler):
+        if model.pooler is not None and not isinstance(classifier.pooler, nn.Identity):
             classifier.pooler.load_state_dict(model.pooler.state_dict())
         return classifier
 
 
 class SequenceClassifier(_Classifier):
-    """Encoder, pooler, dropout and a linear layer: one prediction per sequence.
-
-    Hashed words have no first token that stands for the text: they are pooled by attention.
-    """
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
 
     @staticmethod
     def make_pooler(config: EncoderConfig) -> nn.Module:
         """Return the pooler that suits the encoder's input."""
-        return ChannelAttentionPooler(config) if config.projection else Pooler(config)
+        return make_pooler(config)
 
 
 class TokenClassifier(_Classifier):
@@ -268,8 +296,9 @@ class MeanClassifier(nn.Module):
     Two texts pass one encoder; the head then sees both means, their product and their difference.
 
     Args:
-        encoder_config: Encoder configuration; for the published classifiers norm_position="pre",
-            final_norm, no embedding norm and no types, layer_norm_eps=1e-5, init="torch".
+        encoder: Encoder configuration; for the published classifiers norm_position="pre",
+            final_norm, no embedding norm and no types, layer_norm_eps=1e-5, init="torch". Or a
+            module that makes states (B, L, D) of a batch and has the attribute hidden_size.
         num_labels: Outputs C.
         hidden_size: Width of the hidden layer.
         has_pair: Whether two texts are given.
@@ -280,7 +309,7 @@ class MeanClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder_config: EncoderConfig,
+        encoder: EncoderConfig | nn.Module,
         *,
         num_labels: int,
         hidden_size: int,
@@ -288,8 +317,8 @@ class MeanClassifier(nn.Module):
     ) -> None:
         """Build everything."""
         super().__init__()
-        self.encoder = build_encoder(encoder_config)
-        width = encoder_config.hidden_size * (4 if has_pair else 1)
+        self.encoder = build_encoder(encoder) if isinstance(encoder, EncoderConfig) else encoder
+        width = int(encoder.hidden_size) * (4 if has_pair else 1)  # type: ignore[arg-type]
         self.hidden = nn.Linear(width, hidden_size)
         self.classifier = nn.Linear(hidden_size, num_labels)
 

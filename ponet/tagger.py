@@ -3,15 +3,21 @@
 B batch, L tokens, D width, T tags, C labels.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
+from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
-from ponet.heads import SequenceClassifier
+from ponet.heads import make_pooler, pool
+
+Decoder = Literal["independent", "bio", "crf"]
 
 
 class TaggerOutput(NamedTuple):
@@ -31,6 +37,7 @@ class Tagger(nn.Module):
         num_tags: Outputs T of a token, >= 1.
         num_labels: Outputs C of the text; 0: no layer and no pooler for it.
         dropout_prob: Dropout before both last layers, in [0, 1).
+        use_crf: Score neighbouring tags too, by a linear-chain CRF.
 
     Source:
         One linear layer per token as in pNLP-Mixer (arXiv 2202.04350), whose sizes count no label
@@ -44,6 +51,7 @@ class Tagger(nn.Module):
         num_tags: int,
         num_labels: int = 0,
         dropout_prob: float = 0.0,
+        use_crf: bool = False,
     ) -> None:
         super().__init__()
         if num_tags < 1 or num_labels < 0:
@@ -54,12 +62,45 @@ class Tagger(nn.Module):
         self.encoder = build_encoder(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
         self.tagger = nn.Linear(encoder_config.hidden_size, num_tags)
-        self.pooler = SequenceClassifier.make_pooler(encoder_config) if num_labels else None
+        self.crf = CRF(num_tags) if use_crf else None
+        self.allowed: Chain | None = None
+        """0 and -inf for what may follow what, as ponet.crf.bio_transitions gives it; None: all."""
+        self.pooler = make_pooler(encoder_config) if num_labels else None
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels) if num_labels else None
         if encoder_config.init == "normal":
             for layer in (self.tagger, self.classifier):
                 if layer is not None:
                     init_weights(layer, encoder_config.init_range)
+
+    @classmethod
+    def for_tags(
+        cls,
+        encoder_config: EncoderConfig,
+        tags: Sequence[str],
+        *,
+        num_labels: int,
+        decoder: Decoder = "independent",
+        dropout_prob: float = 0.0,
+    ) -> "Tagger":
+        """Return a tagger for BIO tags.
+
+        Args:
+            encoder_config: Encoder configuration.
+            tags: Name of each output of a token.
+            num_labels: Outputs of the text.
+            decoder: independent: the likeliest tag of every token; bio: the likeliest sequence that
+                BIO allows; crf: the same, with trained scores of neighbouring tags.
+            dropout_prob: See the class.
+        """
+        tagger = cls(
+            encoder_config,
+            num_tags=len(tags),
+            num_labels=num_labels,
+            dropout_prob=dropout_prob,
+            use_crf=decoder == "crf",
+        )
+        tagger.allowed = None if decoder == "independent" else bio_transitions(tags)
+        return tagger
 
     def forward(self, batch: EncoderBatch) -> TaggerOutput:
         """Return the logits of every token and of the text."""
@@ -67,4 +108,37 @@ class Tagger(nn.Module):
         tag_logits_BLT = self.tagger(self.dropout(x_BLD))
         if self.pooler is None or self.classifier is None:
             return TaggerOutput(tag_logits_BLT, None)
-        return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(self.pooler(x_BLD))))
+        pooled_BD = pool(self.pooler, x_BLD, batch)
+        return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(pooled_BD)))
+
+    def loss(self, output: TaggerOutput, tags_BL: Tensor) -> Tensor:
+        """Return minus the log-likelihood of each row's tags, (B,), summed over its tagged tokens.
+
+        Args:
+            output: Of the same rows.
+            tags_BL: int64 in [0, T); below 0 where a token has no tag (padding, later pieces of a
+                word), which the chain of a CRF then skips.
+        """
+        if self.crf is not None:
+            return -log_likelihood(output.tag_logits, tags_BL, tags_BL >= 0, self.crf())
+        flat = tags_BL.clamp(min=-1).flatten()
+        losses = F.cross_entropy(
+            output.tag_logits.flatten(0, 1), flat, ignore_index=-1, reduction="none"
+        )
+        return losses.view_as(tags_BL).sum(1)
+
+    def decode(self, output: TaggerOutput, mask_BL: Tensor) -> Tensor:
+        """Return the best tags, int64 (B, L); 0 where a token has none.
+
+        Args:
+            output: What forward returned.
+            mask_BL: bool, True at the tokens that have a tag.
+        """
+        chains = [self.crf()] if self.crf is not None else []
+        chains += [self.allowed] if self.allowed is not None else []
+        if not chains:
+            return output.tag_logits.argmax(2).masked_fill(~mask_BL, 0)
+        device = output.tag_logits.device
+        parts = zip(*chains, strict=True)
+        chain = Chain(*(torch.stack([part.to(device) for part in same]).sum(0) for same in parts))
+        return viterbi(output.tag_logits, mask_BL, chain)

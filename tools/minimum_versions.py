@@ -19,7 +19,7 @@ import tomllib
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 BEGIN, END = "<!-- minimum versions: begin -->", "<!-- minimum versions: end -->"
-EXTRAS = ("deepspeed", "ray", "hub", "onnx")
+EXTRAS = ("deepspeed", "ray", "hub", "onnx", "baselines")
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9_.\-]+)(\[[^\]]*\])?(?P<versions>[^;]*)(;.*)?$")
 
 

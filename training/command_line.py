@@ -14,8 +14,8 @@ import sys
 import textwrap
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,7 +174,7 @@ def parse_options(
     Args:
         config_class: Its fields are the options, their docstrings the help. An option of several
             values has them all behind it; `--dry-run` is `--dry_run` too, and a yes-or-no option
-            alone means yes; of a mapping a part may be given, `--fit.a.b 3`.
+            alone means yes; of a mapping or a dataclass a part may be given, `--fit.a.b 3`.
         arguments: What stands after the command.
         program: The command, for help and messages.
         aliases: Another name of an option -> its field.
@@ -209,8 +209,10 @@ def parse_options(
             continue
         seen[name] = [*seen.get(name, ()), *values] if name in repeated else values
         value: Any = seen[name] if is_list else (values or ["true"])[0]
+        if path and isinstance(value, str) and not is_dataclass(kinds.get(name)):
+            value = load_yaml(value)
         for key in reversed(path):
-            value = {key: load_yaml(value) if isinstance(value, str) else value}
+            value = {key: value}
         given = merged(given, {name: value})
     return filled(config_class, given)
 
@@ -228,14 +230,23 @@ def _file_values(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
 def _help(config_class: type[Any], program: str, positional: str) -> str:
     lines = [f"usage: {program} {positional.upper()} [options]".replace("  ", " "), ""]
     lines += [inspect.getdoc(config_class) or "", ""]
-    texts = field_help(config_class)
-    for item in fields(config_class):
+    for name, item, text in _options(config_class):
         is_required = item.default is MISSING and item.default_factory is MISSING
         is_empty = item.default in (MISSING, "", (), Path())
         default = " (required)" if is_required else "" if is_empty else f" (default {item.default})"
-        lines.append(f"  {'' if item.name == positional else '--'}{item.name}{default}")
-        lines.append(textwrap.indent(textwrap.fill(texts[item.name], 88), "      "))
+        lines.append(f"  {'' if name == positional else '--'}{name}{default}")
+        lines.append(textwrap.indent(textwrap.fill(text, 88), "      "))
     return "\n".join(lines)
+
+
+def _options(config_class: type[Any], start: str = "") -> Iterator[tuple[str, Field[Any], str]]:
+    """Name, field and text of every option; the fields of a dataclass stand for it."""
+    texts, kinds = field_help(config_class), typing.get_type_hints(config_class)
+    for item in fields(config_class):
+        if is_dataclass(kinds[item.name]):
+            yield from _options(kinds[item.name], f"{start}{item.name}.")
+        else:
+            yield f"{start}{item.name}", item, texts[item.name]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

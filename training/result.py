@@ -16,17 +16,24 @@ _KEYS = {
     "encoder": "path kind name num_parameters random_init digest",
     "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
     "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
-    "class_weights targets languages",
-    "task_facts": "family place num_folds in_average published published_source",
+    "class_weights targets languages decoder",
+    "task_facts": "family place num_folds in_average published published_source published_metric",
 }
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
 the folds of a cross-validation (0: none), whether the family's average counts it, published scores
-by model in per cent, and where these stand."""
-_ADDED_SETTINGS = ("class_weights", "dropout_prob", "gradient_clip")
-"""Settings that the first results lack; reading gives them as None, which is unknown. Facts are
-empty there."""
-_OF_TAGGED_TEXTS = {"targets": "both", "languages": ""}
-"""Settings that only they have -> what reading gives without them."""
+by model in per cent, where these stand, and their metric where it is not the task's score."""
+BASELINE = "baseline"
+"""Kind of the encoder of a run that trained none: a linear model without a seed."""
+_OF_BASELINES = {"encoder": {"num_features", "cpu_s"}}
+"""What a baseline has beside these: how much it counts, and seconds of CPU time in all."""
+_ADDED_SETTINGS = {
+    **dict.fromkeys(("class_weights", "dropout_prob", "gradient_clip")),
+    "targets": "both",
+    "languages": "",
+    "decoder": "independent",
+}
+"""Settings that earlier results lack, with what reading gives: what they were, or None, which is
+unknown. Facts are empty in the first ones."""
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -54,9 +61,10 @@ def read_result(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
     if isinstance(result, dict) and isinstance(result.get("settings"), dict):
-        added = {**dict.fromkeys(_ADDED_SETTINGS), **_OF_TAGGED_TEXTS}
-        settings = {**added, **result["settings"]}
-        result = {"task_facts": {}, **result, "settings": settings}
+        settings = {**_ADDED_SETTINGS, **result["settings"]}
+        facts = result.get("task_facts")
+        facts = {"published_metric": "", **facts} if facts else {}
+        result = {**result, "settings": settings, "task_facts": facts}
     _check(result, path)
     return dict(result)
 
@@ -71,7 +79,9 @@ def _check(result: Any, path: str | Path) -> None:
     for name, keys in _KEYS.items():
         found = result if name == "the result" else result[name]
         known, given = set(keys.split()), set(found if isinstance(found, dict) else ())
-        missing, unknown = sorted(known - given - {*_OF_TAGGED_TEXTS}), sorted(given - known)
+        if result["encoder"].get("kind") == BASELINE:
+            known |= _OF_BASELINES.get(name, set())
+        missing, unknown = sorted(known - given), sorted(given - known)
         if (missing or unknown) and (name != "task_facts" or given):
             parts = [f"lacks {', '.join(missing)}"] if missing else []
             parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []

@@ -57,7 +57,29 @@ def _is_of_name(letter: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunPlace:
+    """Where a run writes."""
+
+    name: str = "default"
+    """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
+    root: str = "runs"
+    """Folder that holds all runs."""
+    overwrite: bool = False
+    """Replace an earlier run of the same name, once everything that can be checked before the first
+    step is right; runs whose names begin with this one's stay. Otherwise it is continued, or an
+    error where it cannot be."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """`<root>/<name>`."""
+        return Path(self.root) / self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(RunPlace):
     """Folder and tracking of one run; what trains adds its own options."""
 
     files: ClassVar[tuple[str, ...]] = ()
@@ -81,17 +103,9 @@ class RunConfig:
     wandb_artifacts: bool = False
     """Give W&B the artifacts of the run: the trained model or the scores, and the manifest of the
     data (never the data itself). Offline, the model's files are read when the run is synced."""
-    name: str = "default"
-    """Name of the run; its folder is `<root>/<name>`. Letters, digits, '.', '_', '-' and '/'."""
-    root: str = "runs"
-    """Folder that holds all runs."""
-    overwrite: bool = False
-    """Replace an earlier run of the same name, once everything that can be checked before the first
-    step is right; runs whose names begin with this one's stay. Otherwise it is continued, or an
-    error where it cannot be."""
 
     def __post_init__(self) -> None:
-        check_run_name(self.name)
+        super().__post_init__()
         for tag in self.wandb_tags:
             if not 1 <= len(tag) <= _MOST_TAG:
                 raise ValueError(
@@ -103,11 +117,6 @@ class RunConfig:
                 f"run.wandb_group has {len(self.wandb_group)} characters; W&B takes up to "
                 f"{_MOST_GROUP}: give a shorter one"
             )
-
-    @property
-    def folder(self) -> Path:
-        """`<root>/<name>`."""
-        return Path(self.root) / self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ Invariant: an optimiser step sees the same rows on any number of devices, and ev
 row exactly once.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,10 +25,9 @@ from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
 from finetune.encoder_file import sizes_of
-from finetune.tasks.folds import stratified_subset, subset
-from finetune.tasks.own import OWN_TASK, OwnFiles
-from finetune.tasks.registry import TASKS, load_task
-from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, Targets, TaskSpec, Wanted
+from finetune.tasks.own import OWN_TASK
+from finetune.tasks.selection import Selection
+from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
 from training.interruption import ignore_signals_in_worker
 
 LONGEST_PLAIN_TEXT = 512
@@ -36,7 +35,7 @@ LONGEST_PLAIN_TEXT = 512
 
 
 @dataclass(kw_only=True, eq=False)
-class TaskDataModule(OwnFiles, pl.LightningDataModule):
+class TaskDataModule(Selection, pl.LightningDataModule):
     """One task for a Trainer.
 
     After `setup`: `loaded` (the rows that are used), `spec` (with the segment rule that is used),
@@ -44,14 +43,6 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
     read, and the training rows where folds, carving or labels need them.
     """
 
-    task: str = OWN_TASK
-    """Name of a task (`python -m finetune tasks` lists them), or own: files of your own."""
-    folder: str = ""
-    """Local copy of the task in its original layout; empty: from the Hugging Face Hub."""
-    targets: Targets = "both"
-    """What is answered of tagged texts: tags and labels of texts (both), or one of them."""
-    languages: str = ""
-    """Languages of a task that has several, parted by commas, such as en,de; empty: all."""
     segments: Literal["auto", "separators", "sentences", "paragraphs"] = "auto"
     """Pooling segment: the whole text (separators), its sentences or its paragraphs. auto: what the
     task says; for own files sentences above 512 tokens, else separators."""
@@ -64,14 +55,6 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
     eval_batch_size: int = 64
     """Most examples per device and forward pass of an evaluation; changes speed and memory, not the
     scores."""
-    fold: int = 0
-    """Which fold is the test split, for tasks with folds; from 0."""
-    repeat: int = 0
-    """Which shuffle the folds are cut from; from 0."""
-    max_train_rows: int = 0
-    """Train on a fixed stratified subset of so many rows, for quick runs; 0: all."""
-    max_eval_rows: int = 0
-    """The same for every validation and test split."""
     num_workers: int = 0
     """Processes that assemble batches beside the main one."""
     seed: int = 42
@@ -173,25 +156,12 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
         return [self._evaluation_loader(name) for name in self.loaded.test_splits]
 
     def _check_options(self) -> None:
-        for name in ("max_train_rows", "max_eval_rows", "num_workers", "fold", "repeat"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; 0 or more is needed")
+        self.check_selection()
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is {self.num_workers}; 0 or more is needed")
         if self.eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         self.accumulation(1)
-        ignored: dict[str, Any] = {"folder": "", "languages": "", "fold": 0, "repeat": 0}
-        is_tagging = self.kind == "tags"
-        if self.task != OWN_TASK:
-            ignored = {field.name: field.default for field in fields(OwnFiles)}
-            is_tagging = self.task in TASKS and TASKS[self.task].is_tagging
-        if not is_tagging:
-            ignored |= {"targets": "both", "languages": ""}
-        unused = [f"data.{key}" for key, value in ignored.items() if getattr(self, key) != value]
-        if unused:
-            raise ValueError(
-                f"data.task is {self.task}, which has no use for {', '.join(unused)}; leave "
-                "it out, or give another data.task"
-            )
 
     def _load(self, stage: str) -> None:
         if self._stages & {stage, "fit"}:
@@ -200,41 +170,20 @@ class TaskDataModule(OwnFiles, pl.LightningDataModule):
             tokenizer_json = tokenizer_file(self.encoder, self.tokenizer)
             sizes = sizes_of(self.encoder, tokenizer_json=tokenizer_json, max_len=self.max_len)
             self.text_encoder = text_encoder(tokenizer_json, sizes, max_len=self.max_len)
-        loaded = self._load_rows(stage)
+        loaded = self.load_rows(stage, labels=self._trained_labels, tags=self._trained_tags)
         rule = self._rule(loaded.spec)
         self.text_encoder.segments = rule
         self._whole |= loaded.splits
-        used = {name: self._subset(name, split) for name, split in loaded.splits.items()}
         earlier = self.loaded.splits if self._stages and stage != "fit" else {}
         spec = replace(loaded.spec, segments=rule)
-        self.loaded = LoadedTask(spec=spec, splits={**earlier, **used})
+        self.loaded = LoadedTask(spec=spec, splits={**earlier, **self.used_rows(loaded)})
         self._stages.add(stage)
-
-    def _load_rows(self, stage: str) -> LoadedTask:
-        return load_task(
-            self.task,
-            folder=self.folder,
-            own=self if self.task == OWN_TASK else None,
-            wanted=Wanted(
-                labels=self._trained_labels,
-                tags=self._trained_tags,
-                targets=self.targets,
-                languages=tuple(name.strip() for name in self.languages.split(",") if name.strip()),
-            ),
-            fold=self.fold,
-            repeat=self.repeat,
-            stage=stage,
-        )
 
     def _rule(self, spec: TaskSpec) -> SegmentRule:
         if self.segments != "auto":
             return self.segments
         is_long = self.task == OWN_TASK and self.max_len > LONGEST_PLAIN_TEXT
         return "sentences" if is_long else spec.segments
-
-    def _subset(self, name: str, split: SplitRows) -> SplitRows:
-        most = self.max_train_rows if name == "train" else self.max_eval_rows
-        return subset(split, stratified_subset(split.rows, most))
 
     def _encode(self, name: str, split: SplitRows) -> EncodedSplit:
         texts = self.text_encoder.encode_packed(split.rows, split.source)

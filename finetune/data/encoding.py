@@ -20,7 +20,6 @@ from finetune.data.batches import (
     PackedTexts,
     assemble_batch,
 )
-from finetune.encoder_file import is_encoder_file
 from finetune.tagging.files import TaggedText
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule
@@ -247,6 +246,11 @@ def _with_marks(text: str, start: int) -> int:
     """Return a start moved back over opening marks that stand directly before it."""
     moved = len(text[:start].rstrip(_OPENING))
     return moved if moved == 0 or text[moved - 1].isspace() else start
+
+
+def is_encoder_file(path: str | Path) -> bool:
+    """Return whether a path is that of a YAML file of an encoder's sizes."""
+    return Path(path).suffix.lower() in (".yaml", ".yml")
 
 
 def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:

@@ -279,7 +279,8 @@ def _long_texts(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
 
 def overview_lines(found: Inspection) -> list[str]:
     """Return what is printed before training."""
-    task = f"{found['title']} ({found['task']}); at most {found['max_len']:,} tokens"
+    limit = f"at most {found['max_len']:,} tokens" if found["max_len"] else "whole texts"
+    task = f"{found['title']} ({found['task']}); {limit}"
     lines = [("task", f"{task}; segments: {found['segments']}")]
     for name, split in found["splits"].items():
         lines += [(name, _split_text(split))]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DataKind = Literal["official", "generated", "stand_in"]
-TaskName = Literal["listops", "text", "retrieval", "image", "pathfinder32", "pathx"]
+TaskName = Literal["listops", "text", "retrieval", "image", "pathfinder32", "path_x"]
+Ids = NDArray[np.uint8] | NDArray[np.uint16]
 BYTE_VOCAB = 257
 """Ids of bytes: padding and 256 bytes."""
 _GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)
@@ -22,13 +23,13 @@ _GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)
 class LraSplit:
     """Samples of one split, padded to one length. N samples, L places."""
 
-    ids: NDArray[np.uint16]
+    ids: Ids
     """(N, L); 0 is padding, and a black pixel."""
     labels: NDArray[np.uint8]
     """(N,)."""
     lengths: NDArray[np.int32]
     """(N,): places that are real; for pixels all of them."""
-    other_ids: NDArray[np.uint16] | None = None
+    other_ids: Ids | None = None
     """(N, L) of the second texts of a pair task."""
     other_lengths: NDArray[np.int32] | None = None
     """(N,) of the second texts."""
@@ -41,10 +42,14 @@ class LraSplit:
 
 
 def padded(samples: Sequence[bytes | NDArray[np.integer]], length: int) -> tuple[
-    NDArray[np.uint16], NDArray[np.int32]
+    Ids, NDArray[np.int32]
 ]:  # fmt: skip
-    """Return ids (N, L) with zeros behind each sample, and the lengths; longer samples are cut."""
-    ids = np.zeros((len(samples), length), np.uint16)
+    """Return ids (N, L) with zeros behind each sample, and the lengths; longer samples are cut.
+
+    One byte an id suffices where all samples are bytes.
+    """
+    is_wide = any(not isinstance(sample, bytes) and sample.itemsize > 1 for sample in samples)
+    ids = np.zeros((len(samples), length), np.uint16 if is_wide else np.uint8)
     lengths = np.empty(len(samples), np.int32)
     for row, sample in enumerate(samples):
         values = np.frombuffer(sample, np.uint8) if isinstance(sample, bytes) else sample
@@ -71,6 +76,6 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def pixel_split(images: NDArray[np.uint8], labels: Iterable[int]) -> LraSplit:
     """Return a split of pictures (N, H, W), row by row."""
-    ids = images.reshape(len(images), -1).astype(np.uint16)
+    ids = images.reshape(len(images), -1)
     lengths = np.full(len(images), ids.shape[1], np.int32)
     return LraSplit(ids, np.array(list(labels), np.uint8), lengths)

@@ -55,6 +55,7 @@ def task_facts(spec: TaskSpec) -> dict[str, Any]:
         "in_average": spec.name not in GLUE or bool(spec.published),  # papers leave WNLI out
         "published": dict(spec.published),
         "published_source": spec.published_source,
+        "published_metric": spec.published_metric,
     }
 
 

@@ -2,10 +2,20 @@
 
 from collections.abc import Callable
 
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, MLPMixerConfig, PoNetConfig
+from ponet.config import (
+    BertConfig,
+    EncoderConfig,
+    FNetConfig,
+    HyperMixerConfig,
+    LSTMConfig,
+    MLPMixerConfig,
+    PoNetConfig,
+)
 from ponet.encoders.backbone import Encoder, TokenMixer
 from ponet.encoders.bert import BertMixer
 from ponet.encoders.fnet import FNetMixer
+from ponet.encoders.hyper_mixer import HyperTokenMixer
+from ponet.encoders.lstm import LSTMMixer
 from ponet.encoders.mlp_mixer import MLPTokenMixer
 from ponet.encoders.ponet import PoNetMixer
 
@@ -30,7 +40,11 @@ def _mixer_factory(config: EncoderConfig) -> Callable[[], TokenMixer]:
         return FNetMixer
     if isinstance(config, MLPMixerConfig):
         return lambda: MLPTokenMixer(config)
+    if isinstance(config, HyperMixerConfig):
+        return lambda: HyperTokenMixer(config)
+    if isinstance(config, LSTMConfig):
+        return lambda: LSTMMixer(config)
     raise ValueError(
-        f"{type(config).__name__} names no encoder; use PoNetConfig, BertConfig, FNetConfig or "
-        "MLPMixerConfig"
+        f"{type(config).__name__} names no encoder; use PoNetConfig, BertConfig, FNetConfig, "
+        "MLPMixerConfig, HyperMixerConfig or LSTMConfig"
     )

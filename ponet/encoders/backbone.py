@@ -7,7 +7,7 @@ Under autocast the hidden states (the residual sum and the layer norms) stay in 
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ PositionMethod = Literal["tile", "interpolate"]
 
 class TokenMixer(nn.Module, ABC):
     """What replaces attention: the only part of a block that sees more than one token."""
+
+    is_whole_block: ClassVar[bool] = False
+    """The block has neither norms nor feed-forward nor residual: its states are the mixer's."""
 
     @abstractmethod
     def prepare(self, batch: EncoderBatch) -> Any:
@@ -201,6 +204,25 @@ class Block(nn.Module):
         return normed
 
 
+class BareBlock(nn.Module):
+    """A mixer that is the whole block."""
+
+    def __init__(self, mixer: TokenMixer) -> None:
+        """Take the mixer as it is."""
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
+        """Return the next (B, L, D) hidden states."""
+        mixed: Tensor = self.mixer(x_BLD, plan)
+        return mixed
+
+
+def make_block(config: EncoderConfig, mixer: TokenMixer) -> Block | BareBlock:
+    """Return one layer around a mixer."""
+    return BareBlock(mixer) if mixer.is_whole_block else Block(config, mixer)
+
+
 class Encoder(nn.Module):
     """Embeddings and a stack of blocks; forward(batch) gives the last hidden states.
 
@@ -223,7 +245,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Block(config, make_mixer()) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            make_block(config, make_mixer()) for _ in range(config.num_layers)
+        )
         self.final_norm = norm_layer(config) if config.final_norm else nn.Identity()
         init_weights(self, config.init_range, tables_only=config.init == "torch")
 

@@ -4,6 +4,7 @@ W words, N hashes, M features. Invariant: the features of a word never depend on
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,17 @@ from tokenizers import Tokenizer
 from ponet.config import ProjectionConfig
 from ponet.projection.bits import hash_bits, simhash_sums
 from ponet.projection.minhash import fingerprints
+from ponet.projection.spelling import attributes_of
 from ponet.projection.ternary import ternary
 
 
 class WordFeatures:
     """The features of any word under one tokenizer and projection; every word is computed once.
+
+    What the vocabulary's pieces are hashed to is made anew for the first word, and not stored with
+    a bundle: it takes 0.2 s for 30,522 pieces and 0.8 s for 119,547, and the smallest exact form
+    (16-bit ranks of the minima, since the remainder comes after the minimum, and a row for every
+    rank) would be 5 and 23 MB beside weights of one.
 
     Args:
         tokenizer: Splits a word into its pieces.
@@ -55,6 +62,8 @@ class WordFeatures:
     def __call__(self, words: Sequence[str]) -> NDArray[np.generic]:
         """Return (W, N) row numbers below M for kinds that are bags of rows, else (W, M) values.
 
+        N is num_hashes, with "spelling" 26 times that. A row may be named more than once.
+
         A word of nothing but control characters has the features of the unknown piece.
         """
         new = [word for word in dict.fromkeys(words) if word not in self._rows]
@@ -62,6 +71,10 @@ class WordFeatures:
             self._known.extend(self._make(new))
             self._rows.update({word: len(self._rows) + number for number, word in enumerate(new)})
         return np.stack([self._known[self._rows[word]] for word in words])
+
+    def forget(self) -> None:
+        """Let go of the words seen so far, as whoever reads endless text must now and then."""
+        self._rows, self._known = {}, []
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """Return the piece ids of every word, at least one each."""
@@ -73,6 +86,7 @@ class WordFeatures:
         makers: dict[str, Callable[[list[str]], NDArray[np.generic]]] = {
             "minhash": self._minhash,
             "bloom": self._bloom,
+            "spelling": self._spelling,
             "simhash": self._simhash,
             "binary": lambda words: self._whole(words, hash_bits),
             "ternary": lambda words: self._whole([word.lower() for word in words], ternary),
@@ -94,7 +108,16 @@ class WordFeatures:
 
     def _bloom(self, words: list[str]) -> NDArray[np.uint16 | np.int32]:
         """Rows by the whole spelling: words share a row by accident alone."""
-        whole = self._fingerprints([f"##{word.replace('##', '')}" for word in words])
+        return self._whole_rows(words)
+
+    def _spelling(self, words: list[str]) -> NDArray[np.uint16 | np.int32]:
+        """Rows of every attribute of a word, one attribute behind another."""
+        rows = self._whole_rows([value for word in words for value in attributes_of(word)])
+        return rows.reshape(len(words), -1)
+
+    def _whole_rows(self, texts: list[str]) -> NDArray[np.uint16 | np.int32]:
+        """Rows of each text as a whole, (W, N): a continuation is hashed in one piece."""
+        whole = self._fingerprints([f"##{text.replace('##', '')}" for text in texts])
         return (whole % self.config.feature_size).astype(self._dtype())
 
     def _simhash(self, words: list[str]) -> NDArray[np.int8]:
@@ -120,11 +143,9 @@ class WordFeatures:
         return np.uint16 if self.config.feature_size <= 2**16 else np.int32
 
 
-def _by_word(
-    operation: np.ufunc, units: NDArray[np.generic], pieces: list[list[int]]
-) -> NDArray[np.int64]:
+def _by_word(operation: np.ufunc, units: NDArray[Any], pieces: list[list[int]]) -> NDArray[Any]:
     """Combine the rows of each word's pieces."""
     starts = np.cumsum([0, *(len(ids) for ids in pieces)])[:-1]
     flat = np.array([number for ids in pieces for number in ids])
-    combined: NDArray[np.int64] = operation.reduceat(units[flat].astype(np.int64), starts)
+    combined: NDArray[Any] = operation.reduceat(units[flat], starts)
     return combined

@@ -37,6 +37,7 @@ TITLES = {
     "mnli": ("MNLI", ["accuracy"]),
     "imdb": ("IMDb", ["f1"]),
     "hyperpartisan": ("Hyperpartisan", ["f1"]),
+    "mtop": ("MTOP", ["frame_em"]),
 }
 
 
@@ -105,6 +106,26 @@ def make_result(
         "task_facts": facts,
         **changed,
     }
+
+
+def make_baseline(task: str = "cola", *, fold: int = 0, **changed: Any) -> dict[str, Any]:
+    """The result.json of a linear model."""
+    result = make_result(
+        task, "TF-IDF + linear", seed=0, fold=fold, lr=0.0, batch_size=0, **changed
+    )
+    free = {"path": "words", "kind": "baseline", "num_features": 46012, "cpu_s": 4.25}
+    result["encoder"] |= {**free, "num_parameters": 46013, "digest": ""}
+    result["settings"] |= {"epochs": 0, "schedule": "none"}
+    return result
+
+
+def make_tagging(encoder: str, **scores: float) -> dict[str, Any]:
+    """The result.json of a fit on tagged texts, with these scores on validation and test."""
+    found = {"slot_em": 0.5, "token_accuracy": 0.8, "span_f1": 0.7, "frame_em": 0.4, **scores}
+    seed = int(found.pop("seed", 42))
+    result = make_result("mtop", encoder, score=found["frame_em"], test=0.0, seed=seed)
+    values = {"score": found["frame_em"], **found, "num_rows": 1000}
+    return {**result, "kind": "tagging", "evaluation": {"validation": values, "test": dict(values)}}
 
 
 def write(folder: Path, result: dict[str, Any], name: str = "") -> Path:

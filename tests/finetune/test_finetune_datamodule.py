@@ -49,7 +49,7 @@ def make(bundle, monkeypatch):
 
     def made(task: LoadedTask | None = None, /, **options: object) -> TaskDataModule:
         rows = task or loaded()
-        monkeypatch.setattr(TaskDataModule, "_load_rows", lambda self, stage: rows)
+        monkeypatch.setattr(TaskDataModule, "load_rows", lambda self, stage, **trained: rows)
         defaults = {"task": "films", "folder": "films", "max_len": 24, "encoder": str(bundle)}
         return TaskDataModule(**{**defaults, **options})
 

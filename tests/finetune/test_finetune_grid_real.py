@@ -25,6 +25,9 @@ def write_rows(path: Path, *, num_rows: int, seed: int) -> Path:
     return path
 
 
+pytest.importorskip("sklearn", reason="needs the extra 'baselines'")
+
+
 def test_a_real_grid_learns_goes_on_and_makes_a_table(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,15 +40,19 @@ def test_a_real_grid_learns_goes_on_and_makes_a_table(
         *f"--encoder {tmp_path}/first --encoder {tmp_path}/second/bundle".split(),
         *f"--fit.data.train {train} --fit.data.validation {validation}".split(),
         *"--fit.data.max_len 16 --fit.trainer.max_epochs 2 --fit.trainer.accelerator cpu".split(),
-        *"--in_process true".split(),
+        *"--baseline --in_process true".split(),
     ]
     run_grid(options)
     run_grid(options)
-    assert "4 trials: 4 done, 0 failed, 0 to run" in capsys.readouterr().out
+    assert "5 trials: 5 done, 0 failed, 0 to run" in capsys.readouterr().out
     assert len(list((tmp_path / "grid").rglob("model.safetensors"))) == 2
     run_finetuning_report([str(tmp_path / "grid")])
     printed = capsys.readouterr().out
     assert "## Own data" in printed and "| own | first | 2 |" in printed
+    assert (
+        "| own | TF-IDF + linear | 1 |" in printed
+        and "first − TF-IDF + linear | own | 2 |" in printed
+    )
     assert "Rows scored: own 40 (one row: 2.5 points)." in printed
     assert "equal in every pair" in printed  # the two encoders have the same weights
     assert (tmp_path / "grid/report/figure.png").is_file()

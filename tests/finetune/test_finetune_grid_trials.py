@@ -70,6 +70,23 @@ def test_seeds_of_a_cross_validated_task_walk_through_folds_then_repeats() -> No
     assert all(t.parameters["fold"] == 0 for t in of_a if t not in rte)
 
 
+def test_a_baseline_is_scored_once_and_in_a_cross_validation_once_for_every_fold() -> None:
+    fit = {"data": {"max_len": 64, "max_eval_rows": 9}, "trainer": {"max_epochs": 4}}
+    config = grid(seeds=(1, 2, 3, 4, 5, 6), fit=fit, folder=("glue_data",), baseline=True)
+    free = [trial for trial in expand(config, {"rte": 5}) if "baseline" in trial.command]
+    cola = [trial for trial in free if trial.parameters["task"] == "cola"]
+    assert [trial.name for trial in cola] == ["cola/linear-baseline/whole"]
+    assert cola[0].settings == {
+        "data": {"task": "cola", "folder": "glue_data", "max_eval_rows": 9, "fold": 0, "repeat": 0},
+        "run": {"root": "runs/grid/cola/linear-baseline", "name": "whole"},
+    }
+    assert [trial.folder.name for trial in free if trial not in cola] == [
+        *(f"fold{fold}" for fold in range(5)),
+        "fold0-repeat1",
+    ]
+    assert not [trial for trial in expand(grid(), {"rte": 5}) if "baseline" in trial.command]
+
+
 @pytest.mark.parametrize(
     ("number", "at_most", "divisor"), [(8, 32, 8), (128, 32, 32), (24, 16, 12)]
 )

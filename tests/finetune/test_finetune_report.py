@@ -10,7 +10,7 @@ import pytest
 from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 
-from finetune.grid import remove_classifiers
+from finetune.grid_trials import remove_classifiers
 from training.reports.choice import Entry
 from training.reports.command import parse_finetuning, run_finetuning_report, write_files
 from training.reports.figures import save_dots

@@ -7,11 +7,23 @@ import pytest
 import torch
 from ponet_reference import make_batch
 
-from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig, build_encoder
+from ponet import (
+    BertConfig,
+    EncoderBatch,
+    EncoderConfig,
+    FNetConfig,
+    HyperMixerConfig,
+    LSTMConfig,
+    MLPMixerConfig,
+    PoNetConfig,
+    ProjectionConfig,
+    build_encoder,
+)
+from ponet.batch import real_first
 from ponet.encoders.backbone import extend_positions
 from ponet.segments import segments_from_count, segments_from_separators, segments_from_starts
 
-KINDS = [PoNetConfig, BertConfig, FNetConfig]
+KINDS = [PoNetConfig, BertConfig, FNetConfig, HyperMixerConfig, LSTMConfig]
 
 
 @pytest.mark.parametrize("config_class", KINDS)
@@ -91,6 +103,22 @@ def test_a_batch_refuses_wrong_shapes_and_dtypes():
         dataclasses.replace(batch, input_ids=batch.input_ids.int())
     with pytest.raises(ValueError, match=r"\(batch, tokens\) is needed"):
         EncoderBatch(**{name: tensor[0] for name, tensor in batch.tensors().items()})
+
+
+def test_configs_say_what_a_batch_must_be_and_which_token_stands_for_the_text():
+    hashed = ProjectionConfig()
+    assert MLPMixerConfig().fixed_places and not MLPMixerConfig(num_layers=0).fixed_places
+    assert not any(kind.preset("nano", projection=hashed).fixed_places for kind in KINDS)
+    assert all(kind.preset("nano").first_sees_all for kind in KINDS)
+    assert not any(kind.preset("nano", projection=hashed).first_sees_all for kind in KINDS)
+    assert not LSTMConfig(bidirectional=False).first_sees_all
+    with pytest.raises(ValueError, match="hidden_size=9 given; two directions need an even one"):
+        LSTMConfig(hidden_size=9)
+
+
+def test_real_tokens_come_first_and_keep_their_order():
+    mask = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    assert real_first(mask).tolist() == [[1, 3, 4, 0, 2], [0, 1, 2, 3, 4]]
 
 
 def test_a_batch_moves_as_a_whole():

@@ -9,7 +9,16 @@ from ponet_reference import make_batch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ponet import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, PretrainingModel
+from ponet import (
+    BertConfig,
+    EncoderConfig,
+    FNetConfig,
+    HyperMixerConfig,
+    LSTMConfig,
+    MLPMixerConfig,
+    PoNetConfig,
+    PretrainingModel,
+)
 from ponet.flops import training_flops, transform_flops
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_heads": 4, "num_layers": 2, "ffn_size": 64,
@@ -47,6 +56,11 @@ def test_masked_positions_and_pairs_add_their_heads() -> None:
         (BertConfig(**SIZES, attention_dropout_prob=0.0), 1e-9),
         (FNetConfig(**SIZES), 1e-9),
         (FNetConfig(**SIZES, embedding_projection=True), 1e-9),
+        (MLPMixerConfig(**{**SIZES, "max_positions": 12}, projection=None), 1e-9),
+        (HyperMixerConfig(**SIZES), 1e-9),
+        (HyperMixerConfig(**SIZES, tie_weights=True), 1e-9),
+        (LSTMConfig(**SIZES), 0.02),
+        (LSTMConfig(**SIZES, bidirectional=False), 0.02),
         (PoNetConfig(**PLAIN), 0.02),
         (PoNetConfig(**PLAIN, global_pool="none"), 1e-9),
         (PoNetConfig(**PLAIN, global_pool="mean", use_local_pool=False), 0.02),
@@ -56,10 +70,12 @@ def test_masked_positions_and_pairs_add_their_heads() -> None:
 )
 def test_matrix_products_agree_with_pytorch_s_counter(config: EncoderConfig, share: float) -> None:
     # The counter sees neither Fourier transforms nor products into given memory, so the plain forms
-    # run here. Of PoNet's global pool it may count other small products.
+    # run here. Of PoNet's global pool it may count other small products; an
+    # LSTM's first step has no state before it that needs a gradient.
     model = PretrainingModel(dataclasses.replace(config, init_range=0.2))
     batch = make_batch((12, 9, 12))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    plain = (sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False))
+    with FlopCounterMode(display=False) as counter, plain[0], plain[1]:
         output = model.forward_masked(batch, torch.zeros(3, 2).long())
         assert output.pair_logits is not None
         (output.mlm_logits.sum() + output.pair_logits.sum()).backward()

@@ -11,6 +11,7 @@ from ponet.encoders import build_encoder
 from ponet.encoders.hashed import HashedWords
 from ponet.projection import WordFeatures
 from ponet.projection.minhash import fingerprints, items_of
+from ponet.projection.spelling import attributes_of, shape_of
 
 FAST = [[194116637, 262386305, 564074402], [1245575617, 1445257421, 1644939225]]
 PIECES = ["[UNK]", "run", "##ning", "##ner", "the", "a", ".", "u", "s", "weather", "[PAD]"]
@@ -90,7 +91,9 @@ def test_similar_words_share_features_in_minhash_and_not_in_bloom(tokenizer):
     assert shared["minhash"] > 0.1 and shared["bloom"] < 0.05
 
 
-@pytest.mark.parametrize("kind", ["minhash", "bloom", "simhash", "binary", "ternary", "static"])
+@pytest.mark.parametrize("kind", [
+    "minhash", "bloom", "spelling", "simhash", "binary", "ternary", "static",
+])  # fmt: skip
 def test_every_projection_feeds_an_encoder(tokenizer, kind):
     projection = ProjectionConfig(kind=kind, feature_size=12, num_hashes=5)
     table = np.random.default_rng(1).normal(size=(len(PIECES), 12)).astype(np.float32)
@@ -102,6 +105,31 @@ def test_every_projection_feeds_an_encoder(tokenizer, kind):
     made = features(["the", "weather", "runner"])
     batch = batch_of(torch.from_numpy(made.astype("f4" if kind == "static" else "i8")), [6, 2], 6)
     assert encoder(batch).shape == (2, 6, 8)
+
+
+def test_spelling_knows_a_word_by_its_case_ends_shape_and_trigrams(tokenizer):
+    found = attributes_of("Run")
+    assert found[:10] == [
+        "lower run", "shape Xxx", "prefix1 r", "prefix2 ru", "prefix3 run", "prefix4 run",
+        "suffix1 n", "suffix2 un", "suffix3 run", "suffix4 run",
+    ]  # fmt: skip
+    trigrams = [value.removeprefix("trigram ") for value in found[10:]]
+    assert trigrams == ["<ru"] * 6 + ["run"] * 5 + ["un>"] * 5
+    long = "".join(map(chr, range(0x4E00, 0x4E34)))
+    assert {len(attributes_of(word)) for word in ("a", "Run", "", long)} == {26}
+    assert len(set(attributes_of(long)[10:])) == 16
+    assert [shape_of(word) for word in ("Äpfel", "12:30PM", "U.S.", "日本")] == [
+        "Xxxxx", "dd:ddXX", "X.X.", "xx",
+    ]  # fmt: skip
+
+
+def test_spelling_gives_words_the_rows_of_what_they_share(tokenizer):
+    config = ProjectionConfig(kind="spelling", feature_size=60_000, num_hashes=2)
+    features = WordFeatures(tokenizer, config)
+    run, capital, other = features(["running", "Running", "weather"])
+    assert run.shape == (52,)
+    assert (run != capital).nonzero()[0].tolist() == [2, 3]  # the shape alone
+    assert (run == other).mean() < 0.05
 
 
 def test_the_families_are_fixed_functions():

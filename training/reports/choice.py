@@ -5,7 +5,7 @@ there is to know of a task stands in the results themselves.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean
@@ -26,6 +26,11 @@ METRIC_TITLES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
     "r2": "R²",
+    "slot_em": "slot EM",
+    "frame_em": "frame EM",
+    "span_f1": "span F1",
+    "token_accuracy": "token accuracy",
+    "intent_accuracy": "intent accuracy",
 }
 
 
@@ -34,19 +39,21 @@ class Task(Measure):
     """The scores of a task on a split, or on one of the two halves of MNLI.
 
     The score is the mean of the metrics. What follows them is what a result says of its task: where
-    published scores stand or why they may not stand here, the family whose table it is in and the
-    place there, the folds of a cross-validation (0: the splits are fixed), whether papers average
-    it.
+    published scores stand or why they may not stand here, their metric where it is another one, the
+    family whose table it is in and the place there, the folds of a cross-validation (0: the splits
+    are fixed), whether papers average it. Published scores may not be wanted at all.
     """
 
     name: str
     split: str
     metrics: tuple[str, ...]
     published_source: str = ""
+    published_metric: str = ""
     family: str = "Tasks"
     place: float = math.inf
     num_folds: int = 0
     in_average: bool = True
+    with_published: bool = True
 
     @property
     def numbers(self) -> dict[str, str]:
@@ -74,6 +81,22 @@ class Entry(Result):
     trials: Sequence[Trial]
     numbers: Mapping[str, Any]
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is of a linear model: one run, or one for each fold, as nothing is random."""
+        return self.runs[0].is_baseline
+
+
+def trained(entries: Sequence[Entry]) -> list[Entry]:
+    """The numbers of encoders, or those of baselines where there are no others."""
+    return [entry for entry in entries if not entry.is_baseline] or list(entries)
+
+
+def encoder_names(entries: Iterable[Entry]) -> list[str]:
+    """The rows of a table: encoders by name, then the baselines."""
+    found = sorted({(entry.is_baseline, entry.encoder) for entry in entries})
+    return [name for _, name in found]
+
 
 def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Column[Task]]:
     """Every number of the tables, task by task in their families' order, its cells by encoder.
@@ -84,12 +107,13 @@ def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Colum
     """
     columns = []
     for found in grouped(trials, lambda run: run.task).values():
-        by_encoder = sorted(grouped(found, lambda run: run.encoder).items())
+        by_encoder = grouped(found, lambda run: run.encoder).items()
         for task in _tasks(found, with_published=with_published):
-            entries = {name: _entry(task, name, some) for name, some in by_encoder}
+            made = {name: _entry(task, name, some) for name, some in by_encoder}
+            entries = {name: made[name] for name in encoder_names(list(made.values()))}
             levels = [entry.numbers["constant_answer"] for entry in entries.values()]
             known = [level for level in levels if level is not None]
-            ns = sorted({entry.summary.n for entry in entries.values()})
+            ns = sorted({entry.summary.n for entry in trained(list(entries.values()))})
             n = "–".join(dict.fromkeys((str(ns[0]), str(ns[-1]))))
             level, note = max(known, default=None), ", ".join(task.notes(n))
             columns.append(Column(measure=task, cells=entries, level=level, note=note))
@@ -106,18 +130,16 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
         titles = {base: f"{title} m", base + MISMATCHED: f"{title} mm"}
     # Of results of earlier versions only that there are folds is seen.
     folds = {run.repetition[1:] for run in trials}
-    unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0, "published": {}}
+    unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0}
+    unsaid |= {"published": {}, "published_metric": ""}
     facts = next((run.result["task_facts"] for run in trials if run.result["task_facts"]), unsaid)
     if not with_published:
         facts = {**facts, "published": {}, "published_source": ""}
     tasks = []
     for split, shown_title in titles.items():
-        suffix = " (mismatched)"
-        published = {
-            model.removesuffix(suffix): value
-            for model, value in facts["published"].items()
-            if model.endswith(suffix) == (split != base) and not facts["num_folds"]
-        }
+        published = published_on(facts, split, base=base)
+        if facts["published_metric"] not in ("", *metrics):
+            published = {}  # they stand in the table of all metrics
         tasks.append(
             Task(
                 name=trials[0].task,
@@ -125,11 +147,28 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
                 split=split,
                 metrics=metrics,
                 shown_factor=100,
+                with_published=with_published,
                 limits=(-100 if _SIGNED.intersection(metrics) else 0, 100),
                 **{**facts, "published": published},  # not of folds or of another split
             )
         )
     return tasks
+
+
+def published_on(facts: Mapping[str, Any], split: str, *, base: str) -> dict[str, float]:
+    """Published scores of a split, in per cent by model; none of folds, which nobody else has.
+
+    Args:
+        facts: What a result says of its task; a model's name may say of which split its score is.
+        split: The split.
+        base: The split that the task's table is about; names that say nothing are of this one.
+    """
+    marks = {MISMATCHED: " (mismatched)", "validation": " (validation)"}
+    mark = next((text for end, text in marks.items() if split.endswith(end)), None)
+    found: dict[str, float] = {} if facts["num_folds"] else facts["published"]
+    marked = {m.removesuffix(mark): v for m, v in found.items() if mark and m.endswith(mark)}
+    plain = {m: v for m, v in found.items() if not m.endswith(tuple(marks.values()))}
+    return marked or (plain if split == base else {})
 
 
 def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
@@ -168,7 +207,7 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
         "num_diverged": num_diverged,
         "num_diverged_trials": _num_diverged(trials),
         "constant_answer": constant,
-        "against_constant": _against(summary, constant),
+        "against_constant": _against(summary, constant, has_seeds=not runs[0].is_baseline),
         "num_at_constant": sum(
             level is not None and score <= level + _CLOSE
             for score, level in zip(by_seed.values(), levels, strict=True)
@@ -198,14 +237,14 @@ def _validation(run: Trial) -> float:
     return float(run.result["evaluation"].get("validation", {}).get("score", -math.inf))
 
 
-def _against(summary: Estimate, constant: float | None) -> str:
+def _against(summary: Estimate, constant: float | None, *, has_seeds: bool) -> str:
     """In words, where the mean stands beside the best constant answer."""
     if constant is None:
         return "unknown"
     if summary.mean <= constant + _CLOSE:
         return "at or below"
     if summary.low is None:
-        return "above (one seed)"
+        return "above (one seed)" if has_seeds else "above"
     return "above" if summary.low > constant else "above, not separable"
 
 
@@ -219,13 +258,17 @@ def _shared_rows_ratio(task: Task, runs: Sequence[Trial]) -> float:
 
 
 def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Every two encoders of a task, first minus second, paired by seed and fold."""
+    """Every two encoders of a task, first minus second, paired by seed and fold.
+
+    A baseline says the same with every seed.
+    """
     comparisons = []
     for first, second in combinations(entries, 2):
-        if first.task is not second.task:
+        if first.task is not second.task or (first.is_baseline and second.is_baseline):
             continue
+        scores = [_by_seed_of(first, second), _by_seed_of(second, first)]
         ratio = _shared_rows_ratio(first.task, first.runs)
-        gap = paired_difference(first.by_seed, second.by_seed, shared_rows_ratio=ratio)
+        gap = paired_difference(*scores, shared_rows_ratio=ratio)
         if gap is not None:
             comparisons.append(
                 {
@@ -233,31 +276,42 @@ def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                     "first": first.encoder,
                     "second": second.encoder,
                     "difference": gap,
-                    "num_unpaired": len(first.by_seed) + len(second.by_seed) - 2 * gap.n,
+                    "num_unpaired": len(scores[0]) + len(scores[1]) - 2 * gap.n,
                     "verdict": gap.verdict,
                 }
             )
     return comparisons
 
 
+def _by_seed_of(entry: Entry, other: Entry) -> Mapping[Any, float]:
+    """An entry's scores; a baseline's, for every seed that the other has of the same fold."""
+    if not entry.is_baseline:
+        return entry.by_seed
+    by_fold = {repetition[1:]: score for repetition, score in entry.by_seed.items()}
+    return {seed: by_fold[seed[1:]] for seed in other.by_seed if seed[1:] in by_fold}
+
+
 def average_of(entries: Sequence[Entry]) -> dict[str, Any] | None:
     """The average of tasks that all encoders have and that papers average; None: fewer than two.
 
-    Its spread is that over seeds that all tasks share; else n is 1.
+    Its spread is that over seeds that all tasks share; else n is 1. A baseline that lacks one of
+    them has no average.
     """
-    encoders = sorted({entry.encoder for entry in entries})
+    names = {entry.encoder for entry in trained(entries)}
     by_task = grouped(entries, lambda entry: (entry.task.name, entry.task.split)).values()
-    used = [some for some in by_task if len(some) == len(encoders) and some[0].task.in_average]
+    used = [
+        {entry.encoder: entry for entry in some}
+        for some in by_task
+        if names <= {entry.encoder for entry in some} and some[0].task.in_average
+    ]
     if len(used) < 2:
         return None
-    tasks = [some[0].task for some in used]
+    tasks = [next(iter(some.values())).task for some in used]
     models = sorted(set.intersection(*(set(task.published) for task in tasks)))
+    in_all = [name for name in encoder_names(entries) if all(name in some for some in used)]
     return {
         "columns": [task.title for task in tasks],
-        "encoders": {
-            name: _over_tasks([e for some in used for e in some if e.encoder == name])
-            for name in encoders
-        },
+        "encoders": {name: _over_tasks([some[name] for some in used]) for name in in_all},
         "published_per_cent": {m: fmean(task.published[m] for task in tasks) for m in models},
     }
 

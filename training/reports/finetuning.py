@@ -11,9 +11,19 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from training.reports.choice import METRIC_TITLES, Entry, Task, average_of, compare, task_columns
+from training.reports.choice import (
+    METRIC_TITLES,
+    Entry,
+    Task,
+    average_of,
+    compare,
+    encoder_names,
+    task_columns,
+    trained,
+)
 from training.reports.figures import Column, Panel, dot_panels, published_models
 from training.reports.page import NOTHING, Cell, Form, Rows, pairs, render
+from training.reports.tagging import all_metrics, mean_text, percent
 from training.reports.trials import (
     FoundTrials,
     Trial,
@@ -28,6 +38,7 @@ _SIGNS = {
     "at or below": ("▼", "not above the best constant answer"),
     "above, not separable": ("▽", "above it, but its interval reaches down to it"),
     "diverged": ("†", "some seeds diverged and count as they are, see below"),
+    "baseline": ("○", "a linear model: nothing in it is random, so one run says all"),
 }
 _OPTIONAL = ("parts", "min to max", "diverged")
 """Columns that are left out where they are empty."""
@@ -65,8 +76,12 @@ class GridReport:
 
     @property
     def tasks(self) -> list[list[Trial]]:
-        """The trials of every task, in the order of the table."""
+        """The fits of every task, or its baselines alone, in the order of the table."""
         by_task = grouped(self.found.runs, lambda run: run.task)
+        by_task = {
+            task: [run for run in runs if not run.is_baseline] or runs
+            for task, runs in by_task.items()
+        }
         return [by_task[name] for name in dict.fromkeys(e.task.name for e in self.entries)]
 
     @property
@@ -76,7 +91,7 @@ class GridReport:
 
     def dots(self) -> list[Panel]:
         """A panel for every column, with the encoders at the same places in each."""
-        return dot_panels(self.columns, sorted({entry.encoder for entry in self.entries}))
+        return dot_panels(self.columns, encoder_names(self.entries))
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
@@ -86,6 +101,9 @@ class GridReport:
             "finetuning.j2",
             form,
             report=self,
+            trained=trained(self.entries),
+            metrics=all_metrics(self.entries),
+            baselines=_baselines(self.entries),
             comparisons=comparisons,
             tables={family: self._main_table(family) for family in self.families},
             signs=[(sign, text) for sign, text in _SIGNS.values() if sign in used],
@@ -102,20 +120,23 @@ class GridReport:
 
     def _main_table(self, family: str) -> Rows:
         entries, average = self.families[family], self.averages.get(family)
-        encoders = sorted({entry.encoder for entry in entries})
+        encoders = encoder_names(entries)
         by_task = grouped(entries, lambda entry: entry.task.title).values()
         columns: Rows = [["", *encoders, Cell(text="best constant answer", tone="soft")]]
         models = list(dict.fromkeys(m for entry in entries for m in entry.task.published))
         columns[0] += [Cell(text=f"{model}, published", tone="soft") for model in models]
         for found in by_task:
-            task, n = found[0].task, max(entry.summary.n for entry in found)
-            texts = {e.encoder: _mean_text(e.summary, n=n) + _marks(e) for e in found}
+            task, n = found[0].task, max(entry.summary.n for entry in trained(found))
+            texts = {
+                e.encoder: mean_text(e.summary, n=None if e.is_baseline else n) + _marks(e)
+                for e in found
+            }
             published = [task.published.get(model) for model in models]
             columns.append(
                 [
                     Cell(text=task.title, notes=task.notes(n)),
                     *(texts.get(name, NOTHING) for name in encoders),
-                    _percent(found[0].numbers["constant_answer"]),
+                    percent(found[0].numbers["constant_answer"]),
                     *(NOTHING if v is None else f"{v:.4g}" for v in published),  # as printed
                 ]
             )
@@ -124,7 +145,10 @@ class GridReport:
             columns.append(
                 [
                     f"mean of {len(average['columns'])}",
-                    *(_mean_text(average["encoders"][name]) for name in encoders),
+                    *(
+                        mean_text(found) if (found := average["encoders"].get(name)) else NOTHING
+                        for name in encoders
+                    ),
                     NOTHING,
                     *(NOTHING if v is None else f"{v:.1f}" for v in published),
                 ]
@@ -140,12 +164,13 @@ class GridReport:
 
     def _encoders(self) -> Rows:
         rows: Rows = [["encoder", "kind", "parameters", "weights (sha256)"]]
-        for name, found in sorted(grouped(self.found.runs, lambda run: run.encoder).items()):
+        fits = [run for run in self.found.runs if not run.is_baseline]
+        for name, found in sorted(grouped(fits, lambda run: run.encoder).items()):
             encoder = found[-1].result["encoder"]
             is_random, size = encoder["random_init"], encoder["num_parameters"]
             weights = "random, none loaded" if is_random else str(encoder["digest"])[:12]
             rows.append([name, encoder["kind"], f"{size:,}", weights])
-        return rows
+        return rows if fits else []
 
     def csv_rows(self) -> list[dict[str, Any]]:
         """One line per trial and scored split, with every setting and metric."""
@@ -167,6 +192,7 @@ class GridReport:
                 **result["evaluation"].get(split, {}),
                 "elapsed_s": result["elapsed_s"],
                 "device": result["device"],
+                **{name: result["encoder"].get(name) for name in ("num_features", "cpu_s")},
                 **{f"version_{name}": value for name, value in result["versions"].items()},
                 "path": str(run.path),
             }
@@ -188,38 +214,19 @@ class GridReport:
         }
 
 
-def _percent(value: float | None) -> str:
-    """A fraction as per cent."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
-
-
-def _mean_text(summary: Estimate, *, n: int | None = None) -> str:
-    """`45.4 ± 1.2`; equal values have no width to speak of.
-
-    Args:
-        summary: The values.
-        n: How many the reader expects from the header; another number is said. None: say nothing.
-    """
-    text = _percent(summary.mean)
-    if summary.has_no_spread:
-        text += " (all equal)"
-    elif summary.half_width is not None:
-        text += f" ± {_percent(summary.half_width)}"
-    return text if n in (None, summary.n) else f"{text} (n = {summary.n})"
-
-
 def _interval_text(summary: Estimate) -> str:
     """The ends of the interval, if there are any."""
     if summary.low is None:
         return NOTHING
     if summary.has_no_spread:
         return "all equal"
-    return f"{_percent(summary.low)} to {_percent(summary.high)}"
+    return f"{percent(summary.low)} to {percent(summary.high)}"
 
 
 def _marks(entry: Entry) -> str:
     """The signs behind a number of the main table."""
-    names = ("diverged" if entry.num_diverged else "", entry.numbers["against_constant"])
+    names = ["diverged" if entry.num_diverged else "", entry.numbers["against_constant"]]
+    names += ["baseline"] * entry.is_baseline
     signs = "".join(_SIGNS[name][0] for name in names if name in _SIGNS)
     return f" {signs}" if signs else ""
 
@@ -248,22 +255,22 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
     parts = ""
     if len(task.metrics) > 1:
         means = {m: fmean(run.score(task.split, m) for run in entry.runs) for m in task.metrics}
-        parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {_percent(v)}" for k, v in means.items())
+        parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {percent(v)}" for k, v in means.items())
     count = f"{numbers['num_settings']} setting{'s' * (numbers['num_settings'] > 1)}"
     if numbers["num_incomplete_settings"]:
         count += f" ({numbers['num_incomplete_settings']} with fewer seeds, not eligible)"
-    ends = f"{_percent(summary.minimum)} to {_percent(summary.maximum)}"
+    ends = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
     return {
         "task": task.title,
         "encoder": entry.encoder,
         "n": str(summary.n),
-        "mean": _percent(summary.mean),
+        "mean": percent(summary.mean),
         "95 % interval": _interval_text(summary),
         "min to max": ends if summary.n > 1 else "",
         "parts": parts,
         "beside the constant answer": _beside_text(entry),
-        "setting": setting_text(numbers["setting"], searched),
-        "chosen from": count,
+        "setting": "none" if entry.is_baseline else setting_text(numbers["setting"], searched),
+        "chosen from": "nothing was searched" if entry.is_baseline else count,
         "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
     }
 
@@ -271,10 +278,24 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
 def _beside_text(entry: Entry) -> str:
     text, count = str(entry.numbers["against_constant"]), entry.numbers["num_at_constant"]
     for word in ("at or below", "above"):
-        text = text.replace(word, f"{word} {_percent(entry.numbers['constant_answer'])}")
+        text = text.replace(word, f"{word} {percent(entry.numbers['constant_answer'])}")
     if 0 < count < entry.summary.n:
         text += f" ({count} of {entry.summary.n} seeds not above)"
     return text
+
+
+def _baselines(entries: Sequence[Entry]) -> Rows:
+    """What every linear model took: it has no weights to load and no hours to wait for."""
+    rows: Rows = [["task", "model", "counted", "features", "weights", "CPU seconds"]]
+    for entry in (entry for entry in entries if entry.is_baseline):
+        models = [run.result["encoder"] for run in entry.runs]
+        means = [fmean(m[name] for m in models) for name in ("num_features", "num_parameters")]
+        seconds = f"{fmean(model['cpu_s'] for model in models):.1f}"
+        seconds += f" (mean of {len(models)} folds)" if len(models) > 1 else ""
+        counted = ", ".join(dict.fromkeys(model["path"] for model in models))
+        sizes = [f"{mean:,.0f}" for mean in means]
+        rows.append([entry.task.title, entry.encoder, counted, *sizes, seconds])
+    return rows if len(rows) > 1 else []
 
 
 def _fewest_rows(entry: Entry) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.configuration import changed_inputs
-from training.result import read_result
+from training.result import BASELINE, read_result
 from training.run_config import RESULT_FILE, TRIAL_CONFIG_FILE, TRIAL_FILE
 
 T = TypeVar("T")
@@ -68,6 +68,11 @@ class Trial:
         """What tables call the encoder; one without pretrained weights says so."""
         name = str(self.result["encoder"]["name"])
         return f"{name} (random)" if self.result["encoder"]["random_init"] else name
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a linear model, which has no seed and nothing to set."""
+        return bool(self.result["encoder"]["kind"] == BASELINE)
 
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
@@ -168,7 +173,7 @@ def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
     Otherwise the same setting would count as two, each with a part of the seeds.
     """
     known: dict[str, set[Any]] = defaultdict(set)
-    for run in runs:
+    for run in (run for run in runs if not run.is_baseline):
         for name, value in run.result["settings"].items():
             known[name] |= set() if value is None else {value}
     agreed = {name: next(iter(known[name])) for name in sorted(known) if len(known[name]) == 1}
@@ -182,7 +187,8 @@ def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
 
 
 def _check_alike(runs: Iterable[Trial]) -> None:
-    """Encoders of one name must have the same weights, scores of one split the same rows."""
+    """Tasks must have one score, encoders of one name the same weights, splits the same rows."""
+    scores: dict[str, Trial] = {}
     weights: dict[str, Trial] = {}
     scored: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
     for run in runs:
@@ -192,6 +198,13 @@ def _check_alike(runs: Iterable[Trial]) -> None:
                 f"{first.path} and {run.path} are both of an encoder {run.encoder!r}, but started "
                 "from different weights: rename one of the pretraining runs and run its trials "
                 "again, or report the folders separately"
+            )
+        first = scores.setdefault(run.task, run)
+        if run.result["score"] != first.result["score"]:
+            both = [" + ".join(trial.result["score"]) for trial in (first, run)]
+            raise ValueError(
+                f"{first.path} and {run.path} are both of {run.task}, but chosen by {both[0]} and "
+                f"{both[1]}: report their folders separately"
             )
         for split, values in run.result["evaluation"].items():
             count, place = values.get("num_rows"), (run.task, split, run.repetition[1:])

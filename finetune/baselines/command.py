@@ -1,0 +1,165 @@
+"""`baseline`: what a linear model makes of a task, as a run that reports show beside the others.
+
+Invariant: nothing is searched and nothing is drawn by lot, so one run says all; every split with
+labels is scored once.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from data_prep.files import write_atomic
+from finetune.baselines.scoring import answer_task, evaluate
+from finetune.data.inspection import inspect_task, overview_lines
+from finetune.outcome import evaluation_lines
+from finetune.run_config import RUN_FILES, check_kind, earlier_run
+from finetune.tasks.registry import task_facts
+from finetune.tasks.selection import Selection
+from finetune.tasks.spec import TaskSpec
+from training.command_line import parse_options
+from training.configuration import write_inputs
+from training.interruption import say
+from training.result import BASELINE, FORMAT_VERSION, read_result, write_result
+from training.run_config import CONFIG_FILE, RESULT_FILE, RunPlace
+from training.run_folder import replacing, sole_writer
+
+Letters = Literal["auto", "with", "without"]
+_NAMES: Mapping[Letters, str] = {
+    "auto": "TF-IDF + linear",
+    "with": "TF-IDF with letters + linear",
+    "without": "TF-IDF without letters + linear",
+}
+_LETTERS: Mapping[Letters, bool | None] = {"auto": None, "with": True, "without": False}
+_NOTHING_TO_SET = {
+    **dict.fromkeys(("lr", "warmup_share", "weight_decay", "dropout_prob", "gradient_clip"), 0.0),
+    **dict.fromkeys(("batch_size", "epochs", "max_len", "seed"), 0),
+    **dict.fromkeys(("schedule", "positions", "class_weights"), "none"),
+    "precision": "64-true",
+}
+"""Settings of a fit that a linear model has not, for its result; texts are never cut."""
+
+
+_SELECTED = ("targets", "languages", "fold", "repeat", "max_train_rows", "max_eval_rows")
+TAGGER = "perceptron tagger"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions:
+    """Score a linear model on a task: what comes for free, in seconds to minutes on one core.
+
+    Classes by support vectors, scores by ridge regression, over counted words and word pairs; tags
+    by an averaged perceptron over a chain. It has no seed and searches nothing. `report` shows the
+    run as a row of its own.
+    """
+
+    data: Selection = field(default_factory=Selection)
+    """Which rows."""
+    run: RunPlace = field(default_factory=RunPlace)
+    """Where the result is written."""
+    letters: Letters = "auto"
+    """Whether pieces of 2 to 5 letters are counted too; auto: for single texts, if half of those to
+    train on have at most 50 words."""
+
+
+def run_baseline(arguments: Sequence[str]) -> None:
+    """`baseline --data.task NAME --data.folder DIR --run.name NAME`; prints the scores."""
+    options = parse_options(BaselineOptions, arguments, program="ponet-finetune baseline")
+    folder, settings = options.run.folder, asdict(options)
+    check_kind(folder)
+    with sole_writer(folder, own=RUN_FILES, doing="baseline"):
+        if earlier_run(options.run, settings) == "finished":
+            result = read_result(folder / RESULT_FILE)
+            print("\n".join(_lines(result, folder)))
+            say(f"{folder} is complete: --run.overwrite true computes it anew")
+            return
+        result, inputs = compute(options)
+        with replacing(folder, own=RUN_FILES):
+            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+            write_atomic(folder / CONFIG_FILE, text.encode("utf-8"))
+            write_inputs(folder, inputs)
+            write_result(folder / RESULT_FILE, result)
+    print("\n".join(_lines(result, folder)))
+
+
+def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Return the content of result.json, and the files that were read; prints what is in them."""
+    started, data = time.monotonic(), options.data
+    data.check_selection()
+    whole = data.load_rows("fit")
+    used = replace(whole, splits=data.used_rows(whole))
+    inspection = inspect_task(used, {}, max_len=0, whole=whole.splits)
+    print("\n".join(overview_lines(inspection)))
+    began = time.process_time()
+    answers = answer_task(used, letters=_LETTERS[options.letters])
+    cpu_s = time.process_time() - began
+    spec = used.spec
+    result = {
+        "format_version": FORMAT_VERSION,
+        "task": spec.name,
+        "title": spec.title,
+        "kind": spec.kind,
+        "encoder": {
+            "path": answers.counted,
+            "kind": BASELINE,
+            "name": _name(spec, options.letters),
+            "num_parameters": answers.num_weights,
+            "random_init": False,
+            "digest": "",
+            "num_features": answers.num_features,
+            "cpu_s": round(cpu_s, 3),
+        },
+        "settings": {
+            **_NOTHING_TO_SET,
+            "segments": spec.segments,
+            **{name: getattr(data, name) for name in _SELECTED},
+        },
+        "score": list(spec.score),
+        **dict.fromkeys(("best_epoch", "best_step", "total_steps"), 0),
+        "evaluation": evaluate(used, answers),
+        "majority": inspection["majority"],
+        "diverged": False,
+        "reason": "",
+        "data": inspection,
+        "elapsed_s": round(time.monotonic() - started, 3),
+        "versions": {name: version(name) for name in ("ponet", "scikit-learn")},
+        "device": "cpu",
+        "task_facts": task_facts(spec),
+    }
+    return result, {f"the {name} file": Path(s.source) for name, s in whole.splits.items()}
+
+
+def _name(spec: TaskSpec, letters: Letters) -> str:
+    """What tables call it."""
+    if not spec.is_tagging:
+        return _NAMES[letters]
+    return f"{_NAMES[letters]}, {TAGGER}" if spec.labels else TAGGER
+
+
+def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """What is printed at the end."""
+    data, encoder = result["data"], result["encoder"]
+    spec = TaskSpec(
+        name=result["task"],
+        title=encoder["name"],
+        labels=tuple(data["splits"]["train"]["labels"]),
+        score=tuple(result["score"]),
+        segments="separators",
+        sizes={},
+        positive_label=data["f1_label"],
+    )
+    constants = {"baseline (majority)": result["majority"]}
+    if data["best_constant"]:
+        constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    return [
+        "",
+        *evaluation_lines(spec, result["evaluation"], constants),
+        f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
+        f"{encoder['cpu_s']:.1f} s of CPU time; nothing was searched and nothing is drawn by lot: "
+        "this is one run, and another would say the same",
+        f"run: {folder}",
+    ]

@@ -1,0 +1,102 @@
+"""One trial of a grid: its YAML, how far it is, and which classifiers stay.
+
+Invariant: a trial that was done with other settings, data or weights is never taken for done.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.files import file_lock, write_atomic
+from finetune.run_config import differences
+from training.command_line import merged
+from training.configuration import changed_inputs
+from training.result import read_result
+from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
+from training.studies.trials import LOCK_FILE, State, Trial
+
+_HEADER = "# One trial of a grid; `fit` or `baseline` with --config <this file> repeats it.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTrial(Trial):
+    """One fit of a grid."""
+
+    settings: Mapping[str, Any]
+    """The options of its `fit`, nested as in its YAML files."""
+    keep: str = "all"
+    """Which classifiers stay; see `remove_classifiers`."""
+
+    def state(self) -> State:
+        """Return how far it is; a failure under other settings, data or weights does not count."""
+        differing = self._differences()
+        if not (self.folder / RESULT_FILE).is_file():
+            return "failed" if super().state() == "failed" and not differing else "open"
+        if differing:
+            raise ValueError(
+                f"{self.folder / RESULT_FILE} was found with other settings or files "
+                f"({'; '.join(differing[:3])}): give another --output, or remove {self.folder} "
+                "to train it anew"
+            )
+        return "done"
+
+    def _differences(self) -> list[str]:
+        path = self.folder / TRIAL_CONFIG_FILE
+        if not path.is_file():
+            return []
+        stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return [*differences(stored, self.settings), *changed_inputs(self.folder)]
+
+    def write_start(self) -> None:
+        """Write the YAML of its fit, which goes on from what is there unless that differs."""
+        settings = merged(self.settings, {"run": {"overwrite": bool(self._differences())}})
+        text = _HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_atomic(self.folder / TRIAL_CONFIG_FILE, text.encode("utf-8"))
+        super().write_start()
+
+    def write_end(self, exit_code: int, *, interrupted: bool) -> str:
+        """Note how its process ended; a fit that diverged has its result too."""
+        has_result = (self.folder / RESULT_FILE).is_file()
+        return super().write_end(0 if has_result else exit_code, interrupted=interrupted)
+
+    def conclude(self) -> None:
+        """Remove the classifiers that are not to stay."""
+        if not (self.folder / RESULT_FILE).is_file():
+            raise ValueError(f"the fit ended without {RESULT_FILE}")
+        remove_classifiers(self.folder.parent, keep=self.keep)
+
+    def found(self) -> str:
+        """Return its scores on validation, in words."""
+        from finetune.metrics import metric_title
+
+        result = read_result(self.folder / RESULT_FILE)
+        scores, label = result["evaluation"].get("validation", {}), result["data"].get("f1_label")
+        names = [name for name in result["score"] if scores.get(name) is not None]
+        texts = (f"{metric_title(name, label or '')} {scores[name]:.4f}" for name in names)
+        start = "DIVERGED " if result["diverged"] else ""
+        return f"{start}{', '.join(texts) or 'no score'} (validation)"
+
+
+def remove_classifiers(folder: Path, *, keep: str) -> None:
+    """Remove classifiers of finished trials below the folder of a task and encoder.
+
+    Args:
+        folder: `<grid>/<task>/<encoder>`.
+        keep: best: all but the one with the best validation score; none: all of them.
+    """
+    with file_lock(folder / LOCK_FILE, wait=True):
+        scores: dict[Path, float] = {}
+        for path in sorted(folder.glob(f"*/{RESULT_FILE}")):
+            if keep != "all" and (path.parent / CLASSIFIER_FOLDER).is_dir():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                found = result["evaluation"].get("validation", {}).get("score", -float("inf"))
+                scores[path.parent / CLASSIFIER_FOLDER] = float(found)
+        best = max(scores, key=scores.__getitem__, default=None)
+        for classifier in scores:
+            if keep == "none" or classifier != best:
+                shutil.rmtree(classifier)

@@ -1,0 +1,151 @@
+"""The encoder of a classifier from an encoder file: one of the house, or a foreign module.
+
+Invariant: the task decides vocabulary and length; everything else stands in the file.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse._util import import_object
+from torch import Tensor, nn
+
+from data_prep.command import read_yaml
+from data_prep.manifest import digest_of
+from finetune.lra.tasks import LraTask
+from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFile:
+    """What an encoder file says."""
+
+    path: Path
+    class_path: str
+    """A configuration of ponet, or any module."""
+    init_args: Mapping[str, Any]
+    """Its arguments."""
+
+    @property
+    def name(self) -> str:
+        """What tables call the encoder: the file without what all files here begin with."""
+        return self.path.stem.removeprefix("lra_")
+
+    @property
+    def digest(self) -> str:
+        """Of class and arguments."""
+        return digest_of([self.class_path, dict(self.init_args)])
+
+
+def read_encoder_file(path: str) -> EncoderFile:
+    """Return the content of a file like configs/encoder/lra_ponet.yaml.
+
+    Raises:
+        ValueError: It is not there or holds no encoder.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"--model.encoder {path}: no such file; give an encoder file such as "
+            "configs/encoder/lra_ponet.yaml"
+        )
+    content: Any = read_yaml(path)
+    for key in ("model", "encoder"):
+        content = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
+        raise ValueError(f"{path}: has no model: encoder: class_path")
+    arguments = content.get("init_args") or {}
+    if {*content} - {"class_path", "init_args"} or not isinstance(arguments, dict):
+        raise ValueError(f"{path}: an encoder has class_path and init_args, a mapping, alone")
+    return EncoderFile(path=Path(path), class_path=content["class_path"], init_args=arguments)
+
+
+class ForeignEncoder(nn.Module):
+    """A module of somebody else in the place of an encoder.
+
+    It maps ids, int64 (B, L), and their mask, bool (B, L), to states (B, L, D). One that has a true
+    attribute `ignores_padding` gets batches that are cut to their longest row.
+
+    Args:
+        module: The module.
+        task: Gives the ids of a trial run, which finds D.
+
+    Raises:
+        ValueError: It returns something else.
+    """
+
+    def __init__(self, module: nn.Module, task: LraTask) -> None:
+        super().__init__()
+        self.module = module
+        self.sees_padding = not getattr(module, "ignores_padding", False)
+        ids_BL = torch.ones(2, task.length, dtype=torch.int64)
+        was_training = module.training
+        with torch.no_grad():
+            states = module.eval()(ids_BL, ids_BL.bool())
+        module.train(was_training)
+        if not isinstance(states, Tensor) or states.shape[:2] != ids_BL.shape or states.ndim != 3:
+            shape = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
+            raise ValueError(
+                f"{type(module).__name__} returns {shape} for ids {tuple(ids_BL.shape)}; "
+                "a tensor of states (B, L, D) is needed"
+            )
+        self.hidden_size = int(states.shape[2])
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return states (B, L, D)."""
+        states: Tensor = self.module(batch.input_ids, batch.mask)
+        return states
+
+
+def make_encoder(
+    file: EncoderFile, task: LraTask, *, dropout_prob: float | None
+) -> EncoderConfig | ForeignEncoder:
+    """Return the configuration or module of a file, with the vocabulary and length of a task.
+
+    Args:
+        file: What to make.
+        task: A foreign module that takes `vocab_size` or `length` gives those names in init_args
+            the value `task`.
+        dropout_prob: Replaces the dropout of an encoder of the house, that of attention too; None:
+            as the file says.
+
+    Raises:
+        ValueError: The class cannot be imported, may not be, or does not take the arguments.
+    """
+    try:
+        found = import_object(file.class_path)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{file.path}: {file.class_path} cannot be imported ({error})") from error
+    try:
+        if isinstance(found, type) and issubclass(found, EncoderConfig):
+            return _own(found(**{**file.init_args, **_sizes(task)}), dropout_prob)
+        if dropout_prob is not None:
+            raise ValueError(f"model.dropout_prob is for encoders of ponet, not {file.class_path}")
+        sizes = {"vocab_size": task.vocab_size, "length": task.length}
+        given = {k: sizes.get(k, v) if v == "task" else v for k, v in file.init_args.items()}
+        made = found(**given)
+    except TypeError as error:
+        raise ValueError(f"{file.path}: {file.class_path}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{file.path}: {file.class_path} is no torch.nn.Module")
+    return ForeignEncoder(made, task)
+
+
+def sees_padding(encoder: EncoderConfig | ForeignEncoder) -> bool:
+    """Return whether padding changes the states of real tokens, so that none may be cut off."""
+    return encoder.sees_padding or getattr(encoder, "kind", "") == "mlp_mixer"
+
+
+def _sizes(task: LraTask) -> dict[str, int]:
+    return {"vocab_size": task.vocab_size, "max_positions": task.length}
+
+
+def _own(config: EncoderConfig, dropout_prob: float | None) -> EncoderConfig:
+    if dropout_prob is None:
+        return config
+    names = [f.name for f in dataclasses.fields(config) if f.name.endswith("dropout_prob")]
+    changed: dict[str, Any] = dict.fromkeys(names, dropout_prob)
+    return dataclasses.replace(config, **changed)

@@ -1,0 +1,154 @@
+"""`python -m finetune lra fit`: a run on Long Range Arena, with all that a fit on a task has.
+
+Invariant: the test split is looked at once, after the best step was chosen on validation; only in
+mode published is the validation split of Text the test split, and the result says so.
+"""
+
+import shutil
+from functools import partial
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser
+from safetensors.torch import load_file, save_file
+
+from data_prep.files import write_atomic
+from finetune.callbacks import BestClassifier, ResumePoint, record_result
+from finetune.data.inspection import overview_lines
+from finetune.fit_module import FitModule
+from finetune.lightning_cli import FinetuneCLI, judged
+from finetune.lra.datamodule import LraDataModule
+from finetune.lra.module import LraModule
+from finetune.lra.outcome import data_notes, lra_result
+from finetune.lra.tasks import TASKS
+from finetune.outcome import fit_lines
+from finetune.run_config import RESUME_FOLDER
+from training.callbacks.history import RunBegin, rewind_metrics
+from training.callbacks.steps import EvaluationInterval
+from training.cli import RunCLI, RunParser, callback_of, run_cli
+from training.configuration import write_inputs
+from training.interruption import say
+from training.result import write_result
+from training.run_config import RESULT_FILE
+
+WEIGHTS = "model.safetensors"
+
+
+class LraParser(RunParser):
+    """The parser of a fit on Long Range Arena."""
+
+    program, command = "ponet-finetune lra", "ponet-finetune lra COMMAND"
+    decided = ("data.seed", "trainer.accumulate_grad_batches", "trainer.default_root_dir")
+
+
+class LraBegin(RunBegin):
+    """Keep the configuration and the digests of what is read; print what is known of the data."""
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both, or go on where the run was stopped."""
+        assert isinstance(pl_module, LraModule)
+        data = pl_module.datamodule
+        if self.resumes:
+            say(f"going on after step {trainer.global_step} of {self.run.folder}")
+        else:
+            self.write_config(trainer, pl_module)
+            read = {"the encoder file": pl_module.file.path, "the data": data.found.source}
+            write_inputs(self.run.folder, read)
+        rewind_metrics(trainer)
+        print("\n".join([data_notes(data), *overview_lines(data.inspection)]))
+
+
+class BestLra(BestClassifier):
+    """Writes the weights at every new best score."""
+
+    def _write(self, module: FitModule) -> None:
+        assert isinstance(module, LraModule)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: w.detach().cpu() for name, w in module.classifier.state_dict().items()}
+        partial_file = self.folder / f".{WEIGHTS}"
+        save_file(weights, partial_file)
+        write_atomic(self.folder / WEIGHTS, partial_file.read_bytes())
+        partial_file.unlink()
+
+
+class LraCLI(FinetuneCLI):
+    """`fit` around LraModule and LraDataModule."""
+
+    model: LraModule  # type: ignore[assignment]
+    datamodule: LraDataModule  # type: ignore[assignment]
+    module_class = LraModule  # type: ignore[assignment]
+    data_class = LraDataModule  # type: ignore[assignment]
+    run_parser = LraParser  # type: ignore[assignment]
+    description = "Train a text encoder on a task of Long Range Arena."
+    decided_by = {
+        "data.seed": "seed_everything",
+        "trainer.accumulate_grad_batches": "data.micro_batch_size",
+        "trainer.default_root_dir": "run.root",
+    }
+    own_defaults = {
+        "max_epochs": -1,
+        "log_every_n_steps": 50,
+        "enable_checkpointing": False,
+        "devices": 1,
+    }
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Fit alone; it tests as well."""
+        return {"fit": FinetuneCLI.subcommands()["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of a run."""
+        RunCLI.add_arguments_to_parser(self, parser)
+
+    def before_instantiate_classes(self) -> None:
+        """Take the task's number of steps where none is given."""
+        trainer = self.config[self.subcommand].trainer
+        task = self.config[self.subcommand].data.task
+        if trainer.max_steps < 0 and task in TASKS:
+            trainer.max_steps = TASKS[task].steps
+        super().before_instantiate_classes()
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        every = max(1, config["max_steps"] // self.datamodule.num_evaluations)
+        config["max_steps"] += self.model.self_pretrain_steps
+        return super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
+
+    def _writers(self) -> list[Callback]:
+        resumes = self.going_on_from is not None
+        point = ResumePoint(
+            self.run.folder / RESUME_FOLDER,
+            every_n_minutes=self.run.save_every_n_minutes,
+            stop=self.stop,
+            started=self.started,
+        )
+        begin = LraBegin(
+            self.run, resumes=resumes, tracker=partial(self.tracker, continues=resumes)
+        )
+        return [begin, BestLra(self.run.classifier), point]
+
+    def finish_fit(self) -> None:
+        """Test the best classifier once; write what was found."""
+        best = callback_of(self.trainer, BestLra)
+        self.model.evaluation = {}
+        if self.run.test and best.step:
+            weights = load_file(self.run.classifier / WEIGHTS)
+            self.model.classifier.load_state_dict(weights)
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self.result = lra_result(
+            self.trainer,
+            self.model,
+            best,
+            seed=self.config[self.subcommand].seed_everything,
+            elapsed_s=callback_of(self.trainer, ResumePoint).elapsed_s,
+        )
+        write_result(self.run.folder / RESULT_FILE, self.result)
+        record_result(self.trainer, self.run, self.result)
+        shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
+        print("\n".join(fit_lines(self.result, self.run.folder)))
+
+
+def run_lra_fit(arguments: list[str], *, started: float) -> int:
+    """Run `fit`; returns the exit code."""
+    return judged(run_cli(LraCLI, arguments, started=started))

@@ -1,0 +1,138 @@
+"""result.json of a run on Long Range Arena, in the form of every fine-tuning result.
+
+Invariant: data of another kind, or another mode, are another task to a table: their scores never
+stand in one column.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Trainer
+
+from finetune.lra.datamodule import LraDataModule
+from finetune.lra.module import LraModule
+from finetune.lra.tasks import SOURCE, TASKS, LraTask, Mode
+from training.result import FORMAT_VERSION
+from training.run_folder import versions
+
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
+
+FAMILY = "Long Range Arena"
+
+
+def lra_result(
+    trainer: Trainer, module: LraModule, best: "BestClassifier", *, seed: int, elapsed_s: float
+) -> dict[str, Any]:
+    """Return the content of result.json.
+
+    Args:
+        trainer: After the fit.
+        module: Holds the test scores of the best classifier, where there are any.
+        best: Which validation was the best.
+        seed: Seed of the run.
+        elapsed_s: Wall time from the start of the command.
+    """
+    data = module.datamodule
+    tested = {name: found for name, found in module.evaluation.items() if name == "test"}
+    device = trainer.strategy.root_device
+    pretraining = {"steps": module.self_pretrain_steps, "loss": module.pretrain_loss}
+    return {
+        **task_part(data.spec, data.inspection),
+        "encoder": encoder_part(module),
+        "settings": _settings(trainer, module, seed),
+        "best_epoch": best.epoch,
+        "best_step": max(0, best.step - module.self_pretrain_steps),
+        "total_steps": max(0, best.total_steps - module.self_pretrain_steps),
+        "evaluation": {**best.evaluation, **tested},
+        "diverged": bool(module.diverged),
+        "reason": module.diverged,
+        "data": {**data.inspection, "self_pretraining": pretraining},
+        "elapsed_s": round(elapsed_s, 3),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def task_part(spec: LraTask, inspection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result says of its task, and the versions."""
+    kind, mode = inspection["kind"], inspection["mode"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": f"lra-{spec.name}-{mode}-{kind}",
+        "title": f"{spec.title}, {mode}, {kind.replace('_', '-')} data",
+        "kind": "classification",
+        "score": ["accuracy"],
+        "majority": inspection["majority"],
+        "versions": {name.replace("-", "_"): number for name, number in versions().items()},
+        "task_facts": _facts(spec, kind, mode),
+    }
+
+
+def _facts(spec: LraTask, kind: str, mode: Mode) -> dict[str, Any]:
+    notes = [f"{SOURCE}; {spec.title}'s test accuracy has a standard error of {_error(spec):.1f}"]
+    notes += ["their data are the official ones"] * (kind != "official")
+    notes += ["their procedure is the published one"] * (mode != "published")
+    return {
+        "family": FAMILY,
+        "place": 100 + list(TASKS).index(spec.name) + 0.5 * (mode == "published"),
+        "num_folds": 0,
+        "in_average": spec.name != "path_x",
+        "published": {} if kind == "stand_in" else dict(spec.published),
+        "published_source": "; ".join(notes),
+        "published_metric": "",
+    }
+
+
+def _error(spec: LraTask) -> float:
+    """Standard error of one published test accuracy, in points, at the PoNet score."""
+    share = spec.published.get("PoNet", 50.0) / 100
+    return float(100 * (share * (1 - share) / spec.sizes["test"]) ** 0.5)
+
+
+def encoder_part(module: LraModule) -> dict[str, Any]:
+    """Return what a result says of its encoder; self-pretraining makes it another one."""
+    steps, encoder = module.self_pretrain_steps, module.classifier.encoder
+    name = module.file.name + (f" + {steps:,} steps of self-pretraining" if steps else "")
+    return {
+        "path": str(module.file.path),
+        "kind": getattr(getattr(encoder, "config", None), "kind", module.file.class_path),
+        "name": name,
+        "num_parameters": sum(parameter.numel() for parameter in module.classifier.parameters()),
+        "random_init": not steps,
+        "digest": module.file.digest,
+    }
+
+
+def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
+    optimizer, data = module.optimizer_config, module.datamodule
+    steps, cut = trainer.max_steps - module.self_pretrain_steps, data.cut_padding
+    dropout = getattr(getattr(module.classifier.encoder, "config", None), "dropout_prob", None)
+    return {
+        "lr": optimizer.lr,
+        "batch_size": data.spec.batch_size,
+        "epochs": round(steps * data.spec.batch_size / data.counts()["train"], 2),
+        "max_len": data.spec.length,
+        "seed": seed,
+        "fold": 0,
+        "repeat": 0,
+        "warmup_share": optimizer.warmup_share,
+        "weight_decay": optimizer.weight_decay,
+        "schedule": "one cycle" + (", beta1 too" if data.mode == "published" else ""),
+        "precision": str(trainer.precision),
+        "max_train_rows": data.max_train_rows,
+        "max_eval_rows": data.max_eval_rows,
+        "positions": "learned" if cut else "learned, nothing cut",
+        "segments": data.inspection["segments"],
+        "dropout_prob": dropout,
+        "gradient_clip": trainer.gradient_clip_val or 0.0,
+        "class_weights": "none",
+        "targets": "both",
+        "languages": "",
+        "decoder": "independent",
+    }
+
+
+def data_notes(data: LraDataModule) -> str:
+    """Return one line on mode and data, for the start of a run."""
+    return f"{data.spec.title}: mode {data.mode}, {data.inspection['kind']} data"

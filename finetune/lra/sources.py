@@ -1,0 +1,295 @@
+"""The splits of a task from whatever the user has: official files, generated, or a stand-in.
+
+Invariant: every kind of data is named in what is returned, and a split that the publication does
+not fix is the same for everyone: it depends on the files alone.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.readers import ReadLog, read_lines
+from finetune.lra.files import (
+    read_cifar,
+    read_pathfinder,
+    read_pickle,
+    read_retrieval,
+    release_folder,
+)
+from finetune.lra.generated import generated_folder, make_blocks, read_blocks
+from finetune.lra.listops import read_listops
+from finetune.lra.splits import DataKind, Ids, LraSplit, byte_ids, grey, padded, pixel_split
+from finetune.lra.tasks import LraTask, Mode
+from finetune.tasks.folds import carve
+from finetune.tasks.long_documents import read_imdb
+from finetune.tasks.spec import SplitRows
+
+PICKLED = {"train": "train", "validation": "dev", "test": "test"}
+STAND_IN_PAIRS = {"train": "train", "validation": "eval", "test": "test"}
+_SPLIT_SEED = 42
+_VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LraData:
+    """A task with its samples."""
+
+    kind: DataKind
+    """Where they are from."""
+    splits: Mapping[str, LraSplit]
+    """`train`, `validation` and `test`."""
+    source: Path
+    """Folder that they were read from."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the scores must know of them, in sentences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which data."""
+
+    task: LraTask
+    folder: str
+    """Of the user's files; empty: the data are made."""
+    cache: str
+    """Of made data."""
+    mode: Mode
+    generator_seed: int = 2021
+
+
+def load_data(wanted: Wanted) -> LraData:
+    """Return the samples of a task.
+
+    Raises:
+        ValueError: The folder holds no data of this task, or what it holds is damaged.
+    """
+    task = wanted.task
+    if not wanted.folder:
+        if not task.has_generator:
+            raise ValueError(
+                f"{task.title} cannot be made: give --data.folder, a folder of its files "
+                "(docs/long_range_arena.md says where to get them)"
+            )
+        return _generated(wanted)
+    root = Path(wanted.folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"--data.folder {root}: no such folder")
+    pickles = _pickles(root, task)
+    data = _from_pickles(root, pickles, task) if pickles else _READERS[task.name](root, wanted)
+    for name, split in data.splits.items():
+        _check(split, task, f"{data.source}, {name}")
+    return data
+
+
+def _check(split: LraSplit, task: LraTask, place: str) -> None:
+    most = int(split.labels.max(initial=0))
+    if most >= len(task.labels):
+        raise ValueError(f"{place}: label {most}; {task.title} has 0 to {len(task.labels) - 1}")
+    if task.is_pixels and split.ids.shape[1] != task.length:
+        raise ValueError(
+            f"{place}: pictures of {split.ids.shape[1]} pixels; {task.title} has {task.length}"
+        )
+    if task.has_pair != (split.other_ids is not None):
+        raise ValueError(f"{place}: {task.title} has {1 + task.has_pair} texts a sample")
+
+
+def _generated(wanted: Wanted) -> LraData:
+    task, seed = wanted.task, wanted.generator_seed
+    folder = generated_folder(Path(wanted.cache).expanduser(), task.name, seed)
+    make_blocks(folder, task.name, seed, num_samples=sum(task.sizes.values()))
+    splits, first = {}, 0
+    for name, count in task.sizes.items():
+        splits[name] = read_blocks(
+            folder, first=first, num_samples=count, length=task.length, is_pixels=task.is_pixels
+        )
+        first += count
+    note = f"made by this project's generator, seed {seed}, not the released files"
+    return LraData(kind="generated", splits=splits, source=folder, notes=(note,))
+
+
+def _pickles(root: Path, task: LraTask) -> dict[str, Path]:
+    """The pickles of the PyTorch ports, if the folder holds them."""
+    stem = f"{task.name}-curv_contour_length_14" if task.name == "pathfinder32" else task.name
+    paths = {name: root / f"{stem}.{split}.pickle" for name, split in PICKLED.items()}
+    found = [path for path in paths.values() if path.is_file()]
+    missing = [path for path in paths.values() if path not in found]
+    if found and missing:
+        raise ValueError(f"{missing[0]}: no such file, but {found[0].name} is there")
+    return paths if found else {}
+
+
+def _from_pickles(root: Path, paths: Mapping[str, Path], task: LraTask) -> LraData:
+    splits = {name: read_pickle(path, len(task.labels)) for name, path in paths.items()}
+    if task.is_pixels:  # black pixels at the end are none the less pixels
+        splits = {
+            name: replace(split, lengths=np.full(len(split), split.ids.shape[1], np.int32))
+            for name, split in splits.items()
+        }
+    note = "pickles of the PyTorch ports, whose makers have shuffled and split them"
+    return LraData(kind="official", splits=splits, source=root, notes=(note,))
+
+
+def _listops(root: Path, wanted: Wanted) -> LraData:
+    folder, splits = release_folder(root, "listops-1000"), {}
+    for name, released in (("train", "train"), ("validation", "val"), ("test", "test")):
+        path = folder / f"basic_{released}.tsv"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; basic_train, basic_val and basic_test.tsv")
+        samples = list(read_listops(path))
+        if not samples:
+            raise ValueError(f"{path}: holds no samples below its header")
+        ids, lengths = padded([ids for ids, _ in samples], wanted.task.length)
+        splits[name] = LraSplit(ids, np.array([label for _, label in samples], np.uint8), lengths)
+    return LraData(kind="official", splits=splits, source=folder)
+
+
+def _text(root: Path, wanted: Wanted) -> LraData:
+    train, test = (read_imdb(root, split) for split in ("train", "test"))
+    notes: tuple[str, ...] = ()
+    if wanted.mode == "published":
+        validation = test
+        notes = ("validation is the test split, as published: the best of many looks at it",)
+    else:
+        validation, train = carve(train, _VALIDATION_SHARE)
+    rows = {"train": train, "validation": validation, "test": test}
+    splits = {name: _bytes_of(split, wanted.task) for name, split in rows.items()}
+    return LraData(kind="official", splits=splits, source=Path(train.source).parent, notes=notes)
+
+
+def _bytes_of(split: SplitRows, task: LraTask) -> LraSplit:
+    labels = np.array([row.target for row in split.rows], np.uint8)
+    ids, lengths = padded([byte_ids(row.text, task.kept) for row in split.rows], task.length)
+    return LraSplit(ids, labels, lengths, repairs=dict(split.repairs))
+
+
+def _retrieval(root: Path, wanted: Wanted) -> LraData:
+    decoded = wanted.mode == "strict"
+    note = "texts decoded" if decoded else "texts are Python bytes literals, as published"
+    if (root / "papers.jsonl").is_file() or (root / "papers.jsonl.zst").is_file():
+        splits = {
+            name: _joined(root, file, wanted.task, decoded=decoded)
+            for name, file in STAND_IN_PAIRS.items()
+        }
+        notes = (note, "pairs of the same kind from other papers, 4,224 to train on: a stand-in")
+        return LraData(kind="stand_in", splits=splits, source=root, notes=notes)
+    folder = release_folder(root, "tsv_data")
+    splits = {
+        name: _padded_pairs(
+            read_retrieval(
+                folder / f"new_aan_pairs.{file}.tsv", length=wanted.task.kept, decoded=decoded
+            ),
+            wanted.task,
+        )
+        for name, file in STAND_IN_PAIRS.items()
+    }
+    return LraData(kind="official", splits=splits, source=folder, notes=(note,))
+
+
+def _padded_pairs(split: LraSplit, task: LraTask) -> LraSplit:
+    assert split.other_ids is not None
+    ids, other = (_widened(ids, task.length) for ids in (split.ids, split.other_ids))
+    return replace(split, ids=ids, other_ids=other)
+
+
+def _widened(ids: Ids, length: int) -> Ids:
+    whole = np.zeros((len(ids), length), np.uint16)
+    whole[:, : ids.shape[1]] = ids
+    return whole
+
+
+def _joined(root: Path, file: str, task: LraTask, *, decoded: bool) -> LraSplit:
+    """Pairs of the stand-in: ids in one file, papers in another."""
+    texts = {}
+    name = "papers.jsonl" if (root / "papers.jsonl").is_file() else "papers.jsonl.zst"
+    for line in read_lines(root / name, ReadLog()):
+        paper = json.loads(line)
+        texts[str(paper["id"])] = str(paper["text"])
+    path = root / f"new_aan_pairs.{file}.only_ids.tsv"
+    pairs: tuple[list[NDArray[np.uint16]], list[NDArray[np.uint16]]] = ([], [])
+    labels = []
+    for number, line in enumerate(read_lines(path, ReadLog()), 1):
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 3 or not {*columns[1:]} <= texts.keys():
+            raise ValueError(f"{path}, line {number}: label and two ids of {name} are needed")
+        labels.append(int(float(columns[0])))
+        for side, paper_id in zip(pairs, columns[1:], strict=True):
+            text = texts[paper_id]
+            side.append(byte_ids(text if decoded else repr(text.encode()), task.kept))
+    first, second = (padded(side, task.length) for side in pairs)
+    return LraSplit(first[0], np.array(labels, np.uint8), first[1], *second)
+
+
+def _image(root: Path, wanted: Wanted) -> LraData:
+    if (root / "train" / wanted.task.labels[0]).is_dir():
+        return _image_files(root, wanted.task)
+    pixels, labels = read_cifar(root, "train")
+    whole = pixel_split(grey(pixels), labels.tolist())
+    test = read_cifar(root, "test")
+    splits = _parted(whole, {"train": 0.9, "validation": 0.1}, seed=None)
+    splits["test"] = pixel_split(grey(test[0]), test[1].tolist())
+    return LraData(kind="official", splits=splits, source=root)
+
+
+def _image_files(root: Path, task: LraTask) -> LraData:
+    """CIFAR-10 as picture files, `{train,test}/<class>/*.{png,jpg}`."""
+    from PIL import Image
+
+    found = {}
+    for name in ("train", "test"):
+        images, labels = [], []
+        for label, title in enumerate(task.labels):
+            for path in sorted((root / name / title).glob("*.[jp][pn]g")):
+                with Image.open(path) as image:
+                    images.append(np.asarray(image.convert("RGB")))
+                labels.append(label)
+        if not images:
+            raise ValueError(f"{root / name}: holds no <class>/*.jpg or *.png")
+        found[name] = pixel_split(grey(np.stack(images)), labels)
+    splits = _parted(found["train"], {"train": 0.9, "validation": 0.1}, seed=_SPLIT_SEED)
+    note = "picture files of CIFAR-10, which a lossy format has changed: a stand-in"
+    splits["test"] = found["test"]
+    return LraData(kind="stand_in", splits=splits, source=root, notes=(note,))
+
+
+def _pathfinder(root: Path, wanted: Wanted) -> LraData:
+    name = "pathfinder32" if wanted.task.name == "pathfinder32" else "pathfinder128"
+    folder = release_folder(root, name)
+    shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    splits = _parted(read_pathfinder(folder), shares, seed=_SPLIT_SEED)
+    note = "split 80/10/10 by a fixed shuffle: published ones are not known"
+    return LraData(kind="official", splits=splits, source=folder, notes=(note,))
+
+
+def _parted(
+    split: LraSplit, shares: Mapping[str, float], *, seed: int | None
+) -> dict[str, LraSplit]:
+    """Cut a split by shares, in its own order or shuffled by a seed."""
+    count = len(split)
+    order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
+    ends = np.rint(np.cumsum([0.0, *shares.values()]) * count).astype(int).tolist()
+    return {
+        name: take(split, order[start:end])
+        for name, start, end in zip(shares, ends[:-1], ends[1:], strict=True)
+    }
+
+
+def take(split: LraSplit, rows: NDArray[np.int64]) -> LraSplit:
+    """Return some samples of a split."""
+    return LraSplit(
+        split.ids[rows],
+        split.labels[rows],
+        split.lengths[rows],
+        None if split.other_ids is None else split.other_ids[rows],
+        None if split.other_lengths is None else split.other_lengths[rows],
+        split.repairs,
+    )
+
+
+_READERS: Mapping[str, Callable[[Path, Wanted], LraData]] = {
+    "listops": _listops, "text": _text, "retrieval": _retrieval, "image": _image,
+    "pathfinder32": _pathfinder, "path_x": _pathfinder,
+}  # fmt: skip

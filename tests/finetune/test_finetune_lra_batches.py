@@ -1,0 +1,144 @@
+"""Batches that are sorted and cut, the schedule, and self-pretraining's loss."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from lra_runs import write_encoder
+from torch.nn.functional import cross_entropy
+
+from finetune.lra.batches import DeviceSplit, EvaluationBatches, Layout, TrainBatches
+from finetune.lra.encoders import make_encoder, read_encoder_file
+from finetune.lra.schedule import OneCycle
+from finetune.lra.self_pretraining import TokenGuesser
+from finetune.lra.splits import LraSplit, padded
+from finetune.lra.tasks import IMAGE, LISTOPS
+from ponet.heads import MeanClassifier
+
+TASK = dataclasses.replace(LISTOPS, length=64)
+LAYOUT = Layout(num_segments=4, zeros_are_padding=False, cuts=True)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def split():
+    generator = np.random.default_rng(3)
+    samples = [generator.integers(1, 16, size=n, dtype=np.uint8) for n in range(4, 64, 3)]
+    ids, lengths = padded(samples, 64)
+    return LraSplit(ids, generator.integers(10, size=len(samples), dtype=np.uint8), lengths)
+
+
+def train_batches(split, layout, micro, **options):
+    found = DeviceSplit(split, layout, CPU)
+    return TrainBatches(
+        found, batch_size=8, micro_batch_size=micro, seed=1, epoch=lambda: 2, **options
+    )
+
+
+def gradients(path, batches, divisor):
+    torch.manual_seed(0)
+    model = MeanClassifier(
+        make_encoder(read_encoder_file(str(path)), TASK, dropout_prob=0.0),
+        num_labels=10, hidden_size=16,
+    )  # fmt: skip
+    for batch in batches:
+        loss = cross_entropy(model(batch.inputs, divisor=divisor), batch.targets_B)
+        (loss * len(batch.targets_B) / 8).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("divisor", [None, 64])
+@pytest.mark.parametrize("kind", ["PoNetConfig", "BertConfig"])
+def test_sorted_cut_micro_batches_give_the_gradient_of_the_whole(tmp_path, split, kind, divisor):
+    path = write_encoder(tmp_path, kind)
+    whole = dataclasses.replace(LAYOUT, cuts=False)
+    first = [next(iter(train_batches(split, whole, 8)))]
+    cut = [batch for batch, _ in zip(train_batches(split, LAYOUT, 2), range(4), strict=False)]
+    assert sum(batch.inputs.mask.numel() for batch in cut) < 0.8 * first[0].inputs.mask.numel()
+    one, two = gradients(path, first, divisor), gradients(path, cut, divisor)
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_an_epoch_goes_on_behind_any_micro_batch(split):
+    whole = [batch.targets_B.tolist() for batch in train_batches(split, LAYOUT, 2)]
+    assert len(whole) == len(train_batches(split, LAYOUT, 2)) == 8
+    for done in (3, 4, 7):
+        rest = train_batches(split, LAYOUT, 2, resume_at=(2, done))
+        assert [batch.targets_B.tolist() for batch in rest] == whole[done:]
+
+
+def test_an_evaluation_sees_every_row_once(split):
+    found = DeviceSplit(split, LAYOUT, CPU)
+    batches = list(EvaluationBatches(found, range(len(split)), 6))
+    assert sum(len(batch.targets_B) for batch in batches) == len(split)
+    real = sum(int(batch.inputs.mask.sum()) for batch in batches)
+    assert real == int(split.lengths.sum())
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_black_is_padding_as_published_alone(published):
+    pixels = np.zeros((2, 16), np.uint8)
+    pixels[:, ::2] = 9
+    split = LraSplit(pixels, np.zeros(2, np.uint8), np.full(2, 16, np.int32))
+    layout = Layout(num_segments=2, zeros_are_padding=published, cuts=False)
+    batch = DeviceSplit(split, layout, CPU).batch(np.arange(2))
+    assert int(batch.inputs.mask.sum()) == (16 if published else 32)
+
+
+def test_segments_keep_the_padded_length(split):
+    batch = DeviceSplit(split, LAYOUT, CPU).batch(np.array([0]))
+    assert batch.inputs.input_ids.shape == (1, 4)
+    long = DeviceSplit(split, LAYOUT, CPU).batch(np.array([19]))
+    assert int(long.inputs.segment_ids.max()) == 60 // 17
+
+
+def test_the_schedule_is_pytorchs_one_cycle():
+    config = OneCycle(lr=1e-4, warmup_share=0.2)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=1e-4)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-4, pct_start=0.2, anneal_strategy="linear", total_steps=50
+    )
+    for step in range(50):
+        group = optimizer.param_groups[0]
+        rate = config.lr * config.schedule_factor(step, total_steps=50)
+        assert rate == pytest.approx(group["lr"], rel=1e-9)
+        assert config.beta1_at(step, total_steps=50) == pytest.approx(group["betas"][0])
+        optimizer.step()
+        theirs.step() if step < 49 else None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 1000])
+def test_self_pretraining_ends_at_zero(steps):
+    config = OneCycle(lr=1e-4, pretrain_lr=1e-3)
+    factors = [config.pretrain_factor(step, total_steps=steps) for step in range(steps + 1)]
+    assert factors[-1] == 0
+    assert 0 < max(factors[:-1]) <= 10 + 1e-9
+
+
+def test_the_guesser_hides_its_share_and_learns(tmp_path, split):
+    torch.manual_seed(0)
+    made = make_encoder(read_encoder_file(str(write_encoder(tmp_path))), TASK, dropout_prob=0.0)
+    model = MeanClassifier(made, num_labels=10, hidden_size=4)
+    guesser = TokenGuesser(model.encoder, TASK)
+    assert guesser.share == 0.1
+    assert IMAGE.mask_share == 0.5
+    batch = DeviceSplit(split, LAYOUT, CPU).batch(np.arange(8)).inputs
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    parameters = [*model.parameters(), *guesser.parameters()]
+    assert len({id(p) for p in parameters}) == len(parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = guesser(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    hidden = torch.stack([one.input_ids == TASK.vocab_size - 1 for one in seen])
+    share = float(hidden.sum() / (len(seen) * batch.mask.sum()))
+    assert share == pytest.approx(0.1, abs=0.02)
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])

@@ -1,0 +1,119 @@
+"""Runs on Long Range Arena: what they leave, both modes, going on, self-pretraining, mistakes."""
+
+import json
+
+import pytest
+import torch
+from finetune_runs import json_lines, result_of
+from lra_runs import LISTOPS, run_fit, small_tasks, write_encoder
+from safetensors.torch import load_file
+
+from finetune.lra import lightning_cli
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    small_tasks(monkeypatch)
+
+
+def test_a_fit_leaves_a_result_that_says_mode_and_data(tmp_path):
+    assert run_fit(tmp_path, "a") == 0
+    found = result_of(tmp_path / "runs/a")
+    assert found["task"] == "lra-listops-strict-generated"
+    assert (found["data"]["kind"], found["data"]["mode"]) == ("generated", "strict")
+    assert found["task_facts"]["family"] == "Long Range Arena"
+    assert found["task_facts"]["published"]["PoNet"] == 37.80
+    assert found["evaluation"]["test"]["num_rows"] == LISTOPS.sizes["test"]
+    assert found["total_steps"] == LISTOPS.steps
+    assert found["encoder"]["name"] == "ponet"
+
+
+def test_published_mode_scores_whole_batches_alone(tmp_path):
+    assert run_fit(tmp_path, "a", "--data.mode", "published") == 0
+    found = result_of(tmp_path / "runs/a")
+    assert found["task"] == "lra-listops-published-generated"
+    assert found["evaluation"]["test"]["num_rows"] == 16  # of 20, in batches of 8
+    assert found["settings"]["schedule"] == "one cycle, beta1 too"
+
+
+class Stop(Exception):
+    """What ends a run in the middle."""
+
+
+def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path, monkeypatch):
+    options = ("--data.mode", "published", "--model.self_pretrain_steps", "4")
+    assert run_fit(tmp_path, "whole", *options) == 0
+    own = lightning_cli.LraCLI.own_callbacks
+
+    class StopAt(lightning_cli.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 9:
+                raise Stop
+
+    monkeypatch.setattr(
+        lightning_cli.LraCLI, "own_callbacks", lambda self, config: [*own(self, config), StopAt()]
+    )
+    with pytest.raises(Stop):
+        run_fit(tmp_path, "stopped", *options)
+    monkeypatch.setattr(lightning_cli.LraCLI, "own_callbacks", own)
+    assert run_fit(tmp_path, "stopped", *options) == 0
+    runs = [tmp_path / "runs" / name for name in ("whole", "stopped")]
+    one, two = ({**result_of(run), "elapsed_s": 0} for run in runs)
+    assert one == two
+    one, two = (load_file(run / "classifier/model.safetensors") for run in runs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = (json_lines(run / "metrics.jsonl") for run in runs)
+    assert [{**r, "elapsed_s": 0} for r in one] == [{**r, "elapsed_s": 0} for r in two]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
+    assert run_fit(tmp_path, "a") == 0
+    capsys.readouterr()
+    assert run_fit(tmp_path, "a") == 0
+    assert "nothing was trained" in capsys.readouterr().err
+
+
+def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):
+    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4") == 0
+    found = result_of(tmp_path / "runs/a")
+    assert found["encoder"]["name"] == "ponet + 4 steps of self-pretraining"
+    kept = found["data"]["self_pretraining"]
+    assert kept["steps"] == 4
+    assert 0 < kept["loss"] < 10
+    assert found["total_steps"] == LISTOPS.steps
+    steps = {row["step"] for row in json_lines(tmp_path / "runs/a/metrics.jsonl")}
+    assert max(steps) == LISTOPS.steps + 4
+
+
+@pytest.mark.parametrize("kind", ["FNetConfig", "BertConfig"])
+def test_the_other_encoders_train_too(tmp_path, kind):
+    path = write_encoder(tmp_path, kind)
+    assert run_fit(tmp_path, "a", "--model.encoder", str(path), "--trainer.max_steps", "2") == 0
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    (("--data.task", "listop"), "expected"),
+    (("--data.folder", "/nowhere"), "no such folder"),
+    (("--data.max_len", "100"), "one length"),
+    (("--data.micro_batch_size", "3"), "does not divide"),
+    (("--model.encoder", "/nowhere.yaml"), "no such file"),
+    (("--data.seed", "3"), "seed_everything"),
+    (("--trainer.devices", "2"), "one run"),
+])  # fmt: skip
+def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
+    assert run_fit(tmp_path, "a", *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error:")
+    assert text in error
+
+
+def test_a_block_that_was_changed_is_refused(tmp_path, capsys):
+    assert run_fit(tmp_path, "a") == 0
+    block = next((tmp_path / "made").rglob("block-0003-*.npz"))
+    block.write_bytes(block.read_bytes()[:-1] + b"x")
+    assert run_fit(tmp_path, "b") == 2
+    assert "is not what was made" in capsys.readouterr().err
+    block.unlink()
+    assert run_fit(tmp_path, "b") == 0
+    first, second = (result_of(tmp_path / "runs" / name)["evaluation"] for name in "ab")
+    assert json.dumps(first) == json.dumps(second)
