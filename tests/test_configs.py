@@ -194,7 +194,7 @@ def is_grid(path: Path) -> bool:
     return "tasks" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune"]
+FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune" and path.stem[:4] != "lra_"]
 
 
 @pytest.mark.parametrize("path", [p for p in FINETUNE if not is_grid(p)], ids=ids)

@@ -20,9 +20,8 @@ from finetune.data.batches import (
     PackedTexts,
     assemble_batch,
 )
-from finetune.tagging.files import TaggedText
 from finetune.tasks.rows import encodable
-from finetune.tasks.spec import Row, SegmentRule
+from finetune.tasks.spec import Row, SegmentRule, TaggedText
 from ponet.batch import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
