@@ -105,6 +105,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "class_weights": module.class_weights,
         "targets": datamodule.targets,
         "languages": datamodule.languages,
+        "decoder": module.decoder,
     }
 
 

@@ -78,7 +78,7 @@ class _Packed(NamedTuple):
 
 
 def _pack(mask_BL: Tensor) -> _Packed:
-    """Waits for the device once, for the counts."""
+    """Waits for the device, which alone knows how long the rows are."""
     lengths_B, rows_B = mask_BL.sum(1).sort(descending=True, stable=True)
     steps_L1 = torch.arange(mask_BL.shape[1], device=mask_BL.device)[:, None]
     is_word_LB = steps_L1 < lengths_B

@@ -3,6 +3,7 @@
 B batch, L tokens, W distinct words.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ UTTERANCES = (
 """Of 3 to 14 words."""
 Reader = Callable[[str], EncoderBatch]
 _ROUNDS = 12
+_PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
 class Cost(NamedTuple):
@@ -108,9 +110,15 @@ def size_mb(folder: Path) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    """Hold PyTorch and tokenizers to one thread, which the latter read from the environment."""
+    threads, parallel = torch.get_num_threads(), os.environ.get(_PARALLEL)
     torch.set_num_threads(1)
+    os.environ[_PARALLEL] = "false"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        if parallel is None:
+            del os.environ[_PARALLEL]
+        else:
+            os.environ[_PARALLEL] = parallel

@@ -35,6 +35,8 @@ def pack_onnx(path: Path) -> None:
         first.append(helper.make_node("Cast", names[:1], names[2:], to=onnx.TensorProto.FLOAT))
         first.append(helper.make_node("Mul", [names[2], names[1]], [tensor.name]))
     nodes = [*first, *graph.graph.node]
+    for part in (*nodes, *graph.graph.value_info):
+        del part.metadata_props[:]  # where each came from in Python, half of a small file
     for field, values in ((graph.graph.initializer, packed), (graph.graph.node, nodes)):
         del field[:]
         field.extend(values)
