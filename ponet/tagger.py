@@ -101,6 +101,8 @@ class Tagger(nn.Module):
             use_crf=decoder == "crf",
         )
         tagger.allowed = None if decoder == "independent" else bio_transitions(tags)
+        if tagger.crf is not None and tagger.allowed is not None:
+            tagger.crf.discourage(tagger.allowed)
         return tagger
 
     def forward(self, batch: EncoderBatch) -> TaggerOutput:

@@ -349,4 +349,4 @@ def test_a_grid_compares_encoders_from_files(
     assert "4 of 4 trials are done" in capsys.readouterr().out
     run_finetuning_report([str(folder / "grid")])
     said = capsys.readouterr().out
-    assert all(f"| own | {name} (random) | 2 |" in said for name in ("mixer", "ponet"))
+    assert all(f"| own | {name} | 2 |" in said for name in ("mixer", "ponet"))
