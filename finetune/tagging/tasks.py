@@ -207,7 +207,6 @@ MTOP = replace(
         "arXiv 2202.04350, table 5, English test, 8 bit; called exact match there, but its values "
         "are near the share of tagged words that are right in every run of ours"
     ),
-    published_metric="token_accuracy",
 )
 ATIS = _task("atis", "ATIS", {"train": 4_478, "validation": 500, "test": 893}, _seq_folders)
 SNIPS = _task("snips", "SNIPS", {"train": 13_084, "validation": 700, "test": 700}, _seq_folders)
