@@ -35,7 +35,7 @@ _NAMES: Mapping[Letters, str] = {
     "without": "TF-IDF without letters + linear",
 }
 _LETTERS: Mapping[Letters, bool | None] = {"auto": None, "with": True, "without": False}
-_NOTHING_TO_SET = {
+NOTHING_TO_SET = {
     **dict.fromkeys(SETTINGS, "none"),
     **dict.fromkeys(("lr", "warmup_share", "weight_decay", "dropout_prob", "gradient_clip"), 0.0),
     **dict.fromkeys(("batch_size", "epochs", "max_len", "seed"), 0),
@@ -114,7 +114,7 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
             "cpu_s": round(cpu_s, 3),
         },
         "settings": {
-            **_NOTHING_TO_SET,
+            **NOTHING_TO_SET,
             "segments": spec.segments,
             **{name: getattr(data, name) for name in _SELECTED},
         },
