@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from data_prep.config import SentencesConfig
+if TYPE_CHECKING:
+    from data_prep.config import SentencesConfig
 
 _STOP_INSIDE = re.compile(r"[.!?] ")
 _FINAL = tuple(".!?:;…\"'”’)]»")

@@ -17,7 +17,7 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
   report     tables and a figure of one or more grids
   baseline   score a linear model on a task, without an encoder: the data options of fit
   tasks      list the tasks that are known by name
-  lra        Long Range Arena: fit, grid, baseline, data (python -m finetune lra --help)
+  lra        Long Range Arena: fit, grid, baseline (python -m finetune lra --help)
 
 `ponet-finetune COMMAND --help` lists the options of a command; --config FILE.yaml sets the same
 options. Class paths in options and YAML files may name this project's and Lightning's classes;

@@ -49,7 +49,12 @@ def sizes_of(path: str | Path, *, tokenizer_json: Path, max_len: int) -> Encoder
     return EncoderConfig.from_dict(read_config(folder)["encoder"])
 
 
-def _encoder_values(path: Path) -> dict[str, Any]:
+def encoder_entry(path: Path) -> Mapping[str, Any]:
+    """Return what a file says of its encoder, `class_path` and `init_args`; empty: nothing.
+
+    Raises:
+        ValueError: No such file, or no YAML; names it.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; configs/encoder has some")
     try:
@@ -59,12 +64,17 @@ def _encoder_values(path: Path) -> dict[str, Any]:
     entry: Any = content
     for key in ("model", "encoder"):
         entry = entry.get(key) if isinstance(entry, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _encoder_values(path: Path) -> dict[str, Any]:
+    entry = encoder_entry(path)
     classes = {
         name: value
         for name, value in vars(ponet.config).items()
         if isinstance(value, type) and issubclass(value, EncoderConfig) and value.kind
     }
-    name = str(entry.get("class_path", "")).rpartition(".")[2] if isinstance(entry, dict) else ""
+    name = str(entry.get("class_path", "")).rpartition(".")[2]
     if name not in classes:
         raise ValueError(
             f"{path}: needs model.encoder with class_path and init_args; class_path is one of "

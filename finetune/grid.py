@@ -135,13 +135,31 @@ def parse_grid(arguments: Sequence[str]) -> Grid:
 def run_grid(arguments: Sequence[str]) -> None:
     """`grid --config GRID.yaml --encoder PATH [--encoder PATH ...]`."""
     grid = parse_grid(arguments)
-    trials = plan(grid)
+    run_trials(
+        plan(grid),
+        output=grid.output,
+        jobs=grid.jobs,
+        retry_failed=grid.retry_failed,
+        dry_run=grid.dry_run,
+        in_process=grid.in_process,
+    )
+
+
+def run_trials(
+    trials: Sequence[GridTrial],
+    *,
+    output: Path,
+    jobs: int,
+    retry_failed: bool,
+    dry_run: bool,
+    in_process: bool = False,
+) -> None:
+    """Say what is to be run, and run it; the options are those of `Grid`."""
     gpus = gpu_names()
-    jobs = grid.jobs or len(gpus) or 1
-    runner = LocalRunner(jobs, gpus, retry_failed=grid.retry_failed, wait=False)
-    progress = Progress(trials, grid.output, runner)
+    runner = LocalRunner(jobs or len(gpus) or 1, gpus, retry_failed=retry_failed, wait=False)
+    progress = Progress(trials, output, runner)
     print("\n".join(plan_lines(trials, progress.states)), flush=True)
-    if grid.dry_run:
+    if dry_run:
         return
 
     def fit_here(command: Sequence[str]) -> int:
@@ -152,8 +170,8 @@ def run_grid(arguments: Sequence[str]) -> None:
             runner.received = signal.SIGINT if code == EXIT_INTERRUPT else signal.SIGTERM
         return code
 
-    runner.here = fit_here if grid.in_process else None
-    print(f"the table, at any time: python -m finetune report {grid.output}", flush=True)
+    runner.here = fit_here if in_process else None
+    print(f"the table, at any time: python -m finetune report {output}", flush=True)
     progress.run()
 
 

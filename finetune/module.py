@@ -164,6 +164,11 @@ class FinetuneModule(FitModule):
         if self.spec.is_tagging:
             rows = self.datamodule.loaded.splits["train"].rows
             self._words_per_row = sum(len(r.tagged.words) for r in rows if r.tagged) / len(rows)
+        elif self.decoder != "independent":
+            raise ValueError(
+                f"model.decoder is {self.decoder}, but {self.spec.title} has no tags of words "
+                "here; leave it out"
+            )
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing

@@ -43,6 +43,10 @@ def bio_transitions(tags: Sequence[str]) -> Chain:
     return Chain(transitions_TT, start_T, torch.zeros(len(tags)))
 
 
+FORBIDDEN = -6.0
+"""Score that an impossible move starts with in training, which may still need it: 1 in 400."""
+
+
 class CRF(nn.Module):
     """The trained scores of a chain; at first all 0: every tag by itself."""
 
@@ -52,6 +56,16 @@ class CRF(nn.Module):
         self.transitions = nn.Parameter(torch.zeros(num_tags, num_tags))
         self.start = nn.Parameter(torch.zeros(num_tags))
         self.end = nn.Parameter(torch.zeros(num_tags))
+
+    @torch.no_grad()
+    def discourage(self, allowed: Chain) -> None:
+        """Let what is not allowed start at FORBIDDEN instead of 0, so that it need not be learnt.
+
+        Args:
+            allowed: 0 and -inf, as bio_transitions gives it.
+        """
+        for mine, theirs in zip(self(), allowed, strict=True):
+            mine.copy_(theirs.clamp(min=FORBIDDEN))
 
     def forward(self) -> Chain:
         """Return the scores."""
@@ -78,7 +92,7 @@ class _Packed(NamedTuple):
 
 
 def _pack(mask_BL: Tensor) -> _Packed:
-    """Waits for the device once, for the counts."""
+    """Waits for the device, which alone knows how long the rows are."""
     lengths_B, rows_B = mask_BL.sum(1).sort(descending=True, stable=True)
     steps_L1 = torch.arange(mask_BL.shape[1], device=mask_BL.device)[:, None]
     is_word_LB = steps_L1 < lengths_B

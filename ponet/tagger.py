@@ -16,6 +16,7 @@ from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
 from ponet.heads import make_pooler, pool
+from ponet.pooling.plan import at_least_float32
 
 Decoder = Literal["independent", "bio", "crf"]
 
@@ -100,6 +101,8 @@ class Tagger(nn.Module):
             use_crf=decoder == "crf",
         )
         tagger.allowed = None if decoder == "independent" else bio_transitions(tags)
+        if tagger.crf is not None and tagger.allowed is not None:
+            tagger.crf.discourage(tagger.allowed)
         return tagger
 
     def forward(self, batch: EncoderBatch) -> TaggerOutput:
@@ -122,9 +125,8 @@ class Tagger(nn.Module):
         if self.crf is not None:
             return -log_likelihood(output.tag_logits, tags_BL, tags_BL >= 0, self.crf())
         flat = tags_BL.clamp(min=-1).flatten()
-        losses = F.cross_entropy(
-            output.tag_logits.flatten(0, 1), flat, ignore_index=-1, reduction="none"
-        )
+        logits_NT = at_least_float32(output.tag_logits.flatten(0, 1))
+        losses = F.cross_entropy(logits_NT, flat, ignore_index=-1, reduction="none")
         return losses.view_as(tags_BL).sum(1)
 
     def decode(self, output: TaggerOutput, mask_BL: Tensor) -> Tensor:

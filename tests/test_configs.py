@@ -27,7 +27,9 @@ def test_first_line_says_what_the_config_reproduces(path: Path) -> None:
 def fit_parser(package: str) -> Any:
     """The parser of `python -m PACKAGE fit`, built once."""
     cli = importlib.import_module(f"{package}.lightning_cli")
-    cli_class = {"pretrain": "PretrainCLI", "finetune": "FinetuneCLI"}[package]
+    cli_class = {
+        "pretrain": "PretrainCLI", "finetune": "FinetuneCLI", "finetune.lra": "LraCLI",
+    }[package]  # fmt: skip
 
     class Built(BaseException):
         pass
@@ -168,6 +170,8 @@ def check_finetune_command(arguments: list[str]) -> None:
 
     command, *options = arguments
     assert command in (*TRAINS[1], *COMMANDS), arguments
+    if command == "lra":
+        check_lra_command(*options)
     if command == "fit":
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
@@ -190,11 +194,25 @@ def check_finetune_command(arguments: list[str]) -> None:
         assert parse_finetuning(options).folders
 
 
+def check_lra_command(command: str, *options: str) -> None:
+    from finetune.lra.baseline_command import LraBaselineOptions
+    from finetune.lra.grid import expand, parse_lra_grid
+    from training.command_line import parse_options
+    from training.parsing import with_allowed_modules
+
+    if command == "fit":
+        assert parsed_fit("finetune.lra", with_allowed_modules(options)[1]).data.task
+    elif command == "grid":
+        assert expand(parse_lra_grid(options))
+    else:
+        assert parse_options(LraBaselineOptions, options, program=command).name
+
+
 def is_grid(path: Path) -> bool:
     return "tasks" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune"]
+FINETUNE = [path for path in CONFIGS if path.parent.name == "finetune" and path.stem[:4] != "lra_"]
 
 
 @pytest.mark.parametrize("path", [p for p in FINETUNE if not is_grid(p)], ids=ids)
@@ -229,7 +247,7 @@ def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
         parsed = fit_parser("finetune").parse_object(given).fit
         _, batch_sizes, epochs, max_len = searched(task)
         assert (parsed.data.task, parsed.model.optimizer.lr) == (task, trial.parameters["lr"])
-        if not path.name.startswith(("small", "pnlp")):
+        if not path.name.startswith(("small", "pnlp", "tiny")):
             assert parsed.trainer.max_epochs == epochs
             assert parsed.data.max_len == max_len
             assert parsed.data.global_batch_size in batch_sizes

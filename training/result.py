@@ -22,6 +22,8 @@ _KEYS = {
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
 the folds of a cross-validation (0: none), whether the family's average counts it, published scores
 by model in per cent, where these stand, and their metric where it is not the task's score."""
+SETTINGS = tuple(_KEYS["settings"].split())
+"""What every result says of how it was trained."""
 BASELINE = "baseline"
 """Kind of the encoder of a run that trained none: a linear model without a seed."""
 _OF_BASELINES = {"encoder": {"num_features", "cpu_s"}}

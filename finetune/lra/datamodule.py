@@ -14,32 +14,16 @@ import torch
 
 from finetune.data.batches import accumulation_steps
 from finetune.lra.batches import DeviceSplit, EvaluationBatches, Layout, LraBatch, TrainBatches
-from finetune.lra.inspection import inspect_splits
-from finetune.lra.sources import LraData, Wanted, load_data, take
-from finetune.lra.splits import TaskName
-from finetune.lra.tasks import TASKS, LraTask, Mode
+from finetune.lra.selection import LraSelection
+from finetune.lra.sources import LraData
 
 STRICT_EVALUATIONS = 20
 
 
 @dataclass(kw_only=True, eq=False)
-class LraDataModule(pl.LightningDataModule):
+class LraDataModule(LraSelection, pl.LightningDataModule):
     """One task; after `setup`: `spec`, `found` (its samples) and `inspection`."""
 
-    task: TaskName
-    """listops, text, retrieval, image, pathfinder32 or path_x."""
-    mode: Mode = "strict"
-    """strict: a validation split of its own, the mean over real tokens, black is no padding, every
-    test sample. published: mean over the padded length, id 0 is masked even where it is a black
-    pixel, Text is validated on its test split, whole batches only, as behind Table 1."""
-    folder: str = ""
-    """The user's files (docs/long_range_arena.md); empty: ListOps and Pathfinder are made."""
-    cache: str = "data/lra"
-    """Folder that keeps what was made."""
-    generator_seed: int = 2021
-    """Seed of made data; runs that are compared share it."""
-    max_len: int = 0
-    """Padded length of Text or Retrieval, where it shall be shorter; 0: the task's."""
     batch_size: int = 0
     """Samples of an optimiser step; 0: the task's."""
     micro_batch_size: int = 0
@@ -51,23 +35,20 @@ class LraDataModule(pl.LightningDataModule):
     """Cut micro-batches to their longest row where the encoder allows it; the same numbers."""
     evaluations: int = 0
     """Validations, at equal distances; 0: 20 (strict) or the task's 40 to 200 (published)."""
-    max_train_rows: int = 0
-    """Train on so many samples, drawn once for all seeds; 0: all."""
-    max_eval_rows: int = 0
-    """The same for validation and test."""
     seed: int = 42
     """Seed of the order of the training samples."""
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__init__()
-        for name in ("max_len", "batch_size", "micro_batch_size", "evaluations", "max_train_rows",
-                     "max_eval_rows", "generator_seed"):  # fmt: skip
+        pl.LightningDataModule.__init__(self)
+        self.check_selection()
+        for name in ("batch_size", "micro_batch_size", "evaluations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; 0 or more is needed")
         if self.eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
-        self.spec = self._spec()
+        spec = self.task_spec()
+        self.spec = replace(spec, batch_size=self.batch_size or spec.batch_size)
         self.micro_batch_size = self.micro_batch_size or max(1, self.spec.batch_size // 4)
         if self.spec.batch_size % self.micro_batch_size:
             raise ValueError(
@@ -82,15 +63,6 @@ class LraDataModule(pl.LightningDataModule):
         self.found: LraData
         self._on_device: dict[str, DeviceSplit] = {}
 
-    def _spec(self) -> LraTask:
-        spec = TASKS[self.task]
-        if self.max_len and spec.name not in ("text", "retrieval"):
-            raise ValueError(f"data.max_len is for Text and Retrieval; {spec.title} has one length")
-        if self.max_len > spec.length:
-            raise ValueError(f"data.max_len is {self.max_len}; {spec.title} has {spec.length}")
-        length, batch = self.max_len or spec.length, self.batch_size or spec.batch_size
-        return replace(spec, length=length, kept=min(spec.kept, length), batch_size=batch)
-
     @property
     def num_evaluations(self) -> int:
         """Validations of a run."""
@@ -101,31 +73,13 @@ class LraDataModule(pl.LightningDataModule):
         """Read the samples, once, and look at them."""
         if self.inspection:
             return
-        wanted = Wanted(
-            task=self.spec,
-            folder=self.folder,
-            cache=self.cache,
-            mode=self.mode,
-            generator_seed=self.generator_seed,
-        )
-        data = load_data(wanted)
-        used = {name: self._subset(name, data) for name in data.splits}
-        self.found = replace(data, splits=used)
-        whole = {name: len(split) for name, split in data.splits.items()}
-        self.inspection = inspect_splits(self.spec, self.found, mode=self.mode, whole=whole)
-        if len(used["train"]) < self.spec.batch_size:
+        self.found, self.inspection = self.load()
+        count = len(self.found.splits["train"])
+        if count < self.spec.batch_size:
             raise ValueError(
-                f"{len(used['train'])} training samples fill no batch of {self.spec.batch_size}; "
-                "give a smaller --data.batch_size"
+                f"{count} training samples fill no batch of {self.spec.batch_size}; give a smaller "
+                "--data.batch_size"
             )
-
-    def _subset(self, name: str, data: LraData) -> Any:
-        split = data.splits[name]
-        most = self.max_train_rows if name == "train" else self.max_eval_rows
-        if not 0 < most < len(split):
-            return split
-        rows = np.random.default_rng(0).permutation(len(split))[:most]
-        return take(split, np.sort(rows))
 
     def accumulation(self, num_devices: int) -> int:
         """Return the micro-batches of an optimiser step; a run has one device."""

@@ -13,8 +13,8 @@ import torch
 from jsonargparse._util import import_object
 from torch import Tensor, nn
 
-from data_prep.command import read_yaml
 from data_prep.manifest import digest_of
+from finetune.encoder_file import encoder_entry
 from finetune.lra.tasks import LraTask
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
@@ -47,20 +47,14 @@ def read_encoder_file(path: str) -> EncoderFile:
     Raises:
         ValueError: It is not there or holds no encoder.
     """
-    if not Path(path).is_file():
+    entry = encoder_entry(Path(path))
+    arguments = entry.get("init_args") or {}
+    if not isinstance(entry.get("class_path"), str) or not isinstance(arguments, dict):
         raise ValueError(
-            f"--model.encoder {path}: no such file; give an encoder file such as "
-            "configs/encoder/lra_ponet.yaml"
+            f"{path}: needs model.encoder with class_path, of ponet or of any torch.nn.Module, and "
+            "init_args"
         )
-    content: Any = read_yaml(path)
-    for key in ("model", "encoder"):
-        content = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
-        raise ValueError(f"{path}: has no model: encoder: class_path")
-    arguments = content.get("init_args") or {}
-    if {*content} - {"class_path", "init_args"} or not isinstance(arguments, dict):
-        raise ValueError(f"{path}: an encoder has class_path and init_args, a mapping, alone")
-    return EncoderFile(path=Path(path), class_path=content["class_path"], init_args=arguments)
+    return EncoderFile(path=Path(path), class_path=entry["class_path"], init_args=arguments)
 
 
 class ForeignEncoder(nn.Module):

@@ -203,6 +203,37 @@ def _picture(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
     return pixels
 
 
+def read_mega(root: Path, split: str, num_classes: int) -> LraSplit:
+    """Return a split of pixels in MEGA's text files, `input/<split>.src` and `label/<split>.label`.
+
+    Raises:
+        ValueError: A picture of another size, a pixel above 255, an unknown label, or files of
+            different lengths.
+    """
+    path, label_path = root / "input" / f"{split}.src", root / "label" / f"{split}.label"
+    if not label_path.is_file():
+        raise ValueError(f"{label_path}: no such file, but {path} is there")
+    pictures: list[NDArray[np.uint8]] = []
+    for line, row in file_lines(path):
+        try:
+            pictures.append(np.array([int(word) for word in row.split()], np.uint8))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}, line {line}: pixels from 0 to 255 are needed") from error
+        if len(pictures[-1]) != len(pictures[0]):
+            raise ValueError(f"{path}, line {line}: {len(pictures[-1])} pixels, not as the first")
+    labels = []
+    for line, row in file_lines(label_path):
+        if not row.strip().isdecimal():
+            raise ValueError(
+                f"{label_path}, line {line}: label {row.strip()!r}; a number is needed"
+            )
+        _check_label(int(row), num_classes, f"{label_path}, line {line}")
+        labels.append(int(row))
+    if not labels or len(labels) != len(pictures):
+        raise ValueError(f"{path}: {len(pictures)} pictures, but {len(labels)} labels")
+    return pixel_split(np.stack(pictures)[:, None], labels)
+
+
 def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return pictures (N, 32, 32, 3) and labels (N,) of CIFAR-10's own files.
 

@@ -1,25 +1,16 @@
-"""result.json of a run on Long Range Arena, in the form of every fine-tuning result.
+"""result.json of a run on Long Range Arena, in the form of every fine-tuning result."""
 
-Invariant: data of another kind, or another mode, are another task to a table: their scores never
-stand in one column.
-"""
-
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Trainer
 
 from finetune.lra.datamodule import LraDataModule
+from finetune.lra.facts import task_part
 from finetune.lra.module import LraModule
-from finetune.lra.tasks import SOURCE, TASKS, LraTask, Mode
-from training.result import FORMAT_VERSION
-from training.run_folder import versions
 
 if TYPE_CHECKING:
     from finetune.callbacks import BestClassifier
-
-FAMILY = "Long Range Arena"
 
 
 def lra_result(
@@ -52,42 +43,6 @@ def lra_result(
         "elapsed_s": round(elapsed_s, 3),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def task_part(spec: LraTask, inspection: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a result says of its task, and the versions."""
-    kind, mode = inspection["kind"], inspection["mode"]
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": f"lra-{spec.name}-{mode}-{kind}",
-        "title": f"{spec.title}, {mode}, {kind.replace('_', '-')} data",
-        "kind": "classification",
-        "score": ["accuracy"],
-        "majority": inspection["majority"],
-        "versions": {name.replace("-", "_"): number for name, number in versions().items()},
-        "task_facts": _facts(spec, kind, mode),
-    }
-
-
-def _facts(spec: LraTask, kind: str, mode: Mode) -> dict[str, Any]:
-    notes = [f"{SOURCE}; {spec.title}'s test accuracy has a standard error of {_error(spec):.1f}"]
-    notes += ["their data are the official ones"] * (kind != "official")
-    notes += ["their procedure is the published one"] * (mode != "published")
-    return {
-        "family": FAMILY,
-        "place": 100 + list(TASKS).index(spec.name) + 0.5 * (mode == "published"),
-        "num_folds": 0,
-        "in_average": spec.name != "path_x",
-        "published": {} if kind == "stand_in" else dict(spec.published),
-        "published_source": "; ".join(notes),
-        "published_metric": "",
-    }
-
-
-def _error(spec: LraTask) -> float:
-    """Standard error of one published test accuracy, in points, at the PoNet score."""
-    share = spec.published.get("PoNet", 50.0) / 100
-    return float(100 * (share * (1 - share) / spec.sizes["test"]) ** 0.5)
 
 
 def encoder_part(module: LraModule) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_prep.readers import ReadLog, read_lines
 from finetune.lra.files import (
     read_cifar,
+    read_mega,
     read_pathfinder,
     read_pickle,
     read_retrieval,
@@ -78,8 +79,12 @@ def load_data(wanted: Wanted) -> LraData:
     root = Path(wanted.folder).expanduser()
     if not root.is_dir():
         raise ValueError(f"--data.folder {root}: no such folder")
-    pickles = _pickles(root, task)
-    data = _from_pickles(root, pickles, task) if pickles else _READERS[task.name](root, wanted)
+    if pickles := _pickles(root, task):
+        data = _from_pickles(root, pickles, task)
+    elif task.is_pixels and (root / "input" / "train.src").is_file():
+        data = _from_mega(root, task)
+    else:
+        data = _READERS[task.name](root, wanted)
     for name, split in data.splits.items():
         _check(split, task, f"{data.source}, {name}")
     return data
@@ -133,8 +138,16 @@ def _from_pickles(root: Path, paths: Mapping[str, Path], task: LraTask) -> LraDa
     return LraData(kind="official", splits=splits, source=root, notes=(note,))
 
 
+def _from_mega(root: Path, task: LraTask) -> LraData:
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    splits = {name: read_mega(root, file, len(task.labels)) for name, file in names.items()}
+    note = "MEGA's text files, split by its makers"
+    return LraData(kind="official", splits=splits, source=root, notes=(note,))
+
+
 def _listops(root: Path, wanted: Wanted) -> LraData:
-    folder, splits = release_folder(root, "listops-1000"), {}
+    is_here = (root / "basic_train.tsv").is_file()
+    folder, splits = root if is_here else release_folder(root, "listops-1000"), {}
     for name, released in (("train", "train"), ("validation", "val"), ("test", "test")):
         path = folder / f"basic_{released}.tsv"
         if not path.is_file():

@@ -75,6 +75,8 @@ class SplitRows:
     """All rows that are examples."""
     repairs: Mapping[str, int] = field(default_factory=dict)
     """What was left out or mended and how often, in words; empty: nothing."""
+    files: tuple[Path, ...] = ()
+    """The files of `source`, where it names several."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune.cli import main
-from finetune.lra import datamodule, generated, tasks
+from finetune.lra import generated, selection, tasks
 
 LISTOPS = replace(
     tasks.LISTOPS, batch_size=8, steps=6, warmup_steps=2,
@@ -24,7 +24,7 @@ model:
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """ListOps of 68 samples, in blocks of 4."""
     monkeypatch.setattr(generated, "BLOCK", 4)
-    monkeypatch.setattr(datamodule, "TASKS", {**tasks.TASKS, "listops": LISTOPS})
+    monkeypatch.setattr(selection, "TASKS", {**tasks.TASKS, "listops": LISTOPS})
     monkeypatch.setattr("finetune.lra.lightning_cli.TASKS", {**tasks.TASKS, "listops": LISTOPS})
 
 

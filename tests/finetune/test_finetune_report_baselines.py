@@ -76,6 +76,9 @@ def test_baselines_alone_make_a_report(tmp_path: Path) -> None:
     write_files(report, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "| TF-IDF + linear | 13.0 ○ |" in text and "n = 1:" not in text
+    assert "Linear models (○) have fixed settings: nothing was chosen on any split" in text
+    for wrong in ("0 epochs", "flatter", "chose the epoch"):
+        assert wrong not in text
     (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines())
     assert (row["num_features"], row["cpu_s"]) == ("46012", "4.25")
     assert "cpu_s" in row and "weights (sha256)" not in text

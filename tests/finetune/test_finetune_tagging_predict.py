@@ -22,7 +22,8 @@ from finetune.tagging.scores import Parse, tag_scores
 def tagger(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
     """A hashed mixer that has learned the grammar."""
     folder = tmp_path_factory.mktemp("tagger")
-    return run_tag_fit(folder, tokenizer_json, "mixer", "--trainer.max_epochs", "6")
+    options = ("--trainer.max_epochs", "6", "--model.decoder", "crf")
+    return run_tag_fit(folder, tokenizer_json, "mixer", *options)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,9 @@ class Trial:
     def encoder(self) -> str:
         """What tables call the encoder; one without pretrained weights says so."""
         name = str(self.result["encoder"]["name"])
-        return f"{name} (random)" if self.result["encoder"]["random_init"] else name
+        encoder = self.result["encoder"]
+        had_weights = encoder["random_init"] and not encoder["path"].endswith((".yaml", ".yml"))
+        return f"{name} (random)" if had_weights else name
 
     @property
     def is_baseline(self) -> bool:

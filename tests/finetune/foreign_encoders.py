@@ -1,0 +1,33 @@
+"""Modules of somebody else, for the tests of encoder files that name one."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Recurrent(nn.Module):
+    """Embeddings and a GRU in both directions."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.recurrent = nn.GRU(width, width, batch_first=True, bidirectional=True)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        states: Tensor = self.recurrent(self.embedding(ids) * mask[..., None])[0]
+        return states
+
+
+class TokenByToken(nn.Embedding):
+    """States that see nothing but their own token, so that padding may be cut."""
+
+    ignores_padding = True
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(ids)
+
+
+class Pooled(nn.Module):
+    """No states at all: one vector a text."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.zeros(len(ids), 4)

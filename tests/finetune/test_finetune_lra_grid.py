@@ -1,0 +1,113 @@
+"""Studies of Long Range Arena: their trials, the baselines beside them, and the table."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finetune_runs import result_of
+from lra_runs import run_fit, small_tasks, write_encoder
+
+from finetune.cli import main
+from finetune.lra.baselines import BASELINES, root_values
+from finetune.lra.grid import expand, parse_lra_grid
+from finetune.lra.listops import TOKENS
+from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs/finetune").glob("lra_*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_study_expands_to_trials_of_its_own_folder(path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    trials = expand(parse_lra_grid(["--config", str(path)]))
+    assert len({trial.folder for trial in trials}) == len(trials) > 10
+    seeds = [trial.parameters["seed"] for trial in trials]
+    assert seeds == sorted(seeds)
+
+
+def grid_of(folder: Path, *options: str):
+    encoder = write_encoder(folder)
+    return parse_lra_grid([
+        "--tasks", "listops", "--encoder", str(encoder), "--output", str(folder / "grid"), *options,
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    (("--tasks", "listop"), "unknown task"),
+    (("--seeds", "1", "1"), "each once"),
+    (("--fit.data.mode", "strict"), "set modes instead"),
+    (("--folder", "listops"), "TASK=DIR"),
+])  # fmt: skip
+def test_a_mistake_in_a_study_is_named(tmp_path, options, text):
+    with pytest.raises(ValueError, match=text):
+        expand(grid_of(tmp_path, *options))
+
+
+def test_self_pretraining_makes_rows_of_their_own(tmp_path):
+    grid = grid_of(tmp_path, "--self_pretrain_steps", "0", "50", "--folder", "listops=here")
+    fits = [trial for trial in expand(grid) if "fit" in trial.command]
+    assert [trial.parameters["encoder"] for trial in fits] == ["ponet", "ponet-pretrained50"]
+    assert {trial.settings["data"]["folder"] for trial in fits} == {"here"}
+
+
+def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys):
+    small_tasks(monkeypatch)
+    for seed in "12":
+        assert run_fit(tmp_path, f"ponet{seed}", "--seed_everything", seed) == 0
+    made = ("--data.task", "listops", "--data.cache", str(tmp_path / "made"))
+    place = ("--run.root", str(tmp_path / "runs"), "--run.name", "root", "--name", "root")
+    assert main(["lra", "baseline", *made, *place]) == 0
+    assert main(["lra", "baseline", *made, *place]) == 0
+    assert "is complete" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "table")]) == 0
+    page = (tmp_path / "table/table.md").read_text(encoding="utf-8")
+    for text in ("Long Range Arena", "ListOps, strict, generated data", "root operator", "37.8"):
+        assert text in page
+    found = result_of(tmp_path / "runs/root")
+    assert found["encoder"]["kind"] == "baseline"
+    assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
+
+
+def test_a_baseline_that_there_is_not_is_refused(tmp_path, capsys):
+    assert main(["lra", "baseline", "--data.task", "listops", "--name", "bytes"]) == 2
+    assert "root_digits" in capsys.readouterr().err
+
+
+def listops(*texts: str) -> LraSplit:
+    samples = [np.array([TOKENS.index(t) for t in text.split()], np.uint8) for text in texts]
+    ids, lengths = padded(samples, 16)
+    return LraSplit(ids, np.zeros(len(texts), np.uint8), lengths)
+
+
+def test_a_root_value_is_of_the_digits_right_below_it():
+    split = listops("[MAX 3 [MIN 9 8 ] 5 ]", "[SM 7 6 ]", "[MED [MIN 1 2 ] [MIN 1 2 ] ]")
+    operators = [TOKENS.index(text) * 11 for text in ("[MAX", "[SM", "[MED")]
+    assert root_values(split).tolist() == [operators[0] + 5, operators[1] + 3, operators[2] + 10]
+
+
+def test_counted_bytes_tell_languages_of_other_letters_apart():
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list(letters), 30)) for letters in ("abcd", "cdef") * 40]
+    ids, lengths = padded([byte_ids(text, 32) for text in texts], 32)
+    split = LraSplit(ids, np.arange(80).astype(np.uint8) % 2, lengths)
+    for name in ("bytes", "byte_pairs"):
+        answers = BASELINES["text"][name].answer(split, {"test": split})["test"]
+        assert np.mean(answers == split.labels) > 0.95
+
+
+def test_the_nearest_picture_gives_its_label():
+    pictures = np.random.default_rng(0).integers(1, 255, (6, 4, 4), dtype=np.uint8)
+    split = pixel_split(pictures, [0, 1, 0, 1, 1, 0])
+    answers = BASELINES["image"]["nearest"].answer(split, {"test": split})["test"]
+    assert answers.tolist() == split.labels.tolist()
+
+
+def test_pairs_that_share_words_are_found():
+    pytest.importorskip("sklearn")
+    same = ["the parser of trees", "speech and sound", "a corpus of news", "word sense"]
+    sides = [[byte_ids(text, 32) for text in same + same],
+             [byte_ids(text, 32) for text in same + same[1:] + same[:1]]]  # fmt: skip
+    first, second = (padded(side, 32) for side in sides)
+    split = LraSplit(first[0], np.array([1] * 4 + [0] * 4, np.uint8), first[1], *second)
+    answers = BASELINES["retrieval"]["tfidf"].answer(split, {"test": split})["test"]
+    assert answers.tolist() == split.labels.tolist()

@@ -1,0 +1,72 @@
+"""Encoders of somebody else in the place of ours."""
+
+import dataclasses
+
+import pytest
+from finetune_runs import result_of
+from lra_runs import run_fit, small_tasks
+
+from finetune.lra.encoders import make_encoder, read_encoder_file, sees_padding
+from finetune.lra.tasks import LISTOPS
+
+TASK = dataclasses.replace(LISTOPS, length=32)
+
+
+def foreign(folder, class_path, arguments="{}"):
+    path = folder / "lra_foreign.yaml"
+    entry = f"{{class_path: {class_path}, init_args: {arguments}}}"
+    path.write_text(f"model:\n  encoder: {entry}\n", encoding="utf-8")
+    return path
+
+
+def test_a_foreign_module_is_pretrained_and_trained(tmp_path, monkeypatch):
+    small_tasks(monkeypatch)
+    path = foreign(tmp_path, "foreign_encoders.Recurrent", "{vocab_size: task, width: 3}")
+    options = ("--model.encoder", str(path), "--allow_modules", "foreign_encoders")
+    assert run_fit(tmp_path, "a", *options, "--model.self_pretrain_steps", "2") == 0
+    encoder = result_of(tmp_path / "runs/a")["encoder"]
+    assert encoder["kind"] == "foreign_encoders.Recurrent"
+    assert encoder["num_parameters"] > 32 * 3
+
+
+def test_a_module_that_was_not_allowed_is_not_imported(tmp_path, monkeypatch, capsys):
+    small_tasks(monkeypatch)
+    path = foreign(tmp_path, "foreign_encoders.Recurrent", "{vocab_size: task, width: 3}")
+    assert run_fit(tmp_path, "a", "--model.encoder", str(path)) == 2
+    assert "--allow_modules foreign_encoders" in capsys.readouterr().err
+
+
+def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
+    made = {}
+    for name, arguments in (
+        ("Recurrent", "{vocab_size: task, width: 3}"),
+        ("TokenByToken", "{num_embeddings: 32, embedding_dim: 5}"),
+    ):
+        file = read_encoder_file(str(foreign(tmp_path, f"foreign_encoders.{name}", arguments)))
+        made[name] = make_encoder(file, TASK, dropout_prob=None)
+    assert [one.hidden_size for one in made.values()] == [6, 5]
+    assert [sees_padding(one) for one in made.values()] == [True, False]
+
+
+@pytest.mark.parametrize(("class_path", "arguments", "text"), [
+    ("foreign_encoders.Pooled", "{}", r"\(2, 4\).*states"),
+    ("foreign_encoders.Nobody", "{}", "cannot be imported"),
+    ("foreign_encoders.Recurrent", "{vocab_size: task}", "width"),
+    ("pathlib.Path", "{}", "no torch.nn.Module"),
+    ("ponet.PoNetConfig", "{hidden: 3}", "hidden"),
+])  # fmt: skip
+def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
+    file = read_encoder_file(str(foreign(tmp_path, class_path, arguments)))
+    with pytest.raises(ValueError, match=text):
+        make_encoder(file, TASK, dropout_prob=None)
+
+
+def test_dropout_is_set_in_ours_alone(tmp_path):
+    arguments = "{hidden_size: 8, num_heads: 2, attention_dropout_prob: 0.1}"
+    ours = read_encoder_file(str(foreign(tmp_path, "ponet.BertConfig", arguments)))
+    config = make_encoder(ours, TASK, dropout_prob=0.3)
+    assert (config.dropout_prob, config.attention_dropout_prob) == (0.3, 0.3)
+    assert (config.vocab_size, config.max_positions) == (TASK.vocab_size, 32)
+    file = read_encoder_file(str(foreign(tmp_path, "torch.nn.Identity")))
+    with pytest.raises(ValueError, match="for encoders of ponet"):
+        make_encoder(file, TASK, dropout_prob=0.3)

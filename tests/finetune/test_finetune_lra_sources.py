@@ -1,0 +1,149 @@
+"""From the files that users have to the splits of a task; what is refused is one message."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.lra.sources import Wanted, load_data
+from finetune.lra.tasks import IMAGE, LISTOPS, PATHFINDER, RETRIEVAL, TEXT
+
+SMALL_TEXT = dataclasses.replace(TEXT, length=32, kept=24)
+SMALL_PAIRS = dataclasses.replace(RETRIEVAL, length=32, kept=24)
+
+
+def load(task, folder, mode="strict"):
+    return load_data(Wanted(task=task, folder=str(folder), cache="", mode=mode))
+
+
+def write_listops(folder: Path, last: str = "( [MAX 2 ) 9 ) ]\t9\r\n"):
+    folder.mkdir(parents=True)
+    rows = "Source\tTarget\r\n( ( [MIN 4 ) 3 ) ]\t3\r\n"
+    for name in ("train", "val", "test"):
+        (folder / f"basic_{name}.tsv").write_bytes((rows + last).encode())
+
+
+def test_released_listops_files_are_read(tmp_path):
+    write_listops(tmp_path / "lra_release/listops-1000")
+    data = load(LISTOPS, tmp_path)
+    assert data.kind == "official"
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 2, "validation": 2, "test": 2,
+    }  # fmt: skip
+    assert data.splits["test"].labels.tolist() == [3, 9]
+
+
+def test_a_cut_listops_file_is_named_with_its_line(tmp_path):
+    write_listops(tmp_path / "listops-1000", last="( [MAX 2 ) 9")
+    with pytest.raises(ValueError, match=r"basic_train.tsv, line 3: no source and target"):
+        load(LISTOPS, tmp_path)
+
+
+def write_reviews(folder: Path):
+    for split in ("train", "test"):
+        for label in ("neg", "pos"):
+            (folder / "aclImdb" / split / label).mkdir(parents=True)
+            for n in range(10):
+                text = f"{split} {label} review {n}, <br />which is longer than is kept of it"
+                (folder / "aclImdb" / split / label / f"{n}_1.txt").write_text(text)
+
+
+def test_text_is_validated_on_test_as_published_alone(tmp_path):
+    write_reviews(tmp_path)
+    strict, published = (load(SMALL_TEXT, tmp_path, mode) for mode in ("strict", "published"))
+    assert {name: len(s) for name, s in strict.splits.items()} == {
+        "train": 18, "validation": 2, "test": 20,
+    }  # fmt: skip
+    assert [len(published.splits[name]) for name in ("train", "validation")] == [20, 20]
+    assert (published.splits["validation"].ids == published.splits["test"].ids).all()
+    assert "as published" in published.notes[0]
+    assert int(strict.splits["train"].lengths.max()) == 24
+    assert not strict.splits["train"].ids[:, 24:].any()
+
+
+def test_pairs_are_literals_as_published_and_decoded_in_strict(tmp_path):
+    folder = tmp_path / "tsv_data"
+    folder.mkdir()
+    for name in ("train", "eval", "test"):
+        (folder / f"new_aan_pairs.{name}.tsv").write_text("1.0\ta\tb\tb'x\\n'\tb'yy'\n")
+    for mode, length in (("published", 6), ("strict", 2)):
+        split = load(SMALL_PAIRS, tmp_path, mode).splits["test"]
+        assert split.lengths.tolist() == [length]
+        assert split.ids.shape == split.other_ids.shape == (1, 32)
+
+
+def test_the_stand_in_joins_pairs_and_papers(tmp_path):
+    (tmp_path / "papers.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": "yy"}\n')
+    for name in ("train", "eval", "test"):
+        (tmp_path / f"new_aan_pairs.{name}.only_ids.tsv").write_text("1.0\ta\tb\n0.0\tb\ta\n")
+    data = load(SMALL_PAIRS, tmp_path)
+    assert data.kind == "stand_in"
+    assert data.splits["train"].other_lengths.tolist() == [2, 1]
+    (tmp_path / "new_aan_pairs.test.only_ids.tsv").write_text("1.0\ta\tc\n")
+    with pytest.raises(ValueError, match=r"test.only_ids.tsv, line 1"):
+        load(SMALL_PAIRS, tmp_path)
+
+
+def test_cifars_own_files_give_45_to_5(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        rows = generator.integers(0, 10, (4, 3073), dtype=np.uint8)
+        (tmp_path / f"{name}.bin").write_bytes(rows.tobytes())
+    data = load(IMAGE, tmp_path)
+    assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [18, 2, 4]
+    assert data.kind == "official"
+
+
+def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
+    root = tmp_path / "pathfinder32/curv_contour_length_14"
+    (root / "imgs/0").mkdir(parents=True)
+    (root / "metadata").mkdir()
+    lines = []
+    for n in range(20):
+        pixels = np.full((32, 32), n, np.uint8)
+        Image.fromarray(pixels).save(root / f"imgs/0/sample_{n}.png")
+        lines.append(f"imgs/0 sample_{n}.png {n} {n % 2} 1.0 14 4 2 0.5 1 1")
+    (root / "metadata/0.npy").write_text("\n".join(lines))
+    first, second = (load(PATHFINDER, tmp_path).splits for _ in range(2))
+    assert [len(first[name]) for name in ("train", "validation", "test")] == [16, 2, 2]
+    numbers = np.concatenate([split.ids[:, 0] for split in first.values()])
+    assert sorted(numbers.tolist()) == list(range(20))
+    assert (first["test"].ids == second["test"].ids).all()
+
+
+def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
+    row = {"input_ids_0": np.array([5, 0, 7, 0] * 256, np.int32), "label": 1}
+    for name in ("train", "dev", "test"):
+        path = tmp_path / f"pathfinder32-curv_contour_length_14.{name}.pickle"
+        path.write_bytes(pickle.dumps([row, row]))
+    split = load(PATHFINDER, tmp_path).splits["train"]
+    assert split.lengths.tolist() == [1024, 1024]
+    (tmp_path / "pathfinder32-curv_contour_length_14.dev.pickle").unlink()
+    with pytest.raises(ValueError, match=r"dev.pickle: no such file"):
+        load(PATHFINDER, tmp_path)
+    mega = tmp_path / "mega"
+    for kind, text in (("input/{}.src", " ".join(["9"] * 1024)), ("label/{}.label", "1")):
+        for name in ("train", "valid", "test"):
+            path = mega / kind.format(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+    assert load(PATHFINDER, mega).splits["validation"].labels.tolist() == [1]
+    (mega / "label/test.label").write_text("2\n")
+    with pytest.raises(ValueError, match=r"test.label, line 1: label 2"):
+        load(PATHFINDER, mega)
+
+
+@pytest.mark.parametrize(
+    "task", [LISTOPS, TEXT, RETRIEVAL, IMAGE, PATHFINDER], ids=lambda t: t.name
+)
+def test_a_folder_of_something_else_is_one_message(tmp_path, task):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load(task, tmp_path)
+
+
+def test_what_cannot_be_made_asks_for_files():
+    with pytest.raises(ValueError, match=r"--data.folder"):
+        load(TEXT, "")
