@@ -5,10 +5,11 @@
 All by CPU time. Layer: forward and backward over 1,024 words from given fingerprints, w 1, 1,024
 features, 64 hashes. *Counts over windows* is the published form: a float matrix of the counts of
 every place and its neighbours, times a wide matrix; *counts of words* multiplies the counts of the
-distinct words and adds their products up. The words: all different in full texts of 64 places, running words
-of Python's documentation in full texts, the same in utterances of 8, each padded to 64 places as
-published. Reading: words per second. Utterance: from a text to outputs, nothing remembered of its
-words, batch 1: taggers of 137 tags, BERT and TF-IDF with a linear model for as many labels.
+distinct words and adds their products up. The words: all different in full texts of 64 places,
+running words of Python's documentation in full texts, the same in utterances of 8, each padded to
+64 places as published. Reading: words per second. Utterance: from a text to outputs, nothing
+remembered of its words, batch 1: taggers of 137 tags, BERT and TF-IDF with a linear model for as
+many labels.
 """
 
 import re
