@@ -296,6 +296,8 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
     facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    if "decoder" in task:
+        facts["decoder"] = task["decoder"]
     if isinstance(model, Tagger) and model.crf is not None:
         scores = model.crf.state_dict().items()
         facts["crf"] = {name: value.tolist() for name, value in scores}

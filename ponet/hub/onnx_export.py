@@ -265,10 +265,8 @@ def _in_one_line(kind: str) -> Iterator[None]:
     try:
         yield
     except torch.onnx.OnnxExporterError as error:
-        raise ValueError(
-            f"PyTorch {torch.__version__} has no graph of a {kind} encoder "
-            f"({str(error).strip().splitlines()[0]}); export it with --format bits8"
-        ) from error
+        found = f"PyTorch {torch.__version__} makes no graph of an encoder of the kind {kind}"
+        raise ValueError(f"{found}; export it with --format bits8") from error
 
 
 def open_session(path: Path, *, threads: int) -> Any:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from ponet.batch import EncoderBatch
 from ponet.config import BertConfig, EncoderConfig, MLPMixerConfig, PoNetConfig, ProjectionConfig
 from ponet.encoders import build_encoder
-from ponet.encoders.hashed import HashedWords
+from ponet.encoders.hashed import HashedWords, sum_rows
 from ponet.projection import WordFeatures
 from ponet.projection.minhash import fingerprints, items_of
 from ponet.projection.spelling import attributes_of, shape_of
@@ -68,6 +68,29 @@ def test_the_bag_of_rows_equals_the_dense_form(window):
     grads = torch.autograd.grad(found.square().sum(), layer.weight)[0]
     wanted = torch.autograd.grad(expected.square().sum(), layer.weight)[0]
     torch.testing.assert_close(grads, wanted, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_words", [3, 700, 5000])  # sorted as they are, padded, by radix
+def test_the_gradient_of_summed_rows_is_that_of_gathered_ones(num_words):
+    generator = torch.Generator().manual_seed(num_words)
+    lists = torch.randint(40, (num_words, 8), generator=generator)
+    table = torch.randn(41, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(num_words + 1, 5, generator=generator, dtype=torch.float64)
+    found, expected = (
+        sum_rows(lists, table),
+        torch.nn.functional.pad(table[lists].sum(1), (0, 0, 1, 0)),
+    )
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad((one * weights).sum(), table)[0] for one in (found, expected)]
+    torch.testing.assert_close(*grads)
+    assert not grads[0][40].any(), "a row that no list names"
+
+
+def test_words_that_were_forgotten_are_made_again(tokenizer):
+    features = WordFeatures(tokenizer, ProjectionConfig(feature_size=50, num_hashes=8))
+    first = features(["the", "weather"])
+    features.forget()
+    assert np.array_equal(features(["weather", "the"]), first[::-1])
 
 
 def test_features_of_a_word_come_from_its_pieces(tokenizer):
