@@ -49,6 +49,7 @@ FAMILIES: tuple[HashFamily, ...] = ("sha-v1", "multiply-v1")
 OPTIONS = {
     **DEVICE,
     "rounds": Option(9, ROUNDS, short=2),
+    "graphs": Option(True, "utterances in onnxruntime too", short=False),
     "tokenizer": Option("", "tokenizer.json; empty: train one of 8192"),
 }
 
@@ -186,7 +187,7 @@ def measure_utterances(words: list[str], tokenizer: Path, options: Options) -> d
             read = text_reader(model.eval().encoder.config, tokenizer)  # type: ignore[arg-type, union-attr]
             answers[name] = lambda read=read, model=model: measure(read, model)  # type: ignore[misc]
             sizes[name] = 4e-6 * sum(value.numel() for value in model.parameters())
-            for bits in (32, 8) if isinstance(model, Tagger) else ():
+            for bits in (32, 8) if options.graphs and isinstance(model, Tagger) else ():
                 label = f"{name}, ONNX {bits} bit"
                 form, path = model if bits == 32 else rounded(model), Path(folder) / label
                 live = OnnxModel(form, SpecialTokens(cls_token_id=0, sep_token_id=0))

@@ -27,7 +27,9 @@ def test_first_line_says_what_the_config_reproduces(path: Path) -> None:
 def fit_parser(package: str) -> Any:
     """The parser of `python -m PACKAGE fit`, built once."""
     cli = importlib.import_module(f"{package}.lightning_cli")
-    cli_class = {"pretrain": "PretrainCLI", "finetune": "FinetuneCLI"}[package]
+    cli_class = {
+        "pretrain": "PretrainCLI", "finetune": "FinetuneCLI", "finetune.lra": "LraCLI",
+    }[package]  # fmt: skip
 
     class Built(BaseException):
         pass
@@ -168,6 +170,8 @@ def check_finetune_command(arguments: list[str]) -> None:
 
     command, *options = arguments
     assert command in (*TRAINS[1], *COMMANDS), arguments
+    if command == "lra":
+        check_lra_command(*options)
     if command == "fit":
         assert parsed_fit("finetune", options).model.encoder
     elif command == "predict":
@@ -188,6 +192,20 @@ def check_finetune_command(arguments: list[str]) -> None:
         from training.reports.command import parse_finetuning
 
         assert parse_finetuning(options).folders
+
+
+def check_lra_command(command: str, *options: str) -> None:
+    from finetune.lra.baseline_command import LraBaselineOptions
+    from finetune.lra.grid import expand, parse_lra_grid
+    from training.command_line import parse_options
+    from training.parsing import with_allowed_modules
+
+    if command == "fit":
+        assert parsed_fit("finetune.lra", with_allowed_modules(options)[1]).data.task
+    elif command == "grid":
+        assert expand(parse_lra_grid(options))
+    else:
+        assert parse_options(LraBaselineOptions, options, program=command).name
 
 
 def is_grid(path: Path) -> bool:

@@ -33,13 +33,19 @@ from training.result import write_result
 from training.run_config import RESULT_FILE
 
 WEIGHTS = "model.safetensors"
+# What decides these keys; a value given to one of them would be ignored without a word.
+DECIDED_BY = {
+    "data.seed": "seed_everything",
+    "trainer.accumulate_grad_batches": "data.micro_batch_size",
+    "trainer.default_root_dir": "run.root",
+}
 
 
 class LraParser(RunParser):
     """The parser of a fit on Long Range Arena."""
 
     program, command = "ponet-finetune lra", "ponet-finetune lra COMMAND"
-    decided = ("data.seed", "trainer.accumulate_grad_batches", "trainer.default_root_dir")
+    decided = tuple(DECIDED_BY)
 
 
 class LraBegin(RunBegin):
@@ -81,11 +87,7 @@ class LraCLI(FinetuneCLI):
     data_class = LraDataModule  # type: ignore[assignment]
     run_parser = LraParser  # type: ignore[assignment]
     description = "Train a text encoder on a task of Long Range Arena."
-    decided_by = {
-        "data.seed": "seed_everything",
-        "trainer.accumulate_grad_batches": "data.micro_batch_size",
-        "trainer.default_root_dir": "run.root",
-    }
+    decided_by = DECIDED_BY
     own_defaults = {
         "max_epochs": -1,
         "log_every_n_steps": 50,
@@ -149,6 +151,10 @@ class LraCLI(FinetuneCLI):
         print("\n".join(fit_lines(self.result, self.run.folder)))
 
 
+run_command = partial(run_cli, LraCLI)
+"""Parse and run one fit; `result` is what stands in result.json."""
+
+
 def run_lra_fit(arguments: list[str], *, started: float) -> int:
     """Run `fit`; returns the exit code."""
-    return judged(run_cli(LraCLI, arguments, started=started))
+    return judged(run_command(arguments, started=started))

@@ -13,8 +13,8 @@ import math
 import statistics
 import timeit
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -243,6 +243,7 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
         warnings.simplefilter("ignore")
         stack.callback(logging.disable, logging.NOTSET)
         logging.disable(logging.WARNING)
+        stack.enter_context(_in_one_line(config.kind))
         program = torch.onnx.export(
             form.eval(),
             (),
@@ -256,6 +257,18 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
         )
     assert program is not None
     program.save(str(path))
+
+
+@contextmanager
+def _in_one_line(kind: str) -> Iterator[None]:
+    """Say what the exporter says in pages of an operation that it lacks."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"PyTorch {torch.__version__} has no graph of a {kind} encoder "
+            f"({str(error).strip().splitlines()[0]}); export it with --format bits8"
+        ) from error
 
 
 def open_session(path: Path, *, threads: int) -> Any:
