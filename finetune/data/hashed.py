@@ -70,6 +70,10 @@ class WordEncoder(TextEncoder):
             self._table = self._features(list(self._numbers))
         return self._table
 
+    def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
+        yield from super()._encoded(rows, source)
+        self._known()  # once here, not again in every worker of every epoch
+
     def _encode_chunk(self, chunk: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for row in chunk:
             words, starts = self._words(row)
