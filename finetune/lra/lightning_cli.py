@@ -115,7 +115,16 @@ class LraCLI(FinetuneCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         every = max(1, config["max_steps"] // self.datamodule.num_evaluations)
         config["max_steps"] += self.model.self_pretrain_steps
-        return super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
+        trainer = super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
+        data = self.datamodule
+        if trainer.strategy.root_device.type != "cpu" and not self.given_micro_batch:
+            data.micro_batch_size, trainer.accumulate_grad_batches = data.spec.batch_size, 1
+        return trainer
+
+    @property
+    def given_micro_batch(self) -> int:
+        """The micro-batch that was asked for; 0: none was."""
+        return int(self.config[self.subcommand].data.micro_batch_size)
 
     def _writers(self) -> list[Callback]:
         resumes = self.going_on_from is not None
