@@ -23,6 +23,7 @@ KINDS = {
     "pretraining": "The whole pretraining step",
     "lra_table2": "Long texts, the paper's Table 2",
     "triton_kernels": "Triton kernels",
+    "projection": "Hashed words",
     "loader": "The loader",
     "text": "Text to token ids",
 }

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
-from torch.nn.functional import cross_entropy
 
 from finetune.data.batches import NO_TAG, TaskBatch
-from ponet.tagger import TaggerOutput
+from ponet.tagger import Tagger, TaggerOutput
 
 
 class Answers(NamedTuple):
@@ -29,25 +28,17 @@ class Answers(NamedTuple):
     """For each row the places of its words' tags; empty without tags."""
 
 
-def tag_losses(logits_BLT: Tensor, tags_BL: Tensor) -> Tensor:
-    """Return the summed cross-entropy of every row's words in nats, and their number, (B, 2)."""
-    losses_N = cross_entropy(
-        logits_BLT.flatten(0, 1).float(), tags_BL.flatten(), ignore_index=NO_TAG, reduction="none"
-    )
-    known_BL = tags_BL != NO_TAG
-    return torch.stack([losses_N.view_as(tags_BL).sum(1), known_BL.sum(1).float()], 1)
-
-
-def tagger_answers(output: TaggerOutput, batch: TaskBatch) -> Answers:
-    """Return the most likely tag of every word of a batch, and the logits of the labels."""
+def tagger_answers(model: Tagger, output: TaggerOutput, batch: TaskBatch) -> Answers:
+    """Return the best tags of the words of a batch, and the logits of the labels."""
     assert batch.tags_BL is not None and batch.words_BL is not None
-    found_BL, words_BL = output.tag_logits.argmax(-1).cpu(), batch.words_BL.cpu()
+    found_BL, words_BL = model.decode(output, batch.words_BL).cpu(), batch.words_BL.cpu()
     labels_BC = output.label_logits
+    known_B = (batch.tags_BL != NO_TAG).sum(1)
     return Answers(
         batch.row_ids_B.cpu(),
         torch.empty(len(found_BL), 0) if labels_BC is None else labels_BC.float().cpu(),
         batch.targets_B.cpu(),
-        tag_losses(output.tag_logits, batch.tags_BL).cpu(),
+        torch.stack([model.loss(output, batch.tags_BL), known_B], 1).cpu(),
         [tags_L[words_L].tolist() for tags_L, words_L in zip(found_BL, words_BL, strict=True)],
     )
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from data_prep.manifest import file_sha256
 from finetune.data.batches import ScoreScale
-from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.encoding import TextEncoder, is_encoder_file, tokenizer_file
 from finetune.data.hashed import text_encoder
-from finetune.encoder_file import is_encoder_file, read_encoder_file
+from finetune.encoder_file import read_encoder_file
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig
 from ponet.encoders.backbone import PositionMethod
-from ponet.tagger import Tagger
+from ponet.tagger import Decoder, Tagger
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
 from training.interruption import say
@@ -51,6 +51,8 @@ class ClassifierInfo:
     """Of a regression; the first classifiers lack it."""
     tags: tuple[str, ...] = ()
     """Tag of each logit of a word; empty: words have none."""
+    decoder: Decoder = "independent"
+    """How words get their tags."""
 
     @property
     def is_regression(self) -> bool:
@@ -61,7 +63,7 @@ class ClassifierInfo:
     def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
         """Return what `asdict` of one became in a file."""
         names = {field.name for field in fields(cls)}
-        if not names - {"scale", "tags"} <= set(task) <= names:
+        if not names - {"scale", "tags", "decoder"} <= set(task) <= names:
             raise ValueError(
                 f"{where}: the task has the keys {', '.join(sorted(task))}; needed are "
                 f"{', '.join(sorted(names))}"
@@ -216,11 +218,6 @@ def load_pretrained(
 
 
 def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder:
-    if not tokenizer:
-        raise ValueError(
-            f"{path} is an encoder without a tokenizer; give a tokenizer.json with "
-            "--model.tokenizer"
-        )
     file = tokenizer_file(path, tokenizer)
     config = read_encoder_file(path, tokenizer_json=file, max_len=max_len)
     source = EncoderSource(

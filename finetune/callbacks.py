@@ -209,6 +209,7 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         positions=module.positions,
         scale=module.scale,
         tags=spec.tags,
+        decoder=module.decoder,
     )
 
 

@@ -11,17 +11,11 @@ from typing import Any
 import yaml
 
 import ponet.config
+from finetune.data.encoding import is_encoder_file
 from ponet.bundle import bundle_folder, read_config
 from ponet.config import EncoderConfig
 from ponet.tokenizer import num_ids
 from ponet.weight_files import CONFIG_NAME, read_json
-
-ENDINGS = (".yaml", ".yml")
-
-
-def is_encoder_file(path: str | Path) -> bool:
-    """Return whether a path is that of a YAML file."""
-    return Path(path).suffix.lower() in ENDINGS
 
 
 def read_encoder_file(path: str | Path, *, tokenizer_json: Path, max_len: int) -> EncoderConfig:

@@ -177,8 +177,11 @@ def run_trials(
 
 def plan(grid: Grid) -> list[GridTrial]:
     """Return every trial of a grid with its folder; checks tasks and encoders."""
+    from finetune.baselines.models import check_packages
     from finetune.tasks.registry import task_named
 
+    if grid.baseline:
+        check_packages()
     for path in (text.removeprefix(RANDOM_PREFIX) for text in grid.encoders):
         if not Path(path).exists():
             raise ValueError(

@@ -92,8 +92,10 @@ class TaskBegin(RunBegin):
             self.write_config(trainer, pl_module)
             assert pl_module.source is not None
             paths = {f"the encoder's {file.name}": file for file in pl_module.source.files}
-            splits = data.loaded.splits.items()
-            paths |= {f"the {name} file": Path(split.source) for name, split in splits}
+            for name, split in data.loaded.splits.items():
+                files = split.files or (Path(split.source),)
+                for number, file in enumerate(files, 1):
+                    paths[f"the {name} file" + f" {number}" * (len(files) > 1)] = file
             write_inputs(folder, paths)
         rewind_metrics(trainer)
         print("\n".join(overview_lines(data.inspection)))

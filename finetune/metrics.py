@@ -23,7 +23,7 @@ from torchmetrics.functional.regression import (
 )
 
 from finetune.tagging.scores import Parse, tag_scores
-from finetune.tasks.spec import Row, TaskSpec
+from finetune.tasks.spec import UNSEEN, Row, TaskSpec
 
 _OF_ONE_CLASS = ("precision", "recall", "f1")
 _MOST_CLASSES_SHOWN = 20
@@ -42,7 +42,7 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
     Args:
         spec: The task; the mean of its `score` metrics is `score`.
         outputs: float (N, C) logits, or (N, 1) predicted scores; N >= 1.
-        targets: int64 (N,) classes, or float (N,) scores.
+        targets: int64 (N,) classes or `UNSEEN`, or float (N,) scores.
 
     Raises:
         ValueError: No rows, shapes that do not fit, or a score metric that the task does not have.
@@ -140,12 +140,14 @@ def value_text(value: float) -> str:
 
 
 def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:
-    num_classes = spec.num_outputs
+    # A label that training never saw is a class more, which is never answered.
+    targets_N = torch.where(targets_N == UNSEEN, spec.num_outputs, targets_N)
+    num_classes = max(spec.num_outputs, int(targets_N.max()) + 1)
     micro: dict[str, Any] = {"average": "micro", "num_classes": num_classes}
     per_class_C = multiclass_f1_score(predicted_N, targets_N, num_classes, average="none")
     present = torch.bincount(torch.cat([predicted_N, targets_N]), minlength=num_classes) > 0
     values = {"accuracy": float(multiclass_accuracy(predicted_N, targets_N, **micro))}
-    if num_classes == 2:
+    if len(spec.labels) == 2:
         values["f1"] = float(per_class_C[spec.f1_class])
     values["micro_f1"] = float(multiclass_f1_score(predicted_N, targets_N, **micro))
     values["macro_f1"] = float(per_class_C[present].double().mean())

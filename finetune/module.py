@@ -8,7 +8,7 @@ split's scores come from all of its rows, each counted once.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from finetune.answers import Answers, all_answers, tag_losses, tagger_answers, text_answers
+from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import (
     EncoderSource,
     PretrainedEncoder,
@@ -29,7 +29,7 @@ from finetune.fit_module import FitModule
 from finetune.metrics import scores, tagging_scores
 from finetune.tasks.spec import TaskSpec
 from ponet import BertConfig, PretrainingModel, SequenceClassifier
-from ponet.tagger import Tagger, TaggerOutput
+from ponet.tagger import Decoder, Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
 from training.optim import FinetuneOptimizer, scheduled_optimizer
 
@@ -78,12 +78,14 @@ class FinetuneModule(FitModule):
         class_weights: balanced: in training, the loss of a row is multiplied by rows / (classes x
             rows of its class), so that rare classes count as much as frequent ones.
         tokenizer: tokenizer.json for an encoder from a YAML file.
+        decoder: How words get tags: independent of each other; bio: the likeliest sequence that BIO
+            allows; crf: with trained scores of neighbouring tags too.
     """
 
     spec: TaskSpec
     classifier: SequenceClassifier | Tagger
 
-    def __init__(  # noqa: PLR0917
+    def __init__(  # noqa: PLR0913, PLR0917 (the options of a run)
         self,
         encoder: str,
         random_init: bool = False,
@@ -93,8 +95,12 @@ class FinetuneModule(FitModule):
         dropout_prob: float = 0.1,
         class_weights: Literal["none", "balanced"] = "none",
         tokenizer: str = "",
+        decoder: Decoder = "independent",
     ) -> None:
         super().__init__()
+        if decoder not in get_args(Decoder):
+            allowed = ", ".join(get_args(Decoder))
+            raise ValueError(f"decoder is {decoder!r}; allowed are {allowed}")
         if not 0 <= dropout_prob < 1:
             raise ValueError(f"dropout_prob is {dropout_prob}; it must be in [0, 1)")
         self.encoder_path = encoder
@@ -105,6 +111,7 @@ class FinetuneModule(FitModule):
         self.dropout_prob = dropout_prob
         self.class_weights = class_weights
         self.tokenizer = tokenizer
+        self.decoder: Decoder = decoder
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -123,6 +130,11 @@ class FinetuneModule(FitModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, TaskDataModule)
         return datamodule
+
+    @property
+    def _tagger(self) -> Tagger:
+        assert isinstance(self.classifier, Tagger)
+        return self.classifier
 
     def setup(self, stage: str) -> None:
         """Build the classifier once the data module knows the task."""
@@ -152,6 +164,11 @@ class FinetuneModule(FitModule):
         if self.spec.is_tagging:
             rows = self.datamodule.loaded.splits["train"].rows
             self._words_per_row = sum(len(r.tagged.words) for r in rows if r.tagged) / len(rows)
+        elif self.decoder != "independent":
+            raise ValueError(
+                f"model.decoder is {self.decoder}, but {self.spec.title} has no tags of words "
+                "here; leave it out"
+            )
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
@@ -177,8 +194,13 @@ class FinetuneModule(FitModule):
             config = dataclasses.replace(config, max_positions=max_positions)
         classifier: SequenceClassifier | Tagger
         if spec.is_tagging:
-            num_tags, num_labels = len(spec.tags), len(spec.labels)
-            classifier = Tagger(config, num_tags=num_tags, num_labels=num_labels, dropout_prob=prob)
+            classifier = Tagger.for_tags(
+                config,
+                spec.tags,
+                num_labels=len(spec.labels),
+                decoder=self.decoder,
+                dropout_prob=prob,
+            )
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
         if pretrained.model is not None and not self.random_init:
@@ -197,7 +219,7 @@ class FinetuneModule(FitModule):
         if pretrained.labels == spec.labels and not isinstance(model, PretrainingModel):
             parts.append("classifier")
         if pretrained.tags == spec.tags and isinstance(model, Tagger):
-            parts.append("tagger")
+            parts += ["tagger", "crf"]
         for name in parts:
             new, old = getattr(classifier, name, None), getattr(model, name, None)
             if new is not None and old is not None and type(new) is type(old):
@@ -228,7 +250,7 @@ class FinetuneModule(FitModule):
         words_B: Tensor | float = 0.0
         if isinstance(outputs, TaggerOutput):
             assert batch.tags_BL is not None
-            words_B = tag_losses(outputs.tag_logits, batch.tags_BL)[:, 0] / self._words_per_row
+            words_B = self._tagger.loss(outputs, batch.tags_BL) / self._words_per_row
             if outputs.label_logits is None:
                 return words_B
             outputs = outputs.label_logits
@@ -245,7 +267,7 @@ class FinetuneModule(FitModule):
         outputs = self(batch)
         kept = self._evaluated.setdefault(dataloader_idx, [])
         if isinstance(outputs, TaggerOutput):
-            kept.append(tagger_answers(outputs, batch))
+            kept.append(tagger_answers(self._tagger, outputs, batch))
             return
         outputs_BC = outputs.float()
         if self.spec.is_regression:

@@ -105,6 +105,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "class_weights": module.class_weights,
         "targets": datamodule.targets,
         "languages": datamodule.languages,
+        "decoder": module.decoder,
     }
 
 
@@ -201,7 +202,7 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
 def _split_lines(
     split: str, found: Mapping[str, Scores], f1_label: str, labels: Mapping[str, Any]
 ) -> list[str]:
-    """Return a table of a split's scores, and below it of each class where they were computed.
+    """Return a table of a split's scores, and below it what there is of languages or classes.
 
     Args:
         split: Whose.
@@ -220,6 +221,12 @@ def _split_lines(
         rows[f"  {title}"] = cells
     lines = _aligned(rows, first=34, least=10)
     own = next(iter(found.values())).get(split, {})
+    if languages := sorted({name.partition("/")[2] for name in own if name[:8] == "slot_em/"}):
+        names = [name for name in names if f"{name}/{languages[0]}" in own]
+        parts = {"  language": names}
+        for language in languages:
+            parts[f"  {language}"] = [value_text(own[f"{name}/{language}"]) for name in names]
+        return [*lines, *_aligned(parts, first=34, least=10)]
     of_class = ("precision", "recall", "f1")
     if not labels or any(f"{name}/{label}" not in own for label in labels for name in of_class):
         return lines

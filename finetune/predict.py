@@ -35,7 +35,7 @@ from finetune.tagging.predictions import NO_ANSWER, num_cut, tag_answer, with_wo
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
-from ponet.tagger import TaggerOutput
+from ponet.tagger import Tagger
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
@@ -312,11 +312,11 @@ class Predictor:
             batch = split[[(number, 1.0) for number in numbers]]
             moved: list[Any] = [part if part is None else part.to(self.device) for part in batch]
             batch = TaskBatch(*moved)
-            outputs = self.classifier.model(batch.inputs)
-            if isinstance(outputs, TaggerOutput):
-                parts.append(tagger_answers(outputs, batch))
+            model = self.classifier.model
+            if isinstance(model, Tagger):
+                parts.append(tagger_answers(model, model(batch.inputs), batch))
             else:
-                parts.append(text_answers(outputs.float(), batch))
+                parts.append(text_answers(model(batch.inputs).float(), batch))
         found = all_answers(parts)
         yield from zip(found.outputs, found.tags or [[]] * len(texts), strict=True)
 

@@ -258,8 +258,9 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     model: Model
     task = config.get(_TASK)
     if task and task.get("tags"):
-        num_tags, num_labels = len(task["tags"]), len(task["labels"])
-        model = Tagger(sizes, num_tags=num_tags, num_labels=num_labels)
+        decoder = task.get("decoder", "independent")
+        num_labels = len(task["labels"])
+        model = Tagger.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
     elif task:
         model = SequenceClassifier(sizes, num_labels=len(task["labels"]) or 1)
     else:

@@ -15,7 +15,7 @@ from data_prep.command import output_is_closed, quiet_output
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 
   import     a checkpoint as a bundle: the released PoNet, BERT, FNet, a .ckpt file, a Hub id
-  export     a bundle as a Hugging Face folder or an ONNX file: --format huggingface|onnx
+  export     a model for others or smaller: --format huggingface|onnx|bits8|onnx-bits8
   fill       fill the [MASK]s of your own sentences
   encode     a file of texts (lines or JSONL) to vectors (.npy or JSONL)
 

@@ -52,6 +52,12 @@ class ProjectionConfig:
     def __post_init__(self) -> None:
         """Check sizes and names."""
         check_fields(self, least={"window": 0, "seed": 0})
+        if self.kind == "spelling" and self.num_hashes > 8:
+            raise ValueError(
+                f"num_hashes={self.num_hashes} with kind=spelling makes "
+                f"{26 * self.num_hashes} rows a word; 1 to 4 for each of the 26 attributes are "
+                "usual, 8 are allowed"
+            )
 
     @property
     def is_bag(self) -> bool:

@@ -43,6 +43,10 @@ def bio_transitions(tags: Sequence[str]) -> Chain:
     return Chain(transitions_TT, start_T, torch.zeros(len(tags)))
 
 
+FORBIDDEN = -6.0
+"""Score that an impossible move starts with in training, which may still need it: 1 in 400."""
+
+
 class CRF(nn.Module):
     """The trained scores of a chain; at first all 0: every tag by itself."""
 
@@ -52,6 +56,16 @@ class CRF(nn.Module):
         self.transitions = nn.Parameter(torch.zeros(num_tags, num_tags))
         self.start = nn.Parameter(torch.zeros(num_tags))
         self.end = nn.Parameter(torch.zeros(num_tags))
+
+    @torch.no_grad()
+    def discourage(self, allowed: Chain) -> None:
+        """Let what is not allowed start at FORBIDDEN instead of 0, so that it need not be learnt.
+
+        Args:
+            allowed: 0 and -inf, as bio_transitions gives it.
+        """
+        for mine, theirs in zip(self(), allowed, strict=True):
+            mine.copy_(theirs.clamp(min=FORBIDDEN))
 
     def forward(self) -> Chain:
         """Return the scores."""
@@ -78,7 +92,7 @@ class _Packed(NamedTuple):
 
 
 def _pack(mask_BL: Tensor) -> _Packed:
-    """Waits for the device once, for the counts."""
+    """Waits for the device, which alone knows how long the rows are."""
     lengths_B, rows_B = mask_BL.sum(1).sort(descending=True, stable=True)
     steps_L1 = torch.arange(mask_BL.shape[1], device=mask_BL.device)[:, None]
     is_word_LB = steps_L1 < lengths_B
@@ -104,18 +118,25 @@ def log_likelihood(emissions_BLT: Tensor, tags_BL: Tensor, mask_BL: Tensor, chai
         words_NT = at_least_float32(emissions_BLT.flatten(0, 1).index_select(0, packed.places_N))
         chain = Chain(*(scores.to(words_NT.dtype) for scores in chain))
         tags_N = tags_BL.flatten()[packed.places_N]
-        parts_N = words_NT.gather(1, tags_N[:, None])[:, 0] - words_NT.detach().amax(1)
-        first, num_tags = packed.counts[0], len(chain.start_T)
-        moves = tags_N[packed.previous()] * num_tags + tags_N[first:]
-        between = chain.transitions_TT.flatten().index_select(0, moves)
-        found_B = words_NT.new_zeros(len(mask_BL)).index_add(0, packed.rows_N, parts_N)
-        found_B = found_B.index_add(0, packed.rows_N[first:], between)
-        found_B = found_B.index_add(0, packed.rows_N[:first], chain.start_T[tags_N[:first]])
-        is_last_N = torch.ones_like(tags_N, dtype=torch.bool)
-        is_last_N[packed.previous()] = False
-        ends = chain.end_T[tags_N[is_last_N]]
-        found_B = found_B.index_add(0, packed.rows_N[is_last_N], ends)
-        return found_B - _log_partition(words_NT, packed, chain)
+        return _score(words_NT, tags_N, packed, chain) - _log_partition(words_NT, packed, chain)
+
+
+def _score(words_NT: Tensor, tags_N: Tensor, packed: _Packed, chain: Chain) -> Tensor:
+    """Score of the given tags, (B,), less the best score of every word."""
+    first, before = packed.counts[0], packed.previous()
+    is_last_N = torch.ones_like(tags_N, dtype=torch.bool)
+    is_last_N[before] = False
+    moves = tags_N[before] * len(chain.start_T) + tags_N[first:]
+    rows_N, parts = packed.rows_N, words_NT.gather(1, tags_N[:, None])[:, 0]
+    total_B = words_NT.new_zeros(packed.num_rows)
+    for rows, scores in (
+        (rows_N, parts - words_NT.detach().amax(1)),
+        (rows_N[first:], chain.transitions_TT.flatten().index_select(0, moves)),
+        (rows_N[:first], chain.start_T[tags_N[:first]]),
+        (rows_N[is_last_N], chain.end_T[tags_N[is_last_N]]),
+    ):
+        total_B = total_B.index_add(0, rows, scores)
+    return total_B
 
 
 def _log_partition(words_NT: Tensor, packed: _Packed, chain: Chain) -> Tensor:

@@ -50,6 +50,11 @@ _OWN_NAMES: dict[str, dict[str, str]] = {
     },
     "fnet": {},
 }
+_PUBLISHED: dict[str, Any] = {
+    "projection": None, "norm_position": "post", "final_norm": False, "embedding_norm": True,
+    "use_positions": True,
+}  # fmt: skip
+"""Our fields that the others have no name for, as they always have it."""
 RELEASED_GUARD = "clsgsepg"
 """What the release of PoNet calls guard_special_tokens."""
 _KINDS: dict[str, type[EncoderConfig]] = {
@@ -96,7 +101,19 @@ def config_names(kind: str) -> dict[str, str]:
 
 
 def foreign_fields(config: EncoderConfig) -> dict[str, Any]:
-    """Return a configuration of ours by the names of others."""
+    """Return a configuration of ours by the names of others.
+
+    Raises:
+        ValueError: It has a part that the others have no name for.
+    """
+    own = [] if config.kind in _KINDS else [f"kind {config.kind}"]
+    own += [name for name, usual in _PUBLISHED.items() if getattr(config, name) != usual]
+    if own or not config.type_vocab_size:
+        parts = ", ".join([*own, *["no token types"] * (not config.type_vocab_size)])
+        raise ValueError(
+            f"transformers has no form of this encoder, which differs in: {parts}; export it with "
+            "--format onnx, or --format bits8 for this package"
+        )
     values = {theirs: getattr(config, ours) for ours, theirs in config_names(config.kind).items()}
     named = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
     return {**values, "hidden_act": named[config.activation]}

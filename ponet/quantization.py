@@ -20,8 +20,9 @@ _SCALE = ".scale"
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 numbers and the float32 scales that they are to be multiplied by.
 
-    The last axis of a tensor shares a scale, or the first one, whichever loses less: rows of hashed
-    features differ in size by how often they were seen, columns of other layers may.
+    What stands at one place of the first axis shares a scale, or all along it, whichever loses
+    less: rows of hashed features differ in size by how often they were seen, columns of other
+    layers may. So a tensor and its flattened form get the same numbers.
 
     Args:
         weight: Of two axes or more.
@@ -31,8 +32,8 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     weight = weight.float()
     pairs = []
-    for axis in (-1, 0):
-        largest = weight.abs().amax(axis, keepdim=True)
+    for axes in (tuple(range(1, weight.dim())), (0,)):
+        largest = weight.abs().amax(axes, keepdim=True)
         scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
         pairs.append(((weight / scale).round().to(torch.int8), scale))
     lost = [(number * scale - weight).square().sum().item() for number, scale in pairs]

@@ -3,7 +3,8 @@
 B batch, L tokens, D width, T tags, C labels.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,13 @@ from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
-from ponet.crf import CRF, Chain, log_likelihood, viterbi
+from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
 from ponet.heads import make_pooler, pool
+from ponet.pooling.plan import at_least_float32
+
+Decoder = Literal["independent", "bio", "crf"]
 
 
 class TaggerOutput(NamedTuple):
@@ -60,12 +64,46 @@ class Tagger(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
         self.tagger = nn.Linear(encoder_config.hidden_size, num_tags)
         self.crf = CRF(num_tags) if use_crf else None
+        self.allowed: Chain | None = None
+        """0 and -inf for what may follow what, as ponet.crf.bio_transitions gives it; None: all."""
         self.pooler = make_pooler(encoder_config) if num_labels else None
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels) if num_labels else None
         if encoder_config.init == "normal":
             for layer in (self.tagger, self.classifier):
                 if layer is not None:
                     init_weights(layer, encoder_config.init_range)
+
+    @classmethod
+    def for_tags(
+        cls,
+        encoder_config: EncoderConfig,
+        tags: Sequence[str],
+        *,
+        num_labels: int,
+        decoder: Decoder = "independent",
+        dropout_prob: float = 0.0,
+    ) -> "Tagger":
+        """Return a tagger for BIO tags.
+
+        Args:
+            encoder_config: Encoder configuration.
+            tags: Name of each output of a token.
+            num_labels: Outputs of the text.
+            decoder: independent: the likeliest tag of every token; bio: the likeliest sequence that
+                BIO allows; crf: the same, with trained scores of neighbouring tags.
+            dropout_prob: See the class.
+        """
+        tagger = cls(
+            encoder_config,
+            num_tags=len(tags),
+            num_labels=num_labels,
+            dropout_prob=dropout_prob,
+            use_crf=decoder == "crf",
+        )
+        tagger.allowed = None if decoder == "independent" else bio_transitions(tags)
+        if tagger.crf is not None and tagger.allowed is not None:
+            tagger.crf.discourage(tagger.allowed)
+        return tagger
 
     def forward(self, batch: EncoderBatch) -> TaggerOutput:
         """Return the logits of every token and of the text."""
@@ -87,24 +125,19 @@ class Tagger(nn.Module):
         if self.crf is not None:
             return -log_likelihood(output.tag_logits, tags_BL, tags_BL >= 0, self.crf())
         flat = tags_BL.clamp(min=-1).flatten()
-        losses = F.cross_entropy(
-            output.tag_logits.flatten(0, 1), flat, ignore_index=-1, reduction="none"
-        )
+        logits_NT = at_least_float32(output.tag_logits.flatten(0, 1))
+        losses = F.cross_entropy(logits_NT, flat, ignore_index=-1, reduction="none")
         return losses.view_as(tags_BL).sum(1)
 
-    def decode(
-        self, output: TaggerOutput, mask_BL: Tensor, *, allowed: Chain | None = None
-    ) -> Tensor:
+    def decode(self, output: TaggerOutput, mask_BL: Tensor) -> Tensor:
         """Return the best tags, int64 (B, L); 0 where a token has none.
 
         Args:
             output: What forward returned.
             mask_BL: bool, True at the tokens that have a tag.
-            allowed: 0 and -inf for what may follow what, as ponet.crf.bio_transitions gives it;
-                also without a CRF.
         """
         chains = [self.crf()] if self.crf is not None else []
-        chains += [allowed] if allowed is not None else []
+        chains += [self.allowed] if self.allowed is not None else []
         if not chains:
             return output.tag_logits.argmax(2).masked_fill(~mask_BL, 0)
         device = output.tag_logits.device

@@ -183,6 +183,11 @@ def check_finetune_command(arguments: list[str]) -> None:
         from finetune.grid import parse_grid
 
         assert parse_grid(options)
+    elif command == "baseline":
+        from finetune.baselines.command import BaselineOptions
+        from training.command_line import parse_options
+
+        parse_options(BaselineOptions, options, program=command).data.check_selection()
     elif command == "report":
         from training.reports.command import parse_finetuning
 
@@ -235,13 +240,14 @@ def test_every_trial_of_the_grids_is_a_fit_that_parses(path: Path) -> None:
 
     grid = parse_grid(["--config", str(path), "--encoder", "runs/a"])
     trials = expand(grid, {task: task_named(task).num_folds for task in grid.tasks})
+    trials = [trial for trial in trials if "fit" in trial.command]
     first = {(t.parameters["task"], t.parameters["batch_size"]): t for t in reversed(trials)}
     for (task, _), trial in first.items():  # rates, seeds and folds are plain numbers in the rest
         given = {"subcommand": "fit", "fit": trial.settings}
         parsed = fit_parser("finetune").parse_object(given).fit
         _, batch_sizes, epochs, max_len = searched(task)
         assert (parsed.data.task, parsed.model.optimizer.lr) == (task, trial.parameters["lr"])
-        if not path.name.startswith(("small", "pnlp")):
+        if not path.name.startswith(("small", "pnlp", "tiny")):
             assert parsed.trainer.max_epochs == epochs
             assert parsed.data.max_len == max_len
             assert parsed.data.global_batch_size in batch_sizes

@@ -16,12 +16,14 @@ _KEYS = {
     "encoder": "path kind name num_parameters random_init digest",
     "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
     "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
-    "class_weights targets languages",
+    "class_weights targets languages decoder",
     "task_facts": "family place num_folds in_average published published_source published_metric",
 }
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
 the folds of a cross-validation (0: none), whether the family's average counts it, published scores
 by model in per cent, where these stand, and their metric where it is not the task's score."""
+SETTINGS = tuple(_KEYS["settings"].split())
+"""What every result says of how it was trained."""
 BASELINE = "baseline"
 """Kind of the encoder of a run that trained none: a linear model without a seed."""
 _OF_BASELINES = {"encoder": {"num_features", "cpu_s"}}
@@ -30,6 +32,7 @@ _ADDED_SETTINGS = {
     **dict.fromkeys(("class_weights", "dropout_prob", "gradient_clip")),
     "targets": "both",
     "languages": "",
+    "decoder": "independent",
 }
 """Settings that earlier results lack, with what reading gives: what they were, or None, which is
 unknown. Facts are empty in the first ones."""

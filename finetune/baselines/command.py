@@ -24,7 +24,7 @@ from finetune.tasks.spec import TaskSpec
 from training.command_line import parse_options
 from training.configuration import write_inputs
 from training.interruption import say
-from training.result import BASELINE, FORMAT_VERSION, read_result, write_result
+from training.result import BASELINE, FORMAT_VERSION, SETTINGS, read_result, write_result
 from training.run_config import CONFIG_FILE, RESULT_FILE, RunPlace
 from training.run_folder import replacing, sole_writer
 
@@ -36,9 +36,9 @@ _NAMES: Mapping[Letters, str] = {
 }
 _LETTERS: Mapping[Letters, bool | None] = {"auto": None, "with": True, "without": False}
 NOTHING_TO_SET = {
+    **dict.fromkeys(SETTINGS, "none"),
     **dict.fromkeys(("lr", "warmup_share", "weight_decay", "dropout_prob", "gradient_clip"), 0.0),
     **dict.fromkeys(("batch_size", "epochs", "max_len", "seed"), 0),
-    **dict.fromkeys(("schedule", "positions", "class_weights"), "none"),
     "precision": "64-true",
 }
 """Settings of a fit that a linear model has not, for its result; texts are never cut."""

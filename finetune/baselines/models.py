@@ -5,6 +5,7 @@ seen (the usual ones; nothing is searched). The same rows give the same answers 
 """
 
 import contextlib
+import importlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -168,6 +169,17 @@ def tag_words(
         tagger.close()
     num_weights = len(info.state_features) + len(info.transitions)
     return Answers(found, len(info.attributes), num_weights)
+
+
+def check_packages() -> None:
+    """Refuse to begin without what baselines need.
+
+    Raises:
+        ValueError: Names the package that is not installed.
+    """
+    for package, module in (("scikit-learn", "sklearn"), ("python-crfsuite", "pycrfsuite")):
+        with _extra(package):
+            importlib.import_module(module)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from finetune.data.batches import (
     assemble_batch,
 )
 from finetune.tasks.rows import encodable
-from finetune.tasks.spec import Row, SegmentRule
+from finetune.tasks.spec import Row, SegmentRule, TaggedText
 from ponet.batch import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
 from ponet.weight_files import TOKENIZER_NAME
@@ -91,7 +91,7 @@ class TextEncoder:
     def _encode_chunk(self, chunk: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         """Yield the rows of a part of a split."""
         if chunk[0].tagged is not None:
-            yield from map(self._tagged, chunk)
+            yield from self._encode_tagged([row.tagged for row in chunk if row.tagged])
             return
         first = self._tokens([row.text for row in chunk])
         second = self._tokens([row.text_pair for row in chunk])
@@ -103,20 +103,22 @@ class TextEncoder:
                 )
             yield self._assembled(text, pair)
 
-    def _tagged(self, row: Row) -> EncodedText:
-        """Return a tagged text: every word tokenised by itself, one without a piece is unknown."""
-        assert row.tagged is not None
-        pieces = self._tokenizer.encode_batch_fast(list(row.tagged.words), add_special_tokens=False)
-        ids = [encoding.ids or [self.info.unk_id] for encoding in pieces]
-        firsts = np.cumsum([0, *map(len, ids)])[:-1]
-        flat = [number for word in ids for number in word]
-        starts = NO_PLACES
-        if self.segments != "separators":
-            begins = np.array([begin for begin, _ in row.tagged.offsets])
-            segments = np.searchsorted(self._rule(row.text), begins, side="right")
-            starts = firsts[np.diff(segments, prepend=-1) != 0].astype(np.int32)
-        text = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
-        return text._replace(word_starts=firsts[firsts < self.max_len - 2].astype(np.int32) + 1)
+    def _encode_tagged(self, texts: Sequence[TaggedText]) -> Iterator[EncodedText]:
+        """Yield texts of words, each tokenised once by itself; unknown without pieces."""
+        words = list(dict.fromkeys(word for text in texts for word in text.words))
+        pieces = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+        ids_of = {w: e.ids or [self.info.unk_id] for w, e in zip(words, pieces, strict=True)}
+        for text in texts:
+            ids = [ids_of[word] for word in text.words]
+            firsts = np.cumsum([0, *map(len, ids)])[:-1]
+            flat, starts = [number for word in ids for number in word], NO_PLACES
+            if self.segments != "separators":
+                begins = np.array([begin for begin, _ in text.offsets])
+                segments = np.searchsorted(self._rule(text.text), begins, side="right")
+                starts = firsts[np.diff(segments, prepend=-1) != 0].astype(np.int32)
+            whole = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
+            kept = firsts[firsts < self.max_len - 2].astype(np.int32) + 1
+            yield whole._replace(word_starts=kept)
 
     def _rule(self, text: str) -> Sequence[int]:
         """Return the characters at which the segments of a text begin."""
@@ -245,6 +247,11 @@ def _with_marks(text: str, start: int) -> int:
     return moved if moved == 0 or text[moved - 1].isspace() else start
 
 
+def is_encoder_file(path: str | Path) -> bool:
+    """Return whether a path is that of a YAML file of an encoder's sizes."""
+    return Path(path).suffix.lower() in (".yaml", ".yml")
+
+
 def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
     """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file.
 
@@ -254,14 +261,24 @@ def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
         raise ValueError(
             "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
         )
-    if tokenizer and Path(tokenizer).is_file():
-        return Path(tokenizer)
-    encoder = tokenizer or encoder
-    folder = Path(encoder).parent if Path(encoder).is_file() else Path(encoder)
+    if not tokenizer and is_encoder_file(encoder):
+        raise ValueError(
+            f"{encoder} is an encoder without a tokenizer; give a tokenizer.json with "
+            "--model.tokenizer"
+        )
+    given = Path(tokenizer or encoder)
+    if tokenizer and given.is_file():
+        return given
+    folder = given.parent if given.is_file() else given
     places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
     found = next((place for place in places if place.is_file()), None)
     if found is not None:
         return found
+    if tokenizer:
+        raise ValueError(
+            f"--model.tokenizer {tokenizer}: no such file, and no folder that holds a "
+            f"{TOKENIZER_NAME}"
+        )
     what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
     if not folder.exists():
         what = f"--model.encoder {encoder}: no such folder"

@@ -27,6 +27,8 @@ LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lower ends of the length histogram's bins, in tokens; the last bin is open."""
 _FEW, _RARE = 20, 0.2
 """Of up to 20 classes, one with less than a fifth of its equal share is rare."""
+_MANY_WORDS = 64
+"""Of a text that is hardly ever tagged without a mistake."""
 _DUPLICATES = "duplicates in train"
 _MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "-", "?"}
 _MOST_HINTS, _MOST_LABELS = 5, 11
@@ -82,7 +84,7 @@ def inspect_task(
         "best_constant": constant_metrics(loaded, best),
         "best_constant_answer": _answer(spec, best),
         "f1_label": spec.f1_label,
-        "hints": [*label_hints(spec.labels), *_imbalance(spec, found)],
+        "hints": [*label_hints(spec.labels), *_imbalance(spec, found), *_long_texts(spec, found)],
         "length_edges": list(LENGTH_EDGES),
     }
 
@@ -260,6 +262,18 @@ def _imbalance(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
         f"{rarest!r} is {share:.1%} of the training rows, so accuracy hardly sees it; --data.score "
         "macro_f1 lets another metric choose the epoch, --model.class_weights balanced counts rare "
         "classes as much as frequent ones"
+    ]
+
+
+def _long_texts(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence where whole texts must be right although texts are long."""
+    lengths = found.get("train", {}).get("lengths")
+    chosen = {"slot_em", "frame_em"} & {*spec.score}
+    if spec.sizes or not chosen or not lengths or lengths["median"] <= _MANY_WORDS:
+        return []
+    return [
+        f"{chosen.pop()} asks for every tag of a text, and half of the texts have more than "
+        f"{_MANY_WORDS} tokens; --data.score span_f1 lets spans choose the epoch"
     ]
 
 

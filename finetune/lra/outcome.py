@@ -84,6 +84,7 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "class_weights": "none",
         "targets": "both",
         "languages": "",
+        "decoder": "independent",
     }
 
 

@@ -8,38 +8,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from finetune.tagging.scores import spans_of
+from finetune.tasks.spec import TaggedText
 from finetune.tasks.tables import file_lines, is_table
 
 MTOP_COLUMNS = 8
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
 Lines = Iterator[tuple[int, str]]
 Reader = Callable[[Path, Lines, Counter[str]], Iterator["TaggedText"]]
-
-
-class TaggedText(NamedTuple):
-    """One text as words with what is known of them."""
-
-    line: int
-    """Its first line in its file, counted from 1."""
-    id: str
-    """Its name in its distribution, else its number from 0."""
-    words: tuple[str, ...]
-    """At least one."""
-    tags: tuple[str, ...] | None
-    """BIO, one for every word; None: unlabelled."""
-    label: str | None
-    """Label of the whole text; None: unlabelled, or the task has none."""
-    text: str
-    """The text itself, where the file has it; else the words with spaces."""
-    offsets: tuple[tuple[int, int], ...]
-    """Characters [start, end) of every word in `text`."""
-    language: str = ""
-    """Two letters, where the distribution has several languages; else empty."""
 
 
 def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.tagging.files import TaggedText, has_tagged_layout, split_words, tagged
+from finetune.tagging.files import has_tagged_layout, split_words, tagged
 from finetune.tagging.scores import spans_of
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import row_texts
-from finetune.tasks.spec import Columns, Row
+from finetune.tasks.spec import Columns, Row, TaggedText
 
 WORDS = "words"
 """Column of a JSONL file that holds a text as a list of words."""

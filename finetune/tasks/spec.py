@@ -11,8 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.tagging.files import TaggedText
-
 SegmentRule = Literal["separators", "sentences", "paragraphs"]
 MetricName = Literal[
     Literal["accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"],
@@ -21,6 +19,27 @@ MetricName = Literal[
 Targets = Literal["both", "tags", "label"]
 UNSEEN = -100
 """Target of a label that training never saw: its rows count as errors and teach nothing."""
+
+
+class TaggedText(NamedTuple):
+    """One text as words with what is known of them."""
+
+    line: int
+    """Its first line in its file, counted from 1."""
+    id: str
+    """Its name in its distribution, else its number from 0."""
+    words: tuple[str, ...]
+    """At least one."""
+    tags: tuple[str, ...] | None
+    """BIO, one for every word; None: unlabelled."""
+    label: str | None
+    """Label of the whole text; None: unlabelled, or the task has none."""
+    text: str
+    """The text itself, where the file has it; else the words with spaces."""
+    offsets: tuple[tuple[int, int], ...]
+    """Characters [start, end) of every word in `text`."""
+    language: str = ""
+    """Two letters, where the distribution has several languages; else empty."""
 
 
 class Row(NamedTuple):
@@ -56,6 +75,8 @@ class SplitRows:
     """All rows that are examples."""
     repairs: Mapping[str, int] = field(default_factory=dict)
     """What was left out or mended and how often, in words; empty: nothing."""
+    files: tuple[Path, ...] = ()
+    """The files of `source`, where it names several."""
 
 
 @dataclass(frozen=True, kw_only=True)

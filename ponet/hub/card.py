@@ -1,6 +1,6 @@
 """The model card: what is known about a model, with its source, and what is not known.
 
-The words are in card.md.j2 and classifier_card.md.j2; here are the values. Invariant: no number
+The words are in the templates beside this file; here are the values. Invariant: no number
 stands here that is not in the files given; whatever they do not say is said to be unknown.
 """
 
@@ -44,7 +44,7 @@ def model_card(
         manifest: manifest.json of the shards, or the folder that holds it.
         results: table.json of `python -m finetune report`.
         results_encoder: Name of this encoder in the table; needed where it has several.
-        **words: `notes`, `licence` and `language`, as for `render`.
+        **words: `notes`, `licence`, `language` and `lines` (of costs), as for `render`.
     """
     if manifest is not None:
         manifest = manifest / "manifest.json" if manifest.is_dir() else manifest
@@ -55,7 +55,6 @@ def model_card(
         task="fill-mask",
         name=name,
         num_pair_classes=model.num_pair_classes,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         metadata=_flat(metadata),
         has_tokenizer=has_tokenizer,
         unknown=UNKNOWN,
@@ -80,6 +79,7 @@ def render(
     licence: str | None = None,
     language: str | None = None,
     notes: Path | None = None,
+    library: str = "transformers",
     **values: Any,
 ) -> str:
     """Return a card.
@@ -91,13 +91,14 @@ def render(
         licence: SPDX identifier of the weights' licence, such as "apache-2.0".
         language: ISO 639-1 code of the texts' language, such as "en".
         notes: Markdown that goes into the card as it is: dates and licences of the data, use.
+        library: What loads the weights.
         **values: What else the template shows.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     config = model.encoder.config
     data = ModelCardData(
-        library_name="transformers",
+        library_name=library,
         pipeline_tag=task,
         tags=[config.kind],
         license=licence,
@@ -110,6 +111,7 @@ def render(
         trust=", trust_remote_code=True" if isinstance(config, PoNetConfig) else "",
         oldest=OLDEST_TRANSFORMERS,
         version=ponet.__version__,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         notes="" if notes is None else _text(notes).strip(),
         **values,
     )

@@ -1,59 +1,140 @@
-"""`python -m ponet export`: a bundle or a classifier for transformers, a bundle as an ONNX graph.
+"""`python -m ponet export`: a model for transformers, as an ONNX graph, or with 8-bit weights.
 
 Invariant: what is written has been loaded by the other side and compared with the model; otherwise
 there is no output.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ponet.bundle import bundle_folder, read_config, read_model
+from ponet.batch import EncoderBatch
+from ponet.bundle import Model, bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig, PoNetConfig
-from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.heads import SequenceClassifier
+from ponet.hub.bits import compare, export_bits, rounded
 from ponet.hub.card import model_card, render
-from ponet.hub.huggingface import SpecialTokens, export_huggingface, find_special_tokens
-from ponet.hub.onnx_export import GRAPH_NAME, export_onnx
+from ponet.hub.cost import UTTERANCES, measure, size_mb, text_reader
+from ponet.hub.huggingface import (
+    SpecialTokens,
+    export_huggingface,
+    find_special_tokens,
+    probe_batch,
+)
+from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
+from ponet.names import foreign_fields
+from ponet.quantization import pack
 from ponet.tagger import Tagger
 from ponet.weight_files import TOKENIZER_NAME
 
+_PIPELINES = {"bundle": "fill-mask", "classifier": "text-classification",
+              "tagger": "token-classification"}  # fmt: skip
+_NO_TOKENS = SpecialTokens(cls_token_id=0, sep_token_id=0)
 _WORDS = ("licence", "language", "notes")
 _SOURCES = ("run", "manifest", "results", "results_encoder")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is exported."""
+
+    model: Model
+    """In evaluation mode, on the CPU."""
+    config: Mapping[str, Any]
+    """Its config.json."""
+    tokenizer: Path | None
+    """Its tokenizer.json."""
+
+    @property
+    def task(self) -> Mapping[str, Any] | None:
+        """What a classifier or tagger knows; None: a bundle of pretraining."""
+        return self.config.get("task")
+
+    @property
+    def kind(self) -> str:
+        """What to call it."""
+        if self.task is None:
+            return "bundle"
+        return "tagger" if self.task.get("tags") else "classifier"
+
+
 def run_export(arguments: Sequence[str]) -> None:
-    """`export BUNDLE|CLASSIFIER --format huggingface|onnx --output DIR [--push REPO]`."""
+    """`export BUNDLE|CLASSIFIER --format huggingface|onnx|bits8|onnx-bits8 --output DIR`."""
     options = _parser().parse_args(arguments)
     folder = bundle_folder(options.bundle)
     config = read_config(folder)
-    task = config.get("task")
-    _check_options(options, is_classifier=task is not None)
-    model = read_model(folder, config)
-    if isinstance(model, Tagger):
-        raise ValueError(f"{folder} tags words, for which this export has no form; use predict")
+    _check_options(options, is_bundle="task" not in config)
     path = folder / TOKENIZER_NAME if (folder / TOKENIZER_NAME).is_file() else None
-    special_tokens = find_special_tokens(
-        path, vocab_size=model.encoder.config.vocab_size, separator_ids=options.separator_ids
+    source = Source(model=read_model(folder, config), config=config, tokenizer=path)
+    write = {"huggingface": _huggingface, "bits8": _bits}.get(options.format, _onnx)
+    write(source, options)
+    print(f"size        {size_mb(options.output):.2f} MB on disk in all")
+
+
+def _cost_lines(source: Source, answer: Callable[[EncoderBatch], Any]) -> list[str]:
+    """Return what an utterance costs, where there is a tokenizer to read it."""
+    if source.tokenizer is None:
+        return []
+    return [measure(text_reader(source.model.encoder.config, source.tokenizer), answer).line]
+
+
+def _special_tokens(source: Source, options: argparse.Namespace) -> SpecialTokens:
+    vocab_size = source.model.encoder.config.vocab_size
+    return find_special_tokens(
+        source.tokenizer, vocab_size=vocab_size, separator_ids=options.separator_ids
     )
+
+
+def _words(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of any card."""
     words = {key: getattr(options, key) for key in _WORDS}
-    words["name"] = options.name or options.output.name
-    settings: dict[str, Any] = {}
+    return words | {"name": options.name or options.output.name}
+
+
+def _bits(source: Source, options: argparse.Namespace) -> None:
+    model, task, path = source.model, source.task or {}, source.tokenizer
+    config = model.encoder.config
+    batches = [probe_batch(config, _NO_TOKENS, shape=(4, 24))]
+    if path is not None:
+        read = text_reader(config, path)
+        batches = [read(text) for text in UTTERANCES]
+    lost = compare(model, rounded(model), batches).line
+    size = sum(value.nbytes for value in pack(model.state_dict()).values())
+    lines = [f"{size / 1e6:.2f} MB of weights", lost, *_cost_lines(source, model)]
+    card = render(
+        "bits_card.md.j2", model, task=_PIPELINES[source.kind], values=task, lines=lines,
+        library="ponet", **_words(options),
+    )  # fmt: skip
+    export_bits(model, options.output, config=source.config, tokenizer_path=path, card=card,
+                batches=batches)  # fmt: skip
+    print(f"{options.output}: the {source.kind} with 8-bit weights")
+    print("".join(f"  {line}\n" for line in lines), end="")
+
+
+def _huggingface(source: Source, options: argparse.Namespace) -> None:
+    model, task, path = source.model, source.task, source.tokenizer
+    if isinstance(model, Tagger):
+        raise ValueError(
+            "transformers has no form of a tagger of ours; export it with --format onnx, or "
+            "--format bits8 for this package"
+        )
+    foreign_fields(model.encoder.config)  # refuses what transformers has no form of
+    special_tokens, words = _special_tokens(source, options), _words(options)
+    lines, settings = _cost_lines(source, model), dict[str, Any]()
     notes: list[str] = []
     if isinstance(model, SequenceClassifier):
         assert task is not None
         settings = {"max_len": task["max_len"], "labels": _labels(model, task)}
         notes = _differences(model.encoder.config, task)
-        card = render("classifier_card.md.j2", model, task="text-classification", values=task,
-                      differences=notes, **words)  # fmt: skip
-    elif options.format == "onnx":
-        _export_onnx(model, path, special_tokens, options)
-        return
+        card = render("classifier_card.md.j2", model, task=_PIPELINES[source.kind], values=task,
+                      differences=[*notes, *lines], **words)  # fmt: skip
     else:
-        words |= {key: getattr(options, key) for key in _SOURCES}
-        card = model_card(model, config["metadata"], has_tokenizer=path is not None, **words)
+        words |= {key: getattr(options, key) for key in _SOURCES} | {"lines": lines}
+        card = model_card(model, source.config["metadata"], has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
         options.output,
@@ -62,11 +143,14 @@ def run_export(arguments: Sequence[str]) -> None:
         card=card,
         **settings,
     )
-    what = "bundle" if task is None else "classifier"
-    print(f"{options.output}: loads in transformers; outputs within {difference:.1e} of the {what}")
+    print(
+        f"{options.output}: loads in transformers; outputs within {difference:.1e} of the "
+        f"{source.kind}"
+    )
     if isinstance(model.encoder.config, PoNetConfig):
         notes.insert(0, "load it after `import ponet.hub`, or with trust_remote_code=True")
     print("".join(f"note: {note}\n" for note in notes), end="")
+    print("".join(f"  {line}\n" for line in lines), end="")
     if options.push:
         print(push(options.output, options.push, private=not options.public))
 
@@ -74,16 +158,17 @@ def run_export(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "ponet export",
-        description="A bundle, or a classifier of `python -m finetune fit`, as a folder of "
-        "transformers; a bundle also as an ONNX graph. What is written has been loaded by the "
-        "other side and compared with the model; otherwise there is no output.",
+        description="A bundle, or a classifier or tagger of `python -m finetune fit`, as a folder "
+        "of transformers, as an ONNX graph, or with weights in 8 bits. What is written has been "
+        "loaded by the other side and compared with the model; otherwise there is no output.",
     )
     parser.add_argument(
-        "bundle", type=Path, help="folder of a bundle or a fine-tuned classifier, or of its run"
+        "bundle", type=Path, help="folder of a bundle or a fine-tuned model, or of its run"
     )
     parser.add_argument(
-        "--format", choices=("huggingface", "onnx"), required=True,
-        help="huggingface: a folder for transformers; onnx: a graph for onnxruntime",
+        "--format", choices=("huggingface", "onnx", "bits8", "onnx-bits8"), required=True,
+        help="huggingface: a folder for transformers; onnx: a graph for onnxruntime; bits8: a "
+        "quarter of the size for this package; onnx-bits8: both",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder to write; new or empty")
     parser.add_argument(
@@ -120,25 +205,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_options(options: argparse.Namespace, *, is_classifier: bool) -> None:
+def _check_options(options: argparse.Namespace, *, is_bundle: bool) -> None:
     """Refuse options that would do nothing."""
+    form = options.format
     needs = (
-        ("--format huggingface", options.format == "huggingface",
-         ("name", *_SOURCES, *_WORDS, "push", "public")),
-        ("--format onnx", options.format == "onnx", ("head", "segment_input", "time")),
+        ("--format huggingface", form == "huggingface", (*_SOURCES, "push", "public")),
+        ("--format huggingface or bits8", form in ("huggingface", "bits8"), ("name", *_WORDS)),
+        ("--format onnx", "onnx" in form, ("head", "segment_input", "time")),
+        ("another format than bits8", form != "bits8", ("separator_ids",)),
         ("--push REPO", options.push, ("public",)),
         ("--results TABLE.json", options.results, ("results_encoder",)),
-        ("a bundle, and this is a fine-tuned classifier", not is_classifier,
-         (*_SOURCES, "separator_ids")),
+        ("a bundle, and this is a fine-tuned model", is_bundle,
+         (*_SOURCES, "separator_ids", "head")),
     )  # fmt: skip
     for what, is_there, names in needs:
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
         if given and not is_there:
             raise ValueError(f"{', '.join(given)} would do nothing; it needs {what}")
-    if is_classifier and options.format != "huggingface":
-        raise ValueError(
-            "a fine-tuned classifier is exported to huggingface alone; give --format huggingface"
-        )
     if options.time is not None and options.time < 1:
         raise ValueError(f"--time {options.time} given; 1 or more is needed")
 
@@ -177,24 +260,27 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _export_onnx(
-    model: PretrainingModel,
-    tokenizer_path: Path | None,
-    special_tokens: SpecialTokens,
-    options: argparse.Namespace,
-) -> None:
-    if options.segment_input and not isinstance(model.config, PoNetConfig):
-        raise ValueError(
-            f"--segment-input would do nothing: a {model.config.kind} model has no segments"
-        )
-    found = export_onnx(
-        model,
-        options.output,
-        special_tokens=special_tokens,
-        tokenizer_path=tokenizer_path,
+def _onnx(source: Source, options: argparse.Namespace) -> None:
+    model, task = source.model, source.task
+    config = model.encoder.config
+    if options.segment_input and not isinstance(config, PoNetConfig):
+        raise ValueError(f"--segment-input would do nothing: a {config.kind} model has no segments")
+    if isinstance(model, SequenceClassifier) and task is not None:
+        _labels(model, task)
+    is_packed = options.format == "onnx-bits8"
+    live = OnnxModel(
+        rounded(model) if is_packed else model,
+        _special_tokens(source, options),
         head=options.head or "masked-lm",
         segment_input=options.segment_input,
+    )
+    found = export_onnx(
+        live,
+        options.output,
+        tokenizer_path=source.tokenizer,
         num_timed=options.time or 0,
+        facts=_graph_facts(model, task or {}),
+        is_packed=is_packed,
     )
     largest = max(one.difference for one in found)
     print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
@@ -202,6 +288,18 @@ def _export_onnx(
         times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
         timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
         print(f"  {rows} x {tokens} tokens: within {difference:.1e}{timed}")
+    session = open_session(options.output / GRAPH_NAME, threads=1)
+    for line in _cost_lines(source, lambda batch: run_session(session, live.inputs(batch))):
+        print(f"  {line}")
+
+
+def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
+    facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    if isinstance(model, Tagger) and model.crf is not None:
+        scores = model.crf.state_dict().items()
+        facts["crf"] = {name: value.tolist() for name, value in scores}
+    return facts
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:

@@ -7,7 +7,7 @@ logits, the hidden states and every weight of our model.
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, ProjectionConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.heads import PretrainingModel, PretrainingOutput, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.standalone import write_code
 from ponet.names import export_state, foreign_fields, weight_table
+from ponet.projection.spelling import attributes_of
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
 from ponet.weight_files import WEIGHTS_NAME, new_folder, read_json
 
@@ -215,10 +216,11 @@ def probe_batch(
     Args:
         config: Gives the range of the ids, and the longest length, to which L is cut.
         special_tokens: Ids that delimit and pad.
-        shape: (B, L).
+        shape: (B, L); L is the number of places where a mixer has a fixed one.
         has_padding: Whether the first of several rows is shorter than the others.
     """
-    rows, length = shape[0], min(shape[1], config.max_positions)
+    length = config.max_positions if config.fixed_places else min(shape[1], config.max_positions)
+    rows = shape[0]
     generator = torch.Generator().manual_seed(rows * length)
     ids_BL = torch.randint(config.vocab_size, (rows, length), generator=generator)
     ids_BL[:, 0] = special_tokens.cls_token_id
@@ -228,9 +230,26 @@ def probe_batch(
         mask_BL[0, length * 2 // 3 :] = False
     ids_BL = ids_BL.masked_fill(~mask_BL, special_tokens.pad_token_id)
     types_BL = (torch.arange(length) > length // 2).long().expand(rows, -1)
-    types_BL = types_BL.clamp(max=config.type_vocab_size - 1).contiguous()
+    types_BL = types_BL.clamp(max=max(config.type_vocab_size - 1, 0)).contiguous()
+    if config.projection is not None:
+        return _probe_words(config.projection, ids_BL, mask_BL, generator)
     separators = (special_tokens.cls_token_id, special_tokens.sep_token_id)
     return make_batch(ids_BL, mask_BL, types_BL, None, separators)
+
+
+def _probe_words(
+    projection: ProjectionConfig, ids_BL: Tensor, mask_BL: Tensor, generator: torch.Generator
+) -> EncoderBatch:
+    """Return random texts of random words, half as many as there are places."""
+    num_words, size = ids_BL.numel() // 2 + 1, projection.feature_size
+    if projection.is_bag:
+        times = len(attributes_of("")) if projection.kind == "spelling" else 1
+        length = projection.num_hashes * times
+        features = torch.randint(size, (num_words, length), generator=generator)
+    else:
+        features = torch.randn(num_words, size, generator=generator)
+    batch = make_batch(ids_BL % num_words, mask_BL, None, None, ())
+    return replace(batch, word_features=features)
 
 
 Outputs = Mapping[str, Tensor]

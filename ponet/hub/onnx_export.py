@@ -1,7 +1,8 @@
-"""A bundle as one ONNX file with dynamic batch and length, compared with PyTorch in onnxruntime.
+"""A model as one ONNX file with dynamic batch and length, compared with PyTorch in onnxruntime.
 
-B batch, L tokens, D width. Invariant: a file is put in place only after onnxruntime has given
-PyTorch's outputs for batches of several sizes, other than the one the graph was traced with.
+B batch, L tokens, D width, W distinct words. Invariant: a file is put in place only after
+onnxruntime has given PyTorch's outputs for batches of several sizes, other than the one the graph
+was traced with.
 """
 
 import copy
@@ -12,18 +13,23 @@ import math
 import statistics
 import timeit
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
-from ponet.config import FNetConfig, PoNetConfig
+from ponet.bundle import Model
 from ponet.encoders.backbone import TokenMixer
-from ponet.heads import PretrainingModel, pool
+from ponet.encoders.fnet import FNetMixer
+from ponet.encoders.hashed import HashedWords
+from ponet.encoders.ponet import PoNetMixer
+from ponet.heads import PretrainingModel, SequenceClassifier, pool
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -32,10 +38,12 @@ from ponet.hub.huggingface import (
     write_tokenizer,
 )
 from ponet.hub.modeling_ponet import make_batch
+from ponet.hub.onnx_bits import pack_onnx
 from ponet.weight_files import new_folder
 
 GRAPH_NAME = "model.onnx"
 OnnxHead = Literal["masked-lm", "encoder"]
+ModelT = TypeVar("ModelT", bound=nn.Module)
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 """The first version whose ScatterElements takes a maximum; PoNet's segments need it."""
@@ -53,20 +61,20 @@ class Comparison(NamedTuple):
 
 
 class OnnxModel(nn.Module):
-    """What is traced: a pretraining model with plain tensors in and out.
+    """What is traced: a model with plain tensors in and out.
 
     Args:
         model: For tracing, in the form that export_form returns.
-        special_tokens: Ids that delimit texts.
-        head: masked-lm: hidden states and logits; encoder: hidden states and pooled output, if it
-            was trained.
+        special_tokens: Ids that delimit texts; hashed words have none.
+        head: Of a pretraining model: masked-lm: hidden states and logits; encoder: hidden states
+            and pooled output, if it was trained.
         segment_input: Whether segment_ids are an input; otherwise each text between separators is
             a segment.
     """
 
     def __init__(
         self,
-        model: PretrainingModel,
+        model: Model,
         special_tokens: SpecialTokens,
         *,
         head: OnnxHead = "masked-lm",
@@ -74,35 +82,58 @@ class OnnxModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.special_tokens = special_tokens
         self.head = head
         self.segment_input = segment_input
+        self.special_tokens = special_tokens
+        self.is_hashed = model.encoder.config.projection is not None
+        ids = (special_tokens.cls_token_id, special_tokens.sep_token_id)
+        self.separators = () if self.is_hashed else ids
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        token_type_ids: Tensor,
+        token_type_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        word_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the outputs by their names; all inputs are int64 (B, L)."""
-        separators = (self.special_tokens.cls_token_id, self.special_tokens.sep_token_id)
-        batch = make_batch(input_ids, attention_mask, token_type_ids, segment_ids, separators)
-        x_BLD = self.model.encoder(batch)
+        """Return the outputs by their names.
+
+        Args:
+            input_ids: int64 (B, L); numbers of rows of word_features where there are some.
+            attention_mask: int64 (B, L).
+            token_type_ids: int64 (B, L).
+            segment_ids: int64 (B, L).
+            word_features: Of the W words, for encoders of hashed words.
+        """
+        batch = make_batch(input_ids, attention_mask, token_type_ids, segment_ids, self.separators)
+        if word_features is not None:
+            batch = replace(batch, word_features=word_features)
+        if isinstance(self.model, PretrainingModel):
+            return self._pretraining_outputs(self.model, batch)
+        if isinstance(self.model, SequenceClassifier):
+            return {"logits": self.model(batch)}
+        found = self.model(batch)._asdict()
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _pretraining_outputs(
+        self, model: PretrainingModel, batch: EncoderBatch
+    ) -> dict[str, Tensor]:
+        x_BLD = model.encoder(batch)
         outputs = {"last_hidden_state": x_BLD}
         if self.head == "masked-lm":
-            outputs["logits"] = self.model.mlm_head(x_BLD, self.model.decoder_weight)
-        elif self.model.pooler is not None:
-            outputs["pooler_output"] = pool(self.model.pooler, x_BLD, batch)
+            outputs["logits"] = model.mlm_head(x_BLD, model.decoder_weight)
+        elif model.pooler is not None:
+            outputs["pooler_output"] = pool(model.pooler, x_BLD, batch)
         return outputs
 
     def inputs(self, batch: EncoderBatch) -> dict[str, Tensor]:
         """Return the graph's inputs for a batch."""
-        values = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.mask.long(),
-            "token_type_ids": batch.token_type_ids,
-        }
+        values = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
+        if batch.word_features is not None:
+            values["word_features"] = batch.word_features
+        else:
+            values["token_type_ids"] = batch.token_type_ids
         return values | ({"segment_ids": batch.segment_ids} if self.segment_input else {})
 
 
@@ -131,42 +162,46 @@ class FourierByProducts(TokenMixer):
         return torch.cos(angles), torch.sin(angles)
 
 
-def export_form(model: PretrainingModel) -> PretrainingModel:
+def gathered_rows(lists_WN: Tensor, table_MK: Tensor) -> Tensor:
+    """Return what sum_rows of the hashed words returns, in operations that ONNX has."""
+    return F.pad(F.embedding(lists_WN, table_MK).sum(1), (0, 0, 1, 0))
+
+
+def export_form(model: ModelT) -> ModelT:
     """Return a copy with the same outputs and parameters, made of operations that ONNX has.
 
-    PoNet's pools are computed by the reference kernels, FNet's transform by FourierByProducts.
+    PoNet's pools are computed by the reference kernels, FNet's transform by FourierByProducts,
+    hashed words by gathered_rows.
     """
-    config = model.config
-    if isinstance(config, PoNetConfig):
-        config = replace(config, kernels="reference")
-    form = PretrainingModel(config, num_pair_classes=model.num_pair_classes)
-    if isinstance(config, FNetConfig):
-        for block in form.encoder.layers:
-            block.mixer = FourierByProducts()
-    form.load_state_dict(model.state_dict())
+    form = copy.deepcopy(model)
+    for module in form.modules():
+        if isinstance(module, PoNetMixer):
+            module.config = replace(module.config, kernels="reference")
+        elif isinstance(module, HashedWords):
+            module.sum_rows = gathered_rows
+        elif isinstance(getattr(module, "mixer", None), FNetMixer):
+            module.mixer = FourierByProducts()
     return form.eval()
 
 
 def export_onnx(
-    model: PretrainingModel,
+    live: OnnxModel,
     folder: Path,
     *,
-    special_tokens: SpecialTokens,
     tokenizer_path: Path | None,
-    head: OnnxHead = "masked-lm",
-    segment_input: bool = False,
     num_timed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    is_packed: bool = False,
 ) -> list[Comparison]:
     """Write the graph of a model and its tokenizer, compare them, and put them in place.
 
     Args:
-        model: Any of our pretraining models.
+        live: Any of our models; with is_packed one whose weights 8 bits can say.
         folder: Target; must not exist or be empty.
-        special_tokens: Ids that delimit and pad.
         tokenizer_path: tokenizer.json, or None to write no tokenizer.
-        head: As for OnnxModel.
-        segment_input: As for OnnxModel.
         num_timed: Repetitions that times are taken of; 0 = none.
+        facts: What graph.json says besides, such as the labels of the outputs.
+        is_packed: Whether matrices are written in 8 bits.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:  # said here, because it would end, after minutes, at an import
@@ -174,14 +209,18 @@ def export_onnx(
             f"--format onnx needs {', '.join(missing)}, not installed here; "
             "pip install -e '.[onnx]'"
         )
-    live = OnnxModel(model, special_tokens, head=head, segment_input=segment_input)
-    facts = {"kind": model.config.kind, **asdict(special_tokens)}
-    facts["max_positions"] = model.config.max_positions
+    config = live.model.encoder.config
+    said = {"kind": config.kind, **asdict(live.special_tokens)}
+    said["max_positions"] = config.max_positions
+    if config.projection is not None:
+        said["projection"] = asdict(config.projection)
     with new_folder(folder, replaces=False) as staging:
         write_onnx(live, staging / GRAPH_NAME)
+        if is_packed:
+            pack_onnx(staging / GRAPH_NAME)
         if tokenizer_path is not None:
-            write_tokenizer(tokenizer_path, staging, max_len=model.config.max_positions)
-        text = json.dumps(facts, indent=2) + "\n"
+            write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
+        text = json.dumps({**said, **(facts or {})}, indent=2) + "\n"
         (staging / "graph.json").write_text(text, encoding="utf-8")
         return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
@@ -190,27 +229,61 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
     """Write the graph of a model with its weights, not yet compared with anything."""
     form = copy.deepcopy(live)
     form.model = export_form(live.model)
-    inputs = form.inputs(probe_batch(live.model.config, live.special_tokens, shape=(2, 24)))
-    rows = torch.export.Dim("batch", min=1)
-    tokens = torch.export.Dim("tokens", min=2, max=live.model.config.max_positions)
+    config = live.model.encoder.config
+    inputs = form.inputs(probe_batch(config, live.special_tokens, shape=(2, 24)))
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if not config.fixed_places:
+        longest = config.max_positions if config.use_positions else None
+        sizes[1] = torch.export.Dim("tokens", min=2, max=longest)
+    shapes = dict.fromkeys(inputs, sizes)
+    if live.is_hashed:
+        shapes["word_features"] = {0: torch.export.Dim("words", min=1)}
     with ExitStack() as stack:  # without notes on torchvision and on names of axes
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.callback(logging.disable, logging.NOTSET)
         logging.disable(logging.WARNING)
+        stack.enter_context(_in_one_line(config.kind))
         program = torch.onnx.export(
             form.eval(),
             (),
             kwargs=inputs,
             input_names=list(inputs),
             output_names=list(form(**inputs)),
-            dynamic_shapes={name: {0: rows, 1: tokens} for name in inputs},
+            dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     program.save(str(path))
+
+
+@contextmanager
+def _in_one_line(kind: str) -> Iterator[None]:
+    """Say what the exporter says in pages of an operation that it lacks."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"PyTorch {torch.__version__} has no graph of a {kind} encoder "
+            f"({str(error).strip().splitlines()[0]}); export it with --format bits8"
+        ) from error
+
+
+def open_session(path: Path, *, threads: int) -> Any:
+    """Return a graph that is ready to run on the CPU."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, inputs: Mapping[str, Tensor]) -> list[Any]:
+    """Return the outputs of a graph as arrays."""
+    found: list[Any] = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return found
 
 
 def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Comparison]:
@@ -222,13 +295,9 @@ def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Com
         num_timed: Repetitions that times are taken of; 0 = none. Both use as many threads as
             torch.get_num_threads() says.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads=torch.get_num_threads())
     live.eval()
-    config = live.model.config
+    config = live.model.encoder.config
     shapes = ((1, 7), (3, 40), (2, config.max_positions))
     batches = [probe_batch(config, live.special_tokens, shape=shape) for shape in shapes]
     return [_compare(session, live, batch, num_timed) for batch in batches]
@@ -237,11 +306,10 @@ def compare_onnx(live: OnnxModel, path: Path, *, num_timed: int = 0) -> list[Com
 @torch.inference_mode()
 def _compare(session: Any, live: OnnxModel, batch: EncoderBatch, num_timed: int) -> Comparison:
     inputs = live.inputs(batch)
-    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    ours, found = live(**inputs), session.run(None, arrays)
+    ours, found = live(**inputs), run_session(session, inputs)
     theirs = {name: torch.from_numpy(array) for name, array in zip(ours, found, strict=True)}
     difference = largest_difference(ours, theirs, batch, tolerance=FOREIGN_TOLERANCE)
-    calls = (lambda: session.run(None, arrays), lambda: live(**inputs)) if num_timed else ()
+    calls = (lambda: run_session(session, inputs), lambda: live(**inputs)) if num_timed else ()
     times_ms = tuple(
         1000 * statistics.median(timeit.repeat(call, number=1, repeat=num_timed)) for call in calls
     )

@@ -72,6 +72,10 @@ class WordFeatures:
             self._rows.update({word: len(self._rows) + number for number, word in enumerate(new)})
         return np.stack([self._known[self._rows[word]] for word in words])
 
+    def forget(self) -> None:
+        """Let go of the words seen so far, as whoever reads endless text must now and then."""
+        self._rows, self._known = {}, []
+
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """Return the piece ids of every word, at least one each."""
         unknown = self._tokenizer.token_to_id("[UNK]") or 0

@@ -193,6 +193,17 @@ def test_a_missing_package_is_named_with_what_installs_it(
             classify_texts(singles("a", "b"), ["x", "y"], singles("a"), letters=False)
 
 
+def test_a_grid_with_baselines_does_not_begin_without_the_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycrfsuite", None)
+    (tmp_path / "a").mkdir()
+    options = ["--tasks", "cola", "--lrs", "1e-4", "--encoder", str(tmp_path / "a"), "--dry_run"]
+    assert main(["grid", *options]) == 0
+    assert main(["grid", *options, "--baseline"]) == 2
+    assert "python-crfsuite, which is not installed" in capsys.readouterr().err
+
+
 def test_only_a_baseline_says_how_much_it_counts(tmp_path: Path) -> None:
     baseline(tmp_path)
     result = result_of(tmp_path / "free")

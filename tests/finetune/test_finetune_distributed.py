@@ -14,6 +14,7 @@ from finetune_runs import (
     run_fit,
     with_callback,
 )
+from finetune_taggers import run_tag_fit, tag_arguments, write_tagged
 from safetensors.torch import load_file
 
 from finetune.cli import main
@@ -25,7 +26,9 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def ranks(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def ranks(
+    bundle: Path, tokenizer_json: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ranks")
     files: dict[str, Any] = {"num_train": 155, "test": True}
     assert run_fit(bundle, folder, "one", *OPTIONS, **files) == 0
@@ -38,14 +41,19 @@ def ranks(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     lost = ["--model.optimizer.lr", "1e38", "--trainer.gradient_clip_val", "1e30"]
     lost = fit_arguments(bundle, folder, "lost", "--trainer.devices", "2", *lost, **files)
     again = ["test", "--run.root", str(folder), "--run.name", "one", "--trainer.devices", "2"]
-    return {"folder": folder, "codes": run_on_two_ranks(folder, [two, again, lost, moved])}
+    write_tagged(folder / "test.jsonl", num_rows=41, seed=3)
+    options = [*OPTIONS, "--model.optimizer.eps", "1e-3"]  # no noise is amplified
+    assert run_tag_fit(folder, tokenizer_json, "mixer", *options).exists()
+    tags = tag_arguments(folder, tokenizer_json, "mixer", *options, "--run.name", "tags")
+    tags += ["--trainer.devices", "2"]
+    return {"folder": folder, "codes": run_on_two_ranks(folder, [two, again, lost, moved, tags])}
 
 
-@pytest.mark.parametrize(("name", "job"), [("two", 0), ("moved", 3)])
+@pytest.mark.parametrize(("name", "job"), [("two", 0), ("moved", 3), ("tags", 4)])
 def test_scores_and_weights_are_those_of_one_rank(
     ranks: dict[str, Any], name: str, job: int
 ) -> None:
-    one, two = (ranks["folder"] / run for run in ("one", name))
+    one, two = (ranks["folder"] / run for run in ("mixer" if name == "tags" else "one", name))
     assert [rank["code"] for rank in ranks["codes"][job]] == [0, 0], ranks["codes"][job]
     ours, theirs = result_of(one), result_of(two)
     assert ours["best_step"] == theirs["best_step"]

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from finetune.metrics import is_of_one_class, scores
-from finetune.tasks.spec import TaskSpec
+from finetune.tasks.spec import UNSEEN, TaskSpec
 
 
 def task(num_classes: int, *score: Any) -> TaskSpec:
@@ -52,6 +52,16 @@ def test_class_metrics_are_those_of_scikit_learn(num_classes: int, num_rows: int
         values = metric(targets, predicted, **of_each)
         wanted |= {f"{name}/class {k}": value for k, value in enumerate(values)}
     assert scores(task(num_classes), outputs, targets) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_label_that_training_never_saw_is_an_error_of_a_class_more(num_classes: int) -> None:
+    predicted, targets = [0, 1, 1, 0], [0, 1, UNSEEN, UNSEEN]
+    found = scores(task(num_classes), logits_for(predicted, num_classes), torch.tensor(targets))
+    assert found["accuracy"] == found["micro_f1"] == 0.5
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert found["recall/class 0"] == 1.0 and found["precision/class 0"] == 0.5
+    assert found.get("f1") == (pytest.approx(2 / 3) if num_classes == 2 else None)
 
 
 @pytest.mark.parametrize("with_ties", [False, True])

@@ -76,6 +76,9 @@ def test_baselines_alone_make_a_report(tmp_path: Path) -> None:
     write_files(report, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "| TF-IDF + linear | 13.0 ○ |" in text and "n = 1:" not in text
+    assert "Linear models (○) have fixed settings: nothing was chosen on any split" in text
+    for wrong in ("0 epochs", "flatter", "chose the epoch"):
+        assert wrong not in text
     (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines())
     assert (row["num_features"], row["cpu_s"]) == ("46012", "4.25")
     assert "cpu_s" in row and "weights (sha256)" not in text
@@ -125,6 +128,13 @@ def test_tags_without_labels_have_no_columns_for_them(tmp_path: Path) -> None:
     write(tmp_path, {**result, "score": ["slot_em"]})
     text = report_of(tmp_path).text("md")
     assert "|  | slot EM | span F1 | token accuracy |\n" in text
+
+
+def test_tags_and_labels_of_one_task_do_not_stand_in_one_table(tmp_path: Path) -> None:
+    write(tmp_path, make_tagging("mixer"))
+    write(tmp_path, {**make_result("mtop", "other", score=0.9), "score": ["accuracy"]})
+    with pytest.raises(ValueError, match="chosen by frame_em and accuracy: report their folders"):
+        find_trials([tmp_path])
 
 
 def test_a_table_without_tagged_texts_or_baselines_says_nothing_of_them(tmp_path: Path) -> None:

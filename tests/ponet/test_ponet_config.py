@@ -114,6 +114,8 @@ def test_configs_say_what_a_batch_must_be_and_which_token_stands_for_the_text():
     assert not LSTMConfig(bidirectional=False).first_sees_all
     with pytest.raises(ValueError, match="hidden_size=9 given; two directions need an even one"):
         LSTMConfig(hidden_size=9)
+    with pytest.raises(ValueError, match="num_hashes=64 with kind=spelling makes 1664 rows"):
+        ProjectionConfig(kind="spelling")
 
 
 def test_real_tokens_come_first_and_keep_their_order():

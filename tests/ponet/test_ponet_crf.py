@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ponet import BertConfig
-from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
+from ponet.crf import CRF, FORBIDDEN, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.tagger import Tagger, TaggerOutput
 
 NUM_TAGS = 3
@@ -140,13 +140,25 @@ def test_decoding_gives_the_best_tags_or_the_best_that_bio_allows(use_crf):
     tagger, (output, mask) = make_tagger(use_crf=use_crf), random_output()
     free = tagger.decode(output, mask)
     assert torch.equal(free, output.tag_logits.argmax(2).masked_fill(~mask, 0))
-    allowed = bio_transitions(TAGS)
-    bound = tagger.decode(output, mask, allowed=allowed)
+    tagger.allowed = allowed = bio_transitions(TAGS)
+    bound = tagger.decode(output, mask)
     assert not torch.equal(free, bound)
     for row in range(3):
         words, found = output.tag_logits[row][mask[row]], bound[row][mask[row]]
         sequences, scores = every_score(words, allowed)
         assert tuple(found.tolist()) == sequences[int(scores.argmax())]
+
+
+def test_training_starts_from_what_bio_allows_and_no_tag_is_impossible():
+    config = BertConfig(vocab_size=9, hidden_size=8, num_heads=2, num_layers=1, ffn_size=8)
+    tagger = Tagger.for_tags(config, TAGS, num_labels=0, decoder="crf")
+    allowed = bio_transitions(TAGS)
+    assert torch.equal(tagger.crf.transitions == 0, allowed.transitions_TT == 0)
+    assert tagger.crf.transitions.min() == tagger.crf.start.min() == FORBIDDEN
+    output, mask = random_output()
+    stray = torch.full(mask.shape, TAGS.index("I-a")).masked_fill(~mask, -100)
+    assert tagger.loss(output, stray).isfinite().all()
+    assert tagger.loss(output, stray).min() > -FORBIDDEN
 
 
 def test_a_crf_learns_what_no_token_shows():

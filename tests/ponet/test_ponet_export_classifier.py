@@ -121,7 +121,7 @@ def larger_tokenizer(run):
             ["--run", "runs/x"],
             "--run would do nothing; it needs a bundle, and this is a fine-tuned",
         ),
-        (lambda run: None, ["--format", "onnx"], "is exported to huggingface alone"),
+        (lambda run: None, ["--format", "onnx", "--head", "encoder"], "--head would do nothing"),
         (damage_weights, [], "does not fit its configuration"),
         (other_version, [], "format_version 9; this version reads 1"),
         (larger_tokenizer, [], "31 entries, but the model's word embeddings have 20 rows"),

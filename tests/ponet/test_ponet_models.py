@@ -239,7 +239,9 @@ def test_the_bare_config_builds_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not isinstance(c, LSTMConfig)], ids=lambda c: c.kind
+)  # PyTorch compiles around an LSTM, which is no whole graph
 def test_compiled_models_equal_eager_ones(config):
     model, batch = make_model(config), make_batch()
     compiled = torch.compile(model, fullgraph=True)

@@ -111,7 +111,7 @@ class GridReport:
             details=self._details(),
             compared=_compared(comparisons),
             encoders=self._encoders(),
-            shared=grouped(self.tasks, shared_text),
+            shared=grouped((t for t in self.tasks if not t[0].is_baseline), shared_text),
             num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
             pairs=pairs,

@@ -67,7 +67,9 @@ class Trial:
     def encoder(self) -> str:
         """What tables call the encoder; one without pretrained weights says so."""
         name = str(self.result["encoder"]["name"])
-        return f"{name} (random)" if self.result["encoder"]["random_init"] else name
+        encoder = self.result["encoder"]
+        had_weights = encoder["random_init"] and not encoder["path"].endswith((".yaml", ".yml"))
+        return f"{name} (random)" if had_weights else name
 
     @property
     def is_baseline(self) -> bool:
@@ -187,7 +189,8 @@ def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
 
 
 def _check_alike(runs: Iterable[Trial]) -> None:
-    """Encoders of one name must have the same weights, scores of one split the same rows."""
+    """Tasks must have one score, encoders of one name the same weights, splits the same rows."""
+    scores: dict[str, Trial] = {}
     weights: dict[str, Trial] = {}
     scored: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
     for run in runs:
@@ -197,6 +200,13 @@ def _check_alike(runs: Iterable[Trial]) -> None:
                 f"{first.path} and {run.path} are both of an encoder {run.encoder!r}, but started "
                 "from different weights: rename one of the pretraining runs and run its trials "
                 "again, or report the folders separately"
+            )
+        first = scores.setdefault(run.task, run)
+        if run.result["score"] != first.result["score"]:
+            both = [" + ".join(trial.result["score"]) for trial in (first, run)]
+            raise ValueError(
+                f"{first.path} and {run.path} are both of {run.task}, but chosen by {both[0]} and "
+                f"{both[1]}: report their folders separately"
             )
         for split, values in run.result["evaluation"].items():
             count, place = values.get("num_rows"), (run.task, split, run.repetition[1:])
