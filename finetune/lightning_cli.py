@@ -182,7 +182,7 @@ class FinetuneCLI(RunCLI):
         if self.rehearses:
             return
         self.hold_folder()
-        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
+        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(self.decided_by)))
         if self.earlier != "unfinished":
             return
         found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)

@@ -33,6 +33,8 @@ DECIDED_BY = {
     "data.seed": "seed_everything",
     "trainer.accumulate_grad_batches": "data.micro_batch_size",
     "trainer.default_root_dir": "run.root",
+    "trainer.val_check_interval": "data.evaluations",
+    "trainer.check_val_every_n_epoch": "data.evaluations",
 }
 
 

@@ -104,6 +104,7 @@ def test_the_other_encoders_train_too(tmp_path, kind):
     (("--model.encoder", "/nowhere.yaml"), "no such file"),
     (("--data.seed", "3"), "seed_everything"),
     (("--trainer.devices", "2"), "one run"),
+    (("--trainer.val_check_interval", "3"), "data.evaluations"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
     assert run_fit(tmp_path, "a", *options) == 2
