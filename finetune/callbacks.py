@@ -115,7 +115,9 @@ class TrainingLog(Callback):
         self._losses = []
         mean = sum(losses) / len(losses)
         for logger in trainer.loggers:
-            logger.log_metrics({"train/loss": mean, "lr": self._lr}, step=trainer.global_step)
+            logger.log_metrics(
+                {pl_module.loss_name: mean, "lr": self._lr}, step=trainer.global_step
+            )
         show(trainer, {"loss": f"{mean:.4f}"})
         bad = [(n, x) for n, x in enumerate(losses, first_step) if not math.isfinite(x)]
         if bad and not pl_module.diverged:

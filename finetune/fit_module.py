@@ -17,6 +17,11 @@ class FitModule(LightningModule):
         """Loss of the newest optimiser step on this rank, as a mean over its rows."""
         self._open_loss: list[Tensor] = []
 
+    @property
+    def loss_name(self) -> str:
+        """What the loss of the newest steps is called in logs."""
+        return "train/loss"
+
     def on_before_optimizer_step(self, optimizer: optim.Optimizer) -> None:
         """Put the micro-batches of the step together."""
         self.step_loss = stack(self._open_loss).mean()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
@@ -46,6 +46,9 @@ from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, StopRequest, say
 from training.result import read_result, write_result
 from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
+
+if TYPE_CHECKING:
+    from finetune.callbacks import BestClassifier
 
 # What decides these keys; a value given to one of them would be ignored without a word.
 DECIDED_BY = {
@@ -119,6 +122,8 @@ class FinetuneCLI(RunCLI):
     data_class = TaskDataModule
     run_class = RunConfig
     run_parser = Parser
+    begin_class: ClassVar[type[RunBegin]] = TaskBegin
+    """What begins a run in its folder."""
     description = "Fine-tune a text encoder."
     decided_by = DECIDED_BY
     own_defaults = {
@@ -177,7 +182,7 @@ class FinetuneCLI(RunCLI):
         if self.rehearses:
             return
         self.hold_folder()
-        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(DECIDED_BY)))
+        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(self.decided_by)))
         if self.earlier != "unfinished":
             return
         found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)
@@ -203,7 +208,7 @@ class FinetuneCLI(RunCLI):
 
     def _writers(self) -> list[Callback]:
         """Return the callbacks that write the run's folder."""
-        from finetune.callbacks import BestClassifier, ResumePoint
+        from finetune.callbacks import ResumePoint
 
         resumes = self.going_on_from is not None
         tracker = partial(self.tracker, continues=resumes)
@@ -213,8 +218,15 @@ class FinetuneCLI(RunCLI):
             stop=self.stop,
             started=self.started,
         )
-        best = BestClassifier(self.run.classifier)
-        return [TaskBegin(self.run, resumes=resumes, tracker=tracker), best, point]
+        best = self.best_class()(self.run.classifier)
+        return [self.begin_class(self.run, resumes=resumes, tracker=tracker), best, point]
+
+    @staticmethod
+    def best_class() -> "type[BestClassifier]":
+        """Return what keeps the best classifier."""
+        from finetune.callbacks import BestClassifier
+
+        return BestClassifier
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         trainer = super()._instantiate_trainer(config, callbacks)
@@ -260,21 +272,29 @@ class FinetuneCLI(RunCLI):
         if best.validated_step < self.trainer.global_step and not self.model.diverged:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.model.evaluation = {}
-        if self.run.test and self.datamodule.loaded.test_splits and best.epoch:
-            load_weights(self.model.classifier, self.run.classifier)
+        if self.run.test and self.has_test_rows() and best.epoch:
+            self.load_best()
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        self.result = fit_result(
-            self.trainer,
-            self.model,
-            best,
-            seed=self.config[self.subcommand].seed_everything,
-            elapsed_s=callback_of(self.trainer, ResumePoint).elapsed_s,
-        )
+        seed = self.config[self.subcommand].seed_everything
+        elapsed_s = callback_of(self.trainer, ResumePoint).elapsed_s
+        self.result = self.found(best, seed=seed, elapsed_s=elapsed_s)
         if self.trainer.is_global_zero:
             write_result(self.run.folder / RESULT_FILE, self.result)
             record_result(self.trainer, self.run, self.result)
             shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
             print("\n".join(fit_lines(self.result, self.run.folder)))
+
+    def has_test_rows(self) -> bool:
+        """Whether there is a test split with labels."""
+        return bool(self.datamodule.loaded.test_splits)
+
+    def load_best(self) -> None:
+        """Take the weights of the best classifier."""
+        load_weights(self.model.classifier, self.run.classifier)
+
+    def found(self, best: "BestClassifier", *, seed: int, elapsed_s: float) -> dict[str, Any]:
+        """Return the content of result.json, see `fit_result`."""
+        return fit_result(self.trainer, self.model, best, seed=seed, elapsed_s=elapsed_s)
 
     def after_validate(self) -> None:
         """Print the scores."""

@@ -117,7 +117,8 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     if data["best_constant"]:
         constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
     epochs, last = settings["epochs"], result["total_steps"]
-    of_all = f" of {epochs}" if epochs > 0 else f", step {result['best_step']}"
+    by_epochs = epochs > 0 and float(epochs).is_integer()
+    of_all = f" of {epochs}" if by_epochs else f", step {result['best_step']}"
     found = {f"epoch {result['best_epoch']}{of_all}": result["evaluation"], **constants}
     lines = [""]
     for split in result["evaluation"] or result["majority"]:
@@ -130,8 +131,9 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     score = next((values["score"] for values in result["evaluation"].values()), math.inf)
     if 0 < result["best_step"] == last and not result["diverged"] and score < 1:
         lines.append(
-            "the last epoch is the best one: more of them (--trainer.max_epochs), or a greater "
-            "--model.optimizer.lr, may score higher"
+            f"the last epoch is the best one: more of them (--trainer.max_"
+            f"{'epochs' if by_epochs else 'steps'}), or a greater --model.optimizer.lr, may score "
+            "higher"
         )
     metric = "r2" if result["kind"] == "regression" else "score"
     for split, values in result["evaluation"].items():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from finetune.lra.listops import CLOSE, OPERATORS, TOKENS, apply
 from finetune.lra.splits import Ids, LraSplit
@@ -22,7 +22,7 @@ Answer = Callable[[LraSplit, Mapping[str, LraSplit]], dict[str, Labels]]
 PAIR_FEATURES = 4096
 """Buckets of hashed byte pairs."""
 _FIRST_OPERATOR = TOKENS.index(OPERATORS[0])
-_CHUNK, _BATCH = 512, 256
+_CHUNK, _BATCH, _FEW = 512, 256, 64
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,19 @@ def _words(split: LraSplit) -> tuple[list[str], list[str]]:
 
 def _nearest(train: LraSplit, splits: Mapping[str, LraSplit]) -> dict[str, Labels]:
     """Answer with the label of the training picture whose pixels have the greatest cosine."""
-    known = normalize(torch.from_numpy(train.ids.astype(np.float32)))
+    known = _of_length_one(train.ids)
     labels = torch.from_numpy(train.labels.astype(np.int64))
     found = {}
     for name, split in splits.items():
-        parts = (split.ids[start : start + _CHUNK] for start in range(0, len(split), _CHUNK))
-        pixels = (normalize(torch.from_numpy(part.astype(np.float32))) for part in parts)
-        found[name] = torch.cat([labels[(rows @ known.T).argmax(1)] for rows in pixels]).numpy()
+        starts = range(0, len(split), _FEW)
+        pictures = (_of_length_one(split.ids[start : start + _FEW]) for start in starts)
+        found[name] = torch.cat([labels[(rows @ known.T).argmax(1)] for rows in pictures]).numpy()
     return found
+
+
+def _of_length_one(ids: Ids) -> Tensor:
+    pixels = torch.from_numpy(ids.astype(np.float32))
+    return pixels.div_(pixels.norm(dim=1, keepdim=True).clamp_(min=1))
 
 
 _BYTES = Baseline("byte counts + linear", _linear(pairs=False))

@@ -96,7 +96,7 @@ class DeviceSplit:
             input_ids=ids_BL,
             mask=mask_BL,
             token_type_ids=zeros_BL,
-            segment_ids=self._segments_L[:end].expand(len(rows), -1),
+            segment_ids=self._segments_L[:end].expand(len(rows), -1).contiguous(),
             special_mask=zeros_BL.bool(),
             segments_are_runs=not self.layout.zeros_are_padding,
             has_padding=not is_full,

@@ -28,7 +28,7 @@ class LraDataModule(LraSelection, pl.LightningDataModule):
     """Samples of an optimiser step; 0: the task's."""
     micro_batch_size: int = 0
     """Samples of a forward pass in training, a divisor of batch_size: each micro-batch is cut to
-    its longest row, so small ones save time on a CPU. 0: a quarter of batch_size."""
+    its longest row, so small ones save time on a CPU. 0: a quarter of batch_size, on a GPU all."""
     eval_batch_size: int = 32
     """Samples of a forward pass in an evaluation; changes speed and memory alone."""
     cut_padding: bool = True

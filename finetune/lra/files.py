@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
+from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
 
 EMPTY_PICTURE = "empty picture files left out"
@@ -107,19 +107,20 @@ def _check_label(label: int, num_classes: int, place: str) -> None:
         raise ValueError(f"{place}: label {label}; 0 to {num_classes - 1} are known")
 
 
-def read_retrieval(path: Path, *, length: int, decoded: bool = False) -> LraSplit:
+def read_retrieval(path: Path, *, length: int, kept: int, decoded: bool = False) -> LraSplit:
     """Return the pairs of `new_aan_pairs.<split>.tsv`: label, two ids, two texts.
 
     Args:
         path: The file.
-        length: Ids that are kept of every text; longer texts are cut as published.
+        length: Places of a padded text.
+        kept: Ids that are kept of every text; longer ones are cut, as published.
         decoded: Read the texts, which the file holds as Python bytes literals (`b'...'`), as what
             they stand for; published models see the literals.
 
     Raises:
         ValueError: A row of other columns or label, or a literal that cannot be read.
     """
-    pairs: tuple[list[NDArray[np.uint16]], list[NDArray[np.uint16]]] = ([], [])
+    pairs: tuple[list[Ids], list[Ids]] = ([], [])
     labels = []
     for line, row in file_lines(path):
         place, columns = f"{path}, line {line}", row.rstrip("\r\n").split("\t")
@@ -129,7 +130,7 @@ def read_retrieval(path: Path, *, length: int, decoded: bool = False) -> LraSpli
             raise ValueError(f"{place}: label {columns[0]!r}; 0 and 1 are known")
         labels.append(int(float(columns[0])))
         for texts, text in zip(pairs, columns[3:], strict=True):
-            texts.append(byte_ids(_decoded(text, place) if decoded else text, length))
+            texts.append(byte_ids(_decoded(text, place) if decoded else text, kept))
     if not labels:
         raise ValueError(f"{path}: is empty")
     first, second = (padded(texts, length) for texts in pairs)

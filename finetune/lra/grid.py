@@ -48,7 +48,7 @@ class LraGrid:
     self_pretrain_steps: tuple[int, ...] = (0,)
     """Steps of self-pretraining; several make an encoder several rows."""
     seeds: tuple[int, ...] = (42,)
-    """Seeds; the k-th of all trials come before the next ones."""
+    """Seeds; all trials of the first one come first."""
     folder: tuple[str, ...] = ()
     """TASK=DIR, the files of a task; may be repeated. A task without one is made."""
     fit: Mapping[str, Any] = field(default_factory=dict)

@@ -4,17 +4,16 @@ Invariant: the test split is looked at once, after the best step was chosen on v
 mode published is the validation split of Text the test split, and the result says so.
 """
 
-import shutil
 from functools import partial
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from data_prep.files import write_atomic
-from finetune.callbacks import BestClassifier, ResumePoint, record_result
+from finetune.callbacks import BestClassifier
 from finetune.data.inspection import overview_lines
 from finetune.fit_module import FitModule
 from finetune.lightning_cli import FinetuneCLI, judged
@@ -22,15 +21,11 @@ from finetune.lra.datamodule import LraDataModule
 from finetune.lra.module import LraModule
 from finetune.lra.outcome import data_notes, lra_result
 from finetune.lra.tasks import TASKS
-from finetune.outcome import fit_lines
-from finetune.run_config import RESUME_FOLDER
 from training.callbacks.history import RunBegin, rewind_metrics
 from training.callbacks.steps import EvaluationInterval
-from training.cli import RunCLI, RunParser, callback_of, run_cli
+from training.cli import RunCLI, RunParser, run_cli
 from training.configuration import write_inputs
 from training.interruption import say
-from training.result import write_result
-from training.run_config import RESULT_FILE
 
 WEIGHTS = "model.safetensors"
 # What decides these keys; a value given to one of them would be ignored without a word.
@@ -38,6 +33,8 @@ DECIDED_BY = {
     "data.seed": "seed_everything",
     "trainer.accumulate_grad_batches": "data.micro_batch_size",
     "trainer.default_root_dir": "run.root",
+    "trainer.val_check_interval": "data.evaluations",
+    "trainer.check_val_every_n_epoch": "data.evaluations",
 }
 
 
@@ -70,12 +67,9 @@ class BestLra(BestClassifier):
 
     def _write(self, module: FitModule) -> None:
         assert isinstance(module, LraModule)
-        self.folder.mkdir(parents=True, exist_ok=True)
         weights = {name: w.detach().cpu() for name, w in module.classifier.state_dict().items()}
-        partial_file = self.folder / f".{WEIGHTS}"
-        save_file(weights, partial_file)
-        write_atomic(self.folder / WEIGHTS, partial_file.read_bytes())
-        partial_file.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / WEIGHTS, save(weights))
 
 
 class LraCLI(FinetuneCLI):
@@ -86,6 +80,7 @@ class LraCLI(FinetuneCLI):
     module_class = LraModule  # type: ignore[assignment]
     data_class = LraDataModule  # type: ignore[assignment]
     run_parser = LraParser  # type: ignore[assignment]
+    begin_class = LraBegin
     description = "Train a text encoder on a task of Long Range Arena."
     decided_by = DECIDED_BY
     own_defaults = {
@@ -115,40 +110,34 @@ class LraCLI(FinetuneCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         every = max(1, config["max_steps"] // self.datamodule.num_evaluations)
         config["max_steps"] += self.model.self_pretrain_steps
-        return super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
+        trainer = super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
+        data = self.datamodule
+        if trainer.strategy.root_device.type != "cpu" and not self.given_micro_batch:
+            data.micro_batch_size, trainer.accumulate_grad_batches = data.spec.batch_size, 1
+        return trainer
 
-    def _writers(self) -> list[Callback]:
-        resumes = self.going_on_from is not None
-        point = ResumePoint(
-            self.run.folder / RESUME_FOLDER,
-            every_n_minutes=self.run.save_every_n_minutes,
-            stop=self.stop,
-            started=self.started,
-        )
-        begin = LraBegin(
-            self.run, resumes=resumes, tracker=partial(self.tracker, continues=resumes)
-        )
-        return [begin, BestLra(self.run.classifier), point]
+    @property
+    def given_micro_batch(self) -> int:
+        """The micro-batch that was asked for; 0: none was."""
+        return int(self.config[self.subcommand].data.micro_batch_size)
 
-    def finish_fit(self) -> None:
-        """Test the best classifier once; write what was found."""
-        best = callback_of(self.trainer, BestLra)
-        self.model.evaluation = {}
-        if self.run.test and best.step:
-            weights = load_file(self.run.classifier / WEIGHTS)
-            self.model.classifier.load_state_dict(weights)
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        self.result = lra_result(
-            self.trainer,
-            self.model,
-            best,
-            seed=self.config[self.subcommand].seed_everything,
-            elapsed_s=callback_of(self.trainer, ResumePoint).elapsed_s,
-        )
-        write_result(self.run.folder / RESULT_FILE, self.result)
-        record_result(self.trainer, self.run, self.result)
-        shutil.rmtree(self.run.folder / RESUME_FOLDER, ignore_errors=True)
-        print("\n".join(fit_lines(self.result, self.run.folder)))
+    @staticmethod
+    def best_class() -> type[BestClassifier]:
+        """Return what keeps the best weights."""
+        return BestLra
+
+    def has_test_rows(self) -> bool:
+        """Whether there is a test split: always."""
+        return True
+
+    def load_best(self) -> None:
+        """Take the best weights."""
+        weights = load_file(self.run.classifier / WEIGHTS)
+        self.model.classifier.load_state_dict(weights)
+
+    def found(self, best: BestClassifier, *, seed: int, elapsed_s: float) -> dict[str, Any]:
+        """Return the content of result.json."""
+        return lra_result(self.trainer, self.model, best, seed=seed, elapsed_s=elapsed_s)
 
 
 run_command = partial(run_cli, LraCLI)

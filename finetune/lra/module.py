@@ -94,6 +94,12 @@ class LraModule(FitModule):
         """Whether the next optimiser step is one of self-pretraining."""
         return self.trainer.global_step < self.self_pretrain_steps
 
+    @property
+    def loss_name(self) -> str:
+        """What the loss of the newest steps is called in logs."""
+        is_over = self.trainer.global_step > self.self_pretrain_steps
+        return super().loss_name if is_over else "self_pretrain/loss"
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was found of self-pretraining."""
         losses = [float(loss) for loss in self._pretrain_losses]

@@ -50,12 +50,12 @@ def encoder_part(module: LraModule) -> dict[str, Any]:
     steps, encoder = module.self_pretrain_steps, module.classifier.encoder
     name = module.file.name + (f" + {steps:,} steps of self-pretraining" if steps else "")
     return {
-        "path": str(module.file.path),
+        "path": str(module.file.path) + (", pretrained on its own inputs" if steps else ""),
         "kind": getattr(getattr(encoder, "config", None), "kind", module.file.class_path),
         "name": name,
         "num_parameters": sum(parameter.numel() for parameter in module.classifier.parameters()),
         "random_init": not steps,
-        "digest": module.file.digest,
+        "digest": ("own inputs: " if steps else "") + module.file.digest,
     }
 
 

@@ -190,28 +190,14 @@ def _retrieval(root: Path, wanted: Wanted) -> LraData:
         notes = (note, "pairs of the same kind from other papers, 4,224 to train on: a stand-in")
         return LraData(kind="stand_in", splits=splits, source=root, notes=notes)
     folder = release_folder(root, "tsv_data")
+    length, kept = wanted.task.length, wanted.task.kept
     splits = {
-        name: _padded_pairs(
-            read_retrieval(
-                folder / f"new_aan_pairs.{file}.tsv", length=wanted.task.kept, decoded=decoded
-            ),
-            wanted.task,
+        name: read_retrieval(
+            folder / f"new_aan_pairs.{file}.tsv", length=length, kept=kept, decoded=decoded
         )
         for name, file in STAND_IN_PAIRS.items()
     }
     return LraData(kind="official", splits=splits, source=folder, notes=(note,))
-
-
-def _padded_pairs(split: LraSplit, task: LraTask) -> LraSplit:
-    assert split.other_ids is not None
-    ids, other = (_widened(ids, task.length) for ids in (split.ids, split.other_ids))
-    return replace(split, ids=ids, other_ids=other)
-
-
-def _widened(ids: Ids, length: int) -> Ids:
-    whole = np.zeros((len(ids), length), np.uint16)
-    whole[:, : ids.shape[1]] = ids
-    return whole
 
 
 def _joined(root: Path, file: str, task: LraTask, *, decoded: bool) -> LraSplit:
@@ -222,7 +208,7 @@ def _joined(root: Path, file: str, task: LraTask, *, decoded: bool) -> LraSplit:
         paper = json.loads(line)
         texts[str(paper["id"])] = str(paper["text"])
     path = root / f"new_aan_pairs.{file}.only_ids.tsv"
-    pairs: tuple[list[NDArray[np.uint16]], list[NDArray[np.uint16]]] = ([], [])
+    pairs: tuple[list[Ids], list[Ids]] = ([], [])
     labels = []
     for number, line in enumerate(read_lines(path, ReadLog()), 1):
         columns = line.rstrip("\r\n").split("\t")

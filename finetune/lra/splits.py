@@ -58,10 +58,10 @@ def padded(samples: Sequence[bytes | NDArray[np.integer]], length: int) -> tuple
     return ids, lengths
 
 
-def byte_ids(text: str | bytes, most: int) -> NDArray[np.uint16]:
-    """Return byte + 1 for the first `most` bytes of the UTF-8 form."""
-    data = text.encode() if isinstance(text, str) else text
-    return np.frombuffer(data[:most], np.uint8).astype(np.uint16) + 1
+def byte_ids(text: str | bytes, most: int) -> Ids:
+    """Return byte + 1 for the first `most` bytes of the UTF-8 form, which has no byte 255."""
+    data = np.frombuffer((text.encode() if isinstance(text, str) else text)[:most], np.uint8)
+    return data + np.uint8(1) if data.max(initial=0) < 255 else data.astype(np.uint16) + 1
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

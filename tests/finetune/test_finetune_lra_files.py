@@ -78,23 +78,23 @@ def test_a_cut_pickle_is_named(tmp_path):
 def test_retrieval_reads_the_literals_or_what_they_stand_for(tmp_path):
     path = tmp_path / "new_aan_pairs.eval.tsv"
     path.write_text("1.0\tA\tB\tb'x\\xe2y'\tb\"z\"\n0\tA\tB\tb'q'\tb'r'\n")
-    split = read_retrieval(path, length=6)
+    split = read_retrieval(path, length=6, kept=6)
     assert split.ids[0].tolist() == byte_ids("b'x\\xe2y'", 6).tolist()
     assert split.labels.tolist() == [1, 0] and split.other_lengths.tolist() == [4, 4]
-    decoded = read_retrieval(path, length=6, decoded=True)
+    decoded = read_retrieval(path, length=6, kept=6, decoded=True)
     assert decoded.ids[0].tolist() == [121, 0xE2 + 1, 122, 0, 0, 0]
     for row, message in (("2\tA\tB\tb''\tb''", "label '2'"), ("1\tA\tB\tb''", "4 columns"),
                          ("1\tA\tB\tb'\tb''", "no Python bytes literal")):  # fmt: skip
         path.write_text(row + "\n")
         with pytest.raises(ValueError, match=message):
-            read_retrieval(path, length=6, decoded=True)
+            read_retrieval(path, length=6, kept=6, decoded=True)
 
 
 def test_the_retrieval_stand_in_is_in_the_original_format(shared_dir):
     folder = shared_dir / "data" / "lra_retrieval_sample" / "lra_format"
     if not folder.is_dir():
         pytest.skip(f"samples not found: {folder} does not exist")
-    split = read_retrieval(folder / "new_aan_pairs.train.tsv", length=4000)
+    split = read_retrieval(folder / "new_aan_pairs.train.tsv", length=4000, kept=4000)
     assert len(split) == 24 and (split.ids[:, 0] == ord("b") + 1).all()
     assert (split.lengths == 4000).all() and set(split.labels.tolist()) == {0, 1}
 

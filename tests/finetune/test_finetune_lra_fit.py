@@ -36,6 +36,9 @@ def test_published_mode_scores_whole_batches_alone(tmp_path):
     assert found["settings"]["schedule"] == "one cycle, beta1 too"
 
 
+LOG = ("--trainer.log_every_n_steps", "2")
+
+
 class Stop(Exception):
     """What ends a run in the middle."""
 
@@ -74,15 +77,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
 
 
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):
-    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4") == 0
+    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG) == 0
     found = result_of(tmp_path / "runs/a")
     assert found["encoder"]["name"] == "ponet + 4 steps of self-pretraining"
     kept = found["data"]["self_pretraining"]
     assert kept["steps"] == 4
     assert 0 < kept["loss"] < 10
     assert found["total_steps"] == LISTOPS.steps
-    steps = {row["step"] for row in json_lines(tmp_path / "runs/a/metrics.jsonl")}
-    assert max(steps) == LISTOPS.steps + 4
+    rows = json_lines(tmp_path / "runs/a/metrics.jsonl")
+    steps = {name: [r["step"] for r in rows if name in r] for name in ("train/loss", "val/loss")}
+    steps["self"] = [row["step"] for row in rows if "self_pretrain/loss" in row]
+    assert steps == {"self": [2, 4], "train/loss": [6, 8, 9, 10], "val/loss": [6, 9, 10]}
 
 
 @pytest.mark.parametrize("kind", ["FNetConfig", "BertConfig"])
@@ -99,6 +104,7 @@ def test_the_other_encoders_train_too(tmp_path, kind):
     (("--model.encoder", "/nowhere.yaml"), "no such file"),
     (("--data.seed", "3"), "seed_everything"),
     (("--trainer.devices", "2"), "one run"),
+    (("--trainer.val_check_interval", "3"), "data.evaluations"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
     assert run_fit(tmp_path, "a", *options) == 2

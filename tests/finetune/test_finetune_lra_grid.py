@@ -68,6 +68,33 @@ def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys):
     assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
 
 
+def write_listops(folder: Path) -> Path:
+    folder.mkdir()
+    rows = "".join(f"( ( [MAX {n} ) {n % 3} ) ]\t{max(n, n % 3)}\r\n" for n in range(8))
+    for name in ("train", "val", "test"):
+        (folder / f"basic_{name}.tsv").write_bytes(b"Source\tTarget\r\n" + rows.encode())
+    return folder
+
+
+def test_a_trial_is_done_once_and_its_data_are_watched(tmp_path):
+    data = write_listops(tmp_path / "listops-1000")
+    small = ("--fit.data.batch_size", "4", "--fit.trainer.max_steps", "2", "--fit.data.evaluations",
+             "1", "--fit.trainer.accelerator", "cpu", "--folder", f"listops={data}")  # fmt: skip
+    trials = expand(grid_of(tmp_path, *small))
+    assert [trial.parameters["encoder"] for trial in trials] == ["root", "root_digits", "ponet"]
+    for trial in trials:
+        assert trial.state() == "open"
+        trial.folder.mkdir(parents=True)
+        trial.write_start()
+        assert main(trial.command[3:]) == 0
+        assert trial.write_end(0, interrupted=False) == ""
+        assert trial.state() == "done"
+        assert "accuracy" in trial.found()
+    (data / "basic_test.tsv").write_bytes(b"Source\tTarget\r\n3\t3\r\n")
+    with pytest.raises(ValueError, match="has changed"):
+        trials[-1].state()
+
+
 def test_a_baseline_that_there_is_not_is_refused(tmp_path, capsys):
     assert main(["lra", "baseline", "--data.task", "listops", "--name", "bytes"]) == 2
     assert "root_digits" in capsys.readouterr().err

@@ -21,17 +21,17 @@ def foreign(folder, class_path, arguments="{}"):
 
 def test_a_foreign_module_is_pretrained_and_trained(tmp_path, monkeypatch):
     small_tasks(monkeypatch)
-    path = foreign(tmp_path, "foreign_encoders.Recurrent", "{vocab_size: task, width: 3}")
+    path = foreign(tmp_path, "foreign_encoders.Convolution", "{vocab_size: task, width: 3}")
     options = ("--model.encoder", str(path), "--allow_modules", "foreign_encoders")
     assert run_fit(tmp_path, "a", *options, "--model.self_pretrain_steps", "2") == 0
     encoder = result_of(tmp_path / "runs/a")["encoder"]
-    assert encoder["kind"] == "foreign_encoders.Recurrent"
+    assert encoder["kind"] == "foreign_encoders.Convolution"
     assert encoder["num_parameters"] > 32 * 3
 
 
 def test_a_module_that_was_not_allowed_is_not_imported(tmp_path, monkeypatch, capsys):
     small_tasks(monkeypatch)
-    path = foreign(tmp_path, "foreign_encoders.Recurrent", "{vocab_size: task, width: 3}")
+    path = foreign(tmp_path, "foreign_encoders.Convolution", "{vocab_size: task, width: 3}")
     assert run_fit(tmp_path, "a", "--model.encoder", str(path)) == 2
     assert "--allow_modules foreign_encoders" in capsys.readouterr().err
 
@@ -39,7 +39,7 @@ def test_a_module_that_was_not_allowed_is_not_imported(tmp_path, monkeypatch, ca
 def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
     made = {}
     for name, arguments in (
-        ("Recurrent", "{vocab_size: task, width: 3}"),
+        ("Convolution", "{vocab_size: task, width: 3}"),
         ("TokenByToken", "{num_embeddings: 32, embedding_dim: 5}"),
     ):
         file = read_encoder_file(str(foreign(tmp_path, f"foreign_encoders.{name}", arguments)))
@@ -51,7 +51,7 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
 @pytest.mark.parametrize(("class_path", "arguments", "text"), [
     ("foreign_encoders.Pooled", "{}", r"\(2, 4\).*states"),
     ("foreign_encoders.Nobody", "{}", "cannot be imported"),
-    ("foreign_encoders.Recurrent", "{vocab_size: task}", "width"),
+    ("foreign_encoders.Convolution", "{vocab_size: task}", "width"),
     ("pathlib.Path", "{}", "no torch.nn.Module"),
     ("ponet.PoNetConfig", "{hidden: 3}", "hidden"),
 ])  # fmt: skip
