@@ -24,7 +24,7 @@ def read_encoder_file(path: str | Path, *, tokenizer_json: Path, max_len: int) -
     Args:
         path: `model: {encoder: {class_path: ponet.PoNetConfig, init_args: {...}}}`.
         tokenizer_json: Decides the size of the vocabulary.
-        max_len: Least number of positions.
+        max_len: Least number of positions, where these are not fixed.
 
     Raises:
         ValueError: No such file, or another content; names the file.
@@ -35,6 +35,8 @@ def read_encoder_file(path: str | Path, *, tokenizer_json: Path, max_len: int) -
         config = EncoderConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+    if config.fixed_places:  # another number of them is another model
+        return config
     return dataclasses.replace(config, max_positions=max(max_len, config.max_positions))
 
 
