@@ -121,6 +121,8 @@ class EncoderConfig:
     """Number of token types (0 = first text, 1 = second text of a pair); 0: no types."""
     dropout_prob: float = 0.1
     """Dropout on embeddings and sub-layer outputs, in [0, 1)."""
+    ffn_dropout_prob: float = 0.0
+    """Dropout between the two linear layers of the feed-forward too, in [0, 1); BERT has none."""
     layer_norm_eps: float = 1e-12
     """Epsilon of every layer norm, > 0."""
     init_range: float = 0.02

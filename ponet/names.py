@@ -52,7 +52,7 @@ _OWN_NAMES: dict[str, dict[str, str]] = {
 }
 _PUBLISHED: dict[str, Any] = {
     "projection": None, "norm_position": "post", "final_norm": False, "embedding_norm": True,
-    "use_positions": True,
+    "use_positions": True, "ffn_dropout_prob": 0.0,
 }  # fmt: skip
 """Our fields that the others have no name for, as they always have it."""
 RELEASED_GUARD = "clsgsepg"

@@ -157,7 +157,7 @@ class Embeddings(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Position-wise linear, GELU, linear, dropout."""
+    """Position-wise linear, GELU, linear, dropout; where configured, dropout in between too."""
 
     def __init__(self, config: EncoderConfig) -> None:
         """Build both linear layers."""
@@ -166,10 +166,12 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(config.ffn_size, config.hidden_size)
         self.activation = activation_function(config.activation)
         self.dropout = nn.Dropout(config.dropout_prob)
+        self.inner_dropout = nn.Dropout(config.ffn_dropout_prob)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Return (B, L, D)."""
-        update: Tensor = self.dropout(self.contract(self.activation(self.expand(x_BLD))))
+        inner_BLF = self.inner_dropout(self.activation(self.expand(x_BLD)))
+        update: Tensor = self.dropout(self.contract(inner_BLF))
         return update
 
 

@@ -142,3 +142,15 @@ def test_the_guesser_hides_its_share_and_learns(tmp_path, split):
     share = float(hidden.sum() / (len(seen) * batch.mask.sum()))
     assert share == pytest.approx(0.1, abs=0.02)
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("name", ["ponet", "fnet", "transformer", "transformer_cpu"])
+def test_the_published_feed_forward_drops_twice(repository, name):
+    file = read_encoder_file(str(repository / f"configs/encoder/lra_{name}.yaml"))
+    model = MeanClassifier(
+        make_encoder(file, TASK, dropout_prob=None), num_labels=10, hidden_size=16
+    )
+    layer = model.encoder.layers[0].feed_forward
+    assert (layer.inner_dropout.p, layer.dropout.p) == (0.1, 0.1)
+    plain = make_encoder(file, TASK, dropout_prob=0.0)
+    assert (plain.ffn_dropout_prob, plain.dropout_prob) == (0.0, 0.0)
