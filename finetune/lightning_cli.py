@@ -173,10 +173,12 @@ class FinetuneCLI(RunCLI):
         super().before_instantiate_classes()
         if self.subcommand != "fit":
             config = self.config[self.subcommand]
-            config.model.encoder = config.data.encoder = str(self.run.classifier)
+            config.model.encoder = config.data.encoder = str(self.run.evaluated)
             config.model.tokenizer = config.data.tokenizer = ""
             config.verbose = False
             return
+        if self.run.scored:
+            raise ValueError("run.scored is for validate and test; leave it out of a fit")
         self.run.check_kind()
         self.stop = StopRequest()
         if self.rehearses:
@@ -258,8 +260,8 @@ class FinetuneCLI(RunCLI):
 
     def before_validate(self) -> None:
         """Take the trained classifier instead of the encoder it started from."""
-        info = read_info(self.run.classifier)
-        self.model.trained = self.run.classifier
+        info = read_info(self.run.evaluated)
+        self.model.trained = self.run.evaluated
         self.datamodule.follow_classifier(info.labels, info.tags, info.segments)
 
     before_test = before_validate

@@ -153,6 +153,7 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
+        "classifier": str(module.trained),
         "data": {split: splits[split].source for split in module.evaluation},
         "max_len": module.datamodule.max_len,
         "evaluation": module.evaluation,

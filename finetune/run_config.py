@@ -58,6 +58,9 @@ class RunConfig(run_config.RunConfig):
     test: bool = True
     """Score the best epoch on the test split, once, after it was chosen; where its labels are
     public."""
+    scored: str = ""
+    """Classifier that `validate` and `test` score in the place of the run's own: the folder of one
+    with 8-bit weights, say, as `ponet export` writes it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +70,11 @@ class RunConfig(run_config.RunConfig):
     def classifier(self) -> Path:
         """Folder of the best classifier."""
         return self.folder / CLASSIFIER_FOLDER
+
+    @property
+    def evaluated(self) -> Path:
+        """Folder of the classifier that an evaluation scores."""
+        return Path(self.scored) if self.scored else self.classifier
 
     def check_kind(self) -> None:
         """Refuse the folder of a pretraining run."""

@@ -18,6 +18,7 @@ from finetune_taggers import encoder_file, run_tag_fit, tag_arguments, write_tag
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
+from ponet.cli import main as ponet_main
 
 LEARNS = ("--trainer.max_epochs", "14", "--model.dropout_prob", "0")
 SHORT = ("--data.micro_batch_size", "4", "--trainer.max_epochs", "2")
@@ -93,6 +94,18 @@ def test_validate_and_test_give_the_scores_of_the_fit(decoder: str, folder: Path
             expected = result_of(run)["evaluation"][split]
             shared = {name: values[name] for name in expected if not name.endswith("_new")}
             assert shared == pytest.approx({name: expected[name] for name in shared}, abs=1e-6)
+
+
+def test_a_classifier_with_8_bit_weights_is_scored_on_the_rows_of_its_run(folder: Path, fit):
+    run, exported = fit("mixer"), folder / "exported"
+    options = ["--output", str(exported), "--format", "bits8"]
+    assert ponet_main(["export", str(run), *options]) == 0
+    command = ["test", "--run.root", str(folder), "--run.name", "mixer"]
+    assert main([*command, "--run.scored", str(exported)]) == 0
+    (record,) = json_lines(run / "evaluations.jsonl")
+    assert record["classifier"] == str(exported)
+    found, expected = record["evaluation"]["test"], result_of(run)["evaluation"]["test"]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=0.1) != expected["loss"]
 
 
 @pytest.mark.parametrize(("name", "decoder"), [("mixer", "crf"), ("ponet", "independent")])
