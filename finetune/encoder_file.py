@@ -1,6 +1,7 @@
 """Encoders that are trained from scratch: a YAML file of sizes, as in configs/encoder.
 
-Invariant: a file means the same for pretraining (`--config`) and here (`--model.encoder`).
+Invariant: a file without a projection means the same for pretraining (`--config`) and here
+(`--model.encoder`).
 """
 
 import dataclasses

@@ -24,6 +24,7 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
+from ponet.tagger import Tagger, TaggerOutput
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,8 @@ __all__ = [
     "PretrainingOutput",
     "ProjectionConfig",
     "SequenceClassifier",
+    "Tagger",
+    "TaggerOutput",
     "TokenClassifier",
     "__version__",
     "build_encoder",

@@ -121,6 +121,12 @@ def means(sums: Tensor) -> dict[str, float]:
 
 def check_encoder(encoder: EncoderConfig, data: Any) -> None:
     """Check that an encoder has an embedding and a position for every token of the data module."""
+    if encoder.projection is not None:
+        raise ValueError(
+            "an encoder of hashed words (projection) has no word embeddings whose pieces could be "
+            "guessed: pretraining needs projection=None; `finetune` trains such encoders from "
+            "scratch with --model.encoder FILE.yaml"
+        )
     size, entries = encoder.vocab_size, data.vocab_size
     if size < entries:
         raise ValueError(
