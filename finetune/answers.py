@@ -23,29 +23,36 @@ class Answers(NamedTuple):
     targets: Tensor
     """(N,)."""
     tag_losses: Tensor
-    """float32 (N, 2): summed loss in nats of the words of a row, and their number."""
+    """float32 (N, 2): summed loss in nats of the words of a row, and their number; 0 where no
+    tag is known."""
     tags: list[list[int]]
     """For each row the places of its words' tags; empty without tags."""
 
 
 def tagger_answers(model: Tagger, output: TaggerOutput, batch: TaskBatch) -> Answers:
-    """Return the best tags of the words of a batch, and the logits of the labels."""
-    assert batch.tags_BL is not None and batch.words_BL is not None
+    """Return the best tags of the words of a batch, and the logits of the labels.
+
+    Losses are computed where the batch has tags.
+    """
+    assert batch.words_BL is not None
     found_BL, words_BL = model.decode(output, batch.words_BL).cpu(), batch.words_BL.cpu()
     labels_BC = output.label_logits
-    known_B = (batch.tags_BL != NO_TAG).sum(1)
+    losses_B2 = torch.zeros(len(found_BL), 2)
+    if batch.tags_BL is not None:
+        known_B = (batch.tags_BL != NO_TAG).sum(1)
+        losses_B2 = torch.stack([model.loss(output, batch.tags_BL), known_B], 1).cpu()
     return Answers(
         batch.row_ids_B.cpu(),
         torch.empty(len(found_BL), 0) if labels_BC is None else labels_BC.float().cpu(),
         batch.targets_B.cpu(),
-        torch.stack([model.loss(output, batch.tags_BL), known_B], 1).cpu(),
+        losses_B2,
         [tags_L[words_L].tolist() for tags_L, words_L in zip(found_BL, words_BL, strict=True)],
     )
 
 
 def text_answers(outputs_BC: Tensor, batch: TaskBatch) -> Answers:
     """Return the outputs for the texts of a batch."""
-    none = torch.empty(len(outputs_BC), 2)
+    none = torch.zeros(len(outputs_BC), 2)
     return Answers(batch.row_ids_B.cpu(), outputs_BC.cpu(), batch.targets_B.cpu(), none, [])
 
 
@@ -61,9 +68,10 @@ def all_answers(parts: Sequence[Answers], *, num_ranks: int = 1) -> Answers:
         shares = gathered
     every = [part for share in shares for part in share]
     tags = [row for part in every for row in part.tags]
-    order_N = torch.cat([part.row_ids for part in every]).argsort()
+    ids_N = torch.cat([part.row_ids for part in every])
+    order_N = ids_N.argsort()
     return Answers(
-        torch.cat([part.row_ids for part in every])[order_N],
+        ids_N[order_N],
         torch.cat([part.outputs for part in every])[order_N],
         torch.cat([part.targets for part in every])[order_N],
         torch.cat([part.tag_losses for part in every])[order_N],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # tables need no Lightning
     from pytorch_lightning import Trainer
 
     from finetune.callbacks import BestClassifier
+    from finetune.fit_module import FitModule
     from finetune.module import FinetuneModule
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -44,9 +45,8 @@ def fit_result(
         elapsed_s: Wall time from the start of the command.
     """
     spec, inspection = module.spec, module.datamodule.inspection
-    tested = {k: v for k, v in module.evaluation.items() if k.startswith("test")}
-    device = trainer.strategy.root_device
     return {
+        **trained_part(trainer, module, best, elapsed_s),
         "format_version": FORMAT_VERSION,
         "task": spec.name,
         "title": spec.title,
@@ -54,18 +54,28 @@ def fit_result(
         "encoder": _encoder(module),
         "settings": _settings(trainer, module, seed),
         "score": list(spec.score),
-        "best_epoch": best.epoch,
         "best_step": best.step,
         "total_steps": best.total_steps,
-        "evaluation": {**best.evaluation, **tested},
         "majority": inspection["majority"],
+        "data": inspection,
+        "versions": {name.replace("-", "_"): number for name, number in versions().items()},
+        "task_facts": task_facts(spec),
+    }
+
+
+def trained_part(
+    trainer: "Trainer", module: "FitModule", best: "BestClassifier", elapsed_s: float
+) -> dict[str, Any]:
+    """Return what result.json says of any training with a best epoch; see `fit_result`."""
+    tested = {k: v for k, v in module.evaluation.items() if k.startswith("test")}
+    device = trainer.strategy.root_device
+    return {
+        "best_epoch": best.epoch,
+        "evaluation": {**best.evaluation, **tested},
         "diverged": bool(module.diverged),
         "reason": module.diverged,
-        "data": inspection,
         "elapsed_s": round(elapsed_s, 3),
-        "versions": {name.replace("-", "_"): number for name, number in versions().items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "task_facts": task_facts(spec),
     }
 
 

@@ -297,22 +297,18 @@ class Predictor:
 
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
-        encoder, has_tags = self.classifier.encoder, bool(self.classifier.info.tags)
+        encoder, model = self.classifier.encoder, self.classifier.model
         lengths = np.array([len(text.input_ids) for text in texts])
-        tags = [np.zeros(len(text.word_starts), np.int32) for text in texts] if has_tags else None
-        split = EncodedSplit(
-            PackedTexts(texts), np.zeros(len(texts)), batch=encoder.batch, tags=tags
-        )
+        split = EncodedSplit(PackedTexts(texts), np.zeros(len(texts)), batch=encoder.batch)
         parts = []
         for numbers in evaluation_shard(
             lengths,
             batch_size=self.batch_size,
-            equal_lengths=self.classifier.model.encoder.config.sees_padding,
+            equal_lengths=model.encoder.config.sees_padding,
         ):
             batch = split[[(number, 1.0) for number in numbers]]
             moved: list[Any] = [part if part is None else part.to(self.device) for part in batch]
             batch = TaskBatch(*moved)
-            model = self.classifier.model
             if isinstance(model, Tagger):
                 parts.append(tagger_answers(model, model(batch.inputs), batch))
             else:

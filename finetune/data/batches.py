@@ -162,10 +162,9 @@ class TaskBatch(NamedTuple):
     row_ids_B: Tensor
     """int64: number of the row in its split."""
     tags_BL: Tensor | None = None
-    """int64: place of the tag at the first token of every word, `NO_TAG` elsewhere and at words
-    whose tag training never saw; None: words have no tags."""
+    """int64: place of the tag at first tokens of words, else or unseen `NO_TAG`; None: unknown."""
     words_BL: Tensor | None = None
-    """bool: the first tokens of words; None: words have no tags."""
+    """bool: the first tokens of the words of tagged texts; None: there are none."""
 
 
 class EncodedSplit(Dataset[TaskBatch]):
@@ -175,7 +174,7 @@ class EncodedSplit(Dataset[TaskBatch]):
         texts: Encoded.
         targets: (rows,): class or score of every row.
         batch: Makes a batch of some texts.
-        tags: For every row the places of its words' tags; None: words have no tags.
+        tags: For every row the places of its words' tags; None: none is known.
     """
 
     def __init__(
@@ -197,24 +196,25 @@ class EncodedSplit(Dataset[TaskBatch]):
     def __getitem__(self, rows: Sequence[WeightedRow]) -> TaskBatch:
         row_ids_B = torch.tensor([row for row, _ in rows], dtype=torch.int64)
         texts = [self.texts[row] for row, _ in rows]
-        inputs = self._batch(texts)
         batch = TaskBatch(
-            inputs=inputs,
+            inputs=self._batch(texts),
             targets_B=self._targets[row_ids_B],
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,
         )
-        if self._tags is None:
-            return batch
         starts = [text.word_starts for text in texts]
         where = np.repeat(np.arange(len(texts)), list(map(len, starts))), np.concatenate(starts)
-        tags_BL = np.full(inputs.input_ids.shape, NO_TAG, dtype=np.int64)
-        words_BL = np.zeros_like(tags_BL, dtype=bool)
+        if not len(where[0]):
+            return batch
+        words_BL = np.zeros(batch.inputs.input_ids.shape, dtype=bool)
+        words_BL[where] = True
+        batch = batch._replace(words_BL=torch.from_numpy(words_BL))
+        if self._tags is None:
+            return batch
+        tags_BL = np.full(words_BL.shape, NO_TAG, dtype=np.int64)
         tags = [self._tags[row][: len(kept)] for (row, _), kept in zip(rows, starts, strict=True)]
-        tags_BL[where], words_BL[where] = np.concatenate(tags), True
-        return batch._replace(
-            tags_BL=torch.from_numpy(tags_BL), words_BL=torch.from_numpy(words_BL)
-        )
+        tags_BL[where] = np.concatenate(tags)
+        return batch._replace(tags_BL=torch.from_numpy(tags_BL))
 
 
 class SplitLoader(DataLoader[TaskBatch]):

@@ -130,7 +130,7 @@ def make_encoder(
 
 def sees_padding(encoder: EncoderConfig | ForeignEncoder) -> bool:
     """Return whether padding changes the states of real tokens, so that none may be cut off."""
-    return encoder.sees_padding or getattr(encoder, "kind", "") == "mlp_mixer"
+    return encoder.sees_padding or getattr(encoder, "fixed_places", False)
 
 
 def _sizes(task: LraTask) -> dict[str, int]:

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pytorch_lightning import Trainer
 
 from finetune.lra.datamodule import LraDataModule
 from finetune.lra.facts import task_part
 from finetune.lra.module import LraModule
+from finetune.outcome import trained_part
 
 if TYPE_CHECKING:
     from finetune.callbacks import BestClassifier
@@ -26,22 +26,15 @@ def lra_result(
         elapsed_s: Wall time from the start of the command.
     """
     data = module.datamodule
-    tested = {name: found for name, found in module.evaluation.items() if name == "test"}
-    device = trainer.strategy.root_device
     pretraining = {"steps": module.self_pretrain_steps, "loss": module.pretrain_loss}
     return {
         **task_part(data.spec, data.inspection),
+        **trained_part(trainer, module, best, elapsed_s),
         "encoder": encoder_part(module),
         "settings": _settings(trainer, module, seed),
-        "best_epoch": best.epoch,
         "best_step": max(0, best.step - module.self_pretrain_steps),
         "total_steps": max(0, best.total_steps - module.self_pretrain_steps),
-        "evaluation": {**best.evaluation, **tested},
-        "diverged": bool(module.diverged),
-        "reason": module.diverged,
         "data": {**data.inspection, "self_pretraining": pretraining},
-        "elapsed_s": round(elapsed_s, 3),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 
