@@ -68,16 +68,21 @@ class PoNetMixer(TokenMixer):
                 kernels=kernel_set(kernels),
                 dtype=dtype,
             )
+        inputs = self.project(x_BLD, plan)
+        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+
+    def project(self, x_BLD: Tensor, plan: PoolPlan) -> PoolInputs:
+        """Return what is pooled: the projections of every token and the global pool."""
+        config = self.config
         global_BD = self.pool_globally(x_BLD, plan)
         # One cast for three products; autocast by itself would cast once for each.
-        x_BLD = x_BLD.to(dtype)
-        inputs = PoolInputs(
+        x_BLD = x_BLD.to(autocast_dtype(x_BLD))
+        return PoolInputs(
             global_BD=global_BD,
             segment_BLD=self.segment(x_BLD) if config.use_segment_pool else None,
             local_BLD=self.local(x_BLD) if config.use_local_pool else None,
             gate_BLD=self.gate(x_BLD) if self.uses_gate else None,
         )
-        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
 
     def weights(self) -> Weights:
         """Return the parameters of the projections; None for those the configuration omits."""
