@@ -87,6 +87,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
+        module.model.encoder.sparse_last_block = False
     if rival.kind == "bert":
         module.model.encoder.prepare = lambda batch: None  # type: ignore[method-assign]
     return module

@@ -1,6 +1,6 @@
 """Heads on the encoders: masked LM, pair, classification, tagging.
 
-B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels.
+B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels; N = B * M.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
-from ponet.encoders.backbone import activation_function, init_weights
+from ponet.encoders.backbone import activation_function, at_positions, init_weights
 from ponet.losses import TokenLoss, linear_cross_entropy
 from ponet.pooling.plan import score_bias
 
@@ -100,6 +100,11 @@ def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
     words, an LSTM of one direction.
     """
     return Pooler(config) if config.first_sees_all else ChannelAttentionPooler(config)
+
+
+def first_position(batch: EncoderBatch) -> Tensor:
+    """Return the position of the first token of every row, int64 (B, 1)."""
+    return torch.zeros_like(batch.input_ids[:, :1])
 
 
 def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
@@ -193,8 +198,7 @@ class PretrainingModel(nn.Module):
             batch: Input.
             masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
         """
-        x_BLD = self.encoder(batch)
-        x_BMD = _at_positions(x_BLD, masked_positions_BM)
+        x_BMD, x_BLD = self._read(batch, masked_positions_BM)
         return MaskedOutput(
             self.mlm_head(x_BMD, self.decoder_weight), self._pair_logits(x_BLD, batch)
         )
@@ -209,21 +213,24 @@ class PretrainingModel(nn.Module):
             masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
             masked_labels_BM: int64 (B, M), the words there; -100 at unused entries.
         """
-        x_BLD = self.encoder(batch)
-        x_ND = _at_positions(x_BLD, masked_positions_BM).flatten(0, 1)
-        mlm = self.mlm_head.loss(x_ND, self.decoder_weight, masked_labels_BM.flatten())
+        x_BMD, x_BLD = self._read(batch, masked_positions_BM)
+        labels_N = masked_labels_BM.flatten()
+        mlm = self.mlm_head.loss(x_BMD.flatten(0, 1), self.decoder_weight, labels_N)
         return MaskedLoss(mlm, self._pair_logits(x_BLD, batch))
+
+    def _read(self, batch: EncoderBatch, positions_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states (B, M, D) at the positions, and those that the pooler needs."""
+        if isinstance(self.pooler, ChannelAttentionPooler):
+            x_BLD = self.encoder(batch)
+            return at_positions(x_BLD, positions_BM), x_BLD
+        x_BRD = self.encoder(batch, torch.cat([first_position(batch), positions_BM], 1))
+        return x_BRD[:, 1:], x_BRD[:, :1]
 
     def _pair_logits(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor | None:
         if self.pooler is None or self.pair_head is None:
             return None
         logits_BP: Tensor = self.pair_head(pool(self.pooler, x_BLD, batch))
         return logits_BP
-
-
-def _at_positions(x_BLD: Tensor, positions_BM: Tensor) -> Tensor:
-    """Return the hidden states (B, M, D) at some positions of each row."""
-    return x_BLD.gather(1, positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
 class _Classifier(nn.Module, ABC):
@@ -256,7 +263,8 @@ class _Classifier(nn.Module, ABC):
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
-        pooled = pool(self.pooler, self.encoder(batch), batch)
+        read_B1 = first_position(batch) if isinstance(self.pooler, Pooler) else None
+        pooled = pool(self.pooler, self.encoder(batch, read_B1), batch)
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 

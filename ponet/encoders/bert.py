@@ -1,4 +1,7 @@
-"""BERT token mixer: multi-head attention. B batch, L tokens, D width, H heads, K head width."""
+"""BERT token mixer: multi-head attention.
+
+B batch, L tokens, R tokens that are read, D width, H heads, K head width.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +9,7 @@ from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import BertConfig
-from ponet.encoders.backbone import TokenMixer
+from ponet.encoders.backbone import TokenMixer, at_positions
 
 
 class BertMixer(TokenMixer):
@@ -38,10 +41,24 @@ class BertMixer(TokenMixer):
         """Return the (B, L, D) update."""
         heads = (3, self.config.num_heads, -1)
         query, key, value = self.query_key_value(x_BLD).unflatten(-1, heads).permute(2, 0, 3, 1, 4)
+        return self._attend(query, key, value, plan)
+
+    def mix_at(self, x_BLD: Tensor, plan: Tensor | None, read_BR: Tensor) -> Tensor:
+        """Return the (B, R, D) update of some tokens: they ask, all answer."""
+        width, heads, layer = x_BLD.shape[-1], self.config.num_heads, self.query_key_value
+        read_BRD = at_positions(x_BLD, read_BR)
+        query_BRD = F.linear(read_BRD, layer.weight[:width], layer.bias[:width])
+        both_BLE = F.linear(x_BLD, layer.weight[width:], layer.bias[width:])
+        key, value = both_BLE.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        query = query_BRD.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return self._attend(query, key, value, plan)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor | None) -> Tensor:
+        """Return the update (B, R, D), given queries (B, H, R, K) and (B, H, L, K)."""
         dropout_prob = self.config.attention_dropout_prob if self.training else 0.0
-        attended_BHLK = F.scaled_dot_product_attention(
+        attended_BHRK = F.scaled_dot_product_attention(
             query, key, value, attn_mask=plan, dropout_p=dropout_prob
         )
-        attended_BLD = torch.flatten(attended_BHLK.transpose(1, 2), 2)
-        update: Tensor = self.dropout(self.output(attended_BLD))
+        attended_BRD = torch.flatten(attended_BHRK.transpose(1, 2), 2)
+        update: Tensor = self.dropout(self.output(attended_BRD))
         return update

@@ -1,4 +1,4 @@
-"""PoNet token mixer. B batch, L tokens, D width, N = B * L.
+"""PoNet token mixer. B batch, L tokens, R tokens that are read, D width, N = B * L.
 
 Under autocast the per-token projections, the max pools and the fusion run in the low precision;
 the global branch (masked mean, softmax, its small products) runs in float32, because it sums over
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
-from ponet.encoders.backbone import TokenMixer
+from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
 from ponet.pooling.mix import choose_kernels, kernel_set, mix
 from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, plan_pools
@@ -83,6 +83,32 @@ class PoNetMixer(TokenMixer):
             local_BLD=self.local(x_BLD) if config.use_local_pool else None,
             gate_BLD=self.gate(x_BLD) if self.uses_gate else None,
         )
+
+    def mix_at(self, x_BLD: Tensor, plan: PoolPlan, read_BR: Tensor) -> Tensor:
+        """Return the (B, R, D) update of some tokens: all are pooled, these read the pools."""
+        dtype, read_BRD = autocast_dtype(x_BLD), at_positions(x_BLD, read_BR)
+        parts, low_BLD = [], x_BLD.to(dtype)
+        if (global_BD := self.pool_globally(x_BLD, plan)) is not None:
+            parts.append(global_BD[:, None])
+        if self.config.use_segment_pool:
+            parts.append(self._pooled_at(read_BR, plan, segment_BLD=self.segment(low_BLD)))
+        mixed = sum(parts[1:], start=parts[0]) if parts else None
+        if mixed is not None and self.uses_gate:
+            mixed = mixed * at_least_float32(self.gate(read_BRD))
+        if self.config.use_local_pool:
+            local_BRD = self._pooled_at(read_BR, plan, local_BLD=self.local(low_BLD))
+            mixed = local_BRD if mixed is None else mixed + local_BRD
+        assert mixed is not None
+        mixed_BRD = (mixed * at_positions(plan.mask_BL1, read_BR)).to(dtype)
+        update: Tensor = self.dropout(self.output(mixed_BRD))
+        return update
+
+    def _pooled_at(self, read_BR: Tensor, plan: PoolPlan, **values: Tensor) -> Tensor:
+        """Return the maxima (B, R, D) that some tokens read of one pool, float32 or wider."""
+        inputs = PoolInputs(**{**dict.fromkeys(PoolInputs._fields), **values})
+        window, kernels = self.config.local_window, self.config.kernels
+        pooled_BLD = mix(inputs, plan=plan, window=window, kernels=kernels)
+        return at_least_float32(at_positions(pooled_BLD, read_BR))
 
     def weights(self) -> Weights:
         """Return the parameters of the projections; None for those the configuration omits."""
