@@ -105,7 +105,8 @@ class Decider:
             told = self._pools(text, place, word_of_T)
         else:
             rows = [without(row, [words[number]]) for number in kept]
-            others = self.measure(self._outputs(self._encoded(rows, "without one of its words: ")), place)
+            encoded = self._encoded(rows, "without one of its words: ")
+            others = self.measure(self._outputs(encoded), place)
             given = (self.measure(outputs_C[None], place) - others).tolist()
             told = {"words": [{"given": _short(value)} for value in given]}
         named = [

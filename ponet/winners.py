@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
+from ponet.encoders.backbone import Encoder
 from ponet.encoders.ponet import PoNetMixer
 from ponet.pooling.global_pool import attend
 from ponet.pooling.plan import PoolInputs, PoolPlan
@@ -63,7 +64,7 @@ def pool_winners(
     mixers = [module for module in model.modules() if isinstance(module, PoNetMixer)]
     if not mixers:
         raise ValueError("an encoder without pools was given; only PoNet's have winners")
-    with _watched(mixers) as seen, torch.enable_grad():
+    with _whole_layers(model), _watched(mixers) as seen, torch.enable_grad():
         output = model(batch)
         updates = [update for _, _, update in seen]
         grads = torch.autograd.grad(score(output).sum(), updates, allow_unused=True)
@@ -72,6 +73,17 @@ def pool_winners(
         grad_BLD = torch.zeros_like(update) if grad is None else grad
         layers.append(_layer(mixer, x_BLD.detach(), plan, grad_BLD))
     return output.detach(), layers
+
+
+@contextmanager
+def _whole_layers(model: nn.Module) -> Iterator[None]:
+    """Let the last block be computed for every token, not where a head reads it alone."""
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    with ExitStack() as stack:
+        for encoder in encoders:
+            stack.callback(setattr, encoder, "sparse_last_block", encoder.sparse_last_block)
+            encoder.sparse_last_block = False
+        yield
 
 
 @contextmanager
