@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 from data_prep.sentences import cut_long
 
-FORMATS = (".txt", ".jsonl", ".parquet")
+FORMATS = (".txt", ".jsonl", ".parquet", ".csv", ".tsv")
 HIDDEN = "hidden or of the system"
 INVALID_UTF8 = "invalid_utf8"
 MAX_LINE_BYTES = 256 << 20
@@ -45,7 +45,7 @@ OnError = Literal["error", "skip"]
 
 
 def text_format(path: str | Path) -> str:
-    """Return `.txt`, `.jsonl` or `.parquet`, or an empty string for other files."""
+    """Return the ending of `FORMATS` that a file has, or an empty string for other files."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes[-1:] in ([".gz"], [".zst"]):
         suffixes.pop()
