@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
@@ -58,18 +59,6 @@ def full_tensor(value: Tensor) -> Tensor:
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
-    """The encoder's part of a data module's batch; its segments are always runs of tokens."""
-    return EncoderBatch(
-        input_ids=batch["input_ids"],
-        mask=batch["mask"],
-        token_type_ids=batch["token_type_ids"],
-        segment_ids=batch["segment_ids"],
-        special_mask=batch["special_mask"],
-        segments_are_runs=True,
-    )
 
 
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
@@ -121,11 +110,10 @@ def means(sums: Tensor) -> dict[str, float]:
 
 def check_encoder(encoder: EncoderConfig, data: Any) -> None:
     """Check that an encoder has an embedding and a position for every token of the data module."""
-    if encoder.projection is not None:
+    if encoder.fixed_places and encoder.max_positions != data.max_len:
         raise ValueError(
-            "an encoder of hashed words (projection) has no word embeddings whose pieces could be "
-            "guessed: pretraining needs projection=None; `finetune` trains such encoders from "
-            "scratch with --model.encoder FILE.yaml"
+            f"data.max_len is {data.max_len}, but the encoder mixes exactly "
+            f"{encoder.max_positions} places; give --data.max_len {encoder.max_positions}"
         )
     size, entries = encoder.vocab_size, data.vocab_size
     if size < entries:
@@ -203,8 +191,14 @@ class PretrainModule(ConfiguredModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             check_encoder(self.encoder_config, datamodule)
+            datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if self.compile_model and self.encoder_config.projection is not None:
+            raise ValueError(
+                "model.compile is on, but batches of hashed words have a new shape in every step, "
+                "and each would be compiled; leave it out"
+            )
         if self.compile_model:
             self._compile()
         elif self.compile_mode != "default":
