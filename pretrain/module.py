@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
 from training.checkpoints.resume import ConfiguredModule
@@ -58,18 +59,6 @@ def full_tensor(value: Tensor) -> Tensor:
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
-    """The encoder's part of a data module's batch; its segments are always runs of tokens."""
-    return EncoderBatch(
-        input_ids=batch["input_ids"],
-        mask=batch["mask"],
-        token_type_ids=batch["token_type_ids"],
-        segment_ids=batch["segment_ids"],
-        special_mask=batch["special_mask"],
-        segments_are_runs=True,
-    )
 
 
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
@@ -193,8 +182,14 @@ class PretrainModule(ConfiguredModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             check_encoder(self.encoder_config, datamodule)
+            datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if self.compile_model and self.encoder_config.projection is not None:
+            raise ValueError(
+                "model.compile is on, but batches of hashed words have a new shape in every step, "
+                "and each would be compiled; leave it out"
+            )
         if self.compile_model:
             self._compile()
         elif self.compile_mode != "default":
