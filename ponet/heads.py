@@ -102,13 +102,20 @@ def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
     return Pooler(config) if config.first_sees_all else ChannelAttentionPooler(config)
 
 
-def first_position(batch: EncoderBatch) -> Tensor:
-    """Return the position of the first token of every row, int64 (B, 1)."""
+def first_positions(batch: EncoderBatch) -> Tensor:
+    """Return the positions of the texts' first tokens, int64 (B, 1) or, of joined ones, (1, T)."""
+    if batch.text_places is not None:
+        return batch.text_places[None, :, 0]
     return torch.zeros_like(batch.input_ids[:, :1])
 
 
+def first_states(x_BRD: Tensor) -> Tensor:
+    """Return as rows (T, 1, D) the states that were read at `first_positions`."""
+    return x_BRD.flatten(0, 1)[:, None]
+
+
 def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
-    """Return what a pooler makes of a batch's states."""
+    """Return what a pooler makes of the states of a batch whose rows are texts."""
     is_masked = isinstance(pooler, ChannelAttentionPooler)
     pooled: Tensor = pooler(x_BLD, batch.mask) if is_masked else pooler(x_BLD)
     return pooled
@@ -196,9 +203,11 @@ class PretrainingModel(nn.Module):
 
     def forward(self, batch: EncoderBatch) -> PretrainingOutput:
         """Return hidden states and logits at every position."""
-        x_BLD = self.encoder(batch)
+        x_BLD = text_BLD = self.encoder(batch)
+        if batch.text_places is not None:
+            text_BLD = first_states(at_positions(x_BLD, first_positions(batch)))
         mlm_logits_BLV = self.mlm_head(x_BLD, self.decoder_weight)
-        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD, batch))
+        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(text_BLD, batch))
 
     def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
         """Return masked-LM logits at the given positions only.
@@ -232,8 +241,9 @@ class PretrainingModel(nn.Module):
         if isinstance(self.pooler, ChannelAttentionPooler):
             x_BLD = self.encoder(batch)
             return at_positions(x_BLD, positions_BM), x_BLD
-        x_BRD = self.encoder(batch, torch.cat([first_position(batch), positions_BM], 1))
-        return x_BRD[:, 1:], x_BRD[:, :1]
+        first = first_positions(batch)
+        x_BRD = self.encoder(batch, torch.cat([first, positions_BM], 1))
+        return x_BRD[:, first.shape[1] :], first_states(x_BRD[:, : first.shape[1]])
 
     def _pair_logits(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor | None:
         if self.pooler is None or self.pair_head is None:
@@ -272,8 +282,10 @@ class _Classifier(nn.Module, ABC):
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
-        read_B1 = first_position(batch) if isinstance(self.pooler, Pooler) else None
-        pooled = pool(self.pooler, self.encoder(batch, read_B1), batch)
+        if isinstance(self.pooler, Pooler):
+            pooled = self.pooler(first_states(self.encoder(batch, first_positions(batch))))
+        else:
+            pooled = pool(self.pooler, self.encoder(batch), batch)
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 

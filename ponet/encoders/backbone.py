@@ -27,6 +27,11 @@ class TokenMixer(nn.Module, ABC):
     is_whole_block: ClassVar[bool] = False
     """The block has neither norms nor feed-forward nor residual: its states are the mixer's."""
 
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether texts in one row (`EncoderBatch.text_places`) come out as if alone in theirs."""
+        return False
+
     @abstractmethod
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return what all layers need to know of a batch; computed once per forward pass."""
@@ -150,20 +155,25 @@ class Embeddings(nn.Module):
         if self.token_type is not None:
             x_BLD = x_BLD + self.token_type(batch.token_type_ids)
         if self.position is not None:
-            x_BLD = x_BLD + self._positions(batch.input_ids.shape[1])
+            x_BLD = x_BLD + self._positions(batch)
         x_BLD = self.projection(self.norm(x_BLD))
         dropped: Tensor = self.dropout(x_BLD)
         return dropped
 
-    def _positions(self, num_tokens: int) -> Tensor:
+    def _positions(self, batch: EncoderBatch) -> Tensor:
         assert self.position is not None
-        max_positions = self.position.num_embeddings
+        texts = batch.input_ids if batch.text_places is None else batch.text_places
+        max_positions, num_tokens = self.position.num_embeddings, texts.shape[1]
         if num_tokens > max_positions:
             raise ValueError(
                 f"a batch of {num_tokens} tokens was given to an encoder with {max_positions} "
                 "positions; shorten it or call encoder.extend_positions first"
             )
-        return self.position.weight[:num_tokens]
+        if batch.text_places is None:
+            return self.position.weight[:num_tokens]
+        positions_BL = (batch.text_slots % num_tokens).view_as(batch.input_ids)
+        found: Tensor = self.position(positions_BL)
+        return found
 
 
 class FeedForward(nn.Module):
@@ -272,8 +282,24 @@ class Encoder(nn.Module):
         self.final_norm = norm_layer(config) if config.final_norm else nn.Identity()
         init_weights(self, config.init_range, tables_only=config.init == "torch")
 
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether a batch may be one of `join_texts`; the window of hashed words sees beyond."""
+        mixers = [block.mixer.keeps_texts_apart for block in self.layers]
+        return self.config.projection is None and bool(mixers) and all(mixers)
+
     def prepare(self, batch: EncoderBatch) -> Any:
-        """Return the plan that every layer gets for this batch."""
+        """Return the plan that every layer gets for this batch.
+
+        Raises:
+            ValueError: If the texts of a row would see each other.
+        """
+        if batch.text_places is not None and not self.keeps_texts_apart:
+            raise ValueError(
+                f"rows of several texts were given to {self.config.kind}, in which they would see "
+                "each other; give every text a row of its own (PoNet needs "
+                "guard_special_tokens=True and local_window <= 5, and none takes hashed words so)"
+            )
         if not self.layers:
             return None
         mixer = self.layers[0].mixer
@@ -296,7 +322,7 @@ class Encoder(nn.Module):
         plan = self.prepare(batch)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for number, block in enumerate(self.layers, start=1):
-            inputs = (x_BLD, plan)
+            inputs: tuple[Any, ...] = (x_BLD, plan)
             if read_BR is not None and number == len(self.layers):
                 inputs = (*inputs, read_BR)
             if recompute and (number - 1) % self.checkpoint_every == 0:

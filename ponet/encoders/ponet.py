@@ -15,7 +15,7 @@ from ponet.config import PoNetConfig, projections_in_use
 from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
 from ponet.pooling.mix import choose_kernels, kernel_set, mix
-from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, plan_pools
+from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, by_text, plan_pools
 
 
 class PoNetMixer(TokenMixer):
@@ -42,6 +42,16 @@ class PoNetMixer(TokenMixer):
             self.add_module(name, nn.Linear(width, width))
         self.output = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout_prob)
+
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether no text sees another of its row.
+
+        Local windows end at a text's last tokens only if those and the next one's first, [SEP] and
+        [CLS], are guarded, and if they reach over no more than these two.
+        """
+        reach = self.config.local_window // 2 if self.config.use_local_pool else 0
+        return reach <= (2 if self.config.guard_special_tokens else 0)
 
     def prepare(self, batch: EncoderBatch) -> PoolPlan:
         """Return the pooling plan of a batch."""
@@ -89,7 +99,7 @@ class PoNetMixer(TokenMixer):
         dtype, read_BRD = autocast_dtype(x_BLD), at_positions(x_BLD, read_BR)
         parts, low_BLD = [], x_BLD.to(dtype)
         if (global_BD := self.pool_globally(x_BLD, plan)) is not None:
-            parts.append(global_BD[:, None])
+            parts.append(_of_text(global_BD, read_BR, plan))
         if self.config.use_segment_pool:
             parts.append(self._pooled_at(read_BR, plan, segment_BLD=self.segment(low_BLD)))
         mixed = sum(parts[1:], start=parts[0]) if parts else None
@@ -126,10 +136,20 @@ class PoNetMixer(TokenMixer):
         if self.config.global_pool == "none":
             return None
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLD, weights = at_least_float32(x_BLD), self.weights()
+            x_BLD, weights = by_text(at_least_float32(x_BLD), plan), self.weights()
             if self.config.global_pool == "mean":
                 return mean_query(x_BLD, weights, plan)[1]
             return attend(x_BLD, weights, plan, self.config.num_heads)[0]
+
+
+def _of_text(global_TD: Tensor, read_BR: Tensor, plan: PoolPlan) -> Tensor:
+    """Return the global pool (B, R, D), or (B, 1, D) of rows that are texts, of some tokens."""
+    if plan.text_places is None:
+        return global_TD[:, None]
+    text_BR1 = plan.text_rows_N.view(plan.mask_BL1.shape[:2]).gather(1, read_BR)[..., None]
+    # A product, because the gradient of a look-up is summed in any order on a GPU.
+    is_own_BRT = text_BR1 == torch.arange(len(global_TD), device=global_TD.device)
+    return is_own_BRT.to(global_TD.dtype) @ global_TD
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
