@@ -93,11 +93,14 @@ class _Lines(Iterator[str]):
 
 def _rows(lines: _Lines, mark: str, *, has_quotes: bool) -> Iterator[list[str]]:
     """Yield the cells of every row that is not blank."""
-    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     while True:
         lines.began = lines.number + 1
         try:  # a reader for every row: one that has failed cannot go on
-            row = csv.reader(lines, delimiter=mark, quoting=quoting, strict=True)
+            row = (
+                csv.reader(lines, delimiter=mark, strict=True)
+                if has_quotes
+                else csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE, strict=True)
+            )
             cells = next(row, None)
         except csv.Error as error:
             lines.damaged(f"is not valid CSV ({error}); {_ADVICE}")

@@ -113,7 +113,10 @@ def _layer(mixer: PoNetMixer, x_BLD: Tensor, plan: PoolPlan, grad_BLD: Tensor) -
         mixed_BLD = mix_reference(leaves, plan, window)
         pools = [leaf for leaf in leaves[:3] if leaf is not None]
         found = iter(torch.autograd.grad(mixed_BLD, pools, grad_BLD))
-    grads = PoolInputs(*(None if leaf is None else next(found) for leaf in leaves[:3]), None)
+    global_BD, segment_BLD, local_BLD = (
+        leaf if leaf is None else next(found) for leaf in leaves[:3]
+    )
+    grads = PoolInputs(global_BD, segment_BLD, local_BLD, None)
     taken, given = Pooled(*[nothing_BL] * 3), Pooled(*[nothing_BL] * 3)
     if leaves.segment_BLD is not None:
         won_BL = _segment_wins(leaves.segment_BLD, plan)
@@ -162,7 +165,8 @@ def _global(
         share_BL = mask_BL / mask_BL.sum(1, keepdim=True).clamp(min=1)
         return share_BL, share_BL * (mixer.query(x_BLD) * grad_BD[:, None]).sum(-1)
     probs_BHL = attend(x_BLD, mixer.weights(), plan, mixer.config.num_heads)[1].probs_BHL
-    heads = (mixer.config.num_heads, -1)
-    value_BLHK, grad_BHK = mixer.key(x_BLD).unflatten(-1, heads), grad_BD.unflatten(-1, heads)
+    num_heads = mixer.config.num_heads
+    value_BLHK = mixer.key(x_BLD).view(*x_BLD.shape[:2], num_heads, -1)
+    grad_BHK = grad_BD.view(len(grad_BD), num_heads, -1)
     given_BHL = probs_BHL * torch.einsum("blhk,bhk->bhl", value_BLHK, grad_BHK)
     return probs_BHL.mean(1), given_BHL.sum(1)

@@ -244,6 +244,7 @@ class EvaluationRecord(EvaluationReport):
     ) -> None:
         if not trainer.is_global_zero:
             return
+        assert isinstance(module, PretrainModule)
         self._report(trainer, stage, opening)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         record = {
