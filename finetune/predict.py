@@ -5,6 +5,7 @@ order of the rows is kept, what stands in a line does not depend on its neighbou
 cannot be read costs nothing but itself.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -48,8 +49,8 @@ for its answers, and an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Label new texts with a trained classifier; rows are streamed, the order is kept."""
+class NewRows:
+    """Where new rows are, and which classifier reads them."""
 
     model: str
     """Folder of a fine-tuning run, or of its classifier/."""
@@ -57,19 +58,10 @@ class PredictConfig:
     """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
     labels are not needed. Where words have tags a .jsonl row may have a list `words` instead, and a
     file or folder of tagged texts in any layout of training is read too."""
-    output: str
-    """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
-    probabilities, or score; words, tags and spans (in a table each as JSON)."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
     """Column of the second text; empty: as in training."""
-    keep: str = ""
-    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
-    bad_rows: Literal["flag", "skip"] = "flag"
-    """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
-    the output with the reason under `error` and without a label; skip = it is left out. Both are
-    counted at the end."""
     max_len: int = 0
     """Most tokens of an example; longer ones are cut, and more than in training extends the
     positions. 0: as in training."""
@@ -80,6 +72,25 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(NewRows):
+    """Label new texts with a trained classifier; rows are streamed, the order is kept."""
+
+    output: str
+    """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
+    probabilities, or score; words, tags and spans (in a table each as JSON)."""
+    keep: str = ""
+    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
+    bad_rows: Literal["flag", "skip"] = "flag"
+    """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
+    the output with the reason under `error` and without a label; skip = it is left out. Both are
+    counted at the end."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and the ending of the output."""
+        super().__post_init__()
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
@@ -101,25 +112,14 @@ def run_predict(arguments: Sequence[str]) -> Path:
     config = parse_options(PredictConfig, arguments, program="ponet-finetune predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
     info = classifier.info
-    if config.text_pair and not info.has_pair:
-        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
-    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
-    reader = InputReader(config.input, columns, config.kept, has_tags=bool(info.tags))
+    reader = new_rows(config, info, kept=config.kept)
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
     notes: Counter[str] = Counter()
-    num_rows = _checked(reader, notes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
-        os.chmod(staging, 0o644)
-        os.replace(staging, output)
-    finally:
-        Path(staging).unlink(missing_ok=True)
+    num_rows = count_rows(reader, notes)
+    with whole_file(output) as stream:
+        bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
     print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
@@ -133,7 +133,30 @@ def run_predict(arguments: Sequence[str]) -> Path:
     return output
 
 
-def _checked(reader: InputReader, notes: Counter[str]) -> int:
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Open a file to write that appears under its name once all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.chmod(staging, 0o644)
+        os.replace(staging, path)
+    finally:
+        Path(staging).unlink(missing_ok=True)
+
+
+def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) -> InputReader:
+    """Return what reads the rows of `--input` for a classifier."""
+    if config.text_pair and not info.has_pair:
+        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
+    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
+    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
+    return InputReader(config.input, columns, kept, has_tags=bool(info.tags))
+
+
+def count_rows(reader: InputReader, notes: Counter[str]) -> int:
     """Return the number of rows of the input, which was read to its end."""
     good, bad = 0, list[BadRow]()
     for row, _ in reader.rows(notes):
@@ -260,9 +283,9 @@ class Predictor:
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
             if self.classifier.info.tags:
                 chunk = [self._as_words(row) for row in chunk]
-            encoded = self._encoded(chunk)
+            encoded = self.encoded(chunk)
             texts = [text for text in encoded if isinstance(text, EncodedText)]
-            answers = iter(self._answers(texts)) if texts else iter(())
+            answers = iter(self.answers(texts)) if texts else iter(())
             for row, text in zip(chunk, encoded, strict=True):
                 if isinstance(text, EncodedText):
                     yield {"line": row.line, **self._named(row, *next(answers))}, text.is_truncated
@@ -276,7 +299,7 @@ class Predictor:
         except ValueError as error:
             return BadRow(row.line, str(error))
 
-    def _encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
+    def encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
         """Return the tokens of each row, or why it has none."""
         good = [row for row in chunk if isinstance(row, Row)]
         try:
@@ -292,7 +315,7 @@ class Predictor:
             return str(error).removeprefix(f"{self.source}, line {row.line}: ")
 
     @torch.inference_mode()
-    def _answers(self, texts: Sequence[EncodedText]) -> Iterator[tuple[Tensor, list[int]]]:
+    def answers(self, texts: Sequence[EncodedText]) -> Iterator[tuple[Tensor, list[int]]]:
         """Yield logits of the labels or a score, (C,), and places of tags, for each text in order.
 
         Texts of like length are computed together; of one length, where the encoder sees padding.

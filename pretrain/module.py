@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
 from training.checkpoints.resume import ConfiguredModule
@@ -58,18 +59,6 @@ def full_tensor(value: Tensor) -> Tensor:
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
-    """The encoder's part of a data module's batch; its segments are always runs of tokens."""
-    return EncoderBatch(
-        input_ids=batch["input_ids"],
-        mask=batch["mask"],
-        token_type_ids=batch["token_type_ids"],
-        segment_ids=batch["segment_ids"],
-        special_mask=batch["special_mask"],
-        segments_are_runs=True,
-    )
 
 
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
@@ -142,6 +131,8 @@ class PretrainModule(ConfiguredModule):
         checkpoint_every: The first of every this many blocks is computed again in the backward
             pass: less memory for long inputs and large batches, the same gradients. 1: every
             block, a third more time; 0: none.
+        sparse_last_block: Compute the last block only where it is read, at masked positions and the
+            first token: the same losses and gradients up to rounding, for less work.
         pair_loss_weight: Weight of the pair loss beside the masked-LM loss; released code: 1.
     """
 
@@ -157,6 +148,7 @@ class PretrainModule(ConfiguredModule):
         compile: bool = False,
         compile_mode: CompileMode = "default",
         checkpoint_every: int = 0,
+        sparse_last_block: bool = True,
         pair_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -174,6 +166,7 @@ class PretrainModule(ConfiguredModule):
         self.model = PretrainingModel(encoder, num_pair_classes=self.objective.num_pair_classes)
         self.model.encoder.gradient_checkpointing = checkpoint_every > 0
         self.model.encoder.checkpoint_every = max(1, checkpoint_every)
+        self.model.encoder.sparse_last_block = sparse_last_block
         self.compile_model = compile
         self.compile_mode = compile_mode
         self.resolved_config: dict[str, Any] = {}
@@ -189,8 +182,14 @@ class PretrainModule(ConfiguredModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             check_encoder(self.encoder_config, datamodule)
+            datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if self.compile_model and self.encoder_config.projection is not None:
+            raise ValueError(
+                "model.compile is on, but batches of hashed words have a new shape in every step, "
+                "and each would be compiled; leave it out"
+            )
         if self.compile_model:
             self._compile()
         elif self.compile_mode != "default":
@@ -228,12 +227,14 @@ class PretrainModule(ConfiguredModule):
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
         """Operations of the forward and backward pass over a batch of this shape."""
         num_rows, num_tokens = batch["input_ids"].shape
+        num_masked = batch["masked_positions"].shape[1]
         return training_flops(
             self.encoder_config,
             num_rows=num_rows,
             num_tokens=num_tokens,
-            num_masked=batch["masked_positions"].shape[1],
+            num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
+            num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -147,11 +147,10 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
 
 def check_encoder(encoder: "EncoderConfig", data: Any) -> None:
     """Check that an encoder has an embedding and a position for every token of the data module."""
-    if encoder.projection is not None:
+    if encoder.fixed_places and encoder.max_positions != data.max_len:
         raise ValueError(
-            "an encoder of hashed words (projection) has no word embeddings whose pieces could be "
-            "guessed: pretraining needs projection=None; `finetune` trains such encoders from "
-            "scratch with --model.encoder FILE.yaml"
+            f"data.max_len is {data.max_len}, but the encoder mixes exactly "
+            f"{encoder.max_positions} places; give --data.max_len {encoder.max_positions}"
         )
     size, entries = encoder.vocab_size, data.vocab_size
     if size < entries:

@@ -39,6 +39,8 @@ _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
 _STOPS = (". ", "。", "\n\n")
 _OPENING = '"“„«‘([{'
 _WITHOUT_MARKS = str.maketrans(dict.fromkeys(_OPENING + "”»)]}", " "))
+Place = tuple[int, int] | None
+"""Which of a row's texts, 0 or 1, and a character of it; None: no text, but what parts texts."""
 
 
 class TextEncoder:
@@ -81,6 +83,20 @@ class TextEncoder:
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch padded to its longest text."""
         return assemble_batch(texts, pad_id=self.info.pad_id)
+
+    def characters(self, row: Row) -> list[Place]:
+        """Return where every token of `encode([row])[0]` begins, the special ones too."""
+        texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
+        begins = [
+            _token_begins(text, self._tokenizer.encode(text, add_special_tokens=False).offsets)
+            for text in texts
+        ]
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len - 1 - len(texts))
+        places: list[Place] = [None]
+        for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
+            places += [*((number, begin) for begin in own[:length]), None]
+        return places
 
     def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for chunk in _chunks(rows):
@@ -181,13 +197,17 @@ def _token_starts(
     A token belongs to the piece that holds its first character that is no space (a SentencePiece
     token begins with one); a piece without tokens vanishes.
     """
-    begins = [
+    grown = np.maximum.accumulate(np.array(_token_begins(text, offsets), dtype=np.int64))
+    pieces = np.searchsorted(np.array(starts, dtype=np.int64), grown, side="right")
+    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
+
+
+def _token_begins(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the first character of every token that is no space."""
+    return [
         next((place for place in range(begin, end) if not text[place].isspace()), end)
         for begin, end in offsets
     ]
-    grown = np.maximum.accumulate(np.array(begins, dtype=np.int64))
-    pieces = np.searchsorted(np.array(starts, dtype=np.int64), grown, side="right")
-    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
 
 
 def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.data.batches import EncodedText, assemble_batch
-from finetune.data.encoding import TextEncoder, shortened_lengths
+from finetune.data.encoding import Place, TextEncoder, shortened_lengths
 from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
@@ -64,6 +64,17 @@ class WordEncoder(TextEncoder):
         places_BL = np.maximum(places.reshape(batch.input_ids.shape) - has_padding, 0)
         features = torch.from_numpy(self._known()[words[has_padding:]].astype(np.int64, copy=False))
         return replace(batch, input_ids=torch.from_numpy(places_BL), word_features=features)
+
+    def characters(self, row: Row) -> list[Place]:
+        """Return where every word of `encode([row])[0]` begins; None stands between two texts."""
+        texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
+        begins = [[begin for _, (begin, _) in split_words(text)] for text in texts]
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len + 1 - len(texts))
+        places: list[Place] = []
+        for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
+            places += [None] * number + [(number, begin) for begin in own[:length]]
+        return places
 
     def _known(self) -> NDArray[np.generic]:
         if len(self._table) < len(self._numbers):
