@@ -232,6 +232,10 @@ class TokenizerConfig:
     """Load this `tokenizer.json`, `vocab.txt` or Hub id; empty: train one on the corpus."""
     revision: str = "main"
     """Revision of a Hub id."""
+    add_words: str = ""
+    """File of words, one in a line, that get entries of their own behind those of a loaded
+    tokenizer; an encoder that begins with weights of that tokenizer (pretrain's model.start_from)
+    grows by them."""
     vocab_size: int = 30_522
     """Entries of a trained tokenizer, special tokens included."""
     lowercase: bool = True
@@ -250,6 +254,11 @@ class TokenizerConfig:
         """Check the sizes."""
         _check_least(self, "tokenizer.", vocab_size=64, train_megabytes=0)
         _check_least(self, "tokenizer.", alphabet_size=1, min_frequency=1)
+        if self.add_words and not self.path:
+            raise ValueError(
+                f"tokenizer.add_words {self.add_words} adds to a tokenizer that is loaded, and one "
+                "that is trained finds its words itself; give tokenizer.path, or leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,7 @@ def content_settings(config: BuildConfig) -> dict[str, Any]:
             if settings[group][name] == before:
                 del settings[group][name]
     settings["tokenizer"]["loaded"] = bool(settings["tokenizer"].pop("path"))
+    del settings["tokenizer"]["add_words"]  # the digest is of the tokenizer itself
     return settings
 
 

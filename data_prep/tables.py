@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from data_prep.config import LocalSource
 from data_prep.readers import MAX_LINE_BYTES, DamagedInput, ReadLog, read_lines, shown
 
 _USUAL = {".csv": ",", ".tsv": "\t"}
+_PLAIN: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
 _FOUND = ",;\t|"
 _ADVICE = (
     "a text that holds the delimiter, a line break or a quote must stand in double quotes, each "
@@ -39,23 +40,23 @@ def table_texts(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _Lines(path, log)
-    with closing(lines.texts):
-        mark = _delimiter(lines, path, source)
-        width, places = 0, list[int]()
-        for cells in _rows(lines, mark, has_quotes=source.quotes == "csv"):
-            while width and len(cells) > width and not cells[-1].strip():  # of spreadsheets
-                cells.pop()
-            if not width:
-                width, where = len(cells), f"{shown(path)}, line {lines.began}"
-                places = _places(where, source.text_field, cells, mark, header=source.header)
-                if source.header:
-                    continue
-            if len(cells) == width:
-                found = (cells[place] for place in places)
-                yield "\n\n".join(text for text in found if text.strip())
-            else:
-                has = f"has {len(cells)} columns, parted by {mark!r}"
-                lines.damaged(f"{has}, but the first row has {width}; {_ADVICE}")
+    mark = _delimiter(lines, path, source)
+    width, places = 0, list[int]()
+    for cells in _rows(lines, mark, has_quotes=source.quotes == "csv"):
+        may_end = width or source.header  # in empty cells, which spreadsheets leave
+        while may_end and len(cells) > max(1, width) and not cells[-1].strip():
+            cells.pop()
+        if not width:
+            width, where = len(cells), f"{shown(path)}, line {lines.began}"
+            places = _places(where, source.text_field, cells, mark, header=source.header)
+            if source.header:
+                continue
+        if len(cells) == width:
+            found = (cells[place] for place in places)
+            yield "\n\n".join(text for text in found if text.strip())
+        else:
+            has = f"has {len(cells)} columns, parted by {mark!r}"
+            lines.damaged(f"{has}, but the first row has {width}; {_ADVICE}")
 
 
 class _Lines(Iterator[str]):
@@ -96,11 +97,8 @@ def _rows(lines: _Lines, mark: str, *, has_quotes: bool) -> Iterator[list[str]]:
     while True:
         lines.began = lines.number + 1
         try:  # a reader for every row: one that has failed cannot go on
-            row = (
-                csv.reader(lines, delimiter=mark, strict=True)
-                if has_quotes
-                else csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE, strict=True)
-            )
+            quoting = {} if has_quotes else _PLAIN
+            row = csv.reader(lines, delimiter=mark, strict=True, **quoting)
             cells = next(row, None)
         except csv.Error as error:
             lines.damaged(f"is not valid CSV ({error}); {_ADVICE}")

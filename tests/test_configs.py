@@ -161,6 +161,8 @@ def check_pretrain_command(arguments: list[str]) -> None:
         from pretrain.tuning import KINDS
 
         assert options[0] in KINDS, arguments
+    elif command == "validate":
+        assert parsed_fit("pretrain", options).ckpt_path
     else:
         assert command in ("fill", "summary", "export", "compare"), arguments
 
