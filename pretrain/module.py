@@ -1,7 +1,7 @@
 """PretrainModule: the LightningModule around `ponet.PretrainingModel`.
 
-Invariant: the loss looks at the masked positions only, and every batch has the same number of them,
-so shapes never change during a run.
+Invariant: the loss looks at the masked positions only, and there are few shapes in a run: padded
+batches have one, joined ones one of a few.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
+from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
@@ -58,18 +59,6 @@ def full_tensor(value: Tensor) -> Tensor:
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def encoder_batch(batch: dict[str, Tensor]) -> EncoderBatch:
-    """The encoder's part of a data module's batch; its segments are always runs of tokens."""
-    return EncoderBatch(
-        input_ids=batch["input_ids"],
-        mask=batch["mask"],
-        token_type_ids=batch["token_type_ids"],
-        segment_ids=batch["segment_ids"],
-        special_mask=batch["special_mask"],
-        segments_are_runs=True,
-    )
 
 
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
@@ -156,7 +145,8 @@ class PretrainModule(ConfiguredModule):
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
         optimizer: AdamW and its schedule.
         compile: Compile the encoder in place with torch.compile, once for each shape of a batch:
-            training has one, evaluation two. Pays on a GPU.
+            evaluation has two, training one, or some ten to twenty of joined texts
+            (`data.join_texts`). Pays on a GPU.
         compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
             short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
             fastest kernels. CUDA graphs have no effect on a CPU. Needs `compile`.
@@ -209,6 +199,14 @@ class PretrainModule(ConfiguredModule):
             check_encoder(self.encoder_config, datamodule)
         if stage != "fit":
             return
+        if datamodule is not None and datamodule.join_texts:
+            datamodule.join_texts = self.model.encoder.keeps_texts_apart
+            if not datamodule.join_texts:
+                kind = self.encoder_config.kind
+                rank_zero_only(say)(
+                    f"every text has a padded row of its own: in {kind} as it is set texts of one "
+                    "row would see each other (data.join_texts)"
+                )
         if self.compile_model:
             self._compile()
         elif self.compile_mode != "default":
@@ -244,13 +242,16 @@ class PretrainModule(ConfiguredModule):
         )
 
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
-        """Operations of the forward and backward pass over a batch of this shape."""
-        num_rows, num_tokens = batch["input_ids"].shape
-        num_masked = batch["masked_positions"].shape[1]
+        """Operations of the forward and backward pass over a batch of this shape.
+
+        Joined texts count as equally long, with which attention takes least.
+        """
+        num_texts = len(batch.get("text_places", batch["input_ids"]))
+        num_masked = batch["masked_positions"].numel() / num_texts
         return training_flops(
             self.encoder_config,
-            num_rows=num_rows,
-            num_tokens=num_tokens,
+            num_rows=num_texts,
+            num_tokens=batch["input_ids"].numel() / num_texts,
             num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
             num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,

@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 from data_prep.files import TEMPORARY
 from data_prep.manifest import MANIFEST_NAME, file_sha256
 from ponet import load_bundle
-from pretrain.batches import PretrainDataset
-from pretrain.module import encoder_batch
+from pretrain.batches import PretrainDataset, encoder_batch
 from pretrain.objectives import IGNORED_LABEL
 from training.metrics_file import read_metrics
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE, PREDICTIONS_FILE
