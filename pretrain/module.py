@@ -1,7 +1,7 @@
 """PretrainModule: the LightningModule around `ponet.PretrainingModel`.
 
-Invariant: the loss looks at the masked positions only, and every batch has the same number of them,
-so shapes never change during a run.
+Invariant: the loss looks at the masked positions only, and there are few shapes in a run: padded
+batches have one, joined ones one of a few.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -24,6 +24,7 @@ from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
 from training.checkpoints.resume import ConfiguredModule
+from training.interruption import say
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
@@ -124,7 +125,8 @@ class PretrainModule(ConfiguredModule):
         new_words: Rows of words that the weights do not know: the mean of the pieces they were
             cut into so far (pieces), or fresh values (normal).
         compile: Compile the encoder in place with torch.compile, once for each shape of a batch:
-            training has one, evaluation two. Pays on a GPU.
+            evaluation has two, training one, or some ten to twenty of joined texts
+            (`data.join_texts`). Pays on a GPU.
         compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
             short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
             fastest kernels. CUDA graphs have no effect on a CPU. Needs `compile`.
@@ -185,6 +187,14 @@ class PretrainModule(ConfiguredModule):
             datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if datamodule is not None and datamodule.join_texts:
+            datamodule.join_texts = self.model.encoder.keeps_texts_apart
+            if not datamodule.join_texts:
+                kind = self.encoder_config.kind
+                rank_zero_only(say)(
+                    f"every text has a padded row of its own: in {kind} as it is set texts of one "
+                    "row would see each other (data.join_texts)"
+                )
         if self.compile_model and self.encoder_config.projection is not None:
             raise ValueError(
                 "model.compile is on, but batches of hashed words have a new shape in every step, "
@@ -225,13 +235,16 @@ class PretrainModule(ConfiguredModule):
         )
 
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
-        """Operations of the forward and backward pass over a batch of this shape."""
-        num_rows, num_tokens = batch["input_ids"].shape
-        num_masked = batch["masked_positions"].shape[1]
+        """Operations of the forward and backward pass over a batch of this shape.
+
+        Joined texts count as equally long, with which attention takes least.
+        """
+        num_texts = len(batch.get("text_places", batch["input_ids"]))
+        num_masked = batch["masked_positions"].numel() / num_texts
         return training_flops(
             self.encoder_config,
-            num_rows=num_rows,
-            num_tokens=num_tokens,
+            num_rows=num_texts,
+            num_tokens=batch["input_ids"].numel() / num_texts,
             num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
             num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,

@@ -285,8 +285,9 @@ class Encoder(nn.Module):
     @property
     def keeps_texts_apart(self) -> bool:
         """Whether a batch may be one of `join_texts`; the window of hashed words sees beyond."""
-        mixers = [block.mixer.keeps_texts_apart for block in self.layers]
-        return self.config.projection is None and bool(mixers) and all(mixers)
+        mixers: list[Any] = [block.mixer for block in self.layers]
+        apart = all(mixer.keeps_texts_apart for mixer in mixers)
+        return apart and bool(mixers) and self.config.projection is None
 
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return the plan that every layer gets for this batch.
