@@ -260,11 +260,12 @@ def line_chart(
     title: str,
     xlabel: str = "tokens per text",
     spans: Sequence[tuple[float, float]] = (),
+    is_linear: bool = False,
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
 
     What stands before the comma of a line's name decides its colour. Spans of the x axis are
-    shaded; the axes are linear then.
+    shaded; the axes are linear then, or if so asked.
     """
     lines = -(-len(panels) // min(3, len(panels)))
     figure, axes = _axes(min(3, len(panels)), 4.0 * lines + 0.8, len(panels))
@@ -288,7 +289,7 @@ def line_chart(
         axis.set_xlabel(xlabel)
         axis.grid(alpha=0.3)
         places = sorted({x for points in drawn.values() for x, _ in points})
-        if places and not spans:
+        if places and not (spans or is_linear):
             _make_logarithmic(axis, places)
     figure.legend(legend.values(), legend, loc="lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(title)
