@@ -176,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     options.models = [Path(path).name for path in options.models]
     options.input = Path(options.input).name
-    report.finish("deciding_words", {**facts, "rows": table, "targets": targets}, options)
+    content = {**facts, "rows": table, "targets": targets}
+    shown = report.finish("deciding_words", content, options)
+    (options.output / "deciding_words.md").write_text(f"# Words taken out\n\n{shown}\n")
     lines: dict[str, list[tuple[float, report.Spread]]] = {}
     for row in table:
         fall = row["fall"]

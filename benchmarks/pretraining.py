@@ -34,8 +34,9 @@ from benchmarks.harness import Clock, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, SIZES, Rival
 from benchmarks.runs import shards_in
+from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import IGNORED_LABEL, PretrainModule, encoder_batch
+from pretrain.module import IGNORED_LABEL, PretrainModule
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.optim import PretrainOptimizer
 from training.utilisation import FetchClock, PeakRate, peak_rate
@@ -87,6 +88,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
+        module.model.encoder.sparse_last_block = False
     if rival.kind == "bert":
         module.model.encoder.prepare = lambda batch: None  # type: ignore[method-assign]
     return module

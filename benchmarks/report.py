@@ -106,10 +106,10 @@ def machine() -> Row:
     }
 
 
-def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None:
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
     """Write `<output>/<name>.json`: machine, options, content; print its tables and claims.
 
-    The tables are those of a kind, which is the name where none is given.
+    The tables, which are returned, are those of a kind, the name where none is given.
     """
     shown = {k: v for k, v in vars(options).items() if k not in ("output", "short", "name")}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
@@ -120,10 +120,12 @@ def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{name}.json"
     path.write_text(json.dumps(whole, indent=2) + "\n")
-    print(f"{path}\n\n{tables(kind or name, whole)}\n")
+    shown_tables = tables(kind or name, whole)
+    print(f"{path}\n\n{shown_tables}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")
+    return shown_tables
 
 
 def template(name: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
+from ponet.encoders.backbone import Encoder
 from ponet.encoders.ponet import PoNetMixer
 from ponet.pooling.global_pool import attend
 from ponet.pooling.plan import PoolInputs, PoolPlan
@@ -50,11 +51,11 @@ def pool_winners(
 
     Args:
         model: Holds an encoder of PoNet's as `encoder`; in evaluation mode.
-        batch: Texts.
+        batch: Texts, one in every row.
         score: Makes (B,) of the model's output: what is to be explained of every text.
 
     Raises:
-        ValueError: The encoder has no pools.
+        ValueError: The encoder has no pools, or rows hold several texts.
 
     Source:
         PoNet (arXiv 2110.02442), its three poolings; value times gradient is the first-order part
@@ -63,7 +64,9 @@ def pool_winners(
     mixers = [module for module in model.modules() if isinstance(module, PoNetMixer)]
     if not mixers:
         raise ValueError("an encoder without pools was given; only PoNet's have winners")
-    with _watched(mixers) as seen, torch.enable_grad():
+    if batch.text_places is not None:
+        raise ValueError("rows of several texts were given; winners need a text in every row")
+    with _whole_layers(model), _watched(mixers) as seen, torch.enable_grad():
         output = model(batch)
         updates = [update for _, _, update in seen]
         grads = torch.autograd.grad(score(output).sum(), updates, allow_unused=True)
@@ -72,6 +75,17 @@ def pool_winners(
         grad_BLD = torch.zeros_like(update) if grad is None else grad
         layers.append(_layer(mixer, x_BLD.detach(), plan, grad_BLD))
     return output.detach(), layers
+
+
+@contextmanager
+def _whole_layers(model: nn.Module) -> Iterator[None]:
+    """Let the last block be computed for every token, not where a head reads it alone."""
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    with ExitStack() as stack:
+        for encoder in encoders:
+            stack.callback(setattr, encoder, "sparse_last_block", encoder.sparse_last_block)
+            encoder.sparse_last_block = False
+        yield
 
 
 @contextmanager
@@ -101,7 +115,10 @@ def _layer(mixer: PoNetMixer, x_BLD: Tensor, plan: PoolPlan, grad_BLD: Tensor) -
         mixed_BLD = mix_reference(leaves, plan, window)
         pools = [leaf for leaf in leaves[:3] if leaf is not None]
         found = iter(torch.autograd.grad(mixed_BLD, pools, grad_BLD))
-    grads = PoolInputs(*(None if leaf is None else next(found) for leaf in leaves[:3]), None)
+    global_BD, segment_BLD, local_BLD = (
+        leaf if leaf is None else next(found) for leaf in leaves[:3]
+    )
+    grads = PoolInputs(global_BD, segment_BLD, local_BLD, None)
     taken, given = Pooled(*[nothing_BL] * 3), Pooled(*[nothing_BL] * 3)
     if leaves.segment_BLD is not None:
         won_BL = _segment_wins(leaves.segment_BLD, plan)
@@ -150,7 +167,8 @@ def _global(
         share_BL = mask_BL / mask_BL.sum(1, keepdim=True).clamp(min=1)
         return share_BL, share_BL * (mixer.query(x_BLD) * grad_BD[:, None]).sum(-1)
     probs_BHL = attend(x_BLD, mixer.weights(), plan, mixer.config.num_heads)[1].probs_BHL
-    heads = (mixer.config.num_heads, -1)
-    value_BLHK, grad_BHK = mixer.key(x_BLD).unflatten(-1, heads), grad_BD.unflatten(-1, heads)
+    num_heads = mixer.config.num_heads
+    value_BLHK = mixer.key(x_BLD).view(*x_BLD.shape[:2], num_heads, -1)
+    grad_BHK = grad_BD.view(len(grad_BD), num_heads, -1)
     given_BHL = probs_BHL * torch.einsum("blhk,bhk->bhl", value_BLHK, grad_BHK)
     return probs_BHL.mean(1), given_BHL.sum(1)

@@ -1,7 +1,8 @@
 """Sample numbers -> whole batches, from a memory-mapped token file with vectorised numpy.
 
 Invariant: a batch is a pure function of its sample numbers and the configs; neighbours in the
-batch, workers and ranks do not matter. Shapes are always (B, max_len).
+batch, workers and ranks do not matter. Shapes are always (B, max_len), but for batches of whole
+words, which are as wide as their longest row.
 
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
+from ponet.batch import EncoderBatch
+from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
 from pretrain.objectives import IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
@@ -72,12 +75,22 @@ class PretrainDataset(Dataset[Batch]):
         self._plans: dict[int, Examples] = {}
         self._ends: list[int] = []
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
+        self._masking = masking
+        self.read_words(None)
+
+    def read_words(self, words: PieceWords | None) -> None:
+        """Make batches of whole words from now on, as encoders of hashed words need them.
+
+        Then only words that are one piece are hidden. None: batches of pieces.
+        """
+        self._words = words
         self._masker = Masker(
-            masking,
-            max_len=packing.max_len,
-            tokenizer=shards.manifest.tokenizer,
-            is_continuation_V=shards.is_continuation,
-            seed=seed,
+            self._masking,
+            max_len=self._packing.max_len,
+            tokenizer=self.shards.manifest.tokenizer,
+            is_continuation_V=self.shards.is_continuation,
+            seed=self._seed,
+            single_pieces=words is not None,
         )
 
     @property
@@ -167,7 +180,15 @@ class PretrainDataset(Dataset[Batch]):
         return len(self.plan(0))
 
     def __getitems__(self, samples: Sequence[int] | IntArray) -> Batch:
-        """Return the batch of these sample numbers, in their order.
+        """Return the batch of these sample numbers, in their order: of pieces, or of whole words.
+
+        Of whole words, `input_ids` number the rows of `word_features`, (W, N) int64.
+        """
+        batch = self.pieces(samples)
+        return batch if self._words is None else words_of(batch, self._words)
+
+    def pieces(self, samples: Sequence[int] | IntArray) -> Batch:
+        """Return the batch of these sample numbers in pieces, whatever the encoder reads.
 
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
@@ -251,6 +272,27 @@ class PretrainDataset(Dataset[Batch]):
         row_E = np.repeat(np.arange(len_B.size), count_B)
         place_E = offsets[low_B[row_E] + ragged_arange(count_B)]
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
+
+
+def encoder_batch(batch: Batch) -> EncoderBatch:
+    """The encoder's part of a batch; its segments are always runs of tokens."""
+    return EncoderBatch(
+        input_ids=batch["input_ids"],
+        mask=batch["mask"],
+        token_type_ids=batch["token_type_ids"],
+        segment_ids=batch["segment_ids"],
+        special_mask=batch["special_mask"],
+        segments_are_runs=True,
+        word_features=batch.get("word_features"),
+    )
+
+
+def words_of(batch: Batch, words: PieceWords) -> Batch:
+    """Return a batch of pieces as one of whole words; the labels stay numbers of pieces."""
+    inputs, positions_BM = words(encoder_batch(batch), batch["masked_positions"])
+    assert inputs.word_features is not None
+    own = {"word_features": inputs.word_features}  # first: the widest types lead (`pack_batch`)
+    return {**own, **batch, **inputs.tensors(), "masked_positions": positions_BM}
 
 
 def keep_batch(batch: Batch) -> Batch:

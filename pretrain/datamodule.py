@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from ponet.config import EncoderConfig
+from ponet.projection import PieceWords
+from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
@@ -102,6 +105,7 @@ class PretrainDataModule(LightningDataModule):
         self.seed = seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
+        self._words: PieceWords | None = None
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:
@@ -176,7 +180,17 @@ class PretrainDataModule(LightningDataModule):
                 segments=self.segments,
                 seed=self.seed if trains else EVALUATION_SEED,
             )
+            self._datasets[split].read_words(self._words)
         return self._datasets[split]
+
+    def follow_encoder(self, encoder: EncoderConfig) -> None:
+        """Serve what an encoder reads: pieces, or whole words with their features."""
+        has_words = encoder.projection is not None
+        self._words = (
+            PieceWords(load_tokenizer(self.tokenizer_path), encoder) if has_words else None
+        )
+        for dataset in self._datasets.values():
+            dataset.read_words(self._words)
 
     def evaluation_dataset(self) -> PretrainDataset:
         """Return the validation split with its fixed plan and fixed 15 % masks."""

@@ -91,8 +91,8 @@ class TextEncoder:
             _token_begins(text, self._tokenizer.encode(text, add_special_tokens=False).offsets)
             for text in texts
         ]
-        lengths = [len(own) for own in begins] + [0] * (2 - len(texts))
-        kept = shortened_lengths(*lengths, room=self.max_len - 1 - len(texts))
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len - 1 - len(texts))
         places: list[Place] = [None]
         for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
             places += [*((number, begin) for begin in own[:length]), None]

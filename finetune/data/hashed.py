@@ -69,8 +69,8 @@ class WordEncoder(TextEncoder):
         """Return where every word of `encode([row])[0]` begins; None stands between two texts."""
         texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
         begins = [[begin for _, (begin, _) in split_words(text)] for text in texts]
-        lengths = [len(own) for own in begins] + [0] * (2 - len(texts))
-        kept = shortened_lengths(*lengths, room=self.max_len + 1 - len(texts))
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len + 1 - len(texts))
         places: list[Place] = []
         for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
             places += [None] * number + [(number, begin) for begin in own[:length]]
