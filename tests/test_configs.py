@@ -181,6 +181,11 @@ def check_finetune_command(arguments: list[str]) -> None:
         from training.command_line import parse_options
 
         assert parse_options(PredictConfig, options, program=command)
+    elif command == "explain":
+        from finetune.explain import ExplainConfig
+        from training.command_line import parse_options
+
+        assert parse_options(ExplainConfig, options, program=command)
     elif command == "grid":
         from finetune.grid import parse_grid
 
