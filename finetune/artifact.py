@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
-from finetune.data.batches import ScoreScale
 from finetune.data.encoding import TextEncoder, is_encoder_file, tokenizer_file
 from finetune.data.hashed import text_encoder
+from finetune.data.targets import ScoreScale
 from finetune.encoder_file import read_encoder_file
 from finetune.tasks.spec import SegmentRule
 from ponet import PretrainingModel, SequenceClassifier, load_official

@@ -23,8 +23,9 @@ from finetune.artifact import (
     load_classifier,
     load_pretrained,
 )
-from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
+from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
+from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.fit_module import FitModule
 from finetune.metrics import scores, tagging_scores
 from finetune.tasks.spec import TaskSpec
