@@ -2,13 +2,13 @@
 
 `python -m benchmarks.topic_pieces --text 'wiki-*.jsonl.zst' --output DIR` writes train.jsonl,
 validation.jsonl and test.jsonl with `sentences` and `labels` for `--data.kind sentences
---data.marks begins`. A document is some runs of consecutive sentences of different articles, one
-behind the other; the first sentence of every run but the first is labelled `begin`. No article
-gives to two splits. The sections of articles are not used, as the text lacks their headings: these
-borders are between subjects, which is easier than between sections.
+--data.marks begins`. A document is some pieces of different articles, one behind the other; the
+first sentence of every piece but the first is labelled `begin`. A piece is the first 3 to 11
+sentences of an article. No article gives to two splits. The sections of articles are not used, as
+the text has lost their headings: these borders lie between articles, and an article's first
+sentence often looks like one, which is easier than borders between sections.
 
-Source: Choi (NAACL 2000) made such documents of the Brown corpus; there a piece is the beginning of
-an article, here it is taken from anywhere in it.
+Source: Choi (NAACL 2000), who made such documents of the Brown corpus.
 """
 
 import argparse
@@ -23,44 +23,48 @@ from finetune.sentences.files import BEGIN, INSIDE, split_sentences
 from finetune.tasks.tables import read_table
 
 SPLITS = ("train", "validation", "test")
-LEAST_WORDS = 4
-"""Words of a sentence; shorter ones are headings and remains of lists."""
+LEAST_CHARACTERS, LEAST_WORDS = 100, 4
+"""Of a paragraph, and of a sentence; shorter ones are headings and remains of lists."""
+Article = list[str]
+"""Its sentences."""
+Range = tuple[int, int]
+LENGTHS: Range = (3, 11)
+"""Sentences of a piece."""
 
 
-def prose(text: str) -> list[str]:
+def prose(text: str) -> Article:
     """Return the sentences of an article, without its title and without remains of lists."""
     _, _, body = text.partition("\n")
-    paragraphs = (line for line in body.split("\n") if len(line) > 100)
+    paragraphs = (line for line in body.split("\n") if len(line) >= LEAST_CHARACTERS)
     sentences = (one for line in paragraphs for one in split_sentences(line))
     return [one for one in sentences if len(one.split()) >= LEAST_WORDS]
 
 
 def documents(
-    articles: Sequence[Sequence[str]],
+    articles: Sequence[Article],
     number: int,
     generator: np.random.Generator,
     *,
-    pieces: tuple[int, int] = (4, 8),
-    lengths: tuple[int, int] = (3, 11),
+    pieces: Range = (3, 7),
+    lengths: Range = LENGTHS,
 ) -> Iterator[dict[str, list[str]]]:
     """Yield documents of pieces of different articles.
 
     Args:
-        articles: Their sentences, each with at least as many as the longest piece.
+        articles: At least as many as the most pieces, each as long as the longest piece.
         number: Of documents.
         generator: Draws everything.
         pieces: Least and greatest number of pieces.
         lengths: Least and greatest number of sentences of a piece.
     """
     for _ in range(number):
-        chosen = generator.choice(len(articles), generator.integers(*pieces, endpoint=True), False)
+        size = generator.integers(*pieces, endpoint=True)
         sentences: list[str] = []
         labels: list[str] = []
-        for place in chosen:
-            length = int(generator.integers(*lengths, endpoint=True))
-            start = int(generator.integers(len(articles[place]) - length, endpoint=True))
-            labels += [BEGIN if sentences else INSIDE, *[INSIDE] * (length - 1)]
-            sentences += articles[place][start : start + length]
+        for place in generator.choice(len(articles), size, replace=False):
+            own = articles[place][: generator.integers(*lengths, endpoint=True)]
+            labels += [BEGIN if sentences else INSIDE, *[INSIDE] * (len(own) - 1)]
+            sentences += own
         yield {"sentences": sentences, "labels": labels}
 
 
@@ -78,15 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = sorted(glob.glob(options.text))
     if not paths:
         raise SystemExit(f"--text {options.text}: no such files")
-    rows = (row for path in paths for _, row in read_table(path))
-    generator = np.random.default_rng(options.seed)
-    found: list[list[str]] = []
-    for row in rows:
-        sentences = prose(row["text"])
-        if len(sentences) >= 11:
-            found.append(sentences)
+    found: list[Article] = []
+    for row in (row for path in paths for _, row in read_table(path)):
+        article = prose(row["text"])
+        if len(article) >= LENGTHS[1]:
+            found.append(article)
         if len(found) == options.articles:
             break
+    generator = np.random.default_rng(options.seed)
     order = generator.permutation(len(found))
     ends = np.cumsum(options.documents) / sum(options.documents) * len(found)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -152,12 +152,11 @@ def _content(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     try:
         if isinstance(values.get("content"), str):
             values = json.loads(values["content"])
-        return {
-            key: json.loads(value)
-            if key in (SENTENCES, LABELS) and isinstance(value, str)
-            else value
-            for key, value in values.items()
-        }
+        for key in (SENTENCES, LABELS):
+            given = values.get(key)
+            if isinstance(given, str) and given.startswith("["):
+                values = {**values, key: json.loads(given)}
+        return dict(values)
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{place}: has no JSON where it must ({error})") from None
 
