@@ -20,7 +20,7 @@ from finetune.cli import main
 from finetune.predict import Predictor
 from ponet.cli import main as ponet_main
 
-LEARNS = ("--trainer.max_epochs", "8", "--model.dropout_prob", "0", "--data.max_len", "64")
+LEARNS = ("--trainer.max_epochs", "8", "--model.dropout_prob", "0")
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,13 @@ def labeller(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "decoder"), [("ponet", "independent"), ("bert", "crf"), ("mixer", "independent")]
+    ("name", "decoder", "max_len"),
+    [("ponet", "independent", 64), ("bert", "crf", 64), ("mixer", "independent", 16)],
 )
 def test_labels_of_sentences_are_learned_by_any_encoder(
-    name: str, decoder: str, tmp_path: Path, tokenizer_json: Path
+    name: str, decoder: str, max_len: int, tmp_path: Path, tokenizer_json: Path
 ):
-    options = ("--model.decoder", decoder, *LEARNS)
+    options = ("--model.decoder", decoder, "--data.max_len", str(max_len), *LEARNS)
     assert fit_documents(tmp_path, tokenizer_json, name, *options) == 0
     result = result_of(tmp_path / name)
     scores = result["evaluation"]["test"]
