@@ -153,6 +153,11 @@ def _name(spec: TaskSpec, options: BaselineOptions) -> str:
     return f"{_NAMES[letters]}, {TAGGER}" if spec.labels else TAGGER
 
 
+def _searched(kind: str) -> str:
+    has_thresholds = kind in ("multilabel", "sentences")
+    return "thresholds were chosen on validation" if has_thresholds else "nothing was searched"
+
+
 def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
     """What is printed at the end."""
     data, encoder = result["data"], result["encoder"]
@@ -173,7 +178,7 @@ def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         "",
         *evaluation_lines(spec, result["evaluation"], constants),
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
-        f"{encoder['cpu_s']:.1f} s of CPU time; nothing was searched and nothing is drawn by lot: "
-        "this is one run, and another would say the same",
+        f"{encoder['cpu_s']:.1f} s of CPU time; {_searched(result['kind'])} and nothing is drawn "
+        "by lot: this is one run, and another would say the same",
         f"run: {folder}",
     ]
