@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetune.data.batches import EncodedText, IntArray
@@ -163,7 +162,7 @@ class Decider:
 
     def outputs(self, texts: Sequence[EncodedText]) -> Tensor:
         """Return the model's outputs for some texts, (texts, C)."""
-        return torch.stack([outputs_C for outputs_C, _ in self.predictor.answers(texts)])
+        return self.predictor.answers(texts).outputs
 
     def place(self, outputs_C: Tensor) -> int:
         """Return the place of the label that is explained, given the outputs for a text."""

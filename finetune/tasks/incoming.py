@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.predictions import read_texts, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts
-from finetune.tasks.spec import Columns, Row
+from finetune.tasks.spec import Columns, Row, Unit
 from finetune.tasks.tables import read_table
 
 
@@ -39,7 +40,9 @@ class InputReader:
     kept: Sequence[str] = ()
     """Columns that are carried over."""
     has_tags: bool = False
-    """Whether the rows are texts as words."""
+    """Whether the rows are texts as words, or as sentences."""
+    unit: Unit = "word"
+    """Which of both."""
 
     def rows(self, notes: Counter[str] | None = None) -> Iterator[InputRow]:
         """Yield the rows in order, those that cannot be labelled as `BadRow`.
@@ -50,7 +53,7 @@ class InputReader:
         Raises:
             ValueError: The file cannot be read to its end, or has no such columns to keep.
         """
-        texts = read_texts(self.path) if self.has_tags else None
+        texts = read_texts(self.path) if self.has_tags and self.unit == "word" else None
         if texts is None:
             yield from self._table(notes)
         elif self.kept:
@@ -80,6 +83,8 @@ class InputReader:
         yield from bad
 
     def _row(self, line: int, values: dict[str, Any]) -> Row:
+        if self.has_tags and self.unit == "sentence":
+            return row_of_sentences(self.columns, line, values)
         if self.has_tags:
             return row_of_words(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)
