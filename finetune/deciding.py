@@ -149,6 +149,8 @@ class Decider:
         info = self.predictor.classifier.info
         if info.is_regression:
             return info.scale.outer(outputs_BC[:, 0])
+        if info.is_multilabel:
+            return outputs_BC[:, place]
         others = [number for number in range(outputs_BC.shape[1]) if number != place]
         return outputs_BC[:, place] - outputs_BC[:, others].logsumexp(1)
 

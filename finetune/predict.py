@@ -48,7 +48,7 @@ _QUIET_S = 5.0
 Prediction = dict[str, Any]
 """`{"line", "label", "probabilities": {label: probability}}`, `labels` for `label` where several
 may hold, or `{"line", "score"}` of a regression; with tags also what `tag_answer` returns, or
-`sentence_answer`. That of a row that cannot be labelled has None for its answers, and an `error`."""
+`sentence_answer`. Where a row cannot be labelled, its answers are None and there is an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
