@@ -55,8 +55,9 @@ class PredictConfig:
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
-    labels are not needed. Where words have tags a .jsonl row may have a list `words` instead, and a
-    file or folder of tagged texts in any layout of training is read too."""
+    labels are not needed. Or a .txt file with a text in every line. Where words have tags a .jsonl
+    row may have a list `words` instead, and a file or folder of tagged texts in any layout of
+    training is read too."""
     output: str
     """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
     probabilities, or score; words, tags and spans (in a table each as JSON)."""

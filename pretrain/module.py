@@ -136,6 +136,14 @@ def check_encoder(encoder: EncoderConfig, data: Any) -> None:
         )
 
 
+def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    stored = dict(checkpoint.get(CONFIG_KEY, {}))
+    stored.pop("config", None)
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
+
+
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
@@ -314,7 +322,7 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
+        stored, own = _identity_in(checkpoint), self._identity()
         differing = "; ".join(
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
             for key in own
