@@ -184,7 +184,8 @@ class FinetuneCLI(RunCLI):
         if self.rehearses:
             return
         self.hold_folder()
-        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(self.decided_by)))
+        settings = self.plain_config(without=tuple(self.decided_by))
+        self.earlier = earlier_run(self.run, settings, defaults=self.default_config)
         if self.earlier != "unfinished":
             return
         found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)

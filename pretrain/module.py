@@ -109,6 +109,15 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
+def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    stored = dict(checkpoint.get(CONFIG_KEY, {}))
+    for beside in ("config", STARTED_KEY):
+        stored.pop(beside, None)
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
+
+
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
@@ -334,8 +343,8 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
-        self.started_from = stored.get(STARTED_KEY, {})
+        stored, own = _identity_in(checkpoint), self._identity()
+        self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}
             own["start_from"] = self.start_from
