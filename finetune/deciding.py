@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from finetune.data.batches import EncodedText
+from finetune.data.batches import EncodedText, IntArray
 from finetune.predict import Predictor
 from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row
@@ -33,6 +32,22 @@ class Word(NamedTuple):
     """First character in its text."""
     end: int
     """One past the last character."""
+
+
+class Reading(NamedTuple):
+    """What a model reads of a row."""
+
+    text: EncodedText
+    words: list[Word]
+    """Those with a token, in order."""
+    word_of_T: IntArray
+    """(tokens,): place in `words` of the word of every token; one past the last: of none."""
+
+    def by_word(self, values_T: Tensor) -> list[float]:
+        """Return the sums of values over the tokens of every word, then over [CLS] and [SEP]."""
+        values = values_T.detach().double().cpu().numpy()[: len(self.word_of_T)]
+        sums = np.bincount(self.word_of_T, values, minlength=len(self.words) + 1)
+        return [_short(value) for value in sums.tolist()]
 
 
 def words_of(row: Row) -> list[Word]:
@@ -94,33 +109,48 @@ class Decider:
         Raises:
             ValueError: The row cannot be encoded, or has nothing left without one of its words.
         """
-        (text,) = self._encoded([row])
-        words = words_of(row)
-        word_of_T = _words_of_tokens(words, self.predictor.classifier.encoder.characters(row))
-        kept = sorted(set(word_of_T) - {-1})
-        outputs_C = self._outputs([text])[0]
-        place = self._place(outputs_C)
+        found = self.read(row)
+        outputs_C = self.outputs([found.text])[0]
+        place = self.place(outputs_C)
         answer = self._answer(outputs_C, place)
         if self.method == "pools":
-            told = self._pools(text, place, word_of_T)
+            told = self._pools(found, place)
         else:
-            rows = [without(row, [words[number]]) for number in kept]
-            encoded = self._encoded(rows, "without one of its words: ")
-            others = self.measure(self._outputs(encoded), place)
-            given = (self.measure(outputs_C[None], place) - others).tolist()
-            told = {"words": [{"given": _short(value)} for value in given]}
+            rows = [without(row, [word]) for word in found.words]
+            given_W = self.measure(outputs_C[None], place) - self.scores(
+                rows, place, "without one of its words: "
+            )
+            told = {"words": [{"given": _short(value)} for value in given_W.tolist()]}
         named = [
-            {**words[number]._asdict(), "word": _characters(row, words[number]), **said}
-            for number, said in zip(kept, told.pop("words"), strict=True)
+            {**word._asdict(), "word": _characters(row, word), **said}
+            for word, said in zip(found.words, told.pop("words"), strict=True)
         ]
-        rest = {"words_cut": len(words) - len(kept), **told, "words": named}
+        rest = {"words_cut": len(words_of(row)) - len(named), **told, "words": named}
         return {"line": row.line, **answer, **rest}
+
+    def read(self, row: Row) -> "Reading":
+        """Return what the model reads of a row; see `__call__` for errors."""
+        (text,) = self._encoded([row])
+        words = words_of(row)
+        begins = [(word.text, word.start) for word in words]
+        places = self.predictor.classifier.encoder.characters(row)
+        numbers = [-1 if place is None else bisect_right(begins, place) - 1 for place in places]
+        kept = sorted(set(numbers) - {-1})
+        slots = {number: slot for slot, number in enumerate(kept)}
+        word_of_T = np.array([slots.get(number, len(kept)) for number in numbers])
+        return Reading(text, [words[number] for number in kept], word_of_T)
+
+    def scores(self, rows: Sequence[Row], place: int, what: str = "") -> Tensor:
+        """Return what is explained of each row, as `measure`; errors begin with `what`."""
+        return self.measure(self.outputs(self._encoded(rows, what)), place)
 
     def measure(self, outputs_BC: Tensor, place: int) -> Tensor:
         """Return what is explained, (B,): the log-odds of a label, or the score."""
         info = self.predictor.classifier.info
         if info.is_regression:
             return info.scale.outer(outputs_BC[:, 0])
+        if info.is_multilabel:
+            return outputs_BC[:, place]
         others = [number for number in range(outputs_BC.shape[1]) if number != place]
         return outputs_BC[:, place] - outputs_BC[:, others].logsumexp(1)
 
@@ -132,10 +162,12 @@ class Decider:
             texts.append(text)
         return texts
 
-    def _outputs(self, texts: Sequence[EncodedText]) -> Tensor:
-        return torch.stack([outputs_C for outputs_C, _ in self.predictor.answers(texts)])
+    def outputs(self, texts: Sequence[EncodedText]) -> Tensor:
+        """Return the model's outputs for some texts, (texts, C)."""
+        return self.predictor.answers(texts).outputs
 
-    def _place(self, outputs_C: Tensor) -> int:
+    def place(self, outputs_C: Tensor) -> int:
+        """Return the place of the label that is explained, given the outputs for a text."""
         labels = self.predictor.classifier.info.labels
         return labels.index(self.label) if self.label else int(outputs_C.argmax())
 
@@ -146,33 +178,23 @@ class Decider:
         chance = float(value.sigmoid())
         return {"label": info.labels[place], "probability": chance, "log_odds": float(value)}
 
-    def _pools(self, text: EncodedText, place: int, word_of_T: Sequence[int]) -> Explanation:
-        predictor, kept = self.predictor, sorted(set(word_of_T) - {-1})
-        batch = predictor.classifier.encoder.batch([text]).to(predictor.device)
+    def _pools(self, found: "Reading", place: int) -> Explanation:
+        predictor = self.predictor
+        batch = predictor.classifier.encoder.batch([found.text]).to(predictor.device)
         _, layers = pool_winners(
             predictor.classifier.model, batch, lambda outputs: self.measure(outputs, place)
         )
-        given_T = sum(part for layer in layers for part in layer.given)
-        assert isinstance(given_T, Tensor)
-        rows = torch.stack([given_T, *(part for layer in layers for part in layer.taken)])
-        sums = np.zeros((len(rows), len(kept) + 1))
-        slots = np.searchsorted(kept, word_of_T)
-        slots[np.array(word_of_T) < 0] = len(kept)  # [CLS], [SEP]
-        np.add.at(sums.T, slots, rows[:, 0].double().cpu().numpy().T[: len(slots)])
+        given_1L = sum(part for layer in layers for part in layer.given)
+        assert isinstance(given_1L, Tensor)
+        taken = [part for layer in layers for part in layer.taken]
+        table = [found.by_word(values_1L[0]) for values_1L in (given_1L, *taken)]
         names = ("segment_maxima", "local_maxima", "global_share")
-        table = [[_short(value) for value in column] for column in sums.T.tolist()]
         said = [
             {"given": given, **{name: taken[k::3] for k, name in enumerate(names)}}
-            for given, *taken in table
+            for given, *taken in zip(*table, strict=True)
         ]
         width = predictor.classifier.model.encoder.config.hidden_size
-        return {"channels": width, "given_by_others": table[-1][0], "words": said[:-1]}
-
-
-def _words_of_tokens(words: Sequence[Word], places: Sequence[tuple[int, int] | None]) -> list[int]:
-    """Return the number of the word that each token belongs to; -1: to none."""
-    begins = [(word.text, word.start) for word in words]
-    return [-1 if place is None else bisect_right(begins, place) - 1 for place in places]
+        return {"channels": width, "given_by_others": table[0][-1], "words": said[:-1]}
 
 
 def _short(value: float) -> float:

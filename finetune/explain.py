@@ -141,7 +141,10 @@ def page_text(told: Explanation, texts: Sequence[str]) -> dict[str, Any]:
 def _parts(
     text: str, words: Sequence[Mapping[str, Any]], greatest: float
 ) -> list[tuple[str, float, str]]:
-    """Return a text in pieces: characters, tone in [-1, 1], and what to say of them."""
+    """Return a text in pieces: characters, tone in [-1, 1], and what to say of them.
+
+    The piece behind the last word has the tone 0; it is said of it that it was not read.
+    """
     parts, done = list[tuple[str, float, str]](), 0
     for word in words:
         tone = word["given"] / greatest
@@ -149,7 +152,8 @@ def _parts(
             parts.append((text[done : word["start"]], 0.0, ""))
             parts.append((text[word["start"] : word["end"]], tone, f"{word['given']:+.3g}"))
             done = word["end"]
-    return [*parts, (text[done:], 0.0, "")]
+    end = words[-1]["end"] if words else 0
+    return [*parts, (text[done:end], 0.0, ""), (text[end:], 0.0, "not read")]
 
 
 def _table(told: Explanation) -> list[list[Cell | str]]:

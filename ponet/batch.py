@@ -149,12 +149,13 @@ def join_texts(batch: EncoderBatch, *, num_tokens: int = 0) -> EncoderBatch:
     row_T1 = torch.arange(len(mask_TP), device=mask_TP.device)[:, None]
     keys_N = (batch.segment_ids + row_T1 * mask_TP.shape[1])[mask_TP]
     distinct = torch.unique_consecutive if batch.segments_are_runs else torch.unique
-    joined = {name: tensor[mask_TP] for name, tensor in batch.tensors().items()}
+    joined: dict[str, Any] = {name: tensor[mask_TP] for name, tensor in batch.tensors().items()}
     joined["segment_ids"] = distinct(keys_N, return_inverse=True)[1]
     ends_TP = mask_TP.long().flatten().cumsum(0).view_as(mask_TP)
+    joined = {name: F.pad(tensor, (0, missing))[None] for name, tensor in joined.items()}
     return replace(
         batch,
-        **{name: F.pad(tensor, (0, missing))[None] for name, tensor in joined.items()},
+        **joined,
         has_padding=missing > 0,
         text_places=torch.where(mask_TP, ends_TP - 1, num_real + missing),
     )

@@ -35,10 +35,10 @@ def training_flops(
     config: EncoderConfig,
     *,
     num_rows: int,
-    num_tokens: int,
-    num_masked: int = 0,
+    num_tokens: float,
+    num_masked: float = 0,
     num_pair_classes: int = 0,
-    num_read: int | None = None,
+    num_read: float | None = None,
 ) -> float:
     """Return the operations of one forward and backward pass, the optimiser left out.
 
@@ -49,8 +49,8 @@ def training_flops(
     Args:
         config: Encoder.
         num_rows: B.
-        num_tokens: L, padding included.
-        num_masked: M, slots of the masked-LM head in each row.
+        num_tokens: L, padding included; the mean where rows differ.
+        num_masked: M, slots of the masked-LM head in each row, or their mean.
         num_pair_classes: P; 0: no pair head and no pooler.
         num_read: R; None: all L.
     """
@@ -72,7 +72,9 @@ def training_flops(
     return num_rows * (FORWARD_AND_BACKWARD * 2 * products + transforms)
 
 
-def mixer_products(config: EncoderConfig, num_tokens: int, *, num_read: int | None = None) -> int:
+def mixer_products(
+    config: EncoderConfig, num_tokens: float, *, num_read: float | None = None
+) -> float:
     """Return the multiplications of one mixer's forward pass over one row.
 
     PoNet's query and key are applied to pooled vectors only: three D x D products per row, and two
@@ -109,7 +111,7 @@ def mixer_products(config: EncoderConfig, num_tokens: int, *, num_read: int | No
     return products + (width**2 if "query" in in_use else 0)
 
 
-def transform_flops(config: EncoderConfig, num_tokens: int) -> float:
+def transform_flops(config: EncoderConfig, num_tokens: float) -> float:
     """Return the operations of one mixer's Fourier transform of one row of real values."""
     if not isinstance(config, FNetConfig):
         return 0.0

@@ -51,11 +51,11 @@ def pool_winners(
 
     Args:
         model: Holds an encoder of PoNet's as `encoder`; in evaluation mode.
-        batch: Texts.
+        batch: Texts, one in every row.
         score: Makes (B,) of the model's output: what is to be explained of every text.
 
     Raises:
-        ValueError: The encoder has no pools.
+        ValueError: The encoder has no pools, or rows hold several texts.
 
     Source:
         PoNet (arXiv 2110.02442), its three poolings; value times gradient is the first-order part
@@ -64,6 +64,8 @@ def pool_winners(
     mixers = [module for module in model.modules() if isinstance(module, PoNetMixer)]
     if not mixers:
         raise ValueError("an encoder without pools was given; only PoNet's have winners")
+    if batch.text_places is not None:
+        raise ValueError("rows of several texts were given; winners need a text in every row")
     with _whole_layers(model), _watched(mixers) as seen, torch.enable_grad():
         output = model(batch)
         updates = [update for _, _, update in seen]

@@ -1,7 +1,7 @@
 """PretrainModule: the LightningModule around `ponet.PretrainingModel`.
 
-Invariant: the loss looks at the masked positions only, and every batch has the same number of them,
-so shapes never change during a run.
+Invariant: the loss looks at the masked positions only, and there are few shapes in a run: padded
+batches have one, joined ones one of a few.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -24,6 +24,7 @@ from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
 from training.checkpoints.resume import ConfiguredModule
+from training.interruption import say
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
@@ -108,6 +109,15 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
+def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    stored = dict(checkpoint.get(CONFIG_KEY, {}))
+    for beside in ("config", STARTED_KEY):
+        stored.pop(beside, None)
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
+
+
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
@@ -123,11 +133,13 @@ class PretrainModule(ConfiguredModule):
             (tile), or stretched (interpolate).
         new_words: Rows of words that the weights do not know: the mean of the pieces they were
             cut into so far (pieces), or fresh values (normal).
-        compile: Compile the encoder in place with torch.compile, once for each shape of a batch:
-            training has one, evaluation two. Pays on a GPU.
+        compile: Compile the blocks in place with torch.compile, once for all layers and for each
+            shape of a batch: evaluation has two, training one, or some ten to twenty of joined
+            texts (`data.join_texts`). Pays on a GPU.
         compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
             short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
-            fastest kernels. CUDA graphs have no effect on a CPU. Needs `compile`.
+            fastest kernels. CUDA graphs have no effect on a CPU, and are refused where several
+            micro-batches make a step. Needs `compile`.
         checkpoint_every: The first of every this many blocks is computed again in the backward
             pass: less memory for long inputs and large batches, the same gradients. 1: every
             block, a third more time; 0: none.
@@ -185,6 +197,14 @@ class PretrainModule(ConfiguredModule):
             datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if datamodule is not None and datamodule.join_texts:
+            datamodule.join_texts = self.model.encoder.keeps_texts_apart
+            if not datamodule.join_texts:
+                kind = self.encoder_config.kind
+                rank_zero_only(say)(
+                    f"every text has a padded row of its own: in {kind} as it is set texts of one "
+                    "row would see each other (data.join_texts)"
+                )
         if self.compile_model and self.encoder_config.projection is not None:
             raise ValueError(
                 "model.compile is on, but batches of hashed words have a new shape in every step, "
@@ -196,11 +216,24 @@ class PretrainModule(ConfiguredModule):
             rank_zero_warn(f"model.compile_mode {self.compile_mode} does nothing: compile is off")
 
     def _compile(self) -> None:
-        """Compile the encoder; another shape than expected is compiled too, never run slowly.
+        """Compile the blocks; another shape than expected is compiled too, never run slowly.
 
         At its limit of shapes torch.compile would go on uncompiled without a word.
+
+        Raises:
+            ValueError: If CUDA graphs would meet gradients that are added up: those lie in the
+                memory of the graphs, which the next micro-batch overwrites.
         """
         import torch._dynamo as dynamo
+
+        added_up = self.trainer.accumulate_grad_batches
+        if self.compile_mode != "default" and added_up > 1:
+            raise ValueError(
+                f"model.compile_mode {self.compile_mode} uses CUDA graphs, whose memory does not "
+                f"outlive a micro-batch, and this run adds up {added_up} micro-batches a step; "
+                "give --model.compile_mode default, or a "
+                "--data.micro_batch_size that makes one micro-batch a step"
+            )
 
         device = self.trainer.strategy.root_device  # the module itself is moved there later
         if self.compile_mode == "reduce-overhead" and device.type != "cuda":
@@ -208,30 +241,32 @@ class PretrainModule(ConfiguredModule):
         limit = max(dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
         dynamo.config.recompile_limit = limit
         dynamo.config.fail_on_recompile_limit_hit = True
-        mode = None if self.compile_mode == "default" else self.compile_mode
-        self.model.encoder.compile(dynamic=False, mode=mode)
+        self.model.encoder.compile_blocks(self.compile_mode)
 
     def forward(self, batch: dict[str, Tensor]) -> MaskedOutput:
         """Logits at the masked positions and of the pair."""
-        return self.model.forward_masked(encoder_batch(batch), batch["masked_positions"])
+        inputs = encoder_batch(batch, compiled=self.compile_model)
+        return self.model.forward_masked(inputs, batch["masked_positions"])
 
     def batch_sums(self, batch: dict[str, Tensor]) -> LossSums:
         """Losses and hits of a batch, without all logits of its masked positions at once."""
         if self.compile_model:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         positions_BM, labels_BM = batch["masked_positions"], batch["masked_labels"]
-        return loss_sums(
-            self.model.masked_loss(encoder_batch(batch), positions_BM, labels_BM), batch
-        )
+        inputs = encoder_batch(batch, compiled=self.compile_model)
+        return loss_sums(self.model.masked_loss(inputs, positions_BM, labels_BM), batch)
 
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
-        """Operations of the forward and backward pass over a batch of this shape."""
-        num_rows, num_tokens = batch["input_ids"].shape
-        num_masked = batch["masked_positions"].shape[1]
+        """Operations of the forward and backward pass over a batch of this shape.
+
+        Joined texts count as equally long, with which attention takes least.
+        """
+        num_texts = len(batch.get("text_places", batch["input_ids"]))
+        num_masked = batch["masked_positions"].numel() / num_texts
         return training_flops(
             self.encoder_config,
-            num_rows=num_rows,
-            num_tokens=num_tokens,
+            num_rows=num_texts,
+            num_tokens=batch["input_ids"].numel() / num_texts,
             num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
             num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,
@@ -308,8 +343,8 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
-        self.started_from = stored.get(STARTED_KEY, {})
+        stored, own = _identity_in(checkpoint), self._identity()
+        self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}
             own["start_from"] = self.start_from

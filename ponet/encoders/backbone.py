@@ -285,8 +285,9 @@ class Encoder(nn.Module):
     @property
     def keeps_texts_apart(self) -> bool:
         """Whether a batch may be one of `join_texts`; the window of hashed words sees beyond."""
-        mixers = [block.mixer.keeps_texts_apart for block in self.layers]
-        return self.config.projection is None and bool(mixers) and all(mixers)
+        mixers: list[Any] = [block.mixer for block in self.layers]
+        apart = all(mixer.keeps_texts_apart for mixer in mixers)
+        return apart and bool(mixers) and self.config.projection is None
 
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return the plan that every layer gets for this batch.
@@ -332,6 +333,19 @@ class Encoder(nn.Module):
                 x_BLD = block(*inputs)
         normed: Tensor = self.final_norm(x_BLD)
         return normed
+
+    def compile_blocks(self, mode: str = "default") -> None:
+        """Compile every block in place; blocks of one kind share one graph for each shape.
+
+        A graph of all blocks would take as many times as long to make. What cannot be one graph is
+        an error and never runs in pieces, but for an LSTM, which PyTorch compiles around.
+
+        Args:
+            mode: Of torch.compile.
+        """
+        for block in self.layers:
+            whole = not isinstance(block, BareBlock)
+            block.compile(dynamic=False, fullgraph=whole, mode=None if mode == "default" else mode)
 
     def extend_positions(self, max_positions: int, *, method: PositionMethod = "tile") -> None:
         """Replace the position table by a longer one, in place; do it before making an optimizer.

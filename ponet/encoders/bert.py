@@ -67,14 +67,14 @@ class BertMixer(TokenMixer):
         """Return what the attention gives every token, (B, L, D)."""
         qkv_BLE = self.query_key_value(x_BLD)
         if not isinstance(plan, TextPlan):
-            return self._attend(*self._split(qkv_BLE, 3), plan)
+            return self._attend(self._split(qkv_BLE, 3), plan)
         if plan.lengths:
-            parts = qkv_BLE.flatten(0, 1).split(plan.lengths)
-            found = [self._attend(*self._split(part[None], 3)) for part in parts]
+            parts = qkv_BLE.flatten(0, 1).split_with_sizes(plan.lengths)
+            found = [self._attend(self._split(part[None], 3)) for part in parts]
             return torch.cat(found, 1).view_as(x_BLD)
         texts_TPE = qkv_BLE.flatten(0, 1).index_select(0, plan.places)
         texts_TPE = texts_TPE.view(len(plan.mask), -1, qkv_BLE.shape[-1])
-        found_TPD = self._attend(*self._split(texts_TPE, 3), plan.mask)
+        found_TPD = self._attend(self._split(texts_TPE, 3), plan.mask)
         return found_TPD.flatten(0, 1).index_select(0, plan.slots_N).view_as(x_BLD)
 
     def mix_at(self, x_BLD: Tensor, plan: Tensor | TextPlan | None, read_BR: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class BertMixer(TokenMixer):
                 attended_BRD = self._ask(query_BRD, both_BLE, plan, read_BR)
             else:
                 query, both = self._split(query_BRD, 1), self._split(both_BLE, 2)
-                attended_BRD = self._attend(*query, *both, plan)
+                attended_BRD = self._attend((*query, *both), plan)
         update: Tensor = self.dropout(self.output(attended_BRD))
         return update
 
@@ -101,10 +101,10 @@ class BertMixer(TokenMixer):
         text_M = plan.slots_N[(read_BR + rows_B1).flatten()] // plan.mask.shape[-1]
         order_M = text_M.argsort(stable=True)
         counts = text_M.bincount(minlength=len(plan.mask)).tolist()
-        queries = query_BRD.flatten(0, 1)[order_M].split(counts)
-        both = both_BLE.flatten(0, 1).split(plan.lengths)
+        queries = query_BRD.flatten(0, 1)[order_M].split_with_sizes(counts)
+        both = both_BLE.flatten(0, 1).split_with_sizes(plan.lengths)
         found = [
-            self._attend(*self._split(asking[None], 1), *self._split(text[None], 2))
+            self._attend((*self._split(asking[None], 1), *self._split(text[None], 2)))
             for asking, text in zip(queries, both[: len(counts)], strict=True)
         ]
         return torch.cat(found, 1)[0, order_M.argsort()].view_as(query_BRD)
@@ -114,10 +114,9 @@ class BertMixer(TokenMixer):
         shape = (*values_BLE.shape[:2], parts, self.config.num_heads, -1)
         return values_BLE.view(shape).permute(2, 0, 3, 1, 4).unbind()
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
+    def _attend(self, parts: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
         """Return (B, R, D), given queries (B, H, R, K), keys and values (B, H, L, K)."""
+        query, key, value = parts
         dropout_prob = self.config.attention_dropout_prob if self.training else 0.0
         attended_BHRK = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout_prob

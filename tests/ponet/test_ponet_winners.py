@@ -7,6 +7,7 @@ import torch
 from ponet_reference import make_batch
 
 from ponet import BertConfig, EncoderBatch, PoNetConfig, SequenceClassifier
+from ponet.batch import join_texts
 from ponet.encoders.ponet import PoNetMixer
 from ponet.winners import LayerWinners, pool_winners
 
@@ -157,7 +158,9 @@ def test_pools_that_are_off_took_nothing_and_frozen_weights_change_nothing() -> 
     assert not model.encoder.layers[0].mixer._forward_hooks
 
 
-def test_an_encoder_without_pools_has_no_winners() -> None:
+def test_encoders_without_pools_and_joined_texts_are_refused() -> None:
     model = SequenceClassifier(BertConfig(**SIZES), num_labels=2)
     with pytest.raises(ValueError, match="only PoNet's have winners"):
         pool_winners(model, make_batch(), margin)
+    with pytest.raises(ValueError, match="a text in every row"):
+        pool_winners(make_model(), join_texts(make_batch()), margin)
