@@ -114,7 +114,7 @@ def forgotten(options: Options, run: Path) -> dict[str, float]:
         call("pretrain", "validate", "--config", CONFIGS / "pretrain/nano.yaml", "--ckpt_path", run,
              "--data.folder", options.root / "wiki", "--data.num_workers", 0, "--run.root",
              options.root / "evaluations", "--run.name", run.name)  # fmt: skip
-    metrics = json.loads(record.read_text(encoding="utf-8"))["metrics"]
+    metrics = json.loads(record.read_text(encoding="utf-8").splitlines()[-1])["metrics"]
     return {key: metrics[f"val/{key}"] for key in ("mlm_loss", "mlm_accuracy")}
 
 
