@@ -3,11 +3,13 @@
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from finetune.artifact import ClassifierInfo
 from finetune.sentences.tasks import no_sentences
 from finetune.tagging.predictions import NO_ANSWER
+
+if TYPE_CHECKING:
+    from finetune.artifact import ClassifierInfo
 
 OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 Prediction = dict[str, Any]
@@ -17,7 +19,7 @@ may hold, or `{"line", "score"}` of a regression; with tags also what `tag_answe
 
 
 def prediction_writer(
-    stream: TextIO, ending: str, *, info: ClassifierInfo, kept: Sequence[str]
+    stream: TextIO, ending: str, *, info: "ClassifierInfo", kept: Sequence[str]
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
@@ -51,12 +53,12 @@ def prediction_writer(
     return write_row
 
 
-def label_name(info: ClassifierInfo) -> str:
+def label_name(info: "ClassifierInfo") -> str:
     """Return what a prediction calls the label of a text, or its labels."""
     return "labels" if info.is_multilabel else "label"
 
 
-def no_tags(info: ClassifierInfo) -> dict[str, None]:
+def no_tags(info: "ClassifierInfo") -> dict[str, None]:
     """Return what a prediction says of words or sentences without tags; empty: of neither."""
     if info.labels_sentences:
         return no_sentences(info.marks)
