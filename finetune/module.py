@@ -55,7 +55,7 @@ def row_losses(
 
     Args:
         outputs_BC: Logits, or (B, 1) scores of a regression.
-        targets_B: int64 classes, scores, or 0 and 1 (B, C).
+        targets_B: int64 classes, scores, or of several labels (B, C + 1) as `targets_of` says.
         is_regression: Whether they are scores.
         class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
     """
@@ -63,7 +63,7 @@ def row_losses(
     if is_regression:
         return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
     if targets_B.ndim == 2:
-        targets_BC = targets_B.float()
+        targets_BC = targets_B[:, :-1].float()
         return binary_cross_entropy_with_logits(outputs_BC, targets_BC, reduction="none").mean(1)
     return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
@@ -345,7 +345,7 @@ class FinetuneModule(FitModule):
         """Choose the thresholds that score best on a split, where there are any to choose."""
         if self.spec.is_multilabel:
             self.thresholds = choose_thresholds(
-                answers.outputs, answers.targets > 0, how=self.how_thresholds
+                answers.outputs, answers.targets[:, :-1] > 0, how=self.how_thresholds
             )
         elif answers.margins:
             rows = self.datamodule.loaded.splits[split].rows
