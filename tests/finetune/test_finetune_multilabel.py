@@ -11,8 +11,8 @@ from finetune_runs import BAD, FILLER, GOOD, QUICK, json_lines, result_of
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
+from finetune.data.targets import row_losses
 from finetune.metrics import scores
-from finetune.module import row_losses
 from finetune.predict import Predictor
 from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
