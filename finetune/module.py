@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import (
@@ -25,7 +24,7 @@ from finetune.artifact import (
 )
 from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
+from finetune.data.targets import ScoreScale, balanced_weights, row_losses, score_scale
 from finetune.fit_module import FitModule
 from finetune.metrics import scores, sentence_scores, tagging_scores
 from finetune.sentences.windows import joined
@@ -40,32 +39,6 @@ from ponet import BertConfig, PretrainingModel, SequenceClassifier
 from ponet.tagger import Decoder, SentenceTagger, Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
 from training.optim import FinetuneOptimizer, scheduled_optimizer
-
-
-def row_losses(
-    outputs_BC: Tensor,
-    targets_B: Tensor,
-    *,
-    is_regression: bool,
-    class_weights_C: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
-
-    Of any number of labels the binary cross-entropy, as a mean over the labels.
-
-    Args:
-        outputs_BC: Logits, or (B, 1) scores of a regression.
-        targets_B: int64 classes, scores, or 0 and 1 (B, C).
-        is_regression: Whether they are scores.
-        class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
-    """
-    outputs_BC = outputs_BC.float()
-    if is_regression:
-        return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
-    if targets_B.ndim == 2:
-        targets_BC = targets_B.float()
-        return binary_cross_entropy_with_logits(outputs_BC, targets_BC, reduction="none").mean(1)
-    return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
 
 def log_prefix(split: str) -> str:
@@ -271,6 +244,11 @@ class FinetuneModule(FitModule):
     def _start_pairs(self, classifier: SequenceClassifier) -> None:
         """Let words and pairs start from how many training texts of each label have them."""
         pairs = classifier.pairs
+        if pairs is not None and self.spec.is_multilabel:
+            raise ValueError(
+                "words and pairs beside an encoder tell one class from others, and texts have "
+                "several labels here; leave out pair_rows"
+            )
         if pairs is None or self.pair_start == "zero" or self.spec.is_regression:
             return
         counts_CR = torch.zeros(self.spec.num_outputs, pairs.projection.pair_rows + 1)
@@ -379,7 +357,7 @@ class FinetuneModule(FitModule):
         """Choose the thresholds that score best on a split, where there are any to choose."""
         if self.spec.is_multilabel:
             self.thresholds = choose_thresholds(
-                answers.outputs, answers.targets > 0, how=self.how_thresholds
+                answers.outputs, answers.targets[:, :-1] > 0, how=self.how_thresholds
             )
         elif answers.margins:
             rows = self.datamodule.loaded.splits[split].rows
