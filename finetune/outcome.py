@@ -116,6 +116,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "targets": datamodule.targets,
         "languages": datamodule.languages,
         "decoder": module.decoder,
+        "thresholds": module.how_thresholds,
     }
 
 
@@ -185,7 +186,7 @@ def evaluation_lines(
         constants: Name of a constant answer -> split -> its scores.
     """
     found = {spec.title: evaluation, **constants}
-    labels = dict.fromkeys(spec.labels)
+    labels = dict.fromkeys(spec.classes)
     return [line for s in evaluation for line in _split_lines(s, found, spec.f1_label, labels)]
 
 
@@ -205,7 +206,7 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     majority = counts.index(max(counts)) if counts else train["target_mean"] or 0.0
     constants: dict[str, Scores] = {"baseline (majority)": constant_metrics(task, float(majority))}
     if best:
-        place = [repr(label) for label in task.spec.labels].index(best)
+        place = [repr(label) for label in task.spec.classes].index(best)
         constants[f"baseline (always {best})"] = constant_metrics(task, float(place))
     return constants
 

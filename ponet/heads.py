@@ -122,7 +122,11 @@ def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
 
 
 class MaskedLMHead(nn.Module):
-    """Linear, GELU, layer norm, then the word embeddings as output weights plus a bias."""
+    """Linear, GELU, layer norm, then the word embeddings as output weights plus a bias.
+
+    Of an encoder of hashed words, which has no embeddings of a vocabulary, the head has output
+    weights of its own; only pretraining needs them.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         """Build the transform; the output weights come with each call, so they stay tied."""
@@ -131,6 +135,9 @@ class MaskedLMHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.activation = activation_function(config.activation)
+        weight_VD = torch.empty(config.vocab_size * bool(config.projection), config.hidden_size)
+        nn.init.normal_(weight_VD, std=config.init_range)
+        self.weight = nn.Parameter(weight_VD) if config.projection else None
         init_weights(self, config.init_range)
 
     def forward(self, x: Tensor, word_weight_VD: Tensor) -> Tensor:
@@ -138,7 +145,7 @@ class MaskedLMHead(nn.Module):
 
         Args:
             x: Hidden states.
-            word_weight_VD: Weight of the word embeddings.
+            word_weight_VD: Output weights.
         """
         return F.linear(self.transform(x), word_weight_VD, self.bias)
 
@@ -152,7 +159,7 @@ class MaskedLMHead(nn.Module):
 
         Args:
             x_ND: Hidden states.
-            word_weight_VD: Weight of the word embeddings.
+            word_weight_VD: Output weights.
             labels_N: int64, the words; -100 at positions that do not count.
         """
         return linear_cross_entropy(self.transform(x_ND), word_weight_VD, self.bias, labels_N)
@@ -187,8 +194,10 @@ class PretrainingModel(nn.Module):
 
     @property
     def decoder_weight(self) -> nn.Parameter:
-        """Output weights (V, D) of the masked-LM head: the word embeddings' own Parameter."""
+        """Output weights (V, D): the word embeddings' own Parameter, or the head's."""
         weight_VD = self.encoder.embeddings.word.weight
+        if self.mlm_head.weight is not None:
+            weight_VD = self.mlm_head.weight
         assert isinstance(weight_VD, nn.Parameter)
         return weight_VD
 

@@ -2,7 +2,7 @@
 
 Invariant: a batch is a pure function of its sample numbers and the configs; neighbours in the
 batch, workers and ranks do not matter. Shapes are always (B, max_len), or of joined texts one of a
-few for each B.
+few for each B; batches of whole words are as wide as their longest row.
 
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
 from ponet.batch import EncoderBatch, join_texts
+from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
-from pretrain.objectives import IGNORED_LABEL, Objective
+from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
@@ -81,12 +82,22 @@ class PretrainDataset(Dataset[Batch]):
         self._plans: dict[int, Examples] = {}
         self._ends: list[int] = []
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
+        self._masking = masking
+        self.read_words(None)
+
+    def read_words(self, words: PieceWords | None) -> None:
+        """Make batches of whole words from now on, as encoders of hashed words need them.
+
+        Then only words that are one piece are hidden. None: batches of pieces.
+        """
+        self._words = words
         self._masker = Masker(
-            masking,
-            max_len=packing.max_len,
-            tokenizer=shards.manifest.tokenizer,
-            is_continuation_V=shards.is_continuation,
-            seed=seed,
+            self._masking,
+            max_len=self._packing.max_len,
+            tokenizer=self.shards.manifest.tokenizer,
+            is_continuation_V=self.shards.is_continuation,
+            seed=self._seed,
+            single_pieces=words is not None,
         )
 
     @property
@@ -176,7 +187,15 @@ class PretrainDataset(Dataset[Batch]):
         return len(self.plan(0))
 
     def __getitems__(self, samples: Sequence[int] | IntArray) -> Batch:
-        """Return the batch of these sample numbers, in their order.
+        """Return the batch of these sample numbers, in their order: of pieces, or of whole words.
+
+        Of whole words, `input_ids` number the rows of `word_features`, (W, N) int64.
+        """
+        batch = self.pieces(samples)
+        return batch if self._words is None else words_of(batch, self._words)
+
+    def pieces(self, samples: Sequence[int] | IntArray) -> Batch:
+        """Return the batch of these sample numbers in pieces, whatever the encoder reads.
 
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
@@ -263,8 +282,12 @@ class PretrainDataset(Dataset[Batch]):
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
 
 
-def encoder_batch(batch: Batch) -> EncoderBatch:
-    """Return the encoder's part of a batch; its segments are always runs of tokens."""
+def encoder_batch(batch: Batch, *, compiled: bool = False) -> EncoderBatch:
+    """Return the encoder's part of a batch; its segments are always runs of tokens.
+
+    Compiled blocks are not told of batches without padding, for which attention needs no mask:
+    they would be compiled once with a mask and once without.
+    """
     return EncoderBatch(
         input_ids=batch["input_ids"],
         mask=batch["mask"],
@@ -272,8 +295,18 @@ def encoder_batch(batch: Batch) -> EncoderBatch:
         segment_ids=batch["segment_ids"],
         special_mask=batch["special_mask"],
         segments_are_runs=True,
+        has_padding=bool(batch.get(HAS_PADDING, True)) or compiled,
+        word_features=batch.get("word_features"),
         text_places=batch.get("text_places"),
     )
+
+
+def words_of(batch: Batch, words: PieceWords) -> Batch:
+    """Return a batch of pieces as one of whole words; the labels stay numbers of pieces."""
+    inputs, positions_BM = words(encoder_batch(batch), batch["masked_positions"])
+    assert inputs.word_features is not None
+    own = {"word_features": inputs.word_features}  # first: the widest types lead (`pack_batch`)
+    return {**own, **batch, **inputs.tensors(), "masked_positions": positions_BM}
 
 
 def join_batch(batch: Batch, masking: MaskingConfig) -> Batch:

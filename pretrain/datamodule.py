@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from ponet.config import EncoderConfig
+from ponet.projection import PieceWords
+from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
-from pretrain.objectives import ObjectiveName, objective_named
+from pretrain.objectives import HAS_PADDING, ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
 from training.guards import window_of
@@ -79,8 +82,7 @@ class PretrainDataModule(LightningDataModule):
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
-            verify_shards: Hash all shard files before the run, about a second per 500 MB; without
-                it only their sizes are checked.
+            verify_shards: Hash all shard files before the run (a second per 500 MB), not sizes alone.
             join_texts: Lay the texts of a training batch one after the other, without padding: the
                 same losses and gradients up to rounding, for less work. FNet gets padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
@@ -103,6 +105,7 @@ class PretrainDataModule(LightningDataModule):
         self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
+        self._words: PieceWords | None = None
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:
@@ -177,7 +180,17 @@ class PretrainDataModule(LightningDataModule):
                 segments=self.segments,
                 seed=self.seed if trains else EVALUATION_SEED,
             )
+            self._datasets[split].read_words(self._words)
         return self._datasets[split]
+
+    def follow_encoder(self, encoder: EncoderConfig) -> None:
+        """Serve what an encoder reads: pieces, or whole words with their features."""
+        has_words = encoder.projection is not None
+        self._words = (
+            PieceWords(load_tokenizer(self.tokenizer_path), encoder) if has_words else None
+        )
+        for dataset in self._datasets.values():
+            dataset.read_words(self._words)
 
     def evaluation_dataset(self) -> PretrainDataset:
         """Return the validation split with its fixed plan and fixed 15 % masks."""
@@ -245,6 +258,10 @@ class PretrainDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": ignore_signals_in_worker if self.num_workers else None,
         }
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note whether there is padding while the batch is on the CPU: looking costs nothing."""
+        return {**batch, HAS_PADDING: not batch["mask"].all()}
 
     @property
     def common_eval_batches(self) -> int:

@@ -208,10 +208,12 @@ def example_predictions(
     bundle = load_bundle(bundle_folder)
     tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
     samples = list(range(min(examples, len(dataset))))
-    batch = dataset.__getitems__(samples)
+    batch, inputs = dataset.pieces(samples), dataset.__getitems__(samples)
     positions = batch["masked_positions"][:, :per_example]
     with torch.inference_mode():
-        output = bundle.model.forward_masked(encoder_batch(batch), positions)
+        output = bundle.model.forward_masked(
+            encoder_batch(inputs), inputs["masked_positions"][:, :per_example]
+        )
     probabilities = output.mlm_logits.float().softmax(-1)
     rows: list[list[Any]] = []
     for number, sample in enumerate(samples):

@@ -14,7 +14,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
 from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
-from ponet.pooling.mix import choose_kernels, kernel_set, mix
+from ponet.pooling.mix import choose_kernels, kernel_set, mix, with_tiles
 from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, by_text, plan_pools
 
 
@@ -55,7 +55,10 @@ class PoNetMixer(TokenMixer):
 
     def prepare(self, batch: EncoderBatch) -> PoolPlan:
         """Return the pooling plan of a batch."""
-        return plan_pools(batch, guard_special_tokens=self.config.guard_special_tokens)
+        plan = plan_pools(batch, guard_special_tokens=self.config.guard_special_tokens)
+        dtype = autocast_dtype(next(self.parameters()))
+        chosen = choose_kernels(self.config.kernels, device=batch.mask.device, dtype=dtype)
+        return with_tiles(plan) if chosen == "triton" else plan
 
     def forward(self, x_BLD: Tensor, plan: PoolPlan) -> Tensor:
         """Return the (B, L, D) update."""
@@ -78,16 +81,21 @@ class PoNetMixer(TokenMixer):
                 kernels=kernel_set(kernels),
                 dtype=dtype,
             )
+        inputs = self.project(x_BLD, plan)
+        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+
+    def project(self, x_BLD: Tensor, plan: PoolPlan) -> PoolInputs:
+        """Return what is pooled: the projections of every token and the global pool."""
+        config = self.config
         global_BD = self.pool_globally(x_BLD, plan)
         # One cast for three products; autocast by itself would cast once for each.
-        x_BLD = x_BLD.to(dtype)
-        inputs = PoolInputs(
+        x_BLD = x_BLD.to(autocast_dtype(x_BLD))
+        return PoolInputs(
             global_BD=global_BD,
             segment_BLD=self.segment(x_BLD) if config.use_segment_pool else None,
             local_BLD=self.local(x_BLD) if config.use_local_pool else None,
             gate_BLD=self.gate(x_BLD) if self.uses_gate else None,
         )
-        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
 
     def mix_at(self, x_BLD: Tensor, plan: PoolPlan, read_BR: Tensor) -> Tensor:
         """Return the (B, R, D) update of some tokens: all are pooled, these read the pools."""

@@ -72,6 +72,11 @@ class WordFeatures:
             self._rows.update({word: len(self._rows) + number for number, word in enumerate(new)})
         return np.stack([self._known[self._rows[word]] for word in words])
 
+    @property
+    def num_known(self) -> int:
+        """How many words are remembered."""
+        return len(self._known)
+
     def forget(self) -> None:
         """Let go of the words seen so far, as whoever reads endless text must now and then."""
         self._rows, self._known = {}, []
