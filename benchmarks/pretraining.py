@@ -208,9 +208,9 @@ def rivals_for(options: Options) -> list[Rival]:
         mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         mine = mine if report.machine()["amx_bf16"] else mine[::-1]
         return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
-    names: tuple[Any, ...] = ("ponet", "bert", "fnet")
-    compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in names]
-    plain = [Rival(kind=kind, **form) for kind in names]
+    kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
+    compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
+    plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, *official]
 
 
@@ -330,7 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     needed = options.tokens_per_step * (options.warmup + options.steps + 4)
     sizes = {"num_sentences": max(20_000, needed // 20), "validation_sentences": 4000}
     sizes["sentences_per_document"] = options.sentences_per_document
-    rivals, name = rivals_for(options), f"pretraining_{options.device}"
+    rivals = rivals_for(options)
+    name = f"pretraining_{options.device}"
     if options.savings:
         name = f"{name}_savings_{options.encoder}"
     name, held = options.name or name, savings_claims if options.savings else claims

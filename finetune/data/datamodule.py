@@ -4,7 +4,7 @@ Invariant: an optimiser step sees the same rows on any number of devices, and ev
 row exactly once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -147,6 +147,12 @@ class TaskDataModule(Selection, pl.LightningDataModule):
             resume_at=self.resume_at,
         )
         return self._loader(split, sampler)
+
+    def training_texts(self) -> Iterator[TaskBatch]:
+        """Yield the training rows once, in their order, whatever the number of devices."""
+        split, size = self._encoded["train"], self.eval_batch_size
+        for first in range(0, len(split), size):
+            yield split[[(row, 1.0) for row in range(first, min(first + size, len(split)))]]
 
     def val_dataloader(self) -> list[DataLoader[TaskBatch]]:
         """Return a loader per validation split, in the order of `loaded.validation_splits`."""
