@@ -126,8 +126,10 @@ def test_a_run_does_not_go_on_with_other_weights_to_begin_with(
     assert "start_from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("config", [PoNetConfig, BertConfig, FNetConfig])
-@pytest.mark.parametrize(("objective", "kept"), [("mlm", 0), ("mlm_nsp", 0), ("mlm_sso", 1)])
+@pytest.mark.parametrize(
+    ("config", "objective", "kept"),
+    [(PoNetConfig, "mlm", 0), (BertConfig, "mlm_nsp", 0), (FNetConfig, "mlm_sso", 1)],
+)
 def test_heads_that_fit_are_taken_over_and_others_are_named(
     config, objective: str, kept: int, run: list[str], tmp_path: Path, tiny_shards: Path, capsys
 ) -> None:
