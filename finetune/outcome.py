@@ -81,12 +81,14 @@ def trained_part(
 
 def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     assert module.source is not None
-    encoder = module.classifier.encoder
+    encoder, pairs = module.classifier.encoder, getattr(module.classifier, "pairs", None)
+    start = "" if module.pair_start == "counts" else ", from 0"
+    counted = [*encoder.parameters(), *(pairs.parameters() if pairs else ())]
     return {
         "path": module.encoder_path,
         "kind": encoder.config.kind,
-        "name": module.source.name,
-        "num_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "name": module.source.name + (f" + pairs{start}" if module.pair_rows else ""),
+        "num_parameters": sum(parameter.numel() for parameter in counted),
         "random_init": module.random_init,
         "digest": module.source.digest,
     }

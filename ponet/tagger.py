@@ -64,6 +64,11 @@ class Tagger(nn.Module):
                 f"num_tags={num_tags}, num_labels={num_labels} given; 1 or more and 0 or more are "
                 "needed"
             )
+        if encoder_config.projection is not None and encoder_config.projection.pair_rows:
+            raise ValueError(
+                f"pair_rows={encoder_config.projection.pair_rows} given, which a tagger has no use "
+                "for; give 0"
+            )
         self.encoder = build_encoder(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
         self.tagger = nn.Linear(encoder_config.hidden_size, num_tags)

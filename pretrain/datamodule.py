@@ -82,8 +82,7 @@ class PretrainDataModule(LightningDataModule):
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
-            verify_shards: Hash all shard files before the run, about a second per 500 MB; without
-                it only their sizes are checked.
+            verify_shards: Hash all shard files before the run (1 s per 500 MB); else sizes alone.
             join_texts: Lay the texts of a training batch one after the other, without padding: the
                 same losses and gradients up to rounding, for less work. FNet gets padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
