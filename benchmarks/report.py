@@ -106,10 +106,10 @@ def machine() -> Row:
     }
 
 
-def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None:
-    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims.
+def write(name: str, content: Row, options: Options) -> Row:
+    """Write `<output>/<name>.json` and return what it holds: machine, options, content.
 
-    The tables are those of a kind, which is the name where none is given.
+    Long measurements do so after every part, so that a cut one loses a part and not all.
     """
     shown = {k: v for k, v in vars(options).items() if k not in ("output", "short", "name")}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
@@ -118,12 +118,22 @@ def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None
         whole["gpu"] = torch.cuda.get_device_name()
     whole |= content
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"{name}.json"
-    path.write_text(json.dumps(whole, indent=2) + "\n")
-    print(f"{path}\n\n{tables(kind or name, whole)}\n")
+    (options.output / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+    return whole
+
+
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
+    """Write `<output>/<name>.json`; print its tables and claims.
+
+    The tables, which are returned, are those of a kind, the name where none is given.
+    """
+    whole = write(name, content, options)
+    shown_tables = tables(kind or name, whole)
+    print(f"{options.output / name}.json\n\n{shown_tables}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")
+    return shown_tables
 
 
 def template(name: str) -> Any:
@@ -260,11 +270,12 @@ def line_chart(
     title: str,
     xlabel: str = "tokens per text",
     spans: Sequence[tuple[float, float]] = (),
+    is_linear: bool = False,
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
 
     What stands before the comma of a line's name decides its colour. Spans of the x axis are
-    shaded; the axes are linear then.
+    shaded; the axes are linear then, or if so asked.
     """
     lines = -(-len(panels) // min(3, len(panels)))
     figure, axes = _axes(min(3, len(panels)), 4.0 * lines + 0.8, len(panels))
@@ -288,7 +299,7 @@ def line_chart(
         axis.set_xlabel(xlabel)
         axis.grid(alpha=0.3)
         places = sorted({x for points in drawn.values() for x, _ in points})
-        if places and not spans:
+        if places and not (spans or is_linear):
             _make_logarithmic(axis, places)
     figure.legend(legend.values(), legend, loc="lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(title)

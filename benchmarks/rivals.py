@@ -253,4 +253,7 @@ def compile_in_place(module: nn.Module, mode: str) -> None:
     """Compile for static shapes; a silent return to eager after too many shapes is an error."""
     torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
-    module.compile(dynamic=False, mode=mode)
+    if isinstance(module, Encoder):
+        module.compile_blocks(mode)
+    else:
+        module.compile(dynamic=False, fullgraph=True, mode=mode)

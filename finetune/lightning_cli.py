@@ -294,6 +294,7 @@ class FinetuneCLI(RunCLI):
     def load_best(self) -> None:
         """Take the weights of the best classifier."""
         load_weights(self.model.classifier, self.run.classifier)
+        self.model.thresholds = read_info(self.run.classifier).thresholds
 
     def found(self, best: "BestClassifier", *, seed: int, elapsed_s: float) -> dict[str, Any]:
         """Return the content of result.json, see `fit_result`."""

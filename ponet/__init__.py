@@ -13,8 +13,8 @@ from ponet.config import (
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
-    ProjectionConfig,
 )
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders import Encoder, build_encoder
 from ponet.foreign import load_official
 from ponet.heads import (
@@ -24,7 +24,7 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
-from ponet.tagger import Tagger, TaggerOutput
+from ponet.tagger import SentenceTagger, Tagger, TaggerOutput
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,7 @@ __all__ = [
     "PretrainingModel",
     "PretrainingOutput",
     "ProjectionConfig",
+    "SentenceTagger",
     "SequenceClassifier",
     "Tagger",
     "TaggerOutput",

@@ -1,8 +1,8 @@
 """Sample numbers -> whole batches, from a memory-mapped token file with vectorised numpy.
 
 Invariant: a batch is a pure function of its sample numbers and the configs; neighbours in the
-batch, workers and ranks do not matter. Shapes are always (B, max_len), but for batches of whole
-words, which are as wide as their longest row.
+batch, workers and ranks do not matter. Shapes are always (B, max_len), or of joined texts one of a
+few for each B; batches of whole words are as wide as their longest row.
 
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
@@ -15,18 +15,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
-from ponet.batch import EncoderBatch
+from ponet.batch import EncoderBatch, join_texts
 from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
-from pretrain.objectives import IGNORED_LABEL, Objective
+from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
 
 _PLANS_KEPT = 2
+_JOINED_LENGTHS = 64
+"""Lengths that a joined batch of B texts may have: so little padding costs nothing, and so few
+shapes can be compiled."""
 _BASELINE_BATCH = 64
 
 Batch = dict[str, Tensor]
@@ -54,9 +58,12 @@ class SegmentConfig:
 class PretrainDataset(Dataset[Batch]):
     """Sample number -> example: the plans of all epochs one after the other, in whole batches.
 
-    Use it with an identity `collate_fn`. Plans are made when first needed; the last two are kept. A
-    pickled or forked copy shares what its origin had made.
+    With `joins_texts` the texts of a batch stand one after the other in one row. Use it with an
+    identity `collate_fn`. Plans are made when first needed; the last two are kept. A pickled or
+    forked copy shares what its origin had made.
     """
+
+    joins_texts: bool = False
 
     def __init__(
         self,
@@ -193,7 +200,7 @@ class PretrainDataset(Dataset[Batch]):
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
             (B, M) int64 (unused slots: 0 and -100); pair_labels, example_ids (B,) int64; mask,
-            special_mask (B, L) bool.
+            special_mask (B, L) bool. Of joined texts what `join_batch` makes of it.
         """
         example_ids_B = np.asarray(samples, np.int64)
         rows = self.rows(example_ids_B)
@@ -231,7 +238,8 @@ class PretrainDataset(Dataset[Batch]):
             "mask": mask_BL,
             "special_mask": special_BL,
         }
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return join_batch(batch, self._masker.config) if self.joins_texts else batch
 
     def _segment_ids(
         self, rows: dict[str, IntArray], first_sep_B: IntArray, last_sep_B: IntArray
@@ -274,8 +282,12 @@ class PretrainDataset(Dataset[Batch]):
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
 
 
-def encoder_batch(batch: Batch) -> EncoderBatch:
-    """The encoder's part of a batch; its segments are always runs of tokens."""
+def encoder_batch(batch: Batch, *, compiled: bool = False) -> EncoderBatch:
+    """Return the encoder's part of a batch; its segments are always runs of tokens.
+
+    Compiled blocks are not told of batches without padding, for which attention needs no mask:
+    they would be compiled once with a mask and once without.
+    """
     return EncoderBatch(
         input_ids=batch["input_ids"],
         mask=batch["mask"],
@@ -283,7 +295,9 @@ def encoder_batch(batch: Batch) -> EncoderBatch:
         segment_ids=batch["segment_ids"],
         special_mask=batch["special_mask"],
         segments_are_runs=True,
+        has_padding=bool(batch.get(HAS_PADDING, True)) or compiled,
         word_features=batch.get("word_features"),
+        text_places=batch.get("text_places"),
     )
 
 
@@ -293,6 +307,33 @@ def words_of(batch: Batch, words: PieceWords) -> Batch:
     assert inputs.word_features is not None
     own = {"word_features": inputs.word_features}  # first: the widest types lead (`pack_batch`)
     return {**own, **batch, **inputs.tensors(), "masked_positions": positions_BM}
+
+
+def join_batch(batch: Batch, masking: MaskingConfig) -> Batch:
+    """Return the same examples as one row without padding between them; N tokens, K slots.
+
+    Returns:
+        The same names, with (1, N) for (B, L) and (1, K) for (B, M), and `text_places` (B, L) int64
+        of `EncoderBatch`. N is the number of tokens rounded up to one of 64 lengths; K follows from
+        B and N. All labels are there, with the positions in the row.
+    """
+    num_texts, width = batch["mask"].shape
+    unit = -(-num_texts * width // _JOINED_LENGTHS)
+    num_tokens = -(-int(batch["mask"].sum()) // unit) * unit
+    row = join_texts(encoder_batch(batch), num_tokens=num_tokens)
+    assert row.text_places is not None
+    used = batch["masked_labels"] != IGNORED_LABEL
+    places = row.text_places.gather(1, batch["masked_positions"])[used]
+    slots = min(used.numel(), masking.most_masked(num_texts, num_tokens))
+    empty = (0, slots - len(places))
+    labels = pad(batch["masked_labels"][used], empty, value=IGNORED_LABEL)
+    return {  # masks stay last: `pack_batch` wants the widest types first
+        "text_places": row.text_places,
+        **batch,
+        **row.tensors(),
+        "masked_positions": pad(places, empty)[None],
+        "masked_labels": labels[None],
+    }
 
 
 def keep_batch(batch: Batch) -> Batch:

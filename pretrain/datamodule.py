@@ -25,7 +25,7 @@ from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
-from pretrain.objectives import ObjectiveName, objective_named
+from pretrain.objectives import HAS_PADDING, ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
 from training.guards import window_of
@@ -46,6 +46,8 @@ class PretrainDataModule(LightningDataModule):
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
     skipped_windows: tuple[int, ...] = ()
     """Windows of the stream that rollbacks leave out, ascending."""
+    _words: PieceWords | None = None
+    """Makes whole words of pieces, for encoders of hashed words."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -63,6 +65,7 @@ class PretrainDataModule(LightningDataModule):
         eval_examples: int = 2048,
         num_workers: int = 1,
         verify_shards: bool = True,
+        join_texts: bool = True,
         seed: int = 42,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -83,6 +86,8 @@ class PretrainDataModule(LightningDataModule):
             num_workers: Loader processes per device; 0 builds batches in the training process.
             verify_shards: Hash all shard files before the run, about a second per 500 MB; without
                 it only their sizes are checked.
+            join_texts: Lay the texts of a training batch one after the other, without padding: the
+                same losses and gradients up to rounding, for less work. FNet gets padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
@@ -94,18 +99,15 @@ class PretrainDataModule(LightningDataModule):
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
-        self.masking = masking
-        self.segments = segments
+        self.masking, self.segments = masking, segments
         self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
         self.max_len = max_len
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
         self.num_workers = num_workers
-        self.verify_shards = verify_shards
-        self.seed = seed
+        self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
-        self._words: PieceWords | None = None
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:
@@ -229,6 +231,7 @@ class PretrainDataModule(LightningDataModule):
         """Return the training loader: a sized view of an endless stream."""
         sampler = StreamBatchSampler(self)
         dataset = self._dataset(TRAIN_SPLIT)
+        dataset.joins_texts = self.join_texts
         # Plan the epoch here: the workers share what is there when they start.
         dataset.rows(np.array([self.sample_range(self.steps_done)[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())
@@ -257,6 +260,10 @@ class PretrainDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": ignore_signals_in_worker if self.num_workers else None,
         }
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note whether there is padding while the batch is on the CPU: looking costs nothing."""
+        return {**batch, HAS_PADDING: not batch["mask"].all()}
 
     @property
     def common_eval_batches(self) -> int:

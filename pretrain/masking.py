@@ -62,6 +62,10 @@ class MaskingConfig:
         """Return M, the number of masked positions every sequence of that length carries."""
         return max(1, int(self.mask_prob * (max_len - NUM_SPECIAL) + 0.5))
 
+    def most_masked(self, num_texts: int, num_tokens: int) -> int:
+        """Return how many positions texts of that many tokens together carry at most."""
+        return int(self.mask_prob * max(0, num_tokens - NUM_SPECIAL * num_texts)) + num_texts
+
 
 class Masker:
     """Masks whole batches."""

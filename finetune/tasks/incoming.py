@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.files import has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts
-from finetune.tasks.spec import Columns, Row
+from finetune.tasks.spec import Columns, Row, Unit
 from finetune.tasks.tables import file_lines, read_table
 
 
@@ -41,7 +42,9 @@ class InputReader:
     kept: Sequence[str] = ()
     """Columns that are carried over."""
     has_tags: bool = False
-    """Whether the rows are texts as words."""
+    """Whether the rows are texts as words, or as sentences."""
+    unit: Unit = "word"
+    """Which of both."""
 
     def rows(self, notes: Counter[str] | None = None) -> Iterator[InputRow]:
         """Yield the rows in order, those that cannot be labelled as `BadRow`.
@@ -54,7 +57,8 @@ class InputReader:
         """
         path = Path(self.path).expanduser()
         is_plain = has_plain_texts(path)
-        texts = read_texts(path) if self.has_tags and not is_plain else None
+        has_words = self.has_tags and self.unit == "word"
+        texts = read_texts(path) if has_words and not is_plain else None
         if not is_plain and texts is None:
             yield from self._table(notes)
         elif self.kept:
@@ -94,6 +98,8 @@ class InputReader:
         yield from bad
 
     def _row(self, line: int, values: dict[str, Any]) -> Row:
+        if self.has_tags and self.unit == "sentence":
+            return row_of_sentences(self.columns, line, values)
         if self.has_tags:
             return row_of_words(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)

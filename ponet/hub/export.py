@@ -70,9 +70,20 @@ def run_export(arguments: Sequence[str]) -> None:
     _check_options(options, is_bundle="task" not in config)
     path = folder / TOKENIZER_NAME if (folder / TOKENIZER_NAME).is_file() else None
     source = Source(model=read_model(folder, config), config=config, tokenizer=path)
+    if options.format != "bits8":
+        _check_task(source.task or {})
     write = {"huggingface": _huggingface, "bits8": _bits}.get(options.format, _onnx)
     write(source, options)
     print(f"size        {size_mb(options.output):.2f} MB on disk in all")
+
+
+def _check_task(task: Mapping[str, Any]) -> None:
+    """Refuse what no other library has a form of."""
+    if task.get("unit") == "sentence":
+        raise ValueError(
+            "this model labels sentences, of which transformers and ONNX graphs of ours have no "
+            "form; export it with --format bits8, for this package"
+        )
 
 
 def _cost_lines(source: Source, answer: Callable[[EncoderBatch], Any]) -> list[str]:
@@ -233,10 +244,11 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
     to give them on their own scale.
     """
     if names := task["labels"]:
+        number = "multi" if task.get("is_multilabel") else "single"
         return {
             "id2label": dict(enumerate(names)),
-            "label2id": {name: number for number, name in enumerate(names)},
-            "problem_type": "single_label_classification",
+            "label2id": {name: place for place, name in enumerate(names)},
+            "problem_type": f"{number}_label_classification",
         }
     scale = task.get("scale") or {"mean": 0.0, "std": 1.0}
     with torch.no_grad():
@@ -255,6 +267,12 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
         )
     if config.sees_padding:
         lines.append("padding changes its outputs; give texts of one length, or one by one")
+    if task.get("is_multilabel"):
+        levels = ", ".join(f"{level:.3f}" for level in task["thresholds"])
+        lines.append(
+            "it gives every label whose probability (sigmoid) is above its threshold, which "
+            f"pipelines do not know: {levels}"
+        )
     if not task["labels"]:
         lines.append('its score is the logit; pipelines give it with function_to_apply="none"')
     return lines
@@ -296,6 +314,8 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
     facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    if task.get("thresholds"):
+        facts["thresholds"] = list(task["thresholds"])
     if "decoder" in task:
         facts["decoder"] = task["decoder"]
     if isinstance(model, Tagger) and model.crf is not None:

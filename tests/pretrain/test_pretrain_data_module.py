@@ -15,7 +15,7 @@ from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.loader import StreamBatchSampler, accumulation_steps
 from pretrain.masking import MaskingConfig
-from pretrain.module import check_encoder
+from pretrain.run_config import check_encoder
 
 
 class Recorder(LightningModule):
