@@ -172,7 +172,9 @@ class FinetuneModule(FitModule):
             self.classifier = self._trained_classifier(self.trained)
         else:
             self._start()
-        self.datamodule.equal_lengths = self.classifier.encoder.config.sees_padding
+        encoder = self.classifier.encoder
+        self.datamodule.equal_lengths = encoder.config.sees_padding
+        self.datamodule.join_texts &= encoder.keeps_texts_apart
 
     def _start(self) -> None:
         """Build what is trained: from the encoder, on the scale of the training rows."""

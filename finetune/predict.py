@@ -6,15 +6,13 @@ cannot be read costs nothing but itself.
 """
 
 import contextlib
-import csv
 import itertools
-import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -32,9 +30,16 @@ from finetune.data.batches import (
     TaskBatch,
     evaluation_shard,
 )
-from finetune.sentences.tasks import no_sentences, sentence_answer, with_sentences
+from finetune.prediction_files import (
+    OUTPUT_FORMATS,
+    Prediction,
+    label_name,
+    no_tags,
+    prediction_writer,
+)
+from finetune.sentences.tasks import sentence_answer, with_sentences
 from finetune.sentences.windows import in_windows, joined
-from finetune.tagging.predictions import NO_ANSWER, num_cut, tag_answer, with_words
+from finetune.tagging.predictions import num_cut, tag_answer, with_words
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
@@ -43,12 +48,7 @@ from ponet.tagger import Tagger
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
-OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 _QUIET_S = 5.0
-Prediction = dict[str, Any]
-"""`{"line", "label", "probabilities": {label: probability}}`, `labels` for `label` where several
-may hold, or `{"line", "score"}` of a regression; with tags also what `tag_answer` returns, or
-`sentence_answer`. Where a row cannot be labelled, its answers are None and there is an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,41 +213,6 @@ def _write(
     return bad
 
 
-def prediction_writer(
-    stream: TextIO, ending: str, *, info: ClassifierInfo, kept: Sequence[str]
-) -> Callable[[Prediction, Mapping[str, Any]], None]:
-    """Return what writes one prediction and the columns that are carried over.
-
-    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
-    is said of words as JSON.
-    """
-    if ending == ".jsonl":
-
-        def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-            content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
-            stream.write(json.dumps(content, ensure_ascii=False) + "\n")
-
-        return write_line
-    separator = "\t" if ending == ".tsv" else ","
-    table = csv.writer(stream, delimiter=separator, lineterminator="\n")
-    names = [f"probability {label}" for label in info.labels]
-    answers = ["label"] if info.labels else ["score"] * info.is_regression
-    words = ["windows", *_no_tags(info)] if info.labels_sentences else [*_no_tags(info)]
-    if info.is_multilabel:
-        answers, words = [], ["labels"]
-    table.writerow(["line", *kept, *answers, *names, *words, "error"])
-
-    def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-        values = [prediction[name] for name in answers]
-        values += map((prediction.get("probabilities") or {}).get, info.labels)
-        for said in map(prediction.get, words):
-            values.append(None if said is None else json.dumps(said, ensure_ascii=False))
-        cells = [carried[name] for name in kept]
-        table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
-
-    return write_row
-
-
 class Predictor:
     """A classifier on the best device at hand.
 
@@ -391,8 +356,8 @@ class Predictor:
         info = self.classifier.info
         said: Prediction = {"score": None} if info.is_regression else {}
         if info.labels:
-            said = {_label_name(info): None, "probabilities": None}
-        return {**said, **_no_tags(info)}
+            said = {label_name(info): None, "probabilities": None}
+        return {**said, **no_tags(info)}
 
 
 def _in_parts(row: Row | BadRow, split: Callable[[Row], Row]) -> Row | BadRow:
@@ -401,14 +366,3 @@ def _in_parts(row: Row | BadRow, split: Callable[[Row], Row]) -> Row | BadRow:
         return split(row) if isinstance(row, Row) else row
     except ValueError as error:
         return BadRow(row.line, str(error).removeprefix(": "))
-
-
-def _label_name(info: ClassifierInfo) -> str:
-    return "labels" if info.is_multilabel else "label"
-
-
-def _no_tags(info: ClassifierInfo) -> dict[str, None]:
-    """Return what a prediction says of words or sentences without tags; empty: of neither."""
-    if info.labels_sentences:
-        return no_sentences(info.marks)
-    return NO_ANSWER if info.tags else {}

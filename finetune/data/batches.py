@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from finetune.tasks.spec import UNSEEN
-from ponet.batch import EncoderBatch
+from ponet.batch import EncoderBatch, join_texts
 from ponet.segments import segments_from_starts
 from training.interruption import signals_held
 
@@ -177,6 +177,9 @@ class EncodedSplit(Dataset[TaskBatch]):
         tags: For every row the places of its words' tags; None: none is known.
     """
 
+    joins_texts: bool = False
+    """The texts of a batch stand one after the other in one row; not for tags."""
+
     def __init__(
         self,
         texts: PackedTexts,
@@ -197,7 +200,7 @@ class EncodedSplit(Dataset[TaskBatch]):
         row_ids_B = torch.tensor([row for row, _ in rows], dtype=torch.int64)
         texts = [self.texts[row] for row, _ in rows]
         batch = TaskBatch(
-            inputs=self._batch(texts),
+            inputs=join_texts(self._batch(texts)) if self.joins_texts else self._batch(texts),
             targets_B=self._targets[row_ids_B],
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,

@@ -15,6 +15,7 @@ import torch
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig, PoNetConfig
+from ponet.foreign import TrainedModel
 from ponet.heads import SequenceClassifier
 from ponet.hub.bits import compare, export_bits, rounded
 from ponet.hub.card import model_card, render
@@ -26,6 +27,7 @@ from ponet.hub.huggingface import (
     probe_batch,
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
+from ponet.hub.revisions import LIST_NAME, export_revisions
 from ponet.names import foreign_fields
 from ponet.quantization import pack
 from ponet.tagger import Tagger
@@ -65,6 +67,10 @@ class Source:
 def run_export(arguments: Sequence[str]) -> None:
     """`export BUNDLE|CLASSIFIER --format huggingface|onnx|bits8|onnx-bits8 --output DIR`."""
     options = _parser().parse_args(arguments)
+    if options.revisions:
+        _check_options(options, is_bundle=True)
+        _revisions(options)
+        return
     folder = bundle_folder(options.bundle)
     config = read_config(folder)
     _check_options(options, is_bundle="task" not in config)
@@ -166,6 +172,22 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
         print(push(options.output, options.push, private=not options.public))
 
 
+def _revisions(options: argparse.Namespace) -> None:
+    """Write, and push if that is asked for, every checkpoint of a run."""
+    run = options.bundle
+    words = _words(options) | {key: getattr(options, key) for key in _SOURCES}
+    words["run"] = words["run"] or (run if (run / "run_config.yaml").is_file() else None)
+
+    def card(trained: TrainedModel, revision: str) -> str:
+        named = words | {"name": f"{words['name']}, {revision}", "lines": []}
+        return model_card(trained.converted.model, trained.metadata, has_tokenizer=True, **named)
+
+    rows = export_revisions(run, options.output, card=card)
+    print(f"{options.output}: {len(rows)} revisions, listed in {LIST_NAME}")
+    for name in (row["revision"] for row in rows if options.push):
+        print(push(options.output / name, options.push, private=not options.public, branch=name))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "ponet export",
@@ -200,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument(
         "--public", action="store_true", help="make a new repository public (default: private)"
     )
+    hub.add_argument(
+        "--revisions", action="store_true",
+        help="of a run: every checkpoint it kept, each in a folder named as a revision (step0, "
+        "step1000, ...) with a list of what each has seen; --push makes them branches",
+    )  # fmt: skip
     onnx = parser.add_argument_group("graph (onnx)")
     onnx.add_argument(
         "--head", choices=("masked-lm", "encoder"),
@@ -220,7 +247,7 @@ def _check_options(options: argparse.Namespace, *, is_bundle: bool) -> None:
     """Refuse options that would do nothing."""
     form = options.format
     needs = (
-        ("--format huggingface", form == "huggingface", (*_SOURCES, "push", "public")),
+        ("--format huggingface", form == "huggingface", (*_SOURCES, "push", "public", "revisions")),
         ("--format huggingface or bits8", form in ("huggingface", "bits8"), ("name", *_WORDS)),
         ("--format onnx", "onnx" in form, ("head", "segment_input", "time")),
         ("another format than bits8", form != "bits8", ("separator_ids",)),
@@ -324,17 +351,21 @@ def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def push(folder: Path, repo: str, *, private: bool) -> str:
+def push(folder: Path, repo: str, *, private: bool, branch: str = "") -> str:
     """Upload a folder to the Hugging Face Hub and return the commit's address.
 
     Args:
         folder: What to upload.
         repo: owner/name; made if it is not there.
         private: Whether a repository that is made is private; an existing one stays as it is.
+        branch: Made if it is not there; empty: main.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
-    commit = api.upload_folder(repo_id=repo, folder_path=str(folder))
+    if branch:
+        api.create_branch(repo, branch=branch, exist_ok=True)
+    where = {"revision": branch} if branch else {}
+    commit = api.upload_folder(repo_id=repo, folder_path=str(folder), **where)
     return str(commit)
