@@ -13,8 +13,8 @@ from ponet.config import (
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
-    ProjectionConfig,
 )
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders import Encoder, build_encoder
 from ponet.foreign import load_official
 from ponet.heads import (
