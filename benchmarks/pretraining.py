@@ -38,16 +38,15 @@ from torch.nn import functional as F
 from benchmarks import report
 from benchmarks.harness import Clock, guarded, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
-from benchmarks.rivals import DTYPES, SAVINGS, SIZES, Rival
+from benchmarks.rivals import DTYPES, PRECISIONS, SAVINGS, SIZES, Rival
 from benchmarks.runs import shards_in
 from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.optim import PretrainOptimizer
-from training.utilisation import FetchClock, PeakRate, peak_rate
+from training.utilisation import FetchClock, PeakRate, peak_rate, use_tensor_cores
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
 OPTIONS = {
     **DEVICE,
@@ -166,6 +165,7 @@ def fit(
     window = StepWindow(options.warmup, options.steps, clock)
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    use_tensor_cores(PRECISIONS[rival.precision])
     trainer = Trainer(
         accelerator="gpu" if options.device == "cuda" else "cpu",
         devices=1,
@@ -180,7 +180,8 @@ def fit(
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         **dict.fromkeys(QUIET, False),
     )
-    trainer.fit(module, datamodule=data)
+    with rival.attending():
+        trainer.fit(module, datamodule=data)
     module.zero_grad(set_to_none=True)
     return window.found
 
@@ -210,6 +211,7 @@ def rivals_for(options: Options) -> list[Rival]:
         return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
     kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
     compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
+    compiled.append(Rival(kind="bert", attention="flash", compile_mode="default", **form))
     plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, *official]
 
