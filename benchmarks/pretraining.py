@@ -1,4 +1,4 @@
-"""The whole pretraining step, loader included: PoNet, its released arrangement, BERT, FNet.
+"""The whole pretraining step, loader included: PoNet, its released arrangement, rivals.
 
     python -m benchmarks.pretraining                     (small encoders, one CPU thread)
     python -m benchmarks.pretraining --device cuda       (base encoders, bf16, 512 to 16384 tokens)
@@ -89,8 +89,11 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
         module.model.encoder.sparse_last_block = False
+    encoder, plan = module.model.encoder, module.model.encoder.prepare
     if rival.kind == "bert":
-        module.model.encoder.prepare = lambda batch: None  # type: ignore[method-assign]
+        encoder.prepare = lambda batch: None  # type: ignore[method-assign]
+    if rival.kind == "local_global":  # likewise in its global layers
+        encoder.prepare = lambda batch: plan(batch)._replace(everywhere=None)  # type: ignore[method-assign]
     return module
 
 
@@ -179,8 +182,12 @@ def rivals_for(options: Options) -> list[Rival]:
     if on_cpu:
         mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         mine = mine if report.machine()["amx_bf16"] else mine[::-1]
-        return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
-    kinds = ("ponet", "bert", "fnet")
+        return [
+            *mine,
+            *official,
+            *(Rival(kind=kind, **form) for kind in ("bert", "local_global", "fnet")),
+        ]
+    kinds = ("ponet", "bert", "local_global", "fnet")
     compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
     plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, Rival(kind="ponet", kernels="eager", **form), *official]
