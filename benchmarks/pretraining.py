@@ -1,4 +1,4 @@
-"""The whole pretraining step, loader included: PoNet, its released arrangement, BERT, FNet.
+"""The whole pretraining step, loader included: PoNet, its released arrangement, rivals.
 
     python -m benchmarks.pretraining                     (small encoders, one CPU thread)
     python -m benchmarks.pretraining --savings           (what it spares: see below)
@@ -95,9 +95,12 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
-    module.model.encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
+    encoder, plan = module.model.encoder, module.model.encoder.prepare
+    encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
     if rival.kind == "bert" and not joins(rival, options):
-        module.model.encoder.prepare = lambda batch: None  # type: ignore[method-assign]
+        encoder.prepare = lambda batch: None  # type: ignore[method-assign]
+    if rival.kind == "local_global":  # likewise in its global layers
+        encoder.prepare = lambda batch: plan(batch)._replace(everywhere=None)  # type: ignore[method-assign]
     return module
 
 
@@ -208,8 +211,9 @@ def rivals_for(options: Options) -> list[Rival]:
     if on_cpu:
         mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         mine = mine if report.machine()["amx_bf16"] else mine[::-1]
-        return [*mine, *official, *(Rival(kind=kind, **form) for kind in ("bert", "fnet"))]
-    kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
+        others = ("bert", "local_global", "fnet")
+        return [*mine, *official, *(Rival(kind=kind, **form) for kind in others)]
+    kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
     compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
     compiled.append(Rival(kind="bert", attention="flash", compile_mode="default", **form))
     plain = [Rival(kind=kind, **form) for kind in kinds]

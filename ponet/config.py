@@ -71,7 +71,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check every field by its type and name, and the relation of heads and width."""
         check_fields(self, least={"num_layers": self.least_layers, "type_vocab_size": 0})
-        if self.kind in ("ponet", "bert") and self.hidden_size % self.num_heads:
+        if self.kind in ("ponet", "bert", "local_global") and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 "change one of them"
@@ -120,7 +120,8 @@ class EncoderConfig:
             ValueError: If "kind" is unknown or a key is not a field of that kind.
         """
         classes: tuple[type[EncoderConfig], ...] = (
-            PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig, HyperMixerConfig, LSTMConfig,
+            PoNetConfig, BertConfig, LocalGlobalConfig, FNetConfig, MLPMixerConfig,
+            HyperMixerConfig, LSTMConfig,
         )  # fmt: skip
         kinds = {config_class.kind: config_class for config_class in classes}
         fields = dict(values)
@@ -181,6 +182,27 @@ class BertConfig(EncoderConfig):
 
     attention_dropout_prob: float = 0.1
     """Dropout on the attention probabilities, in [0, 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalGlobalConfig(BertConfig):
+    """BERT whose layers see a window of neighbours, but for every few (as arXiv 2412.13663).
+
+    The first layer sees everything. Linear in the length but for the global layers.
+    """
+
+    kind: ClassVar[str] = "local_global"
+
+    window: int = 128
+    """Tokens that a local layer sees, half of them on each side; even. ModernBERT: 128."""
+    global_every: int = 3
+    """Every so many layers, from the first, one is global; 1: all of them. ModernBERT: 3."""
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        super().__post_init__()
+        if self.window % 2:
+            raise ValueError(f"window={self.window} given; an even number is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
