@@ -204,11 +204,12 @@ def measure(options: Options) -> list[dict[str, Any]]:
             note(name, "novels", seed, masked_scores(runs[name]))
         note("adapted", "wiki", seed, forgotten(options, runs["adapted"]))
     passages = write_passages(options)
-    for seed, runs in encoders.items():
-        for name, run in (*runs.items(), ("random", runs["wiki"])):
-            found = {"accuracy": task_score(options, passages, name, seed, run)}
-            note(name, "task", seed, found)
     linear = task_score(options, passages, "linear", 0, None)
+    for name in NAMES:
+        for seed, runs in encoders.items():
+            encoder = runs.get(name, runs["wiki"])  # "random" takes its sizes alone
+            score = task_score(options, passages, name, seed, encoder)
+            note(name, "task", seed, {"accuracy": score})
     return [*summary(scores), *summary({"wiki": {"task_accuracy": {0: linear}}})]
 
 
