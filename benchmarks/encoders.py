@@ -33,11 +33,18 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 OPTIONS = {
     **DEVICE,
     "rounds": Option(5, ROUNDS, short=3),
-    "sizes": Option(["base", "small"], "widths 768, 256, 128", rivals.SIZES, short=["small"]),
-    "parts": Option(["mixer", "layer"], choices=("mixer", "layer", "model")),
+    "sizes": Option(
+        ["base", "small"], "widths 768, 256, 128", rivals.SIZES, cuda=["base"], short=["small"]
+    ),
+    "parts": Option(["mixer", "layer"], choices=("mixer", "layer", "model"), cuda=["layer"]),
     "modes": Option(["training"], choices=("training", "inference")),
     "precisions": Option(["32"], choices=tuple(DTYPES), cuda=["bf16"]),
-    "lengths": Option([512, 1024, 2048, 4096, 8192, 16384], "tokens per text", short=[512, 2048]),
+    "lengths": Option(
+        [512, 1024, 2048, 4096, 8192, 16384],
+        "tokens per text",
+        cuda=[512, 4096, 16_384],
+        short=[512, 2048],
+    ),
     "tokens_per_step": Option(16_384, cuda=65_536, short=2048),
     "slow_s": Option(10.0, "what takes longer is left out of every second round"),
     "compile": Option(False, "also compiled rivals; default: on CUDA", cuda=True),
@@ -73,6 +80,7 @@ def measure(setting: Setting, compared: list[Rival], options: Options) -> dict[s
     }
     machine_steps = probes(setting, options.tokens_per_step)
     steps |= {(name, 0): step for name, (step, _) in machine_steps.items()}
+    steps, errors = harness.first_calls(steps)
     samples = harness.run_rounds(steps, rounds=options.rounds, clock=clock, slow_s=options.slow_s)
     for (name, _), found in samples.items():
         if name in subjects:
@@ -87,7 +95,11 @@ def measure(setting: Setting, compared: list[Rival], options: Options) -> dict[s
         row: Row = {**vars(setting), "kind": subject.rival.kind, "num_texts": texts, **found}
         row["tokens_per_s"] = texts * tokens / row["s"]["median"]
         rows.append(row | _work(row, rates) | _memory(subject, tokens))
-    return {"rows": rows, "rates": rates}
+    failed = [
+        {**vars(setting), "rival": name, "num_tokens": tokens, "error": error}
+        for (name, tokens), error in errors.items()
+    ]
+    return {"rows": rows, "rates": rates, "errors": failed}
 
 
 def _per_layer(sample: harness.Sample, layers: int) -> harness.Sample:
@@ -199,7 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mode = options.compile_mode if options.compile else ""
     compared = rivals.rivals_on(options.device, compile_mode=mode)
     our_label = rivals.ours(compared).label
-    rows, rates = [], []
+    name = options.name or f"encoders_{options.device}"
+    rows: list[Row] = []
+    content: dict[str, Any] = {"ours": our_label, "rates": [], "errors": [], "rows": rows}
     for size, precision, part, mode in itertools.product(
         options.sizes, options.precisions, options.parts, options.modes
     ):
@@ -207,12 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = Setting(part=part, mode=mode, device=options.device, **form)
         found = measure(setting, compared, options)
         rows += found["rows"]
-        rates.append({**form, **found["rates"]})
+        content["errors"] += found["errors"]
+        content["rates"].append({**form, **found["rates"]})
+        report.write(name, content, options)
         print(f"measured: {report.heading(rows[-1])}", flush=True)
     has_amx = report.machine()["amx_bf16"]
-    targets = claims(rows, our_label, device=options.device, has_amx=has_amx)
-    name = options.name or f"encoders_{options.device}"
-    content = {"ours": our_label, "targets": targets, "rates": rates, "rows": rows}
+    content["targets"] = claims(rows, our_label, device=options.device, has_amx=has_amx)
     report.finish(name, content, options, kind="encoders")
     title = f"{our_label}: speed as a multiple of each rival's"
     report.line_chart(_panels(rows, our_label), options.output / f"{name}.png", title=title)

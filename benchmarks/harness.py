@@ -164,6 +164,36 @@ def run_rounds(
     return in_rounds({name: rival(step) for name, step in steps.items()}, rounds)
 
 
+def guarded(name: Name, call: Callable[[], Result], errors: dict[Name, str]) -> Result | None:
+    """Return what a call returns; None if it fails or has failed before, which `errors` then says.
+
+    One rival that does not compile or does not fit into memory must not end a measurement.
+    """
+    if name in errors:
+        return None
+    try:
+        return call()
+    except Exception as error:  # whatever a compiler or a driver raises
+        errors[name] = told(error)
+        print(f"{name}: {errors[name]}", flush=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
+
+
+def first_calls(steps: Mapping[Name, Step]) -> tuple[dict[Name, Step], dict[Name, str]]:
+    """Call every step once; return those that can be timed, and what was wrong with the others."""
+    errors: dict[Name, str] = {}
+    for name, step in steps.items():
+        guarded(name, step, errors)
+    return {name: step for name, step in steps.items() if name not in errors}, errors
+
+
+def told(error: BaseException) -> str:
+    """Return an error in one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def measure_steps(steps: Mapping[Cell, Step], options: Any) -> list[dict[str, Any]]:
     """Return the rows of `rows_of` for the steps that stay within `LIMITS`, with their memory.
 

@@ -106,10 +106,10 @@ def machine() -> Row:
     }
 
 
-def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
-    """Write `<output>/<name>.json`: machine, options, content; print its tables and claims.
+def write(name: str, content: Row, options: Options) -> Row:
+    """Write `<output>/<name>.json` and return what it holds: machine, options, content.
 
-    The tables, which are returned, are those of a kind, the name where none is given.
+    Long measurements do so after every part, so that a cut one loses a part and not all.
     """
     shown = {k: v for k, v in vars(options).items() if k not in ("output", "short", "name")}
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()}
@@ -118,10 +118,18 @@ def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
         whole["gpu"] = torch.cuda.get_device_name()
     whole |= content
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"{name}.json"
-    path.write_text(json.dumps(whole, indent=2) + "\n")
+    (options.output / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+    return whole
+
+
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
+    """Write `<output>/<name>.json`; print its tables and claims.
+
+    The tables, which are returned, are those of a kind, the name where none is given.
+    """
+    whole = write(name, content, options)
     shown_tables = tables(kind or name, whole)
-    print(f"{path}\n\n{shown_tables}\n")
+    print(f"{options.output / name}.json\n\n{shown_tables}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")

@@ -40,6 +40,8 @@ array is read and written once per kernel; the count is explained in docs/perfor
 OTHER_PASSES = 34
 """The same for the rest of a training layer: norms, residuals, GELU, with compiled pointwise code
 and products that do nothing else."""
+SAVINGS = {"": "", "none": ", no savings", "last block": ", last block where read"}
+SAVINGS |= {"joined": ", joined texts", "both": ", both savings"}
 NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT"}
 NAMES |= {"local_global": "local/global attention", "fnet": "FNet"}
 
@@ -58,6 +60,9 @@ class Rival:
     """Vocabulary logits at every position and a plain cross-entropy, as in the released code."""
     precision: str = ""
     """32 or bf16; empty: that of the setting."""
+    savings: Literal["", "none", "last block", "joined", "both"] = ""
+    """What a pretraining step leaves out: of the last block what is not read, padding, or both.
+    Empty: on a CPU what a user gets, on CUDA the first."""
 
     @property
     def label(self) -> str:
@@ -65,6 +70,7 @@ class Rival:
         name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
         name += ", compiled" if self.compile_mode else ""
         name += ", head at every position" if self.every_position else ""
+        name += SAVINGS[self.savings]
         return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
 
     def config(self, size: str, **fields: Any) -> EncoderConfig:
@@ -287,4 +293,7 @@ def compile_in_place(module: nn.Module, mode: str) -> None:
     """Compile for static shapes; a silent return to eager after too many shapes is an error."""
     torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
-    module.compile(dynamic=False, mode=mode)
+    if isinstance(module, Encoder):
+        module.compile_blocks(mode)
+    else:
+        module.compile(dynamic=False, fullgraph=True, mode=mode)

@@ -28,6 +28,8 @@ from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
 WINDOW = 3
+SWEPT = ((64, 64, 8), (64, 64, 4), (64, 128, 8), (64, 128, 4), (32, 128, 8), (128, 128, 8))
+"""Tokens and bytes of a program, warps: those with less than 64 values a thread, more spill."""
 OPTIONS = {
     "rounds": Option(9, ROUNDS, short=3),
     "tokens": Option(65_536, "per call"),
@@ -97,7 +99,7 @@ def sweep(options: Options) -> list[dict[str, Any]]:
     usual, found = triton_mix.SIZES, []
     inputs, plan = make_inputs(options, options.lengths[0], 25)
     clock = Clock(device="cuda", threads=torch.get_num_threads())
-    for block, line_bytes, num_warps in itertools.product((32, 64), (128, 256, 512), (2, 4, 8)):
+    for block, line_bytes, num_warps in SWEPT:
         sizes = triton_mix.TileSizes(
             block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps
         )

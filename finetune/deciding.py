@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetune.data.batches import EncodedText, IntArray
@@ -85,7 +84,8 @@ class Decider:
         info, encoder = predictor.classifier.info, predictor.classifier.model.encoder
         if info.tags:
             raise ValueError(
-                "a model that tags words was given; explain takes whole texts' answers"
+                "a model that labels words or sentences was given; explain takes answers to whole "
+                "texts"
             )
         if label and label not in info.labels:
             known = ", ".join(info.labels) or "none, it gives a score"
@@ -94,6 +94,12 @@ class Decider:
             raise ValueError(
                 f"this encoder ({encoder.config.kind}) has no pools, so that nothing in it has a "
                 "winner; --method removal explains any encoder, by taking out every word in turn"
+            )
+        projection = encoder.config.projection
+        if method == "pools" and projection is not None and projection.pair_rows:
+            raise ValueError(
+                f"pair_rows={projection.pair_rows}: words and pairs have a say in the answer of "
+                "this model beside its pools; take --method removal"
             )
         self.predictor, self.method, self.label = predictor, method, label
 
@@ -150,6 +156,8 @@ class Decider:
         info = self.predictor.classifier.info
         if info.is_regression:
             return info.scale.outer(outputs_BC[:, 0])
+        if info.is_multilabel:
+            return outputs_BC[:, place]
         others = [number for number in range(outputs_BC.shape[1]) if number != place]
         return outputs_BC[:, place] - outputs_BC[:, others].logsumexp(1)
 
@@ -163,7 +171,7 @@ class Decider:
 
     def outputs(self, texts: Sequence[EncodedText]) -> Tensor:
         """Return the model's outputs for some texts, (texts, C)."""
-        return torch.stack([outputs_C for outputs_C, _ in self.predictor.answers(texts)])
+        return self.predictor.answers(texts).outputs
 
     def place(self, outputs_C: Tensor) -> int:
         """Return the place of the label that is explained, given the outputs for a text."""

@@ -25,7 +25,7 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
-from ponet.tagger import Tagger, TaggerOutput
+from ponet.tagger import SentenceTagger, Tagger, TaggerOutput
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "PretrainingModel",
     "PretrainingOutput",
     "ProjectionConfig",
+    "SentenceTagger",
     "SequenceClassifier",
     "Tagger",
     "TaggerOutput",

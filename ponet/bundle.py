@@ -17,7 +17,7 @@ from torch import Tensor
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.quantization import WeightForm, pack, unpack
-from ponet.tagger import Tagger
+from ponet.tagger import SentenceTagger, Tagger
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
@@ -261,7 +261,8 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     if task and task.get("tags"):
         decoder = task.get("decoder", "independent")
         num_labels = len(task["labels"])
-        model = Tagger.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
+        kind = SentenceTagger if task.get("unit") == "sentence" else Tagger
+        model = kind.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
     elif task:
         model = SequenceClassifier(sizes, num_labels=len(task["labels"]) or 1)
     else:

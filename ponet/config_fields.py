@@ -35,10 +35,18 @@ class ProjectionConfig:
     """Hash functions of minhash, bloom and spelling: those of the public code, or faster ones."""
     seed: int = 0
     """Chooses the functions of multiply-v1; sha-v1 has none."""
+    pair_rows: int = 0
+    """Rows of a linear model over words and pairs of neighbours that a classifier of texts adds to
+    its logits; 0: none. Pretraining and tags have no use for it."""
 
     def __post_init__(self) -> None:
         """Check sizes and names."""
-        check_fields(self, least={"window": 0, "seed": 0})
+        check_fields(self, least={"window": 0, "seed": 0, "pair_rows": 0})
+        if self.pair_rows and not self.is_bag:
+            raise ValueError(
+                f"pair_rows={self.pair_rows} with kind={self.kind}; minhash, bloom and spelling "
+                "have whole numbers to tell words apart by"
+            )
         if self.kind == "spelling" and self.num_hashes > 8:
             raise ValueError(
                 f"num_hashes={self.num_hashes} with kind=spelling makes "

@@ -14,6 +14,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import activation_function, at_positions, init_weights
+from ponet.encoders.pairs import WordPairs
 from ponet.losses import TokenLoss, linear_cross_entropy
 from ponet.pooling.plan import score_bias
 
@@ -302,12 +303,29 @@ class _Classifier(nn.Module, ABC):
 
 
 class SequenceClassifier(_Classifier):
-    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence.
+
+    With `pair_rows` words and pairs of words have a say in the logits too.
+    """
+
+    def __init__(
+        self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> None:
+        """Build and initialise everything; see `_Classifier`."""
+        super().__init__(encoder_config, num_labels=num_labels, dropout_prob=dropout_prob)
+        projection = encoder_config.projection
+        has_pairs = projection is not None and projection.pair_rows > 0
+        self.pairs = WordPairs(projection, num_labels) if projection and has_pairs else None
 
     @staticmethod
     def make_pooler(config: EncoderConfig) -> nn.Module:
         """Return the pooler that suits the encoder's input."""
         return make_pooler(config)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return logits (B, C)."""
+        logits_BC = super().forward(batch)
+        return logits_BC if self.pairs is None else logits_BC + self.pairs(batch)
 
 
 class TokenClassifier(_Classifier):

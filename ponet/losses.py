@@ -5,12 +5,15 @@ forward pass, chunk after chunk in a fixed order; the backward pass only scales 
 result repeats to the bit.
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ponet.pooling.mix import TRITON_DTYPES, triton_is_installed
 
 IGNORED_LABEL = -100
 """Label of a position that counts for nothing."""
@@ -108,8 +111,8 @@ def _all_chunks(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
         low_VD, low_V = weight_VD.to(dtype), bias_V.to(dtype)
-        all_low_CV = low_VD.new_empty((rows, len(low_VD)))
-        all_wide_CV = all_low_CV if dtype == wide else torch.empty_like(all_low_CV, dtype=wide)
+        all_low_CV = _table(low_VD, rows)
+        to_gradient = _gradient_function(all_low_CV, wide, wanted)
         of_x = torch.empty_like(x_ND) if wanted[0] else None
         of_weight, of_bias = (
             torch.zeros_like(tensor, dtype=wide) if is_wanted else None
@@ -119,16 +122,10 @@ def _all_chunks(
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
             x_CD, labels_C = x_ND[part].to(dtype), labels_N[part]
-            low_CV, wide_CV = all_low_CV[: len(x_CD)], all_wide_CV[: len(x_CD)]
+            low_CV = all_low_CV[: len(x_CD)]
             torch.addmm(low_V, x_CD, low_VD.t(), out=low_CV)
-            if dtype != wide:
-                wide_CV.copy_(low_CV)
-            chunk_loss, chunk_hits = _to_gradient(wide_CV, labels_C)
+            chunk_loss, chunk_hits = to_gradient(low_CV, labels_C, of_bias)
             loss, hits = loss + chunk_loss, hits + chunk_hits
-            if of_bias is not None:
-                of_bias.add_(wide_CV.sum(0))
-            if dtype != wide and any(wanted):
-                low_CV.copy_(wide_CV)
             if of_x is not None:
                 of_x[part] = low_CV @ low_VD
             if of_weight is not None and dtype == wide:
@@ -139,6 +136,63 @@ def _all_chunks(
     totals = ((of_weight, weight_VD), (of_bias, bias_V))
     rounded = (None if total is None else total.to(like.dtype) for total, like in totals)
     return TokenLoss(loss, hits, num_positions), [of_x, *rounded]
+
+
+def _table(low_VD: Tensor, rows: int) -> Tensor:
+    """Return room for logits (rows, V); on a device every row begins at a multiple of 16 bytes.
+
+    Its fastest products ask for that, and 30,522 words of two bytes would not give it.
+    """
+    vocab_size, per_line = len(low_VD), 16 // low_VD.element_size()
+    if low_VD.device.type == "cpu":
+        return low_VD.new_empty((rows, vocab_size))
+    return low_VD.new_empty((rows, -(-vocab_size // per_line) * per_line))[:, :vocab_size]
+
+
+def _gradient_function(
+    all_low_CV: Tensor, wide: torch.dtype, wanted: Sequence[bool]
+) -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """Return what makes of a chunk's logits loss sum and hits, and of the logits their gradient.
+
+    It also adds up the gradient of the bias, where it is given one. Triton's kernel is taken where
+    it runs; elsewhere PyTorch's operators, in a table of float32 beside logits of low precision.
+    """
+    if uses_triton(all_low_CV):
+        # By its name: see ponet.pooling.mix.kernel_set.
+        loss_kernels = importlib.import_module("ponet.loss_kernels")
+
+        def fused(
+            low_CV: Tensor, labels_C: Tensor, of_bias: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            sums: tuple[Tensor, Tensor] = loss_kernels.to_gradient(
+                low_CV, labels_C, ignored=IGNORED_LABEL, is_wanted=any(wanted)
+            )
+            if of_bias is not None:
+                of_bias.add_(low_CV.sum(0, dtype=wide))
+            return sums
+
+        return fused
+    is_low = all_low_CV.dtype != wide
+    all_wide_CV = torch.empty_like(all_low_CV, dtype=wide) if is_low else all_low_CV
+
+    def plain(low_CV: Tensor, labels_C: Tensor, of_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        wide_CV = all_wide_CV[: len(low_CV)]
+        if is_low:
+            wide_CV.copy_(low_CV)
+        sums = _to_gradient(wide_CV, labels_C)
+        if of_bias is not None:
+            of_bias.add_(wide_CV.sum(0))
+        if is_low and any(wanted):
+            low_CV.copy_(wide_CV)
+        return sums
+
+    return plain
+
+
+def uses_triton(logits_CV: Tensor) -> bool:
+    """Return whether Triton's kernel computes the loss of these logits."""
+    fits = logits_CV.device.type == "cuda" and logits_CV.dtype in TRITON_DTYPES
+    return fits and triton_is_installed()
 
 
 def _to_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:

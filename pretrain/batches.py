@@ -22,7 +22,7 @@ from data_prep.shards import TokenShards
 from ponet.batch import EncoderBatch, join_texts
 from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
-from pretrain.objectives import IGNORED_LABEL, Objective
+from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
@@ -282,8 +282,12 @@ class PretrainDataset(Dataset[Batch]):
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
 
 
-def encoder_batch(batch: Batch) -> EncoderBatch:
-    """Return the encoder's part of a batch; its segments are always runs of tokens."""
+def encoder_batch(batch: Batch, *, compiled: bool = False) -> EncoderBatch:
+    """Return the encoder's part of a batch; its segments are always runs of tokens.
+
+    Compiled blocks are not told of batches without padding, for which attention needs no mask:
+    they would be compiled once with a mask and once without.
+    """
     return EncoderBatch(
         input_ids=batch["input_ids"],
         mask=batch["mask"],
@@ -291,8 +295,9 @@ def encoder_batch(batch: Batch) -> EncoderBatch:
         segment_ids=batch["segment_ids"],
         special_mask=batch["special_mask"],
         segments_are_runs=True,
-        text_places=batch.get("text_places"),
+        has_padding=bool(batch.get(HAS_PADDING, True)) or compiled,
         word_features=batch.get("word_features"),
+        text_places=batch.get("text_places"),
     )
 
 

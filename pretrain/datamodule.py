@@ -25,7 +25,7 @@ from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
-from pretrain.objectives import ObjectiveName, objective_named
+from pretrain.objectives import HAS_PADDING, ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
 from training.guards import window_of
@@ -259,6 +259,10 @@ class PretrainDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": ignore_signals_in_worker if self.num_workers else None,
         }
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note whether there is padding while the batch is on the CPU: looking costs nothing."""
+        return {**batch, HAS_PADDING: not batch["mask"].all()}
 
     @property
     def common_eval_batches(self) -> int:

@@ -109,6 +109,15 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
+def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    stored = dict(checkpoint.get(CONFIG_KEY, {}))
+    for beside in ("config", STARTED_KEY):
+        stored.pop(beside, None)
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
+
+
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
@@ -124,12 +133,13 @@ class PretrainModule(ConfiguredModule):
             (tile), or stretched (interpolate).
         new_words: Rows of words that the weights do not know: the mean of the pieces they were
             cut into so far (pieces), or fresh values (normal).
-        compile: Compile the encoder in place with torch.compile, once for each shape of a batch:
-            evaluation has two, training one, or some ten to twenty of joined texts
-            (`data.join_texts`). Pays on a GPU.
+        compile: Compile the blocks in place with torch.compile, once for all layers and for each
+            shape of a batch: evaluation has two, training one, or some ten to twenty of joined
+            texts (`data.join_texts`). Pays on a GPU.
         compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
             short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
-            fastest kernels. CUDA graphs have no effect on a CPU. Needs `compile`.
+            fastest kernels. CUDA graphs have no effect on a CPU, and are refused where several
+            micro-batches make a step. Needs `compile`.
         checkpoint_every: The first of every this many blocks is computed again in the backward
             pass: less memory for long inputs and large batches, the same gradients. 1: every
             block, a third more time; 0: none.
@@ -206,11 +216,24 @@ class PretrainModule(ConfiguredModule):
             rank_zero_warn(f"model.compile_mode {self.compile_mode} does nothing: compile is off")
 
     def _compile(self) -> None:
-        """Compile the encoder; another shape than expected is compiled too, never run slowly.
+        """Compile the blocks; another shape than expected is compiled too, never run slowly.
 
         At its limit of shapes torch.compile would go on uncompiled without a word.
+
+        Raises:
+            ValueError: If CUDA graphs would meet gradients that are added up: those lie in the
+                memory of the graphs, which the next micro-batch overwrites.
         """
         import torch._dynamo as dynamo
+
+        added_up = self.trainer.accumulate_grad_batches
+        if self.compile_mode != "default" and added_up > 1:
+            raise ValueError(
+                f"model.compile_mode {self.compile_mode} uses CUDA graphs, whose memory does not "
+                f"outlive a micro-batch, and this run adds up {added_up} micro-batches a step; "
+                "give --model.compile_mode default, or a "
+                "--data.micro_batch_size that makes one micro-batch a step"
+            )
 
         device = self.trainer.strategy.root_device  # the module itself is moved there later
         if self.compile_mode == "reduce-overhead" and device.type != "cuda":
@@ -218,21 +241,20 @@ class PretrainModule(ConfiguredModule):
         limit = max(dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
         dynamo.config.recompile_limit = limit
         dynamo.config.fail_on_recompile_limit_hit = True
-        mode = None if self.compile_mode == "default" else self.compile_mode
-        self.model.encoder.compile(dynamic=False, mode=mode)
+        self.model.encoder.compile_blocks(self.compile_mode)
 
     def forward(self, batch: dict[str, Tensor]) -> MaskedOutput:
         """Logits at the masked positions and of the pair."""
-        return self.model.forward_masked(encoder_batch(batch), batch["masked_positions"])
+        inputs = encoder_batch(batch, compiled=self.compile_model)
+        return self.model.forward_masked(inputs, batch["masked_positions"])
 
     def batch_sums(self, batch: dict[str, Tensor]) -> LossSums:
         """Losses and hits of a batch, without all logits of its masked positions at once."""
         if self.compile_model:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         positions_BM, labels_BM = batch["masked_positions"], batch["masked_labels"]
-        return loss_sums(
-            self.model.masked_loss(encoder_batch(batch), positions_BM, labels_BM), batch
-        )
+        inputs = encoder_batch(batch, compiled=self.compile_model)
+        return loss_sums(self.model.masked_loss(inputs, positions_BM, labels_BM), batch)
 
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
         """Operations of the forward and backward pass over a batch of this shape.
@@ -321,8 +343,8 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
-        self.started_from = stored.get(STARTED_KEY, {})
+        stored, own = _identity_in(checkpoint), self._identity()
+        self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}
             own["start_from"] = self.start_from

@@ -11,6 +11,8 @@ ObjectiveName = Literal["mlm", "mlm_nsp", "mlm_sso"]
 Relation = Literal["in_order", "swapped", "random"]
 IGNORED_LABEL = -100
 """Label of a slot or example without a task; cross-entropy skips it."""
+HAS_PADDING = "has_padding"
+"""Name in a batch of whether its mask has padding, a bool that the data module adds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace, dict_to_namespace, namespace_to_dict
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from data_prep.manifest import MANIFEST_NAME, Manifest, file_sha256
@@ -123,8 +123,8 @@ def _encoder_of(given: Any) -> EncoderConfig | None:
     if given is None or isinstance(given, EncoderConfig):
         return given
     module, _, name = given.class_path.rpartition(".")
-    made: EncoderConfig = getattr(importlib.import_module(module), name)(**vars(given.init_args))
-    return made
+    kind = getattr(importlib.import_module(module), name).kind
+    return EncoderConfig.from_dict({"kind": kind, **namespace_to_dict(given.init_args)})
 
 
 def grown_encoder(
@@ -144,7 +144,7 @@ def grown_encoder(
     own = weights.model.config
     least: dict[str, Any] = {
         "vocab_size": max(own.vocab_size, num_tokens),
-        "max_positions": max(own.max_positions, max_len) if own.use_positions else max_len,
+        "max_positions": own.max_positions if own.fixed_places else max(own.max_positions, max_len),
     }
     if given is None:
         return replace(own, **least)

@@ -20,6 +20,8 @@ from ponet.weight_files import TOKENIZER_NAME
 from pretrain.run_config import NewWords
 
 _WORD, _BIAS = "encoder.embeddings.word.weight", "mlm_head.bias"
+_OUTPUT = "mlm_head.weight"
+"""Of an encoder of hashed words, which has no embeddings of a vocabulary."""
 _POSITION = "encoder.embeddings.position.weight"
 _HEADS = ("mlm_head", "pooler", "pair_head")
 _NEW = -1
@@ -150,7 +152,8 @@ def take_over(
     notes = []
     ids = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]["vocab"]
     words = {number: word for word, number in ids.items() if rows[number] == _NEW}
-    for name in {_WORD, _BIAS} & state.keys():
+    table_name = _OUTPUT if target.config.projection else _WORD
+    for name in {table_name, _BIAS} & state.keys():
         table, kept = fresh[name].clone(), rows != _NEW
         table[kept] = state[name][rows[kept]]
         if new_words == "pieces":

@@ -38,6 +38,7 @@ from training.parsing import (
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
 from training.tracking import check_tracking, own_tracking, wandb_logger
+from training.utilisation import use_tensor_cores
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
@@ -248,6 +249,7 @@ class RunCLI(LightningCLI):
         config["logger"] = [*own, *listed(config.get("logger"))] or False
         callbacks = [*callbacks, *self.own_callbacks(config)]
         trainer = super()._instantiate_trainer(config, callbacks)
+        use_tensor_cores(str(trainer.precision))
         if self.writes:
             take_over_signals(trainer)
         callbacks_of(trainer).sort(key=lambda callback: not isinstance(callback, RunBegin))
@@ -263,6 +265,12 @@ class RunCLI(LightningCLI):
         for key in without:
             config.pop(key, None)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
+        return dict(yaml.safe_load(text))
+
+    def default_config(self) -> dict[str, Any]:
+        """Return the configuration without any option given, in plain values."""
+        parser = self._parser(self.subcommand)
+        text = parser.dump(parser.get_defaults(skip_validation=True), skip_validation=True)
         return dict(yaml.safe_load(text))
 
     def after_fit(self) -> None:

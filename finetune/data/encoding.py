@@ -80,6 +80,16 @@ class TextEncoder:
         """Return the same as `encode` in a few arrays, for many texts; see there."""
         return PackedTexts(self._encoded(rows, source))
 
+    @property
+    def room(self) -> int:
+        """Most tokens of a single text, without special tokens."""
+        return self.max_len - 2
+
+    def sizes(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each of some sentences becomes."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [max(1, len(encoding)) for encoding in encodings]
+
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch padded to its longest text."""
         return assemble_batch(texts, pad_id=self.info.pad_id)
@@ -120,7 +130,10 @@ class TextEncoder:
             yield self._assembled(text, pair)
 
     def _encode_tagged(self, texts: Sequence[TaggedText]) -> Iterator[EncodedText]:
-        """Yield texts of words, each tokenised once by itself; unknown without pieces."""
+        """Yield texts of words or sentences, each tokenised once by itself; unknown without pieces.
+
+        Sentences are the segments, whatever the rule.
+        """
         words = list(dict.fromkeys(word for text in texts for word in text.words))
         pieces = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
         ids_of = {w: e.ids or [self.info.unk_id] for w, e in zip(words, pieces, strict=True)}
@@ -128,12 +141,14 @@ class TextEncoder:
             ids = [ids_of[word] for word in text.words]
             firsts = np.cumsum([0, *map(len, ids)])[:-1]
             flat, starts = [number for word in ids for number in word], NO_PLACES
-            if self.segments != "separators":
+            if text.unit == "sentence":
+                starts = firsts.astype(np.int32)
+            elif self.segments != "separators":
                 begins = np.array([begin for begin, _ in text.offsets])
                 segments = np.searchsorted(self._rule(text.text), begins, side="right")
                 starts = firsts[np.diff(segments, prepend=-1) != 0].astype(np.int32)
             whole = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
-            kept = firsts[firsts < self.max_len - 2].astype(np.int32) + 1
+            kept = firsts[firsts < self.room].astype(np.int32) + 1
             yield whole._replace(word_starts=kept)
 
     def _rule(self, text: str) -> Sequence[int]:

@@ -102,6 +102,31 @@ def column_value(
 def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
     """Return the label of a row as a name: a text, a whole number, or true and false."""
     label = column_value(values, columns.label, place, columns.advice, "label")
+    return _as_name(columns, label, place)
+
+
+def label_names(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Return the labels of a row as names, each once: one, or with `several` any number.
+
+    Several are a list, or in a table a JSON list or names parted by |; an empty cell has none.
+    """
+    if not columns.several:
+        return (label_name(columns, values, place),)
+    given = column_value(values, columns.label, place, columns.advice, "label")
+    if isinstance(given, str):
+        try:
+            is_json = given.lstrip().startswith("[")
+            given = json.loads(given) if is_json else [n for n in given.split("|") if n.strip()]
+        except ValueError as error:
+            raise ValueError(f"{place}: {columns.label!r} is no JSON list ({error})") from None
+    if not isinstance(given, list):
+        raise ValueError(
+            f"{place}: {columns.label!r} is {_shown(given)}; a list of labels is needed, or []"
+        )
+    return tuple(dict.fromkeys(_as_name(columns, label, place) for label in given))
+
+
+def _as_name(columns: Columns, label: Any, place: str) -> str:
     if isinstance(label, bool):
         label = "true" if label else "false"
     elif isinstance(label, float) and label.is_integer():
@@ -114,9 +139,18 @@ def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
     return encodable(str(label).strip(), columns.label, place)
 
 
-def _target(columns: Columns, values: Mapping[str, Any], place: str) -> float | None:
+def _target(
+    columns: Columns, values: Mapping[str, Any], place: str
+) -> float | tuple[int, ...] | None:
     if not columns.label:
         return None
+    if columns.several:
+        names = label_names(columns, values, place)
+        unknown = [name for name in names if name not in columns.labels]
+        if unknown:
+            allowed = ", ".join(map(repr, columns.labels))
+            raise ValueError(f"{place}: unknown label {unknown[0]!r}; allowed: {allowed}")
+        return tuple(sorted(map(columns.labels.index, names)))
     value = column_value(values, columns.label, place, columns.advice, "label")
     if not columns.labels:
         return _score(value, columns.score_range, place)

@@ -334,6 +334,19 @@ class Encoder(nn.Module):
         normed: Tensor = self.final_norm(x_BLD)
         return normed
 
+    def compile_blocks(self, mode: str = "default") -> None:
+        """Compile every block in place; blocks of one kind share one graph for each shape.
+
+        A graph of all blocks would take as many times as long to make. What cannot be one graph is
+        an error and never runs in pieces, but for an LSTM, which PyTorch compiles around.
+
+        Args:
+            mode: Of torch.compile.
+        """
+        for block in self.layers:
+            whole = not isinstance(block, BareBlock)
+            block.compile(dynamic=False, fullgraph=whole, mode=None if mode == "default" else mode)
+
     def extend_positions(self, max_positions: int, *, method: PositionMethod = "tile") -> None:
         """Replace the position table by a longer one, in place; do it before making an optimizer.
 

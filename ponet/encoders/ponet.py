@@ -14,7 +14,7 @@ from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
 from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
-from ponet.pooling.mix import choose_kernels, kernel_set, mix
+from ponet.pooling.mix import choose_kernels, kernel_set, mix, with_tiles
 from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, by_text, plan_pools
 
 
@@ -55,7 +55,10 @@ class PoNetMixer(TokenMixer):
 
     def prepare(self, batch: EncoderBatch) -> PoolPlan:
         """Return the pooling plan of a batch."""
-        return plan_pools(batch, guard_special_tokens=self.config.guard_special_tokens)
+        plan = plan_pools(batch, guard_special_tokens=self.config.guard_special_tokens)
+        dtype = autocast_dtype(next(self.parameters()))
+        chosen = choose_kernels(self.config.kernels, device=batch.mask.device, dtype=dtype)
+        return with_tiles(plan) if chosen == "triton" else plan
 
     def forward(self, x_BLD: Tensor, plan: PoolPlan) -> Tensor:
         """Return the (B, L, D) update."""

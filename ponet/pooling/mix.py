@@ -6,6 +6,7 @@ B batch, L tokens, D width.
 import importlib
 import importlib.util
 import os
+from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -16,6 +17,8 @@ from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, mixed_dtype
 from ponet.pooling.reference import mix_reference
 
 KernelName = Literal["auto", "reference", "eager", "triton"]
+_KERNELS: dict[str, Kernels] = {"eager": eager}
+_INSTALLED: dict[str, bool] = {}
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -114,11 +117,23 @@ def choose_kernels(
 
 def triton_is_installed() -> bool:
     """Return whether triton can be imported; does not import it."""
-    return importlib.util.find_spec("triton") is not None
+    if "triton" not in _INSTALLED:  # looked up before layers are compiled, as in kernel_set
+        _INSTALLED["triton"] = importlib.util.find_spec("triton") is not None
+    return _INSTALLED["triton"]
 
 
 def kernel_set(name: Literal["eager", "triton"]) -> Kernels:
-    """Return the kernels of a name; Triton is imported only when it is asked for."""
-    if name == "eager":
-        return eager
-    return cast(Kernels, importlib.import_module("ponet.pooling.triton_mix"))
+    """Return the kernels of a name; Triton is imported only when it is asked for.
+
+    By its name, not by a statement: copies of this file stand beside exported weights, without it.
+    torch.compile cannot trace that, so a batch is prepared before its layers are compiled.
+    """
+    if name not in _KERNELS:
+        _KERNELS[name] = cast(Kernels, importlib.import_module("ponet.pooling.triton_mix"))
+    return _KERNELS[name]
+
+
+def with_tiles(plan: PoolPlan) -> PoolPlan:
+    """Return the plan with what the Triton kernels need to know of it."""
+    triton_mix: Any = kernel_set("triton")
+    return replace(plan, tiles=triton_mix.plan_tiles(plan, triton_mix.SIZES))

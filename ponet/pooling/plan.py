@@ -40,6 +40,9 @@ class PoolPlan:
     """int64, the place of every token in text_places; any at padding."""
     forms: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Other forms of the same, which kernels make at their first layer and find at the next."""
+    tiles: Any = None
+    """The triton_mix.RunTiles of the batch, made with the plan where Triton computes the pools: a
+    layer that is compiled by itself then gets them instead of making them."""
 
 
 def plan_pools(batch: EncoderBatch, *, guard_special_tokens: bool) -> PoolPlan:

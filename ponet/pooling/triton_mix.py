@@ -25,6 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ponet.pooling import triton_kernels
+from ponet.pooling.joined_global import (
+    add_global,
+    global_backward,
+    has_joined_global,
+    without_global,
+)
 from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
 
 IS_REAL, HAS_WINDOW, READS_SEGMENT, IS_ALONE, IN_LEFT, IN_RIGHT = 1, 2, 4, 8, 16, 32
@@ -42,10 +48,11 @@ class TileSizes(NamedTuple):
     """Most tokens of a tile, a power of two."""
     slack: int = 16
     """How far a border moves to the left to spare a run, below half a block."""
-    line_bytes: int = 128
-    """Bytes of one token that a program works on, a power of two: one cache line."""
-    num_warps: int = 4
-    """Warps per program."""
+    line_bytes: int = 64
+    """Bytes of one token that a program works on, a power of two of at least 32, a sector."""
+    num_warps: int = 8
+    """Warps per program. With the two above a thread has 8 values of bfloat16: 48 registers forward
+    and 116 backward on an H100, where 32 values (128 bytes, 4 warps) need 137 and 250."""
 
 
 SIZES = TileSizes()
@@ -97,7 +104,8 @@ def tile_runs(
     begin_BP = torch.where(is_cut_BP, border_P, start_BP)
 
     offset_B1 = torch.arange(num_rows, device=mask_BL.device)[:, None] * num_tokens
-    begin_T = (begin_BP + offset_B1).flatten()
+    # Flattened first: searchsorted, compiled for a GPU, wants a buffer and no view of a sum.
+    begin_T = begin_BP.flatten() + offset_B1.expand_as(begin_BP).flatten()
     owner_T = torch.searchsorted(begin_T, (start_BP + offset_B1).flatten(), right=True) - 1
     owner_T = owner_T.where(is_cut_BP.flatten(), -1)
     first_N, last_N = (first_BL + offset_B1).flatten(), (last_BL + offset_B1).flatten()
@@ -178,30 +186,26 @@ def tile_sorted(
 def plan_tiles(plan: PoolPlan, sizes: TileSizes) -> tuple[RunTiles, RunTiles]:
     """Return the tiles of the batch as it stands, and those that its segments are pooled in.
 
-    Both are the same where segments are runs. Computed by the first layer of a model alone; in
-    what is compiled by every layer, and then once, because the compiler finds them equal.
+    Both are the same where segments are runs.
     """
-    if not torch.compiler.is_compiling() and sizes in plan.forms:
-        kept: tuple[RunTiles, RunTiles] = plan.forms[sizes]
-        return kept
     mask_BL, window_BL = plan.mask_BL1[..., 0], plan.window_BL1[..., 0]
     rows_BL = plan.write_rows_N.view_as(mask_BL)
     reads_BL = plan.read_rows_N.view_as(mask_BL) != mask_BL.numel()
     if plan.segments_are_runs:
-        tiles = (tile_runs(mask_BL, window_BL, reads_BL, rows_BL, sizes=sizes),) * 2
-    else:
-        place_BL = torch.arange(mask_BL.numel(), device=mask_BL.device).view_as(mask_BL)
-        # Runs of one token: the fusion itself then has nothing to do with segments.
-        single = tile_runs(mask_BL, window_BL, reads_BL, place_BL, sizes=sizes)
-        tiles = (single, tile_sorted(mask_BL, reads_BL, rows_BL, sizes=sizes))
-    if not torch.compiler.is_compiling():
-        plan.forms[sizes] = tiles
-    return tiles
+        return (tile_runs(mask_BL, window_BL, reads_BL, rows_BL, sizes=sizes),) * 2
+    place_BL = torch.arange(mask_BL.numel(), device=mask_BL.device).view_as(mask_BL)
+    # Runs of one token: the fusion itself then has nothing to do with segments.
+    single = tile_runs(mask_BL, window_BL, reads_BL, place_BL, sizes=sizes)
+    return single, tile_sorted(mask_BL, reads_BL, rows_BL, sizes=sizes)
 
 
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the fused pools (B, L, D) and small tensors about cut runs; see plan.Kernels."""
-    tiles, pool_tiles = plan_tiles(plan, SIZES)
+    if has_joined_global(inputs, plan):
+        rest = without_global(inputs)
+        mixed_BLD, saved = (None, ()) if rest is None else forward(rest, plan, window)
+        return add_global(mixed_BLD, inputs, plan), saved
+    tiles, pool_tiles = plan_tiles(plan, SIZES) if plan.tiles is None else plan.tiles
     if plan.segments_are_runs or inputs.segment_BLD is None:
         cut_max_TD, cut_ties_TD = _cut_runs(inputs, tiles)
         mixed_BLD = _fuse(inputs, tiles, cut_max_TD, plan, window=window)
@@ -219,6 +223,11 @@ def backward(
     window: int,
 ) -> PoolInputs:
     """Return the gradients of the inputs; see plan.Kernels."""
+    if has_joined_global(inputs, plan):
+        rest, grads = without_global(inputs), PoolInputs(None, None, None, None)
+        if rest is not None:
+            grads = backward(grad_BLD, rest, saved, plan, window)
+        return global_backward(grad_BLD, grads, inputs, plan)
     tiles = RunTiles(*saved[:3])
     if plan.segments_are_runs or inputs.segment_BLD is None:
         return _fuse_backward(grad_BLD, inputs, tiles, saved[3:], plan, window=window)
@@ -270,10 +279,11 @@ def _cut_runs(inputs: PoolInputs, tiles: RunTiles) -> tuple[Tensor, Tensor]:
         nothing = tiles.code_N.new_empty(0, dtype=torch.float32)
         return nothing, nothing
     num_tiles, width = tiles.num_tiles, x_BLD.shape[-1]
-    cut_max_TD, cut_ties_TD = x_BLD.new_empty((2, num_tiles, width), dtype=torch.float32)
+    # One by one: compiled, the halves of one allocation would be copied around every kernel.
+    cut_max_TD, cut_ties_TD = _table(x_BLD, num_tiles, width), _table(x_BLD, num_tiles, width)
     if num_tiles == len(x_BLD):  # a tile holds a whole row
         return cut_max_TD, cut_ties_TD
-    piece_max_2TD, piece_ties_2TD = x_BLD.new_empty((2, 2, num_tiles, width), dtype=torch.float32)
+    piece_max_2TD, piece_ties_2TD = (_table(x_BLD, 2, num_tiles, width) for _ in range(2))
     triton_kernels.partial_max[(num_tiles,)](
         x_BLD, tiles.code_N, tiles.tiles_4T1, piece_max_2TD, piece_ties_2TD,
         num_tiles, width, **_sizes(x_BLD),
@@ -283,6 +293,10 @@ def _cut_runs(inputs: PoolInputs, tiles: RunTiles) -> tuple[Tensor, Tensor]:
         LINE=_COMBINE_LINE, STEP=_COMBINE_STEP,
     )  # fmt: skip
     return cut_max_TD, cut_ties_TD
+
+
+def _table(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape, dtype=torch.float32)
 
 
 def _combine_grid(num_tiles: int, width: int) -> tuple[int, int]:
@@ -340,9 +354,9 @@ def _fuse_backward(
         window: Odd width of the local windows.
     """
     num_rows, num_tokens, width = grad_BLD.shape
-    num_tiles, pools_runs = tiles.num_tiles, bool(cut)
-    piece_global_TD = grad_BLD.new_empty((num_tiles, width), dtype=torch.float32)
-    piece_sum_2TD = grad_BLD.new_empty((2, num_tiles, width), dtype=torch.float32)
+    num_tiles, pools_runs = tiles.num_tiles, len(cut) > 0
+    piece_global_TD = _table(grad_BLD, num_tiles, width)
+    piece_sum_2TD = _table(grad_BLD, 2, num_tiles, width)
     of_segment, of_local, of_gate = (
         None if tensor is None else torch.empty_like(tensor) for tensor in inputs[1:]
     )

@@ -5,19 +5,28 @@ in a process of its own in which it is; there the others run.
 """
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from packaging.version import Version
+from torch._dynamo.backends.common import aot_autograd
 
-from ponet import EncoderBatch
+from ponet import EncoderBatch, PoNetConfig
+from ponet.batch import join_texts
+from ponet.encoders import build_encoder
 from ponet.pooling.mix import mix
 from ponet.pooling.plan import PoolInputs, plan_pools
 
 pytest.importorskip("triton")
+import triton
+
 from ponet.pooling import triton_mix
 
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
@@ -26,7 +35,13 @@ TINY = triton_mix.TileSizes(block=8, slack=3, line_bytes=32, num_warps=1)
 PARTS = PoolInputs._fields
 
 
+OLD_INTERPRETER = Version(triton.__version__) < Version("3.7") and Version(
+    np.__version__
+) >= Version("2.5")
+
+
 @pytest.mark.skipif(INTERPRETS, reason="this is the process that it starts")
+@pytest.mark.skipif(OLD_INTERPRETER, reason="triton 3.6 interprets wrongly with numpy 2.5")
 def test_the_kernels_agree_with_the_reference_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", str(Path(__file__)), "-v", "-p", "no:cacheprovider"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -35,28 +50,114 @@ def test_the_kernels_agree_with_the_reference_in_the_interpreter():
     assert " passed" in done.stdout
 
 
-@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
-@pytest.mark.parametrize("name", ["partial_max", "mix_forward", "mix_backward", "cut_backward"])
-def test_the_kernels_compile_for_a_gpu_without_having_one(name, tmp_path, monkeypatch):
-    import triton
+def compiled_for_a_gpu(kernel, constants, *, num_warps):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    names = kernel.arg_names
+    constants = {name: value for name, value in constants.items() if name in names}
+    types = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
+    types |= {name: "*bf16" for name in names if name.endswith("_ptr")}
+    types |= {name: "*i32" for name in ("code_ptr", "tiles_ptr", "hit_ptr") if name in names}
+    types |= {
+        name: "*fp32" for name in types if name.startswith(("piece", "cut", "global", "loss"))
+    }
+    types |= {"labels_ptr": "*i64"} if "labels_ptr" in names else {}
+    aligned = [n for n in names if n.endswith("_ptr") or n in ("width", "row_len")]
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(kernel, types, constants, attributes)
+    target = GPUTarget("cuda", 90, 32)
+    return triton.compile(source, target=target, options={"num_warps": num_warps}).asm
+
+
+PARTS_OF_ALL = {"HAS_GLOBAL": True, "SEGMENT": 1, "HAS_LOCAL": True, "HAS_GATE": True, "REACH": 1}
+
+
+@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
+@pytest.mark.parametrize(
+    "name", ["partial_max", "mix_forward", "mix_backward", "cut_backward", "loss_rows"]
+)
+def test_the_kernels_compile_for_a_gpu_without_having_one(name, tmp_path, monkeypatch):
+    from ponet import loss_kernels
     from ponet.pooling import triton_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    constants = {"HAS_GLOBAL": True, "SEGMENT": 1, "HAS_LOCAL": True, "HAS_GATE": True}
-    constants |= {"REACH": 1, "BLOCK": 16, "LINE": 16}
+    constants = {**PARTS_OF_ALL, "BLOCK": 16, "LINE": 16, "IGNORED": -100, "IS_WANTED": True}
+    kernel = getattr(loss_kernels if name == "loss_rows" else triton_kernels, name)
+    asm = compiled_for_a_gpu(kernel, constants, num_warps=1)
+    assert "st.global" in asm["ptx"]
+    assert asm["cubin"]
+
+
+@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
+@pytest.mark.parametrize(("name", "most"), [("mix_forward", 64), ("mix_backward", 128)])
+def test_two_programs_share_a_multiprocessor_without_spilling(name, most, tmp_path, monkeypatch):
+    """Of 65,536 registers; more programs hide more of the wait for memory."""
+    from ponet.pooling import triton_kernels
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip("this triton brings no cuobjdump")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    sizes = triton_mix.SIZES
+    constants = {**PARTS_OF_ALL, "BLOCK": sizes.block, "LINE": sizes.line_bytes // 2}
     kernel = getattr(triton_kernels, name)
-    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
-    types |= {name: "*bf16" for name in kernel.arg_names if name.endswith("_ptr")}
-    types |= {name: "*i32" for name in ("code_ptr", "tiles_ptr")}
-    types |= {name: "*fp32" for name in types if name.startswith(("piece", "cut", "global"))}
-    source = ASTSource(kernel, types, constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    assert "st.global" in compiled.asm["ptx"]
-    assert compiled.asm["cubin"]
+    asm = compiled_for_a_gpu(kernel, constants, num_warps=sizes.num_warps)
+    (tmp_path / "kernel.cubin").write_bytes(asm["cubin"])
+    command = [tool, "--dump-resource-usage", tmp_path / "kernel.cubin"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.search(rf"{key}:(\d+)", shown)[1]) for key in ("REG", "STACK"))
+    assert (registers <= most, stack) == (True, 0), shown
+
+
+def written_by_kernels(kernel_idx, constant_args_idx, kwargs, *_):
+    """The arguments that a kernel writes to, judged by their names."""
+    writes = ("out", "piece", "grad_segment", "grad_local", "grad_gate")
+    if "out_ptr" not in kwargs and "segment_ptr" not in kwargs:  # combine_*
+        writes = ("cut",)
+    tensors = (name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return [name for name in tensors if name.startswith(writes)]
+
+
+@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
+@pytest.mark.parametrize("are_runs", [True, False])
+def test_all_layers_with_kernels_are_captured_as_one_graph_forward_and_backward(
+    are_runs, monkeypatch
+):
+    """Dynamo and AOTAutograd run as on a GPU; the kernels themselves are left out of the graph."""
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setattr("ponet.encoders.ponet.choose_kernels", lambda *_, **__: "triton")
+    wrap = "torch._higher_order_ops.triton_kernel_wrap.get_mutated_tensors"
+    monkeypatch.setattr(wrap, written_by_kernels)  # it would ask the driver
+    launches = []
+
+    def without_kernels(graph, _):
+        nodes = [n for n in graph.graph.nodes if "triton_kernel_wrapper" in str(n.target)]
+        launches.append(len(nodes))
+        for node in nodes:
+            node.target = lambda *, kwargs, tensors_to_clone, **_: {
+                name: kwargs[name] for name in tensors_to_clone
+            }
+        graph.recompile()
+        return graph.forward
+
+    captured = []
+    inner = aot_autograd(fw_compiler=without_kernels, bw_compiler=without_kernels)
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        partial(torch.compile, backend=lambda g, i: captured.append(g) or inner(g, i)),
+    )
+    ids = torch.arange(24)[None] // 5 if are_runs else torch.arange(24)[None] % 5
+    config = PoNetConfig(vocab_size=8, hidden_size=8, num_layers=3, num_heads=2, ffn_size=8,
+                         max_positions=24)  # fmt: skip
+    encoder, batch = build_encoder(config), make_batch(ids.tolist(), are_runs=are_runs)
+    encoder.compile_blocks()
+    encoder(batch).sum().backward()
+    assert len(captured) == 1
+    forward, backward = launches
+    assert forward >= 1 and backward >= 1
+    assert encoder.prepare(batch).tiles is not None
 
 
 def make_batch(segment_ids, *, mask=None, special=(), are_runs=True):
@@ -78,7 +179,8 @@ def make_inputs(batch, *, width, present, device, seed=0):
     """Float64 values with many ties: small whole numbers, exact in every dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (*batch.mask.shape, width)
-    shapes = {part: shape for part in PARTS} | {"global_BD": (shape[0], width)}
+    num_texts = len(batch.mask if batch.text_places is None else batch.text_places)
+    shapes = {part: shape for part in PARTS} | {"global_BD": (num_texts, width)}
     values = dict.fromkeys(PARTS)
     for part in present:
         whole_numbers = torch.randint(-3, 4, shapes[part], generator=generator)
@@ -193,6 +295,19 @@ def test_parts_that_are_missing_are_left_out(tiny, present):
 
 
 @interpreted
+@pytest.mark.parametrize(
+    "present", [PARTS, ("global_BD", "gate_BLD"), ("global_BD", "local_BLD", "gate_BLD")]
+)
+def test_texts_that_share_a_row_read_their_own_global_pool(tiny, present):
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    mask[0, 9:] = False
+    rows = make_batch([SENTENCES[0], LONG_AND_SHORT[0]], mask=mask, special=[(0, 0), (1, 0)])
+    batch = join_texts(replace(rows, segments_are_runs=True), num_tokens=32)
+    assert batch.mask.shape == (1, 32)
+    check_agreement(batch, present=present)
+
+
+@interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_segments_whose_tokens_lie_apart_pool_as_the_reference_does(tiny, dtype):
     mask = torch.ones(2, 13, dtype=torch.bool)
@@ -225,6 +340,53 @@ def test_results_repeat_bit_by_bit(tiny):
     batch = make_batch(ONE_RUN)
     first, second = check_agreement(batch), check_agreement(batch)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@interpreted
+@pytest.mark.parametrize("vocab_size", [5, 16, 37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_of_a_row_and_its_gradient_are_those_of_the_definition(
+    vocab_size, dtype, monkeypatch
+):
+    from ponet import loss_kernels
+
+    monkeypatch.setattr(loss_kernels, "BLOCK", 16)
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(6, 40, generator=generator).mul_(3).to(dtype)
+    logits, labels = table[:, :vocab_size], torch.tensor([0, 4, -100, 2, 3, 1])
+    logits[1, 2] = logits[1, 4] = 9  # the first of two maxima is taken, and it is not the label
+    leaf = logits.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(leaf, labels, ignore_index=-100, reduction="sum")
+    expected.backward()
+    hits = int((leaf.argmax(1) == labels).sum())
+    beside = table[:, vocab_size:].clone()
+    for is_wanted in (False, True):
+        kept = logits.clone()
+        loss, found = loss_kernels.to_gradient(logits, labels, ignored=-100, is_wanted=is_wanted)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+        assert int(found) == hits
+        assert is_wanted or torch.equal(logits, kept)
+    tolerance = 1e-6 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(logits.double(), leaf.grad, rtol=tolerance, atol=tolerance)
+    assert torch.equal(table[:, vocab_size:], beside)
+
+
+@interpreted
+def test_the_whole_loss_is_the_same_with_the_kernel(monkeypatch):
+    from ponet import losses
+
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=generator) for shape in ((7, 4), (11, 4), (11,))]
+    labels = torch.tensor([3, -100, 0, 10, 5, -100, 1])
+    found = []
+    for uses_triton in (False, True):
+        monkeypatch.setattr(losses, "uses_triton", lambda _, uses=uses_triton: uses)
+        for leaf in leaves:
+            leaf.requires_grad_().grad = None
+        sums = losses.linear_cross_entropy(*leaves, labels, rows_per_chunk=3)
+        sums.loss.backward()
+        found.append([*sums, *(leaf.grad for leaf in leaves)])
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.gpu

@@ -9,9 +9,10 @@ import torch
 import torch._dynamo as dynamo
 from pytorch_lightning import Trainer
 
+from benchmarks.rivals import make_batch
 from ponet import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import MAX_COMPILED_SHAPES, PretrainModule
+from pretrain.module import MAX_COMPILED_SHAPES, PretrainModule, encoder_batch
 
 SIZES = {"vocab_size": 65, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 16,
          "max_positions": 32}  # fmt: skip
@@ -58,9 +59,11 @@ def trainer_of(folder: Path, **options: Any) -> Trainer:
     )
 
 
-def data_of(shards: Path, *, join_texts: bool = False) -> PretrainDataModule:
+def data_of(
+    shards: Path, *, micro_batch_size: int = 4, join_texts: bool = False
+) -> PretrainDataModule:
     """Training batches of 4, evaluation batches of 6, 6, and 4 at the end."""
-    sizes = {"global_batch_size": 8, "micro_batch_size": 4, "eval_batch_size": 6}
+    sizes = {"global_batch_size": 8, "micro_batch_size": micro_batch_size, "eval_batch_size": 6}
     return PretrainDataModule(
         folder=str(shards),
         max_len=32,
@@ -108,9 +111,8 @@ def test_the_mode_reaches_the_compiler_and_is_warned_about_where_it_does_nothing
 ) -> None:
     def fit(**options: Any) -> None:
         module = PretrainModule(BertConfig(**SIZES), compile_mode="reduce-overhead", **options)
-        trainer_of(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            module, datamodule=data_of(tiny_shards)
-        )
+        data = data_of(tiny_shards, micro_batch_size=8)
+        trainer_of(tmp_path, max_steps=1, limit_val_batches=0).fit(module, datamodule=data)
 
     with pytest.warns(UserWarning, match="reduce-overhead does nothing without a CUDA device"):
         fit(compile=True)
@@ -118,6 +120,29 @@ def test_the_mode_reaches_the_compiler_and_is_warned_about_where_it_does_nothing
     with pytest.warns(UserWarning, match="reduce-overhead does nothing: compile is off"):
         fit()
     assert len(graphs) == 1
+
+
+def test_cuda_graphs_are_refused_where_several_micro_batches_make_a_step(
+    tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
+) -> None:
+    module = PretrainModule(PoNetConfig(**SIZES), compile=True, compile_mode="reduce-overhead")
+    with pytest.raises(ValueError, match="adds up 2 micro-batches a step; give --model.compile_m"):
+        trainer_of(tmp_path, max_steps=1).fit(module, datamodule=data_of(tiny_shards))
+    assert not graphs
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_is_given_no_mask_for_a_batch_without_padding_unless_it_is_compiled(
+    compiled: bool, tiny_shards: Path
+) -> None:
+    data, module = data_of(tiny_shards), PretrainModule(BertConfig(**SIZES))
+    tensors = make_batch(2, 8, vocab_size=64, device="cpu").tensors()
+    full = encoder_batch(data.on_before_batch_transfer(tensors, 0), compiled=compiled)
+    assert (module.model.encoder.prepare(full) is None) != compiled
+    tensors["mask"] = tensors["mask"].clone()
+    tensors["mask"][0, 7] = False
+    padded = encoder_batch(data.on_before_batch_transfer(tensors, 0), compiled=compiled)
+    assert module.model.encoder.prepare(padded) is not None
 
 
 def test_too_many_shapes_are_an_error_and_not_a_slow_run(

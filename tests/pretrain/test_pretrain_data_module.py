@@ -297,7 +297,7 @@ def test_baselines_equal_a_direct_count(folder: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["mlm", "mlm_nsp", "mlm_sso"])
 def test_batches_have_the_agreed_names_shapes_and_dtypes(folder: Path, objective: str) -> None:
-    data = data_module(folder, objective=objective)
+    data = data_module(folder, objective=objective, join_texts=False)
     batch = next(iter(data.train_dataloader()))
     slots = MaskingConfig().num_slots(32)
     for name in ("input_ids", "token_type_ids", "segment_ids"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from pretrain.cli import main
 from pretrain.datamodule import PretrainDataModule
 from pretrain.loader import pack_batch, unpack_batch
 from pretrain.masking import MaskingConfig
-from pretrain.module import check_encoder
+from pretrain.module import PretrainModule, check_encoder
 from pretrain.objectives import IGNORED_LABEL
 from pretrain.records import example_predictions
+from training.run_config import CONFIG_KEY
 
 SPECIAL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 PROJECTION = {"kind": "spelling", "feature_size": 64, "num_hashes": 1}
@@ -170,3 +172,14 @@ def test_compiling_is_refused_before_the_first_step(
 ) -> None:
     assert main(["fit", *hashed_run(tiny_run, "compiled"), "--model.compile", "true"]) == 2
     assert "a new shape in every step" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_version_with_fewer_fields_is_the_same_model() -> None:
+    module = PretrainModule(hashed())
+    checkpoint: dict[str, Any] = {"global_step": 3}
+    module.on_save_checkpoint(checkpoint)
+    stored = checkpoint[CONFIG_KEY]
+    del stored["norm_position"], stored["projection"]["seed"]
+    module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="norm_position: checkpoint 'post', command line 'pre'"):
+        PretrainModule(hashed(norm_position="pre")).on_load_checkpoint(checkpoint)

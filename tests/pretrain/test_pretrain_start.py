@@ -257,3 +257,22 @@ def test_a_bert_in_the_layout_of_transformers_is_begun_with(
     for name, source in (("ours", start), ("theirs", folder)):
         assert main(["fit", *run, "--run.name", name, "--model.start_from", str(source)]) == 0
     assert values(tmp_path / "ours", "val/loss") == values(tmp_path / "theirs", "val/loss")
+
+
+def test_an_encoder_of_hashed_words_keeps_its_output_rows_by_their_words(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    projection = {"kind": "spelling", "feature_size": 64, "num_hashes": 1}
+    sizes = {**SIZES, "vocab_size": 65, "projection": projection}
+    encoder = json.dumps({"class_path": "ponet.PoNetConfig", "init_args": sizes})
+    options = without_encoder(tiny_options(tiny_shards, tmp_path))
+    assert main(["fit", *options, "--model.encoder", encoder, "--run.name", "first"]) == 0
+    shards = bigger_shards(tiny_shards, tmp_path / "more", ["zzz"])
+    options += ["--model.start_from", str(tmp_path / "first"), "--data.folder", str(shards)]
+    assert main(["fit", *options, "--model.optimizer.lr", "1e-12"]) == 0
+    before, after = (load_bundle(tmp_path / name).model.state_dict() for name in ("first", "tiny"))
+    rows = torch.tensor([*range(5), *range(6, 66)])
+    assert torch.allclose(after["mlm_head.weight"][rows], before["mlm_head.weight"], atol=1e-6)
+    assert torch.allclose(after["mlm_head.bias"][rows], before["mlm_head.bias"], atol=1e-6)
+    name = "encoder.embeddings.word.weight"
+    assert torch.allclose(after[name], before[name], atol=1e-6)

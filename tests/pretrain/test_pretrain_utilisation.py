@@ -21,6 +21,7 @@ from training.utilisation import (
     memory_gib,
     operand_type,
     peak_rate,
+    use_tensor_cores,
 )
 
 CPU = torch.device("cpu")
@@ -29,6 +30,20 @@ CPU = torch.device("cpu")
 def rows_of(root: Path, key: str) -> list[dict[str, float]]:
     lines = (root / "tiny" / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if key in row]
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bf16-mixed", "high"), ("32-true", "highest")]
+)
+def test_float32_products_are_rounded_only_beside_products_of_16_bits(
+    precision: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        use_tensor_cores(precision)
+        assert torch.get_float32_matmul_precision() == expected
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize(
