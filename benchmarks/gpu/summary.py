@@ -3,14 +3,15 @@
 import json
 import tarfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import triton_kernels
+from benchmarks import report, triton_kernels
 from benchmarks.gpu.cells import Log, Sizes
-from benchmarks.report import Content, Row, Target, find, machine, target, verdict
+from benchmarks.report import Content, Row, Target, find, machine, verdict
 
 MOST_LINES = 60
 MOST_BYTES = 16 * 2**20
@@ -33,6 +34,7 @@ def write(folder: Path, stages: list[str], sizes: Sizes) -> Content:
 def claims(rows: dict[str, list[Row]], sizes: Sizes) -> list[Target]:
     """Return what is claimed of a GPU, with what was measured."""
     steps, first, ours = rows["steps"], sizes.lengths[0], "PoNet, compiled, bf16"
+    target = partial(report.target, lacks="GPU" if sizes.is_dry else "")
     found = []
     for preset, bound in ((sizes.encoder, 0.35), (sizes.small, 0.14)):
         wanted = {"encoder": preset, "num_tokens": first, "rival": ours}
@@ -134,7 +136,9 @@ def _steps(row: Row) -> str:
         return ""
     place = f"{row['encoder']} {row['num_tokens']:>5} {row['rival']}"
     rate = f"{row['positions_per_s']:,.0f} tokens/s"
-    return f"{place}: {_ms(row)}, MFU {row['mfu']:.1%}, {rate}"
+    best = over_best(row, "BERT") if row["rival"].startswith("PoNet") else None
+    fast = f", x best BERT {best:.2f}" if best else ""
+    return f"{place}: {_ms(row)}, MFU {row['mfu']:.1%}, {rate}{fast}"
 
 
 def _table_2(row: Row) -> str:
