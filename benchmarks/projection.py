@@ -32,7 +32,8 @@ from benchmarks.text import read_batches
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import save_tokenizer, train_wordpiece
 from ponet import BertConfig, EncoderBatch, SequenceClassifier
-from ponet.config import MLPMixerConfig, ProjectionConfig
+from ponet.config import MLPMixerConfig
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders.hashed import HashedWords
 from ponet.hub.bits import rounded
 from ponet.hub.cost import Cost, measure, text_reader

@@ -16,16 +16,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.harness import Step
 from benchmarks.official import official_encoder
-from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig
+from ponet import (
+    BertConfig,
+    EncoderBatch,
+    EncoderConfig,
+    FNetConfig,
+    LocalGlobalConfig,
+    PoNetConfig,
+)
 from ponet.encoders import Encoder, build_encoder
 from ponet.flops import FORWARD_AND_BACKWARD, mixer_products, transform_flops
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+"""Lightning's names."""
 CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {"ponet": PoNetConfig, "official": PoNetConfig}
-CONFIG_CLASSES |= {"bert": BertConfig, "fnet": FNetConfig}
+CONFIG_CLASSES |= {"bert": BertConfig, "local_global": LocalGlobalConfig, "fnet": FNetConfig}
 SIZES = ("base", "small", "nano")
 POOLING_PASSES = 16
 """Reads and writes of a (tokens, D) array by PoNet's pooling, forward and backward, if each large
@@ -35,14 +45,15 @@ OTHER_PASSES = 34
 and products that do nothing else."""
 SAVINGS = {"": "", "none": ", no savings", "last block": ", last block where read"}
 SAVINGS |= {"joined": ", joined texts", "both": ", both savings"}
-NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
+NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT"}
+NAMES |= {"local_global": "local/global attention", "fnet": "FNet"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
     """One encoder and how it is computed."""
 
-    kind: Literal["ponet", "official", "bert", "fnet"]
+    kind: Literal["ponet", "official", "bert", "local_global", "fnet"]
     """official: PoNet in the arrangement of the released code."""
     kernels: str = "auto"
     """PoNet's kernel set."""
@@ -55,23 +66,30 @@ class Rival:
     savings: Literal["", "none", "last block", "joined", "both"] = ""
     """What a pretraining step leaves out: of the last block what is not read, padding, or both.
     Empty: on a CPU what a user gets, on CUDA the first."""
+    attention: str = ""
+    """flash: FlashAttention, its third version where PyTorch has it; empty: PyTorch chooses."""
 
     @property
     def label(self) -> str:
         """The name in tables."""
         name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
+        name += f" {self.attention}" if self.attention else ""
         name += ", compiled" if self.compile_mode else ""
         name += ", head at every position" if self.every_position else ""
         name += SAVINGS[self.savings]
         return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
 
     def config(self, size: str, **fields: Any) -> EncoderConfig:
-        """Return a preset's configuration; BERT's attention has no dropout."""
-        if self.kind == "bert":
+        """Return a preset's configuration; attention has no dropout."""
+        if self.kind in ("bert", "local_global"):
             fields = {"attention_dropout_prob": 0.0, **fields}
         if self.kind == "ponet":
             fields["kernels"] = self.kernels
         return CONFIG_CLASSES[self.kind].preset(size, **fields)  # type: ignore[arg-type]
+
+    def attending(self) -> AbstractContextManager[Any]:
+        """Return the context in which the rival's steps run, backward passes too."""
+        return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if self.attention else nullcontext()
 
     def encoder(self, config: EncoderConfig) -> Encoder:
         """Return a new encoder."""
@@ -96,13 +114,27 @@ def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
     """Return every way to compute the encoders; compiled ones only if a mode is given."""
     names = ("reference", "eager", *(["triton"] if device == "cuda" else []))
     plain = [Rival(kind="ponet", kernels=name) for name in names]
-    others = [Rival(kind="bert"), Rival(kind="fnet")]
+    others = [Rival(kind="bert"), Rival(kind="local_global"), Rival(kind="fnet")]
     found = [Rival(kind="official"), *plain, *others]
     if compile_mode:
         # The released arrangement does not compile (an in-place fill of a transposed view).
-        kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
+        kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
         found += [Rival(kind=kind, compile_mode=compile_mode) for kind in kinds]
     return found
+
+
+def flash_version() -> str:
+    """Let PyTorch run FlashAttention 3, where it is installed; return which version runs."""
+    from torch.nn import attention
+
+    activate = getattr(attention, "activate_flash_attention_impl", None)
+    if activate is None:
+        return "2: this PyTorch registers no other"
+    try:
+        activate("FA3")
+    except Exception as error:  # whatever the import of a foreign package raises
+        return f"2: {type(error).__name__} with FA3: {error}"[:200]
+    return "3"
 
 
 def ours(rivals: list[Rival]) -> Rival:
@@ -157,7 +189,9 @@ def step_flops(
 ) -> float:
     """Return the operations per token of one step; only attention and transform depend on L."""
     width = config.hidden_size
-    products = mixer_products(config, num_tokens) / num_tokens
+    layers = range(period(config))
+    products = sum(mixer_products(config, num_tokens, layer=layer) for layer in layers)
+    products /= len(layers) * num_tokens
     if kind == "official":
         products = 6 * width**2 + 2 * width
     if part == "mixer":
@@ -169,6 +203,24 @@ def step_flops(
     once = 2 * products * (FORWARD_AND_BACKWARD if training else 1)
     once += transform * (2 if training else 1)
     return once * (config.num_layers if part == "model" else 1)
+
+
+def period(config: EncoderConfig) -> int:
+    """Return after how many layers they repeat: those of local/global attention are not alike."""
+    return config.global_every if isinstance(config, LocalGlobalConfig) else 1
+
+
+class _InTurn(nn.Module):
+    """Some layers or mixers, one after the other."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
+        for part in self.parts:
+            x_BLD = part(x_BLD, plan)
+        return x_BLD
 
 
 def least_layer_seconds(
@@ -194,8 +246,9 @@ class Subject:
         device = setting.device
         sizes: dict[str, Any] = {"max_positions": max(tokens for _, tokens in shapes)}
         if setting.part != "model":
-            sizes |= {"vocab_size": 64, "num_layers": 1}
+            sizes |= {"vocab_size": 64, "num_layers": period(rival.config(setting.size))}
         config = rival.config(setting.size, dropout_prob=0.0, **sizes)
+        self.layers_per_step = 1 if setting.part == "model" else config.num_layers
         with torch.device(device):
             self.encoder = rival.encoder(config)
         self.encoder.train(setting.mode == "training")
@@ -213,16 +266,21 @@ class Subject:
         self.gradient_ND = torch.randn(most, config.hidden_size, device=device)
 
     def _part(self) -> nn.Module:
-        block: Any = self.encoder.layers[0]
-        if self.setting.part == "mixer" and hasattr(block.mixer, "output"):
-            block.mixer.output = nn.Identity()
-        parts = {"model": self.encoder, "layer": block, "mixer": block.mixer}
-        return parts[self.setting.part]
+        if self.setting.part == "model":
+            return self.encoder
+        blocks: list[Any] = list(self.encoder.layers)
+        if self.setting.part == "mixer":
+            for block in blocks:
+                if hasattr(block.mixer, "output"):
+                    block.mixer.output = nn.Identity()
+            blocks = [block.mixer for block in blocks]
+        return _InTurn(blocks) if len(blocks) > 1 else blocks[0]
 
     def step(self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False) -> Step:
         """Return a function that does forward and, in training, backward at this length.
 
-        The mixer or layer is applied `depth` times, one after the other. Gradients of weights are
+        The mixer or layer is applied `depth` times, one after the other; where layers are not all
+        alike, a whole `period` of them, which are `layers_per_step`. Gradients of weights are
         dropped after the step, as an optimiser's zero_grad does, or added to those that are there.
         """
         batch, plan = self.batches[num_tokens], self.plans[num_tokens]
@@ -242,11 +300,12 @@ class Subject:
 
         def step() -> None:
             if self.setting.mode == "inference":
-                with torch.inference_mode(), autocast(device, precision):
+                attending = self.rival.attending()
+                with attending, torch.inference_mode(), autocast(device, precision):
                     output(x_BLD)
                 return
             leaf_BLD = x_BLD.detach().requires_grad_()
-            with autocast(device, precision):
+            with self.rival.attending(), autocast(device, precision):
                 y_BLD = output(leaf_BLD)
             y_BLD.backward(gradient_BLD.to(y_BLD.dtype))
             if not keep_gradients:

@@ -27,6 +27,7 @@ from finetune.data.datamodule import TaskDataModule
 from finetune.data.targets import ScoreScale, balanced_weights, row_losses, score_scale
 from finetune.fit_module import FitModule
 from finetune.metrics import scores, sentence_scores, tagging_scores
+from finetune.pairs import PairOptions, start_from_counts
 from finetune.sentences.windows import joined
 from finetune.tasks.spec import TaskSpec
 from finetune.thresholds import (
@@ -69,11 +70,7 @@ class FinetuneModule(FitModule):
             bio.
         thresholds: Of several labels a text, the probability above which one is given, chosen on
             validation after every epoch: one for all by the F1 over all answers, or per_label.
-        pair_rows: Rows of a linear model over words and pairs of neighbours whose logits are added
-            to those of an encoder of hashed words, in classifiers of texts; 0: what the encoder's
-            projection says.
-        pair_start: Where that model starts: counts: the log-odds of the labels by how many training
-            texts have a word or pair; zero.
+        pairs: A linear model over words and pairs of words beside an encoder of hashed words.
     """
 
     spec: TaskSpec
@@ -91,15 +88,12 @@ class FinetuneModule(FitModule):
         tokenizer: str = "",
         decoder: Decoder = "independent",
         thresholds: Thresholds = "one",
-        pair_rows: int = 0,
-        pair_start: Literal["counts", "zero"] = "counts",
+        pairs: PairOptions = PairOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if thresholds not in get_args(Thresholds):
             allowed = ", ".join(get_args(Thresholds))
             raise ValueError(f"thresholds is {thresholds!r}; allowed are {allowed}")
-        if pair_rows < 0:
-            raise ValueError(f"pair_rows is {pair_rows}; it must be 0 or more")
         if decoder not in get_args(Decoder):
             allowed = ", ".join(get_args(Decoder))
             raise ValueError(f"decoder is {decoder!r}; allowed are {allowed}")
@@ -117,8 +111,7 @@ class FinetuneModule(FitModule):
         self.how_thresholds: Thresholds = thresholds
         self.thresholds: tuple[float, ...] = ()
         """As they were chosen on the newest validation, or of the classifier that is scored."""
-        self.pair_rows = pair_rows
-        self.pair_start = pair_start
+        self.pairs = pairs
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -211,14 +204,7 @@ class FinetuneModule(FitModule):
         config = dataclasses.replace(config, dropout_prob=prob)
         if isinstance(config, BertConfig):
             config = dataclasses.replace(config, attention_dropout_prob=prob)
-        if self.pair_rows:
-            if config.projection is None:
-                raise ValueError(
-                    f"model.pair_rows is {self.pair_rows}, but {self.encoder_path} has no hashed "
-                    "words (projection) to make pairs of; leave it out"
-                )
-            projection = dataclasses.replace(config.projection, pair_rows=self.pair_rows)
-            config = dataclasses.replace(config, projection=projection)
+        config = self.pairs.added_to(config, spec)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
@@ -234,29 +220,14 @@ class FinetuneModule(FitModule):
             )
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
-            self._start_pairs(classifier)
+            if classifier.pairs and self.pairs.start == "counts" and not spec.is_regression:
+                texts = self.datamodule.training_texts()
+                start_from_counts(classifier.pairs, texts, num_labels=spec.num_outputs)
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
             if max_positions > config.max_positions and config.use_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier
-
-    def _start_pairs(self, classifier: SequenceClassifier) -> None:
-        """Let words and pairs start from how many training texts of each label have them."""
-        pairs = classifier.pairs
-        if pairs is not None and self.spec.is_multilabel:
-            raise ValueError(
-                "words and pairs beside an encoder tell one class from others, and texts have "
-                "several labels here; leave out pair_rows"
-            )
-        if pairs is None or self.pair_start == "zero" or self.spec.is_regression:
-            return
-        counts_CR = torch.zeros(self.spec.num_outputs, pairs.projection.pair_rows + 1)
-        for batch in self.datamodule.training_texts():
-            rows_BP = pairs.rows(batch.inputs)
-            places_BP = rows_BP + batch.targets_B[:, None] * counts_CR.shape[1]
-            counts_CR.view(-1).index_add_(0, places_BP.flatten(), torch.ones(rows_BP.numel()))
-        pairs.start_from(counts_CR[:, :-1].T)
 
     def _take_over(
         self, classifier: SequenceClassifier | Tagger, pretrained: PretrainedEncoder
@@ -266,7 +237,7 @@ class FinetuneModule(FitModule):
         assert model is not None
         parts = ["encoder", "pooler"]
         if pretrained.labels == spec.labels and not isinstance(model, PretrainingModel):
-            parts += ["classifier", "pairs"]
+            parts += ["classifier", *["pairs"] * (not self.pairs.rows)]
         if pretrained.tags == spec.tags and type(model) is type(classifier):
             parts += ["tagger", "crf"]
         for name in parts:

@@ -10,11 +10,12 @@ from ponet.config import (
     EncoderConfig,
     FNetConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
-    ProjectionConfig,
 )
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders import Encoder, build_encoder
 from ponet.foreign import load_official
 from ponet.heads import (
@@ -37,6 +38,7 @@ __all__ = [
     "FNetConfig",
     "HyperMixerConfig",
     "LSTMConfig",
+    "LocalGlobalConfig",
     "MLPMixerConfig",
     "MaskedOutput",
     "PoNetConfig",

@@ -23,6 +23,7 @@ from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
+    load_strictly,
     new_folder,
     read_json,
     read_weights,
@@ -284,14 +285,6 @@ def bundle_folder(path: str | Path) -> Path:
     given = Path(path)
     folders = (given, *(given / name for name in _IN_RUN))
     return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), given)
-
-
-def load_strictly(model: Model, state: Mapping[str, Tensor], where: object) -> None:
-    """Load a native state dict that must name every weight, with its shape."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{where} does not fit its configuration: {error}") from error
 
 
 def _is_foreign(folder: Path) -> bool:

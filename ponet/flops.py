@@ -21,6 +21,7 @@ from ponet.config import (
     EncoderConfig,
     FNetConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
@@ -44,7 +45,8 @@ def training_flops(
 
     With F = 4 D and many tokens that is, per token and layer: 72 D^2 for PoNet (of which the global
     pool's 12 h D are a small part more), 72 D^2 + 12 L D for BERT, and 48 D^2 + 5 D log2(L D) for
-    FNet. Each masked position takes 6 D (D + V) more.
+    FNet. Each masked position takes 6 D (D + V) more. A local layer of local/global attention has
+    the 2 W keys around a block of W tokens where BERT has L, as far as it computes blocks.
 
     Args:
         config: Encoder.
@@ -59,8 +61,8 @@ def training_flops(
     if num_read is not None:
         reading[-1:] = [num_read] * len(reading[-1:])
     products = num_masked * width * (width + config.vocab_size)
-    for read in reading:
-        products += mixer_products(config, num_tokens, num_read=read)
+    for number, read in enumerate(reading):
+        products += mixer_products(config, num_tokens, num_read=read, layer=number)
         if not isinstance(config, LSTMConfig):
             products += 2 * read * width * config.ffn_size
     if num_pair_classes:
@@ -73,7 +75,7 @@ def training_flops(
 
 
 def mixer_products(
-    config: EncoderConfig, num_tokens: float, *, num_read: float | None = None
+    config: EncoderConfig, num_tokens: float, *, num_read: float | None = None, layer: int = 0
 ) -> float:
     """Return the multiplications of one mixer's forward pass over one row.
 
@@ -85,6 +87,7 @@ def mixer_products(
         config: Encoder.
         num_tokens: L.
         num_read: R; None: all L.
+        layer: Its number from 0; layers of local/global attention differ.
 
     Raises:
         TypeError: If the encoder is of a kind without a formula here.
@@ -93,7 +96,7 @@ def mixer_products(
     if isinstance(config, FNetConfig):
         return 0
     if isinstance(config, BertConfig):
-        return 2 * (num_tokens + num_read) * width**2 + 2 * num_tokens * num_read * width
+        return _attention_products(config, num_tokens, num_read, layer)
     if isinstance(config, MLPMixerConfig):
         return 2 * num_tokens * width * config.ffn_size
     if isinstance(config, HyperMixerConfig):
@@ -109,6 +112,17 @@ def mixer_products(
     if "key" in in_use:
         products += 2 * (width**2 + num_tokens * config.num_heads * width)
     return products + (width**2 if "query" in in_use else 0)
+
+
+def _attention_products(
+    config: BertConfig, num_tokens: float, num_read: float, layer: int
+) -> float:
+    """Return the multiplications of an attention mixer; a local layer computes all its tokens."""
+    width = config.hidden_size
+    if isinstance(config, LocalGlobalConfig) and layer % config.global_every:
+        seen = min(num_tokens, 2 * config.window)
+        return (3 * num_tokens + num_read) * width**2 + 2 * num_tokens * seen * width
+    return 2 * (num_tokens + num_read) * width**2 + 2 * num_tokens * num_read * width
 
 
 def transform_flops(config: EncoderConfig, num_tokens: float) -> float:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from data_prep.manifest import TokenizerInfo
-from ponet.bundle import load_strictly
 from ponet.config import EncoderConfig, PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.names import KeyTable, drop_tied_decoder, foreign_config, import_state, weight_table
 from ponet.weight_files import (
     CONFIG_NAME,
     find_weights,
+    load_strictly,
     read_config_metadata,
     read_json,
     read_weights,

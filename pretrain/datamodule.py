@@ -46,6 +46,8 @@ class PretrainDataModule(LightningDataModule):
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
     skipped_windows: tuple[int, ...] = ()
     """Windows of the stream that rollbacks leave out, ascending."""
+    _words: PieceWords | None = None
+    """Makes whole words of pieces, for encoders of hashed words."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -105,7 +107,6 @@ class PretrainDataModule(LightningDataModule):
         self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
-        self._words: PieceWords | None = None
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:

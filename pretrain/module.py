@@ -110,11 +110,10 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
-def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
-    stored = dict(checkpoint.get(CONFIG_KEY, {}))
-    for beside in ("config", STARTED_KEY):
-        stored.pop(beside, None)
+    saved, beside = checkpoint.get(CONFIG_KEY, {}), ("config", STARTED_KEY)
+    stored = {key: value for key, value in saved.items() if key not in beside}
     objective = {"objective": stored.pop("objective", None)}
     return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
 
@@ -341,7 +340,7 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = _identity_in(checkpoint), self._identity()
+        stored, own = identity_in(checkpoint), self._identity()
         self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}

@@ -4,7 +4,7 @@ B batch, L tokens, R tokens that are read, D width, H heads, K head width; T tex
 P tokens of the longest, N = B * L.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class BertMixer(TokenMixer):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout_prob)
 
-    def prepare(self, batch: EncoderBatch) -> Tensor | TextPlan | None:
+    def prepare(self, batch: EncoderBatch) -> Any:
         """Return the bool (B, 1, 1, L) mask of tokens that may be attended to; None: all of them.
 
         Without a mask a GPU has its fastest attention kernel to choose. A row without a real token

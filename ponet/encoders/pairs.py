@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
-from ponet.config import ProjectionConfig
+from ponet.config_fields import ProjectionConfig
 
 _PRIME = 2**31 - 1
 _FACTORS = (741103597, 1040795603, 523592119)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ponet.config import ProjectionConfig
+from ponet.config_fields import ProjectionConfig
 from ponet.projection.bits import hash_bits, simhash_sums
 from ponet.projection.minhash import fingerprints
 from ponet.projection.spelling import attributes_of
