@@ -1,17 +1,17 @@
-"""Speed and memory of PoNet, its released arrangement, BERT and FNet: mixer, layer, model.
+"""Speed and memory of PoNet, its released arrangement and its rivals: mixer, layer, model.
 
     python -m benchmarks.encoders                       (one CPU thread; see --rounds, --lengths)
     python -m benchmarks.encoders --precisions bf16 --lengths 512 8192 --parts layer
     python -m benchmarks.encoders --device cuda
 
 Rivals: PoNet with each kernel set, the released code's arrangement of the same function, BERT with
-PyTorch's fused attention, FNet; with `--compile` (the default on CUDA) PoNet, BERT and FNet also
-compiled. All rivals and all lengths of a setting are timed in turn, in rounds; ratios are formed
-within a round, and medians are taken over rounds. On one CPU thread the time is CPU time of the
-process, on CUDA that of the device. A step of the mixer or layer starts from hidden states, a step
-of the model from token ids; there is no loss and no optimiser (see pretraining.py). What the layers
-of a batch share (masks, indices) is made beforehand for mixer and layer, and in every step of the
-model.
+PyTorch's fused attention, local/global attention (window 128, every third layer global; a layer is
+the mean of three), FNet; with `--compile` (the default on CUDA) all but the second also compiled.
+All rivals and all lengths of a setting are timed in turn, in rounds; ratios are formed within a
+round, and medians are taken over rounds. On one CPU thread the time is CPU time of the process, on
+CUDA that of the device. A step of the mixer or layer starts from hidden states, a step of the model
+from token ids; there is no loss and no optimiser (see pretraining.py). What the layers of a batch
+share (masks, indices) is made beforehand for mixer and layer, and in every step of the model.
 
 Memory is how far one step raises the peak, above weights, their gradients and inputs. For layers
 there is also what each further layer adds: two in a row less one.
@@ -84,6 +84,9 @@ def measure(setting: Setting, compared: list[Rival], options: Options) -> dict[s
     steps |= {(name, 0): step for name, (step, _) in machine_steps.items()}
     steps, errors = harness.first_calls(steps)
     samples = harness.run_rounds(steps, rounds=options.rounds, clock=clock, slow_s=options.slow_s)
+    for (name, _), found in samples.items():
+        if name in subjects:
+            found[:] = [_per_layer(sample, subjects[name].layers_per_step) for sample in found]
     rates = {
         name: amount / harness.times(samples.pop((name, 0)), clock.deciding)["median"]
         for name, (_, amount) in machine_steps.items()
@@ -99,6 +102,10 @@ def measure(setting: Setting, compared: list[Rival], options: Options) -> dict[s
         for (name, tokens), error in errors.items()
     ]
     return {"rows": rows, "rates": rates, "errors": failed}
+
+
+def _per_layer(sample: harness.Sample, layers: int) -> harness.Sample:
+    return sample and {key: seconds / layers for key, seconds in sample.items()}
 
 
 def _work(row: Row, rates: dict[str, float]) -> Row:
@@ -132,7 +139,8 @@ def _memory(subject: Subject, tokens: int) -> dict[str, float]:
     found["mib_per_token"] = found["peak_mib"] / subject.batches[tokens].mask.numel()
     if subject.setting.part != "model":
         two = subject.step(tokens, depth=2, keep_gradients=True)
-        found["further_mib"] = harness.peak_bytes(two, device) / 2**20 - found["peak_mib"]
+        added = harness.peak_bytes(two, device) / 2**20 - found["peak_mib"]
+        found["further_mib"] = added / subject.layers_per_step
     subject.encoder.zero_grad(set_to_none=True)
     return found
 

@@ -1,4 +1,4 @@
-"""What long texts cost: time and memory of a training step of PoNet, BERT and FNet.
+"""What long texts cost: time and memory of a training step of PoNet and its rivals.
 
     python -m benchmarks.long_documents --threads 2                        (small, about 12 minutes)
     python -m benchmarks.long_documents --encoder base --device cuda --precision bf16
@@ -13,7 +13,8 @@ and not timed.
 Time: all remaining cases in turn, in several rounds; ratios are formed within a round. A case
 slower than `--slow_s` is left out of every second round.
 
-BERT attends by PyTorch's scaled_dot_product_attention. Its attention dropout is 0 here: with the
+BERT and local/global attention (window 128, every third layer global) attend by PyTorch's
+scaled_dot_product_attention. Their attention dropout is 0 here: with the
 published 0.1 a CPU has no fused kernel, and memory grows with the square of the length
 (`--attention_dropout 0.1` shows it). All other dropout is 0.1.
 """
@@ -38,7 +39,7 @@ OPTIONS = {
     "encoder": Option("small", "", SIZES, short="nano"),
     "lengths": Option([512, 1024, 2048, 4096, 8192, 16384], "tokens per text", short=[512, 2048]),
     "tokens_per_step": Option(16_384, short=2048),
-    "attention_dropout": Option(0.0, "of BERT"),
+    "attention_dropout": Option(0.0, "of BERT and of local/global attention"),
     "precision": Option("32", "", ("32", "bf16")),
     **LIMITS,
     "limit_gib": Option(round(0.8 * FREE_GIB, 1), "of a step, on a CPU: 80 % of what is free"),
@@ -49,8 +50,9 @@ def make_steps(options: Options) -> dict[Cell, Step]:
     """Return the training step of every case; one model per encoder, for the longest texts."""
     torch.manual_seed(1)
     steps: dict[Cell, Step] = {}
-    for kind in ("ponet", "bert", "fnet"):
-        dropout = {"attention_dropout_prob": options.attention_dropout} if kind == "bert" else {}
+    for kind in ("ponet", "bert", "local_global", "fnet"):
+        attends = kind in ("bert", "local_global")
+        dropout = {"attention_dropout_prob": options.attention_dropout} if attends else {}
         rival = Rival(kind=kind)  # type: ignore[arg-type]
         config = rival.config(options.encoder, max_positions=max(options.lengths), **dropout)
         with torch.device(options.device):

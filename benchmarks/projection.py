@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from benchmarks.text import read_batches
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import save_tokenizer, train_wordpiece
 from ponet import BertConfig, EncoderBatch, SequenceClassifier
-from ponet.config import MLPMixerConfig, ProjectionConfig
+from ponet.config import MLPMixerConfig
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders.hashed import HashedWords
 from ponet.hub.bits import rounded
 from ponet.hub.cost import Cost, measure, text_reader
@@ -177,9 +177,8 @@ def measure_utterances(words: list[str], tokenizer: Path, options: Options) -> d
     """Return milliseconds of one utterance of every model, and megabytes of its weights."""
     answers: dict[str, Callable[[], Cost]] = {}
     sizes: dict[str, float] = {}
-    cost = partial(measure, clock=time.process_time)
     predict, read_plain = linear_model(words), lambda text: text
-    answers["TF-IDF, linear model"] = lambda: cost(read_plain, predict)
+    answers["TF-IDF, linear model"] = lambda: measure(read_plain, predict)
     vocab_size = Tokenizer.from_file(str(tokenizer)).get_vocab_size()
     bert = BertConfig.preset("small", vocab_size=vocab_size)
     models: dict[str, nn.Module] = {"BERT small": SequenceClassifier(bert, num_labels=CLASSES)}
@@ -188,7 +187,7 @@ def measure_utterances(words: list[str], tokenizer: Path, options: Options) -> d
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models.items():
             read = text_reader(model.eval().encoder.config, tokenizer)  # type: ignore[arg-type, union-attr]
-            answers[name] = lambda read=read, model=model: cost(read, model)  # type: ignore[misc]
+            answers[name] = lambda read=read, model=model: measure(read, model)  # type: ignore[misc]
             sizes[name] = 4e-6 * sum(value.numel() for value in model.parameters())
             for bits in (32, 8) if options.graphs and isinstance(model, Tagger) else ():
                 label = f"{name}, ONNX {bits} bit"
@@ -199,7 +198,7 @@ def measure_utterances(words: list[str], tokenizer: Path, options: Options) -> d
                     pack_onnx(path)
                 session, sizes[label] = open_session(path, threads=1), path.stat().st_size / 1e6
                 run = lambda batch, s=session, m=live: run_session(s, m.inputs(batch))  # noqa: E731
-                answers[label] = lambda read=read, run=run: cost(read, run)  # type: ignore[misc]
+                answers[label] = lambda read=read, run=run: measure(read, run)  # type: ignore[misc]
     found = in_rounds(answers, options.rounds)
     return {
         name: {"megabytes": sizes.get(name),

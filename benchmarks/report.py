@@ -122,16 +122,18 @@ def write(name: str, content: Row, options: Options) -> Row:
     return whole
 
 
-def finish(name: str, content: Row, options: Options, *, kind: str = "") -> None:
-    """Write `<output>/<name>.json` and print its tables and claims.
+def finish(name: str, content: Row, options: Options, *, kind: str = "") -> str:
+    """Write `<output>/<name>.json`; print its tables and claims.
 
-    The tables are those of a kind, which is the name where none is given.
+    The tables, which are returned, are those of a kind, the name where none is given.
     """
     whole = write(name, content, options)
-    print(f"{options.output / name}.json\n\n{tables(kind or name, whole)}\n")
+    shown_tables = tables(kind or name, whole)
+    print(f"{options.output / name}.json\n\n{shown_tables}\n")
     for entry in whole.get("targets", []):
         measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
         print(f"{verdict(entry)}: {entry['claim']}: {measured}, target {entry['target']}")
+    return shown_tables
 
 
 def template(name: str) -> Any:
@@ -268,11 +270,12 @@ def line_chart(
     title: str,
     xlabel: str = "tokens per text",
     spans: Sequence[tuple[float, float]] = (),
+    is_linear: bool = False,
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
 
     What stands before the comma of a line's name decides its colour. Spans of the x axis are
-    shaded; the axes are linear then.
+    shaded; the axes are linear then, or if so asked.
     """
     lines = -(-len(panels) // min(3, len(panels)))
     figure, axes = _axes(min(3, len(panels)), 4.0 * lines + 0.8, len(panels))
@@ -296,7 +299,7 @@ def line_chart(
         axis.set_xlabel(xlabel)
         axis.grid(alpha=0.3)
         places = sorted({x for points in drawn.values() for x, _ in points})
-        if places and not spans:
+        if places and not (spans or is_linear):
             _make_logarithmic(axis, places)
     figure.legend(legend.values(), legend, loc="lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(title)

@@ -20,7 +20,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.harness import Step
 from benchmarks.official import official_encoder
-from ponet import BertConfig, EncoderBatch, EncoderConfig, FNetConfig, PoNetConfig
+from ponet import (
+    BertConfig,
+    EncoderBatch,
+    EncoderConfig,
+    FNetConfig,
+    LocalGlobalConfig,
+    PoNetConfig,
+)
 from ponet.encoders import Encoder, build_encoder
 from ponet.flops import FORWARD_AND_BACKWARD, mixer_products, transform_flops
 
@@ -28,7 +35,7 @@ DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names."""
 CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {"ponet": PoNetConfig, "official": PoNetConfig}
-CONFIG_CLASSES |= {"bert": BertConfig, "fnet": FNetConfig}
+CONFIG_CLASSES |= {"bert": BertConfig, "local_global": LocalGlobalConfig, "fnet": FNetConfig}
 SIZES = ("base", "small", "nano")
 POOLING_PASSES = 16
 """Reads and writes of a (tokens, D) array by PoNet's pooling, forward and backward, if each large
@@ -36,14 +43,17 @@ array is read and written once per kernel; the count is explained in docs/perfor
 OTHER_PASSES = 34
 """The same for the rest of a training layer: norms, residuals, GELU, with compiled pointwise code
 and products that do nothing else."""
-NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT", "fnet": "FNet"}
+SAVINGS = {"": "", "none": ", no savings", "last block": ", last block where read"}
+SAVINGS |= {"joined": ", joined texts", "both": ", both savings"}
+NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT"}
+NAMES |= {"local_global": "local/global attention", "fnet": "FNet"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
     """One encoder and how it is computed."""
 
-    kind: Literal["ponet", "official", "bert", "fnet"]
+    kind: Literal["ponet", "official", "bert", "local_global", "fnet"]
     """official: PoNet in the arrangement of the released code."""
     kernels: str = "auto"
     """PoNet's kernel set."""
@@ -53,6 +63,9 @@ class Rival:
     """Vocabulary logits at every position and a plain cross-entropy, as in the released code."""
     precision: str = ""
     """32 or bf16; empty: that of the setting."""
+    savings: Literal["", "none", "last block", "joined", "both"] = ""
+    """What a pretraining step leaves out: of the last block what is not read, padding, or both.
+    Empty: on a CPU what a user gets, on CUDA the first."""
     attention: str = ""
     """flash: FlashAttention, its third version where PyTorch has it; empty: PyTorch chooses."""
 
@@ -63,11 +76,12 @@ class Rival:
         name += f" {self.attention}" if self.attention else ""
         name += ", compiled" if self.compile_mode else ""
         name += ", head at every position" if self.every_position else ""
+        name += SAVINGS[self.savings]
         return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
 
     def config(self, size: str, **fields: Any) -> EncoderConfig:
-        """Return a preset's configuration; BERT's attention has no dropout."""
-        if self.kind == "bert":
+        """Return a preset's configuration; attention has no dropout."""
+        if self.kind in ("bert", "local_global"):
             fields = {"attention_dropout_prob": 0.0, **fields}
         if self.kind == "ponet":
             fields["kernels"] = self.kernels
@@ -100,11 +114,11 @@ def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
     """Return every way to compute the encoders; compiled ones only if a mode is given."""
     names = ("reference", "eager", *(["triton"] if device == "cuda" else []))
     plain = [Rival(kind="ponet", kernels=name) for name in names]
-    others = [Rival(kind="bert"), Rival(kind="fnet")]
+    others = [Rival(kind="bert"), Rival(kind="local_global"), Rival(kind="fnet")]
     found = [Rival(kind="official"), *plain, *others]
     if compile_mode:
         # The released arrangement does not compile (an in-place fill of a transposed view).
-        kinds: tuple[Any, ...] = ("ponet", "bert", "fnet")
+        kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
         found += [Rival(kind=kind, compile_mode=compile_mode) for kind in kinds]
     return found
 
@@ -175,7 +189,9 @@ def step_flops(
 ) -> float:
     """Return the operations per token of one step; only attention and transform depend on L."""
     width = config.hidden_size
-    products = mixer_products(config, num_tokens) / num_tokens
+    layers = range(period(config))
+    products = sum(mixer_products(config, num_tokens, layer=layer) for layer in layers)
+    products /= len(layers) * num_tokens
     if kind == "official":
         products = 6 * width**2 + 2 * width
     if part == "mixer":
@@ -187,6 +203,24 @@ def step_flops(
     once = 2 * products * (FORWARD_AND_BACKWARD if training else 1)
     once += transform * (2 if training else 1)
     return once * (config.num_layers if part == "model" else 1)
+
+
+def period(config: EncoderConfig) -> int:
+    """Return after how many layers they repeat: those of local/global attention are not alike."""
+    return config.global_every if isinstance(config, LocalGlobalConfig) else 1
+
+
+class _InTurn(nn.Module):
+    """Some layers or mixers, one after the other."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
+        for part in self.parts:
+            x_BLD = part(x_BLD, plan)
+        return x_BLD
 
 
 def least_layer_seconds(
@@ -212,8 +246,9 @@ class Subject:
         device = setting.device
         sizes: dict[str, Any] = {"max_positions": max(tokens for _, tokens in shapes)}
         if setting.part != "model":
-            sizes |= {"vocab_size": 64, "num_layers": 1}
+            sizes |= {"vocab_size": 64, "num_layers": period(rival.config(setting.size))}
         config = rival.config(setting.size, dropout_prob=0.0, **sizes)
+        self.layers_per_step = 1 if setting.part == "model" else config.num_layers
         with torch.device(device):
             self.encoder = rival.encoder(config)
         self.encoder.train(setting.mode == "training")
@@ -231,16 +266,21 @@ class Subject:
         self.gradient_ND = torch.randn(most, config.hidden_size, device=device)
 
     def _part(self) -> nn.Module:
-        block: Any = self.encoder.layers[0]
-        if self.setting.part == "mixer" and hasattr(block.mixer, "output"):
-            block.mixer.output = nn.Identity()
-        parts = {"model": self.encoder, "layer": block, "mixer": block.mixer}
-        return parts[self.setting.part]
+        if self.setting.part == "model":
+            return self.encoder
+        blocks: list[Any] = list(self.encoder.layers)
+        if self.setting.part == "mixer":
+            for block in blocks:
+                if hasattr(block.mixer, "output"):
+                    block.mixer.output = nn.Identity()
+            blocks = [block.mixer for block in blocks]
+        return _InTurn(blocks) if len(blocks) > 1 else blocks[0]
 
     def step(self, num_tokens: int, *, depth: int = 1, keep_gradients: bool = False) -> Step:
         """Return a function that does forward and, in training, backward at this length.
 
-        The mixer or layer is applied `depth` times, one after the other. Gradients of weights are
+        The mixer or layer is applied `depth` times, one after the other; where layers are not all
+        alike, a whole `period` of them, which are `layers_per_step`. Gradients of weights are
         dropped after the step, as an optimiser's zero_grad does, or added to those that are there.
         """
         batch, plan = self.batches[num_tokens], self.plans[num_tokens]

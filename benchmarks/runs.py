@@ -28,8 +28,9 @@ def synthetic_folder(
     vocab_size: int = 30_522,
     validation_sentences: int = 0,
     words_per_document: int = 0,
+    sentences_per_document: int = 40,
 ) -> Path:
-    """Write shards of random tokens: 25 per sentence, 40 sentences per document on average.
+    """Write shards of random tokens: 25 per sentence on average, as are sentences per document.
 
     A document has `words_per_document` different tokens, which can be learnt; 0: all there are.
     """
@@ -45,7 +46,7 @@ def synthetic_folder(
         if not count:
             continue
         lens = random.geometric(1 / 25, count)
-        documents = random.geometric(1 / 40, count // 40)
+        documents = random.geometric(1 / sentences_per_document, count // sentences_per_document)
         documents = documents[np.cumsum(documents) < count]
         documents = np.append(documents, count - documents.sum())
         tokens = random.integers(5, vocab_size, int(lens.sum()))

@@ -68,7 +68,8 @@ class _Limits:
 @dataclass(frozen=True, kw_only=True)
 class _Texts(_Limits):
     text_field: str = "text"
-    """Field or column that holds the text; `meta.text` is `text` in `meta` (local files)."""
+    """Field or column that holds the text; `meta.text` is `text` in `meta` (local files). In .csv
+    and .tsv files also several columns, joined as paragraphs: `title,body`, and numbers from 1."""
     wikitext_headings: bool = False
     """Whether lines or rows like ` = Title = ` start a new document (WikiText)."""
     on_error: Literal["error", "skip"] = "error"
@@ -86,10 +87,18 @@ class LocalSource(_Texts):
     kind: Literal["local"] = "local"
     """Names this kind of source."""
     path: str
-    """File, folder (searched through) or glob: .txt .jsonl .parquet, each also .gz or .zst."""
+    """File, folder (searched through) or glob: .txt .jsonl .parquet .csv .tsv, each also .gz or
+    .zst."""
     document_separator: str = ""
     """Line that separates documents of a .txt file; `blank_line`: an empty line does (BERT's
     format); empty: one file is one document."""
+    delimiter: str = ""
+    """Character between the columns of .csv and .tsv files; empty: a tab in a .tsv, in a .csv the
+    one of , ; tab | that cuts the header into most columns."""
+    header: bool = True
+    """Whether the first row of .csv and .tsv files names the columns."""
+    quotes: Literal["csv", "none"] = "csv"
+    """Double quotes in .csv and .tsv files hold a cell together (csv), or are characters (none)."""
 
     def __post_init__(self) -> None:
         """Check the limits and the separator."""
@@ -99,6 +108,12 @@ class LocalSource(_Texts):
             raise ValueError(
                 f"document_separator is {separator!r}, but a separator is a whole line, such as "
                 "***; for an empty line write blank_line."
+            )
+        mark = self.delimiter.replace(r"\t", "\t")
+        if mark and (len(mark) != 1 or mark in '"\r\n'):
+            raise ValueError(
+                f"source.delimiter is {mark!r}, but one character is needed, such as ; or \\t (a "
+                "tab), and no quote or line break."
             )
         if separator and self.wikitext_headings:
             raise ValueError(
@@ -217,6 +232,10 @@ class TokenizerConfig:
     """Load this `tokenizer.json`, `vocab.txt` or Hub id; empty: train one on the corpus."""
     revision: str = "main"
     """Revision of a Hub id."""
+    add_words: str = ""
+    """File of words, one in a line, that get entries of their own behind those of a loaded
+    tokenizer; an encoder that begins with weights of that tokenizer (pretrain's model.start_from)
+    grows by them."""
     vocab_size: int = 30_522
     """Entries of a trained tokenizer, special tokens included."""
     lowercase: bool = True
@@ -235,6 +254,11 @@ class TokenizerConfig:
         """Check the sizes."""
         _check_least(self, "tokenizer.", vocab_size=64, train_megabytes=0)
         _check_least(self, "tokenizer.", alphabet_size=1, min_frequency=1)
+        if self.add_words and not self.path:
+            raise ValueError(
+                f"tokenizer.add_words {self.add_words} adds to a tokenizer that is loaded, and one "
+                "that is trained finds its words itself; give tokenizer.path, or leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

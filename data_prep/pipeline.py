@@ -49,6 +49,7 @@ _SINCE_FORMAT: dict[str, dict[str, Any]] = {
     "sentences": {"split": "language"},
     "tokenizer": {"strip_accents": True},
 }
+_SOURCE_SINCE_FORMAT: dict[str, Any] = {"delimiter": "", "header": True, "quotes": "csv"}
 """Settings that came later, with the value older folders were made with: left out where equal."""
 _NOT_CONTENT = ("output", "num_workers", "overwrite", "chunk_megabytes", "check_disk")
 
@@ -61,11 +62,15 @@ def content_settings(config: BuildConfig) -> dict[str, Any]:
     for source in settings["sources"]:
         for name in ("path", "streaming", *_LABELS):
             source.pop(name, None)
+        for name, before in _SOURCE_SINCE_FORMAT.items():
+            if source.get(name) == before:
+                del source[name]
     for group, later in _SINCE_FORMAT.items():
         for name, before in later.items():
             if settings[group][name] == before:
                 del settings[group][name]
     settings["tokenizer"]["loaded"] = bool(settings["tokenizer"].pop("path"))
+    del settings["tokenizer"]["add_words"]  # the digest is of the tokenizer itself
     return settings
 
 

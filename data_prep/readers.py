@@ -16,14 +16,14 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from data_prep.sentences import cut_long
 
-FORMATS = (".txt", ".jsonl", ".parquet")
+FORMATS = (".txt", ".jsonl", ".parquet", ".csv", ".tsv")
 HIDDEN = "hidden or of the system"
 INVALID_UTF8 = "invalid_utf8"
 MAX_LINE_BYTES = 256 << 20
@@ -45,7 +45,7 @@ OnError = Literal["error", "skip"]
 
 
 def text_format(path: str | Path) -> str:
-    """Return `.txt`, `.jsonl` or `.parquet`, or an empty string for other files."""
+    """Return the ending of `FORMATS` that a file has, or an empty string for other files."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes[-1:] in ([".gz"], [".zst"]):
         suffixes.pop()
@@ -244,7 +244,7 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     return raw
 
 
-def read_lines(path: Path, log: ReadLog) -> Iterator[str]:
+def read_lines(path: Path, log: ReadLog) -> Generator[str]:
     """Yield the lines of a file as text, without their line feed; nothing else breaks lines.
 
     Raises:

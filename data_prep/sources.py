@@ -35,6 +35,7 @@ from data_prep.readers import (
     txt_documents,
     wikitext_documents,
 )
+from data_prep.tables import table_texts
 
 MOST_DOCUMENTS = 100_000
 """In one chunk."""
@@ -223,7 +224,9 @@ def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[st
     if form == ".txt" and not source.wikitext_headings:
         yield from txt_documents(read_lines(path, log), source.document_separator, log)
         return
-    if form == ".txt":
+    if form in (".csv", ".tsv"):
+        texts = table_texts(path, source, log)
+    elif form == ".txt":
         texts = single_lines(read_lines(path, log), log)
     else:
         texts = (_jsonl_rows if form == ".jsonl" else parquet_rows)(path, source.text_field, log)

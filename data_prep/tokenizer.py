@@ -6,6 +6,7 @@ in which characters are numbered is random there. Here all characters are number
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -108,8 +109,36 @@ def _bert_tokenizer(vocab: dict[str, int], config: TokenizerConfig) -> Any:
 def load_tokenizer(config: TokenizerConfig) -> Any:
     """Return the tokenizer named by `config.path`: `tokenizer.json`, `vocab.txt` or a Hub id.
 
-    The padding and truncation that a `tokenizer.json` may store are left out.
+    The padding and truncation that a `tokenizer.json` may store are left out; `config.add_words`
+    stand behind its entries.
     """
+    loaded = _loaded(config)
+    return _with_words(loaded, Path(config.add_words).expanduser()) if config.add_words else loaded
+
+
+def _with_words(tokenizer: Any, path: Path) -> Any:
+    """Return a tokenizer with further whole words; those that it knows stay as they are."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.to_str())
+    vocab, size = content["model"]["vocab"], max(tokenizer.get_vocab().values()) + 1
+    if not path.is_file():
+        raise ValueError(f"tokenizer.add_words {path}: no such file; give one word in a line.")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text = tokenizer.normalizer.normalize_str(line) if tokenizer.normalizer else line
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        if len(words) > 1:
+            raise ValueError(
+                f"tokenizer.add_words {path}, line {number}: {line.strip()!r} is "
+                f"{len(words)} words to this tokenizer; give single ones, one in a line."
+            )
+        if words and words[0][0] not in vocab:
+            vocab[words[0][0]] = size
+            size += 1
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _loaded(config: TokenizerConfig) -> Any:
     from tokenizers import Tokenizer
 
     path = Path(config.path).expanduser()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from finetune.data.batches import NO_TAG, TaskBatch
-from ponet.tagger import Tagger, TaggerOutput
+from ponet.tagger import SentenceTagger, Tagger, TaggerOutput
 
 
 class Answers(NamedTuple):
@@ -26,7 +26,9 @@ class Answers(NamedTuple):
     """float32 (N, 2): summed loss in nats of the words of a row, and their number; 0 where no
     tag is known."""
     tags: list[list[int]]
-    """For each row the places of its words' tags; empty without tags."""
+    """For each row the places of its words' tags, or its sentences'; empty without tags."""
+    margins: list[list[float]] = []
+    """For each row the log-odds of the second of two tags of sentences; empty: there are none."""
 
 
 def tagger_answers(model: Tagger, output: TaggerOutput, batch: TaskBatch) -> Answers:
@@ -36,6 +38,7 @@ def tagger_answers(model: Tagger, output: TaggerOutput, batch: TaskBatch) -> Ans
     """
     assert batch.words_BL is not None
     found_BL, words_BL = model.decode(output, batch.words_BL).cpu(), batch.words_BL.cpu()
+    margins_BL = model.margins(output) if isinstance(model, SentenceTagger) else None
     labels_BC = output.label_logits
     losses_B2 = torch.zeros(len(found_BL), 2)
     if batch.tags_BL is not None:
@@ -46,8 +49,13 @@ def tagger_answers(model: Tagger, output: TaggerOutput, batch: TaskBatch) -> Ans
         torch.empty(len(found_BL), 0) if labels_BC is None else labels_BC.float().cpu(),
         batch.targets_B.cpu(),
         losses_B2,
-        [tags_L[words_L].tolist() for tags_L, words_L in zip(found_BL, words_BL, strict=True)],
+        _at_words(found_BL, words_BL),
+        [] if margins_BL is None else _at_words(margins_BL.float().cpu(), words_BL),
     )
+
+
+def _at_words(values_BL: Tensor, words_BL: Tensor) -> list[list[Any]]:
+    return [row_L[words_L].tolist() for row_L, words_L in zip(values_BL, words_BL, strict=True)]
 
 
 def text_answers(outputs_BC: Tensor, batch: TaskBatch) -> Answers:
@@ -68,6 +76,7 @@ def all_answers(parts: Sequence[Answers], *, num_ranks: int = 1) -> Answers:
         shares = gathered
     every = [part for share in shares for part in share]
     tags = [row for part in every for row in part.tags]
+    margins = [row for part in every for row in part.margins]
     ids_N = torch.cat([part.row_ids for part in every])
     order_N = ids_N.argsort()
     return Answers(
@@ -76,4 +85,5 @@ def all_answers(parts: Sequence[Answers], *, num_ranks: int = 1) -> Answers:
         torch.cat([part.targets for part in every])[order_N],
         torch.cat([part.tag_losses for part in every])[order_N],
         [tags[place] for place in order_N.tolist()] if tags else [],
+        [margins[place] for place in order_N.tolist()] if margins else [],
     )

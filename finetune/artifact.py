@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
-from finetune.data.batches import ScoreScale
 from finetune.data.encoding import TextEncoder, is_encoder_file, tokenizer_file
 from finetune.data.hashed import text_encoder
+from finetune.data.targets import ScoreScale
 from finetune.encoder_file import read_encoder_file
-from finetune.tasks.spec import SegmentRule
+from finetune.tasks.spec import Marks, SegmentRule, Unit
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig
@@ -53,6 +53,20 @@ class ClassifierInfo:
     """Tag of each logit of a word; empty: words have none."""
     decoder: Decoder = "independent"
     """How words get their tags."""
+    is_multilabel: bool = False
+    """Whether any number of the labels may hold for a text."""
+    unit: Unit = "word"
+    """What has a tag."""
+    marks: Marks = "labels"
+    """What the labels of sentences mark."""
+    thresholds: tuple[float, ...] = ()
+    """Probability above which a label is given: of every label that may hold, or of the second of
+    two labels of sentences; empty: the likeliest label is given."""
+
+    @property
+    def labels_sentences(self) -> bool:
+        """Whether every sentence gets a label."""
+        return self.unit == "sentence" and bool(self.tags)
 
     @property
     def is_regression(self) -> bool:
@@ -63,7 +77,8 @@ class ClassifierInfo:
     def from_task(cls, task: Mapping[str, Any], where: object) -> "ClassifierInfo":
         """Return what `asdict` of one became in a file."""
         names = {field.name for field in fields(cls)}
-        if not names - {"scale", "tags", "decoder"} <= set(task) <= names:
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not needed <= set(task) <= names:
             raise ValueError(
                 f"{where}: the task has the keys {', '.join(sorted(task))}; needed are "
                 f"{', '.join(sorted(names))}"
@@ -73,6 +88,7 @@ class ClassifierInfo:
             **task,
             "labels": tuple(task["labels"]),
             "tags": tuple(task.get("tags", ())),
+            "thresholds": tuple(task.get("thresholds", ())),
             "score_range": None if bounds is None else (float(bounds[0]), float(bounds[1])),
             "scale": ScoreScale(**task.get("scale", {})),
         })  # fmt: skip

@@ -212,6 +212,10 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         scale=module.scale,
         tags=spec.tags,
         decoder=module.decoder,
+        is_multilabel=spec.is_multilabel,
+        unit=spec.unit,
+        marks=spec.marks,
+        thresholds=module.thresholds,
     )
 
 

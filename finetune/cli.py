@@ -12,6 +12,7 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
   validate   score a run's classifier on its validation rows: --run.name NAME
   test       the same on its test rows, where their labels are public
   predict    label new texts: --model runs/NAME --input FILE --output FILE
+  explain    which words decided: --model runs/NAME --input FILE --output FILE.html
   submit     write the files of the GLUE leaderboard from finished runs
   grid       run tasks x encoders x learning rates x batch sizes x seeds
   report     tables and a figure of one or more grids
@@ -30,6 +31,7 @@ diverged
 TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
 COMMANDS = {
     "predict": "finetune.predict:run_predict",
+    "explain": "finetune.explain:run_explain",
     "submit": "finetune.submit:run_submit",
     "grid": "finetune.grid:run_grid",
     "report": "training.reports.command:run_finetuning_report",

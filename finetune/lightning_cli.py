@@ -184,7 +184,8 @@ class FinetuneCLI(RunCLI):
         if self.rehearses:
             return
         self.hold_folder()
-        self.earlier = earlier_run(self.run, self.plain_config(without=tuple(self.decided_by)))
+        settings = self.plain_config(without=tuple(self.decided_by))
+        self.earlier = earlier_run(self.run, settings, defaults=self.default_config)
         if self.earlier != "unfinished":
             return
         found = newest_valid(self.run.folder / RESUME_FOLDER, warn=tell)
@@ -293,6 +294,7 @@ class FinetuneCLI(RunCLI):
     def load_best(self) -> None:
         """Take the weights of the best classifier."""
         load_weights(self.model.classifier, self.run.classifier)
+        self.model.thresholds = read_info(self.run.classifier).thresholds
 
     def found(self, best: "BestClassifier", *, seed: int, elapsed_s: float) -> dict[str, Any]:
         """Return the content of result.json, see `fit_result`."""

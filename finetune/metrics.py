@@ -7,6 +7,7 @@ batches they came in or on the number of processes that computed them.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,14 +23,18 @@ from torchmetrics.functional.regression import (
     spearman_corrcoef,
 )
 
+from finetune.sentences.scores import border_scores, borders_of
 from finetune.tagging.scores import Parse, tag_scores
 from finetune.tasks.spec import UNSEEN, Row, TaskSpec
+from finetune.thresholds import above
 
 _OF_ONE_CLASS = ("precision", "recall", "f1")
 _MOST_CLASSES_SHOWN = 20
 
 
-def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+def scores(
+    spec: TaskSpec, outputs: Tensor, targets: Tensor, *, thresholds: tuple[float, ...] = ()
+) -> dict[str, float]:
     """Return every metric that applies to a task, as fractions, and `score`, what chooses.
 
     Two classes: `accuracy`, `f1` (of `spec.f1_label`), `micro_f1`, `macro_f1`, `matthews`; more:
@@ -39,21 +44,31 @@ def scores(spec: TaskSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
     predictions. A correlation or share that is not defined, because all predictions or all targets
     are equal or one is not finite, is 0.0, and so is a score of a class without hits.
 
+    Any number of labels for a text: `exact_match` (all of a text right), `micro_precision`,
+    `micro_recall` and `micro_f1` over all answers together, `macro_f1` as above, and those of
+    every label. Without a label, in targets and predictions, `micro_f1` is 1.
+
     Args:
         spec: The task; the mean of its `score` metrics is `score`.
         outputs: float (N, C) logits, or (N, 1) predicted scores; N >= 1.
-        targets: int64 (N,) classes or `UNSEEN`, or float (N,) scores.
+        targets: int64 (N,) classes or `UNSEEN`, float (N,) scores, or of several labels
+            (N, C + 1) as `TaskSpec.targets_of` says.
+        thresholds: Of every label, as `thresholds.above` takes them.
 
     Raises:
         ValueError: No rows, shapes that do not fit, or a score metric that the task does not have.
     """
     wanted = (targets.shape[0], spec.num_outputs)
-    if targets.ndim != 1 or not len(targets) or tuple(outputs.shape) != wanted:
+    rank = 1 + spec.is_multilabel
+    if targets.ndim != rank or not len(targets) or tuple(outputs.shape) != wanted:
         raise ValueError(
             f"task {spec.name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
-            f"given; (N, {spec.num_outputs}) and (N,) with N >= 1 are needed"
+            f"given; (N, {spec.num_outputs}) and {'(N, C + 1)' if rank > 1 else '(N,)'} with "
+            "N >= 1 are needed"
         )
     outputs, targets = outputs.detach().cpu(), targets.detach().cpu()
+    if spec.is_multilabel:
+        return _with_score(spec, _label_scores(spec, above(outputs, thresholds), targets))
     values = (
         _regression_scores(outputs[:, 0].double(), targets.double())
         if spec.is_regression
@@ -99,6 +114,37 @@ def tagging_scores(
     if seen and fresh:
         exact = tag_scores(*zip(*fresh, strict=True))
         values |= {f"{name}_new": exact[name] for name in ("slot_em", "frame_em") if name in exact}
+    return _with_score(spec, values)
+
+
+def sentence_scores(
+    spec: TaskSpec, rows: Sequence[Row], tags: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Return the scores of documents with labelled sentences, and `score`, what chooses.
+
+    Those of `scores` over all sentences together; where labels mark borders also those of
+    `border_scores`. A label that training never saw is an error.
+
+    Args:
+        spec: The task.
+        rows: What is right.
+        tags: Places of the labels of every document's sentences.
+    """
+    gold = [row.tagged.tags or () for row in rows if row.tagged]
+    found = [[spec.tags[place] for place in one] for one in tags]
+    places = {tag: place for place, tag in enumerate(spec.tags)}
+    flat = replace(spec, labels=spec.tags, is_tagging=False)
+    values = _class_scores(
+        flat,
+        torch.tensor([place for one in tags for place in one]),
+        torch.tensor([places.get(label, UNSEEN) for one in gold for label in one]),
+    )
+    if spec.marks in ("begins", "ends", "sections"):
+        said, right = (
+            [borders_of(one, spec.marks, spec.tags[-1]) for one in documents]
+            for documents in (found, gold)
+        )
+        values = {**border_scores(right, said, [len(one) for one in gold]), **values}
     return _with_score(spec, values)
 
 
@@ -154,16 +200,42 @@ def _class_scores(spec: TaskSpec, predicted_N: Tensor, targets_N: Tensor) -> dic
     constant = _is_constant(predicted_N) or _is_constant(targets_N)  # torchmetrics: not quite 0
     matthews = multiclass_matthews_corrcoef(predicted_N, targets_N, num_classes)
     values["matthews"] = 0.0 if constant else _defined(matthews)
-    if num_classes <= _MOST_CLASSES_SHOWN:
-        hits_C = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes).double()
-        of_all = (
-            hits_C / torch.bincount(predicted_N, minlength=num_classes).clamp(min=1),
-            hits_C / torch.bincount(targets_N, minlength=num_classes).clamp(min=1),
-            per_class_C,
-        )
-        for name, values_C in zip(_OF_ONE_CLASS, of_all, strict=True):
-            values |= {f"{name}/{label}": float(values_C[c]) for c, label in enumerate(spec.labels)}
-    return values
+    hits_C = torch.bincount(targets_N[predicted_N == targets_N], minlength=num_classes).double()
+    precision_C = hits_C / torch.bincount(predicted_N, minlength=num_classes).clamp(min=1)
+    recall_C = hits_C / torch.bincount(targets_N, minlength=num_classes).clamp(min=1)
+    return {**values, **_by_class(spec, precision_C, recall_C, per_class_C)}
+
+
+def _by_class(spec: TaskSpec, *of_all: Tensor) -> dict[str, float]:
+    """Return precision, recall and F1 of every class by name, where there are few."""
+    if len(of_all[0]) > _MOST_CLASSES_SHOWN:
+        return {}
+    return {
+        f"{name}/{label}": float(values_C[place])
+        for name, values_C in zip(_OF_ONE_CLASS, of_all, strict=True)
+        for place, label in enumerate(spec.labels)
+    }
+
+
+def _label_scores(spec: TaskSpec, said_NC: Tensor, targets_NC: Tensor) -> dict[str, float]:
+    # What training never saw is a class more, which is never given.
+    holds_NC, unseen_N = targets_NC[:, :-1] > 0, targets_NC[:, -1]
+    hits_C = (said_NC & holds_NC).sum(0).double()
+    said_C, held_C = said_NC.sum(0).double(), holds_NC.sum(0).double()
+    f1_C = 2 * hits_C / (said_C + held_C).clamp(min=1)
+    occurs_C = (said_C + held_C) > 0
+    hits, said, held = (float(values_C.sum()) for values_C in (hits_C, said_C, held_C))
+    held += float(unseen_N.sum())
+    num_classes = int(occurs_C.sum()) + bool(unseen_N.any())
+    is_right_N = (said_NC == holds_NC).all(1) & (unseen_N == 0)
+    return {
+        "exact_match": float(is_right_N.double().mean()),
+        "micro_precision": hits / said if said else float(not held),
+        "micro_recall": hits / held if held else float(not said),
+        "micro_f1": 2 * hits / (said + held) if said + held else 1.0,
+        "macro_f1": float(f1_C[occurs_C].sum()) / num_classes if num_classes else 1.0,
+        **_by_class(spec, hits_C / said_C.clamp(min=1), hits_C / held_C.clamp(min=1), f1_C),
+    }
 
 
 def _regression_scores(predicted_N: Tensor, targets_N: Tensor) -> dict[str, float]:

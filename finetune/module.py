@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
 
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import (
@@ -23,36 +22,24 @@ from finetune.artifact import (
     load_classifier,
     load_pretrained,
 )
-from finetune.data.batches import ScoreScale, TaskBatch, balanced_weights, score_scale
+from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
+from finetune.data.targets import ScoreScale, balanced_weights, row_losses, score_scale
 from finetune.fit_module import FitModule
-from finetune.metrics import scores, tagging_scores
+from finetune.metrics import scores, sentence_scores, tagging_scores
+from finetune.pairs import PairOptions, start_from_counts
+from finetune.sentences.windows import joined
 from finetune.tasks.spec import TaskSpec
+from finetune.thresholds import (
+    Thresholds,
+    choose_thresholds,
+    sentence_threshold,
+    thresholded,
+)
 from ponet import BertConfig, PretrainingModel, SequenceClassifier
-from ponet.tagger import Decoder, Tagger, TaggerOutput
+from ponet.tagger import Decoder, SentenceTagger, Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
 from training.optim import FinetuneOptimizer, scheduled_optimizer
-
-
-def row_losses(
-    outputs_BC: Tensor,
-    targets_B: Tensor,
-    *,
-    is_regression: bool,
-    class_weights_C: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
-
-    Args:
-        outputs_BC: Logits, or (B, 1) scores of a regression.
-        targets_B: int64 classes, or scores.
-        is_regression: Which of the two.
-        class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
-    """
-    outputs_BC = outputs_BC.float()
-    if is_regression:
-        return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
-    return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
 
 def log_prefix(split: str) -> str:
@@ -79,7 +66,11 @@ class FinetuneModule(FitModule):
             rows of its class), so that rare classes count as much as frequent ones.
         tokenizer: tokenizer.json for an encoder from a YAML file.
         decoder: How words get tags: independent of each other; bio: the likeliest sequence that BIO
-            allows; crf: with trained scores of neighbouring tags too.
+            allows; crf: with trained scores of neighbouring tags too. Sentences likewise, without
+            bio.
+        thresholds: Of several labels a text, the probability above which one is given, chosen on
+            validation after every epoch: one for all by the F1 over all answers, or per_label.
+        pairs: A linear model over words and pairs of words beside an encoder of hashed words.
     """
 
     spec: TaskSpec
@@ -96,8 +87,13 @@ class FinetuneModule(FitModule):
         class_weights: Literal["none", "balanced"] = "none",
         tokenizer: str = "",
         decoder: Decoder = "independent",
+        thresholds: Thresholds = "one",
+        pairs: PairOptions = PairOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        if thresholds not in get_args(Thresholds):
+            allowed = ", ".join(get_args(Thresholds))
+            raise ValueError(f"thresholds is {thresholds!r}; allowed are {allowed}")
         if decoder not in get_args(Decoder):
             allowed = ", ".join(get_args(Decoder))
             raise ValueError(f"decoder is {decoder!r}; allowed are {allowed}")
@@ -112,6 +108,10 @@ class FinetuneModule(FitModule):
         self.class_weights = class_weights
         self.tokenizer = tokenizer
         self.decoder: Decoder = decoder
+        self.how_thresholds: Thresholds = thresholds
+        self.thresholds: tuple[float, ...] = ()
+        """As they were chosen on the newest validation, or of the classifier that is scored."""
+        self.pairs = pairs
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -145,11 +145,14 @@ class FinetuneModule(FitModule):
             self.classifier = self._trained_classifier(self.trained)
         else:
             self._start()
-        self.datamodule.equal_lengths = self.classifier.encoder.config.sees_padding
+        encoder = self.classifier.encoder
+        self.datamodule.equal_lengths = encoder.config.sees_padding
+        self.datamodule.join_texts &= encoder.keeps_texts_apart
 
     def _start(self) -> None:
         """Build what is trained: from the encoder, on the scale of the training rows."""
         self.scale = score_scale(self.spec, self.datamodule.loaded.splits["train"])
+        self._check_options()
         if self.class_weights == "balanced":
             counts = self.datamodule.inspection["splits"]["train"]["labels"]
             self.class_weights_C = torch.tensor(balanced_weights(counts))
@@ -163,15 +166,27 @@ class FinetuneModule(FitModule):
             raise ValueError(f"{self.encoder_path} has one token type; pairs of texts need two")
         if self.spec.is_tagging:
             rows = self.datamodule.loaded.splits["train"].rows
-            self._words_per_row = sum(len(r.tagged.words) for r in rows if r.tagged) / len(rows)
-        elif self.decoder != "independent":
-            raise ValueError(
-                f"model.decoder is {self.decoder}, but {self.spec.title} has no tags of words "
-                "here; leave it out"
-            )
+            num_rows = len(self.datamodule.windows.get("train", rows))
+            self._words_per_row = sum(len(r.tagged.words) for r in rows if r.tagged) / num_rows
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
+
+    def _check_options(self) -> None:
+        """Refuse what the task has no use for."""
+        spec, what = self.spec, f"but {self.spec.title} has"
+        if self.decoder != "independent" and not spec.is_tagging:
+            why = f"decoder is {self.decoder}, {what} no tags of words here"
+        elif self.decoder == "bio" and spec.labels_sentences:
+            why = f"decoder is bio, {what} labels of sentences; crf is for them"
+        elif self.how_thresholds != "one" and not spec.is_multilabel:
+            why = f"thresholds is {self.how_thresholds}, {what} not several labels a text here"
+        elif self.class_weights != "none" and (spec.is_multilabel or spec.labels_sentences):
+            why = f"class_weights is {self.class_weights}, {what} several labels a text; "
+            why += "thresholds, chosen on validation, are for rare ones"
+        else:
+            return
+        raise ValueError(f"model.{why}; leave it out")
 
     def _trained_classifier(self, folder: Path) -> SequenceClassifier | Tagger:
         loaded = load_classifier(folder, max_len=self.datamodule.max_len, positions=self.positions)
@@ -181,7 +196,7 @@ class FinetuneModule(FitModule):
                 f"{', '.join(loaded.info.labels) or 'none'}; the data have "
                 f"{', '.join(self.spec.labels) or 'scores'}"
             )
-        self.scale = loaded.info.scale
+        self.scale, self.thresholds = loaded.info.scale, loaded.info.thresholds
         return loaded.model
 
     def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier | Tagger:
@@ -189,12 +204,14 @@ class FinetuneModule(FitModule):
         config = dataclasses.replace(config, dropout_prob=prob)
         if isinstance(config, BertConfig):
             config = dataclasses.replace(config, attention_dropout_prob=prob)
+        config = self.pairs.added_to(config, spec)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
         classifier: SequenceClassifier | Tagger
         if spec.is_tagging:
-            classifier = Tagger.for_tags(
+            kind = SentenceTagger if spec.labels_sentences else Tagger
+            classifier = kind.for_tags(
                 config,
                 spec.tags,
                 num_labels=len(spec.labels),
@@ -203,6 +220,9 @@ class FinetuneModule(FitModule):
             )
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
+            if classifier.pairs and self.pairs.start == "counts" and not spec.is_regression:
+                texts = self.datamodule.training_texts()
+                start_from_counts(classifier.pairs, texts, num_labels=spec.num_outputs)
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
             if max_positions > config.max_positions and config.use_positions:
@@ -217,8 +237,8 @@ class FinetuneModule(FitModule):
         assert model is not None
         parts = ["encoder", "pooler"]
         if pretrained.labels == spec.labels and not isinstance(model, PretrainingModel):
-            parts.append("classifier")
-        if pretrained.tags == spec.tags and isinstance(model, Tagger):
+            parts += ["classifier", *["pairs"] * (not self.pairs.rows)]
+        if pretrained.tags == spec.tags and type(model) is type(classifier):
             parts += ["tagger", "crf"]
         for name in parts:
             new, old = getattr(classifier, name, None), getattr(model, name, None)
@@ -288,6 +308,10 @@ class FinetuneModule(FitModule):
         for loader, split in enumerate(splits):
             parts = self._evaluated.get(loader, [])
             answers = all_answers(parts, num_ranks=self.trainer.world_size)
+            if self.spec.labels_sentences:
+                answers = joined(answers, self.datamodule.windows[split])
+            if not loader and split.startswith("validation") and self.trained is None:
+                self._choose_thresholds(split, answers)
             self.evaluation[split] = {
                 **self._metrics(split, answers),
                 "loss": self._loss(answers),
@@ -300,10 +324,23 @@ class FinetuneModule(FitModule):
                 logger.log_metrics(found, step=self.trainer.global_step)
         self._evaluated = {}
 
+    def _choose_thresholds(self, split: str, answers: Answers) -> None:
+        """Choose the thresholds that score best on a split, where there are any to choose."""
+        if self.spec.is_multilabel:
+            self.thresholds = choose_thresholds(
+                answers.outputs, answers.targets[:, :-1] > 0, how=self.how_thresholds
+            )
+        elif answers.margins:
+            rows = self.datamodule.loaded.splits[split].rows
+            self.thresholds = sentence_threshold(self.spec, rows, answers.margins)
+
     def _metrics(self, split: str, answers: Answers) -> dict[str, float]:
-        if not self.spec.is_tagging:
-            return scores(self.spec, answers.outputs, answers.targets)
         splits = self.datamodule.loaded.splits
+        if self.spec.labels_sentences:
+            tags = thresholded(answers.tags, answers.margins, self.thresholds)
+            return sentence_scores(self.spec, splits[split].rows, tags)
+        if not self.spec.is_tagging:
+            return scores(self.spec, answers.outputs, answers.targets, thresholds=self.thresholds)
         train = splits["train"].rows if "train" in splits else ()
         return tagging_scores(
             self.spec, splits[split].rows, answers.outputs, answers.tags, train=train

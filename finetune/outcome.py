@@ -81,12 +81,14 @@ def trained_part(
 
 def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     assert module.source is not None
-    encoder = module.classifier.encoder
+    encoder, pairs = module.classifier.encoder, getattr(module.classifier, "pairs", None)
+    start = "" if module.pairs.start == "counts" else ", from 0"
+    counted = [*encoder.parameters(), *(pairs.parameters() if pairs else ())]
     return {
         "path": module.encoder_path,
         "kind": encoder.config.kind,
-        "name": module.source.name,
-        "num_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "name": module.source.name + (f" + pairs{start}" if module.pairs.rows else ""),
+        "num_parameters": sum(parameter.numel() for parameter in counted),
         "random_init": module.random_init,
         "digest": module.source.digest,
     }
@@ -116,6 +118,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "targets": datamodule.targets,
         "languages": datamodule.languages,
         "decoder": module.decoder,
+        "thresholds": module.how_thresholds,
     }
 
 
@@ -185,7 +188,7 @@ def evaluation_lines(
         constants: Name of a constant answer -> split -> its scores.
     """
     found = {spec.title: evaluation, **constants}
-    labels = dict.fromkeys(spec.labels)
+    labels = dict.fromkeys(spec.classes)
     return [line for s in evaluation for line in _split_lines(s, found, spec.f1_label, labels)]
 
 
@@ -205,7 +208,7 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     majority = counts.index(max(counts)) if counts else train["target_mean"] or 0.0
     constants: dict[str, Scores] = {"baseline (majority)": constant_metrics(task, float(majority))}
     if best:
-        place = [repr(label) for label in task.spec.labels].index(best)
+        place = [repr(label) for label in task.spec.classes].index(best)
         constants[f"baseline (always {best})"] = constant_metrics(task, float(place))
     return constants
 

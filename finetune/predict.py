@@ -5,15 +5,14 @@ order of the rows is kept, what stands in a line does not depend on its neighbou
 cannot be read costs nothing but itself.
 """
 
-import csv
+import contextlib
 import itertools
-import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.answers import all_answers, tagger_answers, text_answers
+from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.batches import (
     EncodedSplit,
@@ -31,45 +30,43 @@ from finetune.data.batches import (
     TaskBatch,
     evaluation_shard,
 )
-from finetune.tagging.predictions import NO_ANSWER, num_cut, tag_answer, with_words
+from finetune.prediction_files import (
+    OUTPUT_FORMATS,
+    Prediction,
+    label_name,
+    no_tags,
+    prediction_writer,
+)
+from finetune.sentences.tasks import sentence_answer, with_sentences
+from finetune.sentences.windows import in_windows, joined
+from finetune.tagging.predictions import num_cut, tag_answer, with_words
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
+from finetune.thresholds import above, thresholded
 from ponet.tagger import Tagger
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
-OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
 _QUIET_S = 5.0
-Prediction = dict[str, Any]
-"""`{"line", "label", "probabilities": {label: probability}}`, or `{"line", "score"}` of a
-regression; with tags also what `tag_answer` returns. That of a row that cannot be labelled has None
-for its answers, and an `error`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Label new texts with a trained classifier; rows are streamed, the order is kept."""
+class NewRows:
+    """Where new rows are, and which classifier reads them."""
 
     model: str
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
-    labels are not needed. Where words have tags a .jsonl row may have a list `words` instead, and a
-    file or folder of tagged texts in any layout of training is read too."""
-    output: str
-    """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
-    probabilities, or score; words, tags and spans (in a table each as JSON)."""
+    labels are not needed. Or a .txt file with a text in every line. Where words have tags a .jsonl
+    row may have a list `words` instead, and a file or folder of tagged texts in any layout of
+    training is read too; where sentences have labels it may have a list `sentences`, else the text
+    is cut into sentences."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
     """Column of the second text; empty: as in training."""
-    keep: str = ""
-    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
-    bad_rows: Literal["flag", "skip"] = "flag"
-    """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
-    the output with the reason under `error` and without a label; skip = it is left out. Both are
-    counted at the end."""
     max_len: int = 0
     """Most tokens of an example; longer ones are cut, and more than in training extends the
     positions. 0: as in training."""
@@ -80,6 +77,26 @@ class PredictConfig:
         """Check ranges."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(NewRows):
+    """Label new texts with a trained classifier; rows are streamed, the order is kept."""
+
+    output: str
+    """File to write, .jsonl, .csv or .tsv: the row's first line in the input file, then label and
+    probabilities, or score; several labels; words, tags and spans; or sentences, labels and borders
+    (in a table each as JSON)."""
+    keep: str = ""
+    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
+    bad_rows: Literal["flag", "skip"] = "flag"
+    """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
+    the output with the reason under `error` and without a label; skip = it is left out. Both are
+    counted at the end."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and the ending of the output."""
+        super().__post_init__()
         if Path(self.output).suffix.lower() not in OUTPUT_FORMATS:
             raise ValueError(
                 f"--output {self.output} must end in {', '.join(OUTPUT_FORMATS)}, which says what "
@@ -101,25 +118,14 @@ def run_predict(arguments: Sequence[str]) -> Path:
     config = parse_options(PredictConfig, arguments, program="ponet-finetune predict")
     classifier = load_classifier(config.model, max_len=config.max_len)
     info = classifier.info
-    if config.text_pair and not info.has_pair:
-        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
-    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
-    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
-    reader = InputReader(config.input, columns, config.kept, has_tags=bool(info.tags))
+    reader = new_rows(config, info, kept=config.kept)
     output = Path(config.output)
     if output.exists() and output.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {output} is the input itself; give another file")
     notes: Counter[str] = Counter()
-    num_rows = _checked(reader, notes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
-        os.chmod(staging, 0o644)
-        os.replace(staging, output)
-    finally:
-        Path(staging).unlink(missing_ok=True)
+    num_rows = count_rows(reader, notes)
+    with whole_file(output) as stream:
+        bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
     print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
@@ -133,7 +139,30 @@ def run_predict(arguments: Sequence[str]) -> Path:
     return output
 
 
-def _checked(reader: InputReader, notes: Counter[str]) -> int:
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Open a file to write that appears under its name once all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.chmod(staging, 0o644)
+        os.replace(staging, path)
+    finally:
+        Path(staging).unlink(missing_ok=True)
+
+
+def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) -> InputReader:
+    """Return what reads the rows of `--input` for a classifier."""
+    if config.text_pair and not info.has_pair:
+        raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
+    text, text_pair = config.text or info.text, config.text_pair or info.text_pair
+    columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
+    return InputReader(config.input, columns, kept, has_tags=bool(info.tags), unit=info.unit)
+
+
+def count_rows(reader: InputReader, notes: Counter[str]) -> int:
     """Return the number of rows of the input, which was read to its end."""
     good, bad = 0, list[BadRow]()
     for row, _ in reader.rows(notes):
@@ -174,44 +203,14 @@ def _write(
             limit = classifier.encoder.max_len
             notes[f"of them were cut to {limit} tokens; --max_len N reads more"] += 1
             notes["words were cut off and have no tag"] += num_cut(prediction)
+        notes["of them were longer, and read in several windows"] += (
+            prediction.get("windows", 1) > 1
+        )
         now = time.monotonic()
         if now - said >= _QUIET_S:
             said, rate = now, number / (now - started)
             print(f"{number:,} of {num_rows:,} rows, {rate:,.1f} rows/s", file=sys.stderr)
     return bad
-
-
-def prediction_writer(
-    stream: TextIO, ending: str, *, info: ClassifierInfo, kept: Sequence[str]
-) -> Callable[[Prediction, Mapping[str, Any]], None]:
-    """Return what writes one prediction and the columns that are carried over.
-
-    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
-    is said of words as JSON.
-    """
-    if ending == ".jsonl":
-
-        def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-            content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
-            stream.write(json.dumps(content, ensure_ascii=False) + "\n")
-
-        return write_line
-    separator = "\t" if ending == ".tsv" else ","
-    table = csv.writer(stream, delimiter=separator, lineterminator="\n")
-    names = [f"probability {label}" for label in info.labels]
-    answers = ["label"] if info.labels else ["score"] * info.is_regression
-    words = list(NO_ANSWER) if info.tags else []
-    table.writerow(["line", *kept, *answers, *names, *words, "error"])
-
-    def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-        values = [prediction[name] for name in answers]
-        values += map((prediction.get("probabilities") or {}).get, info.labels)
-        for said in map(prediction.get, words):
-            values.append(None if said is None else json.dumps(said, ensure_ascii=False))
-        cells = [carried[name] for name in kept]
-        table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
-
-    return write_row
 
 
 class Predictor:
@@ -257,26 +256,47 @@ class Predictor:
     def stream(self, rows: Iterable[Row | BadRow]) -> Iterator[tuple[Prediction, bool]]:
         """Yield, for each row in order, its prediction and whether its text was cut."""
         given = iter(rows)
+        info = self.classifier.info
+        label = self._documents if info.labels_sentences else self._texts
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
-            if self.classifier.info.tags:
-                chunk = [self._as_words(row) for row in chunk]
-            encoded = self._encoded(chunk)
-            texts = [text for text in encoded if isinstance(text, EncodedText)]
-            answers = iter(self._answers(texts)) if texts else iter(())
-            for row, text in zip(chunk, encoded, strict=True):
-                if isinstance(text, EncodedText):
-                    yield {"line": row.line, **self._named(row, *next(answers))}, text.is_truncated
-                else:
-                    yield {"line": row.line, **self._no_answer(), "error": text}, False
+            split = with_sentences if info.labels_sentences else with_words
+            yield from label([_in_parts(row, split) if info.tags else row for row in chunk])
 
-    @staticmethod
-    def _as_words(row: Row | BadRow) -> Row | BadRow:
-        try:
-            return with_words(row) if isinstance(row, Row) else row
-        except ValueError as error:
-            return BadRow(row.line, str(error))
+    def _texts(self, chunk: Sequence[Row | BadRow]) -> Iterator[tuple[Prediction, bool]]:
+        encoded = self.encoded(chunk)
+        texts = [text for text in encoded if isinstance(text, EncodedText)]
+        found = self.answers(texts) if texts else None
+        answers = zip(found.outputs, found.tags or [[]] * len(texts), strict=True) if found else ()
+        named = iter(answers)
+        for row, text in zip(chunk, encoded, strict=True):
+            if isinstance(text, EncodedText):
+                yield {"line": row.line, **self._named(row, *next(named))}, text.is_truncated
+            else:
+                yield {"line": row.line, **self._no_answer(), "error": text}, False
 
-    def _encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
+    def _documents(self, chunk: Sequence[Row | BadRow]) -> Iterator[tuple[Prediction, bool]]:
+        """Label the sentences of documents, each in the window that answers it."""
+        info, good = self.classifier.info, [row for row in chunk if isinstance(row, Row)]
+        rows, windows = in_windows(good, self.classifier.encoder)
+        texts = self.classifier.encoder.encode(rows, self.source)
+        labels: list[list[int]] = []
+        if texts:
+            found = joined(self.answers(texts), windows)
+            labels = thresholded(found.tags, found.margins, info.thresholds)
+        counts = Counter(window.row for window in windows)
+        cut = {w.row for w, text in zip(windows, texts, strict=True) if text.is_truncated}
+        numbers = itertools.count()
+        for row in chunk:
+            if isinstance(row, BadRow):
+                yield {"line": row.line, **self._no_answer(), "error": row.reason}, False
+                continue
+            number = next(numbers)
+            assert row.tagged is not None
+            names = [info.tags[place] for place in labels[number]]
+            said = sentence_answer(row.tagged, names, info.marks, info.tags[-1])
+            yield {"line": row.line, **said, "windows": counts[number]}, number in cut
+
+    def encoded(self, chunk: Sequence[Row | BadRow]) -> list[EncodedText | str]:
         """Return the tokens of each row, or why it has none."""
         good = [row for row in chunk if isinstance(row, Row)]
         try:
@@ -292,8 +312,8 @@ class Predictor:
             return str(error).removeprefix(f"{self.source}, line {row.line}: ")
 
     @torch.inference_mode()
-    def _answers(self, texts: Sequence[EncodedText]) -> Iterator[tuple[Tensor, list[int]]]:
-        """Yield logits of the labels or a score, (C,), and places of tags, for each text in order.
+    def answers(self, texts: Sequence[EncodedText]) -> Answers:
+        """Return logits of the labels or scores, (N, C), and places of tags, for texts in order.
 
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
@@ -313,11 +333,15 @@ class Predictor:
                 parts.append(tagger_answers(model, model(batch.inputs), batch))
             else:
                 parts.append(text_answers(model(batch.inputs).float(), batch))
-        found = all_answers(parts)
-        yield from zip(found.outputs, found.tags or [[]] * len(texts), strict=True)
+        return all_answers(parts)
 
     def _named(self, row: Row | BadRow, outputs_C: Tensor, places: Sequence[int]) -> Prediction:
         info, said = self.classifier.info, Prediction()
+        if info.is_multilabel:
+            probabilities = dict(zip(info.labels, outputs_C.sigmoid().tolist(), strict=True))
+            given = above(outputs_C, info.thresholds).tolist()
+            names = [label for label, is_given in zip(info.labels, given, strict=True) if is_given]
+            return {"labels": names, "probabilities": probabilities}
         if info.labels:
             probabilities = dict(zip(info.labels, outputs_C.softmax(-1).tolist(), strict=True))
             said = {"label": info.labels[int(outputs_C.argmax())], "probabilities": probabilities}
@@ -332,5 +356,13 @@ class Predictor:
         info = self.classifier.info
         said: Prediction = {"score": None} if info.is_regression else {}
         if info.labels:
-            said = {"label": None, "probabilities": None}
-        return {**said, **(NO_ANSWER if info.tags else {})}
+            said = {label_name(info): None, "probabilities": None}
+        return {**said, **no_tags(info)}
+
+
+def _in_parts(row: Row | BadRow, split: Callable[[Row], Row]) -> Row | BadRow:
+    """Return a row as words or sentences, or why it has none."""
+    try:
+        return split(row) if isinstance(row, Row) else row
+    except ValueError as error:
+        return BadRow(row.line, str(error).removeprefix(": "))

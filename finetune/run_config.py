@@ -3,7 +3,7 @@
 Invariant: a run never goes on with other settings, data or weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -116,12 +116,19 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
-def earlier_run(run: run_config.RunPlace, settings: Mapping[str, Any]) -> State:
+def earlier_run(
+    run: run_config.RunPlace,
+    settings: Mapping[str, Any],
+    *,
+    defaults: Callable[[], Mapping[str, Any]] = dict,
+) -> State:
     """Return what stands in the run's folder and can go on; nothing is changed there.
 
     Args:
         run: The run.
         settings: Its resolved configuration of now, nested.
+        defaults: Returns the configuration of a run without options: what options that the earlier
+            run's version did not have stood at, as it were.
 
     Raises:
         ValueError: A run that must not be replaced and cannot go on.
@@ -134,6 +141,9 @@ def earlier_run(run: run_config.RunPlace, settings: Mapping[str, Any]) -> State:
     stored = yaml.safe_load((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     changes = [*differences(stored or {}, settings), *changed_inputs(run.folder)]
     if changes:
+        known = differences(stored or {}, settings, defaults=defaults())
+        changes = [*known, *changed_inputs(run.folder)]
+    if changes:
         raise ValueError(
             f"{run.folder} holds an earlier run, which this one cannot go on from: "
             f"{'; '.join(changes[:3])}. Either {how}"
@@ -141,9 +151,16 @@ def earlier_run(run: run_config.RunPlace, settings: Mapping[str, Any]) -> State:
     return "finished" if (run.folder / RESULT_FILE).is_file() else "unfinished"
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return the settings that differ, in words; those of `FREE` do not count."""
+def differences(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], *, defaults: Mapping[str, Any] = {}
+) -> list[str]:
+    """Return the settings that differ, in words; those of `FREE` do not count.
+
+    Nor do options that are not stored and stand at their default.
+    """
     first, second = flatten(stored), flatten(wanted)
+    usual = flatten(defaults)
+    second = {k: v for k, v in second.items() if k in first or k not in usual or v != usual[k]}
     return [
         f"{name} was {first.get(name, 'not given')}, is {second.get(name, 'not given')}"
         for name in sorted({*first, *second})

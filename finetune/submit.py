@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from data_prep.files import write_atomic
 from finetune.artifact import load_classifier
-from finetune.predict import Prediction, Predictor
+from finetune.predict import Predictor
+from finetune.prediction_files import Prediction
 from finetune.tasks.registry import MissingSplit, load_task, task_named
 from finetune.tasks.spec import SplitRows, TaskSpec
 from training.command_line import parse_options

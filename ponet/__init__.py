@@ -10,11 +10,12 @@ from ponet.config import (
     EncoderConfig,
     FNetConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
-    ProjectionConfig,
 )
+from ponet.config_fields import ProjectionConfig
 from ponet.encoders import Encoder, build_encoder
 from ponet.foreign import load_official
 from ponet.heads import (
@@ -24,7 +25,7 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
-from ponet.tagger import Tagger, TaggerOutput
+from ponet.tagger import SentenceTagger, Tagger, TaggerOutput
 
 __version__ = "0.1.0"
 
@@ -37,12 +38,14 @@ __all__ = [
     "FNetConfig",
     "HyperMixerConfig",
     "LSTMConfig",
+    "LocalGlobalConfig",
     "MLPMixerConfig",
     "MaskedOutput",
     "PoNetConfig",
     "PretrainingModel",
     "PretrainingOutput",
     "ProjectionConfig",
+    "SentenceTagger",
     "SequenceClassifier",
     "Tagger",
     "TaggerOutput",

@@ -1,10 +1,11 @@
-"""The one input type of every encoder. B batch, L tokens."""
+"""The one input type of every encoder. B batch, L tokens, T texts, P tokens of the longest."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def real_first(mask_BL: Tensor) -> Tensor:
@@ -41,6 +42,11 @@ class EncoderBatch:
     word_features: Tensor | None = field(default=None, kw_only=True)
     """(W, N) or (W, M): features of the batch's distinct words, which input_ids then number, for
     encoders with a projection."""
+    text_places: Tensor | None = field(default=None, kw_only=True)
+    """int64 (T, P), for rows that hold several texts: where in the flattened (B * L) tokens those
+    of each text are, and B * L behind its end; texts stand one after the other, padding at the very
+    end. No text sees another then, and each has positions from 0. None: every row is a text. See
+    `join_texts`."""
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
@@ -68,8 +74,18 @@ class EncoderBatch:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("segments_are_runs", "has_padding", "word_features")
+            if field.name
+            not in ("segments_are_runs", "has_padding", "word_features", "text_places")
         }
+
+    @property
+    def text_slots(self) -> Tensor:
+        """int64 (B * L,), the inverse of text_places: text * P + position; 0 at padding."""
+        assert self.text_places is not None
+        num_tokens, places_TP = self.input_ids.numel(), self.text_places
+        slots = torch.arange(places_TP.numel(), device=places_TP.device)
+        found_N = places_TP.new_zeros(num_tokens + 1).scatter_(0, places_TP.flatten(), slots)
+        return found_N[:num_tokens]
 
     def _check_segment_ids(self) -> None:
         """Refuse an id that would fall into another row's segments."""
@@ -104,7 +120,42 @@ class EncoderBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EncoderBatch":
         """Return the batch with every tensor on the device."""
         moved: dict[str, Any] = self.tensors()
-        if self.word_features is not None:
-            moved["word_features"] = self.word_features
+        for name in ("word_features", "text_places"):
+            if getattr(self, name) is not None:
+                moved[name] = getattr(self, name)
         moved = {name: t.to(device, non_blocking=non_blocking) for name, t in moved.items()}
         return replace(self, **moved)
+
+
+def join_texts(batch: EncoderBatch, *, num_tokens: int = 0) -> EncoderBatch:
+    """Return the texts of a padded batch one after the other in a single row.
+
+    Args:
+        batch: A text in every row, its padding behind it; at least one real token in all.
+        num_tokens: Tokens of the row, padding at its end included; 0: the real tokens.
+
+    Raises:
+        ValueError: If the row is too short, or rows hold several texts already.
+    """
+    mask_TP = batch.mask
+    num_real = int(mask_TP.sum())
+    if batch.text_places is not None or 0 < num_tokens < num_real:
+        raise ValueError(
+            f"a row of {num_tokens} tokens was asked for {num_real} real ones in "
+            f"{'joined' if batch.text_places is not None else 'padded'} rows; give padded rows, "
+            "and 0 or as many tokens as are real"
+        )
+    missing = max(num_tokens, num_real) - num_real
+    row_T1 = torch.arange(len(mask_TP), device=mask_TP.device)[:, None]
+    keys_N = (batch.segment_ids + row_T1 * mask_TP.shape[1])[mask_TP]
+    distinct = torch.unique_consecutive if batch.segments_are_runs else torch.unique
+    joined: dict[str, Any] = {name: tensor[mask_TP] for name, tensor in batch.tensors().items()}
+    joined["segment_ids"] = distinct(keys_N, return_inverse=True)[1]
+    ends_TP = mask_TP.long().flatten().cumsum(0).view_as(mask_TP)
+    joined = {name: F.pad(tensor, (0, missing))[None] for name, tensor in joined.items()}
+    return replace(
+        batch,
+        **joined,
+        has_padding=missing > 0,
+        text_places=torch.where(mask_TP, ends_TP - 1, num_real + missing),
+    )

@@ -17,12 +17,13 @@ from torch import Tensor
 from ponet.config import EncoderConfig
 from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.quantization import WeightForm, pack, unpack
-from ponet.tagger import Tagger
+from ponet.tagger import SentenceTagger, Tagger
 from ponet.tokenizer import check_tokenizer, ids_digest
 from ponet.weight_files import (
     CONFIG_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
+    load_strictly,
     new_folder,
     read_json,
     read_weights,
@@ -260,7 +261,8 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     if task and task.get("tags"):
         decoder = task.get("decoder", "independent")
         num_labels = len(task["labels"])
-        model = Tagger.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
+        kind = SentenceTagger if task.get("unit") == "sentence" else Tagger
+        model = kind.for_tags(sizes, task["tags"], num_labels=num_labels, decoder=decoder)
     elif task:
         model = SequenceClassifier(sizes, num_labels=len(task["labels"]) or 1)
     else:
@@ -283,14 +285,6 @@ def bundle_folder(path: str | Path) -> Path:
     given = Path(path)
     folders = (given, *(given / name for name in _IN_RUN))
     return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), given)
-
-
-def load_strictly(model: Model, state: Mapping[str, Tensor], where: object) -> None:
-    """Load a native state dict that must name every weight, with its shape."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{where} does not fit its configuration: {error}") from error
 
 
 def _is_foreign(folder: Path) -> bool:

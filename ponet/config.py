@@ -5,9 +5,10 @@ differ in the token mixer and in nothing else.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar
+
+from ponet.config_fields import ProjectionConfig, check_fields, refuse_unknown
 
 ConfigT = TypeVar("ConfigT", bound="EncoderConfig")
 
@@ -16,82 +17,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "small": {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "ffn_size": 1024},
     "nano": {"num_layers": 2, "hidden_size": 128, "num_heads": 2, "ffn_size": 512},
 }
-
-
-ProjectionKind = Literal["minhash", "bloom", "spelling", "simhash", "binary", "ternary", "static"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectionConfig:
-    """Features of a word from hashes, in the place of an embedding table (arXiv 2202.04350).
-
-    A linear layer, the bottleneck, makes hidden states of the features of a word and its
-    neighbours. Its rows are the only trained numbers of the input.
-
-    Raises:
-        ValueError: If a size is out of range or a name unknown.
-    """
-
-    kind: ProjectionKind = "minhash"
-    """minhash: counts of the minima of hashes over character trigrams (paper). bloom: rows by the
-    whole spelling, a learned hash table. spelling: the same by the word in lower case, its ends,
-    shape and trigrams. simhash, binary, ternary: bits of hashes. static: frozen vectors of a
-    checkpoint, averaged over the word's pieces."""
-    feature_size: int = 1024
-    """Number of features M of a word; with `static` the width of the vectors."""
-    num_hashes: int = 64
-    """Number of hash functions N of minhash (paper: 64), bloom (4 are usual) and of each of the 26
-    attributes of spelling (1 to 4)."""
-    window: int = 1
-    """Neighbours on each side whose features are seen too."""
-    family: Literal["sha-v1", "multiply-v1"] = "sha-v1"
-    """Hash functions of minhash, bloom and spelling: those of the public code, or faster ones."""
-    seed: int = 0
-    """Chooses the functions of multiply-v1; sha-v1 has none."""
-
-    def __post_init__(self) -> None:
-        """Check sizes and names."""
-        check_fields(self, least={"window": 0, "seed": 0})
-        if self.kind == "spelling" and self.num_hashes > 8:
-            raise ValueError(
-                f"num_hashes={self.num_hashes} with kind=spelling makes "
-                f"{26 * self.num_hashes} rows a word; 1 to 4 for each of the 26 attributes are "
-                "usual, 8 are allowed"
-            )
-
-    @property
-    def is_bag(self) -> bool:
-        """Whether features are numbers of rows to add up; else they are values."""
-        return self.kind in ("minhash", "bloom", "spelling")
-
-
-def check_fields(config: Any, *, least: Mapping[str, int]) -> None:
-    """Check every field of a configuration by its type and name; whole numbers are 1 or more.
-
-    Args:
-        config: A dataclass.
-        least: Fields that may be less than 1 -> the least number.
-    """
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if entry.name == "projection":
-            fits = value is None or isinstance(value, ProjectionConfig)
-            needed = "a ProjectionConfig or None is needed"
-        elif choices := get_args(entry.type):
-            fits, needed = value in choices, f"allowed are {', '.join(choices)}"
-        elif entry.type is bool:
-            fits, needed = isinstance(value, bool), "true or false is needed"
-        elif entry.type is int:
-            lowest = least.get(entry.name, 1)
-            fits = is_number and isinstance(value, int) and value >= lowest
-            needed = f"a whole number >= {lowest} is needed"
-        elif entry.name.endswith("_prob"):
-            fits, needed = is_number and 0 <= value < 1, "a probability in [0, 1) is needed"
-        else:
-            fits, needed = is_number and value > 0, "a number > 0 is needed"
-        if not fits:
-            raise ValueError(f"{entry.name}={value!r} given; {needed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +71,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check every field by its type and name, and the relation of heads and width."""
         check_fields(self, least={"num_layers": self.least_layers, "type_vocab_size": 0})
-        if self.kind in ("ponet", "bert") and self.hidden_size % self.num_heads:
+        if self.kind in ("ponet", "bert", "local_global") and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 "change one of them"
@@ -180,7 +105,7 @@ class EncoderConfig:
         """
         if name not in cls.presets:
             raise ValueError(f"preset {name!r} given; allowed are {', '.join(cls.presets)}")
-        _refuse_unknown(cls, overrides)
+        refuse_unknown(cls, overrides)
         return cls(**{**cls.presets[name], **overrides})
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,17 +120,18 @@ class EncoderConfig:
             ValueError: If "kind" is unknown or a key is not a field of that kind.
         """
         classes: tuple[type[EncoderConfig], ...] = (
-            PoNetConfig, BertConfig, FNetConfig, MLPMixerConfig, HyperMixerConfig, LSTMConfig,
+            PoNetConfig, BertConfig, LocalGlobalConfig, FNetConfig, MLPMixerConfig,
+            HyperMixerConfig, LSTMConfig,
         )  # fmt: skip
         kinds = {config_class.kind: config_class for config_class in classes}
         fields = dict(values)
         if isinstance(fields.get("projection"), dict):
-            _refuse_unknown(ProjectionConfig, fields["projection"])
+            refuse_unknown(ProjectionConfig, fields["projection"])
             fields["projection"] = ProjectionConfig(**fields["projection"])
         kind = fields.pop("kind", None)
         if kind not in kinds:
             raise ValueError(f"encoder kind {kind!r} given; allowed are {', '.join(kinds)}")
-        _refuse_unknown(kinds[kind], fields)
+        refuse_unknown(kinds[kind], fields)
         return kinds[kind](**fields)
 
 
@@ -256,6 +182,27 @@ class BertConfig(EncoderConfig):
 
     attention_dropout_prob: float = 0.1
     """Dropout on the attention probabilities, in [0, 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalGlobalConfig(BertConfig):
+    """BERT whose layers see a window of neighbours, but for every few (as arXiv 2412.13663).
+
+    The first layer sees everything. Linear in the length but for the global layers.
+    """
+
+    kind: ClassVar[str] = "local_global"
+
+    window: int = 128
+    """Tokens that a local layer sees, half of them on each side; even. ModernBERT: 128."""
+    global_every: int = 3
+    """Every so many layers, from the first, one is global; 1: all of them. ModernBERT: 3."""
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        super().__post_init__()
+        if self.window % 2:
+            raise ValueError(f"window={self.window} given; an even number is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,15 +332,3 @@ def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
         "local": config.use_local_pool,
     }
     return tuple(name for name, is_needed in needed.items() if is_needed)
-
-
-def _refuse_unknown(
-    config_class: type[EncoderConfig | ProjectionConfig], values: dict[str, Any]
-) -> None:
-    allowed = [field.name for field in dataclasses.fields(config_class)]
-    unknown = sorted(set(values) - set(allowed))
-    if unknown:
-        raise ValueError(
-            f"unknown key(s) {', '.join(unknown)} for {config_class.__name__}; "
-            f"allowed are {', '.join(allowed)}"
-        )

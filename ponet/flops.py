@@ -1,12 +1,13 @@
 """Floating-point operations of a training step, from sizes alone.
 
 B rows, L tokens of a row, D width, F inner width of the feed-forward layer, h heads, M masked
-positions of a row, V vocabulary, P pair classes. A multiplication and an addition count as two
-operations, and every position counts, padding included, because the device computes it.
+positions of a row, R tokens of a row that the last block is computed for, V vocabulary, P pair
+classes. A multiplication and an addition count as two operations, and every position that is
+computed counts, padding included.
 
 What is counted: matrix products and Fourier transforms. Norms, activations, maxima and embeddings
-are not; nor is what gradient checkpointing computes again. So a rate divided by the device's peak
-is the model FLOP utilisation (MFU).
+are not; nor is what gradient checkpointing computes again, or what the last block leaves out. So a
+rate divided by the device's peak is the model FLOP utilisation (MFU).
 
 Source: PaLM (arXiv 2204.02311), appendix B, for the definition of MFU; a matrix product's backward
 pass is two products of its size. An FFT of n complex values takes 5 n log2(n) operations, one of
@@ -20,6 +21,7 @@ from ponet.config import (
     EncoderConfig,
     FNetConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
     PoNetConfig,
@@ -34,28 +36,35 @@ def training_flops(
     config: EncoderConfig,
     *,
     num_rows: int,
-    num_tokens: int,
-    num_masked: int = 0,
+    num_tokens: float,
+    num_masked: float = 0,
     num_pair_classes: int = 0,
+    num_read: float | None = None,
 ) -> float:
     """Return the operations of one forward and backward pass, the optimiser left out.
 
     With F = 4 D and many tokens that is, per token and layer: 72 D^2 for PoNet (of which the global
     pool's 12 h D are a small part more), 72 D^2 + 12 L D for BERT, and 48 D^2 + 5 D log2(L D) for
-    FNet. Each masked position takes 6 D (D + V) more.
+    FNet. Each masked position takes 6 D (D + V) more. A local layer of local/global attention has
+    the 2 W keys around a block of W tokens where BERT has L, as far as it computes blocks.
 
     Args:
         config: Encoder.
         num_rows: B.
-        num_tokens: L, padding included.
-        num_masked: M, slots of the masked-LM head in each row.
+        num_tokens: L, padding included; the mean where rows differ.
+        num_masked: M, slots of the masked-LM head in each row, or their mean.
         num_pair_classes: P; 0: no pair head and no pooler.
+        num_read: R; None: all L.
     """
     width = config.hidden_size
-    linear = mixer_products(config, num_tokens)
-    if not isinstance(config, LSTMConfig):
-        linear += 2 * num_tokens * width * config.ffn_size
-    products = config.num_layers * linear + num_masked * width * (width + config.vocab_size)
+    reading = [num_tokens] * config.num_layers
+    if num_read is not None:
+        reading[-1:] = [num_read] * len(reading[-1:])
+    products = num_masked * width * (width + config.vocab_size)
+    for number, read in enumerate(reading):
+        products += mixer_products(config, num_tokens, num_read=read, layer=number)
+        if not isinstance(config, LSTMConfig):
+            products += 2 * read * width * config.ffn_size
     if num_pair_classes:
         pooler = 1 if config.first_sees_all else 2 * num_tokens
         products += width * (pooler * width + num_pair_classes)
@@ -65,20 +74,29 @@ def training_flops(
     return num_rows * (FORWARD_AND_BACKWARD * 2 * products + transforms)
 
 
-def mixer_products(config: EncoderConfig, num_tokens: int) -> int:
+def mixer_products(
+    config: EncoderConfig, num_tokens: float, *, num_read: float | None = None, layer: int = 0
+) -> float:
     """Return the multiplications of one mixer's forward pass over one row.
 
     PoNet's query and key are applied to pooled vectors only: three D x D products per row, and two
-    of h x D per token.
+    of h x D per token. For the tokens that are read alone it computes gate and output, BERT its
+    queries and output.
+
+    Args:
+        config: Encoder.
+        num_tokens: L.
+        num_read: R; None: all L.
+        layer: Its number from 0; layers of local/global attention differ.
 
     Raises:
         TypeError: If the encoder is of a kind without a formula here.
     """
-    width = config.hidden_size
+    width, num_read = config.hidden_size, num_tokens if num_read is None else num_read
     if isinstance(config, FNetConfig):
         return 0
     if isinstance(config, BertConfig):
-        return 4 * num_tokens * width**2 + 2 * num_tokens**2 * width
+        return _attention_products(config, num_tokens, num_read, layer)
     if isinstance(config, MLPMixerConfig):
         return 2 * num_tokens * width * config.ffn_size
     if isinstance(config, HyperMixerConfig):
@@ -89,14 +107,25 @@ def mixer_products(config: EncoderConfig, num_tokens: int) -> int:
     if not isinstance(config, PoNetConfig):
         raise TypeError(f"no operation count for {type(config).__name__}; add its mixer here")
     in_use = projections_in_use(config)
-    per_token = 1 + sum(name in in_use for name in ("gate", "segment", "local"))
-    products = per_token * num_tokens * width**2
+    pooled = ("segment" in in_use) + ("local" in in_use)
+    products = (pooled * num_tokens + (1 + ("gate" in in_use)) * num_read) * width**2
     if "key" in in_use:
         products += 2 * (width**2 + num_tokens * config.num_heads * width)
     return products + (width**2 if "query" in in_use else 0)
 
 
-def transform_flops(config: EncoderConfig, num_tokens: int) -> float:
+def _attention_products(
+    config: BertConfig, num_tokens: float, num_read: float, layer: int
+) -> float:
+    """Return the multiplications of an attention mixer; a local layer computes all its tokens."""
+    width = config.hidden_size
+    if isinstance(config, LocalGlobalConfig) and layer % config.global_every:
+        seen = min(num_tokens, 2 * config.window)
+        return (3 * num_tokens + num_read) * width**2 + 2 * num_tokens * seen * width
+    return 2 * (num_tokens + num_read) * width**2 + 2 * num_tokens * num_read * width
+
+
+def transform_flops(config: EncoderConfig, num_tokens: float) -> float:
     """Return the operations of one mixer's Fourier transform of one row of real values."""
     if not isinstance(config, FNetConfig):
         return 0.0

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from data_prep.manifest import TokenizerInfo
-from ponet.bundle import load_strictly
 from ponet.config import EncoderConfig, PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.names import KeyTable, drop_tied_decoder, foreign_config, import_state, weight_table
 from ponet.weight_files import (
     CONFIG_NAME,
     find_weights,
+    load_strictly,
     read_config_metadata,
     read_json,
     read_weights,
@@ -28,7 +28,8 @@ from ponet.weight_files import (
 )
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_RUN_KEY, _NOT_ENCODER = "ponet_run", ("objective", "config")
+_RUN_KEY, _STARTED = "ponet_run", "started_from"
+_NOT_ENCODER = ("objective", "config", _STARTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,11 @@ def _fresh_model(
         return PretrainingModel(config, num_pair_classes=num_pair_classes)
 
 
+def run_encoder(run: Mapping[str, Any]) -> EncoderConfig:
+    """Return the encoder of what a checkpoint of ours says about its run."""
+    return EncoderConfig.from_dict({k: v for k, v in run.items() if k not in _NOT_ENCODER})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """The model of a checkpoint of our own pretraining and what is known of its run."""
@@ -222,7 +228,7 @@ def trained_model(
     if _RUN_KEY not in checkpoint:
         raise ValueError(f"{where} is not a checkpoint of `pretrain fit`: it has no {_RUN_KEY!r}")
     run = checkpoint[_RUN_KEY]
-    config = EncoderConfig.from_dict({k: v for k, v in run.items() if k not in _NOT_ENCODER})
+    config = run_encoder(run)
     data = checkpoint.get("PretrainDataModule", {})
     fingerprint = data.get("fingerprint", {})
     shards = run.get("config", {}).get("data", {}).get("folder")
@@ -234,6 +240,7 @@ def trained_model(
             "samples_seen": data.get("samples_seen"),
             "max_len": fingerprint.get("max_len"),
             "data_digest": fingerprint.get("data"),
+            **({_STARTED: run[_STARTED]} if run.get(_STARTED) else {}),
         },
         shards=Path(shards) if shards else None,
         tokenizer_digest=fingerprint.get("tokenizer"),

@@ -1,6 +1,6 @@
 """Heads on the encoders: masked LM, pair, classification, tagging.
 
-B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels.
+B batch, L tokens, M masked positions, D width, V vocabulary, P pair classes, C labels; N = B * M.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.encoders import build_encoder
-from ponet.encoders.backbone import activation_function, init_weights
+from ponet.encoders.backbone import activation_function, at_positions, init_weights
+from ponet.encoders.pairs import WordPairs
 from ponet.losses import TokenLoss, linear_cross_entropy
 from ponet.pooling.plan import score_bias
 
@@ -102,15 +103,31 @@ def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
     return Pooler(config) if config.first_sees_all else ChannelAttentionPooler(config)
 
 
+def first_positions(batch: EncoderBatch) -> Tensor:
+    """Return the positions of the texts' first tokens, int64 (B, 1) or, of joined ones, (1, T)."""
+    if batch.text_places is not None:
+        return batch.text_places[None, :, 0]
+    return torch.zeros_like(batch.input_ids[:, :1])
+
+
+def first_states(x_BRD: Tensor) -> Tensor:
+    """Return as rows (T, 1, D) the states that were read at `first_positions`."""
+    return x_BRD.flatten(0, 1)[:, None]
+
+
 def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
-    """Return what a pooler makes of a batch's states."""
+    """Return what a pooler makes of the states of a batch whose rows are texts."""
     is_masked = isinstance(pooler, ChannelAttentionPooler)
     pooled: Tensor = pooler(x_BLD, batch.mask) if is_masked else pooler(x_BLD)
     return pooled
 
 
 class MaskedLMHead(nn.Module):
-    """Linear, GELU, layer norm, then the word embeddings as output weights plus a bias."""
+    """Linear, GELU, layer norm, then the word embeddings as output weights plus a bias.
+
+    Of an encoder of hashed words, which has no embeddings of a vocabulary, the head has output
+    weights of its own; only pretraining needs them.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         """Build the transform; the output weights come with each call, so they stay tied."""
@@ -119,6 +136,9 @@ class MaskedLMHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.activation = activation_function(config.activation)
+        weight_VD = torch.empty(config.vocab_size * bool(config.projection), config.hidden_size)
+        nn.init.normal_(weight_VD, std=config.init_range)
+        self.weight = nn.Parameter(weight_VD) if config.projection else None
         init_weights(self, config.init_range)
 
     def forward(self, x: Tensor, word_weight_VD: Tensor) -> Tensor:
@@ -126,7 +146,7 @@ class MaskedLMHead(nn.Module):
 
         Args:
             x: Hidden states.
-            word_weight_VD: Weight of the word embeddings.
+            word_weight_VD: Output weights.
         """
         return F.linear(self.transform(x), word_weight_VD, self.bias)
 
@@ -140,7 +160,7 @@ class MaskedLMHead(nn.Module):
 
         Args:
             x_ND: Hidden states.
-            word_weight_VD: Weight of the word embeddings.
+            word_weight_VD: Output weights.
             labels_N: int64, the words; -100 at positions that do not count.
         """
         return linear_cross_entropy(self.transform(x_ND), word_weight_VD, self.bias, labels_N)
@@ -175,16 +195,20 @@ class PretrainingModel(nn.Module):
 
     @property
     def decoder_weight(self) -> nn.Parameter:
-        """Output weights (V, D) of the masked-LM head: the word embeddings' own Parameter."""
+        """Output weights (V, D): the word embeddings' own Parameter, or the head's."""
         weight_VD = self.encoder.embeddings.word.weight
+        if self.mlm_head.weight is not None:
+            weight_VD = self.mlm_head.weight
         assert isinstance(weight_VD, nn.Parameter)
         return weight_VD
 
     def forward(self, batch: EncoderBatch) -> PretrainingOutput:
         """Return hidden states and logits at every position."""
-        x_BLD = self.encoder(batch)
+        x_BLD = text_BLD = self.encoder(batch)
+        if batch.text_places is not None:
+            text_BLD = first_states(at_positions(x_BLD, first_positions(batch)))
         mlm_logits_BLV = self.mlm_head(x_BLD, self.decoder_weight)
-        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(x_BLD, batch))
+        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(text_BLD, batch))
 
     def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
         """Return masked-LM logits at the given positions only.
@@ -193,8 +217,7 @@ class PretrainingModel(nn.Module):
             batch: Input.
             masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
         """
-        x_BLD = self.encoder(batch)
-        x_BMD = _at_positions(x_BLD, masked_positions_BM)
+        x_BMD, x_BLD = self._read(batch, masked_positions_BM)
         return MaskedOutput(
             self.mlm_head(x_BMD, self.decoder_weight), self._pair_logits(x_BLD, batch)
         )
@@ -209,21 +232,25 @@ class PretrainingModel(nn.Module):
             masked_positions_BM: int64 (B, M), in [0, L); unused entries may point anywhere.
             masked_labels_BM: int64 (B, M), the words there; -100 at unused entries.
         """
-        x_BLD = self.encoder(batch)
-        x_ND = _at_positions(x_BLD, masked_positions_BM).flatten(0, 1)
-        mlm = self.mlm_head.loss(x_ND, self.decoder_weight, masked_labels_BM.flatten())
+        x_BMD, x_BLD = self._read(batch, masked_positions_BM)
+        labels_N = masked_labels_BM.flatten()
+        mlm = self.mlm_head.loss(x_BMD.flatten(0, 1), self.decoder_weight, labels_N)
         return MaskedLoss(mlm, self._pair_logits(x_BLD, batch))
+
+    def _read(self, batch: EncoderBatch, positions_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states (B, M, D) at the positions, and those that the pooler needs."""
+        if isinstance(self.pooler, ChannelAttentionPooler):
+            x_BLD = self.encoder(batch)
+            return at_positions(x_BLD, positions_BM), x_BLD
+        first = first_positions(batch)
+        x_BRD = self.encoder(batch, torch.cat([first, positions_BM], 1))
+        return x_BRD[:, first.shape[1] :], first_states(x_BRD[:, : first.shape[1]])
 
     def _pair_logits(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor | None:
         if self.pooler is None or self.pair_head is None:
             return None
         logits_BP: Tensor = self.pair_head(pool(self.pooler, x_BLD, batch))
         return logits_BP
-
-
-def _at_positions(x_BLD: Tensor, positions_BM: Tensor) -> Tensor:
-    """Return the hidden states (B, M, D) at some positions of each row."""
-    return x_BLD.gather(1, positions_BM[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
 class _Classifier(nn.Module, ABC):
@@ -256,7 +283,10 @@ class _Classifier(nn.Module, ABC):
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits: (B, C) for sequences, (B, L, C) for tokens."""
-        pooled = pool(self.pooler, self.encoder(batch), batch)
+        if isinstance(self.pooler, Pooler):
+            pooled = self.pooler(first_states(self.encoder(batch, first_positions(batch))))
+        else:
+            pooled = pool(self.pooler, self.encoder(batch), batch)
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 
@@ -273,12 +303,29 @@ class _Classifier(nn.Module, ABC):
 
 
 class SequenceClassifier(_Classifier):
-    """Encoder, pooler, dropout and a linear layer: one prediction per sequence."""
+    """Encoder, pooler, dropout and a linear layer: one prediction per sequence.
+
+    With `pair_rows` words and pairs of words have a say in the logits too.
+    """
+
+    def __init__(
+        self, encoder_config: EncoderConfig, *, num_labels: int, dropout_prob: float = 0.1
+    ) -> None:
+        """Build and initialise everything; see `_Classifier`."""
+        super().__init__(encoder_config, num_labels=num_labels, dropout_prob=dropout_prob)
+        projection = encoder_config.projection
+        has_pairs = projection is not None and projection.pair_rows > 0
+        self.pairs = WordPairs(projection, num_labels) if projection and has_pairs else None
 
     @staticmethod
     def make_pooler(config: EncoderConfig) -> nn.Module:
         """Return the pooler that suits the encoder's input."""
         return make_pooler(config)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return logits (B, C)."""
+        logits_BC = super().forward(batch)
+        return logits_BC if self.pairs is None else logits_BC + self.pairs(batch)
 
 
 class TokenClassifier(_Classifier):

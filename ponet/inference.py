@@ -14,8 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ponet.batch import EncoderBatch
 from ponet.encoders import Encoder
 from ponet.heads import PretrainingModel
+from ponet.projection import PieceWords
 from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 
 Pooling = Literal["mean", "cls"]
@@ -52,12 +54,18 @@ def encode(
     """Return float32 (n, D) on the CPU, one row for each text, in order; see Bundle.encode.
 
     With pooling "mean" all tokens of all windows count, [CLS] and [SEP] included, as
-    sentence-transformers does it; with "cls" the vectors at [CLS] of several windows.
+    sentence-transformers does it; with "cls" the vectors at [CLS] of several windows. Of encoders
+    of hashed words every word counts.
     """
     _check_texts(texts)
     _check_choice("pooling", pooling, Pooling)
     _check_choice("long_texts", long_texts, LongTexts)
+    if pooling == "cls" and not model.config.first_sees_all:
+        raise ValueError(
+            "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give pooling='mean'"
+        )
     _check_sizes(batch_size, max_len, None if long_texts == "tile" else model.config.max_positions)
+    words = form.words(model.config)
     sums_ND = torch.zeros(len(texts), model.config.hidden_size)
     weights_N1 = torch.zeros(len(texts), 1)
     progress = Progress(len(texts)) if progress is True else progress
@@ -68,7 +76,7 @@ def encode(
             encoder = _long_enough(model.encoder, max(len(row.ids) for row in rows))
             is_exact = model.config.sees_padding
             for group in _groups(rows, batch_size * max_len, is_exact=is_exact):
-                sums_BD, weights_B1 = _pooled(encoder, group, pooling)
+                sums_BD, weights_B1 = _pooled(encoder, group, pooling, words)
                 where_B = torch.tensor([start + row.text for row in group])
                 sums_ND.index_add_(0, where_B, sums_BD)
                 weights_N1.index_add_(0, where_B, weights_B1)
@@ -98,13 +106,14 @@ def fill(
     mask_id = form.token_id(MASK)
     device = model.decoder_weight.device
     guesses: list[list[Guess]] = []
+    words = form.words(model.config)
     with _evaluating(model):
         for row in form.windows([text], max_len=max_len, has_masks=True):
             places = [place for place, token in enumerate(row.ids) if token == mask_id]
             if not places:
                 continue
-            positions = torch.tensor([places], device=device)
-            output = model.forward_masked(window_batch([row]).to(device), positions)
+            batch, positions = _inputs([row], words, torch.tensor([places]))
+            output = model.forward_masked(batch.to(device), positions.to(device))
             found = output.mlm_logits[0].float().softmax(-1).topk(top, dim=-1)
             shares, tokens = (part.tolist() for part in found)
             guesses += [
@@ -116,9 +125,20 @@ def fill(
     return guesses
 
 
-def _pooled(encoder: Encoder, rows: Sequence[Window], pooling: Pooling) -> tuple[Tensor, Tensor]:
+def _inputs(
+    rows: Sequence[Window], words: PieceWords | None, places_BM: Tensor
+) -> tuple[EncoderBatch, Tensor]:
+    """Return a batch as the encoder reads it, and where in it some tokens of the rows are."""
+    batch = window_batch(rows)
+    return (batch, places_BM) if words is None else words(batch, places_BM)
+
+
+def _pooled(
+    encoder: Encoder, rows: Sequence[Window], pooling: Pooling, words: PieceWords | None
+) -> tuple[Tensor, Tensor]:
     """Return (B, D) sums and (B, 1) weights; their quotient is the vector."""
-    batch = window_batch(rows).to(encoder.embeddings.word.weight.device)
+    batch, _ = _inputs(rows, words, torch.zeros(len(rows), 1, dtype=torch.int64))
+    batch = batch.to(encoder.embeddings.word.weight.device)
     x_BLD = encoder(batch).float()
     if pooling == "cls":
         return x_BLD[:, 0].cpu(), torch.ones(len(rows), 1)

@@ -22,7 +22,8 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     What stands at one place of the first axis shares a scale, or all along it, whichever loses
     less: rows of hashed features differ in size by how often they were seen, columns of other
-    layers may. So a tensor and its flattened form get the same numbers.
+    layers may. A scale for fewer than two numbers would save nothing. So a tensor and its flattened
+    form get the same numbers.
 
     Args:
         weight: Of two axes or more.
@@ -34,6 +35,8 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     pairs = []
     for axes in (tuple(range(1, weight.dim())), (0,)):
         largest = weight.abs().amax(axes, keepdim=True)
+        if largest.numel() * 2 > weight.numel():
+            continue
         scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
         pairs.append(((weight / scale).round().to(torch.int8), scale))
     lost = [(number * scale - weight).square().sum().item() for number, scale in pairs]

@@ -1,10 +1,10 @@
-"""A label for every token and, if asked for, one for the whole text, from one encoder.
+"""A label for every token or sentence and, if asked for, one for the whole text, from one encoder.
 
 B batch, L tokens, D width, T tags, C labels.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
 from ponet.heads import make_pooler, pool
-from ponet.pooling.plan import at_least_float32
+from ponet.pooling.plan import at_least_float32, segment_rows
+from ponet.pooling.reference import segment_max
 
 Decoder = Literal["independent", "bio", "crf"]
 
@@ -45,6 +46,9 @@ class Tagger(nn.Module):
         of the text; the joint form is that of JointBERT (arXiv 1902.10909).
     """
 
+    tags_are_bio: ClassVar[bool] = True
+    """Whether BIO says which tags may follow each other."""
+
     def __init__(
         self,
         encoder_config: EncoderConfig,
@@ -59,6 +63,11 @@ class Tagger(nn.Module):
             raise ValueError(
                 f"num_tags={num_tags}, num_labels={num_labels} given; 1 or more and 0 or more are "
                 "needed"
+            )
+        if encoder_config.projection is not None and encoder_config.projection.pair_rows:
+            raise ValueError(
+                f"pair_rows={encoder_config.projection.pair_rows} given, which a tagger has no use "
+                "for; give 0"
             )
         self.encoder = build_encoder(encoder_config)
         self.dropout = nn.Dropout(dropout_prob)
@@ -100,7 +109,8 @@ class Tagger(nn.Module):
             dropout_prob=dropout_prob,
             use_crf=decoder == "crf",
         )
-        tagger.allowed = None if decoder == "independent" else bio_transitions(tags)
+        if cls.tags_are_bio and decoder != "independent":
+            tagger.allowed = bio_transitions(tags)
         if tagger.crf is not None and tagger.allowed is not None:
             tagger.crf.discourage(tagger.allowed)
         return tagger
@@ -108,11 +118,15 @@ class Tagger(nn.Module):
     def forward(self, batch: EncoderBatch) -> TaggerOutput:
         """Return the logits of every token and of the text."""
         x_BLD = self.encoder(batch)
-        tag_logits_BLT = self.tagger(self.dropout(x_BLD))
+        tag_logits_BLT = self.tagger(self.dropout(self.tagged_states(x_BLD, batch)))
         if self.pooler is None or self.classifier is None:
             return TaggerOutput(tag_logits_BLT, None)
         pooled_BD = pool(self.pooler, x_BLD, batch)
         return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(pooled_BD)))
+
+    def tagged_states(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
+        """Return what is tagged at every token, (B, L, D): its state."""
+        return x_BLD
 
     def loss(self, output: TaggerOutput, tags_BL: Tensor) -> Tensor:
         """Return minus the log-likelihood of each row's tags, (B,), summed over its tagged tokens.
@@ -144,3 +158,32 @@ class Tagger(nn.Module):
         parts = zip(*chains, strict=True)
         chain = Chain(*(torch.stack([part.to(device) for part in same]).sum(0) for same in parts))
         return viterbi(output.tag_logits, mask_BL, chain)
+
+
+class SentenceTagger(Tagger):
+    """A tagger of segments: what is tagged is the maximum over the states of a segment's tokens.
+
+    Every token of a segment has the same logits, those of the segment; a batch says at which of
+    them a tag counts. The vector of a segment is the elementwise maximum of the last hidden states
+    of its tokens, the operation of PoNet's segment pool, for every encoder alike: encoders without
+    segments are tagged by the same spans and the same head.
+
+    Source: PoNet (arXiv 2110.02442), segment max-pooling.
+    """
+
+    tags_are_bio = False
+
+    def tagged_states(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
+        """Return for every token the maximum over its segment, (B, L, D); 0 at padding."""
+        rows_N = segment_rows(batch.segment_ids, batch.mask)
+        return segment_max(x_BLD.flatten(0, 1), rows_N, rows_N).view_as(x_BLD)
+
+    def margins(self, output: TaggerOutput) -> Tensor | None:
+        """Return log-odds of the second of two tags, (B, L); None: more tags, or a chain of them.
+
+        Args:
+            output: What forward returned.
+        """
+        if self.crf is not None or output.tag_logits.shape[2] != 2:
+            return None
+        return output.tag_logits[..., 1] - output.tag_logits[..., 0]

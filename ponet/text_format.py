@@ -17,6 +17,8 @@ import torch
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
 from ponet.batch import EncoderBatch
+from ponet.config import EncoderConfig
+from ponet.projection import PieceWords
 from ponet.tokenizer import load_tokenizer
 
 MASK = "[MASK]"
@@ -79,6 +81,10 @@ class TextFormat:
         """Return the token of an id; a number in <> where the tokenizer is the smaller one."""
         token: str | None = self._tokenizer.id_to_token(token_id)
         return f"<{token_id}>" if token is None else token
+
+    def words(self, config: EncoderConfig) -> PieceWords | None:
+        """Return what makes batches of whole words, for an encoder of hashed words."""
+        return PieceWords(self._tokenizer, config) if config.projection is not None else None
 
     def windows(
         self,

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.manifest import file_sha256
 
@@ -206,3 +206,11 @@ def restore_folder(target: Path) -> None:
         os.rename(old, target)
     for left in target.parent.glob(f".{target.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object) -> None:
+    """Load a native state dict that must name every weight, with its shape."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{where} does not fit its configuration: {error}") from error

@@ -1,7 +1,8 @@
 """Sample numbers -> whole batches, from a memory-mapped token file with vectorised numpy.
 
 Invariant: a batch is a pure function of its sample numbers and the configs; neighbours in the
-batch, workers and ranks do not matter. Shapes are always (B, max_len).
+batch, workers and ranks do not matter. Shapes are always (B, max_len), or of joined texts one of a
+few for each B; batches of whole words are as wide as their longest row.
 
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
@@ -14,16 +15,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data_prep.shards import TokenShards
+from ponet.batch import EncoderBatch, join_texts
+from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
-from pretrain.objectives import IGNORED_LABEL, Objective
+from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
 
 _PLANS_KEPT = 2
+_JOINED_LENGTHS = 64
+"""Lengths that a joined batch of B texts may have: so little padding costs nothing, and so few
+shapes can be compiled."""
 _BASELINE_BATCH = 64
 
 Batch = dict[str, Tensor]
@@ -51,9 +58,12 @@ class SegmentConfig:
 class PretrainDataset(Dataset[Batch]):
     """Sample number -> example: the plans of all epochs one after the other, in whole batches.
 
-    Use it with an identity `collate_fn`. Plans are made when first needed; the last two are kept. A
-    pickled or forked copy shares what its origin had made.
+    With `joins_texts` the texts of a batch stand one after the other in one row. Use it with an
+    identity `collate_fn`. Plans are made when first needed; the last two are kept. A pickled or
+    forked copy shares what its origin had made.
     """
+
+    joins_texts: bool = False
 
     def __init__(
         self,
@@ -72,12 +82,22 @@ class PretrainDataset(Dataset[Batch]):
         self._plans: dict[int, Examples] = {}
         self._ends: list[int] = []
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
+        self._masking = masking
+        self.read_words(None)
+
+    def read_words(self, words: PieceWords | None) -> None:
+        """Make batches of whole words from now on, as encoders of hashed words need them.
+
+        Then only words that are one piece are hidden. None: batches of pieces.
+        """
+        self._words = words
         self._masker = Masker(
-            masking,
-            max_len=packing.max_len,
-            tokenizer=shards.manifest.tokenizer,
-            is_continuation_V=shards.is_continuation,
-            seed=seed,
+            self._masking,
+            max_len=self._packing.max_len,
+            tokenizer=self.shards.manifest.tokenizer,
+            is_continuation_V=self.shards.is_continuation,
+            seed=self._seed,
+            single_pieces=words is not None,
         )
 
     @property
@@ -167,12 +187,20 @@ class PretrainDataset(Dataset[Batch]):
         return len(self.plan(0))
 
     def __getitems__(self, samples: Sequence[int] | IntArray) -> Batch:
-        """Return the batch of these sample numbers, in their order.
+        """Return the batch of these sample numbers, in their order: of pieces, or of whole words.
+
+        Of whole words, `input_ids` number the rows of `word_features`, (W, N) int64.
+        """
+        batch = self.pieces(samples)
+        return batch if self._words is None else words_of(batch, self._words)
+
+    def pieces(self, samples: Sequence[int] | IntArray) -> Batch:
+        """Return the batch of these sample numbers in pieces, whatever the encoder reads.
 
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
             (B, M) int64 (unused slots: 0 and -100); pair_labels, example_ids (B,) int64; mask,
-            special_mask (B, L) bool.
+            special_mask (B, L) bool. Of joined texts what `join_batch` makes of it.
         """
         example_ids_B = np.asarray(samples, np.int64)
         rows = self.rows(example_ids_B)
@@ -210,7 +238,8 @@ class PretrainDataset(Dataset[Batch]):
             "mask": mask_BL,
             "special_mask": special_BL,
         }
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return join_batch(batch, self._masker.config) if self.joins_texts else batch
 
     def _segment_ids(
         self, rows: dict[str, IntArray], first_sep_B: IntArray, last_sep_B: IntArray
@@ -251,6 +280,60 @@ class PretrainDataset(Dataset[Batch]):
         row_E = np.repeat(np.arange(len_B.size), count_B)
         place_E = offsets[low_B[row_E] + ragged_arange(count_B)]
         starts_BL[row_E, place_E - start_B[row_E] + column_B[row_E]] = 1
+
+
+def encoder_batch(batch: Batch, *, compiled: bool = False) -> EncoderBatch:
+    """Return the encoder's part of a batch; its segments are always runs of tokens.
+
+    Compiled blocks are not told of batches without padding, for which attention needs no mask:
+    they would be compiled once with a mask and once without.
+    """
+    return EncoderBatch(
+        input_ids=batch["input_ids"],
+        mask=batch["mask"],
+        token_type_ids=batch["token_type_ids"],
+        segment_ids=batch["segment_ids"],
+        special_mask=batch["special_mask"],
+        segments_are_runs=True,
+        has_padding=bool(batch.get(HAS_PADDING, True)) or compiled,
+        word_features=batch.get("word_features"),
+        text_places=batch.get("text_places"),
+    )
+
+
+def words_of(batch: Batch, words: PieceWords) -> Batch:
+    """Return a batch of pieces as one of whole words; the labels stay numbers of pieces."""
+    inputs, positions_BM = words(encoder_batch(batch), batch["masked_positions"])
+    assert inputs.word_features is not None
+    own = {"word_features": inputs.word_features}  # first: the widest types lead (`pack_batch`)
+    return {**own, **batch, **inputs.tensors(), "masked_positions": positions_BM}
+
+
+def join_batch(batch: Batch, masking: MaskingConfig) -> Batch:
+    """Return the same examples as one row without padding between them; N tokens, K slots.
+
+    Returns:
+        The same names, with (1, N) for (B, L) and (1, K) for (B, M), and `text_places` (B, L) int64
+        of `EncoderBatch`. N is the number of tokens rounded up to one of 64 lengths; K follows from
+        B and N. All labels are there, with the positions in the row.
+    """
+    num_texts, width = batch["mask"].shape
+    unit = -(-num_texts * width // _JOINED_LENGTHS)
+    num_tokens = -(-int(batch["mask"].sum()) // unit) * unit
+    row = join_texts(encoder_batch(batch), num_tokens=num_tokens)
+    assert row.text_places is not None
+    used = batch["masked_labels"] != IGNORED_LABEL
+    places = row.text_places.gather(1, batch["masked_positions"])[used]
+    slots = min(used.numel(), masking.most_masked(num_texts, num_tokens))
+    empty = (0, slots - len(places))
+    labels = pad(batch["masked_labels"][used], empty, value=IGNORED_LABEL)
+    return {  # masks stay last: `pack_batch` wants the widest types first
+        "text_places": row.text_places,
+        **batch,
+        **row.tensors(),
+        "masked_positions": pad(places, empty)[None],
+        "masked_labels": labels[None],
+    }
 
 
 def keep_batch(batch: Batch) -> Batch:

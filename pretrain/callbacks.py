@@ -231,7 +231,8 @@ class EvaluationRecord(EvaluationReport):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and keep the metrics of the first validation examples."""
-        opening = f"step {pl_module.evaluated_step:,}: validation"
+        step = pl_module.evaluated_step if trainer.ckpt_path else None
+        opening = "validation" if step is None else f"step {step:,}: validation"
         self._record(trainer, pl_module, "validate", "val", opening)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -243,12 +244,13 @@ class EvaluationRecord(EvaluationReport):
     ) -> None:
         if not trainer.is_global_zero:
             return
+        assert isinstance(module, PretrainModule)
         self._report(trainer, stage, opening)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         record = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command,
-            "checkpoint": str(trainer.ckpt_path),
+            "checkpoint": str(trainer.ckpt_path or module.started_from.get("source")),
             "step": module.evaluated_step,
             "folder": str(datamodule.folder),
             "differs_from_training": list(datamodule.differs_from_training),

@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader
 
 from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
 from data_prep.shards import TokenShards, check_files
+from ponet.config import EncoderConfig
+from ponet.projection import PieceWords
+from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
@@ -43,6 +46,8 @@ class PretrainDataModule(LightningDataModule):
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
     skipped_windows: tuple[int, ...] = ()
     """Windows of the stream that rollbacks leave out, ascending."""
+    _words: PieceWords | None = None
+    """Makes whole words of pieces, for encoders of hashed words."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -60,6 +65,7 @@ class PretrainDataModule(LightningDataModule):
         eval_examples: int = 2048,
         num_workers: int = 1,
         verify_shards: bool = True,
+        join_texts: bool = True,
         seed: int = 42,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -78,8 +84,9 @@ class PretrainDataModule(LightningDataModule):
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
-            verify_shards: Hash all shard files before the run, about a second per 500 MB; without
-                it only their sizes are checked.
+            verify_shards: Hash all shard files before the run (1 s per 500 MB); else sizes alone.
+            join_texts: Lay the texts of a training batch one after the other, without padding: the
+                same losses and gradients up to rounding, for less work. FNet gets padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
@@ -91,15 +98,13 @@ class PretrainDataModule(LightningDataModule):
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
-        self.masking = masking
-        self.segments = segments
+        self.masking, self.segments = masking, segments
         self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
         self.max_len = max_len
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
         self.num_workers = num_workers
-        self.verify_shards = verify_shards
-        self.seed = seed
+        self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
@@ -176,7 +181,17 @@ class PretrainDataModule(LightningDataModule):
                 segments=self.segments,
                 seed=self.seed if trains else EVALUATION_SEED,
             )
+            self._datasets[split].read_words(self._words)
         return self._datasets[split]
+
+    def follow_encoder(self, encoder: EncoderConfig) -> None:
+        """Serve what an encoder reads: pieces, or whole words with their features."""
+        has_words = encoder.projection is not None
+        self._words = (
+            PieceWords(load_tokenizer(self.tokenizer_path), encoder) if has_words else None
+        )
+        for dataset in self._datasets.values():
+            dataset.read_words(self._words)
 
     def evaluation_dataset(self) -> PretrainDataset:
         """Return the validation split with its fixed plan and fixed 15 % masks."""
@@ -215,6 +230,7 @@ class PretrainDataModule(LightningDataModule):
         """Return the training loader: a sized view of an endless stream."""
         sampler = StreamBatchSampler(self)
         dataset = self._dataset(TRAIN_SPLIT)
+        dataset.joins_texts = self.join_texts
         # Plan the epoch here: the workers share what is there when they start.
         dataset.rows(np.array([self.sample_range(self.steps_done)[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())

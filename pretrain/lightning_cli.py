@@ -37,6 +37,14 @@ from pretrain.run_config import (
     metric_names,
     remarks,
 )
+from pretrain.start import (
+    StartValidation,
+    begin,
+    evaluated_weights,
+    given_weights,
+    settle_encoder,
+)
+from pretrain.takeover import GivenWeights
 from training.callbacks.history import RunHistory, rewind_metrics
 from training.callbacks.steps import EvaluationInterval, RunProgressBar, StepSeeds
 from training.callbacks.watchdog import Watchdog
@@ -89,6 +97,8 @@ class PretrainCLI(RunCLI):
     decided_by = DECIDED_BY
     config_classes = (EncoderConfig,)
     resumed_from: Path | None = None
+    weights: GivenWeights | None = None
+    """What it begins with, where it goes on from no checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups of a run, and link what two components share."""
@@ -122,7 +132,10 @@ class PretrainCLI(RunCLI):
         if config.run.auto_precision and config.trainer.precision is None:
             config.trainer.precision = automatic_precision()
         if self.subcommand != "fit":
-            config.ckpt_path = config.ckpt_path or str(checkpoint_to_evaluate(self.run))
+            path = Path(config.ckpt_path or checkpoint_to_evaluate(self.run))
+            self.weights = evaluated_weights(path)
+            config.ckpt_path = str(path) if self.weights is None else None
+            settle_encoder(config, weights=self.weights, checkpoint=path)
             return
         if config.ckpt_path is not None:
             raise ValueError("--ckpt_path is for evaluation; a fit goes on with --resume PATH")
@@ -131,6 +144,20 @@ class PretrainCLI(RunCLI):
             tell(line)
         if self.writes:
             self._choose_checkpoint(config)
+        self._settle_start(config)
+
+    def _settle_start(self, config: Any) -> None:
+        """Read the weights that a fit begins with, and find out which encoder it trains."""
+        if self.resumed_from is None and config.model.start_from:
+            self.weights = given_weights(config.model.start_from)
+        settle_encoder(config, weights=self.weights, checkpoint=self.resumed_from)
+
+    def instantiate_classes(self) -> None:
+        """Build everything, and put given weights into the model."""
+        super().instantiate_classes()
+        if self.weights is not None:
+            trains = self.subcommand == "fit"
+            begin(self.model, self.weights, self.datamodule.tokenizer_path, trains=trains, say=tell)
 
     def _choose_checkpoint(self, config: Any) -> None:
         self.stop = StopRequest(
@@ -206,6 +233,8 @@ class PretrainCLI(RunCLI):
             before_stop=before_stop,
             around_save=watchdog.saving,
         )
+        if self.config[self.subcommand].model.start_from:  # also where it goes on from step 0
+            callbacks.append(StartValidation())
         return [*callbacks, saves]
 
     def _run_subcommand(self, subcommand: str) -> None:

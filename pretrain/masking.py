@@ -62,6 +62,10 @@ class MaskingConfig:
         """Return M, the number of masked positions every sequence of that length carries."""
         return max(1, int(self.mask_prob * (max_len - NUM_SPECIAL) + 0.5))
 
+    def most_masked(self, num_texts: int, num_tokens: int) -> int:
+        """Return how many positions texts of that many tokens together carry at most."""
+        return int(self.mask_prob * max(0, num_tokens - NUM_SPECIAL * num_texts)) + num_texts
+
 
 class Masker:
     """Masks whole batches."""
@@ -74,15 +78,28 @@ class Masker:
         tokenizer: TokenizerInfo,
         is_continuation_V: BoolArray,
         seed: int,
+        single_pieces: bool = False,
     ) -> None:
-        """Prepare the tables; `is_continuation_V` are the pieces that continue a word."""
+        """Prepare the tables.
+
+        Args:
+            config: What is hidden and how.
+            max_len: L.
+            tokenizer: Its special tokens are never hidden.
+            is_continuation_V: The pieces that continue a word.
+            seed: Of the masks.
+            single_pieces: Hide only words that are one piece, and show only such words in their
+                place: what encoders of whole words guess among the vocabulary.
+        """
         self.config = config
         self.num_slots = config.num_slots(max_len)
         self._mask_id = tokenizer.mask_id
         self._is_special_V = np.zeros(tokenizer.vocab_size, np.bool_)
         for name in ("pad", "unk", "cls", "sep", "mask"):
             self._is_special_V[getattr(tokenizer, f"{name}_id")] = True
-        self._ordinary_ids = np.flatnonzero(~self._is_special_V)
+        self._single_pieces = single_pieces
+        is_shown_V = ~(self._is_special_V | (is_continuation_V & single_pieces))
+        self._ordinary_ids = np.flatnonzero(is_shown_V)
         if not self._ordinary_ids.size:
             raise ValueError("the vocabulary holds special tokens only; train a larger tokenizer.")
         self._is_continuation_V = is_continuation_V
@@ -105,6 +122,10 @@ class Masker:
             last, with position 0 and label -100.
         """
         maskable_BL = text_BL & ~self._is_special_V[ids_BL]
+        if self._single_pieces:
+            continues_BL = self._is_continuation_V[ids_BL] & text_BL
+            maskable_BL &= ~continues_BL
+            maskable_BL[:, :-1] &= ~continues_BL[:, 1:]
         count_B = maskable_BL.sum(1)
         wanted_B = np.floor(self.config.mask_prob * count_B + 0.5).astype(np.int64)
         wanted_B = np.minimum(np.maximum(wanted_B, 1), count_B)

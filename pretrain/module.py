@@ -1,13 +1,14 @@
 """PretrainModule: the LightningModule around `ponet.PretrainingModel`.
 
-Invariant: the loss looks at the masked positions only, and every batch has the same number of them,
-so shapes never change during a run.
+Invariant: the loss looks at the masked positions only, and there are few shapes in a run: padded
+batches have one, joined ones one of a few.
 """
 
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -15,20 +16,22 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from ponet import EncoderBatch, EncoderConfig, MaskedOutput, PretrainingModel
+from ponet import EncoderConfig, MaskedOutput, PretrainingModel
+from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
-from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, OBJECTIVES, ObjectiveName
+from pretrain.batches import encoder_batch
+from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
+from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-MAX_COMPILED_SHAPES = 64
-"""Batch shapes, times training or not, that torch.compile may compile; its own limit is 8."""
-MOST_UNUSED = 128
-"""Vocabulary entries beyond the tokenizer's that may be there to round the number up."""
+MAX_COMPILED_GRAPHS = 136
+"""Graphs of a block that torch.compile may make (its own limit is 8): 64 shapes of joined texts and
+a few of evaluations, for the last block and for the others."""
 
 
 class LossSums(NamedTuple):
@@ -58,23 +61,6 @@ def full_tensor(value: Tensor) -> Tensor:
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def encoder_batch(batch: dict[str, Tensor], *, compiled: bool = False) -> EncoderBatch:
-    """The encoder's part of a data module's batch; its segments are always runs of tokens.
-
-    Compiled blocks are not told of batches without padding, for which attention needs no mask:
-    they would be compiled once with a mask and once without.
-    """
-    return EncoderBatch(
-        input_ids=batch["input_ids"],
-        mask=batch["mask"],
-        token_type_ids=batch["token_type_ids"],
-        segment_ids=batch["segment_ids"],
-        special_mask=batch["special_mask"],
-        segments_are_runs=True,
-        has_padding=bool(batch.get(HAS_PADDING, True)) or compiled,
-    )
 
 
 def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
@@ -124,44 +110,32 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
-def check_encoder(encoder: EncoderConfig, data: Any) -> None:
-    """Check that an encoder has an embedding and a position for every token of the data module."""
-    if encoder.projection is not None:
-        raise ValueError(
-            "an encoder of hashed words (projection) has no word embeddings whose pieces could be "
-            "guessed: pretraining needs projection=None; `finetune` trains such encoders from "
-            "scratch with --model.encoder FILE.yaml"
-        )
-    size, entries = encoder.vocab_size, data.vocab_size
-    if size < entries:
-        raise ValueError(
-            f"the encoder has vocab_size {size}, but the tokenizer of {data.folder} has {entries} "
-            f"entries; set the encoder's vocab_size to {entries} or more "
-            f"(--model.encoder.vocab_size {entries})."
-        )
-    if size - entries >= MOST_UNUSED:
-        rank_zero_only(say)(
-            f"the encoder has {size:,} vocabulary entries and the tokenizer of {data.folder} "
-            f"{entries:,}: {size - entries:,} are never used; --model.encoder.vocab_size {entries} "
-            "leaves them out"
-        )
-    if encoder.max_positions < data.max_len:
-        raise ValueError(
-            f"data.max_len is {data.max_len}, but the encoder has {encoder.max_positions} "
-            f"positions; give --model.encoder.max_positions {data.max_len}, or a smaller "
-            "--data.max_len"
-        )
+def identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    saved, beside = checkpoint.get(CONFIG_KEY, {}), ("config", STARTED_KEY)
+    stored = {key: value for key, value in saved.items() if key not in beside}
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
 
 
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
     Args:
-        encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or FNetConfig.
+        encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or FNetConfig. Left out with
+            start_from: that of the weights.
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
         optimizer: AdamW and its schedule.
+        start_from: Weights to begin with: folder of a bundle or of a run, a checkpoint, the
+            released PoNet, a BERT or FNet of transformers; empty: fresh ones. Optimiser and step
+            begin anew. A run that goes on no longer needs them.
+        new_positions: How a position table is made longer for data.max_len: its rows repeated
+            (tile), or stretched (interpolate).
+        new_words: Rows of words that the weights do not know: the mean of the pieces they were
+            cut into so far (pieces), or fresh values (normal).
         compile: Compile the blocks in place with torch.compile, once for all layers and for each
-            shape of a batch: training has one, evaluation two. Pays on a GPU.
+            shape of a batch: evaluation has two, training one, or some ten to twenty of joined
+            texts (`data.join_texts`). Pays on a GPU.
         compile_mode: What torch.compile aims at: `default`; `reduce-overhead`, CUDA graphs, for
             short steps of small models; or `max-autotune`, CUDA graphs and a long search for the
             fastest kernels. CUDA graphs have no effect on a CPU, and are refused where several
@@ -169,21 +143,29 @@ class PretrainModule(ConfiguredModule):
         checkpoint_every: The first of every this many blocks is computed again in the backward
             pass: less memory for long inputs and large batches, the same gradients. 1: every
             block, a third more time; 0: none.
+        sparse_last_block: Compute the last block only where it is read, at masked positions and the
+            first token: the same losses and gradients up to rounding, for less work.
         pair_loss_weight: Weight of the pair loss beside the masked-LM loss; released code: 1.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
-        encoder: EncoderConfig,
+        encoder: EncoderConfig | None = None,
         objective: ObjectiveName = "mlm_sso",
         optimizer: PretrainOptimizer = PretrainOptimizer(),  # noqa: B008 (frozen)
         *,
+        start_from: str = "",
+        new_positions: PositionMethod = "tile",
+        new_words: NewWords = "pieces",
         compile: bool = False,
         compile_mode: CompileMode = "default",
         checkpoint_every: int = 0,
+        sparse_last_block: bool = True,
         pair_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if encoder is None:  # the command line fills it in from what it begins with
+            raise ValueError("PretrainModule needs an encoder; give PoNetConfig(...) or another")
         if checkpoint_every < 0:
             raise ValueError(
                 f"model.checkpoint_every is {checkpoint_every}; it must be 0 (no block is computed "
@@ -196,10 +178,13 @@ class PretrainModule(ConfiguredModule):
         self.model = PretrainingModel(encoder, num_pair_classes=self.objective.num_pair_classes)
         self.model.encoder.gradient_checkpointing = checkpoint_every > 0
         self.model.encoder.checkpoint_every = max(1, checkpoint_every)
+        self.model.encoder.sparse_last_block = sparse_last_block
         self.compile_model = compile
         self.compile_mode = compile_mode
         self.resolved_config: dict[str, Any] = {}
         self.stored_config: dict[str, Any] = {}
+        self.start_from, self.new_positions, self.new_words = start_from, new_positions, new_words
+        self.started_from: dict[str, Any] = {}
         self.grad_norm: Tensor | None = None
         self._checkpoint_step = 0
         self._eval_sums = torch.zeros(len(LossSums._fields))
@@ -209,8 +194,19 @@ class PretrainModule(ConfiguredModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             check_encoder(self.encoder_config, datamodule)
+            datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        if datamodule is not None and not self.model.encoder.keeps_texts_apart:
+            if datamodule.join_texts:
+                kind, reason = self.encoder_config.kind, "texts of one row would see each other"
+                rank_zero_only(say)(f"data.join_texts does nothing: in this {kind} {reason}")
+            datamodule.join_texts = False
+        if self.compile_model and self.encoder_config.projection is not None:
+            raise ValueError(
+                "model.compile is on, but batches of hashed words have a new shape in every step, "
+                "and each would be compiled; leave it out"
+            )
         if self.compile_model:
             self._compile()
         elif self.compile_mode != "default":
@@ -239,7 +235,7 @@ class PretrainModule(ConfiguredModule):
         device = self.trainer.strategy.root_device  # the module itself is moved there later
         if self.compile_mode == "reduce-overhead" and device.type != "cuda":
             rank_zero_warn("model.compile_mode reduce-overhead does nothing without a CUDA device")
-        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
+        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_GRAPHS)
         dynamo.config.recompile_limit = limit
         dynamo.config.fail_on_recompile_limit_hit = True
         self.model.encoder.compile_blocks(self.compile_mode)
@@ -258,14 +254,19 @@ class PretrainModule(ConfiguredModule):
         return loss_sums(self.model.masked_loss(inputs, positions_BM, labels_BM), batch)
 
     def batch_flops(self, batch: dict[str, Tensor]) -> float:
-        """Operations of the forward and backward pass over a batch of this shape."""
-        num_rows, num_tokens = batch["input_ids"].shape
+        """Operations of the forward and backward pass over a batch of this shape.
+
+        Joined texts count as equally long, with which attention takes least.
+        """
+        num_texts = len(batch.get("text_places", batch["input_ids"]))
+        num_masked = batch["masked_positions"].numel() / num_texts
         return training_flops(
             self.encoder_config,
-            num_rows=num_rows,
-            num_tokens=num_tokens,
-            num_masked=batch["masked_positions"].shape[1],
+            num_rows=num_texts,
+            num_tokens=batch["input_ids"].numel() / num_texts,
+            num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
+            num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -332,13 +333,18 @@ class PretrainModule(ConfiguredModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the weights belong to, as plain values."""
-        checkpoint[CONFIG_KEY] = {**self._identity(), "config": self.resolved_config}
+        started = {STARTED_KEY: self.started_from} if self.started_from else {}
+        checkpoint[CONFIG_KEY] = {**self._identity(), **started, "config": self.resolved_config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = checkpoint.get(CONFIG_KEY, {}), self._identity()
+        stored, own = identity_in(checkpoint), self._identity()
+        self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            stored = {"start_from": self.started_from.get("source", ""), **stored}
+            own["start_from"] = self.start_from
         differing = "; ".join(
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
             for key in own

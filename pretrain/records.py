@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 from data_prep.files import TEMPORARY
 from data_prep.manifest import MANIFEST_NAME, file_sha256
 from ponet import load_bundle
-from pretrain.batches import PretrainDataset
-from pretrain.module import encoder_batch
+from pretrain.batches import PretrainDataset, encoder_batch
 from pretrain.objectives import IGNORED_LABEL
 from training.metrics_file import read_metrics
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE, PREDICTIONS_FILE
@@ -209,10 +208,12 @@ def example_predictions(
     bundle = load_bundle(bundle_folder)
     tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
     samples = list(range(min(examples, len(dataset))))
-    batch = dataset.__getitems__(samples)
+    batch, inputs = dataset.pieces(samples), dataset.__getitems__(samples)
     positions = batch["masked_positions"][:, :per_example]
     with torch.inference_mode():
-        output = bundle.model.forward_masked(encoder_batch(batch), positions)
+        output = bundle.model.forward_masked(
+            encoder_batch(inputs), inputs["masked_positions"][:, :per_example]
+        )
     probabilities = output.mlm_logits.float().softmax(-1)
     rows: list[list[Any]] = []
     for number, sample in enumerate(samples):

@@ -5,11 +5,14 @@ Invariant: no option of Lightning's Trainer is without effect and without a word
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.objectives import ObjectiveName, objective_named
 from training import run_config
 from training.command_line import check_monitors
+from training.interruption import say
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -23,6 +26,9 @@ from training.run_config import (
     SKIPPED_FILE,
     STUDY_FILE,
 )
+
+if TYPE_CHECKING:
+    from ponet import EncoderConfig
 
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
@@ -55,6 +61,11 @@ class RunConfig(run_config.RunConfig):
         run_config.check_numbers(self, ">= 0", "peak_tflops", group="run.")
 
 
+NewWords = Literal["pieces", "normal"]
+STARTED_KEY = "started_from"
+"""Where a checkpoint keeps what its run began with: source, digest and metadata of the weights."""
+MOST_UNUSED = 128
+"""Vocabulary entries beyond the tokenizer's that may be there to round the number up."""
 # A value of the trainer's that is given and would do nothing, or break the run: what to do instead.
 _REFUSED: Mapping[str, str] = {
     "overfit_batches": (
@@ -132,3 +143,31 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
                 "that the run counts: leave it out; `ponet-pretrain tune` finds sizes and rates"
             )
     check_monitors(callbacks, names)
+
+
+def check_encoder(encoder: "EncoderConfig", data: Any) -> None:
+    """Check that an encoder has an embedding and a position for every token of the data module."""
+    if encoder.fixed_places and encoder.max_positions != data.max_len:
+        raise ValueError(
+            f"data.max_len is {data.max_len}, but the encoder mixes exactly "
+            f"{encoder.max_positions} places; give --data.max_len {encoder.max_positions}"
+        )
+    size, entries = encoder.vocab_size, data.vocab_size
+    if size < entries:
+        raise ValueError(
+            f"the encoder has vocab_size {size}, but the tokenizer of {data.folder} has {entries} "
+            f"entries; set the encoder's vocab_size to {entries} or more "
+            f"(--model.encoder.vocab_size {entries})."
+        )
+    if size - entries >= MOST_UNUSED:
+        rank_zero_only(say)(
+            f"the encoder has {size:,} vocabulary entries and the tokenizer of {data.folder} "
+            f"{entries:,}: {size - entries:,} are never used; --model.encoder.vocab_size {entries} "
+            "leaves them out"
+        )
+    if encoder.max_positions < data.max_len:
+        raise ValueError(
+            f"data.max_len is {data.max_len}, but the encoder has {encoder.max_positions} "
+            f"positions; give --model.encoder.max_positions {data.max_len}, or a smaller "
+            "--data.max_len"
+        )

@@ -267,6 +267,12 @@ class RunCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         return dict(yaml.safe_load(text))
 
+    def default_config(self) -> dict[str, Any]:
+        """Return the configuration without any option given, in plain values."""
+        parser = self._parser(self.subcommand)
+        text = parser.dump(parser.get_defaults(skip_validation=True), skip_validation=True)
+        return dict(yaml.safe_load(text))
+
     def after_fit(self) -> None:
         """End a fit, or say that it was a rehearsal."""
         if self.rehearses:

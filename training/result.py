@@ -16,7 +16,7 @@ _KEYS = {
     "encoder": "path kind name num_parameters random_init digest",
     "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
     "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
-    "class_weights targets languages decoder",
+    "class_weights targets languages decoder thresholds",
     "task_facts": "family place num_folds in_average published published_source published_metric",
 }
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
@@ -33,6 +33,7 @@ _ADDED_SETTINGS = {
     "targets": "both",
     "languages": "",
     "decoder": "independent",
+    "thresholds": "one",
 }
 """Settings that earlier results lack, with what reading gives: what they were, or None, which is
 unknown. Facts are empty in the first ones."""

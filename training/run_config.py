@@ -133,11 +133,15 @@ class CheckpointConfig:
     """Save after every validation; the best one is chosen among these."""
     keep_last: int = 2
     """How many of the newest checkpoints are kept, at least 1; the best one is kept besides."""
+    keep_every_n_steps: int = 0
+    """Save what a run begins with, step 0, and every so many optimiser steps, and keep these for
+    good (`python -m ponet export --revisions` takes them to the Hub); 0: none."""
     asynchronous: bool = False
     """Write in the background, from a copy in the host's memory, while training goes on."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, ">= 0", "every_n_minutes", "every_n_steps", group="checkpoints.")
+        whole = ("every_n_steps", "keep_every_n_steps")
+        check_numbers(self, ">= 0", "every_n_minutes", *whole, group="checkpoints.")
         check_numbers(self, "> 0", "keep_last", group="checkpoints.")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from data_prep.files import write_atomic
-from finetune.baselines.scoring import answer_task, evaluate
+from finetune.baselines.scoring import SentenceModel, answer_task, evaluate
 from finetune.data.inspection import inspect_task, overview_lines
 from finetune.outcome import evaluation_lines
 from finetune.run_config import RUN_FILES, check_kind, earlier_run
@@ -46,14 +46,19 @@ NOTHING_TO_SET = {
 
 _SELECTED = ("targets", "languages", "fold", "repeat", "max_train_rows", "max_eval_rows")
 TAGGER = "perceptron tagger"
+_DOCUMENTS: Mapping[SentenceModel, str] = {
+    "linear": "TF-IDF of 3 sentences + linear",
+    "dips": "TF-IDF cosine dips",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOptions:
     """Score a linear model on a task: what comes for free, in seconds to minutes on one core.
 
-    Classes by support vectors, scores by ridge regression, over counted words and word pairs; tags
-    by an averaged perceptron over a chain. It has no seed and searches nothing. `report` shows the
+    Classes by support vectors, several labels by one against the rest, scores by ridge regression,
+    over counted words and word pairs; tags by an averaged perceptron over a chain. It has no seed
+    and searches nothing but thresholds. `report` shows the
     run as a row of its own.
     """
 
@@ -64,6 +69,11 @@ class BaselineOptions:
     letters: Letters = "auto"
     """Whether pieces of 2 to 5 letters are counted too; auto: for single texts, if half of those to
     train on have at most 50 words."""
+    sentences: SentenceModel = "linear"
+    """How sentences of documents get labels: linear: support vectors over the words of each and
+    its neighbours; dips: a border where the words before and behind it are least alike, without
+    any training but the length of the blocks and how deep a dip must be (TextTiling). Where labels
+    are two both are cut where validation scores best."""
 
 
 def run_baseline(arguments: Sequence[str]) -> None:
@@ -95,7 +105,7 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
     inspection = inspect_task(used, {}, max_len=0, whole=whole.splits)
     print("\n".join(overview_lines(inspection)))
     began = time.process_time()
-    answers = answer_task(used, letters=_LETTERS[options.letters])
+    answers = answer_task(used, letters=_LETTERS[options.letters], sentences=options.sentences)
     cpu_s = time.process_time() - began
     spec = used.spec
     result = {
@@ -106,7 +116,7 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
         "encoder": {
             "path": answers.counted,
             "kind": BASELINE,
-            "name": _name(spec, options.letters),
+            "name": _name(spec, options),
             "num_parameters": answers.num_weights,
             "random_init": False,
             "digest": "",
@@ -133,11 +143,19 @@ def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
     return result, {f"the {name} file": Path(s.source) for name, s in whole.splits.items()}
 
 
-def _name(spec: TaskSpec, letters: Letters) -> str:
+def _name(spec: TaskSpec, options: BaselineOptions) -> str:
     """What tables call it."""
+    letters = options.letters
+    if spec.labels_sentences:
+        return _DOCUMENTS[options.sentences]
     if not spec.is_tagging:
         return _NAMES[letters]
     return f"{_NAMES[letters]}, {TAGGER}" if spec.labels else TAGGER
+
+
+def _searched(kind: str) -> str:
+    has_thresholds = kind in ("multilabel", "sentences")
+    return "thresholds were chosen on validation" if has_thresholds else "nothing was searched"
 
 
 def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
@@ -150,6 +168,7 @@ def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         score=tuple(result["score"]),
         segments="separators",
         sizes={},
+        is_multilabel=result["kind"] == "multilabel",
         positive_label=data["f1_label"],
     )
     constants = {"baseline (majority)": result["majority"]}
@@ -159,7 +178,7 @@ def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         "",
         *evaluation_lines(spec, result["evaluation"], constants),
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
-        f"{encoder['cpu_s']:.1f} s of CPU time; nothing was searched and nothing is drawn by lot: "
-        "this is one run, and another would say the same",
+        f"{encoder['cpu_s']:.1f} s of CPU time; {_searched(result['kind'])} and nothing is drawn "
+        "by lot: this is one run, and another would say the same",
         f"run: {folder}",
     ]

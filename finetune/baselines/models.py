@@ -57,12 +57,44 @@ def classify_texts(
     Raises:
         ValueError: scikit-learn is not installed, or all training texts have one label.
     """
-    with _extra("scikit-learn"):
+    with extra("scikit-learn"):
         from sklearn.svm import LinearSVC
     if len(set(labels)) < 2:
         raise ValueError("all training texts have one label; two or more are needed")
     found = _fitted(LinearSVC(C=1.0), train, labels, texts, letters=letters)
     return found._replace(values=[str(label) for label in found.values])
+
+
+def several_labels(
+    train: Sequence[Text],
+    holds: NDArray[np.float32],
+    texts: Sequence[Text],
+    *,
+    letters: bool,
+) -> Answers:
+    """Return for every text how much speaks for each label, a list of numbers.
+
+    Linear support vectors over the counts of `classify_texts`, for every label by itself against
+    the rest; none of it is a probability.
+
+    Args:
+        train: Training texts, or pairs of texts.
+        holds: (rows, labels), 1 where a label holds.
+        texts: What to label.
+        letters: See `classify_texts`.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    with extra("scikit-learn"):
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.svm import LinearSVC
+    counts = _counts(train, letters=letters)
+    model = OneVsRestClassifier(LinearSVC(C=1.0)).fit(counts.fit_transform(train), holds)
+    margins = model.decision_function(counts.transform(texts)).reshape(len(texts), -1)
+    found = [estimator for estimator in model.estimators_ if hasattr(estimator, "coef_")]
+    num_weights = sum(np.size(one.coef_) + np.size(one.intercept_) for one in found)
+    return Answers(margins.tolist(), int(counts.transform(texts[:1]).shape[1]), int(num_weights))
 
 
 def predict_scores(
@@ -73,7 +105,7 @@ def predict_scores(
     Raises:
         ValueError: scikit-learn is not installed.
     """
-    with _extra("scikit-learn"):
+    with extra("scikit-learn"):
         from sklearn.linear_model import Ridge
     found = _fitted(Ridge(alpha=1.0), train, scores, texts, letters=letters)
     return found._replace(values=[float(score) for score in found.values])
@@ -152,7 +184,7 @@ def tag_words(
     Raises:
         ValueError: python-crfsuite is not installed.
     """
-    with _extra("python-crfsuite"):
+    with extra("python-crfsuite"):
         import pycrfsuite
     trainer = pycrfsuite.Trainer(verbose=False)
     trainer.select("ap")
@@ -178,12 +210,13 @@ def check_packages() -> None:
         ValueError: Names the package that is not installed.
     """
     for package, module in (("scikit-learn", "sklearn"), ("python-crfsuite", "pycrfsuite")):
-        with _extra(package):
+        with extra(package):
             importlib.import_module(module)
 
 
 @contextlib.contextmanager
-def _extra(package: str) -> Iterator[None]:
+def extra(package: str) -> Iterator[None]:
+    """Say how to install a package, where importing it fails."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Batches of a task: encoded texts, which rows are in which batch, and the scale of targets.
+"""Batches of a task: encoded texts, and which rows are in which batch.
 
 Invariant: every row is in exactly one batch of one rank per epoch; what an optimiser step sees
 depends on seed and epoch only, never on the number of devices. [CLS], [SEP] and segments are known
@@ -8,7 +8,7 @@ B batch, L tokens, R ranks, A micro-batches a rank accumulates, n rows of a glob
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from finetune.tasks.spec import UNSEEN, SplitRows, TaskSpec
-from ponet.batch import EncoderBatch
+from finetune.tasks.spec import UNSEEN
+from ponet.batch import EncoderBatch, join_texts
 from ponet.segments import segments_from_starts
 from training.interruption import signals_held
 
@@ -177,6 +177,9 @@ class EncodedSplit(Dataset[TaskBatch]):
         tags: For every row the places of its words' tags; None: none is known.
     """
 
+    joins_texts: bool = False
+    """The texts of a batch stand one after the other in one row; not for tags."""
+
     def __init__(
         self,
         texts: PackedTexts,
@@ -197,7 +200,7 @@ class EncodedSplit(Dataset[TaskBatch]):
         row_ids_B = torch.tensor([row for row, _ in rows], dtype=torch.int64)
         texts = [self.texts[row] for row, _ in rows]
         batch = TaskBatch(
-            inputs=self._batch(texts),
+            inputs=join_texts(self._batch(texts)) if self.joins_texts else self._batch(texts),
             targets_B=self._targets[row_ids_B],
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,
@@ -348,53 +351,3 @@ def evaluation_shard(
         per_rank = -(-len(order) // (batch_size * num_ranks))
         batches = np.array_split(order, min(per_rank * num_ranks, len(order)))
     return [batch.tolist() for batch in batches[rank::num_ranks]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreScale:
-    """Where the scores of a regression lie: the model gives (score - mean) / std."""
-
-    mean: float = 0.0
-    """Of the training rows; 0 where the model gives scores as they are."""
-    std: float = 1.0
-    """Of the training rows, > 0; 1 where the model gives scores as they are."""
-
-    def inner(self, scores: Tensor) -> Tensor:
-        """Return scores as the model is to give them."""
-        return (scores - self.mean) / self.std
-
-    def outer(self, outputs: Tensor) -> Tensor:
-        """Return what the model gives as scores."""
-        return outputs * self.std + self.mean
-
-    @torch.no_grad()
-    def take_over(self, layer: nn.Linear, earlier: "ScoreScale") -> None:
-        """Let a last layer that gives scores on an earlier scale give the same ones on this."""
-        layer.weight *= earlier.std / self.std
-        layer.bias.copy_(self.inner(earlier.outer(layer.bias)))
-
-
-def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:
-    """Return mean and deviation of the training scores, for a task that standardises them."""
-    if not (spec.is_regression and spec.standardises):
-        return ScoreScale()
-    scores_N = spec.targets_of(train.rows).astype(np.float64)
-    if scores_N.min() == scores_N.max():
-        raise ValueError(
-            f"{train.source}: all rows have the score {scores_N[0]:g}; a regression needs two or "
-            "more different ones"
-        )
-    return ScoreScale(mean=float(scores_N.mean()), std=float(scores_N.std()))
-
-
-def balanced_weights(counts: Mapping[str, int]) -> list[float]:
-    """Return rows / (classes x rows of the class) for every class, given label -> training rows."""
-    missing = [label for label, count in counts.items() if not count]
-    if missing or not counts:
-        what = f"none has the label {', '.join(missing)}" if missing else "the labels are scores"
-        raise ValueError(
-            "model.class_weights is balanced, which needs classes that all have training rows; "
-            + what
-        )
-    total = sum(counts.values())
-    return [total / (len(counts) * count) for count in counts.values()]

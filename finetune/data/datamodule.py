@@ -4,6 +4,7 @@ Invariant: an optimiser step sees the same rows on any number of devices, and ev
 row exactly once.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,13 +26,15 @@ from finetune.data.encoding import TextEncoder, tokenizer_file
 from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
 from finetune.encoder_file import sizes_of
+from finetune.sentences.windows import Window, in_windows
 from finetune.tasks.own import OWN_TASK
 from finetune.tasks.selection import Selection
-from finetune.tasks.spec import LoadedTask, SegmentRule, SplitRows, TaskSpec
+from finetune.tasks.spec import LoadedTask, Row, SegmentRule, SplitRows, TaskSpec
 from training.interruption import ignore_signals_in_worker
 
 LONGEST_PLAIN_TEXT = 512
 """Longer texts of an own task are cut into sentences by default."""
+WINDOWS = "windows more than documents, as these are longer than data.max_len; answered once each"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,6 +60,10 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     scores."""
     num_workers: int = 0
     """Processes that assemble batches beside the main one."""
+    join_texts: bool = True
+    """Lay the texts of a training batch one after the other, without padding: the same losses and
+    gradients up to rounding, for less work. Labels within texts, and encoders in which texts would
+    see each other, get padded rows."""
     seed: int = 42
     """Seed of the order of the training rows."""
     encoder: str = ""
@@ -73,6 +80,8 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         self.resume_at = (0, 0)
         """Epoch to begin with, and how many of its micro-batches to leave out."""
         self.loaded: LoadedTask
+        self.windows: dict[str, list[Window]] = {}
+        """Split -> what stands in its encoded rows, of documents whose sentences have labels."""
         self.inspection: Inspection
         self.text_encoder: TextEncoder
         self._trained_labels: tuple[str, ...] | None = None
@@ -125,6 +134,8 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TaskBatch]:
         """Return this rank's micro-batches; the trainer must accumulate `accumulation` of them."""
         split = self._encoded["train"]
+        is_of_texts = not (self.spec.is_tagging or self.spec.labels_sentences)
+        split.joins_texts = self.join_texts and is_of_texts
         num_devices, rank = self._devices()
         sampler = BucketBatchSampler(
             lengths=split.texts.lengths,
@@ -136,6 +147,12 @@ class TaskDataModule(Selection, pl.LightningDataModule):
             resume_at=self.resume_at,
         )
         return self._loader(split, sampler)
+
+    def training_texts(self) -> Iterator[TaskBatch]:
+        """Yield the training rows once, in their order, whatever the number of devices."""
+        split, size = self._encoded["train"], self.eval_batch_size
+        for first in range(0, len(split), size):
+            yield split[[(row, 1.0) for row in range(first, min(first + size, len(split)))]]
 
     def val_dataloader(self) -> list[DataLoader[TaskBatch]]:
         """Return a loader per validation split, in the order of `loaded.validation_splits`."""
@@ -180,22 +197,38 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         self._stages.add(stage)
 
     def _rule(self, spec: TaskSpec) -> SegmentRule:
+        if spec.labels_sentences and self.segments not in ("auto", spec.segments):
+            raise ValueError(
+                f"data.segments is {self.segments}, but sentences are labelled, which are the "
+                "segments; leave it out"
+            )
         if self.segments != "auto":
             return self.segments
         is_long = self.task == OWN_TASK and self.max_len > LONGEST_PLAIN_TEXT
         return "sentences" if is_long else spec.segments
 
     def _encode(self, name: str, split: SplitRows) -> EncodedSplit:
-        texts = self.text_encoder.encode_packed(split.rows, split.source)
-        targets, tags = self.spec.targets_of(split.rows), None
+        rows: Sequence[Row] = split.rows
+        if self.spec.labels_sentences:
+            rows, self.windows[name] = in_windows(rows, self.text_encoder)
+            self._say_windows(name, split, len(rows))
+        texts = self.text_encoder.encode_packed(rows, split.source)
+        targets, tags = self.spec.targets_of(rows), None
         if self.spec.is_tagging:
             places = {tag: place for place, tag in enumerate(self.spec.tags)}
             tags = [
                 np.array([places.get(tag, NO_TAG) for tag in row.tagged.tags or ()], np.int32)
-                for row in split.rows
+                for row in rows
                 if row.tagged
             ]
         return EncodedSplit(texts, targets, batch=self.text_encoder.batch, tags=tags)
+
+    def _say_windows(self, name: str, split: SplitRows, num_windows: int) -> None:
+        """Count what longer documents are read in, where all repairs stand."""
+        num_more = num_windows - len(split.rows)
+        repairs = {**split.repairs, **({WINDOWS: num_more} if num_more else {})}
+        splits = {**self.loaded.splits, name: replace(split, repairs=repairs)}
+        self.loaded = replace(self.loaded, splits=splits)
 
     def _evaluation_loader(self, name: str) -> DataLoader[TaskBatch]:
         split = self._encoded[name]

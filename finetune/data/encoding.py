@@ -39,6 +39,8 @@ _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
 _STOPS = (". ", "。", "\n\n")
 _OPENING = '"“„«‘([{'
 _WITHOUT_MARKS = str.maketrans(dict.fromkeys(_OPENING + "”»)]}", " "))
+Place = tuple[int, int] | None
+"""Which of a row's texts, 0 or 1, and a character of it; None: no text, but what parts texts."""
 
 
 class TextEncoder:
@@ -78,9 +80,33 @@ class TextEncoder:
         """Return the same as `encode` in a few arrays, for many texts; see there."""
         return PackedTexts(self._encoded(rows, source))
 
+    @property
+    def room(self) -> int:
+        """Most tokens of a single text, without special tokens."""
+        return self.max_len - 2
+
+    def sizes(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each of some sentences becomes."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [max(1, len(encoding)) for encoding in encodings]
+
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch padded to its longest text."""
         return assemble_batch(texts, pad_id=self.info.pad_id)
+
+    def characters(self, row: Row) -> list[Place]:
+        """Return where every token of `encode([row])[0]` begins, the special ones too."""
+        texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
+        begins = [
+            _token_begins(text, self._tokenizer.encode(text, add_special_tokens=False).offsets)
+            for text in texts
+        ]
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len - 1 - len(texts))
+        places: list[Place] = [None]
+        for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
+            places += [*((number, begin) for begin in own[:length]), None]
+        return places
 
     def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for chunk in _chunks(rows):
@@ -104,7 +130,10 @@ class TextEncoder:
             yield self._assembled(text, pair)
 
     def _encode_tagged(self, texts: Sequence[TaggedText]) -> Iterator[EncodedText]:
-        """Yield texts of words, each tokenised once by itself; unknown without pieces."""
+        """Yield texts of words or sentences, each tokenised once by itself; unknown without pieces.
+
+        Sentences are the segments, whatever the rule.
+        """
         words = list(dict.fromkeys(word for text in texts for word in text.words))
         pieces = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
         ids_of = {w: e.ids or [self.info.unk_id] for w, e in zip(words, pieces, strict=True)}
@@ -112,12 +141,14 @@ class TextEncoder:
             ids = [ids_of[word] for word in text.words]
             firsts = np.cumsum([0, *map(len, ids)])[:-1]
             flat, starts = [number for word in ids for number in word], NO_PLACES
-            if self.segments != "separators":
+            if text.unit == "sentence":
+                starts = firsts.astype(np.int32)
+            elif self.segments != "separators":
                 begins = np.array([begin for begin, _ in text.offsets])
                 segments = np.searchsorted(self._rule(text.text), begins, side="right")
                 starts = firsts[np.diff(segments, prepend=-1) != 0].astype(np.int32)
             whole = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
-            kept = firsts[firsts < self.max_len - 2].astype(np.int32) + 1
+            kept = firsts[firsts < self.room].astype(np.int32) + 1
             yield whole._replace(word_starts=kept)
 
     def _rule(self, text: str) -> Sequence[int]:
@@ -181,13 +212,17 @@ def _token_starts(
     A token belongs to the piece that holds its first character that is no space (a SentencePiece
     token begins with one); a piece without tokens vanishes.
     """
-    begins = [
+    grown = np.maximum.accumulate(np.array(_token_begins(text, offsets), dtype=np.int64))
+    pieces = np.searchsorted(np.array(starts, dtype=np.int64), grown, side="right")
+    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
+
+
+def _token_begins(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the first character of every token that is no space."""
+    return [
         next((place for place in range(begin, end) if not text[place].isspace()), end)
         for begin, end in offsets
     ]
-    grown = np.maximum.accumulate(np.array(begins, dtype=np.int64))
-    pieces = np.searchsorted(np.array(starts, dtype=np.int64), grown, side="right")
-    return np.flatnonzero(np.diff(pieces, prepend=-1)).astype(np.int32)
 
 
 def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.data.batches import EncodedText, assemble_batch
-from finetune.data.encoding import TextEncoder, shortened_lengths
+from finetune.data.batches import NO_PLACES, EncodedText, assemble_batch
+from finetune.data.encoding import Place, TextEncoder, shortened_lengths
 from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
@@ -56,6 +56,15 @@ class WordEncoder(TextEncoder):
         self._table: NDArray[np.generic] = np.empty((0, 0), np.int32)
         """(words, features) of the words numbered so far, as of the newest batch."""
 
+    @property
+    def room(self) -> int:
+        """Most words of a single text."""
+        return self.max_len
+
+    def sizes(self, texts: Sequence[str]) -> list[int]:
+        """Return how many words each of some sentences has."""
+        return [max(1, len(split_words(text))) for text in texts]
+
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch of its distinct words: `input_ids` are places in `word_features`."""
         batch = assemble_batch(texts, pad_id=-1, has_special=False, num_places=self.num_places)
@@ -64,6 +73,17 @@ class WordEncoder(TextEncoder):
         places_BL = np.maximum(places.reshape(batch.input_ids.shape) - has_padding, 0)
         features = torch.from_numpy(self._known()[words[has_padding:]].astype(np.int64, copy=False))
         return replace(batch, input_ids=torch.from_numpy(places_BL), word_features=features)
+
+    def characters(self, row: Row) -> list[Place]:
+        """Return where every word of `encode([row])[0]` begins; None stands between two texts."""
+        texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
+        begins = [[begin for _, (begin, _) in split_words(text)] for text in texts]
+        num_text, num_pair = len(begins[0]), len(begins[1]) if row.text_pair else 0
+        kept = shortened_lengths(num_text, num_pair, self.max_len + 1 - len(texts))
+        places: list[Place] = []
+        for number, (own, length) in enumerate(zip(begins, kept, strict=False)):
+            places += [None] * number + [(number, begin) for begin in own[:length]]
+        return places
 
     def _known(self) -> NDArray[np.generic]:
         if len(self._table) < len(self._numbers):
@@ -95,11 +115,15 @@ class WordEncoder(TextEncoder):
                 pair_start,
                 np.concatenate(own).astype(np.int32),
                 len(words) + len(pair) + num_special,
-                np.arange(num_text if row.tagged else 0, dtype=np.int32),
+                _tagged_places(row, starts, num_text),
             )
 
     def _words(self, row: Row) -> tuple[list[str], NDArray[np.int64]]:
         """Return the words of a text and which of them are the first of a segment."""
+        if row.tagged is not None and row.tagged.unit == "sentence":
+            parts = [[word for word, _ in split_words(one)] or [one] for one in row.tagged.words]
+            firsts = np.cumsum([0, *map(len, parts)])[:-1]
+            return [word for part in parts for word in part], firsts
         if row.tagged is not None:
             found = list(zip(row.tagged.words, row.tagged.offsets, strict=True))
         else:
@@ -109,6 +133,15 @@ class WordEncoder(TextEncoder):
             return words, np.zeros(min(len(words), 1), np.int64)
         pieces = np.searchsorted(self._rule(row.text), begins, side="right")
         return words, np.flatnonzero(np.diff(pieces, prepend=-1))
+
+
+def _tagged_places(row: Row, starts: NDArray[np.int64], num_words: int) -> NDArray[np.int32]:
+    """Return which of the first words have a tag: all, the first of every sentence, or none."""
+    if row.tagged is None:
+        return NO_PLACES
+    if row.tagged.unit == "sentence":
+        return starts[starts < num_words].astype(np.int32)
+    return np.arange(num_words, dtype=np.int32)
 
 
 def text_encoder(

@@ -18,9 +18,11 @@ from finetune.metrics import (
     is_of_one_class,
     metric_title,
     scores,
+    sentence_scores,
     tagging_scores,
     value_text,
 )
+from finetune.sentences.tasks import label_counts
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 LENGTH_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -48,7 +50,8 @@ def inspect_task(
     """Return what is to be known about a task before training, as it stands in result.json.
 
     `splits` has, for each one: `num_rows` that are used of `num_rows_whole`; `labels` -> rows in
-    the order of the classes, or `target_mean` and `target_std` of scores; `lengths` in tokens
+    the order of the classes, or label -> sentences with their number as `num_sentences`, or
+    `target_mean` and `target_std` of scores; `lengths` in tokens
     before the cut, where it was encoded; `repairs`. `overlaps` counts rows by "test in train" and
     so on, all rows, also where only a subset is used. `majority` is what always giving train's most
     frequent label (or mean), the `majority_answer`, scores on each evaluated split; `best_constant`
@@ -84,7 +87,7 @@ def inspect_task(
         "best_constant": constant_metrics(loaded, best),
         "best_constant_answer": _answer(spec, best),
         "f1_label": spec.f1_label,
-        "hints": [*label_hints(spec.labels), *_imbalance(spec, found), *_long_texts(spec, found)],
+        "hints": [*label_hints(spec.classes), *_imbalance(spec, found), *_long_texts(spec, found)],
         "length_edges": list(LENGTH_EDGES),
     }
 
@@ -103,7 +106,14 @@ def _inspect_split(
     }
     if split.rows[0].target is None:
         return found
+    if spec.labels_sentences:
+        counts = label_counts(split.rows, spec.tags)
+        sizes = [len(row.tagged.words) for row in split.rows if row.tagged]
+        return {**found, "labels": counts, "num_sentences": sum(sizes)}
     targets = spec.targets_of(split.rows)
+    if spec.is_multilabel:
+        per_label = targets[:, :-1].sum(0).astype(int).tolist()
+        return {**found, "labels": dict(zip(spec.labels, per_label, strict=True))}
     if spec.is_regression:
         mean, std = targets.mean(dtype=np.float64), targets.std(dtype=np.float64)
         return {**found, "target_mean": float(mean), "target_std": float(std)}
@@ -165,11 +175,12 @@ def _constant_answers(
         return None, None
     if loaded.spec.is_regression:
         return found["train"]["target_mean"], None
-    if not loaded.spec.labels:
+    if not loaded.spec.classes:
         return 0.0, None
     rows, counts = loaded.splits["train"].rows, list(found["train"]["labels"].values())
     places = sorted(range(len(counts)), key=lambda place: -counts[place])
-    if loaded.spec.is_tagging:
+    spec = loaded.spec
+    if spec.is_multilabel or (spec.is_tagging and len(spec.classes) != 2):
         return places[0], None
     best = max(places, key=lambda place: _constant_scores(loaded.spec, place, rows)["score"])
     return places[0], None if best == places[0] else best
@@ -189,6 +200,9 @@ def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
 def _constant_scores(
     spec: TaskSpec, answer: float, rows: Sequence[Row], train: Sequence[Row] = ()
 ) -> dict[str, float]:
+    if spec.labels_sentences:
+        sizes = [len(row.tagged.words) for row in rows if row.tagged]
+        return sentence_scores(spec, rows, [[int(answer)] * size for size in sizes])
     outputs = torch.zeros(len(rows), spec.num_outputs)
     if spec.is_regression:
         outputs[:] = answer
@@ -206,8 +220,9 @@ def _answer(spec: TaskSpec, answer: float | None) -> str:
         return ""
     if spec.is_regression:
         return f"{answer:.3f}"
-    label = repr(spec.labels[int(answer)]) if spec.labels else ""
-    return " and ".join([*["O"] * spec.is_tagging, *[label] * bool(label)])
+    label = repr(spec.classes[int(answer)]) if spec.classes else ""
+    outside = ["O"] * (spec.is_tagging and not spec.labels_sentences)
+    return " and ".join([*outside, *[label] * bool(label)])
 
 
 def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
@@ -234,7 +249,8 @@ def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
         if label.casefold() in _MISSING
     ]
     hints += [
-        f"the label {label!r} looks like several; a text has one label here"
+        f"the label {label!r} looks like several; a text has one label here, "
+        "any number with --data.kind multilabel"
         for label in labels
         if len(parts := re.split(r"\s*[,;|]\s*", label)) > 1 and set(labels) & set(parts)
     ]
@@ -308,9 +324,11 @@ def _split_text(split: Mapping[str, Any]) -> str:
         found = f"score {split['target_mean']:.3f} ± {split['target_std']:.3f}"
     else:
         shown = Counter(labels).most_common(_MOST_LABELS)
-        parts = [f"{label} {count / num_rows:.1%}" for label, count in shown] or ["no labels"]
+        whole = split.get("num_sentences") or num_rows
+        parts = [f"{label} {count / whole:.1%}" for label, count in shown] or ["no labels"]
         num_more = len(labels) - len(shown)
         found = ", ".join([*parts, *[f"{num_more} labels more"] * bool(num_more)])
+        found = f"{whole:,} sentences: {found}" if "num_sentences" in split else found
     return f"{num_rows:,}{subset} rows; {found}"
 
 

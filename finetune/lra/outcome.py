@@ -78,6 +78,7 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "targets": "both",
         "languages": "",
         "decoder": "independent",
+        "thresholds": "one",
     }
 
 

@@ -5,8 +5,11 @@ Invariant: a row is used as it stands, is an error with file and line, or is a c
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,12 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
-from finetune.tasks.tables import file_lines, is_table
+from finetune.tasks.tables import file_lines, is_table, named_ending
 
 MTOP_COLUMNS = 8
+_DOCUMENT = "-DOCSTART-"
+_BIO = re.compile(r"O$|[BI]-")
+_LOOKED_AT = 100
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
 Lines = Iterator[tuple[int, str]]
 Reader = Callable[[Path, Lines, Counter[str]], Iterator["TaggedText"]]
@@ -66,6 +72,22 @@ def has_tagged_layout(path: Path) -> bool:
         return path.exists()
     first = next((line for _, line in _lines(path)), "")
     return _layout(first) in (_read_mtop, _read_multiatis)
+
+
+def has_plain_texts(path: Path) -> bool:
+    """Return whether a .txt file holds a text in every line, and no words with tags.
+
+    Its first lines are looked at: those with a word and a BIO tag each are CoNLL columns.
+    """
+    if named_ending(path) != ".txt" or not path.is_file():
+        return False
+    with closing(file_lines(path)) as lines:
+        start = [line.rstrip("\r\n") for _, line in islice(lines, _LOOKED_AT)]
+    read = _layout(start[0]) if start else _read_conll
+    if read is not _read_conll or not start or start[0].startswith(_DOCUMENT):
+        return read is None
+    words = [line.split() for line in takewhile(str.strip, start)]
+    return not all(len(cells) > 1 and _BIO.match(cells[-1]) for cells in words)
 
 
 def split_words(text: str) -> list[tuple[str, tuple[int, int]]]:
@@ -184,7 +206,7 @@ def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
     rows: list[tuple[int, list[str]]] = []
     number = 0
     for line, row in [*lines, (0, "")]:
-        if row.strip() and not row.startswith("-DOCSTART-"):
+        if row.strip() and not row.startswith(_DOCUMENT):
             rows.append((line, row.split("\t") if "\t" in row else row.split()))
             continue
         if rows:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from finetune.tasks.spec import Row, SplitRows
 
@@ -21,7 +22,7 @@ def _shuffled_groups(rows: Sequence[Row], salt: str) -> list[list[list[int]]]:
     for number, row in enumerate(rows):
         digest = hashlib.blake2b(f"{salt}\0{row.key}".encode(), digest_size=16).digest()
         groups.setdefault(digest, []).append(number)
-    strata: dict[float | None, list[list[int]]] = defaultdict(list)
+    strata: dict[Any, list[list[int]]] = defaultdict(list)
     for digest in sorted(groups):
         strata[rows[groups[digest][0]].target].append(groups[digest])
     return [strata[target] for target in sorted(strata, key=lambda target: target or 0.0)]
@@ -117,7 +118,7 @@ def stratified_subset(rows: Sequence[Row], num_rows: int) -> list[int]:
     if not 0 < num_rows < len(rows):
         return list(range(len(rows)))
     has_few_targets = 2 * len({row.target for row in rows}) <= num_rows
-    groups: dict[float | None, list[int]] = defaultdict(list)
+    groups: dict[Any, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups[row.target if has_few_targets else None].append(place)
     texts = (f"{row.text}\n{row.text_pair}".encode() for row in rows)

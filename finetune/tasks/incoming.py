@@ -6,12 +6,15 @@ Invariant: a row that cannot be labelled costs nothing but itself.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune.sentences.tasks import row_of_sentences
+from finetune.tagging.files import has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts
-from finetune.tasks.spec import Columns, Row
-from finetune.tasks.tables import read_table
+from finetune.tasks.spec import Columns, Row, Unit
+from finetune.tasks.tables import file_lines, read_table
 
 
 class BadRow(NamedTuple):
@@ -33,13 +36,15 @@ class InputReader:
     """Where new rows come from."""
 
     path: str
-    """The file, or a folder of tagged texts."""
+    """The file, or a folder of tagged texts; a .txt file holds a text in every line."""
     columns: Columns
     """Of a table."""
     kept: Sequence[str] = ()
     """Columns that are carried over."""
     has_tags: bool = False
-    """Whether the rows are texts as words."""
+    """Whether the rows are texts as words, or as sentences."""
+    unit: Unit = "word"
+    """Which of both."""
 
     def rows(self, notes: Counter[str] | None = None) -> Iterator[InputRow]:
         """Yield the rows in order, those that cannot be labelled as `BadRow`.
@@ -50,13 +55,26 @@ class InputReader:
         Raises:
             ValueError: The file cannot be read to its end, or has no such columns to keep.
         """
-        texts = read_texts(self.path) if self.has_tags else None
-        if texts is None:
+        path = Path(self.path).expanduser()
+        is_plain = has_plain_texts(path)
+        has_words = self.has_tags and self.unit == "word"
+        texts = read_texts(path) if has_words and not is_plain else None
+        if not is_plain and texts is None:
             yield from self._table(notes)
         elif self.kept:
             raise ValueError(f"{self.path} has no columns to keep; leave out --keep")
+        elif texts is None:
+            yield from self._lines(path)
         else:
             yield from (InputRow(row, {}) for row in texts)
+
+    def _lines(self, path: Path) -> Iterator[InputRow]:
+        for line, text in file_lines(path):
+            try:
+                row = self._row(line, {self.columns.text: text.rstrip("\r\n")})
+                yield InputRow(row, {})
+            except ValueError as error:
+                yield InputRow(BadRow(line, str(error).removeprefix(": ")), {})
 
     def _table(self, notes: Counter[str] | None) -> Iterator[InputRow]:
         bad: list[InputRow] = []
@@ -80,6 +98,8 @@ class InputReader:
         yield from bad
 
     def _row(self, line: int, values: dict[str, Any]) -> Row:
+        if self.has_tags and self.unit == "sentence":
+            return row_of_sentences(self.columns, line, values)
         if self.has_tags:
             return row_of_words(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)

@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
-from finetune.tasks.rows import MissingSplit, label_name, name_it, rows_of
-from finetune.tasks.spec import Columns, MetricName, SplitRows, TaskSpec
+from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
+from finetune.tasks.spec import Columns, Marks, MetricName, SplitRows, TaskSpec
 from finetune.tasks.tables import Lined, read_table
 
 OWN_TASK = "own"
@@ -27,7 +28,8 @@ class OwnFiles:
 
     train: str = ""
     """Own training file, .csv, .tsv or .jsonl, also .gz or .zst; with kind tags a file or folder of
-    tagged texts (JSONL with words and tags, CoNLL columns, seq.in, MTOP, MultiATIS++)."""
+    tagged texts (JSONL with words and tags, CoNLL columns, seq.in, MTOP, MultiATIS++); with kind
+    sentences .jsonl with sentences and labels, or a file of WikiSection or MUG."""
     validation: str = ""
     """Own validation file."""
     test: str = ""
@@ -37,17 +39,27 @@ class OwnFiles:
     text_pair: str = ""
     """Column of the second text in own files; empty: none."""
     label: str = "label"
-    """Column of the label or score in own files."""
-    kind: Literal["classification", "regression", "tags"] = "classification"
-    """Whether the label of own files is a class or a number, or every word has a tag."""
+    """Column of the label or score in own files; of several labels `labels`, if not given: a list
+    of names in .jsonl, in a table a JSON list or names parted by |."""
+    kind: Literal["classification", "regression", "multilabel", "tags", "sentences"] = (
+        "classification"
+    )
+    """Whether the label of own files is a class or a number, a text may have several labels, or
+    every word has a tag, or every sentence of a document a label."""
+    marks: Marks = "labels"
+    """What labels of sentences mark: the first or last sentences of segments (begins, ends: borders
+    are scored too), the sections that sentences are of (sections: a border lies where the label
+    changes), key sentences, or nothing of the kind (labels)."""
     validation_fraction: float = 0.0
     """Share of the own training rows that becomes the validation split, in (0, 1), stratified, by a
     hash of the text; 0: there is a validation file."""
     score: Literal[MetricName, Literal["auto"]] = "auto"
     """Metric of own files that chooses the epoch. auto: accuracy; the mean of pearson and spearman;
-    of tags frame_em, without labels of the texts slot_em."""
+    of several labels micro_f1; of tags frame_em, without labels of the texts slot_em; of sentences
+    border_f1 where borders are marked, else f1 of two labels, macro_f1 of more."""
     positive_label: str = ""
-    """Of two own classes the one that F1 is of; empty: the second one in order."""
+    """Of two own classes the one that F1 is of; empty: the second one in order, of sentences the
+    one that is rarer in training."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -74,13 +86,14 @@ def own_task(
             training rows, two or more.
     """
     _check(own, needed, labels)
-    if own.kind == "tags":
+    if own.kind in ("tags", "sentences"):
         return _tagged_task(own)
-    is_regression = own.kind == "regression"
+    is_regression, is_multilabel = own.kind == "regression", own.kind == "multilabel"
     columns = Columns(
         text=own.text,
         text_pair=own.text_pair,
-        label=own.label,
+        label="labels" if is_multilabel and own.label == "label" else own.label,
+        several=is_multilabel,
         advice=name_it("data.{}"),
     )
 
@@ -97,10 +110,12 @@ def own_task(
             f"there are {', '.join(map(repr, labels)) or 'scores'}"
         )
     automatic: tuple[MetricName, ...] = ("pearson", "spearman") if is_regression else ("accuracy",)
+    automatic = ("micro_f1",) if is_multilabel else automatic
     spec = TaskSpec(
         name=OWN_TASK,
         title=OWN_TASK,
         labels=labels,
+        is_multilabel=is_multilabel,
         score=automatic if own.score == "auto" else (own.score,),
         segments="separators",
         sizes={},
@@ -118,27 +133,50 @@ def own_task(
 
 
 def _tagged_task(own: OwnFiles) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
+    has_sentences = own.kind == "sentences"
     spec = TaskSpec(
         name=OWN_TASK,
         title=OWN_TASK,
         labels=(),
         is_tagging=True,
+        unit="sentence" if has_sentences else "word",
+        marks=own.marks,
+        positive_label=own.positive_label,
         score=() if own.score == "auto" else (own.score,),
-        segments="separators",
+        segments="sentences" if has_sentences else "separators",
         sizes={},
         carve_validation=own.validation_fraction,
     )
-    return spec, lambda split: tagged_rows([Path(own.file(split)).expanduser()])
+
+    def read(split: str) -> SplitRows:
+        path = Path(own.file(split)).expanduser()
+        return document_rows(path, own.marks) if has_sentences else tagged_rows([path])
+
+    return spec, read
 
 
 def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None) -> None:
-    columns_given = (own.text, own.text_pair, own.label, own.positive_label)
-    if own.kind == "tags" and columns_given != ("text", "", "label", ""):
+    is_tagged, columns_given = (
+        own.kind in ("tags", "sentences"),
+        (own.text, own.text_pair, own.label),
+    )
+    if is_tagged and columns_given != ("text", "", "label"):
         raise ValueError(
-            "data.kind is tags: leave out data.text, data.text_pair, data.label and "
-            "data.positive_label; the files say which words and tags they hold"
+            f"data.kind is {own.kind}: leave out data.text, data.text_pair and data.label; the "
+            f"files say which {'words and tags' if own.kind == 'tags' else 'sentences and labels'} "
+            "they hold"
         )
-    if own.kind != "tags" and labels is not None and (own.kind == "regression") == bool(labels):
+    for option, kinds in (
+        ("positive_label", ("classification", "regression", "sentences")),
+        ("marks", ("sentences",)),
+    ):
+        given = getattr(own, option)
+        if given != getattr(OwnFiles, option) and own.kind not in kinds:
+            raise ValueError(
+                f"data.{option} is {given!r}, but data.kind is {own.kind}, which has no use for "
+                "it; leave it out"
+            )
+    if not is_tagged and labels is not None and (own.kind == "regression") == bool(labels):
         gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
     if not 0 <= own.validation_fraction < 1:
@@ -168,11 +206,14 @@ def _table(path: str) -> tuple[list[Lined], Counter[str]]:
 
 
 def _labels(columns: Columns, path: str, table: list[Lined]) -> tuple[str, ...]:
-    names = {label_name(columns, values, f"{path}, line {line}") for line, values in table}
+    names = {
+        name
+        for line, values in table
+        for name in label_names(columns, values, f"{path}, line {line}")
+    }
     if len(names) < 2:
-        raise ValueError(
-            f"{path}: all rows have the label {names.pop()!r}; two or more classes are needed"
-        )
+        found = f"the label {names.pop()!r}" if names else "no label"
+        raise ValueError(f"{path}: all rows have {found}; two or more classes are needed")
     if all(re.fullmatch(r"-?\d+", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))  # "1" and "01" may be two
     return tuple(sorted(names))

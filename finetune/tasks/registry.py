@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from finetune.sentences.tasks import settled_documents
 from finetune.tagging.tasks import TAGGED_TASKS, settled
 from finetune.tasks.folds import carve, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
@@ -112,6 +113,8 @@ def load_task(
         if split not in names:
             raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(names)}")
     task = LoadedTask(spec=spec, splits=_found(read, names_wanted, needed))
+    if spec.unit == "sentence":
+        return settled_documents(task, wanted)
     return settled(task, wanted) if spec.is_tagging else task
 
 
@@ -136,10 +139,13 @@ def _read(spec: TaskSpec, root: Path | None, split: str) -> SplitRows:
 
 def _carving(spec: TaskSpec, read: Read) -> Read:
     """Return a reader that takes the validation rows out of the training rows, read once."""
+    several = spec.is_multilabel
 
     @cache
     def parts() -> tuple[SplitRows, SplitRows]:
-        return carve(read("train"), spec.carve_validation, is_stratified=bool(spec.labels))
+        return carve(
+            read("train"), spec.carve_validation, is_stratified=bool(spec.labels) and not several
+        )
 
     def read_part(split: str) -> SplitRows:
         if split not in ("train", "validation"):

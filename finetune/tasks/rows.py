@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.tasks.spec import Columns, HubSource, Row, SplitRows, TaskSpec
+from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
 from finetune.tasks.tables import COMPRESSIONS, file_lines, read_table
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
+UNSEEN_LABELS = "labels that training never saw: they count as errors"
 WRONG_WIDTH = "rows with a wrong number of columns left out"
 
 
@@ -64,10 +65,12 @@ def rows_of(
         name = ""
         if columns.id and (columns.id in values or not columns.label):
             name = str(column_value(values, columns.id, place, columns.advice))
-        rows.append(Row(line, name or str(len(rows)), *texts, _target(columns, values, place)))
+        target = _target(columns, values, place)
+        counts[UNSEEN_LABELS] += target.count(UNSEEN) if isinstance(target, tuple) else 0
+        rows.append(Row(line, name or str(len(rows)), *texts, target))
     if not rows:
         raise ValueError(f"{source}: has no rows; one or more are needed")
-    return SplitRows(source=source, rows=tuple(rows), repairs=dict(counts))
+    return SplitRows(source=source, rows=tuple(rows), repairs=dict(+counts))
 
 
 def row_texts(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, str]:
@@ -102,6 +105,31 @@ def column_value(
 def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
     """Return the label of a row as a name: a text, a whole number, or true and false."""
     label = column_value(values, columns.label, place, columns.advice, "label")
+    return _as_name(columns, label, place)
+
+
+def label_names(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Return the labels of a row as names, each once: one, or with `several` any number.
+
+    Several are a list, or in a table a JSON list or names parted by |; an empty cell has none.
+    """
+    if not columns.several:
+        return (label_name(columns, values, place),)
+    given = column_value(values, columns.label, place, columns.advice, "label")
+    if isinstance(given, str):
+        try:
+            is_json = given.lstrip().startswith("[")
+            given = json.loads(given) if is_json else [n for n in given.split("|") if n.strip()]
+        except ValueError as error:
+            raise ValueError(f"{place}: {columns.label!r} is no JSON list ({error})") from None
+    if not isinstance(given, list):
+        raise ValueError(
+            f"{place}: {columns.label!r} is {_shown(given)}; a list of labels is needed, or []"
+        )
+    return tuple(dict.fromkeys(_as_name(columns, label, place) for label in given))
+
+
+def _as_name(columns: Columns, label: Any, place: str) -> str:
     if isinstance(label, bool):
         label = "true" if label else "false"
     elif isinstance(label, float) and label.is_integer():
@@ -114,9 +142,15 @@ def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:
     return encodable(str(label).strip(), columns.label, place)
 
 
-def _target(columns: Columns, values: Mapping[str, Any], place: str) -> float | None:
+def _target(
+    columns: Columns, values: Mapping[str, Any], place: str
+) -> float | tuple[int, ...] | None:
     if not columns.label:
         return None
+    if columns.several:
+        names = label_names(columns, values, place)
+        places = {label: number for number, label in enumerate(columns.labels)}
+        return tuple(sorted(places.get(name, UNSEEN) for name in names))
     value = column_value(values, columns.label, place, columns.advice, "label")
     if not columns.labels:
         return _score(value, columns.score_range, place)

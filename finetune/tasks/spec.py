@@ -15,8 +15,11 @@ SegmentRule = Literal["separators", "sentences", "paragraphs"]
 MetricName = Literal[
     Literal["accuracy", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman", "r2"],
     Literal["slot_em", "frame_em", "span_f1", "token_accuracy", "intent_accuracy"],
+    Literal["exact_match", "border_f1"],
 ]
 Targets = Literal["both", "tags", "label"]
+Unit = Literal["word", "sentence"]
+Marks = Literal["labels", "begins", "ends", "sections", "keys"]
 UNSEEN = -100
 """Target of a label that training never saw: its rows count as errors and teach nothing."""
 
@@ -40,6 +43,8 @@ class TaggedText(NamedTuple):
     """Characters [start, end) of every word in `text`."""
     language: str = ""
     """Two letters, where the distribution has several languages; else empty."""
+    unit: Unit = "word"
+    """What `words` are: sentences are each tokenised whole, and are the pooling segments."""
 
 
 class Row(NamedTuple):
@@ -52,9 +57,10 @@ class Row(NamedTuple):
     text: str
     text_pair: str
     """Empty without a pair."""
-    target: float | None
-    """Place of the label in `TaskSpec.labels`, or the score of a regression; None: unlabelled.
-    With tags alone 0, and `UNSEEN` for a label of a tagged text that training never saw."""
+    target: float | tuple[int, ...] | None
+    """Place of the label in `TaskSpec.labels`, places of several, or the score of a regression;
+    None: unlabelled. With tags alone 0, and `UNSEEN` for a label of a tagged text that training
+    never saw."""
     tagged: TaggedText | None = None
     """The text as words, with their tags; None: no task of tags."""
 
@@ -91,6 +97,8 @@ class Columns:
     """Column of the label or score; empty: the rows are unlabelled."""
     labels: tuple[str, ...] = ()
     """Classes as the table writes them, in the order of the logits; empty: a score."""
+    several: bool = False
+    """Whether `label` holds any number of labels."""
     has_places: bool = False
     """Whether a whole number is a place in `labels`, as on the Hub; False: it is a name."""
     score_range: tuple[float, float] | None = None
@@ -140,10 +148,17 @@ class TaskSpec:
     """Metrics whose mean is the score of the task: what an epoch and a setting are chosen by."""
     segments: SegmentRule
     """What a pooling segment of the text is."""
+    is_multilabel: bool = False
+    """Whether any number of the labels may hold for a text."""
     is_tagging: bool = False
-    """Whether every word has a tag; then the text may have a label too."""
+    """Whether every word has a tag; then the text may have a label too. Or every sentence."""
     tags: tuple[str, ...] = ()
-    """BIO tags of the training words, in the order of their logits, once rows are loaded."""
+    """BIO tags of the training words, or labels of sentences (of two the second one is positive),
+    in the order of their logits, once rows are loaded."""
+    unit: Unit = "word"
+    """What has a tag."""
+    marks: Marks = "labels"
+    """What the labels of sentences mark."""
     sizes: Mapping[str, int]
     """Published number of rows of every split of the distribution."""
     read_folder: Callable[[Path, str], SplitRows] | None = None
@@ -183,10 +198,22 @@ class TaskSpec:
 
     @property
     def kind(self) -> str:
-        """What is answered of a text: classification, regression or tagging."""
+        """What is answered of a text, as results call it."""
         if self.is_tagging:
-            return "tagging"
+            return "sentences" if self.labels_sentences else "tagging"
+        if self.is_multilabel:
+            return "multilabel"
         return "regression" if self.is_regression else "classification"
+
+    @property
+    def labels_sentences(self) -> bool:
+        """Whether every sentence has a label."""
+        return self.is_tagging and self.unit == "sentence"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of what is scored one by one: texts, or sentences."""
+        return self.tags if self.labels_sentences else self.labels
 
     @property
     def f1_class(self) -> int:
@@ -196,7 +223,7 @@ class TaskSpec:
     @property
     def f1_label(self) -> str:
         """The label that `f1` is of; empty where there are not two."""
-        return self.labels[self.f1_class] if len(self.labels) == 2 else ""
+        return self.classes[self.f1_class] if len(self.classes) == 2 else ""
 
     @property
     def num_outputs(self) -> int:
@@ -204,7 +231,18 @@ class TaskSpec:
         return len(self.labels) or int(self.is_regression)
 
     def targets_of(self, rows: Sequence[Row]) -> NDArray[Any]:
-        """Return the targets of labelled rows, (rows,): int64 classes or float32 scores."""
+        """Return the targets of labelled rows, (rows,): int64 classes or float32 scores.
+
+        Of several labels a text float32 (rows, labels + 1), 1 where a label holds; last how many
+        labels the text has that training never saw.
+        """
+        if self.is_multilabel:
+            several = np.zeros((len(rows), len(self.labels) + 1), np.float32)
+            for number, row in enumerate(rows):
+                assert isinstance(row.target, tuple)
+                several[number, [place for place in row.target if place != UNSEEN]] = 1.0
+                several[number, -1] = row.target.count(UNSEEN)
+            return several
         dtype = np.float32 if self.is_regression else np.int64
         return np.array([row.target for row in rows], dtype=dtype)
 

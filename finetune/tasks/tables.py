@@ -92,10 +92,11 @@ def read_table(
 
 def is_table(path: Path) -> bool:
     """Return whether a name is that of a .csv, .tsv or .jsonl file."""
-    return _named_ending(path) in _USUAL
+    return named_ending(path) in _USUAL
 
 
-def _named_ending(path: Path) -> str:
+def named_ending(path: Path) -> str:
+    """Return the ending of a name in lower case, with that of a packed file left out."""
     suffixes = ["", *(suffix.lower() for suffix in path.suffixes)]
     return suffixes[-2] if suffixes[-1] in COMPRESSIONS[1:] else suffixes[-1]
 
@@ -104,7 +105,7 @@ def _ending(path: Path) -> str:
     """Return .csv, .tsv or .jsonl, by the name of a file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    ending = _named_ending(path)
+    ending = named_ending(path)
     if ending not in _USUAL:
         raise ValueError(f"{path}: unknown format; allowed: {' '.join(_USUAL)}, also .gz or .zst")
     return ending

@@ -1,20 +1,15 @@
 """Encoders: one backbone, several token mixers."""
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
-from ponet.config import (
-    BertConfig,
-    EncoderConfig,
-    FNetConfig,
-    HyperMixerConfig,
-    LSTMConfig,
-    MLPMixerConfig,
-    PoNetConfig,
-)
+from ponet.config import EncoderConfig
 from ponet.encoders.backbone import Encoder, TokenMixer
 from ponet.encoders.bert import BertMixer
 from ponet.encoders.fnet import FNetMixer
 from ponet.encoders.hyper_mixer import HyperTokenMixer
+from ponet.encoders.local_global import layer_mixer
 from ponet.encoders.lstm import LSTMMixer
 from ponet.encoders.mlp_mixer import MLPTokenMixer
 from ponet.encoders.ponet import PoNetMixer
@@ -28,23 +23,22 @@ def build_encoder(config: EncoderConfig) -> Encoder:
     Raises:
         ValueError: If the configuration is of no known kind.
     """
-    return Encoder(config, _mixer_factory(config))
+    make_mixer = _MIXERS.get(config.kind)
+    if make_mixer is None:
+        raise ValueError(
+            f"{type(config).__name__} names no encoder; its kind must be {', '.join(_MIXERS)}"
+        )
+    numbers = itertools.count()
+    return Encoder(config, lambda: make_mixer(config, next(numbers)))
 
 
-def _mixer_factory(config: EncoderConfig) -> Callable[[], TokenMixer]:
-    if isinstance(config, PoNetConfig):
-        return lambda: PoNetMixer(config)
-    if isinstance(config, BertConfig):
-        return lambda: BertMixer(config)
-    if isinstance(config, FNetConfig):
-        return FNetMixer
-    if isinstance(config, MLPMixerConfig):
-        return lambda: MLPTokenMixer(config)
-    if isinstance(config, HyperMixerConfig):
-        return lambda: HyperTokenMixer(config)
-    if isinstance(config, LSTMConfig):
-        return lambda: LSTMMixer(config)
-    raise ValueError(
-        f"{type(config).__name__} names no encoder; use PoNetConfig, BertConfig, FNetConfig, "
-        "MLPMixerConfig, HyperMixerConfig or LSTMConfig"
-    )
+_MIXERS: dict[str, Callable[[Any, int], TokenMixer]] = {
+    "ponet": lambda config, _: PoNetMixer(config),
+    "bert": lambda config, _: BertMixer(config),
+    "local_global": layer_mixer,
+    "fnet": lambda *_: FNetMixer(),
+    "mlp_mixer": lambda config, _: MLPTokenMixer(config),
+    "hyper_mixer": lambda config, _: HyperTokenMixer(config),
+    "lstm": lambda config, _: LSTMMixer(config),
+}
+"""Kind of a configuration -> what makes the mixer of a layer, counted from 0."""

@@ -1,7 +1,8 @@
 """Embeddings, feed-forward and post-norm stack around any token mixer.
 
-B batch, L tokens, D width, P positions. Invariant: nothing here depends on which mixer is used.
-Under autocast the hidden states (the residual sum and the layer norms) stay in float32.
+B batch, L tokens, D width, P positions, R tokens of a row that are read. Invariant: nothing here
+depends on which mixer is used. Under autocast the hidden states (the residual sum and the layer
+norms) stay in float32.
 """
 
 import dataclasses
@@ -26,6 +27,11 @@ class TokenMixer(nn.Module, ABC):
     is_whole_block: ClassVar[bool] = False
     """The block has neither norms nor feed-forward nor residual: its states are the mixer's."""
 
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether texts in one row (`EncoderBatch.text_places`) come out as if alone in theirs."""
+        return False
+
     @abstractmethod
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return what all layers need to know of a batch; computed once per forward pass."""
@@ -33,6 +39,15 @@ class TokenMixer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
         """Return the mixed (B, L, D) update that the block adds to x_BLD."""
+
+    def mix_at(self, x_BLD: Tensor, plan: Any, read_BR: Tensor) -> Tensor:
+        """Return the update (B, R, D) of some tokens alone; a mixer may spare itself the others."""
+        return at_positions(self(x_BLD, plan), read_BR)
+
+
+def at_positions(x_BLD: Tensor, positions_BR: Tensor) -> Tensor:
+    """Return the values (B, R, D) at some positions, int64 (B, R) in [0, L), of each row."""
+    return x_BLD.gather(1, positions_BR[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
 def activation_function(name: str) -> nn.GELU:
@@ -140,20 +155,25 @@ class Embeddings(nn.Module):
         if self.token_type is not None:
             x_BLD = x_BLD + self.token_type(batch.token_type_ids)
         if self.position is not None:
-            x_BLD = x_BLD + self._positions(batch.input_ids.shape[1])
+            x_BLD = x_BLD + self._positions(batch)
         x_BLD = self.projection(self.norm(x_BLD))
         dropped: Tensor = self.dropout(x_BLD)
         return dropped
 
-    def _positions(self, num_tokens: int) -> Tensor:
+    def _positions(self, batch: EncoderBatch) -> Tensor:
         assert self.position is not None
-        max_positions = self.position.num_embeddings
+        texts = batch.input_ids if batch.text_places is None else batch.text_places
+        max_positions, num_tokens = self.position.num_embeddings, texts.shape[1]
         if num_tokens > max_positions:
             raise ValueError(
                 f"a batch of {num_tokens} tokens was given to an encoder with {max_positions} "
                 "positions; shorten it or call encoder.extend_positions first"
             )
-        return self.position.weight[:num_tokens]
+        if batch.text_places is None:
+            return self.position.weight[:num_tokens]
+        positions_BL = (batch.text_slots % num_tokens).view_as(batch.input_ids)
+        found: Tensor = self.position(positions_BL)
+        return found
 
 
 class FeedForward(nn.Module):
@@ -190,18 +210,24 @@ class Block(nn.Module):
         self.feed_forward_norm = norm_layer(config)
         self.norm_first = config.norm_position == "pre"
 
-    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
-        """Return the next (B, L, D) hidden states.
+    def forward(self, x_BLD: Tensor, plan: Any, read_BR: Tensor | None = None) -> Tensor:
+        """Return the next (B, L, D) hidden states, or the (B, R, D) of some tokens.
 
         Args:
             x_BLD: Hidden states.
             plan: What the mixer's prepare returned for this batch.
+            read_BR: int64, positions; what only other tokens need is then not computed.
         """
+        mixed = self.mixer_norm(x_BLD) if self.norm_first else x_BLD
+        if read_BR is None:
+            x_BLD = x_BLD + self.mixer(mixed, plan)
+        else:
+            update_BRD = self.mixer.mix_at(mixed, plan, read_BR)
+            x_BLD = at_positions(x_BLD, read_BR) + update_BRD
         if self.norm_first:
-            x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD), plan)
             summed: Tensor = x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
             return summed
-        x_BLD = self.mixer_norm(x_BLD + self.mixer(x_BLD, plan))
+        x_BLD = self.mixer_norm(x_BLD)
         normed: Tensor = self.feed_forward_norm(x_BLD + self.feed_forward(x_BLD))
         return normed
 
@@ -214,10 +240,10 @@ class BareBlock(nn.Module):
         super().__init__()
         self.mixer = mixer
 
-    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
-        """Return the next (B, L, D) hidden states."""
+    def forward(self, x_BLD: Tensor, plan: Any, read_BR: Tensor | None = None) -> Tensor:
+        """Return the next (B, L, D) hidden states, or the (B, R, D) of some tokens."""
         mixed: Tensor = self.mixer(x_BLD, plan)
-        return mixed
+        return mixed if read_BR is None else at_positions(mixed, read_BR)
 
 
 def make_block(config: EncoderConfig, mixer: TokenMixer) -> Block | BareBlock:
@@ -231,9 +257,12 @@ class Encoder(nn.Module):
     `gradient_checkpointing = True` makes training keep a block's input alone and compute the block
     again in the backward pass: less memory and about a third more time, the same gradients. With
     `checkpoint_every = k` only the first of every k blocks does so, at a k-th of the time.
-    They are no part of the configuration, because they do not change what is computed.
+    `sparse_last_block = False` computes the whole last block though only some tokens are read.
+    They are no part of the configuration, because they do not change what is computed (but which
+    units dropout draws).
     """
 
+    sparse_last_block: bool = True
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1
 
@@ -253,25 +282,55 @@ class Encoder(nn.Module):
         self.final_norm = norm_layer(config) if config.final_norm else nn.Identity()
         init_weights(self, config.init_range, tables_only=config.init == "torch")
 
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether a batch may be one of `join_texts`; the window of hashed words sees beyond."""
+        mixers: list[Any] = [block.mixer for block in self.layers]
+        apart = all(mixer.keeps_texts_apart for mixer in mixers)
+        return apart and bool(mixers) and self.config.projection is None
+
     def prepare(self, batch: EncoderBatch) -> Any:
-        """Return the plan that every layer gets for this batch."""
+        """Return the plan that every layer gets for this batch.
+
+        Raises:
+            ValueError: If the texts of a row would see each other.
+        """
+        if batch.text_places is not None and not self.keeps_texts_apart:
+            raise ValueError(
+                f"rows of several texts were given to {self.config.kind}, in which they would see "
+                "each other; give every text a row of its own (PoNet needs "
+                "guard_special_tokens=True and local_window <= 5, and none takes hashed words so)"
+            )
         if not self.layers:
             return None
         mixer = self.layers[0].mixer
         assert isinstance(mixer, TokenMixer)
         return mixer.prepare(batch)
 
-    def forward(self, batch: EncoderBatch) -> Tensor:
-        """Return the last hidden states (B, L, D)."""
+    def forward(self, batch: EncoderBatch, read_BR: Tensor | None = None) -> Tensor:
+        """Return the last hidden states (B, L, D), or those of some tokens (B, R, D).
+
+        The same numbers up to rounding; of the last block only what the tokens that are read depend
+        on is computed.
+
+        Args:
+            batch: Input.
+            read_BR: int64 (B, R), in [0, L), the positions that are read; None: all.
+        """
+        if read_BR is not None and not (self.sparse_last_block and self.layers):
+            return at_positions(self(batch), read_BR)
         x_BLD: Tensor = self.embeddings(batch)
         plan = self.prepare(batch)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        for number, block in enumerate(self.layers):
-            if recompute and number % self.checkpoint_every == 0:
+        for number, block in enumerate(self.layers, start=1):
+            inputs: tuple[Any, ...] = (x_BLD, plan)
+            if read_BR is not None and number == len(self.layers):
+                inputs = (*inputs, read_BR)
+            if recompute and (number - 1) % self.checkpoint_every == 0:
                 # It also repeats the block's dropout and autocast.
-                x_BLD = checkpoint(block, x_BLD, plan, use_reentrant=False)
+                x_BLD = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x_BLD = block(x_BLD, plan)
+                x_BLD = block(*inputs)
         normed: Tensor = self.final_norm(x_BLD)
         return normed
 

@@ -1,4 +1,4 @@
-"""PoNet token mixer. B batch, L tokens, D width, N = B * L.
+"""PoNet token mixer. B batch, L tokens, R tokens that are read, D width, N = B * L.
 
 Under autocast the per-token projections, the max pools and the fusion run in the low precision;
 the global branch (masked mean, softmax, its small products) runs in float32, because it sums over
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
-from ponet.encoders.backbone import TokenMixer
+from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
 from ponet.pooling.mix import choose_kernels, kernel_set, mix, with_tiles
-from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, plan_pools
+from ponet.pooling.plan import PoolInputs, PoolPlan, at_least_float32, by_text, plan_pools
 
 
 class PoNetMixer(TokenMixer):
@@ -42,6 +42,16 @@ class PoNetMixer(TokenMixer):
             self.add_module(name, nn.Linear(width, width))
         self.output = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout_prob)
+
+    @property
+    def keeps_texts_apart(self) -> bool:
+        """Whether no text sees another of its row.
+
+        Local windows end at a text's last tokens only if those and the next one's first, [SEP] and
+        [CLS], are guarded, and if they reach over no more than these two.
+        """
+        reach = self.config.local_window // 2 if self.config.use_local_pool else 0
+        return reach <= (2 if self.config.guard_special_tokens else 0)
 
     def prepare(self, batch: EncoderBatch) -> PoolPlan:
         """Return the pooling plan of a batch."""
@@ -71,16 +81,47 @@ class PoNetMixer(TokenMixer):
                 kernels=kernel_set(kernels),
                 dtype=dtype,
             )
+        inputs = self.project(x_BLD, plan)
+        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+
+    def project(self, x_BLD: Tensor, plan: PoolPlan) -> PoolInputs:
+        """Return what is pooled: the projections of every token and the global pool."""
+        config = self.config
         global_BD = self.pool_globally(x_BLD, plan)
         # One cast for three products; autocast by itself would cast once for each.
-        x_BLD = x_BLD.to(dtype)
-        inputs = PoolInputs(
+        x_BLD = x_BLD.to(autocast_dtype(x_BLD))
+        return PoolInputs(
             global_BD=global_BD,
             segment_BLD=self.segment(x_BLD) if config.use_segment_pool else None,
             local_BLD=self.local(x_BLD) if config.use_local_pool else None,
             gate_BLD=self.gate(x_BLD) if self.uses_gate else None,
         )
-        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+
+    def mix_at(self, x_BLD: Tensor, plan: PoolPlan, read_BR: Tensor) -> Tensor:
+        """Return the (B, R, D) update of some tokens: all are pooled, these read the pools."""
+        dtype, read_BRD = autocast_dtype(x_BLD), at_positions(x_BLD, read_BR)
+        parts, low_BLD = [], x_BLD.to(dtype)
+        if (global_BD := self.pool_globally(x_BLD, plan)) is not None:
+            parts.append(_of_text(global_BD, read_BR, plan))
+        if self.config.use_segment_pool:
+            parts.append(self._pooled_at(read_BR, plan, segment_BLD=self.segment(low_BLD)))
+        mixed = sum(parts[1:], start=parts[0]) if parts else None
+        if mixed is not None and self.uses_gate:
+            mixed = mixed * at_least_float32(self.gate(read_BRD))
+        if self.config.use_local_pool:
+            local_BRD = self._pooled_at(read_BR, plan, local_BLD=self.local(low_BLD))
+            mixed = local_BRD if mixed is None else mixed + local_BRD
+        assert mixed is not None
+        mixed_BRD = (mixed * at_positions(plan.mask_BL1, read_BR)).to(dtype)
+        update: Tensor = self.dropout(self.output(mixed_BRD))
+        return update
+
+    def _pooled_at(self, read_BR: Tensor, plan: PoolPlan, **values: Tensor) -> Tensor:
+        """Return the maxima (B, R, D) that some tokens read of one pool, float32 or wider."""
+        inputs = PoolInputs(**{**dict.fromkeys(PoolInputs._fields), **values})
+        window, kernels = self.config.local_window, self.config.kernels
+        pooled_BLD = mix(inputs, plan=plan, window=window, kernels=kernels)
+        return at_least_float32(at_positions(pooled_BLD, read_BR))
 
     def weights(self) -> Weights:
         """Return the parameters of the projections; None for those the configuration omits."""
@@ -98,10 +139,20 @@ class PoNetMixer(TokenMixer):
         if self.config.global_pool == "none":
             return None
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLD, weights = at_least_float32(x_BLD), self.weights()
+            x_BLD, weights = by_text(at_least_float32(x_BLD), plan), self.weights()
             if self.config.global_pool == "mean":
                 return mean_query(x_BLD, weights, plan)[1]
             return attend(x_BLD, weights, plan, self.config.num_heads)[0]
+
+
+def _of_text(global_TD: Tensor, read_BR: Tensor, plan: PoolPlan) -> Tensor:
+    """Return the global pool (B, R, D), or (B, 1, D) of rows that are texts, of some tokens."""
+    if plan.text_places is None:
+        return global_TD[:, None]
+    text_BR1 = plan.text_rows_N.view(plan.mask_BL1.shape[:2]).gather(1, read_BR)[..., None]
+    # A product, because the gradient of a look-up is summed in any order on a GPU.
+    is_own_BRT = text_BR1 == torch.arange(len(global_TD), device=global_TD.device)
+    return is_own_BRT.to(global_TD.dtype) @ global_TD
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -160,6 +160,12 @@ def _metric_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def validations(run: Path) -> dict[int, dict[str, Any]]:
+    """Return the validations of a run by their steps."""
+    rows = _metric_rows(run / "metrics.jsonl")
+    return {row["step"]: row for row in rows if "val/mlm_loss" in row}
+
+
 def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a few validations of a run, spread over it, as a table."""
     points = [row for row in rows if any(key.startswith("val/") for key in row)]

@@ -15,6 +15,7 @@ import torch
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig, PoNetConfig
+from ponet.foreign import TrainedModel
 from ponet.heads import SequenceClassifier
 from ponet.hub.bits import compare, export_bits, rounded
 from ponet.hub.card import model_card, render
@@ -26,6 +27,7 @@ from ponet.hub.huggingface import (
     probe_batch,
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
+from ponet.hub.revisions import LIST_NAME, export_revisions
 from ponet.names import foreign_fields
 from ponet.quantization import pack
 from ponet.tagger import Tagger
@@ -65,14 +67,29 @@ class Source:
 def run_export(arguments: Sequence[str]) -> None:
     """`export BUNDLE|CLASSIFIER --format huggingface|onnx|bits8|onnx-bits8 --output DIR`."""
     options = _parser().parse_args(arguments)
+    if options.revisions:
+        _check_options(options, is_bundle=True)
+        _revisions(options)
+        return
     folder = bundle_folder(options.bundle)
     config = read_config(folder)
     _check_options(options, is_bundle="task" not in config)
     path = folder / TOKENIZER_NAME if (folder / TOKENIZER_NAME).is_file() else None
     source = Source(model=read_model(folder, config), config=config, tokenizer=path)
+    if options.format != "bits8":
+        _check_task(source.task or {})
     write = {"huggingface": _huggingface, "bits8": _bits}.get(options.format, _onnx)
     write(source, options)
     print(f"size        {size_mb(options.output):.2f} MB on disk in all")
+
+
+def _check_task(task: Mapping[str, Any]) -> None:
+    """Refuse what no other library has a form of."""
+    if task.get("unit") == "sentence":
+        raise ValueError(
+            "this model labels sentences, of which transformers and ONNX graphs of ours have no "
+            "form; export it with --format bits8, for this package"
+        )
 
 
 def _cost_lines(source: Source, answer: Callable[[EncoderBatch], Any]) -> list[str]:
@@ -155,6 +172,22 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
         print(push(options.output, options.push, private=not options.public))
 
 
+def _revisions(options: argparse.Namespace) -> None:
+    """Write, and push if that is asked for, every checkpoint of a run."""
+    run = options.bundle
+    words = _words(options) | {key: getattr(options, key) for key in _SOURCES}
+    words["run"] = words["run"] or (run if (run / "run_config.yaml").is_file() else None)
+
+    def card(trained: TrainedModel, revision: str) -> str:
+        named = words | {"name": f"{words['name']}, {revision}", "lines": []}
+        return model_card(trained.converted.model, trained.metadata, has_tokenizer=True, **named)
+
+    rows = export_revisions(run, options.output, card=card)
+    print(f"{options.output}: {len(rows)} revisions, listed in {LIST_NAME}")
+    for name in (row["revision"] for row in rows if options.push):
+        print(push(options.output / name, options.push, private=not options.public, branch=name))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "ponet export",
@@ -189,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument(
         "--public", action="store_true", help="make a new repository public (default: private)"
     )
+    hub.add_argument(
+        "--revisions", action="store_true",
+        help="of a run: every checkpoint it kept, each in a folder named as a revision (step0, "
+        "step1000, ...) with a list of what each has seen; --push makes them branches",
+    )  # fmt: skip
     onnx = parser.add_argument_group("graph (onnx)")
     onnx.add_argument(
         "--head", choices=("masked-lm", "encoder"),
@@ -209,7 +247,7 @@ def _check_options(options: argparse.Namespace, *, is_bundle: bool) -> None:
     """Refuse options that would do nothing."""
     form = options.format
     needs = (
-        ("--format huggingface", form == "huggingface", (*_SOURCES, "push", "public")),
+        ("--format huggingface", form == "huggingface", (*_SOURCES, "push", "public", "revisions")),
         ("--format huggingface or bits8", form in ("huggingface", "bits8"), ("name", *_WORDS)),
         ("--format onnx", "onnx" in form, ("head", "segment_input", "time")),
         ("another format than bits8", form != "bits8", ("separator_ids",)),
@@ -233,10 +271,11 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
     to give them on their own scale.
     """
     if names := task["labels"]:
+        number = "multi" if task.get("is_multilabel") else "single"
         return {
             "id2label": dict(enumerate(names)),
-            "label2id": {name: number for number, name in enumerate(names)},
-            "problem_type": "single_label_classification",
+            "label2id": {name: place for place, name in enumerate(names)},
+            "problem_type": f"{number}_label_classification",
         }
     scale = task.get("scale") or {"mean": 0.0, "std": 1.0}
     with torch.no_grad():
@@ -255,6 +294,12 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
         )
     if config.sees_padding:
         lines.append("padding changes its outputs; give texts of one length, or one by one")
+    if task.get("is_multilabel"):
+        levels = ", ".join(f"{level:.3f}" for level in task["thresholds"])
+        lines.append(
+            "it gives every label whose probability (sigmoid) is above its threshold, which "
+            f"pipelines do not know: {levels}"
+        )
     if not task["labels"]:
         lines.append('its score is the logit; pipelines give it with function_to_apply="none"')
     return lines
@@ -296,6 +341,8 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
     facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    if task.get("thresholds"):
+        facts["thresholds"] = list(task["thresholds"])
     if "decoder" in task:
         facts["decoder"] = task["decoder"]
     if isinstance(model, Tagger) and model.crf is not None:
@@ -304,17 +351,21 @@ def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def push(folder: Path, repo: str, *, private: bool) -> str:
+def push(folder: Path, repo: str, *, private: bool, branch: str = "") -> str:
     """Upload a folder to the Hugging Face Hub and return the commit's address.
 
     Args:
         folder: What to upload.
         repo: owner/name; made if it is not there.
         private: Whether a repository that is made is private; an existing one stays as it is.
+        branch: Made if it is not there; empty: main.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
-    commit = api.upload_folder(repo_id=repo, folder_path=str(folder))
+    if branch:
+        api.create_branch(repo, branch=branch, exist_ok=True)
+    where = {"revision": branch} if branch else {}
+    commit = api.upload_folder(repo_id=repo, folder_path=str(folder), **where)
     return str(commit)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model
-from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig, ProjectionConfig
+from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet.config_fields import ProjectionConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
 from ponet.heads import PretrainingModel, PretrainingOutput, SequenceClassifier
 from ponet.hub.configuration_ponet import PoNetHubConfig

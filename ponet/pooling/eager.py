@@ -55,23 +55,22 @@ def plan_rows(plan: PoolPlan, *, with_segments: bool) -> tuple[Tensor, Tensor, T
     """Return a plan's indices without empty segments; S segments have at least one real token.
 
     The table of shared pools has S rows of segments (none without a segment pool), then one per
-    batch row for tokens that get the global pool alone, then one that stays 0, for padding.
+    text for tokens that get the global pool alone, then one that stays 0, for padding.
 
     Returns:
-        int64: the batch row of every segment (S,); the segment that every token contributes to
+        int64: the text of every segment (S,); the segment that every token contributes to
         (N,), S = padding; the row of the table of shared pools that it reads (N,).
     """
     key = ("rows", with_segments)
     if key not in plan.forms:
-        mask_BL = plan.mask_BL1[..., 0]
-        num_rows, num_tokens = mask_BL.shape
-        row_BL = torch.arange(num_rows, device=mask_BL.device)[:, None].expand_as(mask_BL)
-        read_N = torch.where(mask_BL, row_BL, num_rows).reshape(-1)
+        mask_N, text_N = plan.mask_BL1.reshape(-1), plan.text_rows_N
+        read_N = torch.where(mask_N, text_N, len(plan.text_mask_TP1))
         rows, write_N = torch.unique(plan.write_rows_N, return_inverse=True)
-        rows = rows[: int((rows < mask_BL.numel()).sum())]
+        of_segment_S = torch.zeros_like(rows).scatter_(0, write_N, text_N)
+        of_segment_S = of_segment_S[: int((rows < len(mask_N)).sum())]
         if with_segments:
-            read_N = torch.where(plan.window_BL1.reshape(-1), write_N, len(rows) + read_N)
-        plan.forms[key] = (rows // num_tokens, write_N, read_N)
+            read_N = torch.where(plan.window_BL1.reshape(-1), write_N, len(of_segment_S) + read_N)
+        plan.forms[key] = (of_segment_S, write_N, read_N)
     found: tuple[Tensor, Tensor, Tensor] = plan.forms[key]
     return found
 
@@ -269,7 +268,7 @@ def make_tables(inputs: PoolInputs, plan: PoolPlan, wide: torch.dtype) -> tuple[
     maxima_SD = x_ND.new_full((num_segments + 1, width), float("-inf"))
     index_ND = write_N[:, None].expand(-1, width)
     maxima_SD = maxima_SD.scatter_reduce_(0, index_ND, x_ND, "amax").to(wide)
-    shared_SD = maxima_SD.new_zeros((num_segments + len(inputs.segment_BLD) + 1, width))
+    shared_SD = maxima_SD.new_zeros((num_segments + len(plan.text_mask_TP1) + 1, width))
     shared_SD[:num_segments] = maxima_SD[:-1]
     if global_BD is not None:
         shared_SD[:num_segments] += global_BD.index_select(0, of_segment_S)

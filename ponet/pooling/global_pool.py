@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, at_least_float32
+from ponet.pooling.plan import Kernels, PoolInputs, PoolPlan, at_least_float32, by_text
 
 Parameter = Tensor | None
 
@@ -62,7 +62,7 @@ def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
 
 def mean_query(x_BLD: Tensor, weights: Weights, plan: PoolPlan) -> tuple[Tensor, Tensor]:
     """Return the mean of the hidden states (B, D), float32 or float64, and its projection."""
-    like, mean_BD = x_BLD.dtype, masked_mean(x_BLD, plan.mask_BL1[..., 0])
+    like, mean_BD = x_BLD.dtype, masked_mean(x_BLD, plan.text_mask_TP1[..., 0])
     return mean_BD, torch.addmm(weights.query_bias.to(like), mean_BD, weights.query.to(like).t())
 
 
@@ -91,7 +91,7 @@ def attend(
     key_HKD = weights.key.to(like).reshape(num_heads, -1, x_BLD.shape[-1])
     probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
     scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2))
-    probs_BHL = F.softmax(scores_BHL.add_(plan.score_bias_BL.to(like)[:, None]), dim=-1)
+    probs_BHL = F.softmax(scores_BHL.add_(plan.score_bias_TP.to(like)[:, None]), dim=-1)
     value_BHK = torch.einsum("bhd,hkd->bhk", torch.bmm(probs_BHL, x_BLD), key_HKD)
     pooled_BD = value_BHK.flatten(1) + weights.key_bias.to(like)
     return pooled_BD, Attention(mean_BD, query_BHK, probs_BHL)
@@ -109,7 +109,7 @@ def attend_backward(
     Returns:
         Gradients of query weight and bias, key weight and bias.
     """
-    x_BLD = at_least_float32(x_BLD)
+    x_BLD = by_text(at_least_float32(x_BLD), plan)
     like, (mean_BD, query_BHK, probs_BHL) = x_BLD.dtype, attention
     num_heads, head_size = query_BHK.shape[1:]
     key_HKD = weights.key.to(like).view(num_heads, -1, x_BLD.shape[-1])
@@ -127,11 +127,16 @@ def attend_backward(
     if grad_x_BLD is not None:
         grad_mean_BD = grad_query_BD @ weights.query.to(like)
         probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
-        share_B1L = plan.mask_BL1.transpose(1, 2).to(like)
+        share_B1L = plan.text_mask_TP1.transpose(1, 2).to(like)
         share_B1L = share_B1L / share_B1L.sum(-1, keepdim=True).clamp_(min=1.0)
         left_BGL = torch.cat([factors_BGL, share_B1L], 1)
         right_BGD = torch.cat([grad_pooled_BHD, probe_BHD, grad_mean_BD[:, None]], 1)
-        grad_x_BLD.baddbmm_(left_BGL.transpose(1, 2), right_BGD)
+        if plan.text_slots_N is None:
+            grad_x_BLD.baddbmm_(left_BGL.transpose(1, 2), right_BGD)
+        else:
+            grad_ND = torch.bmm(left_BGL.transpose(1, 2), right_BGD).flatten(0, 1)
+            grad_BLD = grad_ND.index_select(0, plan.text_slots_N).view_as(grad_x_BLD)
+            grad_x_BLD.addcmul_(grad_BLD, plan.mask_BL1.to(like))
     return (
         (grad_query_BD.t() @ mean_BD).to(weights.query.dtype),
         grad_query_BD.sum(0).to(weights.query.dtype),
@@ -176,7 +181,8 @@ class _Pooled(torch.autograd.Function):
         dtype: torch.dtype, *parameters: Any,
     ) -> Tensor:  # fmt: skip
         weights = Weights(*parameters)
-        global_BD, attention = attend(at_least_float32(x_BLD), weights, plan, num_heads)
+        wide_BLD = by_text(at_least_float32(x_BLD), plan)
+        global_BD, attention = attend(wide_BLD, weights, plan, num_heads)
         x_ND = x_BLD.to(dtype).flatten(0, 1)
         tokens = (
             None

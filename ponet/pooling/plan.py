@@ -1,6 +1,7 @@
 """What every set of kernels gets and offers: the plan of a batch, made once, and the values.
 
-B batch, L tokens, D width, N = B * L.
+B batch, L tokens, D width, N = B * L; T texts, P tokens of the longest. Where every row is a text,
+T = B and P = L.
 """
 
 from dataclasses import dataclass, field
@@ -24,10 +25,19 @@ class PoolPlan:
     """int64, the segment a token contributes to; see segment_rows."""
     read_rows_N: Tensor
     """int64, the segment a token reads; the padding row, N, for padding and guarded tokens."""
-    score_bias_BL: Tensor
-    """float32, see score_bias."""
+    text_mask_TP1: Tensor
+    """bool, True at real tokens of the texts."""
+    score_bias_TP: Tensor
+    """float32, see score_bias; of the texts."""
+    text_rows_N: Tensor
+    """int64, the text of every token: its row of the global pool; 0 at padding of joined texts."""
     segments_are_runs: bool
     """The tokens of each segment are adjacent, without padding between them."""
+    text_places: Tensor | None = None
+    """int64 (T * P,), the token at every place of a text, any token behind its end; None: the rows
+    are the texts."""
+    text_slots_N: Tensor | None = None
+    """int64, the place of every token in text_places; any at padding."""
     forms: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Other forms of the same, which kernels make at their first layer and find at the next."""
     tiles: Any = None
@@ -48,13 +58,41 @@ def plan_pools(batch: EncoderBatch, *, guard_special_tokens: bool) -> PoolPlan:
     pooled_BL = mask_BL & ~guarded_BL
     write_rows_N = segment_rows(batch.segment_ids, mask_BL)
     return PoolPlan(
+        **_plan_texts(batch),
         mask_BL1=mask_BL[..., None],
         window_BL1=pooled_BL[..., None],
         write_rows_N=write_rows_N,
         read_rows_N=write_rows_N.masked_fill(~pooled_BL.reshape(-1), mask_BL.numel()),
-        score_bias_BL=score_bias(mask_BL),
         segments_are_runs=batch.segments_are_runs,
     )
+
+
+def _plan_texts(batch: EncoderBatch) -> dict[str, Any]:
+    """Return the fields of a plan that say which tokens a text has."""
+    places_TP, (num_rows, num_tokens) = batch.text_places, batch.mask.shape
+    if places_TP is None:
+        row_B1 = torch.arange(num_rows, device=batch.mask.device)[:, None]
+        return {
+            "text_mask_TP1": batch.mask[..., None],
+            "score_bias_TP": score_bias(batch.mask),
+            "text_rows_N": row_B1.expand(-1, num_tokens).reshape(-1),
+        }
+    mask_TP = places_TP < num_rows * num_tokens
+    return {
+        "text_mask_TP1": mask_TP[..., None],
+        "score_bias_TP": score_bias(mask_TP),
+        "text_rows_N": batch.text_slots // places_TP.shape[1],
+        "text_places": places_TP.flatten().clamp(max=num_rows * num_tokens - 1),
+        "text_slots_N": batch.text_slots,
+    }
+
+
+def by_text(x_BLD: Tensor, plan: PoolPlan) -> Tensor:
+    """Return the values (T, P, D) text by text; anything finite behind the end of one."""
+    if plan.text_places is None:
+        return x_BLD
+    texts_ND = x_BLD.flatten(0, 1).index_select(0, plan.text_places)
+    return texts_ND.view(*plan.text_mask_TP1.shape[:2], -1)
 
 
 def segment_rows(segment_ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -94,7 +132,7 @@ class PoolInputs(NamedTuple):
     """
 
     global_BD: Tensor | None
-    """Global pool, the same for all tokens of a row; float32 or wider."""
+    """Global pool, the same for all tokens of a text; float32 or wider."""
     segment_BLD: Tensor | None
     """What the segments take the maximum of."""
     local_BLD: Tensor | None

@@ -25,8 +25,10 @@ def mix_reference(inputs: PoolInputs, plan: PoolPlan, window: int) -> Tensor:
         None if tensor is None else at_least_float32(tensor) for tensor in inputs
     )
     parts = []
-    if global_BD is not None:
+    if global_BD is not None and plan.text_places is None:
         parts.append(global_BD[:, None].expand(-1, plan.mask_BL1.shape[1], -1))
+    elif global_BD is not None:
+        parts.append(global_BD[plan.text_rows_N.view(plan.mask_BL1.shape[:2])])
     if segment_BLD is not None:
         pooled_ND = segment_max(segment_BLD.flatten(0, 1), plan.write_rows_N, plan.read_rows_N)
         parts.append(pooled_ND.view_as(segment_BLD))

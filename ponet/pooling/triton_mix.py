@@ -25,6 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ponet.pooling import triton_kernels
+from ponet.pooling.joined_global import (
+    add_global,
+    global_backward,
+    has_joined_global,
+    without_global,
+)
 from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
 
 IS_REAL, HAS_WINDOW, READS_SEGMENT, IS_ALONE, IN_LEFT, IN_RIGHT = 1, 2, 4, 8, 16, 32
@@ -195,6 +201,10 @@ def plan_tiles(plan: PoolPlan, sizes: TileSizes) -> tuple[RunTiles, RunTiles]:
 
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the fused pools (B, L, D) and small tensors about cut runs; see plan.Kernels."""
+    if has_joined_global(inputs, plan):
+        rest = without_global(inputs)
+        mixed_BLD, saved = (None, ()) if rest is None else forward(rest, plan, window)
+        return add_global(mixed_BLD, inputs, plan), saved
     tiles, pool_tiles = plan_tiles(plan, SIZES) if plan.tiles is None else plan.tiles
     if plan.segments_are_runs or inputs.segment_BLD is None:
         cut_max_TD, cut_ties_TD = _cut_runs(inputs, tiles)
@@ -213,6 +223,11 @@ def backward(
     window: int,
 ) -> PoolInputs:
     """Return the gradients of the inputs; see plan.Kernels."""
+    if has_joined_global(inputs, plan):
+        rest, grads = without_global(inputs), PoolInputs(None, None, None, None)
+        if rest is not None:
+            grads = backward(grad_BLD, rest, saved, plan, window)
+        return global_backward(grad_BLD, grads, inputs, plan)
     tiles = RunTiles(*saved[:3])
     if plan.segments_are_runs or inputs.segment_BLD is None:
         return _fuse_backward(grad_BLD, inputs, tiles, saved[3:], plan, window=window)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ponet.config import ProjectionConfig
+from ponet.config_fields import ProjectionConfig
 from ponet.projection.bits import hash_bits, simhash_sums
 from ponet.projection.minhash import fingerprints
 from ponet.projection.spelling import attributes_of
@@ -71,6 +71,11 @@ class WordFeatures:
             self._known.extend(self._make(new))
             self._rows.update({word: len(self._rows) + number for number, word in enumerate(new)})
         return np.stack([self._known[self._rows[word]] for word in words])
+
+    @property
+    def num_known(self) -> int:
+        """How many words are remembered."""
+        return len(self._known)
 
     def forget(self) -> None:
         """Let go of the words seen so far, as whoever reads endless text must now and then."""

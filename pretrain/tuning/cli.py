@@ -90,6 +90,7 @@ class TuneCLI(PretrainCLI):
         for name, value in TRAINER_VALUES.items():
             trainer[name] = value
         self.save_config_callback = None
+        self._settle_start(config)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """A plain trainer: none of a run's callbacks, plugins and loggers."""

@@ -72,7 +72,8 @@ def test_encoders_writes_a_row_for_every_rival_and_the_page_shows_them(tmp_path)
     encoders.main([*options, "--rounds", "1", "--output", str(tmp_path)])
     content = json.loads((tmp_path / "encoders_cpu.json").read_text())
     labels = {row["rival"] for row in content["rows"]}
-    assert labels == {"official PoNet", "PoNet reference", "PoNet eager", "BERT", "FNet"}
+    others = {"BERT", "local/global attention", "FNet"}
+    assert labels == {"official PoNet", "PoNet reference", "PoNet eager", *others}
     assert len(content["rows"]) == len(labels)
     for row in content["rows"]:
         assert set(row["times_as_fast_as"]) == labels - {row["rival"]}
@@ -137,14 +138,16 @@ def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
     rival = rivals.Rival(kind="bert", precision="32")
     options = fit_options()
     found = pretraining.fit(pretraining.make_module(rival, 16, options), rival, shards, 16, options)
-    assert found["positions"] == 64
+    assert found["examples"] == 4 and found["fill"] > 0.9
     assert found["flops"] > 0
     assert found["wall_s"] > 0
     assert 0 <= found["waiting_share"] < 1
 
 
 def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
-    options = argparse.Namespace(device="cuda", precision="bf16", lengths=[512, 4096, 16_384])
+    options = argparse.Namespace(
+        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False
+    )
     rows = []
     labels = [rival.label for rival in pretraining.rivals_for(options)]
     for length in options.lengths:
@@ -160,12 +163,29 @@ def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
     has_amx: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretraining.report, "machine", lambda: {"amx_bf16": has_amx})
-    options = argparse.Namespace(device="cpu", precision="bf16", lengths=[512], encoder="small")
+    options = argparse.Namespace(
+        device="cpu", precision="bf16", lengths=[512], encoder="small", savings=False
+    )
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}
     ratios = {other: {"median": 9.0, "min": 9.0, "max": 9.0} for other in names}
     rows = [{"rival": name, "num_tokens": 512, "times_as_fast_as": ratios} for name in names]
     assert [entry["met"] for entry in pretraining.claims(rows, options)] == [met, met]
+
+
+def test_savings_are_measured_alone_and_together_in_the_same_rounds(tmp_path: Path) -> None:
+    options = ["--savings", "--encoder", "nano", "--tokens_per_step", "1024", "--steps", "1"]
+    options += ["--rounds", "1", "--vocab_size", "64", "--output", str(tmp_path)]
+    pretraining.main(options)
+    content = json.loads((tmp_path / "pretraining_cpu_savings_nano.json").read_text())
+    assert all(entry["measured"] > 0 for entry in content["targets"])
+    assert len(content["targets"]) == 2  # of nano nothing else is claimed
+    flops = {row["rival"]: row["flops_per_s"] * row["s"]["median"] for row in content["rows"]}
+    assert flops["PoNet, both savings, fp32"] < flops["PoNet, joined texts, fp32"]
+    assert flops["PoNet, joined texts, fp32"] < flops["PoNet, no savings, fp32"]
+    fills = {row["rival"]: row["fill"]["median"] for row in content["rows"]}
+    assert fills["BERT, both savings, fp32"] > 0.9 > fills["BERT, no savings, fp32"]
+    assert "| real tokens |" in page.page(page.read_results(tmp_path))
 
 
 def test_table_2_shows_published_figures_as_published(tmp_path) -> None:

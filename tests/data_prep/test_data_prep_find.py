@@ -51,13 +51,13 @@ def test_hidden_and_system_files_are_left_out_of_folder_and_glob_and_counted(
 def test_files_of_other_endings_are_counted_by_ending_also_when_nothing_else_is_there(
     tmp_path: Path,
 ) -> None:
-    make(tmp_path, "a.txt.bz2", "b.csv", "c.CSV", "wiki_00")
+    make(tmp_path, "a.txt.bz2", "b.xml", "c.XML", "wiki_00")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"no such file.*5 files \(1 .bz2, 2 .csv, 1 broken link"):
+    with pytest.raises(ValueError, match=r"no such file.*5 files \(1 .bz2, 2 .xml, 1 broken link"):
         find_files(str(tmp_path))
     make(tmp_path, "a.txt")
     assert find_files(str(tmp_path))[1] == Counter(
-        {".bz2": 1, ".csv": 2, "broken link": 1, "without ending": 1}
+        {".bz2": 1, ".xml": 2, "broken link": 1, "without ending": 1}
     )
     assert find_files(str(tmp_path / "a.txt"))[1] == Counter()
 
@@ -65,17 +65,17 @@ def test_files_of_other_endings_are_counted_by_ending_also_when_nothing_else_is_
 def test_left_out_files_are_said_by_build_and_manifest_and_brought_up_to_date(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(tmp_path, "texts/a.txt", "texts/b.csv", "texts/.c.txt")
+    make(tmp_path, "texts/a.txt", "texts/b.xml", "texts/.c.txt")
     arguments = ["build", "--source.path", str(tmp_path / "texts"), "--quiet", "--num_workers=1"]
     arguments += ["--output", str(tmp_path / "out"), "--tokenizer.vocab_size", "100"]
     assert main(arguments) == 0
-    line = "left out: 2 files (1 .csv, 1 hidden or of the system)\n"
+    line = "left out: 2 files (1 .xml, 1 hidden or of the system)\n"
     assert line in capsys.readouterr().out
-    assert Manifest.load(tmp_path / "out").counters["left_out: .csv"] == 1
-    make(tmp_path, "texts/d.csv")
+    assert Manifest.load(tmp_path / "out").counters["left_out: .xml"] == 1
+    make(tmp_path, "texts/d.xml")
     assert main(arguments) == 0
-    assert "left out: 3 files (2 .csv" in capsys.readouterr().out
-    assert Manifest.load(tmp_path / "out").counters["left_out: .csv"] == 2
+    assert "left out: 3 files (2 .xml" in capsys.readouterr().out
+    assert Manifest.load(tmp_path / "out").counters["left_out: .xml"] == 2
 
 
 def test_a_folder_whose_name_is_a_pattern_is_taken_as_it_stands(tmp_path: Path) -> None:

@@ -181,3 +181,24 @@ def test_other_kinds_of_tokenizers_are_called_on_whole_sentences(tmp_path):
     save_tokenizer(tokenizer, tmp_path / "t.json")
     with pytest.raises(ShardError, match="special id"):
         SentenceEncoder.from_file(tmp_path / "t.json").encode(["[MASK]"])
+
+
+def test_added_words_stand_behind_the_entries_of_a_loaded_tokenizer(tmp_path):
+    vocab = [*SPECIAL_TOKENS, "har", "##bour", "sea", "h", "##a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab))
+    words = tmp_path / "words.txt"
+    words.write_text("Harbour\n\nsea\nQuay\n")
+    path = str(tmp_path / "vocab.txt")
+    before = load_tokenizer(TokenizerConfig(path=path))
+    after = load_tokenizer(TokenizerConfig(path=path, add_words=str(words)))
+    assert before.encode("harbour", add_special_tokens=False).tokens == ["har", "##bour"]
+    tokens = after.encode("harbour sea quay", add_special_tokens=False)
+    assert tokens.tokens == ["harbour", "sea", "quay"] and tokens.ids == [10, 7, 11]
+    assert before.get_vocab().items() <= after.get_vocab().items()
+    words.write_text("sea\nthe sea\n")
+    with pytest.raises(ValueError, match=r"words\.txt, line 2: 'the sea' is 2 words"):
+        load_tokenizer(TokenizerConfig(path=path, add_words=str(words)))
+    with pytest.raises(ValueError, match="no such file"):
+        load_tokenizer(TokenizerConfig(path=path, add_words="absent"))
+    with pytest.raises(ValueError, match="give tokenizer.path"):
+        TokenizerConfig(add_words=str(words))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.artifact import ClassifierInfo, load_classifier
-from finetune.data.batches import ScoreScale
+from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig, SequenceClassifier, bundle, save_bundle
 

@@ -1,10 +1,14 @@
 """Texts as words for hashed encoders."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from finetune_runs import result_of
+from safetensors.torch import load_file
 
+from finetune.cli import main
 from finetune.data.hashed import WordEncoder
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig
@@ -41,3 +45,53 @@ def test_features_are_made_before_workers_are_started(
     texts = words.encode_packed([Row(1, "", "a good film", "", None)], "rows")
     monkeypatch.setattr(words, "_features", None)
     assert words.batch([texts[0]]).mask.sum() == 3
+
+
+ROWS = [("good film bad", "a"), ("film good bad", "b")] * 4
+"""The same words in both labels; only their pairs differ."""
+
+
+def pairs_fit(folder: Path, tokenizer_json: Path, name: str, *options: str) -> int:
+    """A fit that changes next to nothing of a tiny encoder of hashed words."""
+    encoder = folder / "tiny.yaml"
+    sizes = "hidden_size: 8, num_layers: 1, num_heads: 2, ffn_size: 8"
+    projection = "{kind: spelling, feature_size: 64, num_hashes: 1}"
+    encoder.write_text(
+        "model: {encoder: {class_path: ponet.PoNetConfig, init_args: "
+        f"{{{sizes}, projection: {projection}}}}}}}\n"
+    )
+    table = folder / "rows.csv"
+    table.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS))
+    data = ["--data.train", str(table), "--data.validation", str(table), "--data.max_len", "16"]
+    run = ["--run.root", str(folder), "--run.name", name, "--model.tokenizer", str(tokenizer_json)]
+    given = ["--model.encoder", str(encoder), "--model.optimizer.lr", "1e-9"]
+    return main(["fit", *data, *run, *given, "--trainer.max_epochs", "1", *options])
+
+
+def test_pairs_start_from_the_counts_of_the_training_texts(tokenizer_json: Path, tmp_path: Path):
+    assert pairs_fit(tmp_path, tokenizer_json, "pairs", "--model.pairs.rows", "5003") == 0
+    result = result_of(tmp_path / "pairs")
+    assert result["evaluation"]["validation"]["accuracy"] == 1.0
+    assert result["encoder"]["name"] == "tiny + pairs"
+    weights = load_file(tmp_path / "pairs/classifier/model.safetensors")
+    encoder = sum(w.numel() for name, w in weights.items() if name.startswith("encoder."))
+    assert result["encoder"]["num_parameters"] == encoder + 5003
+    found = weights["pairs.weight"].flatten()
+    odds = 0.5 * math.log(5 / 1)  # of "film good" and "good bad", less those of the two others
+    assert found.sort().values[[0, 1, 2, -3, -2, -1]].tolist() == pytest.approx(
+        [-odds, -odds, 0, 0, odds, odds], abs=1e-6
+    )
+
+
+def test_pairs_may_start_from_nothing_and_need_hashed_words(
+    tokenizer_json: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ("--model.pairs.rows", "503", "--model.pairs.start", "zero")
+    assert pairs_fit(tmp_path, tokenizer_json, "zero", *options) == 0
+    weights = load_file(tmp_path / "zero/classifier/model.safetensors")
+    assert weights["pairs.weight"].abs().max() < 1e-6
+    assert result_of(tmp_path / "zero")["encoder"]["name"] == "tiny + pairs, from 0"
+    other = ["--model.encoder", str(bundle), "--model.tokenizer", ""]
+    capsys.readouterr()
+    assert pairs_fit(tmp_path, tokenizer_json, "none", *options, *other) == 2
+    assert "has no hashed words (projection) to make pairs of" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.batches import ScoreScale, balanced_weights, score_scale
+from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.tasks.own import EMPTY_ROWS, OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask, Wanted

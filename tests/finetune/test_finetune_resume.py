@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from finetune_runs import (
     FaultAt,
     assert_same_story,
@@ -178,6 +179,24 @@ def test_another_name_of_the_same_place_is_no_other_setting(
         assert differences(stored, {"model": {"encoder": other, "kind": "a"}}) == [
             f"model.encoder was run, is {other}"
         ]
+
+
+def test_a_run_goes_on_after_an_update_that_adds_options(
+    bundle: Path, tmp_path: Path, faulty: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(bundle, tmp_path, "x", *OPTIONS)
+    faulty(FaultAt(kill, epoch=0, batch=10))
+    with pytest.raises(Hit):
+        main(arguments)
+    path = tmp_path / "x" / "run_config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    del stored["model"]["decoder"], stored["model"]["optimizer"]["eps"]
+    path.write_text(yaml.safe_dump(stored))
+    assert main([*arguments, "--model.optimizer.eps", "1e-4"]) == 2
+    assert "model.optimizer.eps was not given, is 0.0001. Either" in capsys.readouterr().err
+    faulty(None)
+    assert main(arguments) == 0
+    assert result_of(tmp_path / "x")["best_epoch"]
 
 
 def test_a_second_writer_and_a_refused_replacement_leave_the_run_alone(

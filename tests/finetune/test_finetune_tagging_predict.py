@@ -196,3 +196,29 @@ def test_a_classifier_of_texts_takes_no_tagged_files(
     arguments = ["--model", str(model), "--input", str(path), "--output", str(path) + ".csv"]
     assert main(["predict", *arguments]) == 2
     assert "unknown format" in capsys.readouterr().err
+
+
+def test_a_text_file_has_a_text_in_every_line_unless_its_words_have_tags(
+    tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    lines = ["it was the good film", "", "a bad film"]
+    table = write(tmp_path / "new.jsonl", {"text": lines[0]}, {"text": lines[2]})
+    expected = [answer["spans"] for answer in predict(tagger, table)]
+    texts = tmp_path / "new.txt"
+    texts.write_text("\r\n".join(lines))
+    first, empty, last = predict(tagger, texts)
+    assert [first["spans"], last["spans"]] == expected
+    assert [first["line"], empty["line"], last["line"]] == [1, 2, 3]
+    assert empty["error"] and empty["spans"] is None
+    assert "1 rows could not be labelled" in capsys.readouterr().err
+    texts.write_text("film\nbad film\n")
+    assert [answer["words"] for answer in predict(tagger, texts)] == [["film"], ["bad", "film"]]
+    texts.write_text("the O\ngood B-praise\nfilm I-praise\n\nbad O\n")
+    assert [answer["words"] for answer in predict(tagger, texts)] == [
+        ["the", "good", "film"],
+        ["bad"],
+    ]
+    arguments = ["--model", str(tagger), "--output", str(tmp_path / "out.jsonl"), "--keep", "id"]
+    texts.write_text("a bad film\n")
+    assert main(["predict", *arguments, "--input", str(texts)]) == 2
+    assert "has no columns to keep" in capsys.readouterr().err

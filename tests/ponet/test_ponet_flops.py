@@ -79,7 +79,8 @@ def test_matrix_products_agree_with_pytorch_s_counter(config: EncoderConfig, sha
         output = model.forward_masked(batch, torch.zeros(3, 2).long())
         assert output.pair_logits is not None
         (output.mlm_logits.sum() + output.pair_logits.sum()).backward()
-    expected = training_flops(config, num_rows=3, num_tokens=12, num_masked=2, num_pair_classes=3)
+    sizes = {"num_rows": 3, "num_tokens": 12, "num_masked": 2, "num_pair_classes": 3}
+    expected = training_flops(config, **sizes, num_read=1 + 2 if config.first_sees_all else None)
     expected -= 3 * 2 * config.num_layers * transform_flops(config, 12)
     assert counter.get_total_flops() == pytest.approx(expected, rel=share, abs=0)
 

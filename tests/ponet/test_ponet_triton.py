@@ -19,6 +19,7 @@ from packaging.version import Version
 from torch._dynamo.backends.common import aot_autograd
 
 from ponet import EncoderBatch, PoNetConfig
+from ponet.batch import join_texts
 from ponet.encoders import build_encoder
 from ponet.pooling.mix import mix
 from ponet.pooling.plan import PoolInputs, plan_pools
@@ -178,7 +179,8 @@ def make_inputs(batch, *, width, present, device, seed=0):
     """Float64 values with many ties: small whole numbers, exact in every dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (*batch.mask.shape, width)
-    shapes = {part: shape for part in PARTS} | {"global_BD": (shape[0], width)}
+    num_texts = len(batch.mask if batch.text_places is None else batch.text_places)
+    shapes = {part: shape for part in PARTS} | {"global_BD": (num_texts, width)}
     values = dict.fromkeys(PARTS)
     for part in present:
         whole_numbers = torch.randint(-3, 4, shapes[part], generator=generator)
@@ -290,6 +292,19 @@ def test_windows_of_every_width_give_the_gradient_to_their_first_maximum(tiny, w
 )
 def test_parts_that_are_missing_are_left_out(tiny, present):
     check_agreement(make_batch(SENTENCES, special=[(0, 0)]), present=present, width=2)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "present", [PARTS, ("global_BD", "gate_BLD"), ("global_BD", "local_BLD", "gate_BLD")]
+)
+def test_texts_that_share_a_row_read_their_own_global_pool(tiny, present):
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    mask[0, 9:] = False
+    rows = make_batch([SENTENCES[0], LONG_AND_SHORT[0]], mask=mask, special=[(0, 0), (1, 0)])
+    batch = join_texts(replace(rows, segments_are_runs=True), num_tokens=32)
+    assert batch.mask.shape == (1, 32)
+    check_agreement(batch, present=present)
 
 
 @interpreted

@@ -10,12 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ponet import PoNetConfig, ProjectionConfig
+from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.loader import StreamBatchSampler, accumulation_steps
 from pretrain.masking import MaskingConfig
-from pretrain.module import check_encoder
+from pretrain.run_config import check_encoder
 
 
 class Recorder(LightningModule):
@@ -274,8 +274,6 @@ def test_an_encoder_must_have_an_embedding_and_a_position_for_every_token(
     assert "30,322 are never used; --model.encoder.vocab_size 200" in capsys.readouterr().err
     with pytest.raises(ValueError, match="vocab_size to 200"):
         check_encoder(PoNetConfig.preset("nano", vocab_size=199), data)
-    with pytest.raises(ValueError, match="hashed words .* needs projection=None"):
-        check_encoder(PoNetConfig.preset("nano", projection=ProjectionConfig()), data)
     with pytest.raises(ValueError, match="give --model.encoder.max_positions 32, or a smaller"):
         check_encoder(PoNetConfig.preset("nano", vocab_size=200, max_positions=31), data)
 
@@ -299,7 +297,7 @@ def test_baselines_equal_a_direct_count(folder: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["mlm", "mlm_nsp", "mlm_sso"])
 def test_batches_have_the_agreed_names_shapes_and_dtypes(folder: Path, objective: str) -> None:
-    data = data_module(folder, objective=objective)
+    data = data_module(folder, objective=objective, join_texts=False)
     batch = next(iter(data.train_dataloader()))
     slots = MaskingConfig().num_slots(32)
     for name in ("input_ids", "token_type_ids", "segment_ids"):

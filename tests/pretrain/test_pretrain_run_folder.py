@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from pretrain_corpora import make_folder, random_documents, tiny_options
-from pretrain_faults import Killed, fault_options
+from pretrain_faults import Killed, fault_options, story
 
 from pretrain.cli import main
 from pretrain.module import PretrainModule
 from pretrain.run_config import RUN_FILES
-from training.checkpoints.storage import saved_checkpoints
+from training.checkpoints.storage import load_checkpoint, saved_checkpoints
 from training.metrics_file import own_test_rows, read_metrics
 from training.run_folder import LOCK_FILE, sole_writer
 
@@ -266,3 +266,20 @@ def test_a_fine_tuning_run_and_a_run_without_its_checkpoints_are_never_begun_ane
     assert "holds a fine-tuning run" in capsys.readouterr().err
     (run / "result.json").unlink()
     assert tree(run) == before
+
+
+def test_checkpoints_of_every_so_many_steps_are_kept_for_good_step_0_among_them(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    steps = ["--trainer.max_steps", "8", "--run.eval_every_n_steps", "8"]
+    keep = ["--checkpoints.keep_every_n_steps", "3", "--checkpoints.keep_last", "1"]
+    assert main(["fit", *tiny_run, *steps, *keep]) == 0
+    saved = saved_checkpoints(tmp_path / "tiny" / "checkpoints")
+    assert [found.step for found in saved] == [0, 3, 6, 8]
+    before, after = (load_checkpoint(found.path) for found in (saved[0], saved[-1]))
+    assert before["global_step"] == 0 and not before["optimizer_states"][0]["state"]
+    name = "model.encoder.embeddings.word.weight"
+    assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
+    again = ["--run.name", "plain", "--checkpoints.every_n_steps", "3"]
+    assert main(["fit", *tiny_run, *steps, *again]) == 0
+    assert story(tmp_path / "tiny") == story(tmp_path / "plain")

@@ -126,10 +126,13 @@ def test_only_the_fetching_of_training_batches_counts_as_waiting() -> None:
 
 def test_a_step_s_operations_are_those_of_its_shapes() -> None:
     sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 64}
-    module = PretrainModule(BertConfig(vocab_size=65, **sizes), "mlm")
+    module = PretrainModule(BertConfig(vocab_size=65, **sizes), "mlm", sparse_last_block=False)
     batch = {"input_ids": torch.zeros(4, 32), "masked_positions": torch.zeros(4, 5)}
     layers = 2 * 4 * 32 * (72 * 16**2 + 12 * 32 * 16)
     assert module.batch_flops(batch) == layers + 6 * 4 * 5 * 16 * (16 + 65)
+    module.model.encoder.sparse_last_block = True
+    spared = 4 * (32 - 6) * (60 * 16**2 + 12 * 32 * 16)  # all but keys and values
+    assert module.batch_flops(batch) == layers - spared + 6 * 4 * 5 * 16 * (16 + 65)
 
 
 def test_every_line_of_a_run_has_its_throughput(

@@ -249,7 +249,13 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         """Start the clock; stop if that was asked for while the run started."""
         self._step = trainer.global_step
         self._saved_at = time.monotonic()
-        self._obey(trainer, pl_module, ranks_agree(trainer, self.wish()))
+        agreed = ranks_agree(trainer, self.wish())
+        self._obey(trainer, pl_module, max(agreed, SAVE * (not self._step and self._keeps(0))))
+
+    def _keeps(self, step: int) -> bool:
+        """Return whether the checkpoint of a step is saved and kept for good."""
+        every = self.config.keep_every_n_steps
+        return every > 0 and step % every == 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -260,7 +266,7 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
             return
         self._step = step
         agreed = self._agree(trainer, step)
-        if self.config.every_n_steps and step % self.config.every_n_steps == 0:
+        if self.config.every_n_steps and step % self.config.every_n_steps == 0 or self._keeps(step):
             agreed = max(agreed, SAVE)
         if self._validation_due(trainer, step):
             self._save_after_validation = agreed >= SAVE
@@ -337,10 +343,11 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         self.attempt(trainer, trainer.strategy.checkpoint_io.wait)  # type: ignore[attr-defined]
 
     def kept(self, steps: list[int], step: int) -> set[int]:
-        """Return the newest steps and the best, and let the links point to their checkpoints."""
+        """Return the newest steps, the best and those for good; let the links point to theirs."""
         path = checkpoint_path(self.folder, step)
         point_to(self.folder / "last.ckpt", path)
         if step == self._best_step:
             point_to(self.folder / "best.ckpt", path)
             self._best_saved = step
-        return {*steps[-self.config.keep_last :], self._best_step, self._best_saved}
+        for_good = {old for old in steps if self._keeps(old)}
+        return {*steps[-self.config.keep_last :], self._best_step, self._best_saved, *for_good}

@@ -31,6 +31,8 @@ METRIC_TITLES = {
     "span_f1": "span F1",
     "token_accuracy": "token accuracy",
     "intent_accuracy": "intent accuracy",
+    "exact_match": "exact match",
+    "border_f1": "border F1",
 }
 
 

@@ -270,9 +270,15 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
         "parts": parts,
         "beside the constant answer": _beside_text(entry),
         "setting": "none" if entry.is_baseline else setting_text(numbers["setting"], searched),
-        "chosen from": "nothing was searched" if entry.is_baseline else count,
+        "chosen from": _free_text(entry) if entry.is_baseline else count,
         "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
     }
+
+
+def _free_text(entry: Entry) -> str:
+    """What was chosen for a linear model."""
+    has_thresholds = entry.runs[0].result["kind"] in ("multilabel", "sentences")
+    return "thresholds on validation" if has_thresholds else "nothing was searched"
 
 
 def _beside_text(entry: Entry) -> str:

@@ -1,4 +1,6 @@
-"""Every score of tagged texts side by side, as papers differ in what they call an exact match.
+"""Every score of texts with several labels side by side: of words, of sentences, of the text.
+
+Papers differ in what they call an exact match, so all of them are shown.
 
 Invariant: a published score stands in the column of the metric that it is held to be, on its own
 split, and every row says of which epochs, seeds and machine it is.
@@ -16,12 +18,21 @@ SHOWN = ("slot_em", "frame_em", "span_f1", "token_accuracy", "intent_accuracy")
 _HEADINGS = {
     **{name: METRIC_TITLES[name] for name in SHOWN},
     "frame_em_new": "frame EM, new texts",
+    "border_f1": METRIC_TITLES["border_f1"],
+    "pk": "Pk",
+    "windowdiff": "WindowDiff",
+    "accuracy": "accuracy",
+    "exact_match": METRIC_TITLES["exact_match"],
+    **{name: METRIC_TITLES[name] for name in ("micro_f1", "macro_f1", "f1")},
+    "precision": "precision",
+    "recall": "recall",
 }
+_KINDS = ("tagging", "sentences", "multilabel")
 
 
 def all_metrics(entries: Sequence[Entry]) -> dict[str, Rows]:
-    """Task and split -> a table of every score of tagged texts, a row for each encoder."""
-    tagged = [entry for entry in entries if entry.runs[0].result["kind"] == "tagging"]
+    """Task and split -> a table of every score, a row for each encoder and for each label."""
+    tagged = [entry for entry in entries if entry.runs[0].result["kind"] in _KINDS]
     found: dict[str, Rows] = {}
     for some in grouped(tagged, lambda entry: entry.task.name).values():
         evaluations = [run.result["evaluation"] for entry in some for run in entry.runs]
@@ -33,7 +44,8 @@ def all_metrics(entries: Sequence[Entry]) -> dict[str, Rows]:
 def _table(entries: Sequence[Entry], split: str) -> Rows:
     by_name = {entry.encoder: _scored(entry, split) for entry in entries}
     known = [run.result["evaluation"][split] for runs in by_name.values() for run in runs]
-    metrics = [name for name in _HEADINGS if any(name in values for values in known)]
+    names = {name.partition("/")[0] for values in known for name in values}
+    metrics = [name for name in _HEADINGS if name in names]
     parts = {name.partition("/")[2] for values in known for name in values}
     rows: Rows = [["", *(_HEADINGS[m] for m in metrics)]]
     for name in encoder_names(entries):

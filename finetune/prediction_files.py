@@ -1,0 +1,65 @@
+"""What a prediction says, as a line of JSON or a row of a table."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from finetune.sentences.tasks import no_sentences
+from finetune.tagging.predictions import NO_ANSWER
+
+if TYPE_CHECKING:
+    from finetune.artifact import ClassifierInfo
+
+OUTPUT_FORMATS = (".jsonl", ".csv", ".tsv")
+Prediction = dict[str, Any]
+"""`{"line", "label", "probabilities": {label: probability}}`, `labels` for `label` where several
+may hold, or `{"line", "score"}` of a regression; with tags also what `tag_answer` returns, or
+`sentence_answer`. Where a row cannot be labelled, its answers are None and there is an `error`."""
+
+
+def prediction_writer(
+    stream: TextIO, ending: str, *, info: "ClassifierInfo", kept: Sequence[str]
+) -> Callable[[Prediction, Mapping[str, Any]], None]:
+    """Return what writes one prediction and the columns that are carried over.
+
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
+    is said of words as JSON.
+    """
+    if ending == ".jsonl":
+
+        def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
+            content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
+            stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+        return write_line
+    separator = "\t" if ending == ".tsv" else ","
+    table = csv.writer(stream, delimiter=separator, lineterminator="\n")
+    names = [f"probability {label}" for label in info.labels]
+    answers = ["label"] if info.labels else ["score"] * info.is_regression
+    words = ["windows", *no_tags(info)] if info.labels_sentences else [*no_tags(info)]
+    if info.is_multilabel:
+        answers, words = [], ["labels"]
+    table.writerow(["line", *kept, *answers, *names, *words, "error"])
+
+    def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
+        values = [prediction[name] for name in answers]
+        values += map((prediction.get("probabilities") or {}).get, info.labels)
+        for said in map(prediction.get, words):
+            values.append(None if said is None else json.dumps(said, ensure_ascii=False))
+        cells = [carried[name] for name in kept]
+        table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
+
+    return write_row
+
+
+def label_name(info: "ClassifierInfo") -> str:
+    """Return what a prediction calls the label of a text, or its labels."""
+    return "labels" if info.is_multilabel else "label"
+
+
+def no_tags(info: "ClassifierInfo") -> dict[str, None]:
+    """Return what a prediction says of words or sentences without tags; empty: of neither."""
+    if info.labels_sentences:
+        return no_sentences(info.marks)
+    return NO_ANSWER if info.tags else {}

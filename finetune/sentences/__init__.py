@@ -1,0 +1,1 @@
+"""Labels per sentence of long documents: files, windows, scores and lexical baselines."""

@@ -1,0 +1,90 @@
+"""A linear model over words and pairs of neighbouring words, beside an encoder of hashed words.
+
+B texts, L words, P = 2 L - 1 words and pairs of a text, R rows, C labels, W distinct words,
+N features of a word.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ponet.batch import EncoderBatch
+from ponet.config_fields import ProjectionConfig
+
+_PRIME = 2**31 - 1
+_FACTORS = (741103597, 1040795603, 523592119)
+"""Below 2^30, so that no product of two numbers passes 63 bits."""
+
+
+class WordPairs(nn.Module):
+    """Logits by what words and pairs a text has, each a row of a table that is found by hashing.
+
+    What stands in a text twice counts once, and the sum is divided by the root of how many there
+    are. The first label has no weights: its logit is 0. One output (a score) has weights of its
+    own.
+
+    Args:
+        projection: `pair_rows` is R, 1 or more; its features tell words apart.
+        num_labels: C.
+
+    Source:
+        Hashed pairs of words as in fastText (arXiv 1607.01759), beside a network as in Wide & Deep
+        (arXiv 1606.07792).
+    """
+
+    def __init__(self, projection: ProjectionConfig, num_labels: int) -> None:
+        super().__init__()
+        self.projection = projection
+        self.weight = nn.Parameter(torch.zeros(projection.pair_rows, max(num_labels - 1, 1)))
+        self.num_labels = num_labels
+
+    def rows(self, batch: EncoderBatch) -> Tensor:
+        """Return the rows of every text's words and pairs, int64 (B, P); R: nothing, or a repeat.
+
+        Words are told apart by their features, but for the shape of a spelling: capitals make no
+        other word.
+
+        Raises:
+            ValueError: The batch has no word features.
+        """
+        features = batch.word_features
+        if features is None:
+            raise ValueError("a batch without word_features was given; see HashedWords")
+        if self.projection.kind == "spelling":  # word, shape, and what else there is
+            size = self.projection.num_hashes
+            features = torch.cat([features[:, :size], features[:, 2 * size :]], 1)
+        word, pair, row = _FACTORS
+        places_N = torch.arange(1, features.shape[1] + 1, device=features.device)
+        factors_N = places_N * word % _PRIME
+        words_W = ((features.long() + 1) * factors_N % _PRIME).sum(1) % _PRIME
+        words_BL = words_W[batch.input_ids] * batch.mask
+        pairs_BP = (words_BL[:, :-1] * pair + words_BL[:, 1:]) % _PRIME
+        found_BP = torch.cat([words_BL, pairs_BP], 1) * row % _PRIME % self.projection.pair_rows
+        is_real_BP = torch.cat([batch.mask, batch.mask[:, :-1] & batch.mask[:, 1:]], 1)
+        nothing = self.projection.pair_rows
+        sorted_BP = found_BP.masked_fill(~is_real_BP, nothing).sort(1).values
+        repeats_BP = F.pad(sorted_BP[:, 1:] == sorted_BP[:, :-1], (1, 0))
+        return sorted_BP.masked_fill(repeats_BP, nothing)
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """Return (B, C)."""
+        rows_BP, num_rows = self.rows(batch), self.projection.pair_rows
+        counted_BP1 = (rows_BP < num_rows)[..., None].to(self.weight.dtype)
+        found_BPC = F.embedding(rows_BP.clamp(max=num_rows - 1), self.weight) * counted_BP1
+        logits_BC = found_BPC.sum(1) / counted_BP1.sum(1).clamp(min=1).sqrt()
+        return logits_BC if self.num_labels == 1 else F.pad(logits_BC, (1, 0))
+
+    @torch.no_grad()
+    def start_from(self, counts_RC: Tensor) -> None:
+        """Set the weights to half the log-odds of the labels, by how many texts have each row.
+
+        Args:
+            counts_RC: Texts of each label that have a word or pair of the row.
+
+        Source:
+            The log-count ratios of Wang and Manning (2012), which scale their features; here they
+            are where training starts.
+        """
+        shares_RC = counts_RC.double() + 1
+        logs_RC = (shares_RC / shares_RC.sum(0)).log()
+        self.weight.copy_(0.5 * (logs_RC[:, 1:] - logs_RC[:, :1]))
