@@ -30,8 +30,8 @@ class LocalGlobalPlan(NamedTuple):
 class GlobalMixer(BertMixer):
     """BERT's mixer as a global layer among local ones."""
 
-    def prepare(self, batch: EncoderBatch) -> LocalGlobalPlan:
-        """Return the masks of both kinds of layers."""
+    def prepare(self, batch: EncoderBatch) -> Any:
+        """Return the `LocalGlobalPlan` of a batch, for both kinds of layers."""
         assert isinstance(self.config, LocalGlobalConfig)
         nearby = plan_windows(batch, self.config.window)
         return LocalGlobalPlan(super().prepare(batch), nearby)
@@ -57,12 +57,12 @@ class LocalMixer(GlobalMixer):
         lengths, masks full attention instead.
     """
 
-    def forward(self, x_BLD: Tensor, plan: LocalGlobalPlan) -> Tensor:
+    def forward(self, x_BLD: Tensor, plan: Any) -> Tensor:
         """Return the (B, L, D) update."""
         update: Tensor = self.dropout(self.output(self._nearby(x_BLD, plan)))
         return update
 
-    def mix_at(self, x_BLD: Tensor, plan: LocalGlobalPlan, read_BR: Tensor) -> Tensor:
+    def mix_at(self, x_BLD: Tensor, plan: Any, read_BR: Tensor) -> Tensor:
         """Return the (B, R, D) update of some tokens."""
         attended_BRD = at_positions(self._nearby(x_BLD, plan), read_BR)
         update: Tensor = self.dropout(self.output(attended_BRD))
@@ -107,14 +107,14 @@ def plan_windows(batch: EncoderBatch, window: int) -> Tensor:
             return near_LL[None, None]
         return (near_LL & (texts_BL[:, :, None] == texts_BL[:, None]))[:, None]
     missing = -texts_BL.shape[1] % window
-    asking = F.pad(texts_BL, (0, missing), value=-1).unflatten(1, (-1, window))
-    halves = F.pad(texts_BL, (window // 2, missing + window // 2), value=-1)
-    halves = halves.unflatten(1, (-1, window))
+    blocks = (texts_BL.shape[0], -1, window)
+    asking = F.pad(texts_BL, (0, missing), value=-1).view(blocks)
+    halves = F.pad(texts_BL, (window // 2, missing + window // 2), value=-1).view(blocks)
     asked = torch.cat([halves[:, :-1], halves[:, 1:]], 2)
     query_W1 = torch.arange(window, device=texts_BL.device)[:, None]
     ahead_WV = torch.arange(2 * window, device=texts_BL.device) - query_W1
     near_WV = (ahead_WV >= 0) & (ahead_WV <= window)
-    allowed = near_WV & (asking[..., None] == asked[:, :, None])
+    allowed: Tensor = near_WV & (asking[..., None] == asked[:, :, None])
     return allowed.flatten(0, 1)[:, None]
 
 
