@@ -84,7 +84,8 @@ class Decider:
         info, encoder = predictor.classifier.info, predictor.classifier.model.encoder
         if info.tags:
             raise ValueError(
-                "a model that tags words was given; explain takes whole texts' answers"
+                "a model that labels words or sentences was given; explain takes answers to whole "
+                "texts"
             )
         if label and label not in info.labels:
             known = ", ".join(info.labels) or "none, it gives a score"
@@ -93,6 +94,12 @@ class Decider:
             raise ValueError(
                 f"this encoder ({encoder.config.kind}) has no pools, so that nothing in it has a "
                 "winner; --method removal explains any encoder, by taking out every word in turn"
+            )
+        projection = encoder.config.projection
+        if method == "pools" and projection is not None and projection.pair_rows:
+            raise ValueError(
+                f"pair_rows={projection.pair_rows}: words and pairs have a say in the answer of "
+                "this model beside its pools; take --method removal"
             )
         self.predictor, self.method, self.label = predictor, method, label
 

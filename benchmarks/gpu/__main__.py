@@ -57,10 +57,10 @@ def missing(folder: Path, stage: str, sizes: Sizes) -> int:
     return sum(what not in ended for what, _ in STAGES[stage][1](sizes))
 
 
-def start_stage(stage: str, folder: Path, seconds: float, most: float) -> int:
+def start_stage(stage: str, folder: Path, sizes: Sizes, seconds: float, most: float) -> int:
     """Run a stage in a process of its own; its exit code, -9 if it was ended for its time."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage, "--output", str(folder)]
-    command += ["--minutes", str(seconds / 60)]
+    command += ["--minutes", str(seconds / 60), *(["--dry_run"] if sizes.is_dry else [])]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
     with (folder / f"{stage}.log").open("ab") as log:
         process = subprocess.Popen(
@@ -72,29 +72,32 @@ def start_stage(stage: str, folder: Path, seconds: float, most: float) -> int:
     return process.wait()
 
 
-def run_all(folder: Path, stages: Sequence[str], minutes: float) -> None:
+def run_all(folder: Path, stages: Sequence[str], sizes: Sizes, minutes: float) -> None:
     """Run the stages that are not complete, one after the other, until the time is over."""
     over_at = time.monotonic() + 60 * minutes - AT_THE_END_S
     for stage in stages:
         until = time.monotonic() + STAGES[stage][0]
         code = BROKEN_DEVICE
-        while code == BROKEN_DEVICE and missing(folder, stage, GPU):
+        while code == BROKEN_DEVICE and missing(folder, stage, sizes):
             left = over_at - time.monotonic()
             seconds = min(until - time.monotonic(), left - LEAST_S / 2)
             if min(left, seconds + GRACE_S) < LEAST_S:
                 break
             begin = time.monotonic()
-            code = start_stage(stage, folder, max(1.0, seconds), min(left, seconds + GRACE_S))
-            took, lacks = time.monotonic() - begin, missing(folder, stage, GPU)
+            most = min(left, seconds + GRACE_S)
+            code = start_stage(stage, folder, sizes, max(1.0, seconds), most)
+            took, lacks = time.monotonic() - begin, missing(folder, stage, sizes)
             print(f"{stage}: {took:.0f} s, exit code {code}, {lacks} cells missing", flush=True)
-            summary.write(folder, list(STAGES), GPU)
+            summary.write(folder, list(STAGES), sizes)
 
 
-def walk(folder: Path, stages: Sequence[str]) -> None:
-    """Run every cell at tiny size in this process; compiled rivals run as they are."""
-    with patch.object(nn.Module, "compile", lambda *_, **__: None):
+def run_here(folder: Path, stages: Sequence[str], sizes: Sizes, seconds: float) -> None:
+    """Run stages in this process; in a dry run what would be compiled runs as it is."""
+    plain = patch.object(nn.Module, "compile", lambda *_, **__: None)
+    with plain if sizes.is_dry else contextlib.nullcontext():
         for stage in stages:
-            run_cells(STAGES[stage][1](DRY), Log(folder, stage), seconds=1e6)
+            left = run_cells(STAGES[stage][1](sizes), Log(folder, stage), seconds=seconds)
+            print(f"{stage}: {left} cells missing", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,18 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder: Path = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = DRY if options.dry_run else GPU
     if options.stage:
-        cells = STAGES[options.stage][1](GPU)
-        run_cells(cells, Log(folder, options.stage), seconds=60 * options.minutes)
+        run_here(folder, [options.stage], sizes, 60 * options.minutes)
         return 0
     if options.dry_run:
-        walk(folder, options.stages)
-    elif not machine.has_gpu():
+        run_here(folder, options.stages, sizes, 60 * options.minutes)
+    elif machine.has_gpu():
+        run_all(folder, options.stages, sizes, options.minutes)
+    else:
         print("no CUDA device here; --dry_run shows that everything runs", file=sys.stderr)
         return len(STAGES)
-    else:
-        run_all(folder, options.stages, options.minutes)
-    sizes = DRY if options.dry_run else GPU
     content = summary.write(folder, list(STAGES), sizes)
     print("\n".join(summary.table(content)))
     print(summary.pack(folder))

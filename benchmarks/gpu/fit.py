@@ -126,6 +126,7 @@ def fit(
     data = PretrainDataModule(
         folder=str(folder / "shards"), max_len=max_len, global_batch_size=size,
         micro_batch_size=size, num_workers=0 if sizes.is_dry else 4, verify_shards=False,
+        join_texts=not compiled,  # compiled, each length of a row would be a shape
     )  # fmt: skip
     precision: Any = PRECISIONS["bf16"]
     use_tensor_cores(precision)

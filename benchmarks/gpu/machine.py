@@ -49,8 +49,10 @@ def versions(sizes: Sizes) -> Row:
     if sizes.is_dry:
         return found
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    found["nvidia_smi"] = shown.stdout.strip() or shown.stderr.strip()[:200]
+    with suppress(OSError):  # there is a card, but not always this program
+        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+        found["nvidia_smi"] = shown.stdout.strip() or shown.stderr.strip()[:200]
+    found["gpu"] = torch.cuda.get_device_name()
     found["capability"] = list(torch.cuda.get_device_capability())
     return found | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 

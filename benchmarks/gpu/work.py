@@ -23,13 +23,14 @@ def plain_rivals() -> list[Rival]:
     """Return what is compared without compilation."""
     kernels = ("reference", "eager", "auto")
     mine = [Rival(kind="ponet", kernels=name) for name in kernels]
-    others: list[Any] = [{"kind": "bert"}, FLASH, {"kind": "fnet"}]
+    others: list[Any] = [{"kind": "bert"}, FLASH, {"kind": "local_global"}, {"kind": "fnet"}]
     return [Rival(kind="official"), *(Rival(**other) for other in others), *mine]
 
 
 def compiled_rivals(**form: Any) -> list[Rival]:
     """Return what is compared compiled; the first is ours."""
-    kinds: list[Any] = [{"kind": "ponet"}, {"kind": "bert"}, FLASH, {"kind": "fnet"}]
+    kinds: list[Any] = [{"kind": "ponet"}, {"kind": "bert"}, FLASH, {"kind": "local_global"}]
+    kinds.append({"kind": "fnet"})
     return [Rival(**kind, compile_mode="default", **form) for kind in kinds]
 
 
@@ -119,7 +120,7 @@ def step_cells(sizes: Sizes) -> list[Cell]:
     long = [rival for rival in rivals if rival.compile_mode and rival.kind != "fnet"]
     first, *others = sizes.lengths
     places = [(sizes.encoder, first, rivals), *((sizes.encoder, n, long) for n in reversed(others))]
-    places.append((sizes.small, first, rivals[:4]))
+    places.append((sizes.small, first, rivals[:5]))
     return [
         (f"{p}, {n} tokens", lambda p=p, n=n, r=r: step_rows(sizes, p, n, r)) for p, n, r in places
     ]

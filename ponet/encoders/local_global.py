@@ -31,7 +31,7 @@ class GlobalMixer(BertMixer):
     """BERT's mixer as a global layer among local ones."""
 
     def prepare(self, batch: EncoderBatch) -> Any:
-        """Return the masks of both kinds of layers, LocalGlobalPlan."""
+        """Return the `LocalGlobalPlan` of a batch, for both kinds of layers."""
         assert isinstance(self.config, LocalGlobalConfig)
         nearby = plan_windows(batch, self.config.window)
         return LocalGlobalPlan(super().prepare(batch), nearby)
@@ -81,7 +81,7 @@ class LocalMixer(GlobalMixer):
         halves = halves.view(num_rows, -1, block, 2 * width)
         both_NVE = torch.cat([halves[:, :-1], halves[:, 1:]], 2).flatten(0, 1)
         parts = (*self._split(query_NWD, 1), *self._split(both_NVE, 2))
-        attended: Tensor = self._attend(parts, plan.nearby)
+        attended = self._attend(parts, plan.nearby)
         return attended.view(num_rows, -1, width)[:, :num_tokens]
 
 
@@ -106,15 +106,15 @@ def plan_windows(batch: EncoderBatch, window: int) -> Tensor:
         if not batch.has_padding and batch.text_places is None:
             return near_LL[None, None]
         return (near_LL & (texts_BL[:, :, None] == texts_BL[:, None]))[:, None]
-    num_rows, missing = len(texts_BL), -texts_BL.shape[1] % window
-    asking = F.pad(texts_BL, (0, missing), value=-1).view(num_rows, -1, window)
-    halves = F.pad(texts_BL, (window // 2, missing + window // 2), value=-1)
-    halves = halves.view(num_rows, -1, window)
+    missing = -texts_BL.shape[1] % window
+    blocks = (texts_BL.shape[0], -1, window)
+    asking = F.pad(texts_BL, (0, missing), value=-1).view(blocks)
+    halves = F.pad(texts_BL, (window // 2, missing + window // 2), value=-1).view(blocks)
     asked = torch.cat([halves[:, :-1], halves[:, 1:]], 2)
     query_W1 = torch.arange(window, device=texts_BL.device)[:, None]
     ahead_WV = torch.arange(2 * window, device=texts_BL.device) - query_W1
     near_WV = (ahead_WV >= 0) & (ahead_WV <= window)
-    allowed = near_WV & (asking[..., None] == asked[:, :, None])
+    allowed: Tensor = near_WV & (asking[..., None] == asked[:, :, None])
     return allowed.flatten(0, 1)[:, None]
 
 

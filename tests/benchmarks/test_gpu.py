@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, page
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cells, summary
 
@@ -47,6 +47,9 @@ def test_a_dry_run_walks_every_cell_and_a_second_one_has_nothing_to_do(
     shown = capsys.readouterr().out
     assert "model FLOP utilisation" in shown
     assert len(summary.table(content)) <= summary.MOST_LINES
+    shown = page.page(page.read_results(tmp_path))
+    assert "| nano | 16 | PoNet, compiled, bf16 |" in shown
+    assert "(plain) that was killed and resumed: 0 of" in shown
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.jsonl")}
     assert command.main(["--dry_run", "--output", str(tmp_path)]) == 0
     assert {path.name: path.stat().st_size for path in tmp_path.glob("*.jsonl")} == sizes
@@ -123,7 +126,7 @@ def test_stages_run_in_order_of_worth_and_only_while_there_is_time(
 ) -> None:
     clock, started = [0.0], []
 
-    def start(stage: str, folder: Path, seconds: float, most: float) -> int:
+    def start(stage: str, folder: Path, sizes: cells.Sizes, seconds: float, most: float) -> int:
         started.append((stage, seconds))
         assert clock[0] + most <= 60 * 9
         clock[0] += most  # its last cell goes on to the end
@@ -131,7 +134,7 @@ def test_stages_run_in_order_of_worth_and_only_while_there_is_time(
 
     monkeypatch.setattr(command.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(command, "start_stage", start)
-    command.run_all(tmp_path, list(command.STAGES), 9.0)
+    command.run_all(tmp_path, list(command.STAGES), cells.GPU, 9.0)
     names = [stage for stage, _ in started]
     assert names == list(command.STAGES)[: len(names)] and "layers" in names
     assert clock[0] <= 60 * 9
@@ -143,7 +146,7 @@ def test_a_stage_beyond_its_time_is_killed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         command.subprocess, "Popen", lambda _, **form: real(["sleep", "60"], **form)
     )
-    assert command.start_stage("machine", tmp_path, 0.1, 0.2) == -9
+    assert command.start_stage("machine", tmp_path, cells.DRY, 0.1, 0.2) == -9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

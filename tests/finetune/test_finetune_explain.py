@@ -172,6 +172,28 @@ def test_mistakes_are_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
 
 
+def test_of_several_labels_the_logit_of_one_is_explained(
+    tokenizer_json: Path, tmp_path: Path
+) -> None:
+    told = info(labels=("a", "b", "c"), is_multilabel=True, thresholds=(0.5, 0.5, 0.5))
+    model = classifier(num_labels=3)
+    folder = save_classifier(tmp_path / "m", model, told, tokenizer_json=tokenizer_json)
+    (said,), _ = explain(folder, [{"text": "good film"}], tmp_path, "--label", "b")
+    (answer,) = Predictor(load_classifier(folder))(["good film"])
+    assert said["probability"] == pytest.approx(answer["probabilities"]["b"], abs=1e-5)
+
+
+def test_a_say_beside_the_pools_is_not_passed_over(tokenizer_json: Path, tmp_path: Path) -> None:
+    hashes = ProjectionConfig(feature_size=32, num_hashes=4, pair_rows=64)
+    sizes = {"vocab_size": NUM_TOKENS, "num_layers": 1, "hidden_size": 32, "ffn_size": 64}
+    model = SequenceClassifier(PoNetConfig.preset("nano", **sizes, projection=hashes), num_labels=2)
+    folder = save_classifier(tmp_path / "p", model, info(), tokenizer_json=tokenizer_json)
+    predictor = Predictor(load_classifier(folder))
+    with pytest.raises(ValueError, match="pair_rows=64: .* --method removal"):
+        Decider(predictor, method="pools")
+    assert Decider(predictor, method="removal")(row("good film"))["words"]
+
+
 def test_words_are_taken_out_of_both_texts() -> None:
     one = row("it's a film", "the film")
     words = words_of(one)
