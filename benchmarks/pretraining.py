@@ -186,6 +186,8 @@ def fit(
     with rival.attending():
         trainer.fit(module, datamodule=data)
     module.zero_grad(set_to_none=True)
+    # The module keeps its trainer, and that would keep the optimiser's state of every rival.
+    trainer.optimizers, trainer.strategy.lr_scheduler_configs = [], []
     return window.found
 
 
