@@ -301,7 +301,9 @@ def line_chart(
         places = sorted({x for points in drawn.values() for x, _ in points})
         if places and not (spans or is_linear):
             _make_logarithmic(axis, places)
-    figure.legend(legend.values(), legend, loc="lower center", ncols=5, frameon=False, fontsize=8)
+    columns = 5 if len(panels) > 1 else 3
+    form = {"loc": "lower center", "frameon": False, "fontsize": 8}
+    figure.legend(legend.values(), legend, ncols=columns, **form)
     figure.suptitle(title)
     _save(figure, path, rect=(0, 0.14 / lines, 1, 1))
 
