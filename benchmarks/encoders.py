@@ -25,7 +25,8 @@ import torch
 
 from benchmarks import harness, report, rivals
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
-from benchmarks.rivals import CONFIG_CLASSES, DTYPES, Rival, Setting, Subject
+from benchmarks.rivals import CONFIG_CLASSES, DTYPES, PRECISIONS, Rival, Setting, Subject
+from training.utilisation import use_tensor_cores
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
 COPIED_BYTES = {"cpu": 2**26, "cuda": 2**30}
@@ -70,6 +71,7 @@ def probes(setting: Setting, tokens: int) -> dict[str, tuple[Any, float]]:
 def measure(setting: Setting, compared: list[Rival], options: Options) -> dict[str, Any]:
     """Return rows and machine rates of one setting."""
     torch._dynamo.reset()
+    use_tensor_cores(PRECISIONS[setting.precision])
     clock = harness.Clock(device=options.device, threads=options.threads)
     shapes = [(max(1, options.tokens_per_step // n), n) for n in options.lengths]
     subjects = {rival.label: Subject(rival, setting, shapes) for rival in compared}

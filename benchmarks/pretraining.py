@@ -38,16 +38,15 @@ from torch.nn import functional as F
 from benchmarks import report
 from benchmarks.harness import Clock, guarded, in_rounds, product, rows_of, spread, wait
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row, Target
-from benchmarks.rivals import DTYPES, SAVINGS, SIZES, Rival
+from benchmarks.rivals import DTYPES, PRECISIONS, SAVINGS, SIZES, Rival
 from benchmarks.runs import shards_in
 from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import IGNORED_LABEL, PretrainModule
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.optim import PretrainOptimizer
-from training.utilisation import FetchClock, PeakRate, peak_rate
+from training.utilisation import FetchClock, PeakRate, peak_rate, use_tensor_cores
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
 OPTIONS = {
     **DEVICE,
@@ -100,7 +99,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
     if rival.kind == "bert" and not joins(rival, options):
         encoder.prepare = lambda batch: None  # type: ignore[method-assign]
-    if rival.kind == "local_global" and not joins(rival, options):  # likewise in global layers
+    if rival.kind == "local_global":  # likewise in its global layers
         encoder.prepare = lambda batch: plan(batch)._replace(everywhere=None)  # type: ignore[method-assign]
     return module
 
@@ -112,7 +111,7 @@ def is_plain(rival: Rival, savings: Sequence[str]) -> bool:
 
 def joins(rival: Rival, options: Options) -> bool:
     """Return whether a rival's texts are joined; compiled, each length would be a shape."""
-    by_default = options.device == "cpu" and rival.kind in ("ponet", "bert", "local_global")
+    by_default = options.device == "cpu" and rival.kind in ("ponet", "bert")
     return not is_plain(rival, ("joined", "both")) and bool(rival.savings or by_default)
 
 
@@ -169,6 +168,7 @@ def fit(
     window = StepWindow(options.warmup, options.steps, clock)
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    use_tensor_cores(PRECISIONS[rival.precision])
     trainer = Trainer(
         accelerator="gpu" if options.device == "cuda" else "cpu",
         devices=1,
@@ -183,8 +183,11 @@ def fit(
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         **dict.fromkeys(QUIET, False),
     )
-    trainer.fit(module, datamodule=data)
+    with rival.attending():
+        trainer.fit(module, datamodule=data)
     module.zero_grad(set_to_none=True)
+    # The module keeps its trainer, and that would keep the optimiser's state of every rival.
+    trainer.optimizers, trainer.strategy.lr_scheduler_configs = [], []
     return window.found
 
 
@@ -211,9 +214,10 @@ def rivals_for(options: Options) -> list[Rival]:
         mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
         mine = mine if report.machine()["amx_bf16"] else mine[::-1]
         others = ("bert", "local_global", "fnet")
-        return [*mine, *official, *(Rival(kind=kind, **form) for kind in others)]  # type: ignore[arg-type]
+        return [*mine, *official, *(Rival(kind=kind, **form) for kind in others)]
     kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
     compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
+    compiled.append(Rival(kind="bert", attention="flash", compile_mode="default", **form))
     plain = [Rival(kind=kind, **form) for kind in kinds]
     return [*compiled, *plain, *official]
 

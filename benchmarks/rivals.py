@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.harness import Step
 from benchmarks.official import official_encoder
@@ -31,6 +32,8 @@ from ponet.encoders import Encoder, build_encoder
 from ponet.flops import FORWARD_AND_BACKWARD, mixer_products, transform_flops
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+"""Lightning's names."""
 CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {"ponet": PoNetConfig, "official": PoNetConfig}
 CONFIG_CLASSES |= {"bert": BertConfig, "local_global": LocalGlobalConfig, "fnet": FNetConfig}
 SIZES = ("base", "small", "nano")
@@ -63,11 +66,14 @@ class Rival:
     savings: Literal["", "none", "last block", "joined", "both"] = ""
     """What a pretraining step leaves out: of the last block what is not read, padding, or both.
     Empty: on a CPU what a user gets, on CUDA the first."""
+    attention: str = ""
+    """flash: FlashAttention, its third version where PyTorch has it; empty: PyTorch chooses."""
 
     @property
     def label(self) -> str:
         """The name in tables."""
         name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
+        name += f" {self.attention}" if self.attention else ""
         name += ", compiled" if self.compile_mode else ""
         name += ", head at every position" if self.every_position else ""
         name += SAVINGS[self.savings]
@@ -80,6 +86,10 @@ class Rival:
         if self.kind == "ponet":
             fields["kernels"] = self.kernels
         return CONFIG_CLASSES[self.kind].preset(size, **fields)  # type: ignore[arg-type]
+
+    def attending(self) -> AbstractContextManager[Any]:
+        """Return the context in which the rival's steps run, backward passes too."""
+        return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if self.attention else nullcontext()
 
     def encoder(self, config: EncoderConfig) -> Encoder:
         """Return a new encoder."""
@@ -111,6 +121,20 @@ def rivals_on(device: str, *, compile_mode: str) -> list[Rival]:
         kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
         found += [Rival(kind=kind, compile_mode=compile_mode) for kind in kinds]
     return found
+
+
+def flash_version() -> str:
+    """Let PyTorch run FlashAttention 3, where it is installed; return which version runs."""
+    from torch.nn import attention
+
+    activate = getattr(attention, "activate_flash_attention_impl", None)
+    if activate is None:
+        return "2: this PyTorch registers no other"
+    try:
+        activate("FA3")
+    except Exception as error:  # whatever the import of a foreign package raises
+        return f"2: {type(error).__name__} with FA3: {error}"[:200]
+    return "3"
 
 
 def ours(rivals: list[Rival]) -> Rival:
@@ -276,11 +300,12 @@ class Subject:
 
         def step() -> None:
             if self.setting.mode == "inference":
-                with torch.inference_mode(), autocast(device, precision):
+                attending = self.rival.attending()
+                with attending, torch.inference_mode(), autocast(device, precision):
                     output(x_BLD)
                 return
             leaf_BLD = x_BLD.detach().requires_grad_()
-            with autocast(device, precision):
+            with self.rival.attending(), autocast(device, precision):
                 y_BLD = output(leaf_BLD)
             y_BLD.backward(gradient_BLD.to(y_BLD.dtype))
             if not keep_gradients:

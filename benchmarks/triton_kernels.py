@@ -23,7 +23,7 @@ from benchmarks import report
 from benchmarks.harness import Clock, Step, copying, rows_of, run_rounds, times
 from benchmarks.report import ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, make_batch
-from ponet.pooling.mix import kernel_set, triton_is_installed
+from ponet.pooling.mix import kernel_set, triton_is_installed, with_tiles
 from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
@@ -43,13 +43,14 @@ OPTIONS = {
 def make_inputs(options: Options, num_tokens: int, segment_len: int) -> tuple[PoolInputs, PoolPlan]:
     """Return random values of whole texts and their plan."""
     num_rows = max(1, options.tokens // num_tokens)
-    form: dict[str, Any] = {"vocab_size": 64, "device": "cuda", "segment_len": segment_len}
+    form: dict[str, Any] = {"vocab_size": 64, "device": options.device, "segment_len": segment_len}
     batch = make_batch(num_rows, num_tokens, **form)
     shape = (num_rows, num_tokens, options.width)
     dtype = DTYPES[options.precision]
-    tokens = (torch.randn(shape, device="cuda").to(dtype) for _ in range(3))
-    pooled_BD = torch.randn(num_rows, options.width, device="cuda")
-    return PoolInputs(pooled_BD, *tokens), plan_pools(batch, guard_special_tokens=True)
+    tokens = (torch.randn(shape, device=options.device).to(dtype) for _ in range(3))
+    pooled_BD = torch.randn(num_rows, options.width, device=options.device)
+    plan = plan_pools(batch, guard_special_tokens=True)
+    return PoolInputs(pooled_BD, *tokens), with_tiles(plan) if options.device == "cuda" else plan
 
 
 def steps_of(inputs: PoolInputs, plan: PoolPlan, name: Any) -> dict[str, Step]:
@@ -63,18 +64,23 @@ def steps_of(inputs: PoolInputs, plan: PoolPlan, name: Any) -> dict[str, Step]:
     }
 
 
-def measure(options: Options, num_tokens: int, segment_len: int) -> list[Row]:
-    """Return the times and shares of both ways, of one length and kind of segments."""
+def measure(
+    options: Options, num_tokens: int, segment_len: int, names: Sequence[str] = ("triton", "eager")
+) -> list[Row]:
+    """Return the times and shares of both ways, of one length and kind of segments.
+
+    The first of the kernel sets named is what is measured; the others stand beside it.
+    """
     inputs, plan = make_inputs(options, num_tokens, segment_len)
     assert inputs.local_BLD is not None
     array_bytes = inputs.local_BLD.nbytes
-    both = {name: steps_of(inputs, plan, name) for name in ("triton", "eager")}
-    clock, rows = Clock(device="cuda", threads=torch.get_num_threads()), []
+    both = {name: steps_of(inputs, plan, name) for name in names}
+    clock, rows = Clock(device=options.device, threads=torch.get_num_threads()), []
     for way, passes in PASSES.items():
         steps = {(name, num_tokens): found[way] for name, found in both.items()}
-        steps["copy", num_tokens] = copying(array_bytes * passes // 2, device="cuda")
+        steps["copy", num_tokens] = copying(array_bytes * passes // 2, device=options.device)
         samples = run_rounds(steps, rounds=options.rounds, clock=clock)
-        row = rows_of(samples, clock.deciding)["triton", num_tokens]
+        row = rows_of(samples, clock.deciding)[names[0], num_tokens]
         # The copy is never as slow: how many times as fast as it is a share of its rate.
         row |= {"way": way, "segment_len": "all" if segment_len >= num_tokens else segment_len}
         row["share_of_copy"] = row["times_as_fast_as"].pop("copy")
@@ -94,25 +100,28 @@ def claims(rows: list[Row]) -> list[Target]:
 
 def sweep(options: Options) -> list[dict[str, Any]]:
     """Return the times of tile sizes at the first length, in sentences; print them."""
+    found = []
+    for block, line_bytes, num_warps in SWEPT:
+        found.append(timed_sizes(options, block, line_bytes, num_warps))
+        print(found[-1], flush=True)
+    return found
+
+
+def timed_sizes(options: Options, block: int, line_bytes: int, num_warps: int) -> dict[str, Any]:
+    """Return the time of both ways with tiles of one size, at the first length, in sentences."""
     from ponet.pooling import triton_mix
 
-    usual, found = triton_mix.SIZES, []
-    inputs, plan = make_inputs(options, options.lengths[0], 25)
-    clock = Clock(device="cuda", threads=torch.get_num_threads())
-    for block, line_bytes, num_warps in SWEPT:
-        sizes = triton_mix.TileSizes(
-            block=block, slack=block // 4, line_bytes=line_bytes, num_warps=num_warps
-        )
-        triton_mix.SIZES = sizes
-        try:
-            steps = steps_of(inputs, plan, "triton")
-            samples = run_rounds(steps, rounds=options.rounds, clock=clock)
-        finally:
-            triton_mix.SIZES = usual
-        medians = {way: times(samples[way], clock.deciding)["median"] for way in PASSES}
-        found.append({"sizes": sizes._asdict(), "seconds": medians})
-        print(sizes, {way: f"{seconds * 1e3:.3f} ms" for way, seconds in medians.items()})
-    return found
+    usual, clock = triton_mix.SIZES, Clock(device="cuda", threads=torch.get_num_threads())
+    form = {"block": block, "line_bytes": line_bytes, "num_warps": num_warps}
+    triton_mix.SIZES = triton_mix.TileSizes(slack=block // 4, **form)
+    try:
+        inputs, plan = make_inputs(options, options.lengths[0], 25)
+        steps = steps_of(inputs, plan, "triton")
+        samples = run_rounds(steps, rounds=options.rounds, clock=clock)
+    finally:
+        triton_mix.SIZES = usual
+    medians = {f"{way}_s": times(samples[way], clock.deciding)["median"] for way in PASSES}
+    return {"sizes": form, **medians}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

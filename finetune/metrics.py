@@ -51,7 +51,8 @@ def scores(
     Args:
         spec: The task; the mean of its `score` metrics is `score`.
         outputs: float (N, C) logits, or (N, 1) predicted scores; N >= 1.
-        targets: int64 (N,) classes or `UNSEEN`, float (N,) scores, or 0 and 1 (N, C).
+        targets: int64 (N,) classes or `UNSEEN`, float (N,) scores, or of several labels
+            (N, C + 1) as `TaskSpec.targets_of` says.
         thresholds: Of every label, as `thresholds.above` takes them.
 
     Raises:
@@ -62,12 +63,12 @@ def scores(
     if targets.ndim != rank or not len(targets) or tuple(outputs.shape) != wanted:
         raise ValueError(
             f"task {spec.name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
-            f"given; (N, {spec.num_outputs}) and {'(N, C)' if rank > 1 else '(N,)'} with N >= 1 "
-            "are needed"
+            f"given; (N, {spec.num_outputs}) and {'(N, C + 1)' if rank > 1 else '(N,)'} with "
+            "N >= 1 are needed"
         )
     outputs, targets = outputs.detach().cpu(), targets.detach().cpu()
     if spec.is_multilabel:
-        return _with_score(spec, _label_scores(spec, above(outputs, thresholds), targets > 0))
+        return _with_score(spec, _label_scores(spec, above(outputs, thresholds), targets))
     values = (
         _regression_scores(outputs[:, 0].double(), targets.double())
         if spec.is_regression
@@ -216,18 +217,23 @@ def _by_class(spec: TaskSpec, *of_all: Tensor) -> dict[str, float]:
     }
 
 
-def _label_scores(spec: TaskSpec, said_NC: Tensor, holds_NC: Tensor) -> dict[str, float]:
+def _label_scores(spec: TaskSpec, said_NC: Tensor, targets_NC: Tensor) -> dict[str, float]:
+    # What training never saw is a class more, which is never given.
+    holds_NC, unseen_N = targets_NC[:, :-1] > 0, targets_NC[:, -1]
     hits_C = (said_NC & holds_NC).sum(0).double()
     said_C, held_C = said_NC.sum(0).double(), holds_NC.sum(0).double()
     f1_C = 2 * hits_C / (said_C + held_C).clamp(min=1)
     occurs_C = (said_C + held_C) > 0
     hits, said, held = (float(values_C.sum()) for values_C in (hits_C, said_C, held_C))
+    held += float(unseen_N.sum())
+    num_classes = int(occurs_C.sum()) + bool(unseen_N.any())
+    is_right_N = (said_NC == holds_NC).all(1) & (unseen_N == 0)
     return {
-        "exact_match": float((said_NC == holds_NC).all(1).double().mean()),
+        "exact_match": float(is_right_N.double().mean()),
         "micro_precision": hits / said if said else float(not held),
         "micro_recall": hits / held if held else float(not said),
         "micro_f1": 2 * hits / (said + held) if said + held else 1.0,
-        "macro_f1": float(f1_C[occurs_C].mean()) if occurs_C.any() else 1.0,
+        "macro_f1": float(f1_C[occurs_C].sum()) / num_classes if num_classes else 1.0,
         **_by_class(spec, hits_C / said_C.clamp(min=1), hits_C / held_C.clamp(min=1), f1_C),
     }
 

@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import (
@@ -25,9 +24,10 @@ from finetune.artifact import (
 )
 from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.targets import ScoreScale, balanced_weights, score_scale
+from finetune.data.targets import ScoreScale, balanced_weights, row_losses, score_scale
 from finetune.fit_module import FitModule
 from finetune.metrics import scores, sentence_scores, tagging_scores
+from finetune.pairs import PairOptions, start_from_counts
 from finetune.sentences.windows import joined
 from finetune.tasks.spec import TaskSpec
 from finetune.thresholds import (
@@ -40,32 +40,6 @@ from ponet import BertConfig, PretrainingModel, SequenceClassifier
 from ponet.tagger import Decoder, SentenceTagger, Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
 from training.optim import FinetuneOptimizer, scheduled_optimizer
-
-
-def row_losses(
-    outputs_BC: Tensor,
-    targets_B: Tensor,
-    *,
-    is_regression: bool,
-    class_weights_C: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
-
-    Of any number of labels the binary cross-entropy, as a mean over the labels.
-
-    Args:
-        outputs_BC: Logits, or (B, 1) scores of a regression.
-        targets_B: int64 classes, scores, or 0 and 1 (B, C).
-        is_regression: Whether they are scores.
-        class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
-    """
-    outputs_BC = outputs_BC.float()
-    if is_regression:
-        return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
-    if targets_B.ndim == 2:
-        targets_BC = targets_B.float()
-        return binary_cross_entropy_with_logits(outputs_BC, targets_BC, reduction="none").mean(1)
-    return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
 
 def log_prefix(split: str) -> str:
@@ -96,11 +70,7 @@ class FinetuneModule(FitModule):
             bio.
         thresholds: Of several labels a text, the probability above which one is given, chosen on
             validation after every epoch: one for all by the F1 over all answers, or per_label.
-        pair_rows: Rows of a linear model over words and pairs of neighbours whose logits are added
-            to those of an encoder of hashed words, in classifiers of texts; 0: what the encoder's
-            projection says.
-        pair_start: Where that model starts: counts: the log-odds of the labels by how many training
-            texts have a word or pair; zero.
+        pairs: A linear model over words and pairs of words beside an encoder of hashed words.
     """
 
     spec: TaskSpec
@@ -118,15 +88,12 @@ class FinetuneModule(FitModule):
         tokenizer: str = "",
         decoder: Decoder = "independent",
         thresholds: Thresholds = "one",
-        pair_rows: int = 0,
-        pair_start: Literal["counts", "zero"] = "counts",
+        pairs: PairOptions = PairOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if thresholds not in get_args(Thresholds):
             allowed = ", ".join(get_args(Thresholds))
             raise ValueError(f"thresholds is {thresholds!r}; allowed are {allowed}")
-        if pair_rows < 0:
-            raise ValueError(f"pair_rows is {pair_rows}; it must be 0 or more")
         if decoder not in get_args(Decoder):
             allowed = ", ".join(get_args(Decoder))
             raise ValueError(f"decoder is {decoder!r}; allowed are {allowed}")
@@ -144,8 +111,7 @@ class FinetuneModule(FitModule):
         self.how_thresholds: Thresholds = thresholds
         self.thresholds: tuple[float, ...] = ()
         """As they were chosen on the newest validation, or of the classifier that is scored."""
-        self.pair_rows = pair_rows
-        self.pair_start = pair_start
+        self.pairs = pairs
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -238,14 +204,7 @@ class FinetuneModule(FitModule):
         config = dataclasses.replace(config, dropout_prob=prob)
         if isinstance(config, BertConfig):
             config = dataclasses.replace(config, attention_dropout_prob=prob)
-        if self.pair_rows:
-            if config.projection is None:
-                raise ValueError(
-                    f"model.pair_rows is {self.pair_rows}, but {self.encoder_path} has no hashed "
-                    "words (projection) to make pairs of; leave it out"
-                )
-            projection = dataclasses.replace(config.projection, pair_rows=self.pair_rows)
-            config = dataclasses.replace(config, projection=projection)
+        config = self.pairs.added_to(config, spec)
         max_positions = max(self.datamodule.max_len, config.max_positions)
         if self.random_init:  # positions of their own: a repeated random table would say less
             config = dataclasses.replace(config, max_positions=max_positions)
@@ -261,24 +220,14 @@ class FinetuneModule(FitModule):
             )
         else:
             classifier = SequenceClassifier(config, num_labels=spec.num_outputs, dropout_prob=prob)
-            self._start_pairs(classifier)
+            if classifier.pairs and self.pairs.start == "counts" and not spec.is_regression:
+                texts = self.datamodule.training_texts()
+                start_from_counts(classifier.pairs, texts, num_labels=spec.num_outputs)
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
             if max_positions > config.max_positions and config.use_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier
-
-    def _start_pairs(self, classifier: SequenceClassifier) -> None:
-        """Let words and pairs start from how many training texts of each label have them."""
-        pairs = classifier.pairs
-        if pairs is None or self.pair_start == "zero" or self.spec.is_regression:
-            return
-        counts_CR = torch.zeros(self.spec.num_outputs, pairs.projection.pair_rows + 1)
-        for batch in self.datamodule.training_texts():
-            rows_BP = pairs.rows(batch.inputs)
-            places_BP = rows_BP + batch.targets_B[:, None] * counts_CR.shape[1]
-            counts_CR.view(-1).index_add_(0, places_BP.flatten(), torch.ones(rows_BP.numel()))
-        pairs.start_from(counts_CR[:, :-1].T)
 
     def _take_over(
         self, classifier: SequenceClassifier | Tagger, pretrained: PretrainedEncoder
@@ -288,7 +237,7 @@ class FinetuneModule(FitModule):
         assert model is not None
         parts = ["encoder", "pooler"]
         if pretrained.labels == spec.labels and not isinstance(model, PretrainingModel):
-            parts += ["classifier", "pairs"]
+            parts += ["classifier", *["pairs"] * (not self.pairs.rows)]
         if pretrained.tags == spec.tags and type(model) is type(classifier):
             parts += ["tagger", "crf"]
         for name in parts:
@@ -379,7 +328,7 @@ class FinetuneModule(FitModule):
         """Choose the thresholds that score best on a split, where there are any to choose."""
         if self.spec.is_multilabel:
             self.thresholds = choose_thresholds(
-                answers.outputs, answers.targets > 0, how=self.how_thresholds
+                answers.outputs, answers.targets[:, :-1] > 0, how=self.how_thresholds
             )
         elif answers.margins:
             rows = self.datamodule.loaded.splits[split].rows

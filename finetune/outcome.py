@@ -82,12 +82,12 @@ def trained_part(
 def _encoder(module: "FinetuneModule") -> dict[str, Any]:
     assert module.source is not None
     encoder, pairs = module.classifier.encoder, getattr(module.classifier, "pairs", None)
-    start = "" if module.pair_start == "counts" else ", from 0"
+    start = "" if module.pairs.start == "counts" else ", from 0"
     counted = [*encoder.parameters(), *(pairs.parameters() if pairs else ())]
     return {
         "path": module.encoder_path,
         "kind": encoder.config.kind,
-        "name": module.source.name + (f" + pairs{start}" if module.pair_rows else ""),
+        "name": module.source.name + (f" + pairs{start}" if module.pairs.rows else ""),
         "num_parameters": sum(parameter.numel() for parameter in counted),
         "random_init": module.random_init,
         "digest": module.source.digest,

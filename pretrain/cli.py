@@ -8,8 +8,9 @@ from training.interruption import EXIT_CODES
 
 HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAND ...)
 
-  fit        pretrain an encoder: --config FILE.yaml [--config ...] [--run.name NAME] [options]
-  validate   masked-LM and pair metrics on the fixed validation examples of a run
+  fit        pretrain an encoder: --config FILE.yaml [--config ...] [--run.name NAME] [options];
+             from given weights: --model.start_from RUN|BUNDLE
+  validate   masked-LM and pair metrics on fixed validation examples, of a run or --ckpt_path BUNDLE
   test       the same on the whole validation split
   predict    write what a run's model says at every masked position to the run's folder
   fill       fill the [MASK]s of your own sentences from a bundle

@@ -46,6 +46,8 @@ class PretrainDataModule(LightningDataModule):
     """Where an evaluation reads other data than its checkpoint was trained on, and how."""
     skipped_windows: tuple[int, ...] = ()
     """Windows of the stream that rollbacks leave out, ascending."""
+    _words: PieceWords | None = None
+    """Makes whole words of pieces, for encoders of hashed words."""
 
     def __init__(  # noqa: PLR0913 (each is one line of a YAML file)
         self,
@@ -82,8 +84,7 @@ class PretrainDataModule(LightningDataModule):
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
-            verify_shards: Hash all shard files before the run, about a second per 500 MB; without
-                it only their sizes are checked.
+            verify_shards: Hash all shard files before the run (1 s per 500 MB); else sizes alone.
             join_texts: Lay the texts of a training batch one after the other, without padding: the
                 same losses and gradients up to rounding, for less work. FNet gets padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
@@ -106,7 +107,6 @@ class PretrainDataModule(LightningDataModule):
         self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
-        self._words: PieceWords | None = None
         self._plan_counts: dict[str, float] = {}
 
     def prepare_data(self) -> None:

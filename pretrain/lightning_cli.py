@@ -233,7 +233,7 @@ class PretrainCLI(RunCLI):
             before_stop=before_stop,
             around_save=watchdog.saving,
         )
-        if self.weights is not None:
+        if self.config[self.subcommand].model.start_from:  # also where it goes on from step 0
             callbacks.append(StartValidation())
         return [*callbacks, saves]
 

@@ -29,8 +29,9 @@ from training.optim import PretrainOptimizer, apply_settings, scheduled_optimize
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-MAX_COMPILED_SHAPES = 64
-"""Batch shapes, times training or not, that torch.compile may compile; its own limit is 8."""
+MAX_COMPILED_GRAPHS = 136
+"""Graphs of a block that torch.compile may make (its own limit is 8): 64 shapes of joined texts and
+a few of evaluations, for the last block and for the others."""
 
 
 class LossSums(NamedTuple):
@@ -109,11 +110,10 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
-def _identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
-    stored = dict(checkpoint.get(CONFIG_KEY, {}))
-    for beside in ("config", STARTED_KEY):
-        stored.pop(beside, None)
+    saved, beside = checkpoint.get(CONFIG_KEY, {}), ("config", STARTED_KEY)
+    stored = {key: value for key, value in saved.items() if key not in beside}
     objective = {"objective": stored.pop("objective", None)}
     return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
 
@@ -197,14 +197,11 @@ class PretrainModule(ConfiguredModule):
             datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
-        if datamodule is not None and datamodule.join_texts:
-            datamodule.join_texts = self.model.encoder.keeps_texts_apart
-            if not datamodule.join_texts:
-                kind = self.encoder_config.kind
-                rank_zero_only(say)(
-                    f"every text has a padded row of its own: in {kind} as it is set texts of one "
-                    "row would see each other (data.join_texts)"
-                )
+        if datamodule is not None and not self.model.encoder.keeps_texts_apart:
+            if datamodule.join_texts:
+                kind, reason = self.encoder_config.kind, "texts of one row would see each other"
+                rank_zero_only(say)(f"data.join_texts does nothing: in this {kind} {reason}")
+            datamodule.join_texts = False
         if self.compile_model and self.encoder_config.projection is not None:
             raise ValueError(
                 "model.compile is on, but batches of hashed words have a new shape in every step, "
@@ -238,7 +235,7 @@ class PretrainModule(ConfiguredModule):
         device = self.trainer.strategy.root_device  # the module itself is moved there later
         if self.compile_mode == "reduce-overhead" and device.type != "cuda":
             rank_zero_warn("model.compile_mode reduce-overhead does nothing without a CUDA device")
-        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_SHAPES)
+        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_GRAPHS)
         dynamo.config.recompile_limit = limit
         dynamo.config.fail_on_recompile_limit_hit = True
         self.model.encoder.compile_blocks(self.compile_mode)
@@ -343,7 +340,7 @@ class PretrainModule(ConfiguredModule):
         """Refuse a checkpoint of another encoder or objective; the error names what differs."""
         self._checkpoint_step = checkpoint["global_step"]
         self.stored_config = checkpoint.get(CONFIG_KEY, {}).get("config", {})
-        stored, own = _identity_in(checkpoint), self._identity()
+        stored, own = identity_in(checkpoint), self._identity()
         self.started_from = checkpoint.get(CONFIG_KEY, {}).get(STARTED_KEY, {})
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}

@@ -73,7 +73,7 @@ def answer_task(
             found = predict_scores(train, targets.tolist(), texts, letters=counts_letters)
             outputs_NC[:, 0] = torch.tensor(found.values)
         elif spec.is_multilabel:
-            found = several_labels(train, targets, texts, letters=counts_letters)
+            found = several_labels(train, targets[:, :-1], texts, letters=counts_letters)
             outputs_NC = torch.tensor(found.values)
         else:
             names = [spec.labels[target] for target in targets]
@@ -161,7 +161,7 @@ def evaluate(task: LoadedTask, answers: TaskAnswers) -> dict[str, dict[str, floa
             values = tagging_scores(spec, rows, outputs, tags, train=train)
         else:
             if spec.is_multilabel:
-                levels = levels or choose_thresholds(outputs, targets > 0)
+                levels = levels or choose_thresholds(outputs, targets[:, :-1] > 0)
             values = scores(spec, outputs, targets, thresholds=levels)
         found[name] = {**values, "num_rows": len(rows)}
     return found

@@ -199,8 +199,9 @@ class EncodedSplit(Dataset[TaskBatch]):
     def __getitem__(self, rows: Sequence[WeightedRow]) -> TaskBatch:
         row_ids_B = torch.tensor([row for row, _ in rows], dtype=torch.int64)
         texts = [self.texts[row] for row, _ in rows]
+        inputs = self._batch(texts)
         batch = TaskBatch(
-            inputs=join_texts(self._batch(texts)) if self.joins_texts else self._batch(texts),
+            inputs=join_texts(inputs) if self.joins_texts and inputs.has_padding else inputs,
             targets_B=self._targets[row_ids_B],
             weights_B=torch.tensor([weight for _, weight in rows], dtype=torch.float32),
             row_ids_B=row_ids_B,

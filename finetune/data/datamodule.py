@@ -62,7 +62,8 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     """Processes that assemble batches beside the main one."""
     join_texts: bool = True
     """Lay the texts of a training batch one after the other, without padding: the same losses and
-    gradients up to rounding, for less work. Not for tags, nor where texts would see each other."""
+    gradients up to rounding, for less work. Labels within texts, and encoders in which texts would
+    see each other, get padded rows."""
     seed: int = 42
     """Seed of the order of the training rows."""
     encoder: str = ""
@@ -133,7 +134,8 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TaskBatch]:
         """Return this rank's micro-batches; the trainer must accumulate `accumulation` of them."""
         split = self._encoded["train"]
-        split.joins_texts = self.join_texts and not self.spec.is_tagging
+        is_of_texts = not (self.spec.is_tagging or self.spec.labels_sentences)
+        split.joins_texts = self.join_texts and is_of_texts
         num_devices, rank = self._devices()
         sampler = BucketBatchSampler(
             lengths=split.texts.lengths,

@@ -112,7 +112,7 @@ def _inspect_split(
         return {**found, "labels": counts, "num_sentences": sum(sizes)}
     targets = spec.targets_of(split.rows)
     if spec.is_multilabel:
-        per_label = targets.sum(0).astype(int).tolist()
+        per_label = targets[:, :-1].sum(0).astype(int).tolist()
         return {**found, "labels": dict(zip(spec.labels, per_label, strict=True))}
     if spec.is_regression:
         mean, std = targets.mean(dtype=np.float64), targets.std(dtype=np.float64)

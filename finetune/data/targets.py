@@ -1,6 +1,6 @@
-"""What targets are to the loss: the scale of scores, the weights of classes.
+"""What targets are to the loss: its rows, the scale of scores, the weights of classes.
 
-Invariant: both are of the training rows alone.
+Invariant: scale and weights are of the training rows alone.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,35 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from finetune.tasks.spec import SplitRows, TaskSpec
+
+
+def row_losses(
+    outputs_BC: Tensor,
+    targets_B: Tensor,
+    *,
+    is_regression: bool,
+    class_weights_C: Tensor | None = None,
+) -> Tensor:
+    """Return the loss of each row, float32 (B,): cross-entropy in nats, or the squared error.
+
+    Of any number of labels the binary cross-entropy, as a mean over the labels.
+
+    Args:
+        outputs_BC: Logits, or (B, 1) scores of a regression.
+        targets_B: int64 classes, scores, or of several labels (B, C + 1) as `targets_of` says.
+        is_regression: Whether they are scores.
+        class_weights_C: What the loss of a row of each class is multiplied by; None: 1.
+    """
+    outputs_BC = outputs_BC.float()
+    if is_regression:
+        return mse_loss(outputs_BC[:, 0], targets_B.float(), reduction="none")
+    if targets_B.ndim == 2:
+        targets_BC = targets_B[:, :-1].float()
+        return binary_cross_entropy_with_logits(outputs_BC, targets_BC, reduction="none").mean(1)
+    return cross_entropy(outputs_BC, targets_B, weight=class_weights_C, reduction="none")
 
 
 @dataclass(frozen=True, kw_only=True)

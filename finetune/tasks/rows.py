@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.tasks.spec import Columns, HubSource, Row, SplitRows, TaskSpec
+from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
 from finetune.tasks.tables import COMPRESSIONS, file_lines, read_table
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
+UNSEEN_LABELS = "labels that training never saw: they count as errors"
 WRONG_WIDTH = "rows with a wrong number of columns left out"
 
 
@@ -64,10 +65,12 @@ def rows_of(
         name = ""
         if columns.id and (columns.id in values or not columns.label):
             name = str(column_value(values, columns.id, place, columns.advice))
-        rows.append(Row(line, name or str(len(rows)), *texts, _target(columns, values, place)))
+        target = _target(columns, values, place)
+        counts[UNSEEN_LABELS] += target.count(UNSEEN) if isinstance(target, tuple) else 0
+        rows.append(Row(line, name or str(len(rows)), *texts, target))
     if not rows:
         raise ValueError(f"{source}: has no rows; one or more are needed")
-    return SplitRows(source=source, rows=tuple(rows), repairs=dict(counts))
+    return SplitRows(source=source, rows=tuple(rows), repairs=dict(+counts))
 
 
 def row_texts(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, str]:
@@ -146,11 +149,8 @@ def _target(
         return None
     if columns.several:
         names = label_names(columns, values, place)
-        unknown = [name for name in names if name not in columns.labels]
-        if unknown:
-            allowed = ", ".join(map(repr, columns.labels))
-            raise ValueError(f"{place}: unknown label {unknown[0]!r}; allowed: {allowed}")
-        return tuple(sorted(map(columns.labels.index, names)))
+        places = {label: number for number, label in enumerate(columns.labels)}
+        return tuple(sorted(places.get(name, UNSEEN) for name in names))
     value = column_value(values, columns.label, place, columns.advice, "label")
     if not columns.labels:
         return _score(value, columns.score_range, place)

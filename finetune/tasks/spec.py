@@ -233,13 +233,15 @@ class TaskSpec:
     def targets_of(self, rows: Sequence[Row]) -> NDArray[Any]:
         """Return the targets of labelled rows, (rows,): int64 classes or float32 scores.
 
-        Of several labels a text float32 (rows, labels), 1 where a label holds.
+        Of several labels a text float32 (rows, labels + 1), 1 where a label holds; last how many
+        labels the text has that training never saw.
         """
         if self.is_multilabel:
-            several = np.zeros((len(rows), len(self.labels)), np.float32)
+            several = np.zeros((len(rows), len(self.labels) + 1), np.float32)
             for number, row in enumerate(rows):
                 assert isinstance(row.target, tuple)
-                several[number, list(row.target)] = 1.0
+                several[number, [place for place in row.target if place != UNSEEN]] = 1.0
+                several[number, -1] = row.target.count(UNSEEN)
             return several
         dtype = np.float32 if self.is_regression else np.int64
         return np.array([row.target for row in rows], dtype=dtype)

@@ -4,7 +4,7 @@ B batch, L tokens, R tokens that are read, D width, H heads, K head width; T tex
 P tokens of the longest, N = B * L.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class BertMixer(TokenMixer):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout_prob)
 
-    def prepare(self, batch: EncoderBatch) -> Tensor | TextPlan | None:
+    def prepare(self, batch: EncoderBatch) -> Any:
         """Return the bool (B, 1, 1, L) mask of tokens that may be attended to; None: all of them.
 
         Without a mask a GPU has its fastest attention kernel to choose. A row without a real token
@@ -68,7 +68,7 @@ class BertMixer(TokenMixer):
         qkv_BLE = self.query_key_value(x_BLD)
         if not isinstance(plan, TextPlan):
             return self._attend(self._split(qkv_BLE, 3), plan)
-        if plan.lengths:
+        if _is_split(plan):
             parts = qkv_BLE.flatten(0, 1).split_with_sizes(plan.lengths)
             found = [self._attend(self._split(part[None], 3)) for part in parts]
             return torch.cat(found, 1).view_as(x_BLD)
@@ -79,7 +79,7 @@ class BertMixer(TokenMixer):
 
     def mix_at(self, x_BLD: Tensor, plan: Tensor | TextPlan | None, read_BR: Tensor) -> Tensor:
         """Return the (B, R, D) update of some tokens: they ask, all answer."""
-        if isinstance(plan, TextPlan) and not plan.lengths:
+        if isinstance(plan, TextPlan) and not _is_split(plan):
             attended_BRD = at_positions(self._attended(x_BLD, plan), read_BR)
         else:
             width, layer = x_BLD.shape[-1], self.query_key_value
@@ -124,11 +124,16 @@ class BertMixer(TokenMixer):
         return torch.flatten(attended_BHRK.transpose(1, 2), 2)
 
 
+def _is_split(plan: TextPlan) -> bool:
+    """Return whether texts are attended to one by one; compiled, each length would be a graph."""
+    return not torch.compiler.is_compiling() and bool(plan.lengths)
+
+
 def _plan_texts(places_TP: Tensor, batch: EncoderBatch) -> TextPlan:
     """Return who attends to whom in a batch of `join_texts`."""
     num_tokens, is_real_TP = batch.mask.numel(), places_TP < batch.mask.numel()
     lengths: list[int] = []
-    if is_real_TP.device.type == "cpu" and not torch.compiler.is_compiling():
+    if is_real_TP.device.type == "cpu":
         lengths = is_real_TP.sum(1).tolist()
         missing = num_tokens - sum(lengths)
         lengths += [missing] * (missing > 0)

@@ -69,7 +69,7 @@ def pairs_fit(folder: Path, tokenizer_json: Path, name: str, *options: str) -> i
 
 
 def test_pairs_start_from_the_counts_of_the_training_texts(tokenizer_json: Path, tmp_path: Path):
-    assert pairs_fit(tmp_path, tokenizer_json, "pairs", "--model.pair_rows", "5003") == 0
+    assert pairs_fit(tmp_path, tokenizer_json, "pairs", "--model.pairs.rows", "5003") == 0
     result = result_of(tmp_path / "pairs")
     assert result["evaluation"]["validation"]["accuracy"] == 1.0
     assert result["encoder"]["name"] == "tiny + pairs"
@@ -86,7 +86,7 @@ def test_pairs_start_from_the_counts_of_the_training_texts(tokenizer_json: Path,
 def test_pairs_may_start_from_nothing_and_need_hashed_words(
     tokenizer_json: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ("--model.pair_rows", "503", "--model.pair_start", "zero")
+    options = ("--model.pairs.rows", "503", "--model.pairs.start", "zero")
     assert pairs_fit(tmp_path, tokenizer_json, "zero", *options) == 0
     weights = load_file(tmp_path / "zero/classifier/model.safetensors")
     assert weights["pairs.weight"].abs().max() < 1e-6

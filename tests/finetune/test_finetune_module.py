@@ -10,8 +10,9 @@ from finetune_runs import write_splits
 from pytorch_lightning import Callback, Trainer, seed_everything
 
 from finetune.data.datamodule import TaskDataModule
+from finetune.data.targets import row_losses
 from finetune.metrics import scores
-from finetune.module import FinetuneModule, log_prefix, row_losses
+from finetune.module import FinetuneModule, log_prefix
 from ponet import FNetConfig, PretrainingModel, SequenceClassifier, save_bundle
 from training.optim import FinetuneOptimizer
 

@@ -11,8 +11,8 @@ from finetune_runs import BAD, FILLER, GOOD, QUICK, json_lines, result_of
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
+from finetune.data.targets import row_losses
 from finetune.metrics import scores
-from finetune.module import row_losses
 from finetune.predict import Predictor
 from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
@@ -62,7 +62,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
 
 def test_scores_by_hand():
     outputs = torch.tensor([[2.0, -2.0, 0.0], [2.0, 2.0, -1.0], [-2.0, -2.0, -2.0]])
-    targets = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    targets = torch.tensor([[1.0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
     found = scores(SPEC, outputs, targets)
     assert found["exact_match"] == pytest.approx(2 / 3)
     assert found["micro_precision"] == found["micro_recall"] == pytest.approx(2 / 3)
@@ -71,16 +71,31 @@ def test_scores_by_hand():
     assert (found["f1/a"], found["precision/b"], found["recall/c"]) == (1, 0, 0)
     lower = scores(SPEC, outputs, targets, thresholds=(0.5, 0.9, 0.2))
     assert lower["f1/b"] == 0 and lower["recall/c"] == 1 and lower["exact_match"] == 2 / 3
-    nothing = scores(SPEC, -torch.ones(2, 3), torch.zeros(2, 3))
+    nothing = scores(SPEC, -torch.ones(2, 3), torch.zeros(2, 4))
     assert nothing["micro_f1"] == nothing["exact_match"] == 1
+
+
+def test_a_label_that_training_never_saw_is_counted_and_an_error(tmp_path: Path):
+    train = write_rows(tmp_path / "train.jsonl", num_rows=9, seed=1)
+    other = tmp_path / "dev.jsonl"
+    other.write_text('{"text": "x", "labels": ["praise", "new", "newer"]}\n')
+    own = OwnFiles(train=str(train), validation=str(other), kind="multilabel")
+    task = load_task("own", own=own)
+    split = task.splits["validation"]
+    assert list(split.repairs.values()) == [2]
+    targets = torch.from_numpy(task.spec.targets_of(split.rows))
+    found = scores(task.spec, targets[:, :-1] - 0.5, targets)
+    assert found["micro_precision"] == 1 and found["micro_recall"] == pytest.approx(1 / 3)
+    assert found["exact_match"] == 0 and found["macro_f1"] == 0.5
 
 
 def test_the_loss_is_the_mean_of_binary_cross_entropies():
     outputs = torch.tensor([[0.3, -1.0, 2.0]])
     targets = torch.tensor([[1.0, 0.0, 0.0]])
+    given = torch.tensor([[1.0, 0.0, 0.0, 2.0]])
     p = outputs.sigmoid()
     expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean(1)
-    assert torch.allclose(row_losses(outputs, targets, is_regression=False), expected)
+    assert torch.allclose(row_losses(outputs, given, is_regression=False), expected)
 
 
 def load(tmp_path: Path, text: str, name: str = "train.csv"):
@@ -94,7 +109,7 @@ def test_a_cell_of_a_table_is_a_list_or_names_between_bars(tmp_path: Path):
     assert task.spec.labels == ("3", "bad", "late") and task.spec.kind == "multilabel"
     rows = task.splits["train"].rows
     assert [row.target for row in rows] == [(1, 2), (0, 1), (), (2,)]
-    assert task.spec.targets_of(rows)[1].tolist() == [1, 1, 0]
+    assert task.spec.targets_of(rows)[1].tolist() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def test_unknown_keys_and_kinds_are_refused_with_what_is_allowed():
         EncoderConfig.from_dict({"kind": "bert", "num_layer": 3})
     with pytest.raises(ValueError, match="use_local_pool for FNetConfig"):
         EncoderConfig.from_dict({"kind": "fnet", "use_local_pool": True})
-    with pytest.raises(ValueError, match="'gpt' given; allowed are ponet, bert, local_global"):
+    with pytest.raises(
+        ValueError, match="'gpt' given; allowed are ponet, bert, local_global, fnet"
+    ):
         EncoderConfig.from_dict({"kind": "gpt"})
     with pytest.raises(ValueError, match="preset 'huge' given; allowed are base"):
         PoNetConfig.preset("huge")

@@ -274,3 +274,22 @@ def test_cuda_equals_the_cpu_and_never_waits_for_the_device(config):
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(logits.cpu(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.decoder_weight.grad.cpu(), expected_grad, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not isinstance(c, LSTMConfig)], ids=lambda c: c.kind
+)
+def test_compiled_blocks_equal_plain_ones_on_cuda(config):
+    model, batch = make_model(config).cuda(), make_batch().to("cuda")
+    found = []
+    for compiles in (False, True):
+        model.zero_grad()
+        if compiles:
+            model.encoder.compile_blocks()
+        output = model(batch)
+        (output.mlm_logits.square().sum() + output.pair_logits.sum()).backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        found.append([output.mlm_logits.detach(), *gradients])
+    torch.testing.assert_close(*found, atol=1e-2, rtol=1e-3)

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from benchmarks.rivals import make_batch
 from ponet import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import MAX_COMPILED_SHAPES, PretrainModule, encoder_batch
+from pretrain.module import MAX_COMPILED_GRAPHS, PretrainModule, encoder_batch
 
 SIZES = {"vocab_size": 65, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 16,
          "max_positions": 32}  # fmt: skip
@@ -75,14 +75,14 @@ def data_of(
 
 
 @pytest.mark.parametrize("encoder", [PoNetConfig, BertConfig, FNetConfig])
-def test_a_run_compiles_one_graph_for_training_and_two_for_evaluation(
+def test_a_run_compiles_one_shape_for_training_and_two_for_evaluation_in_two_graphs(
     encoder: type[EncoderConfig], tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
 ) -> None:
     module = PretrainModule(encoder(**SIZES), compile=True)
     trainer = trainer_of(tmp_path, max_steps=6, val_check_interval=4, check_val_every_n_epoch=None)
     trainer.fit(module, datamodule=data_of(tiny_shards))
     assert trainer.global_step == 6 and "val/loss" in trainer.callback_metrics
-    assert len(graphs) == 3
+    assert len(graphs) == 2 * 3
     assert all(name.find("_orig_mod") < 0 for name in module.state_dict())
 
 
@@ -102,7 +102,9 @@ def test_compiled_steps_take_the_weights_to_where_plain_steps_do(
             module, datamodule=data_of(tiny_shards, join_texts=join_texts)
         )
         ends.append(module.state_dict())
-    assert 1 <= len(graphs) <= (6 if join_texts else 1)  # six micro-batches, each of its own length
+    assert (
+        1 <= len(graphs) <= (12 if join_texts else 2)
+    )  # six micro-batches, each of its own length
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-6)
 
 
@@ -116,10 +118,10 @@ def test_the_mode_reaches_the_compiler_and_is_warned_about_where_it_does_nothing
 
     with pytest.warns(UserWarning, match="reduce-overhead does nothing without a CUDA device"):
         fit(compile=True)
-    assert graphs == [{"mode": "reduce-overhead"}]
+    assert graphs == [{"mode": "reduce-overhead"}] * 2
     with pytest.warns(UserWarning, match="reduce-overhead does nothing: compile is off"):
         fit()
-    assert len(graphs) == 1
+    assert len(graphs) == 2
 
 
 def test_cuda_graphs_are_refused_where_several_micro_batches_make_a_step(
@@ -148,8 +150,8 @@ def test_attention_is_given_no_mask_for_a_batch_without_padding_unless_it_is_com
 def test_too_many_shapes_are_an_error_and_not_a_slow_run(
     tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]], monkeypatch: Any
 ) -> None:
-    assert MAX_COMPILED_SHAPES > 8
-    monkeypatch.setattr("pretrain.module.MAX_COMPILED_SHAPES", 2)
+    assert MAX_COMPILED_GRAPHS > 8
+    monkeypatch.setattr("pretrain.module.MAX_COMPILED_GRAPHS", 2)
     module = PretrainModule(BertConfig(**SIZES), compile=True)
     with dynamo.config.patch(recompile_limit=1):
         trainer = trainer_of(tmp_path, max_steps=4, val_check_interval=2)

@@ -106,4 +106,4 @@ def test_fnet_gets_padded_rows_and_the_run_says_so(
         ).fit(module, datamodule=data)  # fmt: skip
     assert shapes[0] == (4, 64) and shapes[1][0] == 1
     said = capsys.readouterr()
-    assert (said.out + said.err).count("in fnet as it is set texts of one row would see") == 1
+    assert (said.out + said.err).count("in this fnet texts of one row would see each other") == 1
