@@ -150,8 +150,8 @@ def take_over(
     state = {name: value for name, value in state.items() if name not in untrained}
     rows = torch.tensor(matched_rows(weights, tokenizer_json, vocab_size=size))
     notes = []
-    ids = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = {number: word for word, number in ids.items() if rows[number] == _NEW}
+    ids = _parts(tokenizer_json.read_text(encoding="utf-8"))["vocab"]
+    words = dict(sorted((n, word) for word, n in ids.items() if rows[n] == _NEW))
     table_name = _OUTPUT if target.config.projection else _WORD
     for name in {table_name, _BIAS} & state.keys():
         table, kept = fresh[name].clone(), rows != _NEW
