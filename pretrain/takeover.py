@@ -152,7 +152,7 @@ def take_over(
     rows = torch.tensor(matched_rows(weights, tokenizer_json, vocab_size=size))
     notes = []
     ids = read_vocab(tokenizer_json).items()
-    words = {number: word for word, number in ids if rows[number] == _NEW}
+    words = dict(sorted((number, word) for word, number in ids if rows[number] == _NEW))
     table_name = _OUTPUT if target.config.projection else _WORD
     for name in {table_name, _BIAS} & state.keys():
         table, kept = fresh[name].clone(), rows != _NEW

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from pretrain_corpora import make_folder, random_documents, tiny_options, write_tokenizer
 from pretrain_faults import Killed, assert_same_story, fault_options
 from shard_files import write_shards
+from tokenizers import Tokenizer
 
 from data_prep.shards import TokenShards
 from ponet import BertConfig, FNetConfig, PoNetConfig, PretrainingModel, load_bundle, save_bundle
 from pretrain.cli import main
+from pretrain.start import given_weights
+from pretrain.takeover import take_over
 from training.checkpoints.storage import load_checkpoint
 from training.metrics_file import read_metrics, series
 
@@ -190,6 +194,17 @@ def test_rows_follow_their_words_and_new_words_begin_as_the_mean_of_their_pieces
     assert torch.allclose(after[5], mean, atol=1e-6) == (new_words == "pieces")
     assert after[6].abs().max() < 0.15  # no piece of it is known: a fresh row
     assert "2 new words" in capsys.readouterr().err
+
+
+def test_a_new_token_that_stands_beside_the_vocabulary_is_named_too(
+    start: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    weights, path = given_weights(str(start)), tmp_path / "more.json"
+    tokenizer = Tokenizer.from_file(str(tiny_shards / "tokenizer.json"))
+    tokenizer.add_tokens(["w1 w2"])
+    tokenizer.save(str(path))
+    config = replace(weights.model.config, vocab_size=weights.model.config.vocab_size + 1)
+    assert take_over(PretrainingModel(config), weights, path).new[0].endswith("w1 w2")
 
 
 def test_a_run_without_a_bundle_is_begun_with_at_its_newest_checkpoint(
