@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import LocalSource
-from data_prep.readers import MAX_LINE_BYTES, DamagedInput, ReadLog, read_lines, shown
+from data_prep.readers import (
+    MAX_LINE_BYTES,
+    DamagedInput,
+    ReadLog,
+    read_lines,
+    shown,
+    single_lines,
+)
 
 _USUAL = {".csv": ",", ".tsv": "\t"}
 _PLAIN: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
@@ -73,9 +80,9 @@ class _Lines(Iterator[str]):
         self.number += 1
         if self.number == 1:
             text = text.removeprefix("\ufeff")
-            if "\r" in text.removesuffix("\r"):  # the lines of the whole file end in CR
-                text, *others = text.split("\r")
-                self._rest = iter(others)
+            if "\r" in text.removesuffix("\r"):  # lines end in CR, or some in CR and some in LF
+                self._rest = single_lines(chain([text], self.texts), self._log)
+                text = next(self._rest)
         return text + "\n"
 
     def put_back(self, text: str) -> None:
@@ -112,7 +119,7 @@ def _rows(lines: _Lines, mark: str, *, has_quotes: bool) -> Iterator[list[str]]:
 def _delimiter(lines: _Lines, path: Path, source: LocalSource) -> str:
     """Return what parts the columns: as given, as a `sep=` line says, or by header and ending."""
     given = source.delimiter.replace(r"\t", "\t")
-    first = next(lines, "")
+    first = next((line for line in lines if line.strip()), "")
     named = first.rstrip("\r\n")
     if len(named) == 5 and named.lower().startswith("sep="):
         return given or named[4]

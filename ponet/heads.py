@@ -202,6 +202,11 @@ class PretrainingModel(nn.Module):
         assert isinstance(weight_VD, nn.Parameter)
         return weight_VD
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether the pooler reads every token, so that the last block is computed for all."""
+        return isinstance(self.pooler, ChannelAttentionPooler)
+
     def forward(self, batch: EncoderBatch) -> PretrainingOutput:
         """Return hidden states and logits at every position."""
         x_BLD = text_BLD = self.encoder(batch)
@@ -239,7 +244,7 @@ class PretrainingModel(nn.Module):
 
     def _read(self, batch: EncoderBatch, positions_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states (B, M, D) at the positions, and those that the pooler needs."""
-        if isinstance(self.pooler, ChannelAttentionPooler):
+        if self.reads_all:
             x_BLD = self.encoder(batch)
             return at_positions(x_BLD, positions_BM), x_BLD
         first = first_positions(batch)

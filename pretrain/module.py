@@ -260,13 +260,14 @@ class PretrainModule(ConfiguredModule):
         """
         num_texts = len(batch.get("text_places", batch["input_ids"]))
         num_masked = batch["masked_positions"].numel() / num_texts
+        is_sparse = self.model.encoder.sparse_last_block and not self.model.reads_all
         return training_flops(
             self.encoder_config,
             num_rows=num_texts,
             num_tokens=batch["input_ids"].numel() / num_texts,
             num_masked=num_masked,
             num_pair_classes=self.objective.num_pair_classes,
-            num_read=1 + num_masked if self.model.encoder.sparse_last_block else None,
+            num_read=1 + num_masked if is_sparse else None,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -42,12 +42,26 @@ def test_quoted_delimiters_line_breaks_and_quotes_are_part_of_the_text(compressi
         "\ufeff" + ROWS,
         ROWS.replace("\n", "\r\n"),
         ROWS.replace("\n", "\r"),
+        ROWS.replace("\n", "\r").replace("two.\r", "two.\n"),
+        ROWS.replace("\n", "\r", 1),
         ROWS.replace(",", ";").replace("One;", "One,"),
+        "\n \n" + ROWS.replace(",", ";").replace("One;", "One,"),
         "sep=|\n" + ROWS.replace(",", "|").replace("One|", "One,"),
         "sep=,\r\n" + ROWS.replace("\n", "\r\n"),
         ROWS.replace("text", "text,,").replace('."\n', '.",,\n').replace("long.", "long.,"),
     ],
-    ids=["BOM", "CRLF", "CR", "semicolons", "sep=", "sep= CRLF", "empty columns of a spreadsheet"],
+    ids=[
+        "BOM",
+        "CRLF",
+        "CR",
+        "CR and LF in a cell",
+        "CR and then LF",
+        "semicolons",
+        "empty lines first",
+        "sep=",
+        "sep= CRLF",
+        "empty columns of a spreadsheet",
+    ],
 )
 def test_what_spreadsheets_write_is_read_alike(content, tmp_path):
     texts, counters = read(tmp_path / "a.csv", content)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ponet import BertConfig
+from ponet import BertConfig, PoNetConfig, ProjectionConfig
 from pretrain.cli import main
 from pretrain.module import PretrainModule
 from pretrain.run_config import RunConfig
@@ -133,6 +133,18 @@ def test_a_step_s_operations_are_those_of_its_shapes() -> None:
     module.model.encoder.sparse_last_block = True
     spared = 4 * (32 - 6) * (60 * 16**2 + 12 * 32 * 16)  # all but keys and values
     assert module.batch_flops(batch) == layers - spared + 6 * 4 * 5 * 16 * (16 + 65)
+
+
+def test_a_pooler_that_reads_every_token_has_the_whole_last_block_counted() -> None:
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 64}
+    hashed = PoNetConfig(vocab_size=65, projection=ProjectionConfig(feature_size=8), **sizes)
+    batch = {"input_ids": torch.zeros(4, 32), "masked_positions": torch.zeros(4, 5)}
+    for objective, is_spared in (("mlm_sso", False), ("mlm", True)):
+        sparse, whole = (
+            PretrainModule(hashed, objective, sparse_last_block=choice).batch_flops(batch)
+            for choice in (True, False)
+        )
+        assert (sparse < whole) == is_spared
 
 
 def test_every_line_of_a_run_has_its_throughput(
