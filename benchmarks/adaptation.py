@@ -183,7 +183,12 @@ def vectors_score(passages: Path, run: Path, *, fresh: bool) -> float:
         model = LogisticRegression(C=strength, max_iter=1000)
         classifier = make_pipeline(StandardScaler(), model).fit(*parts["train"])
         found.append((classifier.score(*parts["dev"]), classifier.score(*parts["test"])))
-    return float(max(found, key=lambda scores: scores[0])[1])  # never by the test passages
+    return chosen(found)
+
+
+def chosen(scores: Sequence[tuple[float, float]]) -> float:
+    """The test score beside the best dev score, of equal ones the first: test decides nothing."""
+    return float(max(scores, key=lambda both: both[0])[1])
 
 
 def linear_score(options: Options, passages: Path) -> float:

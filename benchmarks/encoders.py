@@ -188,7 +188,7 @@ def _memory_and_length(rows: list[Row], place: Row, name: str) -> list[Target]:
         for text, measured, bound in (
             (", 512 tokens: memory of one to BERT's", share("peak_mib", {}, bert), 1.005),
             (
-                "512 tokens: memory of a further one to BERT's",
+                ", 512 tokens: memory of a further one to BERT's",
                 share("further_mib", {}, bert),
                 1.005,
             ),

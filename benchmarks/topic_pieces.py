@@ -30,6 +30,8 @@ Article = list[str]
 Range = tuple[int, int]
 LENGTHS: Range = (3, 11)
 """Sentences of a piece."""
+PIECES: Range = (3, 7)
+"""Pieces of a document."""
 
 
 def prose(text: str) -> Article:
@@ -45,7 +47,7 @@ def documents(
     number: int,
     generator: np.random.Generator,
     *,
-    pieces: Range = (3, 7),
+    pieces: Range = PIECES,
     lengths: Range = LENGTHS,
 ) -> Iterator[dict[str, list[str]]]:
     """Yield documents of pieces of different articles.
@@ -92,10 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = np.random.default_rng(options.seed)
     order = generator.permutation(len(found))
     ends = np.cumsum(options.documents) / sum(options.documents) * len(found)
+    parts = np.split(order, ends[:-1].astype(int))
+    if min(map(len, parts)) < PIECES[1]:
+        raise SystemExit(
+            f"--text {options.text}: {len(found)} articles with {LENGTHS[1]} sentences, which "
+            f"gives a split {min(map(len, parts))}; each needs {PIECES[1]}: give more text"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, part, number in zip(
-        SPLITS, np.split(order, ends[:-1].astype(int)), options.documents, strict=True
-    ):
+    for name, part, number in zip(SPLITS, parts, options.documents, strict=True):
         own = [found[place] for place in part]
         lines = [json.dumps(one, ensure_ascii=False) for one in documents(own, number, generator)]
         (options.output / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -165,7 +165,7 @@ def _with_score(spec: TaskSpec, values: dict[str, float]) -> dict[str, float]:
         allowed = ", ".join(name for name in values if not is_of_one_class(name))
         raise ValueError(
             f"task {spec.name}: the score {', '.join(unknown)} does not exist for "
-            f"{len(spec.labels) or 'no'} classes; allowed are {allowed}"
+            f"{len(spec.classes) or 'no'} classes; allowed are {allowed}"
         )
     return {"score": sum(values[name] for name in spec.score) / len(spec.score), **values}
 

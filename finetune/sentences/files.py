@@ -13,6 +13,7 @@ taken from public code that reads these corpora, not from the corpora; other key
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,7 @@ def split_sentences(text: str) -> list[str]:
     """Return the sentences of a raw text, as pooling segments are cut everywhere here."""
     from finetune.data.encoding import sentence_starts
 
-    starts = sentence_starts(text)
-    parts = (
-        text[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
-    )
+    parts = (text[a:b].strip() for a, b in pairwise([*sentence_starts(text), len(text)]))
     return [part for part in parts if part]
 
 

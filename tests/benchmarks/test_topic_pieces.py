@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.topic_pieces import LENGTHS, documents, main, prose
 
@@ -42,3 +43,11 @@ def test_splits_share_no_article_and_repeat(tmp_path: Path):
     assert found[0] == found[1]
     numbers = [{part.split()[0] for part in text.split("Article ")[1:]} for text in found[0]]
     assert not numbers[0] & numbers[1] and not numbers[1] & numbers[2]
+
+
+def test_too_few_articles_for_a_split_are_said(tmp_path: Path):
+    text = "Title\n" + " ".join(f"This is sentence number {n} of it." for n in range(12))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    with pytest.raises(SystemExit, match="1 articles with 11 sentences, which gives a split 0"):
+        main(["--text", str(tmp_path / "*.jsonl"), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -135,6 +135,15 @@ def test_the_layout_of_wikisection(tmp_path: Path, marks: Marks, labels: tuple[s
     assert read(path, marks)[0] == [(("One.", "Two.", "Three.", "Four."), labels)]
 
 
+def test_a_section_of_wikisection_without_a_character_has_no_border(tmp_path: Path):
+    sections = [{**one, "sectionLabel": "s"} for one in SECTIONS[0]["annotations"]]
+    empty = [{"begin": 9, "length": size, "sectionLabel": "e"} for size in (0, 1)]
+    path = tmp_path / "wikisection.json"
+    path.write_text(json.dumps([{**SECTIONS[0], "annotations": [*empty, *sections, *empty]}]))
+    ((_, labels),), _ = read(path, "begins")
+    assert labels == ("inside", "inside", "begin", "inside")
+
+
 def meeting(**changes: object) -> dict:
     row = {
         "meeting_key": "M1",

@@ -108,6 +108,8 @@ def test_a_prediction_has_labels_and_borders_for_every_sentence(
     assert [a | {"line": 0} for a in Predictor(load_classifier(labeller))(["good film"])] == [
         alone | {"line": 0}
     ]
+    (empty,) = Predictor(load_classifier(labeller))([""])
+    assert empty["error"] == "has no sentences; one or more are needed"
     with predicted(labeller, rows, tmp_path / "out.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [json.loads(row["labels"]) for row in table[:9]] == [a["labels"] for a in own]
