@@ -226,7 +226,11 @@ class SentencesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Which WordPiece tokenizer makes the ids: a trained one, or a loaded one."""
+    """Which tokenizer makes the ids: a trained WordPiece, or a loaded one.
+
+    A loaded one may be of WordPiece, or of SentencePiece (Unigram) or byte-level BPE, whose pieces
+    say where a word begins.
+    """
 
     path: str = ""
     """Load this `tokenizer.json`, `vocab.txt` or Hub id; empty: train one on the corpus."""

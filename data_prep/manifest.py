@@ -18,6 +18,16 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL_ROLES = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
+"""Role -> names that tokenizers give it; the first one in the vocabulary counts."""
+_BEGINS_WORD = {"Metaspace": "\u2581", "ByteLevel": "\u0120"}
+"""Pre-tokeniser -> what the pieces that begin a word begin with."""
 
 
 class ShardError(ValueError):
@@ -40,9 +50,63 @@ def file_sha256(path: str | Path) -> str:
 
 
 def read_vocab(tokenizer_json: str | Path) -> dict[str, int]:
-    """Return the piece-to-id table of a `tokenizer.json`."""
-    model = _read_tokenizer(tokenizer_json)["model"]
-    return {str(piece): int(index) for piece, index in model["vocab"].items()}
+    """Return the piece-to-id table of a `tokenizer.json`, added tokens included."""
+    return _vocab_of(_read_tokenizer(tokenizer_json))
+
+
+def continuations(tokenizer_json: str | Path) -> set[int]:
+    """Return the ids of the pieces that continue a word.
+
+    Of WordPiece those with `##`; of pieces that say where a word begins (SentencePiece, byte-level
+    BPE) all others, marks of punctuation too, but for special and added tokens.
+
+    Raises:
+        ShardError: The file does not say where words begin.
+    """
+    content = _read_tokenizer(tokenizer_json)
+    vocab, added = _vocab_of(content), {token["content"] for token in _added(content)}
+    if _model_type(content) == "WordPiece":
+        return {index for piece, index in vocab.items() if piece[:2] == "##" and len(piece) > 2}
+    kinds = part_types(content.get("pre_tokenizer"), "pretokenizers")
+    marks = tuple(mark for kind, mark in _BEGINS_WORD.items() if kind in kinds)
+    if not marks:
+        raise ShardError(
+            f"{tokenizer_json}: nothing in its pieces says where a word begins; give a tokenizer "
+            f"of WordPiece, or with the pre-tokeniser {' or '.join(_BEGINS_WORD)}."
+        )
+    apart = added.union(*SPECIAL_ROLES.values())
+    return {i for piece, i in vocab.items() if piece not in apart and not piece.startswith(marks)}
+
+
+def part_types(part: Any, children: str) -> set[str | None]:
+    """Return the types of a part of a `tokenizer.json` and of what it consists of."""
+    if part is None:
+        return {None}
+    if part.get("type") == "Sequence":
+        return set().union(*(part_types(child, children) for child in part.get(children, [])))
+    return {part.get("type")}
+
+
+def is_wordpiece(tokenizer_json: str | Path) -> bool:
+    """Return whether a `tokenizer.json` holds a WordPiece model."""
+    return _model_type(_read_tokenizer(tokenizer_json)) == "WordPiece"
+
+
+def _model_type(content: Mapping[str, Any]) -> str:
+    listed = isinstance(content["model"]["vocab"], list)
+    return str(content["model"].get("type") or ("Unigram" if listed else "WordPiece"))
+
+
+def _added(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return content.get("added_tokens") or []
+
+
+def _vocab_of(content: Mapping[str, Any]) -> dict[str, int]:
+    vocab = content["model"]["vocab"]
+    if isinstance(vocab, list):  # of Unigram: pieces and scores
+        vocab = {piece: index for index, (piece, _) in enumerate(vocab)}
+    added = {token["content"]: token["id"] for token in _added(content)}
+    return {str(piece): int(index) for piece, index in {**vocab, **added}.items()}
 
 
 def _read_tokenizer(path: str | Path) -> dict[str, Any]:
@@ -53,10 +117,10 @@ def _read_tokenizer(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ShardError(f"{path}: is not a tokenizer.json ({error}).") from error
     model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise ShardError(
-            f"{path}: holds no WordPiece vocabulary; give a tokenizer.json of the `tokenizers` "
-            "library with a WordPiece model."
+            f"{path}: holds no vocabulary; give a tokenizer.json of the `tokenizers` library with "
+            "a WordPiece, Unigram or BPE model."
         )
     return dict(content)
 
@@ -74,19 +138,20 @@ class TokenizerInfo:
     """Which tokenizer made the token ids."""
 
     digest: str
-    """sha256 over vocabulary, normaliser and pre-tokeniser; not over the file's layout."""
+    """sha256 over vocabulary, normaliser and pre-tokeniser, and added tokens where the vocabulary
+    is not WordPiece; not over the file's layout."""
     vocab_size: int
     """Number of entries, special tokens included."""
     pad_id: int
-    """Id of [PAD]."""
+    """Id of [PAD], or of what stands for it (`SPECIAL_ROLES`)."""
     unk_id: int
-    """Id of [UNK]."""
+    """Likewise of [UNK]."""
     cls_id: int
-    """Id of [CLS]."""
+    """Likewise of [CLS]."""
     sep_id: int
-    """Id of [SEP]."""
+    """Likewise of [SEP]."""
     mask_id: int
-    """Id of [MASK]."""
+    """Likewise of [MASK]."""
     lowercase: bool
     """Whether text is lowercased before it is split."""
 
@@ -94,19 +159,25 @@ class TokenizerInfo:
     def from_file(cls, tokenizer_json: str | Path) -> TokenizerInfo:
         """Return the description of a `tokenizer.json`."""
         content = _read_tokenizer(tokenizer_json)
-        vocab = content["model"]["vocab"]
-        missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+        vocab, found, missing = _vocab_of(content), dict[str, int](), list[str]()
+        for role, names in SPECIAL_ROLES.items():
+            known = [vocab[name] for name in names if name in vocab]
+            found |= {f"{role.removesuffix('_token')}_id": index for index in known[:1]}
+            missing += [] if known else [" or ".join(names)]
         if missing:
             raise ShardError(
                 f"{tokenizer_json}: the vocabulary lacks {', '.join(missing)}; "
-                f"it must hold {', '.join(SPECIAL_TOKENS)}."
+                f"it must hold {', '.join(' or '.join(names) for names in SPECIAL_ROLES.values())}."
             )
-        parts = {key: content.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
+        decides = ["normalizer", "pre_tokenizer", "model"]
+        if _model_type(content) != "WordPiece":  # whose special tokens are entries like others
+            decides.append("added_tokens")
+        parts = {key: content.get(key) for key in decides}
         return cls(
             digest=digest_of(parts),
-            vocab_size=max(map(int, vocab.values())) + 1,
+            vocab_size=max(vocab.values()) + 1,
             lowercase=_lowercases(content.get("normalizer")),
-            **{f"{token[1:-1].lower()}_id": int(vocab[token]) for token in SPECIAL_TOKENS},
+            **found,
         )
 
 

@@ -23,9 +23,9 @@ from data_prep.manifest import (
     ShardError,
     SplitCounts,
     TokenizerInfo,
+    continuations,
     digest_of,
     file_sha256,
-    read_vocab,
 )
 
 TOKENS = "tokens.bin"
@@ -197,10 +197,9 @@ class TokenShards:
 
     @cached_property
     def is_continuation(self) -> npt.NDArray[np.bool_]:
-        """(V,) bool, True for pieces that continue a word (`##`)."""
+        """(V,) bool, True for pieces that continue a word; see `manifest.continuations`."""
         table = np.zeros(self.manifest.tokenizer.vocab_size, np.bool_)
-        for piece, index in read_vocab(self.folder / TOKENIZER_NAME).items():
-            table[index] = piece.startswith("##") and len(piece) > 2
+        table[sorted(continuations(self.folder / TOKENIZER_NAME))] = True
         return table
 
     @cached_property

@@ -121,6 +121,11 @@ def _with_words(tokenizer: Any, path: Path) -> Any:
     from tokenizers import Tokenizer
 
     content = json.loads(tokenizer.to_str())
+    if content["model"]["type"] != "WordPiece":
+        raise ValueError(
+            f"tokenizer.add_words {path}: words are added to WordPiece vocabularies alone, and "
+            f"this one is {content['model']['type']}; leave it out."
+        )
     vocab, size = content["model"]["vocab"], max(tokenizer.get_vocab().values()) + 1
     if not path.is_file():
         raise ValueError(f"tokenizer.add_words {path}: no such file; give one word in a line.")
@@ -183,6 +188,8 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
     if not config.path:
         return []
     tokenizer = load_tokenizer(config)
+    if type(tokenizer.model).__name__ != "WordPiece":
+        return []
     words = [piece.removeprefix("##") for piece in tokenizer.get_vocab() if piece[:1] != "["]
     normalized = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     lost = sorted(word for word in words if normalized(word).strip() != word.strip())

@@ -16,6 +16,7 @@ for any text. Letters: U units, S sentences, T tokens.
 from __future__ import annotations
 
 import json
+import re
 import string
 from array import array
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.manifest import SPECIAL_TOKENS, ShardError, TokenizerInfo
+from data_prep.manifest import SPECIAL_ROLES, SPECIAL_TOKENS, ShardError, TokenizerInfo, part_types
 
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -51,22 +52,14 @@ _LOCAL_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "P
 def is_word_local(tokenizer: dict[str, Any]) -> bool:
     """Return whether a tokenizer.json treats the words between two spaces one by one."""
     extra = [t for t in tokenizer.get("added_tokens", []) if t["content"] not in SPECIAL_TOKENS]
-    splits = _types(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    splits = part_types(tokenizer.get("pre_tokenizer"), "pretokenizers")
     return (
         not extra
         and tokenizer["model"].get("type", "WordPiece") == "WordPiece"
-        and _types(tokenizer.get("normalizer"), "normalizers") <= _LOCAL_NORMALIZERS
+        and part_types(tokenizer.get("normalizer"), "normalizers") <= _LOCAL_NORMALIZERS
         and splits <= _LOCAL_PRE_TOKENIZERS
         and bool(splits - {"Punctuation"})
     )
-
-
-def _types(part: Any, children: str) -> set[str | None]:
-    if part is None:
-        return {None}
-    if part.get("type") == "Sequence":
-        return set().union(*(_types(child, children) for child in part.get(children, [])))
-    return {part.get("type")}
 
 
 class UnitRule(NamedTuple):
@@ -266,16 +259,20 @@ class SentenceEncoder:
         """Load the tokenizer; special tokens spelled in a text are treated as text.
 
         Args:
-            text: Content of a `tokenizer.json` with a WordPiece model.
+            text: Content of a `tokenizer.json`.
             info: Its description.
         """
         from tokenizers import Tokenizer
 
+        spelled_out = [names[1] for names in SPECIAL_ROLES.values()]
         self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._special_ids = [info.pad_id, info.cls_id, info.sep_id, info.mask_id]
+        # To SentencePiece entries like others; [CLS] and its like are cleaned away before.
+        names = [name for name in spelled_out if self._tokenizer.token_to_id(name) is not None]
+        self._spelled = re.compile("|".join(names)) if names else None
         content = json.loads(text)
         self._is_word_local = is_word_local(content)
         self._rule = unit_rule(content)
@@ -381,6 +378,8 @@ class SentenceEncoder:
         return self._checked(lists)
 
     def _id_lists(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._spelled is not None:
+            texts = [self._spelled.sub(lambda match: f"< {match[0][1:]}", text) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [item.ids for item in encoded]
 

@@ -190,13 +190,19 @@ class FinetuneModule(FitModule):
 
     def _trained_classifier(self, folder: Path) -> SequenceClassifier | Tagger:
         loaded = load_classifier(folder, max_len=self.datamodule.max_len, positions=self.positions)
-        if (loaded.info.labels, loaded.info.tags) != (self.spec.labels, self.spec.tags):
+        info, spec = loaded.info, self.spec
+        if (info.is_multilabel, info.unit) != (spec.is_multilabel, spec.unit):
             raise ValueError(
-                f"{folder} was trained on {loaded.info.title} with the labels "
-                f"{', '.join(loaded.info.labels) or 'none'}; the data have "
-                f"{', '.join(self.spec.labels) or 'scores'}"
+                f"{folder} was trained with another data.kind, and the data are read for "
+                f"{spec.kind}; give --data.kind as in training"
             )
-        self.scale, self.thresholds = loaded.info.scale, loaded.info.thresholds
+        if (info.labels, info.tags) != (spec.labels, spec.tags):
+            raise ValueError(
+                f"{folder} was trained on {info.title} with the labels "
+                f"{', '.join(info.labels) or 'none'}; the data have "
+                f"{', '.join(spec.labels) or 'scores'}"
+            )
+        self.scale, self.thresholds = info.scale, info.thresholds
         return loaded.model
 
     def _new_classifier(self, pretrained: PretrainedEncoder) -> SequenceClassifier | Tagger:

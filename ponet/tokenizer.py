@@ -8,17 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.manifest import digest_of
+from data_prep.manifest import SPECIAL_ROLES, digest_of
 from ponet.weight_files import read_json
 
-_ROLES = {
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "unk_token": ("[UNK]", "<unk>"),
-}
-"""Role -> names that tokenizers give it; the first one in the vocabulary counts."""
 _DECIDES_IDS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
 
 
@@ -52,7 +44,7 @@ def special_names(tokenizer: Any, where: str) -> dict[str, str]:
         ValueError: If there is none to begin, end or pad a sequence.
     """
     found = {}
-    for role, names in _ROLES.items():
+    for role, names in SPECIAL_ROLES.items():
         known = [name for name in names if tokenizer.token_to_id(name) is not None]
         if known:
             found[role] = known[0]

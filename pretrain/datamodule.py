@@ -17,7 +17,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest
+from data_prep.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, is_wordpiece
 from data_prep.shards import TokenShards, check_files
 from ponet.config import EncoderConfig
 from ponet.projection import PieceWords
@@ -188,6 +188,11 @@ class PretrainDataModule(LightningDataModule):
     def follow_encoder(self, encoder: EncoderConfig) -> None:
         """Serve what an encoder reads: pieces, or whole words with their features."""
         has_words = encoder.projection is not None
+        if has_words and not is_wordpiece(self.tokenizer_path):
+            raise ValueError(
+                f"the pieces of {self.tokenizer_path} are not WordPiece's, which hashed words are "
+                "made of in pretraining; build the shards with a WordPiece tokenizer"
+            )
         self._words = (
             PieceWords(load_tokenizer(self.tokenizer_path), encoder) if has_words else None
         )

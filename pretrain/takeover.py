@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_prep.manifest import read_vocab
 from ponet import PretrainingModel
 from ponet.bundle import bundle_folder
 from ponet.encoders.backbone import PositionMethod, extend_positions
@@ -150,8 +151,8 @@ def take_over(
     state = {name: value for name, value in state.items() if name not in untrained}
     rows = torch.tensor(matched_rows(weights, tokenizer_json, vocab_size=size))
     notes = []
-    ids = _parts(tokenizer_json.read_text(encoding="utf-8"))["vocab"]
-    words = dict(sorted((n, word) for word, n in ids.items() if rows[n] == _NEW))
+    ids = read_vocab(tokenizer_json).items()
+    words = dict(sorted((number, word) for word, number in ids if rows[number] == _NEW))
     table_name = _OUTPUT if target.config.projection else _WORD
     for name in {table_name, _BIAS} & state.keys():
         table, kept = fresh[name].clone(), rows != _NEW

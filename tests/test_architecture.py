@@ -132,12 +132,12 @@ def test_the_models_import_torch_and_each_other(repository: Path) -> None:
 
 def test_no_file_or_function_outgrows_its_room(repository: Path) -> None:
     wrong = []
-    for package in (*PROJECT, "benchmarks"):
+    for package in (*PROJECT, "benchmarks", "tests"):
         for path in sorted((repository / package).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             if (lines := text.count("\n")) > 400:
                 wrong.append(f"{path.relative_to(repository)}: {lines} lines")
-            for node in ast.walk(ast.parse(text)):
+            for node in ast.walk(ast.parse(text)) if package != "tests" else ():
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     length = (node.end_lineno or node.lineno) - node.lineno + 1
                     if length > 60:

@@ -87,7 +87,7 @@ def inspect_task(
         "best_constant": constant_metrics(loaded, best),
         "best_constant_answer": _answer(spec, best),
         "f1_label": spec.f1_label,
-        "hints": [*label_hints(spec.classes), *_imbalance(spec, found), *_long_texts(spec, found)],
+        "hints": [*_label_hints_of(spec), *_imbalance(spec, found), *_long_texts(spec, found)],
         "length_edges": list(LENGTH_EDGES),
     }
 
@@ -225,8 +225,24 @@ def _answer(spec: TaskSpec, answer: float | None) -> str:
     return " and ".join([*outside, *[label] * bool(label)])
 
 
-def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return a sentence for labels that look like one label, like none, or like several."""
+def _label_hints_of(spec: TaskSpec) -> tuple[str, ...]:
+    if spec.is_multilabel:
+        return label_hints(spec.labels, "labels are parted by | alone, or stand in a JSON list")
+    if spec.labels_sentences:
+        return label_hints(spec.tags, "a sentence has one label")
+    return label_hints(spec.labels)
+
+
+def label_hints(
+    labels: Sequence[str],
+    advice: str = "a text has one label here, any number with --data.kind multilabel",
+) -> tuple[str, ...]:
+    """Return a sentence for labels that look like one label, like none, or like several.
+
+    Args:
+        labels: Their names.
+        advice: What is said of one that looks like several.
+    """
     hints = []
     rules: tuple[tuple[Callable[[str], str | float], str], ...] = (
         (lambda label: unicodedata.normalize("NFKC", label), "look the same (Unicode forms)"),
@@ -249,8 +265,7 @@ def label_hints(labels: Sequence[str]) -> tuple[str, ...]:
         if label.casefold() in _MISSING
     ]
     hints += [
-        f"the label {label!r} looks like several; a text has one label here, "
-        "any number with --data.kind multilabel"
+        f"the label {label!r} looks like several; {advice}"
         for label in labels
         if len(parts := re.split(r"\s*[,;|]\s*", label)) > 1 and set(labels) & set(parts)
     ]
@@ -274,10 +289,13 @@ def _imbalance(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
     share = counts[rarest] / sum(counts.values())
     if len(counts) > _FEW or share * len(counts) > _RARE:
         return []
+    what, weights = "rows", ", --model.class_weights balanced counts rare classes as much as "
+    weights += "frequent ones"
+    if spec.labels_sentences:  # a threshold does that
+        what, weights = "sentences", ""
     return [
-        f"{rarest!r} is {share:.1%} of the training rows, so accuracy hardly sees it; --data.score "
-        "macro_f1 lets another metric choose the epoch, --model.class_weights balanced counts rare "
-        "classes as much as frequent ones"
+        f"{rarest!r} is {share:.1%} of the training {what}, so accuracy hardly sees it; "
+        f"--data.score macro_f1 lets another metric choose the epoch{weights}"
     ]
 
 

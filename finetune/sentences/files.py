@@ -150,7 +150,7 @@ def _allowed(path: Path, layout: str, marks: Marks) -> Marks:
 def _content(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return a row, or the JSON object in its column `content`; of a table lists are JSON too."""
     try:
-        if isinstance(values.get("content"), str):
+        if SENTENCES not in values and isinstance(values.get("content"), str):
             values = json.loads(values["content"])
         for key in (SENTENCES, LABELS):
             given = values.get(key)
@@ -210,6 +210,7 @@ def _mug(
         rows = values[SENTENCES] if SENTENCES in values else values["sentence_list"]
         ids = [int(row["id"]) for row in rows]
         sentences = [row["s"] for row in rows]
+        is_filled = [bool(sentence.split()) for sentence in sentences]
         topics = values["topic_segment_ids"]
         ends = {int(topic["id"]) for topic in topics}
         keys = {
@@ -232,10 +233,11 @@ def _mug(
         labels = [KEY if number in keys else OTHER for number in ids]
     else:
         repairs[LATE] += len(late)
-        lengths, start = [], 0
-        for number, one in enumerate(ids, 1):
-            if one in ends or number == len(ids):
-                lengths.append(number - start)
-                start = number
-        labels = _borders(lengths, marks)
+        lengths = [0]
+        for one, counts in zip(ids, is_filled, strict=True):
+            lengths[-1] += counts
+            lengths += [0] * (one in ends)
+        # A border at a sentence that is left out below lies at its neighbour.
+        named = iter(_borders([length for length in lengths if length], marks))
+        labels = [next(named) if counts else INSIDE for counts in is_filled]
     return document(place, line, str(values.get("meeting_key", line)), sentences, labels, repairs)

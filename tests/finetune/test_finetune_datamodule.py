@@ -61,8 +61,11 @@ def on_rank(datamodule: TaskDataModule, rank: int, num_devices: int) -> TaskData
     return datamodule
 
 
-def test_batches_hold_texts_targets_weights_and_row_numbers_that_belong_together(make) -> None:
-    datamodule = make(global_batch_size=16, micro_batch_size=8)
+@pytest.mark.parametrize("join_texts", [True, False])
+def test_batches_hold_texts_targets_weights_and_row_numbers_that_belong_together(
+    make, join_texts
+) -> None:
+    datamodule = make(global_batch_size=16, micro_batch_size=8, join_texts=join_texts)
     datamodule.setup("fit")
     rows = datamodule.loaded.splits["train"].rows
     texts = datamodule.text_encoder.encode(rows, "films.csv")
@@ -71,9 +74,13 @@ def test_batches_hold_texts_targets_weights_and_row_numbers_that_belong_together
         assert batch.targets_B.dtype == torch.int64
         assert batch.weights_B.dtype == torch.float32
         for place, row in enumerate(batch.row_ids_B.tolist()):
-            mask = batch.inputs.mask[place]
             expected = texts[row].input_ids.tolist()
-            assert batch.inputs.input_ids[place][mask].tolist() == expected
+            if batch.inputs.text_places is None:
+                found = batch.inputs.input_ids[place][batch.inputs.mask[place]]
+            else:
+                assert len(batch.inputs.input_ids) == 1
+                found = batch.inputs.input_ids[0][batch.inputs.text_places[place, : len(expected)]]
+            assert found.tolist() == expected
             assert batch.targets_B[place] == rows[row].target
             seen += [row] * bool(batch.weights_B[place])
     assert sorted(seen) == list(range(70))

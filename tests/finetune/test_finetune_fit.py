@@ -1,6 +1,5 @@
 """`fit`, from files to a run's folder: learning, choosing, repeating, diverging, mistakes."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ from finetune.artifact import load_classifier
 from finetune.callbacks import BestClassifier
 from finetune.cli import main
 from finetune.module import FinetuneModule
-from training.result import read_result, write_result
+from training.result import read_result
 
 
 @pytest.fixture(scope="module")
@@ -370,33 +369,3 @@ def test_an_unknown_label_is_named_with_its_line(
     message = fails(capsys, arguments)
     assert "validation.csv, line 3" in message and "'maybe'" in message
     assert not (tmp_path / "x").exists()
-
-
-def test_a_result_from_before_a_setting_was_kept_is_read(fitted: Path, tmp_path: Path) -> None:
-    result = result_of(fitted)
-    for name in ("dropout_prob", "gradient_clip"):
-        del result["settings"][name]
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(result))
-    settings = read_result(path)["settings"]
-    assert settings == {**result["settings"], "dropout_prob": None, "gradient_clip": None}
-    with pytest.raises(ValueError, match="settings lacks dropout_prob, gradient_clip"):
-        write_result(path, result)
-
-
-def test_a_result_with_missing_or_unknown_keys_is_refused(fitted: Path, tmp_path: Path) -> None:
-    result = result_of(fitted)
-    path = tmp_path / "result.json"
-    write_result(path, result)
-    assert read_result(path) == result
-    with pytest.raises(ValueError, match=r"result.json: the result lacks score"):
-        write_result(path, {k: v for k, v in result.items() if k != "score"})
-    with pytest.raises(ValueError, match=r"settings has the unknown size"):
-        write_result(path, {**result, "settings": {**result["settings"], "size": 1}})
-    with pytest.raises(ValueError, match="format_version is 2"):
-        write_result(path, {**result, "format_version": 2})
-    path.write_text("{")
-    with pytest.raises(ValueError, match="result.json: is not valid JSON"):
-        read_result(path)
-    with pytest.raises(ValueError, match="no such file"):
-        read_result(tmp_path / "none.json")

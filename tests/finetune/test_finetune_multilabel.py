@@ -11,6 +11,7 @@ from finetune_runs import BAD, FILLER, GOOD, QUICK, json_lines, result_of
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
+from finetune.data.inspection import inspect_task
 from finetune.data.targets import row_losses
 from finetune.metrics import scores
 from finetune.predict import Predictor
@@ -165,6 +166,28 @@ def test_a_prediction_has_the_labels_above_their_thresholds(several: Path, tmp_p
         table = list(csv.DictReader(file))
     assert [json.loads(row["labels"]) for row in table] == [a["labels"] for a in answers]
     assert Predictor(load_classifier(several))(["it was a film"])[0]["labels"] == []
+
+
+def test_a_model_of_several_labels_is_not_scored_as_one_of_classes(
+    several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nx,praise\ny,blame\n")
+    run = ["--run.root", str(several.parent), "--run.name", "several"]
+    assert main(["test", *run, "--data.kind", "classification", f"--data.test={rows}"]) == 2
+    assert "give --data.kind as in training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_a_hint_at_a_label_that_looks_like_several_fits_the_kind(tmp_path: Path, kind):
+    path = tmp_path / "rows.csv"
+    path.write_text('text,labels\nx,a\ny,"a, b"\n')
+    files = {"train": str(path), "validation": str(path), "label": "labels"}
+    (hint,) = inspect_task(load_task("own", own=OwnFiles(**files, kind=kind)), {}, max_len=0)[
+        "hints"
+    ]
+    assert "'a, b' looks like several" in hint
+    assert ("parted by |" in hint) == (kind == "multilabel")
 
 
 def test_transformers_gets_it_as_several_labels(several: Path, tmp_path: Path):

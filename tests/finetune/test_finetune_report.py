@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 from grid_fakes import make_result, write
-from matplotlib.figure import Figure
 
 from finetune.grid_trials import remove_classifiers
 from training.reports.choice import Entry
 from training.reports.command import parse_finetuning, run_finetuning_report, write_files
-from training.reports.figures import save_dots
 from training.reports.finetuning import GridReport
 from training.reports.trials import find_trials
 
@@ -337,32 +335,6 @@ def test_only_what_differs_stands_beside_the_numbers(tmp_path: Path) -> None:
     assert "| lr 3e-05, batch 32, 20 epochs | 2 settings |" in text
     assert "Every fit of CoLA: length 128, no warm-up" in text
     assert "Every fit of RTE: 4 epochs, length 128, no warm-up" in text
-
-
-@pytest.mark.parametrize("tasks", [("cola",), ("cola", "mrpc", "rte", "imdb")])
-def test_nothing_in_the_figure_is_clipped_or_covered(
-    tmp_path: Path, tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for task in tasks:
-        write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.44}, "an_encoder_with_a_long_name", task=task)
-        lost = make_result(task, "bert", score=0.3, seed=3, diverged=True)
-        write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert", task=task)
-        write(tmp_path, lost)
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
-    report = report_of(tmp_path)
-    save_dots(report.dots(), report.columns, tmp_path / "figure.png")
-    figure = drawn[0]
-    legend = figure.legends[0].get_window_extent()
-    boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
-    assert len(boxes) == len(tasks)
-    for box in (legend, *boxes):
-        assert box.x0 >= 0 and box.y0 >= 0
-        assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-    assert not any(legend.overlaps(box) for box in boxes)
 
 
 def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:

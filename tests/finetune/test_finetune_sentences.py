@@ -165,6 +165,21 @@ def test_the_layout_of_mug(tmp_path: Path, marks: Marks, labels: tuple[str, ...]
     assert read(table, marks)[0] == texts
 
 
+@pytest.mark.parametrize("marks", ["begins", "ends"])
+def test_a_border_of_a_topic_stays_where_its_sentence_has_no_character(tmp_path: Path, marks):
+    said = [{"id": n, "s": text} for n, text in enumerate(("a", " ", "", "b", " "), 1)]
+    topics = [{"id": 2}, {"id": 5}]
+    row = meeting(sentences=said, topic_segment_ids=topics)
+    ((_, labels),), repairs = read(write(tmp_path / "mug.jsonl", row), marks)
+    assert labels == (("inside", "begin") if marks == "begins" else ("end", "inside"))
+    assert list(repairs.values()) == [3]
+
+
+def test_own_documents_may_carry_their_whole_text_beside(tmp_path: Path):
+    row = {"sentences": ["a", "b"], "labels": ["x", "y"], "content": "a b"}
+    assert read(write(tmp_path / "own.jsonl", row))[0] == [(("a", "b"), ("x", "y"))]
+
+
 def test_layouts_allow_only_what_they_say(tmp_path: Path):
     path = write(tmp_path / "mug.jsonl", meeting())
     with pytest.raises(ValueError, match="may be begins, ends, keys; 'sections' given"):

@@ -5,7 +5,6 @@ in a process of its own in which it is; there the others run.
 """
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -48,66 +47,6 @@ def test_the_kernels_agree_with_the_reference_in_the_interpreter():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
-
-
-def compiled_for_a_gpu(kernel, constants, *, num_warps):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = kernel.arg_names
-    constants = {name: value for name, value in constants.items() if name in names}
-    types = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-    types |= {name: "*bf16" for name in names if name.endswith("_ptr")}
-    types |= {name: "*i32" for name in ("code_ptr", "tiles_ptr", "hit_ptr") if name in names}
-    types |= {
-        name: "*fp32" for name in types if name.startswith(("piece", "cut", "global", "loss"))
-    }
-    types |= {"labels_ptr": "*i64"} if "labels_ptr" in names else {}
-    aligned = [n for n in names if n.endswith("_ptr") or n in ("width", "row_len")]
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(kernel, types, constants, attributes)
-    target = GPUTarget("cuda", 90, 32)
-    return triton.compile(source, target=target, options={"num_warps": num_warps}).asm
-
-
-PARTS_OF_ALL = {"HAS_GLOBAL": True, "SEGMENT": 1, "HAS_LOCAL": True, "HAS_GATE": True, "REACH": 1}
-
-
-@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
-@pytest.mark.parametrize(
-    "name", ["partial_max", "mix_forward", "mix_backward", "cut_backward", "loss_rows"]
-)
-def test_the_kernels_compile_for_a_gpu_without_having_one(name, tmp_path, monkeypatch):
-    from ponet import loss_kernels
-    from ponet.pooling import triton_kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    constants = {**PARTS_OF_ALL, "BLOCK": 16, "LINE": 16, "IGNORED": -100, "IS_WANTED": True}
-    kernel = getattr(loss_kernels if name == "loss_rows" else triton_kernels, name)
-    asm = compiled_for_a_gpu(kernel, constants, num_warps=1)
-    assert "st.global" in asm["ptx"]
-    assert asm["cubin"]
-
-
-@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
-@pytest.mark.parametrize(("name", "most"), [("mix_forward", 64), ("mix_backward", 128)])
-def test_two_programs_share_a_multiprocessor_without_spilling(name, most, tmp_path, monkeypatch):
-    """Of 65,536 registers; more programs hide more of the wait for memory."""
-    from ponet.pooling import triton_kernels
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    if not tool.exists():
-        pytest.skip("this triton brings no cuobjdump")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    sizes = triton_mix.SIZES
-    constants = {**PARTS_OF_ALL, "BLOCK": sizes.block, "LINE": sizes.line_bytes // 2}
-    kernel = getattr(triton_kernels, name)
-    asm = compiled_for_a_gpu(kernel, constants, num_warps=sizes.num_warps)
-    (tmp_path / "kernel.cubin").write_bytes(asm["cubin"])
-    command = [tool, "--dump-resource-usage", tmp_path / "kernel.cubin"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(re.search(rf"{key}:(\d+)", shown)[1]) for key in ("REG", "STACK"))
-    assert (registers <= most, stack) == (True, 0), shown
 
 
 def written_by_kernels(kernel_idx, constant_args_idx, kwargs, *_):

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pretrain_corpora import make_folder, random_documents, tiny_options, write_tokenizer
@@ -314,3 +315,36 @@ def test_an_encoder_of_hashed_words_keeps_its_output_rows_by_their_words(
     assert torch.allclose(after["mlm_head.bias"][rows], before["mlm_head.bias"], atol=1e-6)
     name = "encoder.embeddings.word.weight"
     assert torch.allclose(after[name], before[name], atol=1e-6)
+
+
+def test_an_fnet_begins_with_the_sentencepiece_tokenizer_of_the_released_one(
+    tiny_run: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    special = ["<unk>", "<pad>", "[CLS]", "[SEP]", "[MASK]"]
+    words = [f"\u2581w{number}" for number in range(50)]
+    vocab = [[piece, 0.0] for piece in (*special, *words, *"0123456789")]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content = json.loads((tiny_shards / "tokenizer.json").read_text())
+    content["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
+    content["pre_tokenizer"] = {"type": "Metaspace", "replacement": "\u2581",
+                                "prepend_scheme": "always", "split": True}  # fmt: skip
+    content["added_tokens"] = [
+        {"id": number, "content": name, "special": True, **plain}
+        for number, name in enumerate(special)
+    ]
+    (tmp_path / "unigram.json").write_text(json.dumps(content))
+    documents = [[[5 + (d + s) % 50, 55 + s, 6] for s in range(8)] for d in range(24)]
+    splits = {"train": documents, "validation": documents[:9]}
+    write_shards(tmp_path / "pieces", splits, tmp_path / "unigram.json")
+    shards = TokenShards.open(tmp_path / "pieces", "train")
+    assert np.flatnonzero(shards.is_continuation).tolist() == [*range(55, 65)]
+    start = bundle_of(tmp_path / "given", tmp_path / "pieces", config=FNetConfig)
+    options = without_encoder(tiny_run)
+    options[options.index("--data.folder") + 1] = str(tmp_path / "pieces")
+    begin = ["--model.start_from", str(start), "--data.masking.whole_word", "true"]
+    assert main(["fit", *options, *begin, "--model.optimizer.lr", "1e-12"]) == 0
+    curve = values(tmp_path / "tiny", "val/mlm_loss")
+    assert curve[0][1] == pytest.approx(curve[-1][1], abs=1e-5)
+    assert load_bundle(tmp_path / "tiny" / "bundle").metadata["started_from"]["source"]
+    other = [*without_encoder(tiny_run), *begin[:2], "--run.name", "other"]
+    assert main(["fit", *other]) == 2
