@@ -131,7 +131,8 @@ def join_texts(batch: EncoderBatch, *, num_tokens: int = 0) -> EncoderBatch:
     """Return the texts of a padded batch one after the other in a single row.
 
     Args:
-        batch: A text in every row, its padding behind it; at least one real token in all.
+        batch: A text of at least one token in every row, its padding behind it. For PoNet special
+            tokens must delimit it, as everywhere here: its local windows end at them.
         num_tokens: Tokens of the row, padding at its end included; 0: the real tokens.
 
     Raises:

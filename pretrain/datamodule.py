@@ -86,7 +86,8 @@ class PretrainDataModule(LightningDataModule):
             num_workers: Loader processes per device; 0 builds batches in the training process.
             verify_shards: Hash all shard files before the run (1 s per 500 MB); else sizes alone.
             join_texts: Lay the texts of a training batch one after the other, without padding: the
-                same losses and gradients up to rounding, for less work. FNet gets padded rows.
+                same losses and gradients up to rounding, for less work. FNet, HyperMixer, LSTM and
+                hashed words get padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()

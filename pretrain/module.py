@@ -122,7 +122,7 @@ class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
     Args:
-        encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or FNetConfig. Left out with
+        encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or another. Left out with
             start_from: that of the weights.
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
         optimizer: AdamW and its schedule.

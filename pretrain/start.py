@@ -100,7 +100,7 @@ def settle_encoder(
     elif given is not None:
         return
     elif checkpoint is not None:
-        encoder = run_encoder(_whole(checkpoint)[CONFIG_KEY])
+        encoder = _encoder_in(checkpoint)
     else:
         raise ValueError(
             "there is no encoder: give --config configs/encoder/NAME.yaml or --model.encoder for "
@@ -108,6 +108,16 @@ def settle_encoder(
         )
     name = f"ponet.{type(encoder).__name__}"
     config.model.encoder = dict_to_namespace({"class_path": name, "init_args": asdict(encoder)})
+
+
+def _encoder_in(checkpoint: Path) -> EncoderConfig:
+    run = _whole(checkpoint).get(CONFIG_KEY)
+    if run is None:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of `pretrain fit`: it has no {CONFIG_KEY!r}; give one, "
+            "the folder of a run, or a bundle"
+        )
+    return run_encoder(run)
 
 
 def _whole(checkpoint: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pretrain_faults import Killed, assert_same_story, fault_options
 from shard_files import write_shards
 from tokenizers import Tokenizer
 
+from data_prep.manifest import file_sha256
 from data_prep.shards import TokenShards
 from ponet import BertConfig, FNetConfig, PoNetConfig, PretrainingModel, load_bundle, save_bundle
 from pretrain.cli import main
@@ -245,6 +246,17 @@ def test_what_does_not_fit_is_named_before_anything_is_written(
     assert "has no tokenizer.json" in mistake(["fit", *run], capsys)
     assert "does not exist" in mistake(["fit", *run, "--model.start_from", "./none"], capsys)
     assert not (tmp_path / "tiny" / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_of_another_program_is_refused_by_its_name(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}}, path)
+    (tmp_path / "other.ckpt.sha256").write_text(f"{file_sha256(path)}  other.ckpt\n")
+    options = ["--ckpt_path", str(path)]
+    said = mistake(["validate", *without_encoder(tiny_run), *options], capsys)
+    assert "other.ckpt is no checkpoint of `pretrain fit`" in said
 
 
 def test_an_encoder_that_is_given_as_well_decides_dropout(
