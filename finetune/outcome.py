@@ -208,8 +208,14 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
     majority = counts.index(max(counts)) if counts else train["target_mean"] or 0.0
     constants: dict[str, Scores] = {"baseline (majority)": constant_metrics(task, float(majority))}
     if best:
-        place = [repr(label) for label in task.spec.classes].index(best)
-        constants[f"baseline (always {best})"] = constant_metrics(task, float(place))
+        names = [repr(label) for label in task.spec.classes]
+        order = sorted(range(len(counts)), key=lambda place: -counts[place])
+        some = {
+            " and ".join(names[place] for place in order[:number]): tuple(order[:number])
+            for number in range(2, len(order) + 1 if task.spec.is_multilabel else 0)
+        }
+        answer = some[best] if best in some else float(names.index(best))
+        constants[f"baseline (always {best})"] = constant_metrics(task, answer)
     return constants
 
 

@@ -33,7 +33,9 @@ _MANY_WORDS = 64
 """Of a text that is hardly ever tagged without a mistake."""
 _DUPLICATES = "duplicates in train"
 _MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "-", "?"}
-_MOST_HINTS, _MOST_LABELS = 5, 11
+_MOST_HINTS, _MOST_LABELS, _MOST_GIVEN = 5, 11, 20
+Constant = float | tuple[int, ...]
+"""What is always answered: a label's place, several labels' places, or a score."""
 Metrics = dict[str, dict[str, float]]
 """Evaluated split -> metric -> value."""
 Inspection = dict[str, Any]
@@ -169,8 +171,11 @@ def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> list[str]:
 
 def _constant_answers(
     loaded: LoadedTask, found: Mapping[str, Any]
-) -> tuple[float | None, float | None]:
-    """Return train's most frequent label or mean, and another label if it scores better alone."""
+) -> tuple[float | None, Constant | None]:
+    """Return train's most frequent label or mean, and another answer if it scores better.
+
+    That is another label alone or, where texts have several, some of the most frequent ones.
+    """
     if "train" not in found:
         return None, None
     if loaded.spec.is_regression:
@@ -180,14 +185,18 @@ def _constant_answers(
     rows, counts = loaded.splits["train"].rows, list(found["train"]["labels"].values())
     places = sorted(range(len(counts)), key=lambda place: -counts[place])
     spec = loaded.spec
-    if spec.is_multilabel or (spec.is_tagging and len(spec.classes) != 2):
+    if spec.is_multilabel:
+        firsts = [tuple(places[:number]) for number in range(1, _MOST_GIVEN + 1)][: len(places)]
+        some = max(firsts, key=lambda given: _constant_scores(spec, given, rows)["score"])
+        return places[0], some if len(some) > 1 else None
+    if spec.is_tagging and len(spec.classes) != 2:
         return places[0], None
     best = max(places, key=lambda place: _constant_scores(loaded.spec, place, rows)["score"])
     return places[0], None if best == places[0] else best
 
 
-def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
-    """Return what always giving one label (its place) or score scores on each evaluated split."""
+def constant_metrics(loaded: LoadedTask, answer: Constant | None) -> Metrics:
+    """Return what always giving the same answer scores on each evaluated split."""
     if answer is None:
         return {}
     train = loaded.splits["train"].rows if "train" in loaded.splits else ()
@@ -198,8 +207,12 @@ def constant_metrics(loaded: LoadedTask, answer: float | None) -> Metrics:
 
 
 def _constant_scores(
-    spec: TaskSpec, answer: float, rows: Sequence[Row], train: Sequence[Row] = ()
+    spec: TaskSpec, answer: Constant, rows: Sequence[Row], train: Sequence[Row] = ()
 ) -> dict[str, float]:
+    if isinstance(answer, tuple):
+        given = torch.zeros(len(rows), spec.num_outputs)
+        given[:, list(answer)] = 1.0
+        return scores(spec, given, torch.from_numpy(spec.targets_of(rows)))
     if spec.labels_sentences:
         sizes = [len(row.tagged.words) for row in rows if row.tagged]
         return sentence_scores(spec, rows, [[int(answer)] * size for size in sizes])
@@ -215,9 +228,11 @@ def _constant_scores(
     return tagging_scores(spec, rows, outputs, tags, train=train)
 
 
-def _answer(spec: TaskSpec, answer: float | None) -> str:
+def _answer(spec: TaskSpec, answer: Constant | None) -> str:
     if answer is None:
         return ""
+    if isinstance(answer, tuple):
+        return " and ".join(repr(spec.labels[place]) for place in answer)
     if spec.is_regression:
         return f"{answer:.3f}"
     label = repr(spec.classes[int(answer)]) if spec.classes else ""

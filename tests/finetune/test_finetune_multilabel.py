@@ -136,15 +136,21 @@ def test_validation_rows_are_carved_where_texts_have_several_labels(tmp_path: Pa
     assert 8 <= len(task.splits["validation"].rows) <= 22
 
 
-def test_several_labels_are_learned_and_thresholds_are_kept(several: Path):
+def test_several_labels_are_learned_and_thresholds_are_kept(
+    several: Path, capsys: pytest.CaptureFixture[str]
+):
     result = result_of(several)
     assert result["kind"] == "multilabel" and result["settings"]["thresholds"] == "per_label"
     found = result["evaluation"]["test"]
     assert found["micro_f1"] > 0.7 > result["majority"]["test"]["micro_f1"]
+    both = result["data"]["best_constant"]["test"]["micro_f1"]
+    assert 0.7 > both > result["majority"]["test"]["micro_f1"]
+    assert sorted(result["data"]["best_constant_answer"].split(" and ")) == ["'blame'", "'praise'"]
     assert {"f1/praise", "f1/blame", "f1/rare", "exact_match", "macro_f1"} <= set(found)
     info = load_classifier(several).info
     assert info.is_multilabel and len(info.thresholds) == 3
     assert main(["test", "--run.root", str(several.parent), "--run.name", "several"]) == 0
+    assert f"always {result['data']['best_constant_answer']}" in capsys.readouterr().out
     (record,) = json_lines(several / "evaluations.jsonl")
     assert record["evaluation"]["test"] == pytest.approx(found, abs=1e-6)
 
