@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -244,7 +244,7 @@ def open_binary(path: Path, log: ReadLog) -> BinaryIO:
     return raw
 
 
-def read_lines(path: Path, log: ReadLog) -> Generator[str]:
+def read_lines(path: Path, log: ReadLog) -> Iterator[str]:
     """Yield the lines of a file as text, without their line feed; nothing else breaks lines.
 
     Raises:

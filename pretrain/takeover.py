@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_prep.manifest import read_vocab
+from data_prep.manifest import SPECIAL_ROLES, read_vocab
 from ponet import PretrainingModel
 from ponet.bundle import bundle_folder
 from ponet.encoders.backbone import PositionMethod, extend_positions
@@ -104,11 +104,11 @@ def _new_rows(table: Tensor, weights: GivenWeights, tokens: Mapping[int, str]) -
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(weights.tokenizer)
-    unknown = tokenizer.token_to_id("[UNK]")
+    unknown = {tokenizer.token_to_id(name) for name in SPECIAL_ROLES["unk_token"]}
     found = {}
     for number, word in tokens.items():
         pieces = tokenizer.encode(word.removeprefix("##"), add_special_tokens=False).ids
-        if known := [piece for piece in pieces if piece != unknown]:
+        if known := [piece for piece in pieces if piece not in unknown]:
             found[number] = table[known].mean(0)
     return found
 
