@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from data_prep.config import SentencesConfig
@@ -129,8 +130,9 @@ def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
     place_L = torch.arange(longest)
     mask_BL = place_L < lengths_B[:, None]
     input_ids, segment_ids = torch.full(mask_BL.shape, pad_id), torch.zeros_like(mask_BL).long()
-    input_ids[mask_BL] = torch.tensor([token for window in windows for token in window.ids])
-    segment_ids[mask_BL] = torch.tensor([n for window in windows for n in window.segments])
+    # Through numpy, which reads a list of numbers several times faster than torch does.
+    input_ids[mask_BL] = torch.from_numpy(np.concatenate([window.ids for window in windows]))
+    segment_ids[mask_BL] = torch.from_numpy(np.concatenate([w.segments for w in windows]))
     return EncoderBatch(
         input_ids=input_ids,
         mask=mask_BL,
