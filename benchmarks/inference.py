@@ -13,8 +13,8 @@ unpadded form without the flash-attn package. Every encoder has the batch size o
 `--batch_tokens` that it is fastest with, found before the rounds. `--compile` adds compiled forms
 for texts of one length, with frozen weights on a CPU; `--onnx` graphs in onnxruntime, in floats and
 with weights of 8 bits. The time is CPU time of the process on one thread, that of the device on
-CUDA. Mixed lengths are those of real texts, in windows of `--mixed_len` tokens, or drawn from a
-log-normal distribution.
+CUDA. Mixed lengths are those of the paragraphs of real texts, in windows of `--mixed_len` tokens, or
+drawn from a log-normal distribution.
 """
 
 import importlib.util
@@ -58,7 +58,7 @@ OPTIONS = {
     "batch_tokens": Option([2048, 4096, 16_384], "to choose from", cuda=[65_536], short=[1024]),
     "slow_s": Option(20.0, "what takes longer is left out of every second round"),
     "mixed_len": Option(512, "longest row of mixed lengths, in tokens"),
-    "texts": Option("", "files of texts of mixed lengths, for `python -m ponet encode`"),
+    "texts": Option("", "files as for `python -m ponet encode`, whose paragraphs are the texts"),
     "tokenizer": Option("", "tokenizer.json for --texts, of 30,522 words at most"),
     "compile": Option(False, "compiled forms too, for texts of one length"),
     "onnx": Option(False, "graphs in onnxruntime too"),
@@ -96,7 +96,8 @@ def _real_rows(options: Options) -> Iterator[Window]:
     form = TextFormat(Path(options.tokenizer))
     for path in sorted(glob(options.texts)):
         for text in TextFile(path):
-            yield from form.windows([text], max_len=options.mixed_len)
+            paragraphs = [part for part in text.split("\n\n") if part.strip()]
+            yield from form.windows(paragraphs, max_len=options.mixed_len)
 
 
 @torch.no_grad()
