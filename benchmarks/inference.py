@@ -13,8 +13,8 @@ unpadded form without the flash-attn package. Every encoder has the batch size o
 `--batch_tokens` that it is fastest with, found before the rounds. `--compile` adds compiled forms
 for texts of one length, with frozen weights on a CPU; `--onnx` graphs in onnxruntime, in floats and
 with weights of 8 bits. The time is CPU time of the process on one thread, that of the device on
-CUDA. Mixed lengths are those of the paragraphs of real texts, in windows of `--mixed_len` tokens, or
-drawn from a log-normal distribution.
+CUDA. Mixed lengths are those of the paragraphs of real texts, in windows of `--mixed_len` tokens,
+or drawn from a log-normal distribution.
 """
 
 import importlib.util
