@@ -150,7 +150,7 @@ def our_encoder(kind: Any, size: str, longest: int, options: Options, precision:
     config = Rival(kind=kind).config(size, max_positions=longest)
     with torch.device(options.device):
         encoder = build_encoder(config)
-    return freeze(encoder, precision)
+    return freeze(encoder, precision, is_packed=True)  # as for many texts
 
 
 def their_encoder(size: str, longest: int, options: Options, precision: str) -> Any:

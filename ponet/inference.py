@@ -25,6 +25,8 @@ from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 
 Pooling = Literal["mean", "cls"]
 _BLOCK_TEXTS = 2048
+_MANY_CHARACTERS = 100_000
+"""Of texts whose encoding takes so long that packing the weights costs nothing beside it."""
 _QUIET_S = 5.0
 
 
@@ -93,7 +95,8 @@ def encode(
     _check_texts(texts)
     config, words = model.config, form.words(model.config)
     options.check_encoder(config)
-    encoder = freeze(model.encoder, options.precision)
+    is_packed = sum(map(len, texts)) > _MANY_CHARACTERS
+    encoder = freeze(model.encoder, options.precision, is_packed=is_packed)
     num_tokens = options.batch_tokens or tokens_at_once(model.decoder_weight.device)
     sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
     progress = Progress(len(texts)) if progress is True else progress

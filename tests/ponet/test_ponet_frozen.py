@@ -47,6 +47,8 @@ def states(encoder, batch):
 def test_a_frozen_encoder_gives_the_same_states(config: EncoderConfig) -> None:
     torch.manual_seed(0)
     encoder, batch = build_encoder(config).eval(), make_batch(LENGTHS)
+    packed = freeze(encoder, is_packed=True)
+    torch.testing.assert_close(states(packed, batch), states(encoder, batch), atol=1e-5, rtol=0)
     frozen = freeze(encoder)
     torch.testing.assert_close(states(frozen, batch), states(encoder, batch), atol=1e-5, rtol=0)
     if frozen.keeps_texts_apart:
