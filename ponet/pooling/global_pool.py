@@ -4,7 +4,9 @@ B batch, L tokens, D width, H heads, K head width (D = H * K), N = B * L. The gl
 no (B, L, D) query, key or value exists. Kept for the backward pass are the hidden states, the
 projections per token and the attention (B, H, L) of the global pool. The three projections'
 gradients to the hidden states are added up in one buffer, and the whole global branch adds its own
-as one product of rank 2H + 1 per row of the batch.
+as one product of rank 2H + 1 per row of the batch. Kernels that read slices of one wide tensor, as
+Triton's do, make the M projections per token one product in every direction: it reads the hidden
+states once, and compiled, no sum of gradients is copied on its way.
 """
 
 from typing import Any, NamedTuple
@@ -183,14 +185,7 @@ class _Pooled(torch.autograd.Function):
         weights = Weights(*parameters)
         wide_BLD = by_text(at_least_float32(x_BLD), plan)
         global_BD, attention = attend(wide_BLD, weights, plan, num_heads)
-        x_ND = x_BLD.to(dtype).flatten(0, 1)
-        tokens = (
-            None
-            if weight is None
-            else torch.addmm(bias.to(dtype), x_ND, weight.to(dtype).t()).view(x_BLD.shape)
-            for weight, bias in weights.per_token()
-        )
-        inputs = PoolInputs(global_BD, *tokens)
+        inputs = PoolInputs(global_BD, *_project(x_BLD.to(dtype), weights, _joins(kernels)))
         mixed_BLD, saved = kernels.forward(inputs, plan, window)
         ctx.save_for_backward(x_BLD, *weights, *inputs, *attention, *saved)
         ctx.plan, ctx.kernels, ctx.window = plan, kernels, window
@@ -202,28 +197,77 @@ class _Pooled(torch.autograd.Function):
         weights, inputs = Weights(*rest[:10]), PoolInputs(*rest[10:14])
         attention, saved = Attention(*rest[14:17]), tuple(rest[17:])
         with torch.autocast(x_BLD.device.type, enabled=False):
-            grads = ctx.kernels.backward(
-                grad_outputs[0].contiguous(), inputs, saved, ctx.plan, ctx.window
-            )
-            needs_x, needs = ctx.needs_input_grad[0], Weights(*ctx.needs_input_grad[6:])
-            grad_x_BLD, token_grads = _tokens_backward(x_BLD, weights, grads, needs_x, needs)
+            grad_BLD, needs_x = grad_outputs[0].contiguous(), ctx.needs_input_grad[0]
+            given, needs = (grad_BLD, inputs, saved), Weights(*ctx.needs_input_grad[6:])
+            if _joins(ctx.kernels):
+                of_global, of_tokens = ctx.kernels.joint_backward(*given, ctx.plan, ctx.window)
+                found = _joint_backward(x_BLD, weights, of_tokens, needs_x, needs)
+            else:
+                of_global, *of_each = ctx.kernels.backward(*given, ctx.plan, ctx.window)
+                found = _tokens_backward(x_BLD, weights, of_each, needs_x, needs)
+            grad_x_BLD, token_grads = found
             global_grads = attend_backward(
-                grads.global_BD, x_BLD, attention, weights, plan=ctx.plan, grad_x_BLD=grad_x_BLD
+                of_global, x_BLD, attention, weights, plan=ctx.plan, grad_x_BLD=grad_x_BLD
             )
         if grad_x_BLD is not None:
             grad_x_BLD = grad_x_BLD.to(x_BLD.dtype)
         return (grad_x_BLD, None, None, None, None, None, *global_grads, *token_grads)
 
 
+def _joins(kernels: Kernels) -> bool:
+    """Return whether kernels read and write slices of one tensor of all values per token."""
+    return hasattr(kernels, "joint_backward")
+
+
+def _project(x_BLD: Tensor, weights: Weights, joins: bool) -> list[Tensor | None]:
+    """Return the projections per token (B, L, D), of one product if asked for."""
+    dtype, x_ND = x_BLD.dtype, x_BLD.flatten(0, 1)
+    given = [(w.to(dtype), b.to(dtype)) for w, b in weights.per_token() if w is not None]
+    if joins and given:
+        weight_ED, bias_E = (torch.cat(tensors) for tensors in zip(*given, strict=True))
+        joint_NE = torch.addmm(bias_E, x_ND, weight_ED.t())
+        joint_BLE = joint_NE.view(*x_BLD.shape[:2], -1)
+        found = list(torch.split(joint_BLE, x_BLD.shape[-1], -1))
+    else:
+        found = [torch.addmm(b, x_ND, w.t()).view(x_BLD.shape) for w, b in given]
+    parts = iter(found)
+    return [None if w is None else next(parts) for w, _ in weights.per_token()]
+
+
+def _joint_backward(
+    x_BLD: Tensor, weights: Weights, of_tokens_BLMD: Tensor, needs_x: bool, needs: Weights
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return what _tokens_backward does, from the gradients of all projections in one tensor."""
+    grad_NE = of_tokens_BLMD.flatten(0, 1).flatten(1)
+    low_ND, width = x_BLD.flatten(0, 1).to(grad_NE.dtype), x_BLD.shape[-1]
+    grad_x_BLD: Tensor | None = None
+    given = [weight.to(grad_NE.dtype) for weight, _ in weights.per_token() if weight is not None]
+    if needs_x:
+        grad_x_BLD = at_least_float32(grad_NE @ torch.cat(given)).view_as(x_BLD)
+    of_weights = iter(torch.split(grad_NE.t() @ low_ND, width))
+    of_biases = iter(torch.split(_bias_gradient(grad_NE), width))
+    results: list[Tensor | None] = []
+    for (weight, _), (needs_weight, needs_bias) in zip(
+        weights.per_token(), needs.per_token(), strict=True
+    ):
+        if weight is None:
+            results += [None, None]
+            continue
+        of_weight, of_bias = next(of_weights), next(of_biases)
+        results.append(of_weight.to(weight.dtype) if needs_weight else None)
+        results.append(of_bias.to(weight.dtype) if needs_bias else None)
+    return grad_x_BLD, results
+
+
 def _tokens_backward(
-    x_BLD: Tensor, weights: Weights, grads: PoolInputs, needs_x: bool, needs: Weights
+    x_BLD: Tensor, weights: Weights, grads: list[Tensor | None], needs_x: bool, needs: Weights
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return the gradient of the hidden states, in float32 or wider, and of the projections."""
     grad_x_ND: Tensor | None = None
     results: list[Tensor | None] = []
-    x_ND = x_BLD.flatten(0, 1).to(next(grad.dtype for grad in grads[1:] if grad is not None))
+    x_ND = x_BLD.flatten(0, 1).to(next(grad.dtype for grad in grads if grad is not None))
     for grad_BLD, (weight, _), (needs_weight, needs_bias) in zip(
-        grads[1:], weights.per_token(), needs.per_token(), strict=True
+        grads, weights.per_token(), needs.per_token(), strict=True
     ):
         if grad_BLD is None:
             results += [None, None]
