@@ -29,8 +29,8 @@ from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 PASSES = {"forward": 4, "backward": 7}
 WINDOW = 3
 SWEPT = (
-    (64, 256, 4), (64, 256, 2), (64, 512, 2), (64, 128, 4), (64, 512, 1), (64, 128, 8),
-    (32, 256, 2), (128, 256, 2),
+    (64, 128, 4), (128, 128, 4), (32, 128, 4), (64, 256, 2), (64, 128, 8), (64, 128, 2),
+    (64, 64, 8),
 )  # fmt: skip
 """Tokens of a tile, most bytes of a token in a program, tokens that it takes at a time."""
 OPTIONS = {

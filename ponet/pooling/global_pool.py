@@ -54,17 +54,27 @@ def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """Return the (B, D) mean over real tokens; 0 for a row without any.
 
     Args:
-        x_BLD: Hidden states, float32 or float64.
+        x_BLD: Hidden states, bfloat16 or wider; the mean is float32 or wider.
         mask_BL: bool, True = real token.
     """
-    real_BL = mask_BL.to(x_BLD.dtype)
-    total_BD = torch.bmm(real_BL[:, None], x_BLD)[:, 0]
-    return total_BD / real_BL.sum(1, keepdim=True).clamp_(min=1.0)
+    total_BD = wide_bmm(mask_BL[:, None].to(x_BLD.dtype), x_BLD)[:, 0]
+    return total_BD / mask_BL.sum(1, keepdim=True).clamp_(min=1)
+
+
+def wide_bmm(left: Tensor, right: Tensor) -> Tensor:
+    """Return the batched product, summed and given in float32 or wider whatever it multiplies."""
+    left = left.to(right.dtype)
+    if right.dtype in (torch.float32, torch.float64):
+        return torch.bmm(left, right)
+    if right.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
 
 
 def mean_query(x_BLD: Tensor, weights: Weights, plan: PoolPlan) -> tuple[Tensor, Tensor]:
-    """Return the mean of the hidden states (B, D), float32 or float64, and its projection."""
-    like, mean_BD = x_BLD.dtype, masked_mean(x_BLD, plan.text_mask_TP1[..., 0])
+    """Return the mean of the hidden states (B, D), float32 or wider, and its projection."""
+    mean_BD = masked_mean(x_BLD, plan.text_mask_TP1[..., 0])
+    like = mean_BD.dtype
     return mean_BD, torch.addmm(weights.query_bias.to(like), mean_BD, weights.query.to(like).t())
 
 
@@ -78,7 +88,7 @@ def attend(
     the published function with two D x D products per token less.
 
     Args:
-        x_BLD: Hidden states, float32 or float64.
+        x_BLD: Hidden states, bfloat16 or wider; all sums are float32 or wider.
         weights: Of query and key.
         plan: Of the batch.
         num_heads: H; divides D.
@@ -87,14 +97,15 @@ def attend(
         PoNet (arXiv 2110.02442), global aggregation, both stages; the released code uses one
         projection for key and value.
     """
-    like, (mean_BD, query_BD) = x_BLD.dtype, mean_query(x_BLD, weights, plan)
+    mean_BD, query_BD = mean_query(x_BLD, weights, plan)
+    like = mean_BD.dtype
     query_BHK = query_BD.reshape(query_BD.shape[0], num_heads, -1)  # no len(): it may be traced
     query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
     key_HKD = weights.key.to(like).reshape(num_heads, -1, x_BLD.shape[-1])
     probe_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD)
-    scores_BHL = torch.bmm(probe_BHD, x_BLD.transpose(1, 2))
+    scores_BHL = wide_bmm(probe_BHD, x_BLD.transpose(1, 2))
     probs_BHL = F.softmax(scores_BHL.add_(plan.score_bias_TP.to(like)[:, None]), dim=-1)
-    value_BHK = torch.einsum("bhd,hkd->bhk", torch.bmm(probs_BHL, x_BLD), key_HKD)
+    value_BHK = torch.einsum("bhd,hkd->bhk", wide_bmm(probs_BHL, x_BLD), key_HKD)
     pooled_BD = value_BHK.flatten(1) + weights.key_bias.to(like)
     return pooled_BD, Attention(mean_BD, query_BHK, probs_BHL)
 
@@ -102,26 +113,27 @@ def attend(
 def attend_backward(
     grad_BD: Tensor, x_BLD: Tensor, attention: Attention, weights: Weights, *, plan: PoolPlan,
     grad_x_BLD: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Add the global pool's gradient to that of the hidden states, in place.
+) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
+    """Add the global pool's gradient to that of the hidden states, in place if that is wide.
 
     Two passes over the hidden states: one for the gradient of the attention, one for the pooled
     states (which cost less to make again than to keep) together with the gradient of the probe.
 
     Returns:
-        Gradients of query weight and bias, key weight and bias.
+        Gradient of the hidden states, float32 or wider; of query weight and bias, key weight and
+        bias.
     """
-    x_BLD = by_text(at_least_float32(x_BLD), plan)
-    like, (mean_BD, query_BHK, probs_BHL) = x_BLD.dtype, attention
+    x_BLD, (mean_BD, query_BHK, probs_BHL) = by_text(x_BLD, plan), attention
+    like = mean_BD.dtype
     num_heads, head_size = query_BHK.shape[1:]
     key_HKD = weights.key.to(like).view(num_heads, -1, x_BLD.shape[-1])
     grad_value_BHK = grad_BD.view(query_BHK.shape)
     grad_pooled_BHD = torch.einsum("bhk,hkd->bhd", grad_value_BHK, key_HKD)
-    grad_scores_BHL = torch.bmm(grad_pooled_BHD, x_BLD.transpose(1, 2))
+    grad_scores_BHL = wide_bmm(grad_pooled_BHD, x_BLD.transpose(1, 2))
     grad_scores_BHL -= (grad_scores_BHL * probs_BHL).sum(-1, keepdim=True)
     grad_scores_BHL *= probs_BHL
     factors_BGL = torch.cat([probs_BHL, grad_scores_BHL], 1)
-    pooled_BHD, grad_probe_BHD = torch.bmm(factors_BGL, x_BLD).chunk(2, 1)
+    pooled_BHD, grad_probe_BHD = wide_bmm(factors_BGL, x_BLD).chunk(2, 1)
     grad_query_BHK = torch.einsum("bhd,hkd->bhk", grad_probe_BHD, key_HKD)
     grad_query_BD = grad_query_BHK.flatten(1) * head_size**-0.5
     grad_key_HKD = torch.einsum("bhk,bhd->hkd", grad_value_BHK, pooled_BHD)
@@ -133,18 +145,32 @@ def attend_backward(
         share_B1L = share_B1L / share_B1L.sum(-1, keepdim=True).clamp_(min=1.0)
         left_BGL = torch.cat([factors_BGL, share_B1L], 1)
         right_BGD = torch.cat([grad_pooled_BHD, probe_BHD, grad_mean_BD[:, None]], 1)
-        if plan.text_slots_N is None:
-            grad_x_BLD.baddbmm_(left_BGL.transpose(1, 2), right_BGD)
-        else:
-            grad_ND = torch.bmm(left_BGL.transpose(1, 2), right_BGD).flatten(0, 1)
-            grad_BLD = grad_ND.index_select(0, plan.text_slots_N).view_as(grad_x_BLD)
-            grad_x_BLD.addcmul_(grad_BLD, plan.mask_BL1.to(like))
-    return (
+        grad_x_BLD = _add_ranks(grad_x_BLD, left_BGL, right_BGD, plan)
+    return grad_x_BLD, (
         (grad_query_BD.t() @ mean_BD).to(weights.query.dtype),
         grad_query_BD.sum(0).to(weights.query.dtype),
         grad_key_HKD.flatten(0, 1).to(weights.query.dtype),
         grad_BD.sum(0).to(weights.query.dtype),
     )
+
+
+def _add_ranks(grad_BLD: Tensor, left_TGP: Tensor, right_TGD: Tensor, plan: PoolPlan) -> Tensor:
+    """Return the sum of a gradient and of a product of rank G per text, float32 or wider.
+
+    A gradient in low precision gets a product in low precision: both are read once, and summed in
+    float32.
+    """
+    low, is_wide = grad_BLD.dtype, grad_BLD.dtype == left_TGP.dtype
+    if is_wide and plan.text_slots_N is None:
+        return grad_BLD.baddbmm_(left_TGP.transpose(1, 2), right_TGD)
+    product_TPD = torch.bmm(left_TGP.transpose(1, 2).to(low), right_TGD.to(low))
+    if plan.text_slots_N is None:
+        return at_least_float32(grad_BLD) + product_TPD
+    found_ND = product_TPD.flatten(0, 1).index_select(0, plan.text_slots_N)
+    found_BLD = found_ND.view_as(grad_BLD)
+    if is_wide:
+        return grad_BLD.addcmul_(found_BLD, plan.mask_BL1.to(low))
+    return at_least_float32(grad_BLD) + torch.where(plan.mask_BL1, found_BLD, 0)
 
 
 def pool_projected(
@@ -153,7 +179,9 @@ def pool_projected(
 ) -> Tensor:  # fmt: skip
     """Return PoNet's fused pools (B, L, D) with the attentive global pool.
 
-    The global pool is always in float32 or wider, because it sums over the whole sequence.
+    The global pool sums in float32 or wider, because it sums over the whole sequence. What it
+    multiplies is float32 as well, but bfloat16 for kernels that join the projections, so on GPUs:
+    there its products wait for memory alone.
 
     Args:
         x_BLD: Hidden states.
@@ -183,9 +211,10 @@ class _Pooled(torch.autograd.Function):
         dtype: torch.dtype, *parameters: Any,
     ) -> Tensor:  # fmt: skip
         weights = Weights(*parameters)
-        wide_BLD = by_text(at_least_float32(x_BLD), plan)
-        global_BD, attention = attend(wide_BLD, weights, plan, num_heads)
-        inputs = PoolInputs(global_BD, *_project(x_BLD.to(dtype), weights, _joins(kernels)))
+        low_BLD = x_BLD.to(dtype)
+        seen_BLD = _seen_globally(x_BLD, low_BLD, kernels)
+        global_BD, attention = attend(by_text(seen_BLD, plan), weights, plan, num_heads)
+        inputs = PoolInputs(global_BD, *_project(low_BLD, weights, _joins(kernels)))
         mixed_BLD, saved = kernels.forward(inputs, plan, window)
         ctx.save_for_backward(x_BLD, *weights, *inputs, *attention, *saved)
         ctx.plan, ctx.kernels, ctx.window = plan, kernels, window
@@ -206,8 +235,9 @@ class _Pooled(torch.autograd.Function):
                 of_global, *of_each = ctx.kernels.backward(*given, ctx.plan, ctx.window)
                 found = _tokens_backward(x_BLD, weights, of_each, needs_x, needs)
             grad_x_BLD, token_grads = found
-            global_grads = attend_backward(
-                of_global, x_BLD, attention, weights, plan=ctx.plan, grad_x_BLD=grad_x_BLD
+            seen_BLD = _seen_globally(x_BLD, x_BLD.to(grad_BLD.dtype), ctx.kernels)
+            grad_x_BLD, global_grads = attend_backward(
+                of_global, seen_BLD, attention, weights, plan=ctx.plan, grad_x_BLD=grad_x_BLD
             )
         if grad_x_BLD is not None:
             grad_x_BLD = grad_x_BLD.to(x_BLD.dtype)
@@ -217,6 +247,12 @@ class _Pooled(torch.autograd.Function):
 def _joins(kernels: Kernels) -> bool:
     """Return whether kernels read and write slices of one tensor of all values per token."""
     return hasattr(kernels, "joint_backward")
+
+
+def _seen_globally(x_BLD: Tensor, low_BLD: Tensor, kernels: Kernels) -> Tensor:
+    """Return the hidden states as the global pool reads them; float16 is too narrow for it."""
+    is_low = _joins(kernels) and low_BLD.dtype == torch.bfloat16
+    return low_BLD if is_low else at_least_float32(x_BLD)
 
 
 def _project(x_BLD: Tensor, weights: Weights, joins: bool) -> list[Tensor | None]:
@@ -237,13 +273,16 @@ def _project(x_BLD: Tensor, weights: Weights, joins: bool) -> list[Tensor | None
 def _joint_backward(
     x_BLD: Tensor, weights: Weights, of_tokens_BLMD: Tensor, needs_x: bool, needs: Weights
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return what _tokens_backward does, from the gradients of all projections in one tensor."""
+    """Return what _tokens_backward does, from the gradients of all projections in one tensor.
+
+    The gradient of the hidden states is in the precision of those of the projections.
+    """
     grad_NE = of_tokens_BLMD.flatten(0, 1).flatten(1)
     low_ND, width = x_BLD.flatten(0, 1).to(grad_NE.dtype), x_BLD.shape[-1]
     grad_x_BLD: Tensor | None = None
     given = [weight.to(grad_NE.dtype) for weight, _ in weights.per_token() if weight is not None]
     if needs_x:
-        grad_x_BLD = at_least_float32(grad_NE @ torch.cat(given)).view_as(x_BLD)
+        grad_x_BLD = (grad_NE @ torch.cat(given)).view_as(x_BLD)
     of_weights = iter(torch.split(grad_NE.t() @ low_ND, width))
     of_biases = iter(torch.split(_bias_gradient(grad_NE), width))
     results: list[Tensor | None] = []

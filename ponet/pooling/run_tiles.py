@@ -23,7 +23,8 @@ whole. IN_LEFT, IN_RIGHT: in the cut run that enters the tile from the left, or 
 tile and leaves it to the right."""
 LEFT_IN_STRETCH = 64
 """Token codes also hold this times how many tokens of the token's stretch are left, itself one of
-them. A stretch is a whole run, or a maximal series of other tokens of a tile."""
+them. A stretch is a whole run, the part of a cut run in a tile, or a maximal series of other tokens
+of a text in a tile."""
 
 
 class TileSizes(NamedTuple):
@@ -33,7 +34,7 @@ class TileSizes(NamedTuple):
     """Tokens of a tile if no border moved."""
     slack: int = 60
     """How far a border moves to the left to spare a run, below `step`."""
-    line_bytes: int = 256
+    line_bytes: int = 128
     """Most bytes of one token that a program works on, a power of two of at least 32, a sector."""
     chunk: int = 4
     """Tokens that a program works on at a time, a power of two."""
@@ -134,8 +135,9 @@ def _find_stretches(  # noqa: PLR0917
     in_left_N = first_N < begin_T[tile_N]
     in_right_N = ~in_left_N & (last_N >= end_T[tile_N])
     whole_N = ~(in_left_N | in_right_N) & (first_N < last_N)
-    # Of a stretch: the run where it is whole, else the text.
-    stretch_N = torch.where(whole_N, first_N, -1 - text_N)
+    # Of a stretch: the run where it is whole, else the text and on which side the run is cut.
+    other_N = 3 * text_N + 1 * in_left_N + 2 * in_right_N
+    stretch_N = torch.where(whole_N, first_N, -1 - other_N)
     ends_N = F.pad(stretch_N[1:] != stretch_N[:-1], (0, 1), value=True)
     ends_N = ends_N | (place_N == end_T[tile_N] - 1)
     stop_N = _from_right(torch.where(ends_N, place_N, num_tokens)[None])[0] + 1

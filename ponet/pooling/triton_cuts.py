@@ -15,6 +15,7 @@ from ponet.pooling.triton_tiles import (
     IS_REAL,
     at_rows,
     chunk_of,
+    count_maxima,
     cut_rows,
     cuts_of,
     has,
@@ -37,27 +38,27 @@ def partial_max(
     left, right = cuts_of(tiles_ptr, tile, num_tiles)
     if (left < 0) & (right != tile):
         return
-    left_max = tl.full([LINE], float("-inf"), tl.float32)
-    right_max = tl.full([LINE], float("-inf"), tl.float32)
-    left_ties = tl.zeros([LINE], tl.float32)
-    right_ties = tl.zeros([LINE], tl.float32)
+    left_max = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
+    right_max = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
+    left_ties = tl.zeros([CHUNK, LINE], tl.float32)
+    right_ties = tl.zeros([CHUNK, LINE], tl.float32)
     for start in range(begin, end, CHUNK):
         tokens, exists, code, here = chunk_of(code_ptr, start, end, cols, width, CHUNK)
         at, here = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
         in_left, in_right = here & has(code, IN_LEFT), here & has(code, IN_RIGHT)
         x = tl.load(segment_ptr + at, mask=in_left | in_right, other=0).to(tl.float32)
-        left_max, left_ties = join_maxima(left_max, left_ties, x, in_left)
-        right_max, right_ties = join_maxima(right_max, right_ties, x, in_right)
-    # Scalars choose bounds, not masks: the interpreter cannot join a condition on a scalar with one
-    # on a block.
+        left_max, left_ties = count_maxima(left_max, left_ties, x, in_left)
+        right_max, right_ties = count_maxima(right_max, right_ties, x, in_right)
     to = tile.to(tl.int64) * width + cols
     store = cols < tl.where(left >= 0, width, 0)
-    tl.store(piece_max_ptr + to, left_max, mask=store)
-    tl.store(piece_ties_ptr + to, left_ties, mask=store)
+    best, ties = join_maxima(left_max, left_ties)
+    tl.store(piece_max_ptr + to, best, mask=store)
+    tl.store(piece_ties_ptr + to, ties, mask=store)
     to = (num_tiles + tile).to(tl.int64) * width + cols
     store = cols < tl.where(right == tile, width, 0)
-    tl.store(piece_max_ptr + to, right_max, mask=store)
-    tl.store(piece_ties_ptr + to, right_ties, mask=store)
+    best, ties = join_maxima(right_max, right_ties)
+    tl.store(piece_max_ptr + to, best, mask=store)
+    tl.store(piece_ties_ptr + to, ties, mask=store)
 
 
 @triton.jit

@@ -16,7 +16,9 @@ tile costs no registers. (In one block of 64 tokens, each run took six reduction
 the backward pass then ran at 22 % of a copy on an H100.) No atomics: every sum has one order, so
 results repeat bit by bit. Arithmetic is in float32.
 
-Every value is cast right after it is loaded: the interpreter computes wrongly on bfloat16.
+Every value is cast right after it is loaded: the interpreter computes wrongly on bfloat16. What is
+loaded depends on positions alone where that costs no traffic, and codes choose among the values: a
+load that waits for a code waits twice.
 """
 
 # The Triton language is no Python that mypy knows.
@@ -35,8 +37,7 @@ from ponet.pooling.triton_tiles import (
     READS_SEGMENT,
     at_rows,
     chunk_of,
-    cut_rows,
-    cuts_of,
+    count_maxima,
     has,
     join_maxima,
     program_of,
@@ -50,10 +51,11 @@ IS_POOLED = tl.constexpr(2)
 
 
 @triton.jit
-def _of_cut(code, of_left, of_right, other):
-    """Return what each token of a chunk knows of the cut run that it lies in; else `other`."""
-    values = tl.where(has(code, IN_LEFT), of_left[None, :], other)
-    return tl.where(has(code, IN_RIGHT), of_right[None, :], values)
+def _cut_row(table_ptr, tiles_ptr, first, tile, num_tiles, cols, width):
+    """Return the row of a (T, D) table about the cut run of a stretch whose first code is given."""
+    left = tl.load(tiles_ptr + (num_tiles + 1) + tile)
+    owner = tl.where((first & IN_LEFT) != 0, left, tile)
+    return row_of(table_ptr, owner, cols, width, owner >= 0)
 
 
 @triton.jit
@@ -64,8 +66,9 @@ def _neighbour(
     there = tokens + offset
     in_row = exists & (there >= row_begin) & (there < row_begin + row_len)
     enters = has(tl.load(code_ptr + there, mask=in_row, other=0), HAS_WINDOW)
-    use = enters & cols_ok[None, :]
-    return tl.load(x_ptr + at + offset * stride, mask=use, other=other).to(tl.float32)
+    use = in_row[:, None] & cols_ok[None, :]
+    x = tl.load(x_ptr + at + offset * stride, mask=use, other=other).to(tl.float32)
+    return tl.where(enters, x, other)
 
 
 @triton.jit
@@ -79,8 +82,6 @@ def mix_forward(
     tile, cols, at_stretch, end = program_of(tiles_ptr, num_tiles, width, LINE)
     row = at_stretch // row_len
     of_all = tl.zeros([LINE], tl.float32)
-    if SEGMENT == POOL_RUNS:
-        of_left, of_right = cut_rows(cut_max_ptr, tiles_ptr, tile, num_tiles, cols, width)
     for _stretch in range(0, tl.load(tiles_ptr + 3 * (num_tiles + 1) + tile)):
         first = tl.load(code_ptr + at_stretch)
         stop = at_stretch + first // LEFT_IN_STRETCH
@@ -88,30 +89,30 @@ def mix_forward(
             text = tl.load(text_ptr + at_stretch)
             of_all = row_of(global_ptr, text, cols, width, text >= 0)
         if SEGMENT == POOL_RUNS:
-            top = tl.full([LINE], float("-inf"), tl.float32)
-            is_whole = (first & IS_WHOLE) != 0
-            pooled = tl.where(is_whole, stop, at_stretch)
+            x_max = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
+            is_alone = (first & (IS_WHOLE | IN_LEFT | IN_RIGHT)) == 0
+            pooled = tl.where((first & IS_WHOLE) != 0, stop, at_stretch)
             for start in range(at_stretch, pooled, CHUNK):
                 tokens, exists, code, here = chunk_of(code_ptr, start, stop, cols, width, CHUNK)
-                at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
-                x = tl.load(segment_ptr + at, mask=use, other=float("-inf")).to(tl.float32)
-                top = tl.maximum(top, tl.max(x, 0))
+                at = at_rows(tokens, cols, in_stride)
+                x = tl.load(segment_ptr + at, mask=here, other=float("-inf")).to(tl.float32)
+                x_max = tl.maximum(x_max, tl.where(has(code, IS_REAL), x, float("-inf")))
+            top = tl.max(x_max, 0)
+            if (first & (IN_LEFT | IN_RIGHT)) != 0:
+                top = _cut_row(cut_max_ptr, tiles_ptr, first, tile, num_tiles, cols, width)
         for start in range(at_stretch, stop, CHUNK):
             tokens, exists, code, here = chunk_of(code_ptr, start, stop, cols, width, CHUNK)
-            at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
+            at = at_rows(tokens, cols, in_stride)
             mixed = tl.zeros([CHUNK, LINE], tl.float32) + of_all[None, :]
             if SEGMENT == POOL_RUNS:
-                if is_whole:
-                    best = tl.zeros([CHUNK, LINE], tl.float32) + top[None, :]
-                else:
-                    alone = use & ~has(code, IN_LEFT | IN_RIGHT)
-                    x = tl.load(segment_ptr + at, mask=alone, other=0).to(tl.float32)
-                    best = _of_cut(code, of_left, of_right, x)
+                best = tl.zeros([CHUNK, LINE], tl.float32) + top[None, :]
+                if is_alone:
+                    best = tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
                 mixed += tl.where(has(code, READS_SEGMENT), best, 0.0)
             if SEGMENT == IS_POOLED:
-                mixed += tl.load(segment_ptr + at, mask=use, other=0).to(tl.float32)
+                mixed += tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
             if HAS_GATE:
-                mixed *= tl.load(gate_ptr + at, mask=use, other=0).to(tl.float32)
+                mixed *= tl.load(gate_ptr + at, mask=here, other=0).to(tl.float32)
             if HAS_LOCAL:
                 best = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
                 for offset in tl.static_range(-REACH, REACH + 1):
@@ -144,12 +145,8 @@ def mix_backward(
     tile, cols, at_stretch, end = program_of(tiles_ptr, num_tiles, width, LINE)
     row = at_stretch // row_len
     of_all = tl.zeros([LINE], tl.float32)
-    global_sum = tl.zeros([LINE], tl.float32)
+    global_sum = tl.zeros([CHUNK, LINE], tl.float32)
     text = tl.load(text_ptr + at_stretch)
-    left_sum = tl.zeros([LINE], tl.float32)
-    right_sum = tl.zeros([LINE], tl.float32)
-    if SEGMENT == POOL_RUNS:
-        of_left, of_right = cut_rows(cut_max_ptr, tiles_ptr, tile, num_tiles, cols, width)
     for _stretch in range(0, tl.load(tiles_ptr + 3 * (num_tiles + 1) + tile)):
         first = tl.load(code_ptr + at_stretch)
         stop = at_stretch + first // LEFT_IN_STRETCH
@@ -159,41 +156,42 @@ def mix_backward(
             text = next_text
             of_all = row_of(global_ptr, text, cols, width, text >= 0)
         if SEGMENT == POOL_RUNS:
-            is_whole = (first & IS_WHOLE) != 0
+            is_whole, is_cut = (first & IS_WHOLE) != 0, (first & (IN_LEFT | IN_RIGHT)) != 0
             pooled = tl.where(is_whole, stop, at_stretch)
             top, share = _run_backward(
                 grad_ptr, segment_ptr, gate_ptr, code_ptr, at_stretch, pooled, cols, width,
                 in_stride, HAS_GATE, LINE, CHUNK,
             )  # fmt: skip
+            cut_sum = tl.zeros([CHUNK, LINE], tl.float32)
+            if is_cut:
+                top = _cut_row(cut_max_ptr, tiles_ptr, first, tile, num_tiles, cols, width)
         for start in range(at_stretch, stop, CHUNK):
             tokens, exists, code, here = chunk_of(code_ptr, start, stop, cols, width, CHUNK)
             at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
             at_grad, to = at_rows(tokens, cols, width), at_rows(tokens, cols, out_stride)
-            grad = tl.load(grad_ptr + at_grad, mask=use, other=0).to(tl.float32)
+            grad = tl.load(grad_ptr + at_grad, mask=here, other=0).to(tl.float32)
+            grad = tl.where(has(code, IS_REAL), grad, 0.0)
             product = grad
             if HAS_GATE:
-                product = grad * tl.load(gate_ptr + at, mask=use, other=0).to(tl.float32)
+                product = grad * tl.load(gate_ptr + at, mask=here, other=0).to(tl.float32)
             shared = tl.zeros([CHUNK, LINE], tl.float32) + of_all[None, :]
             if HAS_GLOBAL:
-                global_sum += tl.sum(product, 0)
+                global_sum += product
             if SEGMENT != NO_SEGMENT:
                 product = tl.where(has(code, READS_SEGMENT), product, 0.0)
             if SEGMENT == POOL_RUNS:
-                if is_whole:
-                    x = tl.load(segment_ptr + at, mask=use, other=0).to(tl.float32)
-                    own = tl.where(use & (x == top[None, :]), share[None, :], 0.0)
-                    tl.store(grad_tokens_ptr + to, own, mask=here)
-                    shared += tl.where(has(code, READS_SEGMENT), top[None, :], 0.0)
+                best = tl.zeros([CHUNK, LINE], tl.float32) + top[None, :]
+                if is_cut:
+                    cut_sum += product
                 else:
-                    is_cut = has(code, IN_LEFT | IN_RIGHT)
-                    x = tl.load(segment_ptr + at, mask=use & ~is_cut, other=0).to(tl.float32)
-                    best = _of_cut(code, of_left, of_right, x)
-                    shared += tl.where(has(code, READS_SEGMENT), best, 0.0)
-                    tl.store(grad_tokens_ptr + to, product, mask=here & ~is_cut)
-                    left_sum += tl.sum(tl.where(has(code, IN_LEFT), product, 0.0), 0)
-                    right_sum += tl.sum(tl.where(has(code, IN_RIGHT), product, 0.0), 0)
+                    x = tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
+                    best = tl.where(is_whole, best, x)
+                    own = tl.where(use & (x == best), share[None, :], 0.0)
+                    own = tl.where(is_whole, own, product)
+                    tl.store(grad_tokens_ptr + to, own, mask=here)
+                shared += tl.where(has(code, READS_SEGMENT), best, 0.0)
             if SEGMENT == IS_POOLED:
-                shared += tl.load(segment_ptr + at, mask=use, other=0).to(tl.float32)
+                shared += tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
                 tl.store(grad_tokens_ptr + to, product, mask=here)
             if SEGMENT != NO_SEGMENT:
                 to += width
@@ -208,14 +206,13 @@ def mix_backward(
                 tl.store(grad_tokens_ptr + to, grad * shared, mask=here)
         if HAS_GLOBAL:  # written anew until the text ends or the tile
             of_text = (tile + text).to(tl.int64) * width + cols
-            tl.store(piece_global_ptr + of_text, global_sum, mask=cols < width)
+            tl.store(piece_global_ptr + of_text, tl.sum(global_sum, 0), mask=cols < width)
+        if SEGMENT == POOL_RUNS:
+            if is_cut:
+                piece = tl.where((first & IN_LEFT) != 0, tile, num_tiles + tile)
+                of_run = piece.to(tl.int64) * width + cols
+                tl.store(piece_sum_ptr + of_run, tl.sum(cut_sum, 0), mask=cols < width)
         at_stretch = stop
-    to = tile.to(tl.int64) * width + cols
-    if SEGMENT == POOL_RUNS:
-        left, right = cuts_of(tiles_ptr, tile, num_tiles)
-        tl.store(piece_sum_ptr + to, left_sum, mask=cols < tl.where(left >= 0, width, 0))
-        to = (num_tiles + tile).to(tl.int64) * width + cols
-        tl.store(piece_sum_ptr + to, right_sum, mask=cols < tl.where(right == tile, width, 0))
 
 
 @triton.jit
@@ -224,20 +221,21 @@ def _run_backward(
     HAS_GATE: tl.constexpr, LINE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Return the maximum of a whole run, and what each of its maxima gets of the gradient."""
-    top = tl.full([LINE], float("-inf"), tl.float32)
-    ties = tl.zeros([LINE], tl.float32)
-    total = tl.zeros([LINE], tl.float32)
+    best = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
+    ties = tl.zeros([CHUNK, LINE], tl.float32)
+    total = tl.zeros([CHUNK, LINE], tl.float32)
     for start in range(begin, end, CHUNK):
         tokens, exists, code, here = chunk_of(code_ptr, start, end, cols, width, CHUNK)
         at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
-        x = tl.load(segment_ptr + at, mask=use, other=0).to(tl.float32)
-        top, ties = join_maxima(top, ties, x, use)
-        use = use & has(code, READS_SEGMENT)
-        product = tl.load(grad_ptr + at_rows(tokens, cols, width), mask=use, other=0).to(tl.float32)
+        x = tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
+        best, ties = count_maxima(best, ties, x, use)
+        at_grad = at_rows(tokens, cols, width)
+        product = tl.load(grad_ptr + at_grad, mask=here, other=0).to(tl.float32)
         if HAS_GATE:
-            product *= tl.load(gate_ptr + at, mask=use, other=0).to(tl.float32)
-        total += tl.sum(product, 0)
-    return top, total / tl.maximum(ties, 1.0)
+            product *= tl.load(gate_ptr + at, mask=here, other=0).to(tl.float32)
+        total += tl.where(has(code, READS_SEGMENT), product, 0.0)
+    top, ties = join_maxima(best, ties)
+    return top, tl.sum(total, 0) / tl.maximum(ties, 1.0)
 
 
 @triton.jit
@@ -249,8 +247,8 @@ def _local_backward(
 
     Such a token is above all before it in the window and not below those behind it.
     """
-    allowed = has(code, HAS_WINDOW) & cols_ok[None, :]
-    own = tl.load(local_ptr + at, mask=allowed, other=0).to(tl.float32)
+    here = exists[:, None] & cols_ok[None, :]
+    own = tl.load(local_ptr + at, mask=here, other=0).to(tl.float32)
     best = tl.full([CHUNK, LINE], float("-inf"), tl.float32)
     before = (best,)  # before[k], behind[k]: the maximum of the k nearest neighbours
     behind = (best,)
@@ -269,33 +267,15 @@ def _local_backward(
     total = tl.where(takes, grad, 0.0)
     for shift in tl.static_range(1, REACH + 1):
         of_left = _neighbour(
-            grad_ptr,
-            code_ptr,
-            tokens,
-            at_grad,
-            exists,
-            -shift,
-            row_begin,
-            row_len,
-            width,
-            cols_ok,
-            0.0,
-        )
+            grad_ptr, code_ptr, tokens, at_grad, exists, -shift, row_begin, row_len, width,
+            cols_ok, 0.0,
+        )  # fmt: skip
         takes = (before[REACH + shift] < own) & (behind[REACH - shift] <= own)
         total += tl.where(takes, of_left, 0.0)
         of_right = _neighbour(
-            grad_ptr,
-            code_ptr,
-            tokens,
-            at_grad,
-            exists,
-            shift,
-            row_begin,
-            row_len,
-            width,
-            cols_ok,
-            0.0,
-        )
+            grad_ptr, code_ptr, tokens, at_grad, exists, shift, row_begin, row_len, width,
+            cols_ok, 0.0,
+        )  # fmt: skip
         takes = (before[REACH - shift] < own) & (behind[REACH + shift] <= own)
         total += tl.where(takes, of_right, 0.0)
-    return tl.where(allowed, total, 0.0)
+    return tl.where(has(code, HAS_WINDOW), total, 0.0)

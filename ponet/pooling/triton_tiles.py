@@ -78,8 +78,19 @@ def cut_rows(table_ptr, tiles_ptr, tile, num_tiles, cols, width):
 
 
 @triton.jit
-def join_maxima(best, ties, x, counts):
-    """Return maximum, and number of ties, of (best, ties) and of all x that count."""
-    newest = tl.maximum(best, tl.max(tl.where(counts, x, float("-inf")), 0))
-    more = tl.sum((counts & (x == newest[None, :])).to(tl.float32), 0)
-    return newest, tl.where(best == newest, ties, 0.0) + more
+def count_maxima(best, ties, x, counts):
+    """Return the maxima, place by place, of best and of the x that count, and how often they are.
+
+    Chunk by chunk; `join_maxima` joins the places of a column at the end.
+    """
+    x = tl.where(counts, x, float("-inf"))
+    newest = tl.maximum(best, x)
+    ties = tl.where(best == newest, ties, 0.0)
+    return newest, ties + (counts & (x == newest)).to(tl.float32)
+
+
+@triton.jit
+def join_maxima(best, ties):
+    """Return the maximum of every column and how often it is there."""
+    top = tl.max(best, 0)
+    return top, tl.sum(tl.where(best == top[None, :], ties, 0.0), 0)

@@ -275,28 +275,53 @@ def test_the_sizes_that_a_gpu_runs_with_give_the_same_values():
     check_agreement(make_batch(ids), width=2)
 
 
+def states_and_gradients(batch, *, kernels, **form):
+    """Of a small encoder, at real tokens."""
+    torch.manual_seed(0)
+    config = PoNetConfig(
+        vocab_size=8, hidden_size=8, num_layers=2, num_heads=2, ffn_size=8, max_positions=32,
+        dropout_prob=0.0, kernels=kernels, **form,
+    )  # fmt: skip
+    encoder = build_encoder(config)
+    states = encoder(batch).float() * batch.mask[..., None]
+    states.mul(torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    gradients = {name: value.grad for name, value in encoder.named_parameters()}
+    assert all(value is not None for value in gradients.values())
+    return {"states": states.detach(), **gradients}
+
+
+def two_texts(*, joined):
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    mask[0, 9:] = False
+    batch = make_batch([SENTENCES[0], LONG_AND_SHORT[0]], mask=mask, special=[(0, 0), (1, 0)])
+    return join_texts(batch, num_tokens=32) if joined else batch
+
+
 @interpreted
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("without", [{}, {"fusion_product": False}, {"use_local_pool": False}])
 def test_an_encoder_whose_projections_are_one_product_equals_the_reference(tiny, joined, without):
-    mask = torch.ones(2, 21, dtype=torch.bool)
-    mask[0, 9:] = False
-    batch = make_batch([SENTENCES[0], LONG_AND_SHORT[0]], mask=mask, special=[(0, 0), (1, 0)])
-    batch = join_texts(batch, num_tokens=32) if joined else batch
-    found = []
-    for kernels in ("triton", "reference"):
-        torch.manual_seed(0)
-        config = PoNetConfig(
-            vocab_size=8, hidden_size=8, num_layers=2, num_heads=2, ffn_size=8, max_positions=32,
-            dropout_prob=0.0, kernels=kernels, **without,
-        )  # fmt: skip
-        encoder = build_encoder(config)
-        states = encoder(batch) * batch.mask[..., None]
-        states.square().mul(torch.arange(8.0)).sum().backward()
-        gradients = {name: value.grad for name, value in encoder.named_parameters()}
-        assert all(value is not None for value in gradients.values())
-        found.append({"states": states.detach(), **gradients})
+    batch = two_texts(joined=joined)
+    found = (states_and_gradients(batch, kernels=k, **without) for k in ("triton", "reference"))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_global_pool_of_bfloat16_states_is_near_that_of_float32(tiny, joined):
+    batch = two_texts(joined=joined)
+    exact = states_and_gradients(batch, kernels="reference")
+    distances = {}
+    for kernels in ("triton", "reference"):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = states_and_gradients(batch, kernels=kernels)
+        distances[kernels] = {
+            name: float((found[name] - value).norm() / value.norm().clamp(min=1e-3))
+            for name, value in exact.items()
+        }
+    # No further away than the published form in the same precision, give or take its luck.
+    most = max(distances["reference"].values())
+    assert max(distances["triton"].values()) < 1.5 * most < 0.3
 
 
 @interpreted
