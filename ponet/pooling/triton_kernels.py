@@ -151,59 +151,26 @@ def mix_backward(
         first = tl.load(code_ptr + at_stretch)
         stop = at_stretch + first // LEFT_IN_STRETCH
         if HAS_GLOBAL:
-            next_text = tl.load(text_ptr + at_stretch)
-            global_sum = tl.where(next_text == text, global_sum, 0.0)
-            text = next_text
+            before, text = text, tl.load(text_ptr + at_stretch)
+            global_sum = tl.where(text == before, global_sum, 0.0)
             of_all = row_of(global_ptr, text, cols, width, text >= 0)
+        top, share = tl.zeros([LINE], tl.float32), tl.zeros([LINE], tl.float32)
+        is_whole, is_cut = (first & IS_WHOLE) != 0, (first & (IN_LEFT | IN_RIGHT)) != 0
+        cut_sum = tl.zeros([CHUNK, LINE], tl.float32)
         if SEGMENT == POOL_RUNS:
-            is_whole, is_cut = (first & IS_WHOLE) != 0, (first & (IN_LEFT | IN_RIGHT)) != 0
-            pooled = tl.where(is_whole, stop, at_stretch)
             top, share = _run_backward(
-                grad_ptr, segment_ptr, gate_ptr, code_ptr, at_stretch, pooled, cols, width,
-                in_stride, HAS_GATE, LINE, CHUNK,
+                grad_ptr, segment_ptr, gate_ptr, code_ptr, at_stretch,
+                tl.where(is_whole, stop, at_stretch), cols, width, in_stride, HAS_GATE, LINE, CHUNK,
             )  # fmt: skip
-            cut_sum = tl.zeros([CHUNK, LINE], tl.float32)
             if is_cut:
                 top = _cut_row(cut_max_ptr, tiles_ptr, first, tile, num_tiles, cols, width)
         for start in range(at_stretch, stop, CHUNK):
-            tokens, exists, code, here = chunk_of(code_ptr, start, stop, cols, width, CHUNK)
-            at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
-            at_grad, to = at_rows(tokens, cols, width), at_rows(tokens, cols, out_stride)
-            grad = tl.load(grad_ptr + at_grad, mask=here, other=0).to(tl.float32)
-            grad = tl.where(has(code, IS_REAL), grad, 0.0)
-            product = grad
-            if HAS_GATE:
-                product = grad * tl.load(gate_ptr + at, mask=here, other=0).to(tl.float32)
-            shared = tl.zeros([CHUNK, LINE], tl.float32) + of_all[None, :]
-            if HAS_GLOBAL:
-                global_sum += product
-            if SEGMENT != NO_SEGMENT:
-                product = tl.where(has(code, READS_SEGMENT), product, 0.0)
-            if SEGMENT == POOL_RUNS:
-                best = tl.zeros([CHUNK, LINE], tl.float32) + top[None, :]
-                if is_cut:
-                    cut_sum += product
-                else:
-                    x = tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
-                    best = tl.where(is_whole, best, x)
-                    own = tl.where(use & (x == best), share[None, :], 0.0)
-                    own = tl.where(is_whole, own, product)
-                    tl.store(grad_tokens_ptr + to, own, mask=here)
-                shared += tl.where(has(code, READS_SEGMENT), best, 0.0)
-            if SEGMENT == IS_POOLED:
-                shared += tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
-                tl.store(grad_tokens_ptr + to, product, mask=here)
-            if SEGMENT != NO_SEGMENT:
-                to += width
-            if HAS_LOCAL:
-                of_local = _local_backward(
-                    grad, grad_ptr, local_ptr, code_ptr, tokens, at_grad, at, exists, code,
-                    row * row_len, row_len, width, in_stride, cols < width, REACH, CHUNK, LINE,
-                )  # fmt: skip
-                tl.store(grad_tokens_ptr + to, of_local, mask=here)
-                to += width
-            if HAS_GATE:
-                tl.store(grad_tokens_ptr + to, grad * shared, mask=here)
+            global_sum, cut_sum = _chunk_backward(
+                grad_ptr, segment_ptr, local_ptr, gate_ptr, grad_tokens_ptr, code_ptr, start, stop,
+                cols, of_all, top, share, is_whole, is_cut, global_sum, cut_sum, row * row_len,
+                row_len, width, in_stride, out_stride, SEGMENT, HAS_LOCAL, HAS_GATE, REACH, LINE,
+                CHUNK,
+            )  # fmt: skip
         if HAS_GLOBAL:  # written anew until the text ends or the tile
             of_text = (tile + text).to(tl.int64) * width + cols
             tl.store(piece_global_ptr + of_text, tl.sum(global_sum, 0), mask=cols < width)
@@ -213,6 +180,50 @@ def mix_backward(
                 of_run = piece.to(tl.int64) * width + cols
                 tl.store(piece_sum_ptr + of_run, tl.sum(cut_sum, 0), mask=cols < width)
         at_stretch = stop
+
+
+@triton.jit
+def _chunk_backward(
+    grad_ptr, segment_ptr, local_ptr, gate_ptr, grad_tokens_ptr, code_ptr, start, stop, cols,
+    of_all, top, share, is_whole, is_cut, global_sum, cut_sum, row_begin, row_len, width,
+    in_stride, out_stride,
+    SEGMENT: tl.constexpr, HAS_LOCAL: tl.constexpr, HAS_GATE: tl.constexpr, REACH: tl.constexpr,
+    LINE: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of a chunk of a stretch; return the sums with what it adds to them."""
+    tokens, exists, code, here = chunk_of(code_ptr, start, stop, cols, width, CHUNK)
+    at, use = at_rows(tokens, cols, in_stride), here & has(code, IS_REAL)
+    at_grad, to = at_rows(tokens, cols, width), at_rows(tokens, cols, out_stride)
+    grad = tl.load(grad_ptr + at_grad, mask=here, other=0).to(tl.float32)
+    grad = tl.where(has(code, IS_REAL), grad, 0.0)
+    product = grad
+    if HAS_GATE:
+        product = grad * tl.load(gate_ptr + at, mask=here, other=0).to(tl.float32)
+    shared = tl.zeros([CHUNK, LINE], tl.float32) + of_all[None, :]
+    global_sum += product
+    if SEGMENT != NO_SEGMENT:
+        product = tl.where(has(code, READS_SEGMENT), product, 0.0)
+    if SEGMENT == POOL_RUNS:
+        best, cut_sum = _segment_backward(
+            product, segment_ptr, at, grad_tokens_ptr, to, here, use, top, share, is_whole,
+            is_cut, cut_sum, LINE, CHUNK,
+        )  # fmt: skip
+        shared += tl.where(has(code, READS_SEGMENT), best, 0.0)
+    if SEGMENT == IS_POOLED:
+        shared += tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
+        tl.store(grad_tokens_ptr + to, product, mask=here)
+    if SEGMENT != NO_SEGMENT:
+        to += width
+    if HAS_LOCAL:
+        of_local = _local_backward(
+            grad, grad_ptr, local_ptr, code_ptr, tokens, at_grad, at, exists, code, row_begin,
+            row_len, width, in_stride, cols < width, REACH, CHUNK, LINE,
+        )  # fmt: skip
+        tl.store(grad_tokens_ptr + to, of_local, mask=here)
+        to += width
+    if HAS_GATE:
+        tl.store(grad_tokens_ptr + to, grad * shared, mask=here)
+    return global_sum, cut_sum
 
 
 @triton.jit
@@ -236,6 +247,23 @@ def _run_backward(
         total += tl.where(has(code, READS_SEGMENT), product, 0.0)
     top, ties = join_maxima(best, ties)
     return top, tl.sum(total, 0) / tl.maximum(ties, 1.0)
+
+
+@triton.jit
+def _segment_backward(
+    product, segment_ptr, at, grad_tokens_ptr, to, here, use, top, share, is_whole, is_cut,
+    cut_sum, LINE: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Return each token's maximum, and the sum of a cut run; write gradients of the others."""
+    best = tl.zeros([CHUNK, LINE], tl.float32) + top[None, :]
+    if is_cut:
+        cut_sum += product
+    else:
+        x = tl.load(segment_ptr + at, mask=here, other=0).to(tl.float32)
+        best = tl.where(is_whole, best, x)
+        own = tl.where(use & (x == best), share[None, :], 0.0)
+        tl.store(grad_tokens_ptr + to, tl.where(is_whole, own, product), mask=here)
+    return best, cut_sum
 
 
 @triton.jit
