@@ -21,6 +21,7 @@ RESULTS = REPOSITORY / "docs" / "results"
 KINDS = {
     "encoders": "Mixer, layer, model",
     "pretraining": "The whole pretraining step",
+    "inference": "Encoding texts",
     "gpu": "On a GPU",
     "lra_table2": "Long texts, the paper's Table 2",
     "triton_kernels": "Triton kernels",

@@ -71,7 +71,8 @@ class PoNetMixer(TokenMixer):
         config, dtype = self.config, autocast_dtype(x_BLD)
         kernels = choose_kernels(config.kernels, device=x_BLD.device, dtype=dtype)
         has_tokens = config.use_segment_pool or config.use_local_pool or self.uses_gate
-        if kernels != "reference" and config.global_pool == "attention" and has_tokens:
+        is_one_step = torch.is_grad_enabled() and config.global_pool == "attention" and has_tokens
+        if kernels != "reference" and is_one_step:
             return pool_projected(
                 x_BLD,
                 self.weights(),
