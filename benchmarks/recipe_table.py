@@ -48,7 +48,8 @@ class Recipe:
 def adamw(lr: float, **other: Any) -> Recipe:
     """Return AdamW without dropout, at a rate."""
     optimizer = {"lr": lr, **other.pop("optimizer", {})}
-    return Recipe(optimizer=optimizer, encoder=NO_DROPOUT, **other)
+    encoder = {**NO_DROPOUT, **other.pop("encoder", {})}
+    return Recipe(optimizer=optimizer, encoder=encoder, **other)
 
 
 def muon(lr: float = 4e-3, **other: Any) -> Recipe:
@@ -63,32 +64,40 @@ LOSS: dict[str, Recipe] = {
     "Muon, 0.45 of the steps": muon(share=0.45),
     "AdamW, 2e-3": adamw(2e-3),
     "no dropout": Recipe(encoder=NO_DROPOUT),
-    "Muon, 0.6 of the steps": muon(share=0.6),
-    "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
+    "Muon, wide init": muon(encoder={"init_range": 0.06}),
     "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
+    "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
     "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
-    "Muon, 2e-3": muon(2e-3),
     "Muon, 8e-3": muon(8e-3),
-    "AdamW, 4e-3": adamw(4e-3),
+    "Muon, 0.6 of the steps": muon(share=0.6),
 }
 ORDER = Objective(name="order", relations=("in_order", "swapped"))
 WEIGHT_4 = {"pair_loss_weight": 4.0}
+WIDE = {"init_range": 0.09}
+"""About 1 / sqrt(width) of a nano encoder; BERT's 0.02 is 0.55 / sqrt(768), its width."""
+LEN_64 = {"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}
 PAIRS: dict[str, Recipe] = {
     BASE: Recipe(),
+    "wide init": Recipe(encoder=WIDE),
     "Muon": muon(),
-    "Muon, weight 4": muon(module=WEIGHT_4),
-    "Muon, order alone": muon(module={"objective": "order"}),
-    "Muon, foreign pairs alone": muon(module={"objective": "mlm_nsp"}),
-    "BERT, Muon": muon(kind="bert"),
-    "BERT, Muon, order alone": muon(kind="bert", module={"objective": "order"}),
-    "Muon, all tokens read": muon(pools_all=True, data={"join_texts": False}),
-    "Muon, segments of texts": muon(data={"segments": {"rule": "text"}}),
-    "Muon, 64 tokens": muon(data={"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}),
-    "weight 4": Recipe(module=WEIGHT_4),
+    "Muon, wide init": muon(encoder=WIDE),
     "BERT": Recipe(kind="bert"),
-    "Muon, four times as long": muon(share=4.0),
+    "BERT, Muon, wide init": muon(encoder=WIDE, kind="bert"),
+    "Muon, wide init, weight 4": muon(encoder=WIDE, module=WEIGHT_4),
+    "Muon, wide init, foreign pairs alone": muon(encoder=WIDE, module={"objective": "mlm_nsp"}),
+    "Muon, wide init, order alone": muon(encoder=WIDE, module={"objective": "order"}),
+    "BERT, Muon, wide init, order alone": muon(
+        encoder=WIDE, kind="bert", module={"objective": "order"}
+    ),
+    "Muon, wide init, all tokens read": muon(
+        encoder=WIDE, pools_all=True, data={"join_texts": False}
+    ),
+    "Muon, wide init, segments of texts": muon(encoder=WIDE, data={"segments": {"rule": "text"}}),
+    "Muon, wide init, 64 tokens": muon(encoder=WIDE, data=LEN_64),
+    "wide init, weight 4": Recipe(encoder=WIDE, module=WEIGHT_4),
+    "Muon, wide init, four times as long": muon(encoder=WIDE, share=4.0),
     "four times as long": Recipe(share=4.0),
 }
 STUDIES = {"loss": LOSS, "pairs": PAIRS}
