@@ -6,22 +6,26 @@ r"""What encoders of one size find in long texts: facts asked for near and far, 
 Each encoder is trained from fresh values to answer questions about facts that `pretrain.needles`
 puts into the texts of a folder of shards, and asked about held-out texts: `the code of <name> is
 [MASK]`. With one fact in a text the word alone must be carried over; with several also which name
-it belongs to. All see as many tokens a step. Every encoder is asked about facts of the longest
-text, of which those with a shorter context see a random part: what lies outside they cannot know,
-and that is what length buys. Chance is 1 in 32. What is done is not done again.
+it belongs to. Each number of facts is a stage of as many steps with a rate of its own, and goes on
+from the weights of the one before. All see as many tokens a step. Every encoder
+is asked about facts of the longest text, of which those with a shorter context see a random part:
+what lies outside they cannot know, and that is what length buys. Chance is 1 in 32. What is done is
+not done again, and no encoder is begun after `--minutes`; the table has what there is.
 """
 
+import argparse
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 from benchmarks import report
 from benchmarks.pretraining import QUIET, be_quiet
@@ -32,28 +36,32 @@ from data_prep.manifest import Manifest
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
-from pretrain.needles import NeedleConfig, NeedleScores
+from pretrain.needles import NUM_ANSWERS, NeedleConfig, NeedleScores
 from training.callbacks.steps import StepSeeds
 from training.optim import PretrainOptimizer
 from training.statistics import estimate
 from training.utilisation import use_tensor_cores
 
 KINDS = tuple(kind for kind in CONFIG_CLASSES if kind != "official")
-OPTIONS = {
-    **DEVICE,
+TRAINING = {
     "folder": Option(None, "shards; default: random tokens, made anew", kind=Path),
     "encoder": Option("nano", "", SIZES),
-    "kinds": Option(list(KINDS), "", KINDS, short=["ponet"]),
-    "lengths": Option([512, 4096], "tokens of an example: the context", short=[64, 128]),
-    "facts": Option([1, 4], "in a text"),
-    "questions": Option(16, "in a text", short=4),
     "seeds": Option([1, 2, 3], short=[1]),
-    "steps": Option(1500, "of training", short=4),
-    "tokens_per_step": Option(8192, cuda=65_536, short=512),
+    "steps": Option(1500, "of training, in each stage if there are several", short=4),
+    "tokens_per_step": Option(8192, cuda=32_768, short=512),
     "lr": Option(2e-3, "at its height"),
-    "asked": Option(512, "held-out texts of the longest length, as many tokens of others", short=8),
     "precision": Option("bf16", "on CUDA", tuple(PRECISIONS)),
     "jobs": Option(1, "encoders at once"),
+    "minutes": Option(1e6, "after which no encoder is begun"),
+}
+OPTIONS = {
+    **DEVICE,
+    **TRAINING,
+    "kinds": Option(list(KINDS), "", KINDS, short=["ponet"]),
+    "lengths": Option([512, 4096], "tokens of an example: the context", short=[64, 128]),
+    "facts": Option([1, 2, 4], "in a text, stage by stage", short=[1, 2]),
+    "questions": Option(16, "in a text", short=4),
+    "asked": Option(512, "held-out texts of the longest length, as many tokens of others", short=8),
     "name": Option("needle", "of the files"),
 }
 
@@ -61,63 +69,72 @@ OPTIONS = {
 class Cell(NamedTuple):
     """One encoder to train."""
 
-    facts: int
     length: int
     kind: str
     seed: int
 
 
 def cells(options: Options) -> list[Cell]:
-    """Return what is to be trained, seed by seed."""
+    """Return what is to be trained, seed by seed, what takes longest first."""
     return [
-        Cell(facts, length, kind, seed)
+        Cell(length, kind, seed)
         for seed in options.seeds
-        for length in options.lengths
-        for facts in options.facts
+        for length in reversed(options.lengths)
         for kind in options.kinds
     ]
 
 
-def data_module(cell: Cell, options: Options, span: int) -> PretrainDataModule:
-    """Return the texts of a cell, each a part of `span` tokens with facts."""
-    size = max(1, options.tokens_per_step // cell.length)
-    needles = NeedleConfig(facts=cell.facts, questions=options.questions, span=span)
+def data_module(options: Options, length: int, seed: int, **form: Any) -> PretrainDataModule:
+    """Return texts of a length, as many tokens a step as the options say."""
+    size = max(1, options.tokens_per_step // length)
+    form = {"num_workers": 0, "verify_shards": False, "short_prob": 0.0, **form}
     return PretrainDataModule(
-        folder=str(options.folder), objective="mlm", needles=needles, max_len=cell.length,
-        short_prob=0.0, global_batch_size=size, micro_batch_size=size, num_workers=0,
-        verify_shards=False, seed=cell.seed,
+        folder=str(options.folder), objective="mlm", max_len=length, global_batch_size=size,
+        micro_batch_size=size, seed=seed, **form,
     )  # fmt: skip
 
 
-def trained(cell: Cell, options: Options) -> PretrainModule:
-    """Return the module of a cell after its steps."""
-    torch.manual_seed(cell.seed)
+def with_needles(cell: Cell, facts: int, options: Options, span: int = 0) -> PretrainDataModule:
+    """Return the texts of a cell, each a part of `span` tokens with facts."""
+    needles = NeedleConfig(facts=facts, questions=options.questions, span=span)
+    return data_module(options, cell.length, cell.seed, needles=needles)
+
+
+def fresh(data: PretrainDataModule, kind: Any, options: Options) -> PretrainModule:
+    """Return the module of a fresh encoder without dropout."""
+    torch.manual_seed(data.seed)
     vocab_size = Manifest.load(options.folder).tokenizer.vocab_size
-    config = Rival(kind=cell.kind).config(  # type: ignore[arg-type]
-        options.encoder, vocab_size=vocab_size, max_positions=cell.length, dropout_prob=0.0
+    config = Rival(kind=kind).config(
+        options.encoder, vocab_size=vocab_size, max_positions=data.max_len, dropout_prob=0.0
     )
     rates = {"lr": options.lr, "warmup_steps": options.steps // 10, "weight_decay": 0.01}
     optimizer = replace(PretrainOptimizer(), schedule="linear", **rates)
-    module = PretrainModule(config, "mlm", optimizer)
+    return PretrainModule(config, "mlm", optimizer)
+
+
+def train(
+    module: PretrainModule, data: PretrainDataModule, options: Options,
+    callbacks: Sequence[Callback] = (),
+) -> None:  # fmt: skip
+    """Train a module for the steps of the options; it is ready to be asked then."""
     precision: Any = PRECISIONS["32" if options.device == "cpu" else options.precision]
     use_tensor_cores(precision)
+    be_quiet()
     trainer = Trainer(
         accelerator="gpu" if options.device == "cuda" else "cpu", devices=1, precision=precision,
-        max_steps=options.steps, callbacks=[StepSeeds(dropout_seed)], gradient_clip_val=1.0,
-        use_distributed_sampler=False, limit_val_batches=0, enable_checkpointing=False,
-        **dict.fromkeys(QUIET, False),
+        max_steps=options.steps, callbacks=[StepSeeds(dropout_seed), *callbacks],
+        gradient_clip_val=1.0, use_distributed_sampler=False, limit_val_batches=0,
+        enable_checkpointing=False, **dict.fromkeys(QUIET, False),
     )  # fmt: skip
-    trainer.fit(module, datamodule=data_module(cell, options, 0))
-    return module
+    trainer.fit(module.train(), datamodule=data)
+    module.eval().to(options.device)
 
 
-def asked(module: PretrainModule, cell: Cell, options: Options) -> list[Row]:
-    """Return the rows of `NeedleScores` on held-out texts, as float32."""
-    data = data_module(cell, options, max(options.lengths))
-    data.follow_encoder(module.encoder_config)
+def asked(module: PretrainModule, cell: Cell, facts: int, options: Options) -> list[Row]:
+    """Return the rows of `NeedleScores` on held-out texts, in float32."""
+    data = with_needles(cell, facts, options, max(options.lengths))
     dataset = data.evaluation_dataset()  # its stream has no end: later epochs cut texts anew
     size, scores = data.global_batch_size, NeedleScores()
-    module.eval().to(options.device)
     for first in range(0, options.asked * max(options.lengths) // cell.length, size):
         batch = dataset.__getitems__(range(first, first + size))
         batch = {name: value.to(options.device) for name, value in batch.items()}
@@ -128,38 +145,55 @@ def asked(module: PretrainModule, cell: Cell, options: Options) -> list[Row]:
 
 
 def measure(cell: Cell, options: Options) -> Row:
-    """Train and ask one encoder."""
-    be_quiet()
+    """Train and ask one encoder, stage by stage."""
     torch.set_num_threads(options.threads)
-    rows = asked(trained(cell, options), cell, options)
-    return {**cell._asdict(), "found": rows}
+    started, found = time.perf_counter(), {}
+    module = fresh(with_needles(cell, 1, options), cell.kind, options)
+    for facts in options.facts:
+        train(module, with_needles(cell, facts, options), options)
+        found[str(facts)] = asked(module, cell, facts, options)
+    return {**cell._asdict(), "found": found, "seconds": time.perf_counter() - started}
 
 
-def measure_all(options: Options, path: Path) -> list[Row]:
-    """Return the rows of all cells; those that a file of lines has are not measured again."""
+def in_processes(
+    call: Any, given: Sequence[Any], options: Options, shards: Path
+) -> Iterator[list[Row]]:
+    """Yield the rows of call(item, options) so far, for items that are tuples of a row's beginning.
+
+    They are added to a file of lines as they end; what the file has is not measured again.
+    """
+    path = options.output / f"{options.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = {Cell(*(row[k] for k in Cell._fields)): row for row in map(json.loads, lines)}
-    wanted = cells(options)
-    missing = [cell for cell in wanted if cell not in rows]
+    rows = {tuple(list(row.values())[: len(given[0])]): row for row in map(json.loads, lines)}
+    ends = time.monotonic() + 60 * options.minutes
+    left = [item for item in given if tuple(item) not in rows]
+    inner = argparse.Namespace(**{**vars(options), "folder": shards.absolute()})
+    yield [rows[tuple(item)] for item in given if tuple(item) in rows]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool, path.open("a") as file:
-        futures = {pool.submit(measure, cell, options): cell for cell in missing}
-        for future in as_completed(futures):
-            rows[futures[future]] = row = future.result()
-            file.write(json.dumps(row) + "\n")
+        futures: dict[Future[Row], Any] = {}
+        while (left and time.monotonic() < ends) or futures:
+            while left and len(futures) < options.jobs and time.monotonic() < ends:
+                item = left.pop(0)
+                futures[pool.submit(call, item, inner)] = item
+            done = next(as_completed(futures))
+            item = futures.pop(done)
+            rows[tuple(item)] = done.result()
+            file.write(json.dumps(rows[tuple(item)]) + "\n")
             file.flush()
-            whole = row["found"][-1]
-            print(*futures[future], *(f"{k} {v:.3f}" for k, v in whole.items()), flush=True)
-    return [rows[cell] for cell in wanted]
+            print(*item, f"{rows[tuple(item)]['seconds']:.0f} s", flush=True)
+            yield [rows[tuple(item)] for item in given if tuple(item) in rows]
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
     """Return a row for every encoder, context, number of facts and distance: means over seeds."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        for number, found in enumerate(row["found"]):
-            part = "all" if number == len(row["found"]) - 1 else int(found["distance"])
-            groups.setdefault((row["facts"], row["kind"], row["length"], part), []).append(found)
+        for facts, stage in row["found"].items():
+            for number, found in enumerate(stage, start=1):
+                part = "all" if number == len(stage) else int(found["distance"])
+                key = (int(facts), row["kind"], row["length"], part)
+                groups.setdefault(key, []).append(found)
     return [
         {
             "facts": facts, "kind": kind, "rival": f"{NAMES[kind]}, {length} tokens",
@@ -188,14 +222,16 @@ def panels(rows: Sequence[Row]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
+    content: Row = {"chance": 1 / NUM_ANSWERS, "rows": []}
     with shards_in(options.folder, num_sentences=20_000, validation_sentences=4000) as (shards, _):
-        given, options.folder = options.folder, shards.absolute()
-        rows = summary(measure_all(options, options.output / f"{options.name}.jsonl"))
-        options.folder = given and Path(given.name)
-    report.finish(options.name, {"rows": rows}, options, kind="needle")
+        options.folder = options.folder and Path(options.folder.name)
+        for rows in in_processes(measure, cells(options), options, shards):
+            content["rows"] = summary(rows)
+            report.write(options.name, content, options)
+    report.finish(options.name, content, options, kind="needle")
     title = f"Questions answered, {options.encoder} encoders; lowest to highest seed"
-    path = options.output / f"{options.name}.png"
-    report.line_chart(panels(rows), path, title=title, xlabel="tokens to the fact, at most")
+    path, xlabel = options.output / f"{options.name}.png", "tokens to the fact, at most"
+    report.line_chart(panels(content["rows"]), path, title=title, xlabel=xlabel, is_share=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ RESULTS = REPOSITORY / "docs" / "results"
 KINDS = {
     "encoders": "Mixer, layer, model",
     "pretraining": "The whole pretraining step",
+    "long_pretraining": "What length buys: masked words",
+    "needle": "What length buys: facts",
     "gpu": "On a GPU",
     "lra_table2": "Long texts, the paper's Table 2",
     "triton_kernels": "Triton kernels",
