@@ -6,11 +6,12 @@ r"""What encoders of one size find in long texts: facts asked for near and far, 
 Each encoder is trained from fresh values to answer questions about facts that `pretrain.needles`
 puts into the texts of a folder of shards, and asked about held-out texts: `the code of <name> is
 [MASK]`. With one fact in a text the word alone must be carried over; with several also which name
-it belongs to. Each number of facts is a stage of as many steps with a rate of its own, and goes on
-from the weights of the one before. All see as many tokens a step. Every encoder
-is asked about facts of the longest text, of which those with a shorter context see a random part:
-what lies outside they cannot know, and that is what length buys. Chance is 1 in 32. What is done is
-not done again, and no encoder is begun after `--minutes`; the table has what there is.
+it belongs to. An encoder learns in stages of as many steps, each with a rate of its own and from
+the weights of the one before: one fact in short texts, in long ones, several in short texts, in
+long ones. All see as many tokens a step. It is always asked about facts of the longest text, of
+which a shorter context sees a random part: what lies outside it cannot know, and that is what
+length buys. Chance is 1 in 32. What is done is not done again, and no encoder is begun after
+`--minutes`; the table has what there is.
 """
 
 import argparse
@@ -47,7 +48,7 @@ TRAINING = {
     "folder": Option(None, "shards; default: random tokens, made anew", kind=Path),
     "encoder": Option("nano", "", SIZES),
     "seeds": Option([1, 2, 3], short=[1]),
-    "steps": Option(1500, "of training, in each stage if there are several", short=4),
+    "steps": Option(1500, "of training, of a stage if there are several", short=4),
     "tokens_per_step": Option(8192, cuda=32_768, short=512),
     "lr": Option(2e-3, "at its height"),
     "precision": Option("bf16", "on CUDA", tuple(PRECISIONS)),
@@ -58,8 +59,8 @@ OPTIONS = {
     **DEVICE,
     **TRAINING,
     "kinds": Option(list(KINDS), "", KINDS, short=["ponet"]),
-    "lengths": Option([512, 4096], "tokens of an example: the context", short=[64, 128]),
-    "facts": Option([1, 2, 4], "in a text, stage by stage", short=[1, 2]),
+    "lengths": Option([512, 4096], "tokens of an example, in stages", short=[64, 128]),
+    "facts": Option([1, 4], "in a text, in stages", short=[1, 2]),
     "questions": Option(16, "in a text", short=4),
     "asked": Option(512, "held-out texts of the longest length, as many tokens of others", short=8),
     "name": Option("needle", "of the files"),
@@ -69,19 +70,8 @@ OPTIONS = {
 class Cell(NamedTuple):
     """One encoder to train."""
 
-    length: int
     kind: str
     seed: int
-
-
-def cells(options: Options) -> list[Cell]:
-    """Return what is to be trained, seed by seed, what takes longest first."""
-    return [
-        Cell(length, kind, seed)
-        for seed in options.seeds
-        for length in reversed(options.lengths)
-        for kind in options.kinds
-    ]
 
 
 def data_module(options: Options, length: int, seed: int, **form: Any) -> PretrainDataModule:
@@ -94,10 +84,12 @@ def data_module(options: Options, length: int, seed: int, **form: Any) -> Pretra
     )  # fmt: skip
 
 
-def with_needles(cell: Cell, facts: int, options: Options, span: int = 0) -> PretrainDataModule:
-    """Return the texts of a cell, each a part of `span` tokens with facts."""
+def with_needles(
+    options: Options, length: int, seed: int, facts: int, span: int = 0
+) -> PretrainDataModule:
+    """Return texts with facts, each a part of `span` tokens with all of them."""
     needles = NeedleConfig(facts=facts, questions=options.questions, span=span)
-    return data_module(options, cell.length, cell.seed, needles=needles)
+    return data_module(options, length, seed, needles=needles)
 
 
 def fresh(data: PretrainDataModule, kind: Any, options: Options) -> PretrainModule:
@@ -130,12 +122,13 @@ def train(
     module.eval().to(options.device)
 
 
-def asked(module: PretrainModule, cell: Cell, facts: int, options: Options) -> list[Row]:
-    """Return the rows of `NeedleScores` on held-out texts, in float32."""
-    data = with_needles(cell, facts, options, max(options.lengths))
+def asked(module: PretrainModule, facts: int, length: int, options: Options) -> list[Row]:
+    """Return the rows of `NeedleScores` on held-out texts, the same ones for all, in float32."""
+    longest = max(options.lengths)
+    data = with_needles(options, length, 1, facts, longest)
     dataset = data.evaluation_dataset()  # its stream has no end: later epochs cut texts anew
     size, scores = data.global_batch_size, NeedleScores()
-    for first in range(0, options.asked * max(options.lengths) // cell.length, size):
+    for first in range(0, options.asked * longest // length, size):
         batch = dataset.__getitems__(range(first, first + size))
         batch = {name: value.to(options.device) for name, value in batch.items()}
         with torch.inference_mode():
@@ -147,12 +140,18 @@ def asked(module: PretrainModule, cell: Cell, facts: int, options: Options) -> l
 def measure(cell: Cell, options: Options) -> Row:
     """Train and ask one encoder, stage by stage."""
     torch.set_num_threads(options.threads)
-    started, found = time.perf_counter(), {}
-    module = fresh(with_needles(cell, 1, options), cell.kind, options)
+    started, stages = time.perf_counter(), []
+    first = with_needles(options, options.lengths[0], cell.seed, 1)
+    module = fresh(first, cell.kind, options)
     for facts in options.facts:
-        train(module, with_needles(cell, facts, options), options)
-        found[str(facts)] = asked(module, cell, facts, options)
-    return {**cell._asdict(), "found": found, "seconds": time.perf_counter() - started}
+        for length in options.lengths:
+            if length > module.encoder_config.max_positions:
+                module.model.encoder.extend_positions(length, method="tile")
+                module.encoder_config = module.model.config
+            train(module, with_needles(options, length, cell.seed, facts), options)
+            rows = asked(module, facts, length, options)
+            stages.append({"facts": facts, "length": length, "rows": rows})
+    return {**cell._asdict(), "stages": stages, "seconds": time.perf_counter() - started}
 
 
 def in_processes(
@@ -189,10 +188,10 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     """Return a row for every encoder, context, number of facts and distance: means over seeds."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        for facts, stage in row["found"].items():
-            for number, found in enumerate(stage, start=1):
-                part = "all" if number == len(stage) else int(found["distance"])
-                key = (int(facts), row["kind"], row["length"], part)
+        for stage in row["stages"]:
+            for number, found in enumerate(stage["rows"], start=1):
+                part = "all" if number == len(stage["rows"]) else int(found["distance"])
+                key = (stage["facts"], row["kind"], stage["length"], part)
                 groups.setdefault(key, []).append(found)
     return [
         {
@@ -225,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content: Row = {"chance": 1 / NUM_ANSWERS, "rows": []}
     with shards_in(options.folder, num_sentences=20_000, validation_sentences=4000) as (shards, _):
         options.folder = options.folder and Path(options.folder.name)
-        for rows in in_processes(measure, cells(options), options, shards):
+        given = [Cell(kind, seed) for seed in options.seeds for kind in options.kinds]
+        for rows in in_processes(measure, given, options, shards):
             content["rows"] = summary(rows)
             report.write(options.name, content, options)
     report.finish(options.name, content, options, kind="needle")
