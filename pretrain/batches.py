@@ -85,7 +85,9 @@ class PretrainDataset(Dataset[Batch]):
         self._ends: list[int] = []
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
         self._masking = masking
-        self._needles = Needles(needles, shards, seed=seed) if needles.facts else None
+        self._needles = None
+        if needles.facts:
+            self._needles = Needles(needles, shards, max_len=packing.max_len, seed=seed)
         self.read_words(None)
 
     def read_words(self, words: PieceWords | None) -> None:

@@ -20,6 +20,7 @@ from data_prep.manifest import TOKENIZER_NAME
 from data_prep.shards import TokenShards
 from ponet.tokenizer import load_tokenizer
 from pretrain.objectives import IGNORED_LABEL
+from pretrain.packing import NUM_SPECIAL
 from pretrain.randomness import (
     IntArray,
     UintArray,
@@ -74,22 +75,26 @@ class Written(NamedTuple):
     distances: IntArray
     """Tokens between question and fact, at least N; unused: 0."""
     choices: IntArray
-    """Different answers that the example shows; 0 where the right one is not among them."""
+    """Different answers that the example shows; 0 where the fact is outside of it."""
 
 
 class Needles:
     """Writes facts and questions over the tokens of whole batches."""
 
-    def __init__(self, config: NeedleConfig, shards: TokenShards, *, seed: int) -> None:
+    def __init__(
+        self, config: NeedleConfig, shards: TokenShards, *, max_len: int, seed: int
+    ) -> None:
         """Choose the words, the same ones for every seed and split.
 
         Args:
             config: How many.
             shards: Their tokenizer says what words there are, their counts how frequent these are.
+            max_len: L.
             seed: Of the places, names and answers.
 
         Raises:
-            ValueError: If the vocabulary has not enough words of one piece.
+            ValueError: If the vocabulary has not enough words of one piece, or L has no room for
+                the facts and a question.
         """
         self.config = config
         tokenizer = load_tokenizer(shards.folder / TOKENIZER_NAME)
@@ -103,6 +108,12 @@ class Needles:
         ]
         self._sentence_N = np.array(sum(parts, []), np.int64)
         self._name_at, self._word_at = np.flatnonzero(self._sentence_N == -1).tolist()
+        needed = (config.facts + 2) * self._sentence_N.size + NUM_SPECIAL
+        if max_len < needed:
+            raise ValueError(
+                f"data.max_len is {max_len}, but needles.facts {config.facts} and a question take "
+                f"{needed} tokens; give a longer one, or fewer facts."
+            )
         self._key = derive_key(seed, "needles")
 
     def write(
@@ -244,8 +255,8 @@ class NeedleScores:
         Returns:
             `distance`: at most so many tokens, and more than the half (the last row: all);
             `questions`, `accuracy`; `visible`, the share of the facts that the examples show;
-            `anywhere`, what a guess among the answers that stand in the example scores, if the
-            right one is among them; `majority`, the share of the most frequent answer.
+            `anywhere`, what a guess among the answers that stand in the example scores;
+            `majority`, the share of the most frequent answer.
         """
         if not self._found:
             return []

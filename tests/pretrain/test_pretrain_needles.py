@@ -148,7 +148,7 @@ def test_facts_outside_the_example_are_asked_for_and_not_shown(shards: TokenShar
 
 def test_names_and_answers_are_other_words_and_the_same_for_every_seed(shards: TokenShards) -> None:
     config = NeedleConfig(facts=1)
-    one, two = (Needles(config, shards, seed=seed) for seed in (1, 2))
+    one, two = (Needles(config, shards, max_len=64, seed=seed) for seed in (1, 2))
     assert np.array_equal(one.answers, two.answers)
     names, answers = word_lists(_Tokenizer(), shards)
     assert len({*names.tolist(), *answers.tolist()}) == NUM_NAMES + NUM_ANSWERS
@@ -163,13 +163,23 @@ class _Tokenizer:
 def test_a_small_vocabulary_is_refused_with_what_is_needed(tmp_path: Path) -> None:
     few = [[list(range(5, 40))] * 5] * 5
     with pytest.raises(ValueError, match="need 96 words of one piece"):
-        Needles(NeedleConfig(facts=1), make_shards(tmp_path, few), seed=1)
+        Needles(NeedleConfig(facts=1), make_shards(tmp_path, few), max_len=64, seed=1)
 
 
-def test_texts_without_room_have_no_questions(shards: TokenShards) -> None:
-    batch = dataset(shards, max_len=16, facts=4).__getitems__(range(4))
-    assert (batch["masked_labels"] == -100).all()
-    assert int(batch[DISTANCES].sum()) == 0
+def test_short_texts_among_long_ones_have_no_questions(shards: TokenShards) -> None:
+    needles = Needles(NeedleConfig(facts=4), shards, max_len=64, seed=1)
+    ids, text = np.full((2, 64), 9), np.zeros((2, 64), np.bool_)
+    text[0, 1:30], text[1, 1:63] = True, True  # four places, and eight
+    written = needles.write(ids, text, np.array([0, 1]))
+    assert (written.labels[0] == -100).all()
+    assert int((written.labels[1] != -100).sum()) == 4
+    assert written.distances[0].sum() == 0
+    assert (ids[0, 30:] == 9).all()
+
+
+def test_examples_without_room_for_a_question_are_refused(shards: TokenShards) -> None:
+    with pytest.raises(ValueError, match="needles.facts 4 and a question take 45 tokens"):
+        dataset(shards, max_len=44, facts=4)
 
 
 @pytest.mark.parametrize("values", [{"facts": 33}, {"facts": -1}, {"questions": 0}, {"span": -1}])
