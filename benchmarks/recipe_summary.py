@@ -127,14 +127,18 @@ def claims(rows: Sequence[Row], study: str) -> list[Target]:
 
 
 def content_of(root: Path, study: str) -> Content:
-    """Return rows, curves and claims of the runs of a folder."""
+    """Return rows, curves and claims of the runs of a folder, and where and how they were made."""
     runs, times = read_runs(root, study), {}
     for path in sorted(root.glob(f"times-{study}-*.json")):
         times[path.stem.rpartition("-")[2]] = json.loads(path.read_text(encoding="utf-8"))
     rows = [row_of(name, study, runs, times) for name in runs]
     keys = ("mlm_loss", "pair_accuracy")
     curves = {key: curves_of(runs, key) for key in keys}
-    return {"study": study, "rows": rows, "curves": curves, "targets": claims(rows, study)}
+    newest = [list(found.values())[-1] for found in runs.values()][-1:]
+    made = dict(newest[0]["made"]) if newest else {}
+    where = {key: made.pop(key) for key in ("machine", "torch", "gpu") if key in made}
+    found = {"study": study, "rows": rows, "curves": curves, "targets": claims(rows, study)}
+    return {**where, **found, "options": made}
 
 
 def draw(content: Content, path: Path) -> None:

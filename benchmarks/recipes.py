@@ -51,7 +51,7 @@ OPTIONS = {
     "recipes": Option([""], "names; default: those of the study"),
     "seeds": Option([1, 2, 3], short=[1]),
     "steps": Option(0, "of the base; 0: as its file says", short=4),
-    "jobs": Option(1, "runs side by side"),
+    "jobs": Option(1, "runs side by side; 0: none, report what is there"),
     "device": Option("cpu", choices=("cpu", "cuda")),
     "threads": Option(1, "of the CPU, for each run"),
     "validations": Option(8, "of a run", short=2),
@@ -286,11 +286,18 @@ def run_and_write(name: str, seed: int, options: Options) -> str:
     """Make a run and write its file, whole or not at all; return a line about it."""
     begin, path = time.perf_counter(), file_of(name, seed, options)
     row = train(name, seed, options)
-    row["wall_s"] = time.perf_counter() - begin
+    row |= {"wall_s": time.perf_counter() - begin, "made": made(options)}
     write_whole(path, row)
     last = row["curve"][-1]
     keys = ("step", "mlm_loss", "pair_accuracy", "seconds")
     return f"{path.name}: " + ", ".join(f"{key} {last[key]:.4g}" for key in keys)
+
+
+def made(options: Options) -> Row:
+    """Return where a run was made."""
+    found = {"machine": report.machine(), "torch": torch.__version__}
+    found |= {name: getattr(options, name) for name in ("device", "jobs", "threads", "base")}
+    return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
 
 
 def write_whole(path: Path, content: Any) -> None:
@@ -348,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone = [name for name in names if STUDIES[options.study][name].share == 1]
         times = Path(options.root) / f"times-{options.study}-{options.device}.json"
         write_whole(times, step_times(alone, options))
-    else:
+    elif options.jobs:
         failed = run_missing(names, options)
     report_on(options)
     return failed
@@ -359,6 +366,8 @@ def report_on(options: Options) -> None:
     content = content_of(options.root, options.study)
     if not content["rows"]:
         return
+    for key, value in content.pop("options").items():
+        setattr(options, key, value)
     name = options.name or f"recipes_{options.study}"
     options.root, options.folder = Path(options.root).name, Path(options.folder).name
     shown = report.finish(name, content, options, kind="recipes")
