@@ -1,11 +1,12 @@
 """Pretraining recipes on real text, each against the loss that a recipe of `configs` ends with.
 
-    python -m benchmarks.recipes --folder SHARDS --device cuda --jobs 14 --rounds 2
+    python -m benchmarks.recipes --folder SHARDS --device cuda --jobs 14
+    python -m benchmarks.recipes --folder SHARDS --device cuda --rounds 3
     python -m benchmarks.recipes --folder SHARDS --study pairs --recipes base muon --seeds 1 2 3
 
 Every recipe is the base with what `benchmarks.recipe_table` says. A run writes its JSON into
 `--root` as it ends; a study that was cut goes on with what is missing. Runs side by side slow each
-other, so with `--rounds` a step of each recipe is timed in the end, alone.
+other: a step of each recipe is timed by another call, with `--rounds`, in one process and in turn.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from benchmarks.recipe_table import STUDIES, Recipe
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from ponet.heads import ChannelAttentionPooler
-from pretrain.batches import Batch, SegmentConfig
+from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import TRAIN_SPLIT, PretrainDataModule
 from pretrain.loader import BatchLoader, StreamBatchSampler
@@ -50,12 +51,12 @@ OPTIONS = {
     "recipes": Option([""], "names; default: those of the study"),
     "seeds": Option([1, 2, 3], short=[1]),
     "steps": Option(0, "of the base; 0: as its file says", short=4),
-    "jobs": Option(1, "runs side by side"),
+    "jobs": Option(1, "runs side by side; 0: none, report what is there"),
     "device": Option("cpu", choices=("cpu", "cuda")),
     "threads": Option(1, "of the CPU, for each run"),
     "validations": Option(8, "of a run", short=2),
     "eval_examples": Option(4096, "of a validation", short=64),
-    "rounds": Option(0, "in which a step of each recipe is timed in the end"),
+    "rounds": Option(0, "in which a step of each recipe is timed; no recipe is run then"),
     "timed_steps": Option(5, "of a round"),
     "root": Option(Path("runs/recipes"), "folder of the runs' files"),
     "name": Option("", "of the files; default: recipes_<study>"),
@@ -93,6 +94,15 @@ class StudyData(PretrainDataModule):
     first_samples: Any = None
     """First sample of every step, and the end of the last, where batches grow."""
     rates: Sequence[float] = ()
+    joins_first: bool = False
+
+    def _dataset(self, split: str) -> PretrainDataset:
+        is_new = split not in self._datasets
+        dataset = super()._dataset(split)
+        if is_new and self.joins_first:
+            ids_of = dataset._segment_ids
+            dataset._segment_ids = lambda *given: np.maximum(ids_of(*given) - 1, 0)  # type: ignore[method-assign]
+        return dataset
 
     def sample_range(self, step: int) -> tuple[int, int]:
         """Return the first and the last sample of a step."""
@@ -183,7 +193,7 @@ def make_data(
         seed=seed, eval_examples=options.eval_examples, eval_batch_size=64, num_workers=0,
         verify_shards=False, **given,
     )  # fmt: skip
-    data.rates = recipe.masking
+    data.rates, data.joins_first = recipe.masking, recipe.joins_first
     if recipe.batches:
         num_samples = settings["steps"] * recipe.share * data.global_batch_size
         sizes = [
@@ -276,18 +286,30 @@ def run_and_write(name: str, seed: int, options: Options) -> str:
     """Make a run and write its file, whole or not at all; return a line about it."""
     begin, path = time.perf_counter(), file_of(name, seed, options)
     row = train(name, seed, options)
-    row["wall_s"] = time.perf_counter() - begin
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    row |= {"wall_s": time.perf_counter() - begin, "made": made(options)}
+    write_whole(path, row)
     last = row["curve"][-1]
     keys = ("step", "mlm_loss", "pair_accuracy", "seconds")
     return f"{path.name}: " + ", ".join(f"{key} {last[key]:.4g}" for key in keys)
 
 
+def made(options: Options) -> Row:
+    """Return where a run was made."""
+    found = {"machine": report.machine(), "torch": torch.__version__}
+    found |= {name: getattr(options, name) for name in ("device", "jobs", "threads", "base")}
+    return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
 def run_missing(names: Sequence[str], options: Options) -> int:
     """Make the runs that have no file yet, seed by seed; return how many failed."""
-    options.root.mkdir(parents=True, exist_ok=True)
     runs = [(name, seed) for seed in options.seeds for name in names]
     missing = [run for run in runs if not file_of(*run, options).exists()]
     failed, start = 0, {"initializer": prepare_process, "initargs": (options,)}
@@ -328,11 +350,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in names if name not in STUDIES[options.study]]:
         known = ", ".join(STUDIES[options.study])
         raise SystemExit(f"recipes {', '.join(unknown)} are not known; choose among: {known}")
-    failed = run_missing(names, options)
-    times = options.root / f"{options.study}-times.json"
-    if options.rounds and not times.exists():
+    failed = 0
+    if options.rounds:
         alone = [name for name in names if STUDIES[options.study][name].share == 1]
-        times.write_text(json.dumps(step_times(alone, options)) + "\n", encoding="utf-8")
+        times = Path(options.root) / f"times-{options.study}-{options.device}.json"
+        write_whole(times, step_times(alone, options))
+    elif options.jobs:
+        failed = run_missing(names, options)
     report_on(options)
     return failed
 
@@ -342,6 +366,8 @@ def report_on(options: Options) -> None:
     content = content_of(options.root, options.study)
     if not content["rows"]:
         return
+    for key, value in content.pop("options").items():
+        setattr(options, key, value)
     name = options.name or f"recipes_{options.study}"
     options.root, options.folder = Path(options.root).name, Path(options.folder).name
     shown = report.finish(name, content, options, kind="recipes")

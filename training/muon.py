@@ -21,7 +21,7 @@ RMS_OF_ADAMW = 0.2
 _SMALLEST_NORM = 1e-7
 
 
-def hidden_matrices(layers: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(layers: nn.Module) -> list[Tensor]:
     """Return the weights of the linear layers among some modules, those that are trained."""
     weights = [part.weight for part in layers.modules() if isinstance(part, nn.Linear)]
     return [weight for weight in weights if weight.requires_grad]
@@ -67,7 +67,7 @@ class MuonAdamW(Optimizer):
         super().__init__([*adamw.param_groups, *groups], {})
         self._adamw = adamw
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step; return the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:

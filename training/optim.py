@@ -40,9 +40,9 @@ class AdamWConfig:
     BERT: 0.01."""
 
     @property
-    def uses_muon(self) -> bool:
-        """Whether Muon steps the matrices of hidden layers."""
-        return False
+    def muon_lr(self) -> float:
+        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
+        return 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self, "> 0", "lr", "eps")
@@ -67,7 +67,9 @@ class PretrainOptimizer(AdamWConfig):
     """Peak learning rate, > 0. The released PoNet script uses 1e-4."""
     matrices: Stepper = "adamw"
     """What steps the weights of the hidden layers' linear layers: adamw, as everything else; or
-    muon, whose steps are scaled to suit the rate and decay of AdamW. Not under ZeRO and FSDP."""
+    muon, whose steps are scaled to the size of AdamW's. Not under ZeRO and FSDP."""
+    muon_lr_ratio: float = 1.0
+    """Muon's learning rate as a multiple of `lr`, > 0; read by muon only."""
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
     """Shape after the warm-up: linear or cosine to `final_lr_ratio` at the last step; constant;
     or warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
@@ -79,12 +81,13 @@ class PretrainOptimizer(AdamWConfig):
     """Share of all steps that decay, in (0, 1]; read by warmup_stable_decay only."""
 
     @property
-    def uses_muon(self) -> bool:
-        """Whether Muon steps the matrices of hidden layers."""
-        return self.matrices == "muon"
+    def muon_lr(self) -> float:
+        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
+        return self.lr * self.muon_lr_ratio if self.matrices == "muon" else 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_numbers(self, "> 0", "muon_lr_ratio")
         check_numbers(self, ">= 0", "warmup_steps")
         check_numbers(self, "in [0, 1]", "final_lr_ratio")
         check_numbers(self, "in (0, 1]", "decay_share")
@@ -150,8 +153,8 @@ def build_optimizer(
     Raises:
         ValueError: If there is nothing for Muon to step.
     """
-    hidden = hidden_matrices(layers) if layers is not None and config.uses_muon else []
-    if layers is not None and config.uses_muon and not hidden:
+    hidden = hidden_matrices(layers) if layers is not None and config.muon_lr else []
+    if layers is not None and config.muon_lr and not hidden:
         raise ValueError(
             "optimizer.matrices is muon, but the hidden layers have no linear layer to train; give "
             "--model.optimizer.matrices adamw"
@@ -161,26 +164,26 @@ def build_optimizer(
     parts = [p for p in trainable if p.ndim >= 2], [p for p in trainable if p.ndim < 2]
     adamw = AdamW(
         [{"params": part, **group_settings(config, n)} for n, part in enumerate(parts)],
-        lr=config.lr,
         fused=fusable and {p.device.type for p in model.parameters()} <= {"cpu", "cuda"},
     )
     if not hidden:
         return adamw
-    group = {"params": hidden, "lr": config.lr, **group_settings(config, MUON_GROUP)}
-    return MuonAdamW([group], adamw)
+    return MuonAdamW([{"params": hidden, **group_settings(config, MUON_GROUP)}], adamw)
 
 
 def group_settings(config: AdamWConfig, number: int) -> dict[str, Any]:
-    """Return the settings of a parameter group beside its rate.
+    """Return the settings of a parameter group, its peak rate among them.
 
     Args:
         config: Settings of all.
         number: 0: AdamW's that decays; 1: AdamW's that does not; 2: Muon's.
     """
     if number == MUON_GROUP:
-        return {"weight_decay": config.weight_decay, "momentum": MOMENTUM}
+        decay = config.weight_decay
+        return {"lr": config.muon_lr, "weight_decay": decay, "momentum": MOMENTUM}
     decay = config.weight_decay if number == 0 else 0.0
-    return {"weight_decay": decay, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    betas = (config.beta1, config.beta2)
+    return {"lr": config.lr, "weight_decay": decay, "betas": betas, "eps": config.eps}
 
 
 def scheduled_optimizer(
@@ -223,9 +226,10 @@ def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, config: AdamWConfi
         scheduler: Its schedule, at the restored step.
         config: The settings to use from now on.
     """
-    scheduler.base_lrs = [config.lr for _ in optimizer.param_groups]
     factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
     for number, (group, factor) in enumerate(zip(optimizer.param_groups, factors, strict=True)):
-        group["lr"], group["initial_lr"] = config.lr * factor, config.lr
         group.update(group_settings(config, number))
+        group["initial_lr"] = group["lr"]
+        group["lr"] *= factor
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

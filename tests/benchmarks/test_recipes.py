@@ -122,6 +122,9 @@ def test_a_cut_study_goes_on_with_what_is_missing(
         rows = [{**row, "seconds": 1.0, "mlm_accuracy": 0.1} for row in curve(6.0, 5.0, 4.0)]
         return {"recipe": name, "seed": seed, "curve": rows, "pairs": [[3, 1, 0]] * 3}
 
+    monkeypatch.setattr(recipes.torch.cuda, "get_device_name", lambda: "a card")
+    given.device = "cuda"
+
     monkeypatch.setattr(recipes, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(recipes, "train", train)
     assert recipes.run_missing([BASE, "Muon"], given) == 1
@@ -129,6 +132,6 @@ def test_a_cut_study_goes_on_with_what_is_missing(
     assert begun == [(BASE, 1), ("Muon", 1), (BASE, 2), ("Muon", 2), ("Muon", 1)]
     content = content_of(tmp_path, "loss")
     assert [(row["recipe"], row["n"]) for row in content["rows"]] == [(BASE, 2), ("Muon", 2)]
-    assert json.dumps(content)
+    assert json.dumps(content) and (content["gpu"], content["options"]["jobs"]) == ("a card", 1)
     assert content["rows"][1]["share_of"]["step"]["median"] == 1.0
     assert content["rows"][1]["recall"] == [0.75, 0.25, 0.0]
