@@ -30,9 +30,9 @@ of a text in a tile."""
 class TileSizes(NamedTuple):
     """How the work is cut; every choice gives the same result up to the order of sums."""
 
-    step: int = 64
+    step: int = 128
     """Tokens of a tile if no border moved."""
-    slack: int = 60
+    slack: int = 124
     """How far a border moves to the left to spare a run, below `step`."""
     line_bytes: int = 128
     """Most bytes of one token that a program works on, a power of two of at least 32, a sector."""
