@@ -22,6 +22,8 @@ KINDS = {
     "encoders": "Mixer, layer, model",
     "pretraining": "The whole pretraining step",
     "inference": "Encoding texts",
+    "long_pretraining": "What length buys: masked words",
+    "needle": "What length buys: facts",
     "gpu": "On a GPU",
     "lra_table2": "Long texts, the paper's Table 2",
     "triton_kernels": "Triton kernels",

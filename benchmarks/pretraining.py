@@ -2,6 +2,7 @@
 
     python -m benchmarks.pretraining                     (small encoders, one CPU thread)
     python -m benchmarks.pretraining --savings           (what it spares: see below)
+    python -m benchmarks.pretraining --by_length --sentences_per_document 600   (cost of a token)
     python -m benchmarks.pretraining --device cuda       (base encoders, bf16, 512 to 16384 tokens)
 
 Every rival trains in turn, a few steps at a time, in several rounds of another order: masked tokens
@@ -19,6 +20,8 @@ what the function needs, three projections for PoNet, however it is computed.
 PoNet, BERT and FNet compute the last block only where it is read, and on a CPU PoNet and BERT get
 texts joined to rows without padding; the released arrangement has neither. `--savings` measures
 what that brings, each alone and both. Rates count the positions of padded rows, in all rivals.
+`--by_length` times all lengths in the same rounds, and gives the time of a real token; on a CPU all
+rivals but FNet, which cannot, get joined texts. Give it documents longer than the longest text.
 """
 
 import logging
@@ -47,6 +50,8 @@ from training.checkpoints.io import VerifiedCheckpointIO
 from training.optim import PretrainOptimizer
 from training.utilisation import FetchClock, PeakRate, peak_rate, use_tensor_cores
 
+KEEP_APART: tuple[Any, ...] = ("ponet", "bert", "local_global")
+"""Encoders that take texts joined to rows."""
 QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
 OPTIONS = {
     **DEVICE,
@@ -61,6 +66,7 @@ OPTIONS = {
     "steps": Option(3, "timed steps of each round", cuda=12, short=2),
     "num_workers": Option(0, "of the loader", cuda=2),
     "savings": Option(False, "measure what joined texts and the sparse last block spare"),
+    "by_length": Option(False, "all lengths in the same rounds, and what a real token costs"),
     "sentences_per_document": Option(40, "of the random tokens: how full rows are"),
     "folder": Option(None, "shards; default: random tokens, made anew", kind=Path),
     "name": Option("", "of the files; default: pretraining_<device>"),
@@ -99,7 +105,7 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
     if rival.kind == "bert" and not joins(rival, options):
         encoder.prepare = lambda batch: None  # type: ignore[method-assign]
-    if rival.kind == "local_global":  # likewise in its global layers
+    if rival.kind == "local_global" and not joins(rival, options):  # so in its global layers
         encoder.prepare = lambda batch: plan(batch)._replace(everywhere=None)  # type: ignore[method-assign]
     return module
 
@@ -146,6 +152,7 @@ class StepWindow(Callback):
             "flops": pl_module.batch_flops(batch),
             "examples": float(len(batch["example_ids"])),
             "fill": float(batch["mask"].float().mean()),
+            "tokens": float(batch["mask"].sum()),
         }
         if pl_module.device.type == "cuda":
             self.found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -202,6 +209,11 @@ def rivals_for(options: Options) -> list[Rival]:
     """Return what is compared on a device; the first is ours."""
     on_cpu = options.device == "cpu"
     form: dict[str, Any] = {"precision": "32" if on_cpu else options.precision}
+    if options.by_length:
+        form |= {} if on_cpu else {"compile_mode": "default"}
+        saved: Any = "both" if on_cpu else ""
+        attending = [Rival(kind=kind, savings=saved, **form) for kind in KEEP_APART]
+        return [*attending, Rival(kind="fnet", **form)]
     if options.savings:
         kinds: tuple[tuple[Any, Any], ...] = (
             *(("ponet", each) for each in ("both", "none", "last block", "joined")),
@@ -223,47 +235,56 @@ def rivals_for(options: Options) -> list[Rival]:
 
 
 def measure(
-    shards: Path, max_len: int, options: Options, rivals: Sequence[Rival]
+    shards: Path, lengths: Sequence[int], options: Options, rivals: Sequence[Rival]
 ) -> tuple[list[Row], list[Row]]:
-    """Return one row per rival at one length: its times, rates, and use of its device.
+    """Return one row per length and rival, all in the same rounds: times, rates, use of the device.
 
     And what was wrong with those that could not be measured.
     """
     torch._dynamo.reset()
-    modules = {rival: make_module(rival, max_len, options) for rival in rivals}
+    cells = [(rival, max_len) for max_len in lengths for rival in rivals]
+    modules = {cell: make_module(*cell, options) for cell in cells}
     on_cpu = options.device == "cpu"
     clock = Clock(device=options.device, threads=options.threads)
     errors: dict[Any, str] = {}
     steps: dict[Any, Any] = {
-        rival: lambda rival=rival: guarded(
-            rival, lambda: fit(modules[rival], rival, shards, max_len, options), errors
+        (rival, n): lambda rival=rival, n=n: guarded(
+            (rival, n), lambda: fit(modules[rival, n], rival, shards, n, options), errors
         )
-        for rival in rivals
+        for rival, n in cells
     }
     for precision in {rival.precision for rival in rivals} if on_cpu else ():
         steps[precision] = lambda precision=precision: product_rate(precision, clock)
-    samples = in_rounds(steps, options.rounds, note=f"{max_len} tokens")
-    alive = [rival for rival in rivals if rival not in errors]
-    rows = rows_of(
-        {(rival.label, max_len): samples[rival] for rival in alive},
-        clock.deciding if on_cpu else "wall_s",
-    )
-    for rival, row in zip(alive, rows.values(), strict=True):
+    samples = in_rounds(steps, options.rounds, note=f"{list(lengths)} tokens")
+    alive = [cell for cell in cells if cell not in errors]
+    key = clock.deciding if on_cpu else "wall_s"
+    rows = rows_of({(rival.label, n): samples[rival, n] for rival, n in alive}, key)
+    for (rival, max_len), row in zip(alive, rows.values(), strict=True):
+        own = samples[rival, max_len]
         if on_cpu:
             name, median = str(DTYPES[rival.precision])[6:], spread(samples[rival.precision])
             peak = PeakRate(median["median"], f"the {name} product measured in the same rounds")
         else:
             peak = peak_rate(torch.device("cuda"), PRECISIONS[rival.precision])
-        seconds, first = row["s"]["median"], samples[rival][0]
+        seconds, first = row["s"]["median"], own[0]
         row["positions_per_s"] = first["examples"] * max_len / seconds
-        row["fill"] = spread([sample["fill"] for sample in samples[rival]])
+        row["fill"] = spread([sample["fill"] for sample in own])
         row["flops_per_s"] = first["flops"] / seconds
         row |= {"mfu": row["flops_per_s"] / peak.flops_per_s, "peak": peak.source}
-        row["waiting_share"] = spread([sample["waiting_share"] for sample in samples[rival]])
+        row["waiting_share"] = spread([sample["waiting_share"] for sample in own])
         if "peak_gib" in first:
-            row["peak_gib"] = max(sample["peak_gib"] for sample in samples[rival])
-    failed = [{"rival": r.label, "num_tokens": max_len, "error": errors[r]} for r in errors]
+            row["peak_gib"] = max(sample["peak_gib"] for sample in own)
+        shortest = min(n for other, n in alive if other == rival)
+        row.update(token_cost(own, samples[rival, shortest], key))
+    failed = [{"rival": r.label, "num_tokens": n, "error": errors[r, n]} for r, n in errors]
     return list(rows.values()), failed
+
+
+def token_cost(own: Sequence[Row], shortest: Sequence[Row], key: str) -> Row:
+    """Return microseconds of a real token, and their ratio to those in the shortest texts."""
+    costs = [[1e6 * s[key] / s["tokens"] for s in samples] for samples in (own, shortest)]
+    ratios = [one / two for one, two in zip(*costs, strict=True)]
+    return {"us_per_token": spread(costs[0]), "cost_to_shortest": spread(ratios)}
 
 
 def claims(rows: list[Row], options: Options) -> list[Target]:
@@ -326,6 +347,14 @@ def savings_claims(rows: list[Row], options: Options) -> list[Target]:
     return found
 
 
+def length_claims(rows: list[Row], options: Options) -> list[Target]:
+    """Return what is claimed of the longest texts against the shortest, with what was measured."""
+    wanted = {"rival": rows[0]["rival"], "num_tokens": options.lengths[-1]}
+    cost = report.find(rows, "cost_to_shortest", "median", **wanted)
+    text = f"{options.encoder} step: cost of a token, {options.lengths[-1]} to {options.lengths[0]}"
+    return [report.target(f"{text} tokens", cost, at_most=1.15)]
+
+
 def be_quiet() -> None:
     """Keep Lightning from telling anew in every short fit what it found."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -339,23 +368,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {"num_sentences": max(20_000, needed // 20), "validation_sentences": 4000}
     sizes["sentences_per_document"] = options.sentences_per_document
     rivals = rivals_for(options)
-    name = f"pretraining_{options.device}"
+    name, held = f"pretraining_{options.device}", claims
     if options.savings:
-        name = f"{name}_savings_{options.encoder}"
-    name, held = options.name or name, savings_claims if options.savings else claims
+        name, held = f"{name}_savings_{options.encoder}", savings_claims
+    if options.by_length:
+        name, held = f"{name}_length_{options.encoder}", length_claims
     rows: list[Row] = []
+    name = options.name or name
     content: dict[str, Any] = {"ours": rivals[0].label, "rows": rows, "errors": []}
+    together = [options.lengths] if options.by_length else [[n] for n in options.lengths]
     with shards_in(options.folder, vocab_size=options.vocab_size, **sizes) as (shards, _):
-        for max_len in options.lengths:
-            found, failed = measure(shards, max_len, options, rivals)
+        for lengths in together:
+            found, failed = measure(shards, lengths, options, rivals)
             rows += found
             content["errors"] += failed
             report.write(name, content, options)
     content["targets"] = held(rows, options)
     report.finish(name, content, options, kind="pretraining")
+    title, path = f"Pretraining step, {options.encoder}, loader included", f"{name}.png"
+    if options.by_length:
+        panels = report.panels_of(rows, {"us_per_token": "microseconds of a real token"})
+        report.line_chart(panels, options.output / path, title=title)
+        return
     bars = {f"{row['num_tokens']}: {row['rival']}": row["s"] for row in rows}
-    panels = {f"Pretraining step, {options.encoder}, loader included": {"median": bars}}
-    report.bar_chart(panels, options.output / f"{name}.png", unit="seconds")
+    report.bar_chart({title: {"median": bars}}, options.output / path, unit="seconds")
 
 
 if __name__ == "__main__":

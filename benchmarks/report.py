@@ -271,8 +271,11 @@ def line_chart(
     xlabel: str = "tokens per text",
     spans: Sequence[tuple[float, float]] = (),
     is_linear: bool = False,
+    is_share: bool = False,
 ) -> None:
     """Draw a panel per title, both axes logarithmic; without bars where all three figures agree.
+
+    Shares have a linear y axis from 0 to 1.
 
     What stands before the comma of a line's name decides its colour. Spans of the x axis are
     shaded; the axes are linear then, or if so asked.
@@ -300,7 +303,7 @@ def line_chart(
         axis.grid(alpha=0.3)
         places = sorted({x for points in drawn.values() for x, _ in points})
         if places and not (spans or is_linear):
-            _make_logarithmic(axis, places)
+            _make_logarithmic(axis, places, is_share=is_share)
     columns = 5 if len(panels) > 1 else 3
     form = {"loc": "lower center", "frameon": False, "fontsize": 8}
     figure.legend(legend.values(), legend, ncols=columns, **form)
@@ -328,11 +331,14 @@ def _reach(found: Sequence[Spread]) -> tuple[list[float], list[list[float]] | No
     return medians, reach if any(map(any, reach)) else None
 
 
-def _make_logarithmic(axis: Any, places: list[float]) -> None:
+def _make_logarithmic(axis: Any, places: list[float], *, is_share: bool) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_xscale("log", base=2)
     axis.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
+    if is_share:
+        axis.set_ylim(-0.02, 1.02)
+        return
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_minor_locator(NullLocator())

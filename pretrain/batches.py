@@ -22,6 +22,7 @@ from data_prep.shards import TokenShards
 from ponet.batch import EncoderBatch, join_texts
 from ponet.projection import PieceWords
 from pretrain.masking import Masker, MaskingConfig
+from pretrain.needles import CHOICES, DISTANCES, NeedleConfig, Needles
 from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
@@ -73,6 +74,7 @@ class PretrainDataset(Dataset[Batch]):
         *,
         masking: MaskingConfig = MaskingConfig(),  # noqa: B008 (frozen)
         segments: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
+        needles: NeedleConfig = NeedleConfig(),  # noqa: B008 (frozen)
         seed: int,
     ) -> None:
         """Prepare tables; no plan is computed yet. `seed` decides segmentation, pairs and masks."""
@@ -83,6 +85,9 @@ class PretrainDataset(Dataset[Batch]):
         self._ends: list[int] = []
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
         self._masking = masking
+        self._needles = None
+        if needles.facts:
+            self._needles = Needles(needles, shards, max_len=packing.max_len, seed=seed)
         self.read_words(None)
 
     def read_words(self, words: PieceWords | None) -> None:
@@ -200,7 +205,8 @@ class PretrainDataset(Dataset[Batch]):
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
             (B, M) int64 (unused slots: 0 and -100); pair_labels, example_ids (B,) int64; mask,
-            special_mask (B, L) bool. Of joined texts what `join_batch` makes of it.
+            special_mask (B, L) bool. With needles also what is known of each question, see
+            `needles.Written`. Of joined texts what `join_batch` makes of it.
         """
         example_ids_B = np.asarray(samples, np.int64)
         rows = self.rows(example_ids_B)
@@ -226,11 +232,20 @@ class PretrainDataset(Dataset[Batch]):
         ids_BL[index, last_sep_B] = tokenizer.sep_id
 
         text_BL = mask_BL & ~special_BL
-        positions_BM, labels_BM = self._masker.mask(ids_BL, text_BL, example_ids_B)
+        segment_ids_BL = self._segment_ids(rows, first_sep_B, last_sep_B)
+        told: dict[str, npt.NDArray[np.int64]] = {}
+        if self._needles is None:
+            positions_BM, labels_BM = self._masker.mask(ids_BL, text_BL, example_ids_B)
+        else:
+            borders_BL = segment_ids_BL if self._segments.rule == "sentence" else None
+            written = self._needles.write(ids_BL, text_BL, example_ids_B, borders_BL)
+            positions_BM, labels_BM = written.positions, written.labels
+            told = {DISTANCES: written.distances, CHOICES: written.choices}
         arrays = {
+            **told,
             "input_ids": ids_BL,
             "token_type_ids": (second_BL & mask_BL).astype(np.int64),
-            "segment_ids": self._segment_ids(rows, first_sep_B, last_sep_B),
+            "segment_ids": segment_ids_BL,
             "masked_positions": positions_BM,
             "masked_labels": labels_BM,
             "pair_labels": rows["label"],
@@ -239,7 +254,8 @@ class PretrainDataset(Dataset[Batch]):
             "special_mask": special_BL,
         }
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return join_batch(batch, self._masker.config) if self.joins_texts else batch
+        masking = None if self._needles else self._masker.config
+        return join_batch(batch, masking) if self.joins_texts else batch
 
     def _segment_ids(
         self, rows: dict[str, IntArray], first_sep_B: IntArray, last_sep_B: IntArray
@@ -309,13 +325,13 @@ def words_of(batch: Batch, words: PieceWords) -> Batch:
     return {**own, **batch, **inputs.tensors(), "masked_positions": positions_BM}
 
 
-def join_batch(batch: Batch, masking: MaskingConfig) -> Batch:
+def join_batch(batch: Batch, masking: MaskingConfig | None) -> Batch:
     """Return the same examples as one row without padding between them; N tokens, K slots.
 
     Returns:
         The same names, with (1, N) for (B, L) and (1, K) for (B, M), and `text_places` (B, L) int64
         of `EncoderBatch`. N is the number of tokens rounded up to one of 64 lengths; K follows from
-        B and N. All labels are there, with the positions in the row.
+        B and N, or is B M without masking. All labels are there, with the positions in the row.
     """
     num_texts, width = batch["mask"].shape
     unit = -(-num_texts * width // _JOINED_LENGTHS)
@@ -324,7 +340,9 @@ def join_batch(batch: Batch, masking: MaskingConfig) -> Batch:
     assert row.text_places is not None
     used = batch["masked_labels"] != IGNORED_LABEL
     places = row.text_places.gather(1, batch["masked_positions"])[used]
-    slots = min(used.numel(), masking.most_masked(num_texts, num_tokens))
+    slots = used.numel()
+    if masking is not None:
+        slots = min(slots, masking.most_masked(num_texts, num_tokens))
     empty = (0, slots - len(places))
     labels = pad(batch["masked_labels"][used], empty, value=IGNORED_LABEL)
     return {  # masks stay last: `pack_batch` wants the widest types first

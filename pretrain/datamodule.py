@@ -25,6 +25,7 @@ from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
 from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
 from pretrain.masking import MaskingConfig
+from pretrain.needles import NeedleConfig
 from pretrain.objectives import HAS_PADDING, ObjectiveName, objective_named
 from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
@@ -35,7 +36,7 @@ TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"
 EVALUATION_SEED = 20_110_243
 """Seed of the validation plan and masks, the same for all runs so that they compare."""
-_EVALUATED = ("data", "max_len", "short_prob", "segments")
+_EVALUATED = ("data", "max_len", "short_prob", "segments", "needles")
 """Entries of a fingerprint that decide what an evaluation reads, once the model is the same."""
 
 
@@ -57,6 +58,7 @@ class PretrainDataModule(LightningDataModule):
         objective: ObjectiveName = "mlm_sso",
         masking: MaskingConfig = MaskingConfig(),  # noqa: B008 (frozen)
         segments: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
+        needles: NeedleConfig = NeedleConfig(),  # noqa: B008 (frozen)
         max_len: int = 512,
         short_prob: float = 0.1,
         global_batch_size: int = 192,
@@ -77,6 +79,7 @@ class PretrainDataModule(LightningDataModule):
             objective: Pair task beside masked tokens: mlm (none), mlm_nsp (BERT), mlm_sso (PoNet).
             masking: Which tokens are predicted in training; evaluation always uses 15 %, 80/10/10.
             segments: What a pooling segment is.
+            needles: Facts put into the texts and asked for, in training and evaluation alike.
             max_len: Sequence length in tokens, [CLS] and two [SEP] included.
             short_prob: Share of examples with a short target length, drawn from [2, max_len - 3].
             global_batch_size: Examples per optimiser step over all devices.
@@ -85,9 +88,8 @@ class PretrainDataModule(LightningDataModule):
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
             verify_shards: Hash all shard files before the run (1 s per 500 MB); else sizes alone.
-            join_texts: Lay the texts of a training batch one after the other, without padding: the
-                same losses and gradients up to rounding, for less work. FNet, HyperMixer, LSTM and
-                hashed words get padded rows.
+            join_texts: Training batches without padding, texts one after the other: the same losses
+                and gradients up to rounding. FNet, HyperMixer, LSTM, hashed words: padded rows.
             seed: Seed of segmentation, pairs, order and masks of the training data.
         """
         super().__init__()
@@ -99,13 +101,12 @@ class PretrainDataModule(LightningDataModule):
         self.folder = Path(folder)
         self.build_config = build_config
         self.objective = objective_named(objective)
-        self.masking, self.segments = masking, segments
-        self.packing = PackingConfig(max_len=max_len, short_prob=short_prob)
-        self.max_len = max_len
+        self.masking, self.segments, self.needles = masking, segments, needles
+        self.packing, self.max_len = PackingConfig(max_len=max_len, short_prob=short_prob), max_len
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.eval_batch_size, self.eval_examples = eval_batch_size, eval_examples
-        self.num_workers = num_workers
-        self.verify_shards, self.join_texts, self.seed = verify_shards, join_texts, seed
+        self.num_workers, self.verify_shards = num_workers, verify_shards
+        self.join_texts, self.seed = join_texts, seed
         accumulation_steps(global_batch_size, micro_batch_size, 1)
         self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
@@ -180,6 +181,7 @@ class PretrainDataModule(LightningDataModule):
                 self.packing,
                 masking=self.masking if trains else MaskingConfig(),
                 segments=self.segments,
+                needles=self.needles,
                 seed=self.seed if trains else EVALUATION_SEED,
             )
             self._datasets[split].read_words(self._words)
@@ -300,7 +302,9 @@ class PretrainDataModule(LightningDataModule):
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that decides the training stream, as plain values."""
         manifest = self.evaluation_dataset().shards.manifest  # one of both splits
+        needles = {"needles": asdict(self.needles)} if self.needles.facts else {}
         return {
+            **needles,
             "tokenizer": manifest.tokenizer.digest,
             "data": manifest.digest,
             "objective": self.objective.name,
@@ -340,7 +344,7 @@ class PretrainDataModule(LightningDataModule):
                 )
             self.differs_from_training = _differences(saved, own, _EVALUATED)
             return
-        if differing := "; ".join(_differences(saved, own, own)):
+        if differing := "; ".join(_differences(saved, own, {*own, "needles"})):
             raise ValueError(
                 f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
                 "saved values, or start a new run (--run.name)."
@@ -365,7 +369,7 @@ class PretrainDataModule(LightningDataModule):
 
 def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [
-        f"{name} was {saved.get(name)!r}, now {given[name]!r}"
+        f"{name} was {saved.get(name)!r}, now {given.get(name)!r}"
         for name in sorted(names)
-        if saved.get(name) != given[name]
+        if saved.get(name) != given.get(name)
     ]

@@ -29,7 +29,7 @@ from pretrain.callbacks import (
 from pretrain.datamodule import PretrainDataModule
 from pretrain.export import BundleExport
 from pretrain.module import PretrainModule
-from pretrain.records import PredictionsFile, WandbRecords
+from pretrain.records import NeedlesFile, PredictionsFile, WandbRecords
 from pretrain.run_config import (
     RunConfig,
     check_callbacks,
@@ -192,7 +192,7 @@ class PretrainCLI(RunCLI):
     def _callbacks(self, config: dict[str, Any]) -> list[Callback]:
         folder = self.run.folder
         if self.subcommand != "fit":
-            return [EvaluationRecord(folder), PredictionsFile(folder)]
+            return [EvaluationRecord(folder), PredictionsFile(folder), NeedlesFile(folder)]
         given = listed(config.get("callbacks"))
         check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
         # First: callbacks such as EarlyStopping decide in their set-up when they look.

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from tokenizers import Tokenizer
 
-from data_prep.files import TEMPORARY
+from data_prep.files import TEMPORARY, write_atomic
 from data_prep.manifest import MANIFEST_NAME, file_sha256
 from ponet import load_bundle
 from pretrain.batches import PretrainDataset, encoder_batch
+from pretrain.needles import NUM_ANSWERS, NeedleScores
 from pretrain.objectives import IGNORED_LABEL
 from training.metrics_file import read_metrics
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE, PREDICTIONS_FILE
@@ -94,6 +96,54 @@ class PredictionsFile(BasePredictionWriter):
         self._file.close()
         os.replace(self._file.name, self._path)
         print(f"predictions: {self._path}")
+
+
+class NeedlesFile(BasePredictionWriter):
+    """`predict` where facts are asked for: how many answers are right, by the facts' distance.
+
+    Goes to `<folder>/needles-rank<r>.json`, and is printed.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = Path(folder)
+        self._scores = NeedleScores()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._scores = NeedleScores()
+
+    def write_on_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Any,
+        batch_indices: Sequence[int] | None, batch: Any, *_: Any,
+    ) -> None:  # fmt: skip
+        """Count the answers of the batch."""
+        if trainer.datamodule.needles.facts:  # type: ignore[attr-defined]
+            self._scores.add(batch, prediction["labels"], prediction["predictions"])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and print the table."""
+        rows = self._scores.rows()
+        if not rows:
+            return
+        needles = trainer.datamodule.needles  # type: ignore[attr-defined]
+        content = {"needles": asdict(needles), "chance": 1 / NUM_ANSWERS, "rows": rows}
+        path = self.folder / f"needles-rank{trainer.global_rank}.json"
+        write_atomic(path, json.dumps(content, indent=1).encode())
+        print(
+            f"{'tokens to the fact':>18} {'questions':>9} {'right':>7} {'in sight':>8} "
+            f"{'any answer in sight':>19} {'most frequent':>13}"
+        )
+        for number, row in enumerate(rows, start=1):
+            place = "all" if number == len(rows) else f"to {row['distance']:,.0f}"
+            print(
+                f"{place:>18} {row['questions']:9,.0f} {row['accuracy']:7.1%} "
+                f"{row['visible']:8.1%} {row['anywhere']:19.1%} {row['majority']:13.1%}"
+            )
+        print(f"a guess among all {NUM_ANSWERS} answers: {1 / NUM_ANSWERS:.1%}; written to {path}")
 
 
 class WandbRecords(Callback):

@@ -163,6 +163,8 @@ def check_pretrain_command(arguments: list[str]) -> None:
         assert options[0] in KINDS, arguments
     elif command == "validate":
         assert parsed_fit("pretrain", options).ckpt_path
+    elif command == "predict":
+        assert parsed_fit("pretrain", options).data.folder
     else:
         assert command in ("fill", "summary", "export", "compare"), arguments
 

@@ -138,7 +138,7 @@ def step_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> lis
             Path(folder) / "shards", num_sentences=sizes.sentences, vocab_size=sizes.vocab_size,
             validation_sentences=max(100, sizes.sentences // 100),
         )  # fmt: skip
-        rows, failed = pretraining.measure(shards, num_tokens, options, rivals)
+        rows, failed = pretraining.measure(shards, [num_tokens], options, rivals)
     return [{"encoder": preset, **row} for row in (*rows, *failed)]
 
 

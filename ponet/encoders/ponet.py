@@ -1,8 +1,8 @@
 """PoNet token mixer. B batch, L tokens, R tokens that are read, D width, N = B * L.
 
 Under autocast the per-token projections, the max pools and the fusion run in the low precision;
-the global branch (masked mean, softmax, its small products) runs in float32, because it sums over
-the whole sequence.
+the global branch (masked mean, softmax, its small products) has float32 sums, because it sums over
+the whole sequence: of float32 states, or, in the Triton path, of bfloat16 ones.
 """
 
 from typing import Any

@@ -35,7 +35,8 @@ def small_probes(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["text", "loader", "encoders", "pretraining", "long_documents", "lra_table2",
-             "projection", "resilience", "scale_out", "busy_machine", "inference"]
+             "projection", "resilience", "scale_out", "busy_machine", "inference", "needle",
+             "long_pretraining"]
 )  # fmt: skip
 def test_every_measurement_has_a_short_form_with_file_and_plot(name: str, tmp_path: Path) -> None:
     importlib.import_module(f"benchmarks.{name}").main(["--short", "--output", str(tmp_path)])
@@ -146,7 +147,7 @@ def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
 
 def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
     options = argparse.Namespace(
-        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False
+        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False, by_length=False
     )
     rows = []
     labels = [rival.label for rival in pretraining.rivals_for(options)]
@@ -164,7 +165,12 @@ def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
 ) -> None:
     monkeypatch.setattr(pretraining.report, "machine", lambda: {"amx_bf16": has_amx})
     options = argparse.Namespace(
-        device="cpu", precision="bf16", lengths=[512], encoder="small", savings=False
+        device="cpu",
+        precision="bf16",
+        lengths=[512],
+        encoder="small",
+        savings=False,
+        by_length=False,
     )
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}
@@ -186,6 +192,20 @@ def test_savings_are_measured_alone_and_together_in_the_same_rounds(tmp_path: Pa
     fills = {row["rival"]: row["fill"]["median"] for row in content["rows"]}
     assert fills["BERT, both savings, fp32"] > 0.9 > fills["BERT, no savings, fp32"]
     assert "| real tokens |" in page.page(page.read_results(tmp_path))
+
+
+def test_all_lengths_are_measured_in_the_same_rounds_by_the_cost_of_a_token(tmp_path: Path) -> None:
+    options = ["--by_length", "--encoder", "nano", "--tokens_per_step", "256", "--steps", "1"]
+    options += ["--rounds", "1", "--vocab_size", "64", "--output", str(tmp_path)]
+    pretraining.main([*options, "--lengths", "64", "256", "--sentences_per_document", "40"])
+    content = json.loads((tmp_path / "pretraining_cpu_length_nano.json").read_text())
+    rows = {(row["rival"], row["num_tokens"]): row for row in content["rows"]}
+    assert len(rows) == 8
+    for (rival, length), row in rows.items():
+        own, shortest = (rows[rival, n]["us_per_token"]["median"] for n in (length, 64))
+        assert row["cost_to_shortest"]["median"] == pytest.approx(own / shortest)
+    assert [entry["measured"] > 0 for entry in content["targets"]] == [True]
+    assert "real token" in page.page(page.read_results(tmp_path))
 
 
 def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
