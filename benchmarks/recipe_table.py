@@ -76,6 +76,7 @@ LOSS: dict[str, Recipe] = {
     "Muon, linear end": muon(optimizer=STABLE),
     "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
     "Muon, 0.6 of the steps": muon(share=0.6),
+    "Muon, wide init, 0.45 of the steps": muon(share=0.45, encoder={"init_range": 0.06}),
 }
 ORDER = Objective(name="order", relations=("in_order", "swapped"))
 WEIGHT_4 = {"pair_loss_weight": 4.0}
@@ -85,11 +86,12 @@ LEN_64 = {"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}
 BY_TEXT = {"segments": {"rule": "text"}}
 PAIRS: dict[str, Recipe] = {
     BASE: Recipe(),
-    "rate 6e-4": adamw(6e-4),
     "wide init": adamw(2e-3, encoder=WIDE),
     "wide init, rate 6e-4": adamw(6e-4, encoder=WIDE),
     "Muon": muon(),
     "Muon, wide init": muon(encoder=WIDE),
+    "Muon, wide init, rate 4e-3": muon(4e-3, ratio=1.0, encoder=WIDE),
+    "Muon, wide init, rate 1e-3": muon(1e-3, ratio=4.0, encoder=WIDE),
     "BERT": Recipe(kind="bert"),
     "BERT, Muon, wide init": muon(encoder=WIDE, kind="bert"),
     "Muon, wide init, weight 4": muon(encoder=WIDE, module=WEIGHT_4),
