@@ -21,6 +21,7 @@ RESULTS = REPOSITORY / "docs" / "results"
 KINDS = {
     "encoders": "Mixer, layer, model",
     "pretraining": "The whole pretraining step",
+    "inference": "Encoding texts",
     "long_pretraining": "What length buys: masked words",
     "needle": "What length buys: facts",
     "gpu": "On a GPU",

@@ -28,8 +28,11 @@ from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
 WINDOW = 3
-SWEPT = ((64, 64, 8), (64, 64, 4), (64, 128, 8), (64, 128, 4), (32, 128, 8), (128, 128, 8))
-"""Tokens and bytes of a program, warps: those with less than 64 values a thread, more spill."""
+SWEPT = (
+    (64, 128, 4), (128, 128, 4), (32, 128, 4), (64, 256, 2), (64, 128, 8), (64, 128, 2),
+    (64, 64, 8),
+)  # fmt: skip
+"""Tokens of a tile, most bytes of a token in a program, tokens that it takes at a time."""
 OPTIONS = {
     "rounds": Option(9, ROUNDS, short=3),
     "tokens": Option(65_536, "per call"),
@@ -101,19 +104,20 @@ def claims(rows: list[Row]) -> list[Target]:
 def sweep(options: Options) -> list[dict[str, Any]]:
     """Return the times of tile sizes at the first length, in sentences; print them."""
     found = []
-    for block, line_bytes, num_warps in SWEPT:
-        found.append(timed_sizes(options, block, line_bytes, num_warps))
+    for step, line_bytes, chunk in SWEPT:
+        found.append(timed_sizes(options, step, line_bytes, chunk))
         print(found[-1], flush=True)
     return found
 
 
-def timed_sizes(options: Options, block: int, line_bytes: int, num_warps: int) -> dict[str, Any]:
+def timed_sizes(options: Options, step: int, line_bytes: int, chunk: int) -> dict[str, Any]:
     """Return the time of both ways with tiles of one size, at the first length, in sentences."""
     from ponet.pooling import triton_mix
+    from ponet.pooling.run_tiles import TileSizes
 
     usual, clock = triton_mix.SIZES, Clock(device="cuda", threads=torch.get_num_threads())
-    form = {"block": block, "line_bytes": line_bytes, "num_warps": num_warps}
-    triton_mix.SIZES = triton_mix.TileSizes(slack=block // 4, **form)
+    form = {"step": step, "line_bytes": line_bytes, "chunk": chunk}
+    triton_mix.SIZES = TileSizes(slack=step - 4, **form)
     try:
         inputs, plan = make_inputs(options, options.lengths[0], 25)
         steps = steps_of(inputs, plan, "triton")

@@ -44,6 +44,7 @@ from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
 from finetune.thresholds import above, thresholded
+from ponet.frozen import freeze
 from ponet.tagger import Tagger
 from training.command_line import parse_options
 
@@ -317,7 +318,7 @@ class Predictor:
 
         Texts of like length are computed together; of one length, where the encoder sees padding.
         """
-        encoder, model = self.classifier.encoder, self.classifier.model
+        encoder, model = self.classifier.encoder, freeze(self.classifier.model)
         lengths = np.array([len(text.input_ids) for text in texts])
         split = EncodedSplit(PackedTexts(texts), np.zeros(len(texts)), batch=encoder.batch)
         parts = []

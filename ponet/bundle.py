@@ -30,6 +30,7 @@ from ponet.weight_files import (
 )
 
 if TYPE_CHECKING:
+    from ponet.frozen import Precision
     from ponet.inference import Guess, Pooling, Progress
     from ponet.text_format import LongTexts, TextFormat
 
@@ -58,9 +59,10 @@ class Bundle:
         texts: Sequence[str],
         *,
         pooling: "Pooling" = "mean",
-        batch_size: int = 32,
+        batch_tokens: int | None = None,
         max_len: int | None = None,
         long_texts: "LongTexts" = "windows",
+        precision: "Precision" = "32",
         progress: "bool | Progress" = True,
     ) -> Tensor:
         """Return one vector for each text: float32 (n, D), on the CPU.
@@ -71,11 +73,14 @@ class Bundle:
         Args:
             texts: Any number of texts.
             pooling: "mean" over all tokens, or "cls", the vector at [CLS].
-            batch_size: Rows of max_len tokens in a batch, >= 1.
+            batch_tokens: Tokens of a batch, >= 1, which memory grows with, however long the texts
+                are; None: 65,536 on a GPU, 4,096 for each of the first four threads on a CPU.
             max_len: Longest row in tokens, >= 3; None: what the model was pretrained with.
             long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
                 whose tokens are pooled together, "tile" = one row with the position table
                 repeated, "cut" = its beginning alone.
+            precision: "32", or "bf16": faster where the device computes in bfloat16 (a GPU, a CPU
+                with AMX or AVX512-BF16), and exact to about two digits.
             progress: Say on stderr how far it is, once it has taken five seconds; a Progress
                 counts on over several calls.
 
@@ -83,18 +88,16 @@ class Bundle:
             TypeError: If texts is a generator, a set or a dict.
             ValueError: If an option is outside of its range, or the bundle has no tokenizer.
         """
-        from ponet.inference import default_max_len, encode
+        from ponet.inference import EncodeOptions, default_max_len, encode
 
-        return encode(
-            self.model,
-            texts,
-            self.text_format,
-            pooling=pooling,
-            batch_size=batch_size,
+        options = EncodeOptions(
             max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
+            pooling=pooling,
+            batch_tokens=batch_tokens,
             long_texts=long_texts,
-            progress=progress,
+            precision=precision,
         )
+        return encode(self.model, texts, self.text_format, options, progress=progress)
 
     def fill(self, text: str, *, top: int = 5) -> "list[list[Guess]]":
         """Return for each [MASK] of a text, in order, `top` guesses, most likely first.

@@ -43,7 +43,7 @@ def run_encode(arguments: Sequence[str]) -> None:
     bundle.model.to(_device(options.device))
     # Read once before the work begins: a bad last line must not cost what stands before it.
     progress = Progress(None if texts.is_stream else sum(1 for _ in texts))
-    names = ("pooling", "batch_size", "max_len", "long_texts")
+    names = ("pooling", "batch_tokens", "max_len", "long_texts", "precision")
     form = {name: getattr(options, name) for name in names}
     remaining, width = iter(texts), bundle.model.config.hidden_size
     blocks = iter(lambda: list(islice(remaining, _BLOCK_TEXTS)), [])
@@ -131,7 +131,11 @@ def _parser() -> argparse.ArgumentParser:
         help=".npy (float32, texts x width) or .jsonl ({row, embedding})")  # fmt: skip
     add("--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})")
     add("--pooling", choices=("mean", "cls"), default="mean", help="default: mean over all tokens")
-    add("--batch-size", type=int, default=32, help="rows of --max-len tokens (default: 32)")
+    add("--batch-tokens", type=int,
+        help="tokens of a batch, which memory grows with (default: 65,536 on a GPU, 4,096 a thread "
+        "on a CPU, up to four)")  # fmt: skip
+    add("--precision", choices=("32", "bf16"), default="32",
+        help="bf16: faster on a GPU or a CPU with AMX or AVX512-BF16, to two digits")  # fmt: skip
     add("--max-len", type=int, help="longest row in tokens (default: as in pretraining)")
     add("--long-texts", choices=("windows", "tile", "cut"), default="windows",
         help="longer texts: several windows pooled together (default), one row with repeated "

@@ -1,27 +1,32 @@
 """What a bundle gives to those who only want to use it: embeddings of texts, and filled masks.
 
-B batch, L tokens, D width. Invariant: what a text gets does not depend on the texts beside it,
-but for the rounding of floats; FNet, which sees padding, gets batches of equal lengths.
+B batch, L tokens, D width, T texts of a batch. Invariant: what a text gets does not depend on the
+texts beside it, but for the rounding of floats; FNet, which sees padding, gets batches of equal
+lengths.
 """
 
-import copy
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ponet.batch import EncoderBatch
+from ponet.batch import EncoderBatch, join_texts
+from ponet.config import EncoderConfig
 from ponet.encoders import Encoder
-from ponet.heads import PretrainingModel
+from ponet.frozen import Precision, freeze
+from ponet.heads import PretrainingModel, first_positions
 from ponet.projection import PieceWords
 from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 
 Pooling = Literal["mean", "cls"]
 _BLOCK_TEXTS = 2048
+_MANY_CHARACTERS = 100_000
+"""Of texts whose encoding takes so long that packing the weights costs nothing beside it."""
 _QUIET_S = 5.0
 
 
@@ -39,16 +44,46 @@ def default_max_len(model: PretrainingModel, metadata: dict[str, Any]) -> int:
     return min(max_positions, trained) if isinstance(trained, int) else max_positions
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How texts become vectors; see Bundle.encode."""
+
+    max_len: int
+    pooling: Pooling = "mean"
+    batch_tokens: int | None = None
+    long_texts: LongTexts = "windows"
+    precision: Precision = "32"
+
+    def __post_init__(self) -> None:
+        """Refuse values that none of the encoders takes."""
+        _check_choice("pooling", self.pooling, Pooling)
+        _check_choice("long_texts", self.long_texts, LongTexts)
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens={self.batch_tokens} given; 1 or more is needed")
+        if self.max_len < 3:
+            raise ValueError(f"max_len={self.max_len} given; [CLS], one token and [SEP] need 3")
+
+    def check_encoder(self, config: EncoderConfig) -> None:
+        """Refuse what an encoder cannot do."""
+        if self.pooling == "cls" and not config.first_sees_all:
+            raise ValueError(
+                "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give "
+                "pooling='mean'"
+            )
+        if self.long_texts != "tile" and self.max_len > config.max_positions:
+            raise ValueError(
+                f"max_len={self.max_len} given, but the model has {config.max_positions} "
+                "positions; give long_texts='tile' to repeat them, or a smaller max_len"
+            )
+
+
 @torch.no_grad()
 def encode(
     model: PretrainingModel,
     texts: Sequence[str],
     form: TextFormat,
+    options: EncodeOptions,
     *,
-    pooling: Pooling,
-    batch_size: int,
-    max_len: int,
-    long_texts: LongTexts,
     progress: "bool | Progress",
 ) -> Tensor:
     """Return float32 (n, D) on the CPU, one row for each text, in order; see Bundle.encode.
@@ -58,31 +93,34 @@ def encode(
     of hashed words every word counts.
     """
     _check_texts(texts)
-    _check_choice("pooling", pooling, Pooling)
-    _check_choice("long_texts", long_texts, LongTexts)
-    if pooling == "cls" and not model.config.first_sees_all:
-        raise ValueError(
-            "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give pooling='mean'"
-        )
-    _check_sizes(batch_size, max_len, None if long_texts == "tile" else model.config.max_positions)
-    words = form.words(model.config)
-    sums_ND = torch.zeros(len(texts), model.config.hidden_size)
-    weights_N1 = torch.zeros(len(texts), 1)
+    config, words = model.config, form.words(model.config)
+    options.check_encoder(config)
+    is_packed = sum(map(len, texts)) > _MANY_CHARACTERS
+    encoder = freeze(model.encoder, options.precision, is_packed=is_packed)
+    num_tokens = options.batch_tokens or tokens_at_once(model.decoder_weight.device)
+    sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
     progress = Progress(len(texts)) if progress is True else progress
-    with _evaluating(model):
-        for start in range(0, len(texts), _BLOCK_TEXTS):
-            block = texts[start : start + _BLOCK_TEXTS]
-            rows = form.windows(block, max_len=max_len, long_texts=long_texts)
-            encoder = _long_enough(model.encoder, max(len(row.ids) for row in rows))
-            is_exact = model.config.sees_padding
-            for group in _groups(rows, batch_size * max_len, is_exact=is_exact):
-                sums_BD, weights_B1 = _pooled(encoder, group, pooling, words)
-                where_B = torch.tensor([start + row.text for row in group])
-                sums_ND.index_add_(0, where_B, sums_BD)
-                weights_N1.index_add_(0, where_B, weights_B1)
-                if progress:
-                    progress.add(len(group) * len(block) / len(rows))
+    for start in range(0, len(texts), _BLOCK_TEXTS):
+        block = texts[start : start + _BLOCK_TEXTS]
+        rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
+        _make_long_enough(encoder, config.max_positions, max(len(row.ids) for row in rows))
+        order, found = [], []
+        for group in groups(rows, num_tokens, is_exact=config.sees_padding):
+            batch = encoder_batch(encoder, group, words)
+            found.append(pooled(encoder, batch, options.pooling))
+            order += [start + row.text for row in group]
+            if progress:
+                progress.add(len(group) * len(block) / len(rows))
+        # Brought back together: a GPU would have to be waited for after every batch.
+        sums_RD, weights_R1 = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        sums_ND.index_add_(0, torch.tensor(order), sums_RD)
+        weights_N1.index_add_(0, torch.tensor(order), weights_R1)
     return sums_ND / weights_N1
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Return how many tokens a batch of `encode` holds where nothing else is said."""
+    return 65_536 if device.type == "cuda" else 4096 * min(torch.get_num_threads(), 4)
 
 
 @torch.no_grad()
@@ -133,46 +171,64 @@ def _inputs(
     return (batch, places_BM) if words is None else words(batch, places_BM)
 
 
-def _pooled(
-    encoder: Encoder, rows: Sequence[Window], pooling: Pooling, words: PieceWords | None
-) -> tuple[Tensor, Tensor]:
-    """Return (B, D) sums and (B, 1) weights; their quotient is the vector."""
+def encoder_batch(
+    encoder: Encoder, rows: Sequence[Window], words: PieceWords | None = None
+) -> EncoderBatch:
+    """Return some rows as an encoder reads them fastest, on its device: without any padding.
+
+    Rows of several lengths stand one after the other, where the encoder keeps them apart.
+    """
     batch, _ = _inputs(rows, words, torch.zeros(len(rows), 1, dtype=torch.int64))
-    batch = batch.to(encoder.embeddings.word.weight.device)
-    x_BLD = encoder(batch).float()
+    if batch.has_padding and encoder.keeps_texts_apart:
+        batch = join_texts(batch)
+    return batch.to(next(encoder.parameters()).device, non_blocking=True)
+
+
+def pooled(encoder: Encoder, batch: EncoderBatch, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    """Return sums (T, D) and weights (T, 1) of the texts; their quotient is the vector."""
     if pooling == "cls":
-        return x_BLD[:, 0].cpu(), torch.ones(len(rows), 1)
-    sums_BD = x_BLD.masked_fill(~batch.mask[..., None], 0).sum(1)
-    return sums_BD.cpu(), batch.mask.sum(1, keepdim=True).float().cpu()
+        first_TD = encoder(batch, first_positions(batch)).flatten(0, 1).float()
+        return first_TD, torch.ones_like(first_TD[:, :1])
+    x_BLD = encoder(batch)
+    if batch.text_places is None:
+        lengths_T = batch.mask.sum(1)
+        sums_TD = torch.bmm(batch.mask[:, None].float(), x_BLD.float())[:, 0]
+    else:
+        lengths_T = (batch.text_places < batch.mask.numel()).sum(1)
+        sums_TD = torch.segment_reduce(x_BLD[0].float(), "sum", lengths=lengths_T, unsafe=True)
+    return sums_TD, lengths_T[:, None].float()
 
 
-def _groups(rows: Sequence[Window], num_tokens: int, *, is_exact: bool) -> Iterator[list[Window]]:
+def groups(rows: Sequence[Window], num_tokens: int, *, is_exact: bool) -> Iterator[list[Window]]:
     """Yield batches of rows of similar length, the longest first.
 
-    A batch has room for `num_tokens`, padding included, or for one row; `is_exact`: all its rows
-    have one length.
+    Memory grows with the tokens of a batch, whatever the length of its texts: it has at most
+    `num_tokens`, and twice as many places if it were padded, or is one row.
+
+    Args:
+        rows: In any order.
+        num_tokens: Of a batch, >= 1.
+        is_exact: All rows of a batch have one length.
     """
     group: list[Window] = []
+    used = 0
     for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
         if group:
-            longest = len(group[0].ids)
-            is_full = (len(group) + 1) * longest > num_tokens
+            longest, used = len(group[0].ids), used + len(row.ids)
+            is_full = used > num_tokens or (len(group) + 1) * longest > 2 * num_tokens
             if is_full or (is_exact and len(row.ids) != longest):
                 yield group
                 group = []
+        used = used if group else len(row.ids)
         group.append(row)
     if group:
         yield group
 
 
-def _long_enough(encoder: Encoder, num_tokens: int) -> Encoder:
-    """Return the encoder, or one with its own weights and a longer, repeated position table."""
-    if num_tokens <= encoder.config.max_positions:
-        return encoder
-    shared = {id(weight): weight for weight in encoder.parameters()}
-    longer = copy.deepcopy(encoder, shared)
-    longer.extend_positions(num_tokens, method="tile")
-    return longer
+def _make_long_enough(encoder: Encoder, num_trained: int, num_tokens: int) -> None:
+    """Repeat the position table of a frozen encoder until it is long enough, in place."""
+    if num_tokens > encoder.config.max_positions:
+        encoder.extend_positions(-(-num_tokens // num_trained) * num_trained, method="tile")
 
 
 @contextmanager
@@ -189,18 +245,6 @@ def _check_choice(name: str, value: str, kind: Any) -> None:
     """Refuse a value that is not one of those of a Literal."""
     if value not in get_args(kind):
         raise ValueError(f"{name}={value!r} given; allowed are {', '.join(get_args(kind))}")
-
-
-def _check_sizes(batch_size: int, max_len: int, max_positions: int | None) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} given; 1 or more is needed")
-    if max_len < 3:
-        raise ValueError(f"max_len={max_len} given; [CLS], one token and [SEP] need 3")
-    if max_positions is not None and max_len > max_positions:
-        raise ValueError(
-            f"max_len={max_len} given, but the model has {max_positions} positions; give "
-            "long_texts='tile' to repeat them, or a smaller max_len"
-        )
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from data_prep.config import SentencesConfig
@@ -124,24 +125,22 @@ def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
         windows: At least one.
         pad_id: Token id at padding, which no encoder but FNet looks at.
     """
-    longest = max(len(window.ids) for window in windows)
-    shape = (len(windows), longest)
-    input_ids, segment_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.int64)
-    special_mask = torch.zeros(shape, dtype=torch.bool)
-    lengths = torch.tensor([len(window.ids) for window in windows])
-    for row, window in enumerate(windows):
-        length = len(window.ids)
-        input_ids[row, :length] = torch.tensor(window.ids)
-        segment_ids[row, :length] = torch.tensor(window.segments)
-        special_mask[row, [0, length - 1]] = True
+    lengths_B = torch.tensor([len(window.ids) for window in windows])
+    longest = int(lengths_B.max())
+    place_L = torch.arange(longest)
+    mask_BL = place_L < lengths_B[:, None]
+    input_ids, segment_ids = torch.full(mask_BL.shape, pad_id), torch.zeros_like(mask_BL).long()
+    # Through numpy, which reads a list of numbers several times faster than torch does.
+    input_ids[mask_BL] = torch.from_numpy(np.concatenate([window.ids for window in windows]))
+    segment_ids[mask_BL] = torch.from_numpy(np.concatenate([w.segments for w in windows]))
     return EncoderBatch(
         input_ids=input_ids,
-        mask=torch.arange(longest) < lengths[:, None],
+        mask=mask_BL,
         token_type_ids=torch.zeros_like(input_ids),
         segment_ids=segment_ids,
-        special_mask=special_mask,
+        special_mask=(place_L == 0) | (place_L == lengths_B[:, None] - 1),
         segments_are_runs=True,
-        has_padding=bool((lengths < longest).any()),
+        has_padding=not bool(mask_BL.all()),
     )
 
 

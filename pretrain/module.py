@@ -22,10 +22,10 @@ from ponet.flops import training_flops
 from ponet.heads import MaskedLoss
 from pretrain.batches import encoder_batch
 from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
-from pretrain.run_config import STARTED_KEY, NewWords, check_encoder
+from pretrain.run_config import STARTED_KEY, NewWords, check_encoder, check_strategy, identity_in
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
-from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer
+from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer, stepper_of
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -110,14 +110,6 @@ def means(sums: Tensor) -> dict[str, float]:
     return metrics
 
 
-def identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
-    saved, beside = checkpoint.get(CONFIG_KEY, {}), ("config", STARTED_KEY)
-    stored = {key: value for key, value in saved.items() if key not in beside}
-    objective = {"objective": stored.pop("objective", None)}
-    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
-
-
 class PretrainModule(ConfiguredModule):
     """Pretrains one encoder with one objective.
 
@@ -125,7 +117,7 @@ class PretrainModule(ConfiguredModule):
         encoder: Which encoder, and its sizes: PoNetConfig, BertConfig or another. Left out with
             start_from: that of the weights.
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
-        optimizer: AdamW and its schedule.
+        optimizer: AdamW, Muon beside it if asked for, and their schedule.
         start_from: Weights to begin with: folder of a bundle or of a run, a checkpoint, the
             released PoNet, a BERT or FNet of transformers; empty: fresh ones. Optimiser and step
             begin anew. A run that goes on no longer needs them.
@@ -197,6 +189,7 @@ class PretrainModule(ConfiguredModule):
             datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
+        check_strategy(self.trainer.strategy, self.optimizer_config)
         if datamodule is not None and not self.model.encoder.keeps_texts_apart:
             if datamodule.join_texts:
                 kind, reason = self.encoder_config.kind, "texts of one row would see each other"
@@ -346,6 +339,11 @@ class PretrainModule(ConfiguredModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}
             own["start_from"] = self.start_from
+            if states := checkpoint.get("optimizer_states"):
+                stored["matrices"], own["matrices"] = (
+                    stepper_of(states),
+                    self.optimizer_config.matrices,
+                )
         differing = "; ".join(
             f"{key}: checkpoint {stored.get(key)!r}, command line {own[key]!r}"
             for key in own
@@ -391,9 +389,11 @@ class PretrainModule(ConfiguredModule):
             clip_grad_value_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the schedule advanced at every optimiser step."""
+        """The optimiser, its schedule advanced at every step."""
         plugin = self.trainer.precision_plugin
         scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
         steps = int(self.trainer.estimated_stepping_batches)
-        config = self.optimizer_config
-        return scheduled_optimizer(self.model, config, total_steps=steps, fusable=not scaled)
+        form: Any = {"total_steps": steps, "fusable": not scaled}
+        return scheduled_optimizer(
+            self.model, self.optimizer_config, **form, layers=self.model.encoder.layers
+        )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.objectives import ObjectiveName, objective_named
@@ -17,6 +18,7 @@ from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
+    CONFIG_KEY,
     CURVES_FILE,
     EVALUATIONS_FILE,
     EVENTS_FILE,
@@ -29,6 +31,7 @@ from training.run_config import (
 
 if TYPE_CHECKING:
     from ponet import EncoderConfig
+    from training.optim import PretrainOptimizer
 
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
@@ -87,6 +90,8 @@ _WITHOUT_EFFECT: Mapping[str, tuple[tuple[bool, ...], str]] = {
     "limit_test_batches": ((), "a fit does not test; `ponet-pretrain test` does"),
     "limit_predict_batches": ((), "a fit does not predict; `ponet-pretrain predict` does"),
 }
+_CUTTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+"""Strategies under which a device has parts of the weights, or of what the optimiser keeps."""
 _REFUSED_CALLBACKS = ("GradientAccumulationScheduler", "BatchSizeFinder", "LearningRateFinder")
 _METRICS = ("loss", "mlm_loss", "mlm_accuracy", "perplexity")
 _PAIR_METRICS = ("pair_loss", "pair_accuracy")
@@ -128,6 +133,16 @@ def remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def identity_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return objective and encoder of a checkpoint; newer fields stand at their defaults."""
+    from ponet import EncoderConfig
+
+    saved, beside = checkpoint.get(CONFIG_KEY, {}), ("config", STARTED_KEY)
+    stored = {key: value for key, value in saved.items() if key not in beside}
+    objective = {"objective": stored.pop("objective", None)}
+    return objective | (EncoderConfig.from_dict(stored).to_dict() if stored else {})
+
+
 def metric_names(objective: ObjectiveName) -> list[str]:
     """Return the metrics that a validation gives, which callbacks may look at."""
     pairs = _PAIR_METRICS if objective_named(objective).num_pair_classes else ()
@@ -143,6 +158,16 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
                 "that the run counts: leave it out; `ponet-pretrain tune` finds sizes and rates"
             )
     check_monitors(callbacks, names)
+
+
+def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
+    """Refuse Muon where a device holds a part of each matrix alone."""
+    if optimizer.muon_lr and isinstance(strategy, _CUTTING):
+        raise ValueError(
+            "model.optimizer.matrices is muon, which needs whole matrices, and "
+            f"{type(strategy).__name__} cuts them into a part for each device; use "
+            "configs/strategy/ddp.yaml, or --model.optimizer.matrices adamw"
+        )
 
 
 def check_encoder(encoder: "EncoderConfig", data: Any) -> None:

@@ -1,4 +1,4 @@
-"""AdamW for every run: no decay on biases and norms, and a schedule that is a function of the step.
+"""AdamW for every run, with Muon beside it if asked for, and a schedule that follows the step.
 
 Invariant: `schedule_factor` is a pure function of the step, so a resumed run needs no state:
 `apply_settings` gives a restored optimiser the settings of the command line.
@@ -6,14 +6,21 @@ Invariant: `schedule_factor` is a pure function of the step, so a resumed run ne
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.muon import MuonAdamW, hidden_matrices
 from training.run_config import check_numbers
+
+Stepper = Literal["adamw", "muon"]
+MOMENTUM = 0.95
+"""Of Muon, as published."""
+MUON_GROUP = 2
+"""Number of its parameter group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,11 @@ class AdamWConfig:
     weight_decay: float = 0.0
     """Decoupled decay of matrices, >= 0; biases and norms never decay. Released scripts: 0;
     BERT: 0.01."""
+
+    @property
+    def muon_lr(self) -> float:
+        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
+        return 0.0
 
     def __post_init__(self) -> None:
         check_numbers(self, "> 0", "lr", "eps")
@@ -53,6 +65,11 @@ class PretrainOptimizer(AdamWConfig):
 
     lr: float = 1e-4
     """Peak learning rate, > 0. The released PoNet script uses 1e-4."""
+    matrices: Stepper = "adamw"
+    """What steps the weights of the hidden layers' linear layers: adamw, as everything else; or
+    muon, whose steps are scaled to the size of AdamW's. Not under ZeRO and FSDP."""
+    muon_lr_ratio: float = 1.0
+    """Muon's learning rate as a multiple of `lr`, > 0; read by muon only."""
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
     """Shape after the warm-up: linear or cosine to `final_lr_ratio` at the last step; constant;
     or warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
@@ -63,8 +80,14 @@ class PretrainOptimizer(AdamWConfig):
     decay_share: float = 0.1
     """Share of all steps that decay, in (0, 1]; read by warmup_stable_decay only."""
 
+    @property
+    def muon_lr(self) -> float:
+        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
+        return self.lr * self.muon_lr_ratio if self.matrices == "muon" else 0.0
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_numbers(self, "> 0", "muon_lr_ratio")
         check_numbers(self, ">= 0", "warmup_steps")
         check_numbers(self, "in [0, 1]", "final_lr_ratio")
         check_numbers(self, "in (0, 1]", "decay_share")
@@ -115,8 +138,8 @@ class FinetuneOptimizer(AdamWConfig):
 
 
 def build_optimizer(
-    model: nn.Module, config: AdamWConfig, *, fusable: bool = True
-) -> torch.optim.AdamW:
+    model: nn.Module, config: AdamWConfig, *, fusable: bool = True, layers: nn.Module | None = None
+) -> Optimizer:
     """AdamW over two groups: matrices (and embeddings) with decay, vectors (biases, norms) without.
 
     Args:
@@ -124,23 +147,52 @@ def build_optimizer(
         config: Optimiser settings.
         fusable: False where gradients arrive scaled: a fused kernel would unscale them by itself,
             after clipping.
+        layers: Hidden layers of the model: where the settings ask for Muon, the weights of their
+            linear layers are a third group, which it steps.
+
+    Raises:
+        ValueError: If there is nothing for Muon to step.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
+    hidden = hidden_matrices(layers) if layers is not None and config.muon_lr else []
+    if layers is not None and config.muon_lr and not hidden:
+        raise ValueError(
+            "optimizer.matrices is muon, but the hidden layers have no linear layer to train; give "
+            "--model.optimizer.matrices adamw"
+        )
+    of_muon = {id(matrix) for matrix in hidden}
+    trainable = [p for p in model.parameters() if p.requires_grad and id(p) not in of_muon]
+    parts = [p for p in trainable if p.ndim >= 2], [p for p in trainable if p.ndim < 2]
+    adamw = AdamW(
+        [{"params": part, **group_settings(config, n)} for n, part in enumerate(parts)],
         fused=fusable and {p.device.type for p in model.parameters()} <= {"cpu", "cuda"},
     )
+    if not hidden:
+        return adamw
+    return MuonAdamW([{"params": hidden, **group_settings(config, MUON_GROUP)}], adamw)
+
+
+def group_settings(config: AdamWConfig, number: int) -> dict[str, Any]:
+    """Return the settings of a parameter group, its peak rate among them.
+
+    Args:
+        config: Settings of all.
+        number: 0: AdamW's that decays; 1: AdamW's that does not; 2: Muon's.
+    """
+    if number == MUON_GROUP:
+        decay = config.weight_decay
+        return {"lr": config.muon_lr, "weight_decay": decay, "momentum": MOMENTUM}
+    decay = config.weight_decay if number == 0 else 0.0
+    betas = (config.beta1, config.beta2)
+    return {"lr": config.lr, "weight_decay": decay, "betas": betas, "eps": config.eps}
 
 
 def scheduled_optimizer(
-    model: nn.Module, config: AdamWConfig, *, total_steps: int, fusable: bool
+    model: nn.Module,
+    config: AdamWConfig,
+    *,
+    total_steps: int,
+    fusable: bool,
+    layers: nn.Module | None = None,
 ) -> OptimizerLRSchedulerConfig:
     """Return what Lightning takes: the optimiser, and its schedule by optimiser steps.
 
@@ -149,31 +201,35 @@ def scheduled_optimizer(
         config: Its settings and its schedule's.
         total_steps: Optimiser steps of the whole run.
         fusable: See `build_optimizer`.
+        layers: See `build_optimizer`.
     """
-    optimizer = build_optimizer(model, config, fusable=fusable)
+    optimizer = build_optimizer(model, config, fusable=fusable, layers=layers)
     scheduler = LambdaLR(
         optimizer, lambda step: config.schedule_factor(step, total_steps=total_steps)
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def apply_settings(
-    optimizer: torch.optim.Optimizer, scheduler: LambdaLR, config: AdamWConfig
-) -> None:
+def stepper_of(states: list[dict[str, Any]]) -> Stepper:
+    """Return what has stepped the hidden matrices, by the optimisers' states of a checkpoint."""
+    return "muon" if any(len(state["param_groups"]) > MUON_GROUP for state in states) else "adamw"
+
+
+def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, config: AdamWConfig) -> None:
     """Overwrite the settings that came with an optimiser's restored state by those of a config.
 
     A restored optimiser carries the learning rate, betas and decay it was saved with; the command
     line decides. With unchanged settings nothing changes, to the bit.
 
     Args:
-        optimizer: Made by `build_optimizer`: the first group decays, the second does not.
+        optimizer: Made by `build_optimizer`.
         scheduler: Its schedule, at the restored step.
         config: The settings to use from now on.
     """
-    scheduler.base_lrs = [config.lr for _ in optimizer.param_groups]
     factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
     for number, (group, factor) in enumerate(zip(optimizer.param_groups, factors, strict=True)):
-        group["lr"], group["initial_lr"] = config.lr * factor, config.lr
-        group["betas"], group["eps"] = (config.beta1, config.beta2), config.eps
-        group["weight_decay"] = 0.0 if number else config.weight_decay
+        group.update(group_settings(config, number))
+        group["initial_lr"] = group["lr"]
+        group["lr"] *= factor
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

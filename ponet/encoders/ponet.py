@@ -1,8 +1,8 @@
 """PoNet token mixer. B batch, L tokens, R tokens that are read, D width, N = B * L.
 
 Under autocast the per-token projections, the max pools and the fusion run in the low precision;
-the global branch (masked mean, softmax, its small products) runs in float32, because it sums over
-the whole sequence.
+the global branch (masked mean, softmax, its small products) has float32 sums, because it sums over
+the whole sequence: of float32 states, or, in the Triton path, of bfloat16 ones.
 """
 
 from typing import Any
@@ -71,7 +71,8 @@ class PoNetMixer(TokenMixer):
         config, dtype = self.config, autocast_dtype(x_BLD)
         kernels = choose_kernels(config.kernels, device=x_BLD.device, dtype=dtype)
         has_tokens = config.use_segment_pool or config.use_local_pool or self.uses_gate
-        if kernels != "reference" and config.global_pool == "attention" and has_tokens:
+        is_one_step = torch.is_grad_enabled() and config.global_pool == "attention" and has_tokens
+        if kernels != "reference" and is_one_step:
             return pool_projected(
                 x_BLD,
                 self.weights(),

@@ -41,7 +41,7 @@ class PoolPlan:
     forms: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Other forms of the same, which kernels make at their first layer and find at the next."""
     tiles: Any = None
-    """The triton_mix.RunTiles of the batch, made with the plan where Triton computes the pools: a
+    """The RunTiles of the batch, made with the plan where Triton computes the pools: a
     layer that is compiled by itself then gets them instead of making them."""
 
 

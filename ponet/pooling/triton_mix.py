@@ -1,13 +1,7 @@
-"""Kernel set in Triton: tiles of neighbouring tokens, and the launches of triton_kernels on them.
+"""Kernel set in Triton: the launches of the kernels on the tiles of a batch.
 
-B batch, L tokens, D width, N = B * L, P tiles per row, T = B * P tiles. Needs CUDA, or
-TRITON_INTERPRET=1 for tests. Nothing here looks at values on the device, so it never waits, and no
-allocation depends on them.
-
-A run is a maximal stretch of tokens of one segment, padding between them included; any other
-padding token is a run of its own. A tile border moves to the left, by up to `slack` tokens, to the
-start of the run that it would cut. Only longer runs are cut, and the kernels join their pieces in
-a second stage; so a run may be as long as it likes, and all tiles are computed in parallel.
+B batch, L tokens, D width, N = B * L, T tiles, K texts, M kinds of values per token. Needs CUDA, or
+TRITON_INTERPRET=1 for tests. Nothing here looks at values on the device, so it never waits.
 
 Segments that are runs are pooled while they are fused. For other segment ids the segment values
 are brought into the order of the segments, pooled there as runs by the same kernels, and brought
@@ -18,42 +12,14 @@ There is no kernel for the global pool: folded, it is two matrix products over x
 twice. The backward rank-(2H+1) update of the gradient of x is a product too, added in place.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ponet.pooling import triton_kernels
-from ponet.pooling.joined_global import (
-    add_global,
-    global_backward,
-    has_joined_global,
-    without_global,
-)
+from ponet.pooling import triton_cuts, triton_kernels
 from ponet.pooling.plan import PoolInputs, PoolPlan, mixed_dtype
-
-IS_REAL, HAS_WINDOW, READS_SEGMENT, IS_ALONE, IN_LEFT, IN_RIGHT = 1, 2, 4, 8, 16, 32
-"""Bits of the token codes. IS_ALONE: the only token of its run. IN_LEFT, IN_RIGHT: in the cut run
-that enters the tile from the left, or that starts in the tile and leaves it to the right."""
-FIRST_RUN = 64
-"""Token codes also hold this times the number, from 1, of the token's run among those of two tokens
-or more that lie in the tile as a whole; 0 times it in all other runs."""
-
-
-class TileSizes(NamedTuple):
-    """How the work is cut; every choice gives the same result up to the order of sums."""
-
-    block: int = 64
-    """Most tokens of a tile, a power of two."""
-    slack: int = 16
-    """How far a border moves to the left to spare a run, below half a block."""
-    line_bytes: int = 64
-    """Bytes of one token that a program works on, a power of two of at least 32, a sector."""
-    num_warps: int = 8
-    """Warps per program. With the two above a thread has 8 values of bfloat16: 48 registers forward
-    and 116 backward on an H100, where 32 values (128 bytes, 4 warps) need 137 and 250."""
-
+from ponet.pooling.run_tiles import RunTiles, TileSizes, plan_tiles
 
 SIZES = TileSizes()
 """How the kernels cut their work."""
@@ -61,157 +27,18 @@ _COMBINE_LINE, _COMBINE_STEP = 128, 32
 """Channels and pieces that one step of joining cut runs takes."""
 
 
-class RunTiles(NamedTuple):
-    """What the kernels know about tokens and tiles; positions count from 0 to N."""
-
-    code_N: Tensor
-    """int32, bits and run number of every token."""
-    tiles_4T1: Tensor
-    """int32. Per tile, and one more behind the last: its first token (N behind the last); the tile
-    in which the run starts that enters it from the left, -1 if none does; the tile in which the run
-    of its last token ends; how many runs have numbers."""
-    order_2N: Tensor
-    """int64. Where segments are no runs: the tokens sorted by segment and the place of every token
-    in that order; code_N and tiles_4T1 then speak of the sorted tokens. Else (2, 0)."""
-
-    @property
-    def num_tiles(self) -> int:
-        """T."""
-        return self.tiles_4T1.shape[1] - 1
-
-
-def tile_runs(
-    mask_BL: Tensor, window_BL: Tensor, reads_BL: Tensor, rows_BL: Tensor, *, sizes: TileSizes
-) -> RunTiles:
-    """Return the tiles of a batch whose segments are runs; no size depends on values.
-
-    Args:
-        mask_BL: bool, True at real tokens.
-        window_BL: bool, True at tokens that enter local windows.
-        reads_BL: bool, True at tokens that get their segment's maximum.
-        rows_BL: int64, equal for tokens of one segment; ignored at padding.
-        sizes: How to cut.
-    """
-    num_rows, num_tokens = mask_BL.shape
-    place_L = torch.arange(num_tokens, device=mask_BL.device)
-    inside_BL = _inside_a_run(mask_BL, rows_BL, place_L)
-    first_BL = torch.where(inside_BL, 0, place_L).cummax(1).values
-    next_start_BL = _from_right(torch.where(inside_BL, num_tokens, place_L))
-    last_BL = F.pad(next_start_BL[:, 1:], (0, 1), value=num_tokens) - 1
-    border_P = torch.arange(0, num_tokens, sizes.block - sizes.slack, device=mask_BL.device)
-    start_BP = first_BL[:, border_P]
-    is_cut_BP = border_P - start_BP > sizes.slack
-    begin_BP = torch.where(is_cut_BP, border_P, start_BP)
-
-    offset_B1 = torch.arange(num_rows, device=mask_BL.device)[:, None] * num_tokens
-    # Flattened first: searchsorted, compiled for a GPU, wants a buffer and no view of a sum.
-    begin_T = begin_BP.flatten() + offset_B1.expand_as(begin_BP).flatten()
-    owner_T = torch.searchsorted(begin_T, (start_BP + offset_B1).flatten(), right=True) - 1
-    owner_T = owner_T.where(is_cut_BP.flatten(), -1)
-    first_N, last_N = (first_BL + offset_B1).flatten(), (last_BL + offset_B1).flatten()
-    bits_BL = (
-        IS_REAL * mask_BL.int() + HAS_WINDOW * window_BL.int() + READS_SEGMENT * reads_BL.int()
-    )
-    return _number_runs(bits_BL.flatten(), first_N, last_N, begin_T, owner_T)
-
-
-def _number_runs(
-    bits_N: Tensor, first_N: Tensor, last_N: Tensor, begin_T: Tensor, owner_T: Tensor
-) -> RunTiles:
-    """Return the tiles, with what the codes say about runs added to the bits.
-
-    Args:
-        bits_N: Codes so far.
-        first_N: First token of the run of every token.
-        last_N: Last token of the run of every token.
-        begin_T: First token of every tile.
-        owner_T: Tile in which the run starts that enters from the left, or -1.
-    """
-    place_N = torch.arange(len(bits_N), device=bits_N.device)
-    tile_N = torch.searchsorted(begin_T, place_N, right=True) - 1
-    end_T = torch.cat([begin_T[1:], begin_T.new_full((1,), len(bits_N))])
-    in_left_N = first_N < begin_T[tile_N]
-    in_right_N = ~in_left_N & (last_N >= end_T[tile_N])
-    alone_N = first_N == last_N
-    numbered_N = ~(in_left_N | in_right_N | alone_N)
-    count_N = (numbered_N & (first_N == place_N)).long().cumsum(0)
-    before_T = torch.where(begin_T > 0, count_N[begin_T - 1], 0)
-    number_N = torch.where(numbered_N, count_N - before_T[tile_N], 0)
-    code_N = bits_N + IS_ALONE * alone_N + IN_LEFT * in_left_N + IN_RIGHT * in_right_N
-    code_N = code_N + FIRST_RUN * number_N
-    final_T = torch.searchsorted(begin_T, last_N[end_T - 1], right=True) - 1
-    runs_T = count_N[end_T - 1] - before_T
-    ends = zip((begin_T, owner_T, final_T, runs_T), (len(bits_N), -1, -1, 0), strict=True)
-    tiles_4T1 = torch.stack([F.pad(values_T, (0, 1), value=behind) for values_T, behind in ends])
-    return RunTiles(code_N.int(), tiles_4T1.int(), begin_T.new_empty((2, 0)))
-
-
-def _inside_a_run(mask_BL: Tensor, rows_BL: Tensor, place_L: Tensor) -> Tensor:
-    """Return True where the nearest real tokens before, and here or after, share a segment."""
-    num_tokens = len(place_L)
-    before_BL = torch.where(mask_BL, place_L, -1).cummax(1).values
-    before_BL = F.pad(before_BL[:, :-1], (1, 0), value=-1)
-    after_BL = _from_right(torch.where(mask_BL, place_L, num_tokens))
-    row_before_BL = rows_BL.gather(1, before_BL.clamp(min=0))
-    row_after_BL = rows_BL.gather(1, after_BL.clamp(max=num_tokens - 1))
-    return (before_BL >= 0) & (after_BL < num_tokens) & (row_before_BL == row_after_BL)
-
-
-def _from_right(values_BL: Tensor) -> Tensor:
-    """Return the smallest value here or to the right."""
-    return values_BL.flip(1).cummin(1).values.flip(1)
-
-
-def tile_sorted(
-    mask_BL: Tensor, reads_BL: Tensor, rows_BL: Tensor, *, sizes: TileSizes
-) -> RunTiles:
-    """Return the tiles of a batch with any segment ids: of its tokens sorted by segment.
-
-    Args:
-        mask_BL: bool, True at real tokens.
-        reads_BL: bool, True at tokens that get their segment's maximum.
-        rows_BL: int64, equal for tokens of one segment; padding has the highest.
-        sizes: How to cut.
-    """
-    num_tokens = mask_BL.shape[1]
-    order_BL = rows_BL.argsort(dim=1, stable=True)
-    mask_BL, reads_BL, rows_BL = (t.gather(1, order_BL) for t in (mask_BL, reads_BL, rows_BL))
-    offset_B1 = torch.arange(len(mask_BL), device=mask_BL.device)[:, None] * num_tokens
-    place_BL = order_BL.argsort(dim=1) + offset_B1
-    order_2N = torch.stack([(order_BL + offset_B1).flatten(), place_BL.flatten()])
-    runs = tile_runs(mask_BL, torch.zeros_like(mask_BL), reads_BL, rows_BL, sizes=sizes)
-    return runs._replace(order_2N=order_2N)
-
-
-def plan_tiles(plan: PoolPlan, sizes: TileSizes) -> tuple[RunTiles, RunTiles]:
-    """Return the tiles of the batch as it stands, and those that its segments are pooled in.
-
-    Both are the same where segments are runs.
-    """
-    mask_BL, window_BL = plan.mask_BL1[..., 0], plan.window_BL1[..., 0]
-    rows_BL = plan.write_rows_N.view_as(mask_BL)
-    reads_BL = plan.read_rows_N.view_as(mask_BL) != mask_BL.numel()
-    if plan.segments_are_runs:
-        return (tile_runs(mask_BL, window_BL, reads_BL, rows_BL, sizes=sizes),) * 2
-    place_BL = torch.arange(mask_BL.numel(), device=mask_BL.device).view_as(mask_BL)
-    # Runs of one token: the fusion itself then has nothing to do with segments.
-    single = tile_runs(mask_BL, window_BL, reads_BL, place_BL, sizes=sizes)
-    return single, tile_sorted(mask_BL, reads_BL, rows_BL, sizes=sizes)
-
-
 def forward(inputs: PoolInputs, plan: PoolPlan, window: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the fused pools (B, L, D) and small tensors about cut runs; see plan.Kernels."""
-    if has_joined_global(inputs, plan):
-        rest = without_global(inputs)
-        mixed_BLD, saved = (None, ()) if rest is None else forward(rest, plan, window)
-        return add_global(mixed_BLD, inputs, plan), saved
+    """Return the fused pools (B, L, D) and small tensors about cut runs; see plan.Kernels.
+
+    The values per token may be slices of one tensor (B, L, M * D), all alike.
+    """
     tiles, pool_tiles = plan_tiles(plan, SIZES) if plan.tiles is None else plan.tiles
     if plan.segments_are_runs or inputs.segment_BLD is None:
         cut_max_TD, cut_ties_TD = _cut_runs(inputs, tiles)
         mixed_BLD = _fuse(inputs, tiles, cut_max_TD, plan, window=window)
         return mixed_BLD, (*tiles, cut_max_TD, cut_ties_TD)
-    ready, extra = _pool_sorted(inputs.segment_BLD, pool_tiles, plan)
-    mixed_BLD = _fuse(inputs._replace(segment_BLD=ready), tiles, None, plan, window=window)
+    ready_BLD, extra = _pool_sorted(inputs.segment_BLD, pool_tiles, plan)
+    mixed_BLD = _fuse(_contiguous(inputs, ready_BLD), tiles, None, plan, window=window)
     return mixed_BLD, (*tiles, *pool_tiles, *extra)
 
 
@@ -223,26 +50,43 @@ def backward(
     window: int,
 ) -> PoolInputs:
     """Return the gradients of the inputs; see plan.Kernels."""
-    if has_joined_global(inputs, plan):
-        rest, grads = without_global(inputs), PoolInputs(None, None, None, None)
-        if rest is not None:
-            grads = backward(grad_BLD, rest, saved, plan, window)
-        return global_backward(grad_BLD, grads, inputs, plan)
-    tiles = RunTiles(*saved[:3])
+    of_global, of_tokens_BLMD = joint_backward(grad_BLD, inputs, saved, plan, window)
+    parts = iter(of_tokens_BLMD.unbind(2))
+    return PoolInputs(of_global, *(None if t is None else next(parts) for t in inputs[1:]))
+
+
+def joint_backward(
+    grad_BLD: Tensor,
+    inputs: PoolInputs,
+    saved: tuple[Tensor, ...],
+    plan: PoolPlan,
+    window: int,
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradient of the global pool, and those of all M values per token (B, L, M, D).
+
+    One tensor, so that one product of the projections' gradients reads it.
+    """
+    size = len(RunTiles._fields)
+    tiles = RunTiles(*saved[:size])
     if plan.segments_are_runs or inputs.segment_BLD is None:
-        return _fuse_backward(grad_BLD, inputs, tiles, saved[3:], plan, window=window)
-    pool_tiles, cut = RunTiles(*saved[3:6]), saved[6:]
+        return _fuse_backward(grad_BLD, inputs, tiles, saved[size:], plan, window=window)
+    pool_tiles, cut = RunTiles(*saved[size : 2 * size]), saved[2 * size :]
     # Pooled again rather than kept: it has the size of an activation.
     ready_BLD, _ = _pool_sorted(inputs.segment_BLD, pool_tiles, plan)
-    ready_inputs = inputs._replace(segment_BLD=ready_BLD)
-    grads = _fuse_backward(grad_BLD, ready_inputs, tiles, (), plan, window=window)
-    assert grads.segment_BLD is not None
+    ready = _contiguous(inputs, ready_BLD)
+    of_global, of_tokens_BLMD = _fuse_backward(grad_BLD, ready, tiles, (), plan, window=window)
     order_N, place_N = pool_tiles.order_2N
     lone = PoolInputs(None, _reorder(inputs.segment_BLD, order_N), None, None)
-    grad_sorted = _reorder(grads.segment_BLD, order_N)
-    sorted_grad = _fuse_backward(grad_sorted, lone, pool_tiles, cut, plan, window=1).segment_BLD
-    assert sorted_grad is not None
-    return grads._replace(segment_BLD=_reorder(sorted_grad, place_N))
+    grad_sorted = _reorder(of_tokens_BLMD[:, :, 0], order_N)
+    _, of_sorted_BL1D = _fuse_backward(grad_sorted, lone, pool_tiles, cut, plan, window=1)
+    of_tokens_BLMD[:, :, 0] = _reorder(of_sorted_BL1D[:, :, 0], place_N)
+    return of_global, of_tokens_BLMD
+
+
+def _contiguous(inputs: PoolInputs, segment_BLD: Tensor) -> PoolInputs:
+    """Return the inputs with another segment part, all of it laid out alike."""
+    rest = (None if tensor is None else tensor.contiguous() for tensor in inputs[2:])
+    return PoolInputs(inputs.global_BD, segment_BLD, *rest)
 
 
 def _pool_sorted(
@@ -257,16 +101,15 @@ def _pool_sorted(
 
 
 def _reorder(x_BLD: Tensor, order_N: Tensor) -> Tensor:
-    return x_BLD.flatten(0, 1).index_select(0, order_N).view_as(x_BLD)
+    return x_BLD.flatten(0, 1).index_select(0, order_N).view(x_BLD.shape)
 
 
-def _line(tensor: Tensor) -> int:
-    """Return the channels per program."""
-    return SIZES.line_bytes // tensor.element_size()
-
-
-def _sizes(tensor: Tensor) -> dict[str, Any]:
-    return {"BLOCK": SIZES.block, "LINE": _line(tensor), "num_warps": SIZES.num_warps}
+def _launch(tensor: Tensor, num_tiles: int) -> tuple[tuple[int], dict[str, Any]]:
+    """Return the grid of a kernel that goes through tiles, and its sizes."""
+    width, most = tensor.shape[-1], SIZES.line_bytes // tensor.element_size()
+    line = min(most, max(8, 1 << (width - 1).bit_length()))
+    sizes = {"LINE": line, "CHUNK": SIZES.chunk, "num_warps": SIZES.num_warps}
+    return (num_tiles * -(-width // line),), sizes
 
 
 def _cut_runs(inputs: PoolInputs, tiles: RunTiles) -> tuple[Tensor, Tensor]:
@@ -284,11 +127,12 @@ def _cut_runs(inputs: PoolInputs, tiles: RunTiles) -> tuple[Tensor, Tensor]:
     if num_tiles == len(x_BLD):  # a tile holds a whole row
         return cut_max_TD, cut_ties_TD
     piece_max_2TD, piece_ties_2TD = (_table(x_BLD, 2, num_tiles, width) for _ in range(2))
-    triton_kernels.partial_max[(num_tiles,)](
-        x_BLD, tiles.code_N, tiles.tiles_4T1, piece_max_2TD, piece_ties_2TD,
-        num_tiles, width, **_sizes(x_BLD),
+    grid, sizes = _launch(x_BLD, num_tiles)
+    triton_cuts.partial_max[grid](
+        x_BLD, tiles.code_N, tiles.tiles_4T1, piece_max_2TD, piece_ties_2TD, num_tiles, width,
+        x_BLD.stride(1), **sizes,
     )  # fmt: skip
-    triton_kernels.combine_max[_combine_grid(num_tiles, width)](
+    triton_cuts.combine_max[_combine_grid(num_tiles, width)](
         piece_max_2TD, piece_ties_2TD, tiles.tiles_4T1, cut_max_TD, cut_ties_TD, num_tiles, width,
         LINE=_COMBINE_LINE, STEP=_COMBINE_STEP,
     )  # fmt: skip
@@ -299,8 +143,8 @@ def _table(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def _combine_grid(num_tiles: int, width: int) -> tuple[int, int]:
-    return num_tiles, -(-width // _COMBINE_LINE)
+def _combine_grid(num_rows: int, width: int) -> tuple[int, int]:
+    return num_rows, -(-width // _COMBINE_LINE)
 
 
 def _switches(inputs: PoolInputs, window: int, *, pools_runs: bool) -> dict[str, Any]:
@@ -322,14 +166,13 @@ def _fuse(
     """Return the fused pools; without `cut_max_TD` the segment part is pooled already."""
     num_rows, num_tokens = plan.mask_BL1.shape[:2]
     some = next(tensor for tensor in reversed(inputs) if tensor is not None)
-    width = some.shape[-1]
+    width, is_per_token = some.shape[-1], some.dim() > 2
     out_BLD = some.new_empty((num_rows, num_tokens, width), dtype=mixed_dtype(inputs))
-    grid = (tiles.num_tiles * -(-width // _line(out_BLD)),)
+    grid, sizes = _launch(out_BLD, tiles.num_tiles)
     triton_kernels.mix_forward[grid](
-        inputs.global_BD, inputs.segment_BLD, inputs.local_BLD, inputs.gate_BLD, out_BLD,
-        cut_max_TD, tiles.code_N, tiles.tiles_4T1, tiles.num_tiles,
-        num_tokens, width, **_switches(inputs, window, pools_runs=cut_max_TD is not None),
-        **_sizes(out_BLD),
+        *inputs, out_BLD, cut_max_TD, tiles.code_N, tiles.text_N, tiles.tiles_4T1,
+        tiles.num_tiles, num_tokens, width, some.stride(1) if is_per_token else width,
+        **_switches(inputs, window, pools_runs=cut_max_TD is not None), **sizes,
     )  # fmt: skip
     return out_BLD
 
@@ -342,7 +185,7 @@ def _fuse_backward(
     plan: PoolPlan,
     *,
     window: int,
-) -> PoolInputs:
+) -> tuple[Tensor | None, Tensor]:
     """Return all gradients; without `cut` the segment part of the inputs is pooled already.
 
     Args:
@@ -355,29 +198,34 @@ def _fuse_backward(
     """
     num_rows, num_tokens, width = grad_BLD.shape
     num_tiles, pools_runs = tiles.num_tiles, len(cut) > 0
-    piece_global_TD = _table(grad_BLD, num_tiles, width)
+    num_texts = tiles.ends_2K.shape[1]
+    given = [tensor for tensor in inputs[1:] if tensor is not None]
+    of_tokens_BLMD = grad_BLD.new_empty((num_rows, num_tokens, len(given), width))
+    piece_global_PD = _table(grad_BLD, num_tiles + num_texts, width)
     piece_sum_2TD = _table(grad_BLD, 2, num_tiles, width)
-    of_segment, of_local, of_gate = (
-        None if tensor is None else torch.empty_like(tensor) for tensor in inputs[1:]
-    )
-    grid = (num_tiles * -(-width // _line(grad_BLD)),)
+    in_stride = given[0].stride(1) if given else width
+    grid, sizes = _launch(grad_BLD, num_tiles)
     triton_kernels.mix_backward[grid](
-        grad_BLD, *inputs, of_segment, of_local, of_gate, piece_global_TD, piece_sum_2TD,
-        cut[0] if pools_runs else None, tiles.code_N, tiles.tiles_4T1,
-        num_tiles, num_tokens, width, **_switches(inputs, window, pools_runs=pools_runs),
-        **_sizes(grad_BLD),
+        grad_BLD, *inputs, of_tokens_BLMD, piece_global_PD, piece_sum_2TD,
+        cut[0] if pools_runs else None, tiles.code_N, tiles.text_N, tiles.tiles_4T1,
+        num_tiles, num_tokens, width, in_stride, len(given) * width,
+        **_switches(inputs, window, pools_runs=pools_runs), **sizes,
     )  # fmt: skip
-    if pools_runs and of_segment is not None and num_tiles > num_rows:
-        cut_share_TD = torch.empty_like(piece_global_TD)
-        triton_kernels.combine_sum[_combine_grid(num_tiles, width)](
+    if pools_runs and inputs.segment_BLD is not None and num_tiles > num_rows:
+        cut_share_TD = _table(grad_BLD, num_tiles, width)
+        triton_cuts.combine_sum[_combine_grid(num_tiles, width)](
             piece_sum_2TD, tiles.tiles_4T1, cut[1], cut_share_TD, num_tiles, width,
             LINE=_COMBINE_LINE, STEP=_COMBINE_STEP,
         )  # fmt: skip
-        triton_kernels.cut_backward[(num_tiles,)](
-            inputs.segment_BLD, of_segment, cut[0], cut_share_TD, tiles.code_N,
-            tiles.tiles_4T1, num_tiles, width, **_sizes(grad_BLD),
+        triton_cuts.cut_backward[grid](
+            inputs.segment_BLD, of_tokens_BLMD, cut[0], cut_share_TD, tiles.code_N,
+            tiles.tiles_4T1, num_tiles, width, in_stride, len(given) * width, **sizes,
         )  # fmt: skip
-    of_global = None
-    if inputs.global_BD is not None:
-        of_global = piece_global_TD.view(num_rows, -1, width).sum(1).to(inputs.global_BD.dtype)
-    return PoolInputs(of_global, of_segment, of_local, of_gate)
+    if inputs.global_BD is None:
+        return None, of_tokens_BLMD
+    of_global_KD = torch.empty_like(inputs.global_BD)
+    triton_cuts.combine_global[_combine_grid(num_texts, width)](
+        piece_global_PD, tiles.ends_2K, of_global_KD, num_texts, width,
+        LINE=_COMBINE_LINE, STEP=_COMBINE_STEP,
+    )  # fmt: skip
+    return of_global_KD, of_tokens_BLMD

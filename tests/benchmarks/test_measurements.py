@@ -35,7 +35,8 @@ def small_probes(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["text", "loader", "encoders", "pretraining", "long_documents", "lra_table2",
-             "projection", "resilience", "scale_out", "busy_machine", "needle", "long_pretraining"]
+             "projection", "resilience", "scale_out", "busy_machine", "inference", "needle",
+             "long_pretraining"]
 )  # fmt: skip
 def test_every_measurement_has_a_short_form_with_file_and_plot(name: str, tmp_path: Path) -> None:
     importlib.import_module(f"benchmarks.{name}").main(["--short", "--output", str(tmp_path)])

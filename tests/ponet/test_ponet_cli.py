@@ -82,7 +82,7 @@ def test_encode_writes_one_row_for_each_line(bundle_folder, tmp_path, capsys):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     output = tmp_path / "new" / "v.jsonl"
     assert main([*base, str(tmp_path / "in.jsonl"), "--output", str(output), "--field", "body",
-                 "--batch-size", "2"]) == 0  # fmt: skip
+                 "--batch-tokens", "48"]) == 0  # fmt: skip
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["row"] for row in rows] == [0, 1, 2, 3]
     np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
@@ -94,7 +94,7 @@ def test_encode_reads_stdin_and_more_than_one_block(bundle_folder, tmp_path, mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n" * num_texts)))
     output = tmp_path / "v.npy"
     assert main(["encode", str(bundle_folder), "-", "--output", str(output), "--pooling", "cls",
-                 "--batch-size", "512"]) == 0  # fmt: skip
+                 "--batch-tokens", "12288"]) == 0  # fmt: skip
     found = np.load(output)
     assert found.shape == (num_texts, 16)
     np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-5)

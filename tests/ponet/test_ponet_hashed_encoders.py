@@ -19,6 +19,7 @@ from ponet import (
     SequenceClassifier,
     build_encoder,
 )
+from ponet.frozen import freeze
 from ponet.heads import ChannelAttentionPooler
 from ponet.tagger import Tagger
 
@@ -218,3 +219,12 @@ def test_texts_are_classified_from_hashed_words(config):
     assert model(batch).shape == (3, 4)
     model(batch).sum().backward()
     assert model.encoder.embeddings.word.weight.grad.any()
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda config: config.kind)
+def test_frozen_ones_give_the_same_states(config):
+    torch.manual_seed(0)
+    encoder, batch = build_encoder(config).eval(), make_batch()
+    with torch.no_grad():
+        found, expected = (model(batch)[batch.mask] for model in (freeze(encoder), encoder))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

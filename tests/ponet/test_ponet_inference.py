@@ -49,15 +49,15 @@ def test_a_vector_is_the_mean_over_the_tokens_of_cls_sentences_sep(bundle):
 
 
 @pytest.mark.parametrize("config_class", [PoNetConfig, BertConfig, FNetConfig])
-def test_batch_mates_and_batch_size_never_matter(config_class, tmp_path):
+def test_batch_mates_and_tokens_of_a_batch_never_matter(config_class, tmp_path):
     bundle = make_bundle(tmp_path, config_class)
     texts = [*TEXTS, LONG, "the", "sun rises"]
     together = bundle.encode(texts)
     assert together.shape == (7, 16) and together.dtype == torch.float32
     assert together.isfinite().all() and not together.requires_grad
     close(together, torch.cat([bundle.encode([text]) for text in texts]))
-    close(together, bundle.encode(texts, batch_size=1))
-    close(together.flip(0), bundle.encode(texts[::-1], batch_size=3))
+    close(together, bundle.encode(texts, batch_tokens=1))
+    close(together.flip(0), bundle.encode(texts[::-1], batch_tokens=40))
 
 
 def test_the_windows_of_a_long_text_hold_every_token_once_in_whole_sentences(bundle):
@@ -127,7 +127,7 @@ def test_no_texts_give_no_vectors(bundle):
         (["a", 3], {}, r"texts\[1\] is a int"),
         (["a"], {"pooling": "max"}, "pooling='max' given; allowed are mean, cls"),
         (["a"], {"long_texts": "drop"}, "allowed are windows, tile, cut"),
-        (["a"], {"batch_size": 0}, "1 or more is needed"),
+        (["a"], {"batch_tokens": 0}, "1 or more is needed"),
         (["a"], {"max_len": 2}, "need 3"),
         (["a"], {"max_len": 25}, "has 24 positions; give long_texts='tile'"),
     ],

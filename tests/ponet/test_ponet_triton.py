@@ -22,6 +22,7 @@ from ponet.batch import join_texts
 from ponet.encoders import build_encoder
 from ponet.pooling.mix import mix
 from ponet.pooling.plan import PoolInputs, plan_pools
+from ponet.pooling.run_tiles import TileSizes
 
 pytest.importorskip("triton")
 import triton
@@ -30,7 +31,7 @@ from ponet.pooling import triton_mix
 
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETS, reason="runs in the process with the interpreter")
-TINY = triton_mix.TileSizes(block=8, slack=3, line_bytes=32, num_warps=1)
+TINY = TileSizes(step=5, slack=3, line_bytes=32, chunk=2)
 PARTS = PoolInputs._fields
 
 
@@ -51,7 +52,7 @@ def test_the_kernels_agree_with_the_reference_in_the_interpreter():
 
 def written_by_kernels(kernel_idx, constant_args_idx, kwargs, *_):
     """The arguments that a kernel writes to, judged by their names."""
-    writes = ("out", "piece", "grad_segment", "grad_local", "grad_gate")
+    writes = ("out", "piece", "grad_tokens")
     if "out_ptr" not in kwargs and "segment_ptr" not in kwargs:  # combine_*
         writes = ("cut",)
     tensors = (name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
@@ -272,6 +273,55 @@ def test_runs_are_joined_in_several_steps_where_they_have_many_pieces(tiny, monk
 def test_the_sizes_that_a_gpu_runs_with_give_the_same_values():
     ids = [[token // 25 for token in range(70)]]
     check_agreement(make_batch(ids), width=2)
+
+
+def states_and_gradients(batch, *, kernels, **form):
+    """Of a small encoder, at real tokens."""
+    torch.manual_seed(0)
+    config = PoNetConfig(
+        vocab_size=8, hidden_size=8, num_layers=2, num_heads=2, ffn_size=8, max_positions=32,
+        dropout_prob=0.0, kernels=kernels, **form,
+    )  # fmt: skip
+    encoder = build_encoder(config)
+    states = encoder(batch).float() * batch.mask[..., None]
+    states.mul(torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    gradients = {name: value.grad for name, value in encoder.named_parameters()}
+    assert all(value is not None for value in gradients.values())
+    return {"states": states.detach(), **gradients}
+
+
+def two_texts(*, joined):
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    mask[0, 9:] = False
+    batch = make_batch([SENTENCES[0], LONG_AND_SHORT[0]], mask=mask, special=[(0, 0), (1, 0)])
+    return join_texts(batch, num_tokens=32) if joined else batch
+
+
+@interpreted
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("without", [{}, {"fusion_product": False}, {"use_local_pool": False}])
+def test_an_encoder_whose_projections_are_one_product_equals_the_reference(tiny, joined, without):
+    batch = two_texts(joined=joined)
+    found = (states_and_gradients(batch, kernels=k, **without) for k in ("triton", "reference"))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_global_pool_of_bfloat16_states_is_near_that_of_float32(tiny, joined):
+    batch = two_texts(joined=joined)
+    exact = states_and_gradients(batch, kernels="reference")
+    distances = {}
+    for kernels in ("triton", "reference"):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = states_and_gradients(batch, kernels=kernels)
+        distances[kernels] = {
+            name: float((found[name] - value).norm() / value.norm().clamp(min=1e-3))
+            for name, value in exact.items()
+        }
+    # No further away than the published form in the same precision, give or take its luck.
+    most = max(distances["reference"].values())
+    assert max(distances["triton"].values()) < 1.5 * most < 0.3
 
 
 @interpreted

@@ -1,23 +1,21 @@
 """Tiles of the Triton kernels against what their definition says; needs no GPU."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton")
-from ponet.pooling.triton_mix import (
-    FIRST_RUN,
+from ponet.pooling.run_tiles import (
     IN_LEFT,
     IN_RIGHT,
-    IS_ALONE,
     IS_REAL,
+    IS_WHOLE,
+    LEFT_IN_STRETCH,
     TileSizes,
     tile_runs,
     tile_sorted,
 )
 
-SIZES = TileSizes(block=8, slack=3)
+SIZES = TileSizes(step=5, slack=3)
 
 
 def random_rows(seed, num_tokens):
@@ -46,23 +44,29 @@ def segments_by_tile(tiles, rows, mask):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 40))
-def test_tiles_hold_every_token_once_and_no_more_than_a_block_of_one_row(seed, num_tokens):
+def test_tiles_hold_every_token_once_and_no_more_than_step_and_slack_of_one_row(seed, num_tokens):
     rows, mask = random_rows(seed, num_tokens)
     begin = tiles_of(rows, mask).tiles_4T1[0].tolist()
     assert begin[0] == 0 and begin[-1] == 2 * num_tokens and num_tokens in begin
-    assert all(0 < b - a <= SIZES.block for a, b in zip(begin, begin[1:], strict=False))
+    assert all(
+        0 < b - a <= SIZES.step + SIZES.slack for a, b in zip(begin, begin[1:], strict=False)
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), num_tokens=st.integers(1, 40))
-def test_codes_tell_cut_runs_from_whole_ones_and_number_those(seed, num_tokens):
+def test_codes_tell_cut_runs_from_whole_ones_and_how_much_of_a_stretch_is_left(seed, num_tokens):
     rows, mask = random_rows(seed, num_tokens)
     tiles = tiles_of(rows, mask)
     members, lies_in = segments_by_tile(tiles, rows, mask)
     for tile, tokens in enumerate(members):
-        numbers: dict[int, int] = {}
+        stretches: list[list[int]] = []
         for token in tokens:
+            if not stretches or token == stretches[-1][0] + stretches[-1][1]:
+                stretches.append([token, int(tiles.code_N[token]) // LEFT_IN_STRETCH])
+            begin, length = stretches[-1]
             code = int(tiles.code_N[token])
+            assert code // LEFT_IN_STRETCH == begin + length - token
             assert bool(code & IS_REAL) == bool(mask.flatten()[token])
             if not code & IS_REAL:
                 continue
@@ -70,13 +74,27 @@ def test_codes_tell_cut_runs_from_whole_ones_and_number_those(seed, num_tokens):
             where = sorted(lies_in[segment])
             assert bool(code & IN_LEFT) == (where[0] < tile)
             assert bool(code & IN_RIGHT) == (where[0] == tile < where[-1])
-            size = int(((rows == segment) & mask).sum())
-            assert bool(code & IS_ALONE) == (size == 1)
-            is_numbered = len(where) == 1 and size > 1
-            assert (code // FIRST_RUN > 0) == is_numbered
-            if is_numbered:
-                assert numbers.setdefault(segment, code // FIRST_RUN) == code // FIRST_RUN
-        assert sorted(numbers.values()) == list(range(1, int(tiles.tiles_4T1[3, tile]) + 1))
+            own = ((rows == segment) & mask).flatten().nonzero().flatten().tolist()
+            is_whole = len(where) == 1 and len(own) > 1
+            assert bool(code & IS_WHOLE) == is_whole
+            if is_whole:
+                assert [begin, begin + length - 1] == [own[0], own[-1]]
+        assert sum(stretches[-1]) == tokens[-1] + 1
+        assert len(stretches) == int(tiles.tiles_4T1[3, tile])
+
+
+def test_the_tiles_of_a_text_are_known_also_where_texts_share_rows_or_have_no_token():
+    text_N = torch.tensor([0] * 7 + [2] * 9 + [0] * 4)
+    mask = (torch.arange(20) < 16)[None]
+    rows = torch.zeros(1, 20, dtype=torch.long)
+    tiles = tile_runs(mask, mask, mask, rows, sizes=SIZES, text_N=text_N, num_texts=3)
+    begin = tiles.tiles_4T1[0].tolist()
+    tile_of = [sum(b <= token for b in begin) - 1 for token in range(20)]
+    assert tiles.text_N.tolist() == [0] * 7 + [2] * 13
+    first, last = tiles.ends_2K.tolist()
+    assert (first[0], last[0]) == (0, tile_of[6])
+    assert (first[2], last[2]) == (tile_of[7], tile_of[19])
+    assert last[1] < first[1]
 
 
 @settings(max_examples=40, deadline=None)

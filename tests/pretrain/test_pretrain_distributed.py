@@ -11,6 +11,7 @@ from strategy_ranks import job, run_jobs
 from pretrain.cli import main
 
 STEPS = 14
+MUON = ("--model.optimizer.matrices", "muon")
 FAULTS = {
     "one rank, in a step": ("train_batch_start", 7, {"rank": 1}),
     "all ranks twice, in a validation": ("validation_batch_end", 8, {"times": 2}),
@@ -37,9 +38,10 @@ def stopped(place: str) -> list[str]:
 def ranks(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every run of two ranks that these tests look at, in one pair of processes."""
     root = tmp_path_factory.mktemp("ranks")
-    names = ("alone", "to-one", "one-device")
+    names = ("alone", "to-one", "one-device", "muon", "muon-one-device")
     given = {name: options(tiny_shards, root, name) for name in names}
     assert main(["fit", *given["one-device"]]) == 0
+    assert main(["fit", *given["muon-one-device"], *MUON]) == 0
     given |= {place: options(tiny_shards, root, f"stopped-{i}") for i, place in enumerate(FAULTS)}
     single = options(tiny_shards, root, "one-then-two")
     assert main(["fit", *single, *fault_options("train_batch_start", 7, kind="SIGTERM")]) == 75
@@ -47,6 +49,7 @@ def ranks(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     jobs += [job("ddp", *given["to-one"], *stopped("one rank, in a step"))]
     for place in FAULTS:
         jobs += [job("ddp", *given[place], *stopped(place)), job("ddp", *given[place])]
+    jobs += [job("ddp", *given["muon"], *MUON)]
     results = run_jobs(root, jobs)
     assert main(["fit", *given["to-one"]]) == 0
     codes = [[rank["code"] for rank in result["ranks"]] for result in results]
@@ -80,3 +83,10 @@ def test_one_device_and_two_train_alike(ranks: dict[str, Any]) -> None:
     ours, theirs = story(ranks["root"] / "one-device"), story(ranks["root"] / "alone")
     for row, other in zip(ours, theirs, strict=True):
         assert row.get("train/loss") == pytest.approx(other.get("train/loss"), abs=1e-5)
+
+
+def test_one_device_and_two_train_alike_with_muon(ranks: dict[str, Any]) -> None:
+    ours, theirs = story(ranks["root"] / "muon-one-device"), story(ranks["root"] / "muon")
+    assert ranks["codes"][-1] == [0, 0] and len(ours) == len(theirs)
+    for row, other in zip(ours, theirs, strict=True):  # its products have 8 bits
+        assert row.get("train/loss") == pytest.approx(other.get("train/loss"), abs=2e-3)

@@ -15,9 +15,10 @@ from pretrain.cli import main
 from pretrain.datamodule import PretrainDataModule
 from pretrain.loader import pack_batch, unpack_batch
 from pretrain.masking import MaskingConfig
-from pretrain.module import PretrainModule, check_encoder, identity_in
+from pretrain.module import PretrainModule, check_encoder
 from pretrain.objectives import IGNORED_LABEL
 from pretrain.records import example_predictions
+from pretrain.run_config import identity_in
 from training.run_config import CONFIG_KEY
 
 SPECIAL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pretrain_corpora import tiny_options
-from pretrain_faults import Killed, assert_same_story, fault_options, story
+from pretrain_faults import Killed, assert_same_story, fault_options, final_state, story
 
 from pretrain.cli import main
 from training.checkpoints.storage import STATE_FILE, load_checkpoint, saved_checkpoints
@@ -163,6 +163,19 @@ def test_a_resume_with_other_data_tokenizer_objective_or_encoder_is_refused(
         assert main(["fit", *tiny_run, *change]) == 2
         said = capsys.readouterr().err
         assert named_value in said and "--run.name" in said, said
+
+
+def test_muon_goes_on_to_the_bit_and_adamw_does_not_take_over_from_it(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    muon = ["--model.optimizer.matrices", "muon"]
+    assert main(["fit", *named(tiny_run, "alone"), *muon]) == 0
+    faults = fault_options("train_batch_end", 5, 13)
+    assert run_until_done(["fit", *named(tiny_run, "killed"), *muon, *faults]) == 2
+    assert_same_story(tmp_path / "killed", tmp_path / "alone")
+    assert any(name.endswith("momentum_buffer") for name in final_state(tmp_path / "killed"))
+    assert main(["fit", *named(tiny_run, "killed"), "--trainer.max_steps", "24"]) == 2
+    assert "matrices: checkpoint 'muon', command line 'adamw'" in capsys.readouterr().err
 
 
 def test_broken_checkpoints_are_passed_over_by_name_and_never_in_silence(

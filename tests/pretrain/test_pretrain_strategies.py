@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from pretrain_corpora import tiny_options
+from pytorch_lightning.strategies import DDPStrategy
 from strategy_ranks import job, run_jobs
 
 from ponet import load_bundle
 from pretrain.cli import main
+from pretrain.run_config import check_strategy
+from pretrain.strategies.fsdp import FsdpStrategy
 from training.checkpoints.storage import (
     CheckpointError,
     load_checkpoint,
@@ -20,6 +23,7 @@ from training.checkpoints.storage import (
     temporary_path,
 )
 from training.metrics_file import read_metrics, series
+from training.optim import PretrainOptimizer
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None,
@@ -238,3 +242,11 @@ def test_export_says_what_is_missing(
     assert "--folder" in capsys.readouterr().err
     assert main(["export", checkpoint, "--checkpoint", str(tmp_path / "x.ckpt")]) == 2
     assert "ordinary checkpoint already" in capsys.readouterr().err
+
+
+def test_muon_is_refused_where_matrices_are_cut_and_not_under_ddp() -> None:
+    muon = PretrainOptimizer(matrices="muon")
+    with pytest.raises(ValueError, match=r"FsdpStrategy cuts them.*configs/strategy/ddp.yaml"):
+        check_strategy(FsdpStrategy(), muon)
+    check_strategy(FsdpStrategy(), PretrainOptimizer())
+    check_strategy(DDPStrategy(), muon)
