@@ -19,7 +19,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -169,7 +175,11 @@ def in_processes(
     left = [item for item in given if tuple(item) not in rows]
     inner = argparse.Namespace(**{**vars(options), "folder": shards.absolute()})
     yield [rows[tuple(item)] for item in given if tuple(item) in rows]
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool, path.open("a") as file:
+    alone = options.jobs == 1
+    workers: Executor = (
+        ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(options.jobs, get_context("spawn"))
+    )
+    with workers as pool, path.open("a") as file:
         futures: dict[Future[Row], Any] = {}
         while (left and time.monotonic() < ends) or futures:
             while left and len(futures) < options.jobs and time.monotonic() < ends:

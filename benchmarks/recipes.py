@@ -218,6 +218,8 @@ def make_run(
     sizes = {"vocab_size": data.vocab_size, "max_positions": data.max_len}
     size = {**settings["encoder"], **sizes, **recipe.encoder}
     preset: Any = options.base if options.base == "small" else "nano"
+    if recipe.wide_init:
+        size["init_range"] = CONFIG_CLASSES[recipe.kind].preset(preset).hidden_size ** -0.5
     config = CONFIG_CLASSES[recipe.kind].preset(preset, **size)
     module = PretrainModule(
         config, optimizer=recipe.schedule(**chosen), **{**settings["module"], **recipe.module}
