@@ -55,7 +55,7 @@ OPTIONS = {
     "precisions": Option(["32"], choices=tuple(DTYPES), cuda=["bf16"]),
     "lengths": Option([64, 512, 4096, 16_384], "tokens per text", short=[64, 512]),
     "tokens": Option(16_384, "of a step's texts together", cuda=131_072, short=1024),
-    "batch_tokens": Option([2048, 4096, 16_384], "to choose from", cuda=[65_536], short=[1024]),
+    "batch_tokens": Option([1024, 4096, 16_384], "to choose from", cuda=[65_536], short=[1024]),
     "slow_s": Option(20.0, "what takes longer is left out of every second round"),
     "mixed_len": Option(512, "longest row of mixed lengths, in tokens"),
     "texts": Option("", "files as for `python -m ponet encode`, whose paragraphs are the texts"),

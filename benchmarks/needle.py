@@ -38,7 +38,7 @@ from benchmarks import report
 from benchmarks.pretraining import QUIET, be_quiet
 from benchmarks.report import DEVICE, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES, NAMES, PRECISIONS, SIZES, Rival
-from benchmarks.runs import shards_in
+from benchmarks.runs import end_with_parent, shards_in
 from data_prep.manifest import Manifest
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
@@ -175,9 +175,11 @@ def in_processes(
     left = [item for item in given if tuple(item) not in rows]
     inner = argparse.Namespace(**{**vars(options), "folder": shards.absolute()})
     yield [rows[tuple(item)] for item in given if tuple(item) in rows]
-    alone = options.jobs == 1
+    start: dict[str, Any] = {"initializer": end_with_parent, "max_tasks_per_child": 1}
     workers: Executor = (
-        ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(options.jobs, get_context("spawn"))
+        ThreadPoolExecutor(1)
+        if options.jobs == 1
+        else ProcessPoolExecutor(options.jobs, get_context("spawn"), **start)
     )
     with workers as pool, path.open("a") as file:
         futures: dict[Future[Row], Any] = {}

@@ -43,6 +43,8 @@ class Recipe:
     """Shares of the positions, each with the examples of a batch."""
     joins_first: bool = False
     """Put the first token into the segment behind it, where it has one of its own."""
+    wide_init: bool = False
+    """Weights begin at 1 / sqrt(width), where BERT's 0.02 is 0.55 / sqrt(768), its width."""
     pools_all: bool = False
     """Read pairs off all tokens by attention, and not off the first."""
 
@@ -54,60 +56,50 @@ def adamw(lr: float, **other: Any) -> Recipe:
     return Recipe(optimizer=optimizer, encoder=encoder, **other)
 
 
-def muon(lr: float = 2e-3, ratio: float = 2.0, **other: Any) -> Recipe:
-    """Return Muon beside AdamW without dropout, at a rate and a multiple of it."""
-    form = {"matrices": "muon", "muon_lr_ratio": ratio, **other.pop("optimizer", {})}
-    return adamw(lr, optimizer=form, **other)
+def muon(lr: float = 4e-3, **other: Any) -> Recipe:
+    """Return Muon beside AdamW without dropout, at a rate."""
+    return adamw(lr, optimizer={"matrices": "muon", **other.pop("optimizer", {})}, **other)
 
 
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
-    "Muon": muon(),
-    "Muon, 0.45 of the steps": muon(share=0.45),
-    "AdamW, 2e-3": adamw(2e-3),
+    "Muon, wide init": muon(wide_init=True),
+    "Muon, wide init, 0.45 of the steps": muon(wide_init=True, share=0.45),
     "no dropout": Recipe(encoder=NO_DROPOUT),
-    "Muon, wide init": muon(encoder={"init_range": 0.06}),
-    "Muon, four times the rate": muon(ratio=4.0),
-    "Muon, rate 4e-3": muon(4e-3, ratio=1.0),
-    "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
-    "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
+    "AdamW, 4e-3": adamw(4e-3),
+    "AdamW, wide init": adamw(2e-3, wide_init=True),
+    "Muon": muon(),
+    "Muon, 2e-3": muon(2e-3),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
+    "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
     "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
-    "Muon, 0.6 of the steps": muon(share=0.6),
+    "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
 }
+ADAMW, NARROW = {"matrices": "adamw"}, {"init_range": 0.02}
 ORDER = Objective(name="order", relations=("in_order", "swapped"))
 WEIGHT_4 = {"pair_loss_weight": 4.0}
-WIDE = {"init_range": 0.09}
-"""About 1 / sqrt(width) of a nano encoder; BERT's 0.02 is 0.55 / sqrt(768), its width."""
 LEN_64 = {"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}
 BY_TEXT = {"segments": {"rule": "text"}}
+FOREIGN_ALONE = {"objective": "mlm_nsp"}
+ORDER_ALONE = {"objective": ORDER.name}
 PAIRS: dict[str, Recipe] = {
     BASE: Recipe(),
-    "rate 6e-4": adamw(6e-4),
-    "wide init": adamw(2e-3, encoder=WIDE),
-    "wide init, rate 6e-4": adamw(6e-4, encoder=WIDE),
-    "Muon": muon(),
-    "Muon, wide init": muon(encoder=WIDE),
+    "AdamW": adamw(2e-3, optimizer=ADAMW, encoder=NARROW),
+    "AdamW, wide init": adamw(2e-3, optimizer=ADAMW),
+    "narrow init": Recipe(encoder=NARROW),
+    "rate 2e-3": muon(2e-3),
+    "weight 4": Recipe(module=WEIGHT_4),
+    "foreign pairs alone": Recipe(module=FOREIGN_ALONE),
+    "order alone": Recipe(module=ORDER_ALONE),
     "BERT": Recipe(kind="bert"),
-    "BERT, Muon, wide init": muon(encoder=WIDE, kind="bert"),
-    "Muon, wide init, weight 4": muon(encoder=WIDE, module=WEIGHT_4),
-    "Muon, wide init, foreign pairs alone": muon(encoder=WIDE, module={"objective": "mlm_nsp"}),
-    "BERT, Muon, wide init, foreign pairs alone": muon(
-        encoder=WIDE, kind="bert", module={"objective": "mlm_nsp"}
-    ),
-    "Muon, wide init, order alone": muon(encoder=WIDE, module={"objective": "order"}),
-    "BERT, Muon, wide init, order alone": muon(
-        encoder=WIDE, kind="bert", module={"objective": "order"}
-    ),
-    "Muon, wide init, all tokens read": muon(
-        encoder=WIDE, pools_all=True, data={"join_texts": False}
-    ),
-    "Muon, wide init, segments of texts": muon(encoder=WIDE, data=BY_TEXT),
-    "Muon, wide init, first token in text 1": muon(encoder=WIDE, data=BY_TEXT, joins_first=True),
-    "Muon, wide init, 64 tokens": muon(encoder=WIDE, data=LEN_64),
-    "Muon, wide init, four times as long": muon(encoder=WIDE, share=4.0),
+    "BERT, foreign pairs alone": Recipe(kind="bert", module=FOREIGN_ALONE),
+    "BERT, order alone": Recipe(kind="bert", module=ORDER_ALONE),
+    "all tokens read": Recipe(pools_all=True, data={"join_texts": False}),
+    "segments of texts": Recipe(data=BY_TEXT),
+    "first token in text 1": Recipe(data=BY_TEXT, joins_first=True),
+    "64 tokens": Recipe(data=LEN_64),
     "four times as long": Recipe(share=4.0),
 }
 STUDIES = {"loss": LOSS, "pairs": PAIRS}

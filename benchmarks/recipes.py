@@ -34,6 +34,7 @@ from benchmarks.recipe_summary import content_of, draw
 from benchmarks.recipe_table import STUDIES, Recipe
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
+from benchmarks.runs import end_with_parent
 from ponet.heads import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
@@ -218,6 +219,8 @@ def make_run(
     sizes = {"vocab_size": data.vocab_size, "max_positions": data.max_len}
     size = {**settings["encoder"], **sizes, **recipe.encoder}
     preset: Any = options.base if options.base == "small" else "nano"
+    if recipe.wide_init:
+        size["init_range"] = CONFIG_CLASSES[recipe.kind].preset(preset).hidden_size ** -0.5
     config = CONFIG_CLASSES[recipe.kind].preset(preset, **size)
     module = PretrainModule(
         config, optimizer=recipe.schedule(**chosen), **{**settings["module"], **recipe.module}
@@ -269,7 +272,8 @@ def confusion(module: PretrainModule, data: StudyData, device: str) -> list[list
 
 
 def prepare_process(options: Options) -> None:
-    """Set what is of a process."""
+    """Set what is of a process, which ends with the study."""
+    end_with_parent()
     be_quiet()
     torch.set_num_threads(options.threads)
     if options.device == "cuda":
@@ -312,8 +316,10 @@ def run_missing(names: Sequence[str], options: Options) -> int:
     """Make the runs that have no file yet, seed by seed; return how many failed."""
     runs = [(name, seed) for seed in options.seeds for name in names]
     missing = [run for run in runs if not file_of(*run, options).exists()]
-    failed, start = 0, {"initializer": prepare_process, "initargs": (options,)}
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), **start) as pool:
+    failed, context = 0, get_context("spawn")
+    start: dict[str, Any] = {"initializer": prepare_process, "initargs": (options,)}
+    start |= {"max_tasks_per_child": 1}  # an error of a GPU stays with the process
+    with ProcessPoolExecutor(options.jobs, context, **start) as pool:
         waiting = {pool.submit(run_and_write, *run, options): run for run in missing}
         for done in as_completed(waiting):
             error = done.exception()

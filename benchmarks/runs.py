@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,16 @@ def last_step(run: Path) -> int:
     if not path.exists() or not path.read_text():
         return 0
     return max((int(row["step"] or 0) for row in read_metrics(path)), default=0)
+
+
+def end_with_parent() -> None:
+    """Let a worker process end when the one that started it is gone, also by a kill."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()

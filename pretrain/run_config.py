@@ -162,7 +162,7 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
 
 def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
     """Refuse Muon where a device holds a part of each matrix alone."""
-    if optimizer.muon_lr and isinstance(strategy, _CUTTING):
+    if optimizer.uses_muon and isinstance(strategy, _CUTTING):
         raise ValueError(
             "model.optimizer.matrices is muon, which needs whole matrices, and "
             f"{type(strategy).__name__} cuts them into a part for each device; use "

@@ -40,9 +40,9 @@ class AdamWConfig:
     BERT: 0.01."""
 
     @property
-    def muon_lr(self) -> float:
-        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
-        return 0.0
+    def uses_muon(self) -> bool:
+        """Whether Muon steps the matrices of hidden layers."""
+        return False
 
     def __post_init__(self) -> None:
         check_numbers(self, "> 0", "lr", "eps")
@@ -67,9 +67,8 @@ class PretrainOptimizer(AdamWConfig):
     """Peak learning rate, > 0. The released PoNet script uses 1e-4."""
     matrices: Stepper = "adamw"
     """What steps the weights of the hidden layers' linear layers: adamw, as everything else; or
-    muon, whose steps are scaled to the size of AdamW's. Not under ZeRO and FSDP."""
-    muon_lr_ratio: float = 1.0
-    """Muon's learning rate as a multiple of `lr`, > 0; read by muon only."""
+    muon, whose steps are scaled to the size of AdamW's, so that one rate serves both. Not under
+    ZeRO and FSDP."""
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
     """Shape after the warm-up: linear or cosine to `final_lr_ratio` at the last step; constant;
     or warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
@@ -81,13 +80,12 @@ class PretrainOptimizer(AdamWConfig):
     """Share of all steps that decay, in (0, 1]; read by warmup_stable_decay only."""
 
     @property
-    def muon_lr(self) -> float:
-        """Peak rate of Muon for the matrices of hidden layers; 0: AdamW steps them too."""
-        return self.lr * self.muon_lr_ratio if self.matrices == "muon" else 0.0
+    def uses_muon(self) -> bool:
+        """Whether Muon steps the matrices of hidden layers."""
+        return self.matrices == "muon"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "> 0", "muon_lr_ratio")
         check_numbers(self, ">= 0", "warmup_steps")
         check_numbers(self, "in [0, 1]", "final_lr_ratio")
         check_numbers(self, "in (0, 1]", "decay_share")
@@ -153,8 +151,8 @@ def build_optimizer(
     Raises:
         ValueError: If there is nothing for Muon to step.
     """
-    hidden = hidden_matrices(layers) if layers is not None and config.muon_lr else []
-    if layers is not None and config.muon_lr and not hidden:
+    hidden = hidden_matrices(layers) if layers is not None and config.uses_muon else []
+    if layers is not None and config.uses_muon and not hidden:
         raise ValueError(
             "optimizer.matrices is muon, but the hidden layers have no linear layer to train; give "
             "--model.optimizer.matrices adamw"
@@ -179,8 +177,7 @@ def group_settings(config: AdamWConfig, number: int) -> dict[str, Any]:
         number: 0: AdamW's that decays; 1: AdamW's that does not; 2: Muon's.
     """
     if number == MUON_GROUP:
-        decay = config.weight_decay
-        return {"lr": config.muon_lr, "weight_decay": decay, "momentum": MOMENTUM}
+        return {"lr": config.lr, "weight_decay": config.weight_decay, "momentum": MOMENTUM}
     decay = config.weight_decay if number == 0 else 0.0
     betas = (config.beta1, config.beta2)
     return {"lr": config.lr, "weight_decay": decay, "betas": betas, "eps": config.eps}

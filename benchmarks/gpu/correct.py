@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu import joined
 from benchmarks.gpu.cells import Cell, Sizes
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import Rival, compile_in_place, make_batch
@@ -41,7 +42,14 @@ def cells(sizes: Sizes) -> list[Cell]:
         (f"compiled block, {kind}", lambda kind=kind: compiled_block(sizes, kind))
         for kind in ("ponet", "bert", "fnet")
     ]
-    return [pools[0], ("loss", lambda: loss_rows(sizes)), *compiled, *pools[1:], *tests]
+    return [
+        pools[0],
+        ("loss", lambda: loss_rows(sizes)),
+        *joined.cells(sizes),
+        *compiled,
+        *pools[1:],
+        *tests,
+    ]
 
 
 def device_tests() -> list[Row]:

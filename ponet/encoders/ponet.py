@@ -71,8 +71,9 @@ class PoNetMixer(TokenMixer):
         config, dtype = self.config, autocast_dtype(x_BLD)
         kernels = choose_kernels(config.kernels, device=x_BLD.device, dtype=dtype)
         has_tokens = config.use_segment_pool or config.use_local_pool or self.uses_gate
-        is_one_step = torch.is_grad_enabled() and config.global_pool == "attention" and has_tokens
-        if kernels != "reference" and is_one_step:
+        # Without gradients a CPU takes the layers themselves, which may be frozen ones.
+        in_one_step = has_tokens and (torch.is_grad_enabled() or x_BLD.device.type != "cpu")
+        if kernels != "reference" and config.global_pool == "attention" and in_one_step:
             return pool_projected(
                 x_BLD,
                 self.weights(),

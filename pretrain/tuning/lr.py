@@ -67,10 +67,8 @@ class LrSweep(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Set the learning rate of the step that this micro-batch belongs to."""
-        groups = trainer.optimizers[0].param_groups
-        for group in groups:  # Muon's rate is a multiple of the others'
-            ratio = group["initial_lr"] / groups[0]["initial_lr"]
-            group["lr"] = self._search.lr_of(trainer.global_step) * ratio
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self._search.lr_of(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any

@@ -71,6 +71,16 @@ def test_the_given_encoder_stays_as_it_is_and_shares_its_weights() -> None:
         assert weight.dtype == torch.float32 and torch.equal(weight, before[name])
 
 
+def test_compiled_blocks_are_not_taken_over() -> None:
+    encoder, batch = build_encoder(CONFIGS[0]).eval(), make_batch(LENGTHS)
+    encoder.compile_blocks()  # nothing is compiled before the first call
+    found = states(freeze(encoder), batch)
+    plain = build_encoder(CONFIGS[0]).eval()
+    plain.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(found, states(plain, batch), atol=1e-5, rtol=0)
+    assert freeze(encoder).layers[0]._compiled_call_impl is None
+
+
 def test_a_cpu_computes_linear_layers_and_their_gelu_in_one_pass() -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch was built without oneDNN")

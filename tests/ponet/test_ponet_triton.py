@@ -7,6 +7,7 @@ in a process of its own in which it is; there the others run.
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from packaging.version import Version
-from torch._dynamo.backends.common import aot_autograd
 
 from ponet import EncoderBatch, PoNetConfig
 from ponet.batch import join_texts
@@ -26,8 +26,9 @@ from ponet.pooling.run_tiles import TileSizes
 
 pytest.importorskip("triton")
 import triton
+from kernel_addresses import check_addresses
 
-from ponet.pooling import triton_mix
+from ponet.pooling import triton_cuts, triton_mix
 
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETS, reason="runs in the process with the interpreter")
@@ -48,56 +49,6 @@ def test_the_kernels_agree_with_the_reference_in_the_interpreter():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
-
-
-def written_by_kernels(kernel_idx, constant_args_idx, kwargs, *_):
-    """The arguments that a kernel writes to, judged by their names."""
-    writes = ("out", "piece", "grad_tokens")
-    if "out_ptr" not in kwargs and "segment_ptr" not in kwargs:  # combine_*
-        writes = ("cut",)
-    tensors = (name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
-    return [name for name in tensors if name.startswith(writes)]
-
-
-@pytest.mark.skipif(INTERPRETS, reason="nothing is compiled with the interpreter")
-@pytest.mark.parametrize("are_runs", [True, False])
-def test_all_layers_with_kernels_are_captured_as_one_graph_forward_and_backward(
-    are_runs, monkeypatch
-):
-    """Dynamo and AOTAutograd run as on a GPU; the kernels themselves are left out of the graph."""
-    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    monkeypatch.setattr("ponet.encoders.ponet.choose_kernels", lambda *_, **__: "triton")
-    wrap = "torch._higher_order_ops.triton_kernel_wrap.get_mutated_tensors"
-    monkeypatch.setattr(wrap, written_by_kernels)  # it would ask the driver
-    launches = []
-
-    def without_kernels(graph, _):
-        nodes = [n for n in graph.graph.nodes if "triton_kernel_wrapper" in str(n.target)]
-        launches.append(len(nodes))
-        for node in nodes:
-            node.target = lambda *, kwargs, tensors_to_clone, **_: {
-                name: kwargs[name] for name in tensors_to_clone
-            }
-        graph.recompile()
-        return graph.forward
-
-    captured = []
-    inner = aot_autograd(fw_compiler=without_kernels, bw_compiler=without_kernels)
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        partial(torch.compile, backend=lambda g, i: captured.append(g) or inner(g, i)),
-    )
-    ids = torch.arange(24)[None] // 5 if are_runs else torch.arange(24)[None] % 5
-    config = PoNetConfig(vocab_size=8, hidden_size=8, num_layers=3, num_heads=2, ffn_size=8,
-                         max_positions=24)  # fmt: skip
-    encoder, batch = build_encoder(config), make_batch(ids.tolist(), are_runs=are_runs)
-    encoder.compile_blocks()
-    encoder(batch).sum().backward()
-    assert len(captured) == 1
-    forward, backward = launches
-    assert forward >= 1 and backward >= 1
-    assert encoder.prepare(batch).tiles is not None
 
 
 def make_batch(segment_ids, *, mask=None, special=(), are_runs=True):
@@ -161,6 +112,22 @@ def check_agreement(
             value.double(), wanted, **{"atol": 2e-2 * max(scale, 1e-3), **tolerance}
         )
     return ours
+
+
+@pytest.fixture(autouse=True)
+def within_bounds(monkeypatch):
+    """No kernel reads or writes beside its arguments, which a GPU need not notice."""
+    if INTERPRETS:
+        check_addresses(monkeypatch)
+
+
+@interpreted
+def test_an_address_beside_the_arguments_is_found():
+    pieces, ends, width = torch.zeros(1, 8), torch.zeros(2, 1, dtype=torch.int32), 8
+    for room in (8, 7):
+        run = partial(triton_cuts.combine_global[1, 1], pieces, ends, torch.zeros(room), 1, width)
+        with nullcontext() if room == 8 else pytest.raises(Exception, match="beside all arguments"):
+            run(LINE=8, STEP=2)
 
 
 @pytest.fixture

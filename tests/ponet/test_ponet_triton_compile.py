@@ -3,13 +3,18 @@
 import os
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
 
 pytest.importorskip("triton")
 import triton
 
+from ponet import EncoderBatch, PoNetConfig
+from ponet.encoders import build_encoder
 from ponet.pooling import triton_mix
 
 pytestmark = pytest.mark.skipif(
@@ -85,3 +90,57 @@ def test_programs_keep_all_they_need_in_registers(name, most, tmp_path, monkeypa
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{key}:(\d+)", shown)[1]) for key in ("REG", "STACK"))
     assert (registers <= most, stack) == (True, 0), shown
+
+
+def written_by_kernels(kernel_idx, constant_args_idx, kwargs, *_):
+    """The arguments that a kernel writes to, judged by their names."""
+    writes = ("out", "piece", "grad_tokens")
+    if "out_ptr" not in kwargs and "segment_ptr" not in kwargs:  # combine_*
+        writes = ("cut",)
+    tensors = (name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return [name for name in tensors if name.startswith(writes)]
+
+
+@pytest.mark.parametrize("are_runs", [True, False])
+def test_all_layers_with_kernels_are_captured_as_one_graph_forward_and_backward(
+    are_runs, monkeypatch
+):
+    """Dynamo and AOTAutograd run as on a GPU; the kernels themselves are left out of the graph."""
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setattr("ponet.encoders.ponet.choose_kernels", lambda *_, **__: "triton")
+    wrap = "torch._higher_order_ops.triton_kernel_wrap.get_mutated_tensors"
+    monkeypatch.setattr(wrap, written_by_kernels)  # it would ask the driver
+    launches = []
+
+    def without_kernels(graph, _):
+        nodes = [n for n in graph.graph.nodes if "triton_kernel_wrapper" in str(n.target)]
+        launches.append(len(nodes))
+        for node in nodes:
+            node.target = lambda *, kwargs, tensors_to_clone, **_: {
+                name: kwargs[name] for name in tensors_to_clone
+            }
+        graph.recompile()
+        return graph.forward
+
+    captured = []
+    inner = aot_autograd(fw_compiler=without_kernels, bw_compiler=without_kernels)
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        partial(torch.compile, backend=lambda g, i: captured.append(g) or inner(g, i)),
+    )
+    ids = torch.arange(24)[None] // 5 if are_runs else torch.arange(24)[None] % 5
+    config = PoNetConfig(vocab_size=8, hidden_size=8, num_layers=3, num_heads=2, ffn_size=8,
+                         max_positions=24)  # fmt: skip
+    everywhere, nowhere = torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids)
+    batch = EncoderBatch(
+        input_ids=nowhere, mask=everywhere, token_type_ids=nowhere, segment_ids=ids,
+        special_mask=~everywhere, segments_are_runs=are_runs,
+    )  # fmt: skip
+    encoder = build_encoder(config)
+    encoder.compile_blocks()
+    encoder(batch).sum().backward()
+    assert len(captured) == 1
+    forward, backward = launches
+    assert forward >= 1 and backward >= 1
+    assert encoder.prepare(batch).tiles is not None

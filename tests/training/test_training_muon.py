@@ -9,8 +9,7 @@ from torch import nn
 
 from training.optim import PretrainOptimizer, apply_settings, build_optimizer, scheduled_optimizer
 
-FORM: Any = {"weight_decay": 0.1, "matrices": "muon", "muon_lr_ratio": 2.0, "warmup_steps": 2}
-CONFIG = PretrainOptimizer(lr=0.01, **FORM)
+CONFIG = PretrainOptimizer(lr=0.01, weight_decay=0.1, matrices="muon", warmup_steps=2)
 
 
 def small_model() -> nn.Sequential:
@@ -54,7 +53,7 @@ def test_steps_are_those_of_the_two_optimisers_of_pytorch() -> None:
     others = [p for p in twin.parameters() if all(p is not m for m in matrices)]
     rivals: list[Any] = [
         torch.optim.Muon(
-            matrices, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            matrices, lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         ),
         torch.optim.AdamW([p for p in others if p.ndim > 1], lr=0.01, weight_decay=0.1),
         torch.optim.AdamW([p for p in others if p.ndim == 1], lr=0.01, weight_decay=0.0),

@@ -1,0 +1,109 @@
+"""Texts that share rows, on the device: states and gradients against padded rows, and addresses.
+
+compute-sanitizer --tool memcheck python -m benchmarks.gpu.joined     (what the cell runs)
+"""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes
+from benchmarks.report import REPOSITORY, Row
+from benchmarks.rivals import CONFIG_CLASSES, make_batch
+from ponet.batch import EncoderBatch, join_texts
+from ponet.encoders import build_encoder
+
+MOST_WRONG = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+ROUNDS = 20
+"""Batches of other lengths that the addresses of are checked."""
+
+
+def cells(sizes: Sizes) -> list[Cell]:
+    """Return the cells: agreement, and addresses where the tool for it is there."""
+    found: list[Cell] = [("joined texts", lambda: agreement(sizes))]
+    return found if sizes.is_dry else [*found, ("joined texts, addresses", addresses)]
+
+
+def texts(sizes: Sizes, seed: int, vocab_size: int) -> EncoderBatch:
+    """Return texts of random lengths in padded rows."""
+    num_tokens = min(sizes.lengths[0], 200)
+    form: dict[str, Any] = {"vocab_size": vocab_size, "device": sizes.device, "segment_len": 25}
+    batch = make_batch(4 if sizes.is_dry else 24, num_tokens, **form)
+    generator = torch.Generator().manual_seed(seed)
+    lens = torch.randint(
+        min(8, num_tokens), num_tokens + 1, (len(batch.mask),), generator=generator
+    )
+    place_L = torch.arange(num_tokens)
+    mask = (place_L < lens[:, None]).to(sizes.device)
+    ends = (place_L == 0) | (place_L == lens[:, None] - 1)
+    special_mask = ends.to(sizes.device) & mask
+    return replace(batch, mask=mask, special_mask=special_mask, has_padding=True)
+
+
+def states_and_gradients(
+    encoder: nn.Module, batch: EncoderBatch, dtype: torch.dtype
+) -> list[Tensor]:
+    """Return the states of real tokens, text by text, and the gradients of all weights."""
+    device = batch.mask.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        states_ND = encoder(batch).float()[batch.mask]
+    weights = torch.linspace(-1, 1, states_ND.numel(), device=device).view_as(states_ND)
+    encoder.zero_grad()
+    (states_ND * weights).mean().backward()
+    gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+    return [states_ND.detach(), *(gradient.clone() for gradient in gradients)]
+
+
+def agreement(sizes: Sizes) -> list[Row]:
+    """Return how far joined texts are from padded ones: the largest share of a norm."""
+    rows: list[Row] = []
+    preset: Any = CONFIG_CLASSES["ponet"].preset(sizes.small)  # type: ignore[arg-type]
+    config = replace(preset, vocab_size=64, dropout_prob=0.0, ffn_dropout_prob=0.0)
+    for dtype, most in MOST_WRONG.items():
+        torch.manual_seed(0)
+        encoder = build_encoder(config).to(sizes.device)
+        padded = texts(sizes, 1, config.vocab_size)
+        joined = join_texts(padded, num_tokens=int(padded.mask.sum()) + 5)
+        found, wanted = (states_and_gradients(encoder, b, dtype) for b in (joined, padded))
+        far = max(
+            float((own - other).norm() / other.norm().clamp(min=1e-30))
+            for own, other in zip(found, wanted, strict=True)
+            if float(other.norm()) > 1e-6
+        )
+        name = f"joined texts, {str(dtype)[6:]}"
+        rows.append({"name": name, "is_right": far <= most, "distances": [far], "allowed": most})
+    return rows
+
+
+def addresses() -> list[Row]:
+    """Run steps of joined texts under compute-sanitizer; what it found."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return [{"name": "compute-sanitizer", "not_here": "no such program"}]
+    command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable]
+    command += ["-m", "benchmarks.gpu.joined"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    last = [line[-300:] for line in done.stdout.splitlines()[-12:]]
+    return [{"name": "compute-sanitizer", "is_right": done.returncode == 0, "output": last}]
+
+
+def main() -> None:
+    """Train through batches of other lengths, in both precisions."""
+    sizes = GPU if torch.cuda.is_available() else DRY
+    preset: Any = CONFIG_CLASSES["ponet"].preset("nano")  # type: ignore[arg-type]
+    encoder = build_encoder(replace(preset, vocab_size=64)).to(sizes.device)
+    for seed in range(ROUNDS):
+        batch = texts(sizes, seed, 64)
+        batch = join_texts(batch, num_tokens=int(batch.mask.sum()) + seed)
+        for dtype in MOST_WRONG:
+            states_and_gradients(encoder, batch, dtype)
+    print(f"{ROUNDS} batches of joined texts")
+
+
+if __name__ == "__main__":
+    main()
