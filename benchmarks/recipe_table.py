@@ -64,13 +64,15 @@ def muon(lr: float = 4e-3, **other: Any) -> Recipe:
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
+    "Muon, 0.45 of the steps": muon(share=0.45),
+    "Muon": muon(),
     "Muon, wide init": muon(wide_init=True),
-    "Muon, wide init, 0.45 of the steps": muon(wide_init=True, share=0.45),
+    "Muon, init of PyTorch": muon(encoder={"init": "torch", "init_range": 0.02}),
     "no dropout": Recipe(encoder=NO_DROPOUT),
     "AdamW, 4e-3": adamw(4e-3),
     "AdamW, wide init": adamw(2e-3, wide_init=True),
-    "Muon": muon(),
     "Muon, 2e-3": muon(2e-3),
+    "Muon, 5e-3": muon(5e-3),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
     "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
@@ -78,6 +80,7 @@ LOSS: dict[str, Recipe] = {
     "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
 }
 ADAMW, NARROW = {"matrices": "adamw"}, {"init_range": 0.02}
+OF_PYTORCH = {"init": "torch", **NARROW}
 ORDER = Objective(name="order", relations=("in_order", "swapped"))
 WEIGHT_4 = {"pair_loss_weight": 4.0}
 LEN_64 = {"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}
@@ -88,7 +91,9 @@ PAIRS: dict[str, Recipe] = {
     BASE: Recipe(),
     "AdamW": adamw(2e-3, optimizer=ADAMW, encoder=NARROW),
     "AdamW, wide init": adamw(2e-3, optimizer=ADAMW),
+    "AdamW, init of PyTorch": adamw(2e-3, optimizer=ADAMW, encoder=OF_PYTORCH),
     "narrow init": Recipe(encoder=NARROW),
+    "init of PyTorch": Recipe(encoder=OF_PYTORCH),
     "rate 2e-3": muon(2e-3),
     "weight 4": Recipe(module=WEIGHT_4),
     "foreign pairs alone": Recipe(module=FOREIGN_ALONE),
