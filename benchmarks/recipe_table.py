@@ -56,7 +56,7 @@ def adamw(lr: float, **other: Any) -> Recipe:
     return Recipe(optimizer=optimizer, encoder=encoder, **other)
 
 
-def muon(lr: float = 4e-3, **other: Any) -> Recipe:
+def muon(lr: float = 5e-3, **other: Any) -> Recipe:
     """Return Muon beside AdamW without dropout, at a rate."""
     return adamw(lr, optimizer={"matrices": "muon", **other.pop("optimizer", {})}, **other)
 
@@ -64,20 +64,21 @@ def muon(lr: float = 4e-3, **other: Any) -> Recipe:
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
-    "Muon, 0.45 of the steps": muon(share=0.45),
     "Muon": muon(),
-    "Muon, wide init": muon(wide_init=True),
-    "Muon, init of PyTorch": muon(encoder={"init": "torch", "init_range": 0.02}),
+    "Muon, 0.6 of the steps": muon(share=0.6),
+    "Muon, 0.45 of the steps": muon(share=0.45),
     "no dropout": Recipe(encoder=NO_DROPOUT),
-    "AdamW, 4e-3": adamw(4e-3),
-    "AdamW, wide init": adamw(2e-3, wide_init=True),
-    "Muon, 2e-3": muon(2e-3),
-    "Muon, 5e-3": muon(5e-3),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
     "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
-    "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
     "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
+    "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
+    "Muon, 2e-3": muon(2e-3),
+    "Muon, 1e-2": muon(1e-2),
+    "AdamW, 4e-3": adamw(4e-3),
+    "Muon, wide init": muon(wide_init=True),
+    "Muon, init of PyTorch": muon(encoder={"init": "torch", "init_range": 0.02}),
+    "AdamW, wide init": adamw(2e-3, wide_init=True),
 }
 ADAMW, NARROW = {"matrices": "adamw"}, {"init_range": 0.02}
 OF_PYTORCH = {"init": "torch", **NARROW}
