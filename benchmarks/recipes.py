@@ -12,6 +12,7 @@ other: a step of each recipe is timed by another call, with `--rounds`, in one p
 import dataclasses
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -278,6 +279,18 @@ def prepare_process(options: Options) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+def begin_worker(options: Options, parent: int) -> None:
+    """Prepare a process of runs; it ends with the one that started it, however that was ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    prepare_process(options)
+
+
 def file_of(name: str, seed: int, options: Options) -> Path:
     """Return where a run is written."""
     words = "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
@@ -314,7 +327,7 @@ def run_missing(names: Sequence[str], options: Options) -> int:
     """Make the runs that have no file yet, seed by seed; return how many failed."""
     runs = [(name, seed) for seed in options.seeds for name in names]
     missing = [run for run in runs if not file_of(*run, options).exists()]
-    failed, start = 0, {"initializer": prepare_process, "initargs": (options,)}
+    failed, start = 0, {"initializer": begin_worker, "initargs": (options, os.getpid())}
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), **start) as pool:
         waiting = {pool.submit(run_and_write, *run, options): run for run in missing}
         for done in as_completed(waiting):
