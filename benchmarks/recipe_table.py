@@ -36,7 +36,7 @@ class Recipe:
     schedule: type[PretrainOptimizer] = PretrainOptimizer
     kind: str = "ponet"
     share: float = 1.0
-    """Of the base's positions."""
+    """Of the base's steps, before batches that grow."""
     masking: Sequence[float] = ()
     """Masking rates of equal parts of the run."""
     batches: Sequence[tuple[float, int]] = ()
@@ -61,12 +61,16 @@ def muon(lr: float = 5e-3, **other: Any) -> Recipe:
     return adamw(lr, optimizer={"matrices": "muon", **other.pop("optimizer", {})}, **other)
 
 
+OF_16 = {"global_batch_size": 16, "micro_batch_size": 16}
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
     "Muon": muon(),
     "Muon, 0.6 of the steps": muon(share=0.6),
-    "Muon, 0.45 of the steps": muon(share=0.45),
+    "Muon, batches of 16, 0.6 of the tokens": muon(4e-3, share=1.2, data=OF_16),
+    "no dropout, batches of 16, 0.6 of the tokens": Recipe(
+        encoder=NO_DROPOUT, share=1.2, data=OF_16
+    ),
     "no dropout": Recipe(encoder=NO_DROPOUT),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
