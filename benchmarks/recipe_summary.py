@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import spread
-from benchmarks.recipe_table import BASE, STUDIES
+from benchmarks.recipe_table import BASE, STUDIES, Recipe
 from benchmarks.report import Content, Row, Target, line_chart, target
 from training.statistics import estimate, paired_difference
 
@@ -53,10 +53,15 @@ def shares(found: Mapping[int, Row], base: Mapping[int, Row], loss: float) -> di
     return {key: spread([s[key] / whole[key] for s in until.values() if s]) for key in SPENT}
 
 
+def without_share(name: str, study: str) -> Recipe:
+    """Return a recipe whatever its share of the steps: what decides the seconds of a step."""
+    return dataclasses.replace(STUDIES[study][name], share=1.0)
+
+
 def cost_of(name: str, study: str, times: Mapping[str, Any]) -> float | None:
-    """Return the seconds of a step, which do not hang on how long a recipe runs."""
-    recipe = dataclasses.replace(STUDIES[study][name], share=1.0)
-    same = [n for n, other in STUDIES[study].items() if other == recipe and n in times]
+    """Return the median seconds of a step, where all steps are alike and were timed."""
+    recipe = without_share(name, study)
+    same = [timed for timed in times if without_share(timed, study) == recipe]
     return None if recipe.batches or not same else float(times[same[0]]["median"])
 
 

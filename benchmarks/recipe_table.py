@@ -36,7 +36,7 @@ class Recipe:
     schedule: type[PretrainOptimizer] = PretrainOptimizer
     kind: str = "ponet"
     share: float = 1.0
-    """Of the base's positions."""
+    """Of the base's steps, before batches that grow."""
     masking: Sequence[float] = ()
     """Masking rates of equal parts of the run."""
     batches: Sequence[tuple[float, int]] = ()
@@ -56,28 +56,36 @@ def adamw(lr: float, **other: Any) -> Recipe:
     return Recipe(optimizer=optimizer, encoder=encoder, **other)
 
 
-def muon(lr: float = 4e-3, **other: Any) -> Recipe:
+def muon(lr: float = 5e-3, **other: Any) -> Recipe:
     """Return Muon beside AdamW without dropout, at a rate."""
     return adamw(lr, optimizer={"matrices": "muon", **other.pop("optimizer", {})}, **other)
 
 
+OF_16 = {"global_batch_size": 16, "micro_batch_size": 16}
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
-    "Muon, wide init": muon(wide_init=True),
-    "Muon, wide init, 0.45 of the steps": muon(wide_init=True, share=0.45),
-    "no dropout": Recipe(encoder=NO_DROPOUT),
-    "AdamW, 4e-3": adamw(4e-3),
-    "AdamW, wide init": adamw(2e-3, wide_init=True),
     "Muon": muon(),
-    "Muon, 2e-3": muon(2e-3),
+    "Muon, 0.6 of the steps": muon(share=0.6),
+    "Muon, batches of 16, 0.6 of the tokens": muon(4e-3, share=1.2, data=OF_16),
+    "no dropout, batches of 16, 0.6 of the tokens": Recipe(
+        encoder=NO_DROPOUT, share=1.2, data=OF_16
+    ),
+    "no dropout": Recipe(encoder=NO_DROPOUT),
     "Muon, 1-sqrt end": muon(optimizer=STABLE, schedule=OneMinusSqrt),
     "Muon, linear end": muon(optimizer=STABLE),
     "Muon, 30 to 15 % hidden": muon(masking=(0.3, 0.25, 0.2, 0.15)),
-    "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
     "Muon, 30 % hidden": muon(data={"masking": {"mask_prob": 0.3}}),
+    "Muon, growing batch": muon(batches=((0.1, 8), (0.15, 16), (0.75, 32))),
+    "Muon, 2e-3": muon(2e-3),
+    "Muon, 1e-2": muon(1e-2),
+    "AdamW, 4e-3": adamw(4e-3),
+    "Muon, wide init": muon(wide_init=True),
+    "Muon, init of PyTorch": muon(encoder={"init": "torch", "init_range": 0.02}),
+    "AdamW, wide init": adamw(2e-3, wide_init=True),
 }
 ADAMW, NARROW = {"matrices": "adamw"}, {"init_range": 0.02}
+OF_PYTORCH = {"init": "torch", **NARROW}
 ORDER = Objective(name="order", relations=("in_order", "swapped"))
 WEIGHT_4 = {"pair_loss_weight": 4.0}
 LEN_64 = {"max_len": 64, "global_batch_size": 64, "micro_batch_size": 64}
@@ -88,7 +96,9 @@ PAIRS: dict[str, Recipe] = {
     BASE: Recipe(),
     "AdamW": adamw(2e-3, optimizer=ADAMW, encoder=NARROW),
     "AdamW, wide init": adamw(2e-3, optimizer=ADAMW),
+    "AdamW, init of PyTorch": adamw(2e-3, optimizer=ADAMW, encoder=OF_PYTORCH),
     "narrow init": Recipe(encoder=NARROW),
+    "init of PyTorch": Recipe(encoder=OF_PYTORCH),
     "rate 2e-3": muon(2e-3),
     "weight 4": Recipe(module=WEIGHT_4),
     "foreign pairs alone": Recipe(module=FOREIGN_ALONE),

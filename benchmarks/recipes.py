@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from benchmarks import report
 from benchmarks.harness import in_rounds, spread
 from benchmarks.pretraining import QUIET, StepWindow, be_quiet
-from benchmarks.recipe_summary import content_of, draw
+from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
@@ -358,7 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"recipes {', '.join(unknown)} are not known; choose among: {known}")
     failed = 0
     if options.rounds:
-        alone = [name for name in names if STUDIES[options.study][name].share == 1]
+        kinds = [without_share(name, options.study) for name in names]
+        alone = [name for n, name in enumerate(names) if kinds[n] not in kinds[:n]]
         times = Path(options.root) / f"times-{options.study}-{options.device}.json"
         write_whole(times, step_times(alone, options))
     elif options.jobs:

@@ -74,6 +74,10 @@ def check_module(package: str, arguments: list[str], block: Block) -> None:
         check_data_prep(arguments, block)
     elif package == "ponet":
         check_ponet_command(*arguments)
+    elif package == "benchmarks.recipes":
+        from benchmarks import recipes, report
+
+        assert report.parse(recipes.__doc__, recipes.OPTIONS, arguments).folder
     else:
         assert package in ("venv", "build"), package
 
