@@ -4,14 +4,16 @@ Most are options of `pretrain fit`. What stands here alone was not worth one: ma
 fall over a run, batches that grow, another end of a schedule, a pair head that reads all tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 from pretrain.objectives import OBJECTIVES, Objective
 from training.optim import PretrainOptimizer
 
 BASE = "base"
+ReturnT = TypeVar("ReturnT")
 NO_DROPOUT = {"dropout_prob": 0.0}
 
 
@@ -113,4 +115,9 @@ PAIRS: dict[str, Recipe] = {
     "four times as long": Recipe(share=4.0),
 }
 STUDIES = {"loss": LOSS, "pairs": PAIRS}
-OBJECTIVES[ORDER.name] = ORDER
+
+
+def with_own_objectives(function: Callable[..., ReturnT]) -> Callable[..., ReturnT]:
+    """Let a function know the objectives that stand here alone, and nobody else."""
+    decorated: Callable[..., ReturnT] = patch.dict(OBJECTIVES, {ORDER.name: ORDER})(function)
+    return decorated

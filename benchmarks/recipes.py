@@ -31,7 +31,7 @@ from benchmarks import report
 from benchmarks.harness import in_rounds, spread
 from benchmarks.pretraining import QUIET, StepWindow, be_quiet
 from benchmarks.recipe_summary import content_of, draw, without_share
-from benchmarks.recipe_table import STUDIES, Recipe
+from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from benchmarks.runs import end_with_parent
@@ -204,6 +204,7 @@ def make_data(
     return data
 
 
+@with_own_objectives
 def make_run(
     name: str, seed: int, options: Options
 ) -> tuple[PretrainModule, StudyData, dict[str, Any]]:
@@ -246,6 +247,7 @@ def fit(
     return trainer
 
 
+@with_own_objectives
 def train(name: str, seed: int, options: Options) -> Row:
     """Return the curve of a run, and what its pairs were taken for in the end."""
     module, data, settings = make_run(name, seed, options)
@@ -328,6 +330,7 @@ def run_missing(names: Sequence[str], options: Options) -> int:
     return failed
 
 
+@with_own_objectives
 def step_times(names: Sequence[str], options: Options) -> dict[str, Any]:
     """Return the spread of the seconds of a step of each recipe, by rounds over all.
 

@@ -13,6 +13,7 @@ from benchmarks import recipes
 from benchmarks.recipe_summary import content_of, reached, shares
 from benchmarks.recipe_table import BASE, STUDIES, OneMinusSqrt, Recipe
 from benchmarks.runs import synthetic_folder
+from pretrain.objectives import OBJECTIVES
 from training.optim import PretrainOptimizer
 
 
@@ -89,6 +90,7 @@ def test_every_recipe_can_be_made(study: str, options: argparse.Namespace) -> No
         module, _, settings = recipes.make_run(name, 1, given)
         assert module.encoder_config.kind == recipe.kind
         assert recipe.batches or settings["steps"] == max(2, round(4 * recipe.share))
+    assert "order" not in OBJECTIVES  # of the study alone
 
 
 class Inline:

@@ -1,5 +1,6 @@
 """Worker processes of the studies."""
 
+import os
 import subprocess
 import sys
 import time
@@ -26,10 +27,12 @@ def is_alive(number: int) -> bool:
     return bool(done.stdout.strip()) and not done.stdout.startswith("Z")
 
 
-def test_the_workers_of_a_study_that_is_killed_end_with_it(tmp_path):
+def test_the_workers_of_a_study_that_is_killed_end_with_it(repository, tmp_path):
     script = tmp_path / "study.py"
     script.write_text(STUDY)
-    study = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, str(script)]
+    study = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     worker = int(study.stdout.readline())
     assert is_alive(worker)
     study.kill()
