@@ -149,7 +149,12 @@ def content_of(root: Path, study: str) -> Content:
 def draw(content: Content, path: Path) -> None:
     """Draw loss and pair accuracy over steps, lowest to highest seed."""
     titles = {"mlm_loss": "loss of masked words (nats)", "pair_accuracy": "pairs told apart"}
-    panels = {titles[key]: found for key, found in content["curves"].items()}
+    panels = {titles[key]: dict(found) for key, found in content["curves"].items()}
+    pairs, chances = panels[titles["pair_accuracy"]], {row["chance"] for row in content["rows"]}
+    steps = [step for curve in pairs.values() for step, _ in curve]
+    for chance in chances if steps else ():
+        ends = {min(steps), max(steps)}
+        pairs[f"guessing, {chance:.0%}"] = [(step, spread([chance])) for step in sorted(ends)]
     line_chart(
         panels, path, title="validation; lowest to highest seed", xlabel="steps", is_linear=True
     )
