@@ -70,6 +70,9 @@ LOSS: dict[str, Recipe] = {
     "Muon": muon(),
     "Muon, 0.6 of the steps": muon(share=0.6),
     "Muon, batches of 16, 0.6 of the tokens": muon(4e-3, share=1.2, data=OF_16),
+    "Muon, batches of 16, 30 % hidden, half the tokens": muon(
+        4e-3, share=1.0, data={**OF_16, "masking": {"mask_prob": 0.3}}
+    ),
     "no dropout, batches of 16, 0.6 of the tokens": Recipe(
         encoder=NO_DROPOUT, share=1.2, data=OF_16
     ),
