@@ -1,8 +1,8 @@
 """Pretraining recipes on real text, each against the loss that a recipe of `configs` ends with.
 
-    python -m benchmarks.recipes --folder SHARDS --device cuda --jobs 14
+    python -m benchmarks.recipes --folder SHARDS --device cuda --jobs 4
     python -m benchmarks.recipes --folder SHARDS --device cuda --rounds 3
-    python -m benchmarks.recipes --folder SHARDS --study pairs --recipes base muon --seeds 1 2 3
+    python -m benchmarks.recipes --folder SHARDS --study pairs --recipes base AdamW --seeds 1 2 3
 
 Every recipe is the base with what `benchmarks.recipe_table` says. A run writes its JSON into
 `--root` as it ends; a study that was cut goes on with what is missing. Runs side by side slow each
@@ -11,7 +11,6 @@ other: a step of each recipe is timed by another call, with `--rounds`, in one p
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,6 +34,7 @@ from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from benchmarks.runs import end_with_parent
+from data_prep.files import write_atomic
 from ponet.heads import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
@@ -293,7 +293,7 @@ def run_and_write(name: str, seed: int, options: Options) -> str:
     begin, path = time.perf_counter(), file_of(name, seed, options)
     row = train(name, seed, options)
     row |= {"wall_s": time.perf_counter() - begin, "made": made(options)}
-    write_whole(path, row)
+    write_json(path, row)
     last = row["curve"][-1]
     keys = ("step", "mlm_loss", "pair_accuracy", "seconds")
     return f"{path.name}: " + ", ".join(f"{key} {last[key]:.4g}" for key in keys)
@@ -306,12 +306,10 @@ def made(options: Options) -> Row:
     return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
 
 
-def write_whole(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all, and its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_atomic(path, json.dumps(content).encode() + b"\n")
 
 
 def run_missing(names: Sequence[str], options: Options) -> int:
@@ -364,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kinds = [without_share(name, options.study) for name in names]
         alone = [name for n, name in enumerate(names) if kinds[n] not in kinds[:n]]
         times = Path(options.root) / f"times-{options.study}-{options.device}.json"
-        write_whole(times, step_times(alone, options))
+        write_json(times, step_times(alone, options))
     elif options.jobs:
         failed = run_missing(names, options)
     report_on(options)

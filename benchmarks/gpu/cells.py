@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.harness import told, wait
 from benchmarks.report import Row
@@ -154,3 +155,18 @@ def device_answers() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def distances(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    """Return the distance of every tensor from what it should be, as a share of its norm."""
+    pairs = zip(found, expected, strict=True)
+    return [
+        float((own.double() - true).norm() / true.norm().clamp(min=1e-30)) for own, true in pairs
+    ]
+
+
+def verdict(name: str, found: Sequence[Tensor], expected: Sequence[Tensor], most: float) -> Row:
+    """Return a row that says how far off the results are, and whether that is near enough."""
+    far = distances(found, expected)
+    is_right = all(distance <= most for distance in far)  # never true of NaN
+    return {"name": name, "is_right": is_right, "distances": far, "allowed": most}

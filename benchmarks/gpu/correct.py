@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu import joined
-from benchmarks.gpu.cells import Cell, Sizes
+from benchmarks.gpu.cells import Cell, Sizes, verdict
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import Rival, compile_in_place, make_batch
 from ponet.encoders import build_encoder
@@ -65,21 +65,6 @@ def device_tests() -> list[Row]:
     )
     last = [line[-300:] for line in done.stdout.splitlines()[-12:]]
     return [{"name": "pytest -m gpu", "is_right": done.returncode == 0, "output": last}]
-
-
-def distances(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
-    """Return the distance of every tensor from what it should be, as a share of its norm."""
-    pairs = zip(found, expected, strict=True)
-    return [
-        float((own.double() - true).norm() / true.norm().clamp(min=1e-30)) for own, true in pairs
-    ]
-
-
-def verdict(name: str, found: Sequence[Tensor], expected: Sequence[Tensor], most: float) -> Row:
-    """Return a row that says how far off the results are, and whether that is near enough."""
-    far = distances(found, expected)
-    is_right = all(distance <= most for distance in far)  # never true of NaN
-    return {"name": name, "is_right": is_right, "distances": far, "allowed": most}
 
 
 def pools_of(sizes: Sizes, num_texts: int, num_tokens: int, widths: Sequence[int]) -> list[Row]:

@@ -62,6 +62,13 @@ def partial_max(
 
 
 @triton.jit
+def _pieces(start, last, cols, width, STEP: tl.constexpr):
+    """Return the addresses of the next pieces of a (T, D) table, and which of them there are."""
+    rows = start + tl.arange(0, STEP)
+    return at_rows(rows, cols, width), (rows <= last)[:, None] & (cols < width)[None, :]
+
+
+@triton.jit
 def combine_max(
     piece_max_ptr, piece_ties_ptr, tiles_ptr, cut_max_ptr, cut_ties_ptr, num_tiles, width,
     LINE: tl.constexpr, STEP: tl.constexpr,
@@ -78,9 +85,7 @@ def combine_max(
     ties = tl.load(piece_ties_ptr + to_right, mask=cols < width, other=0)
     final = tl.load(tiles_ptr + 2 * (num_tiles + 1) + tile)
     for start in range(tile + 1, final + 1, STEP):
-        rows = start + tl.arange(0, STEP)
-        at = rows.to(tl.int64)[:, None] * width + cols[None, :]
-        use = (rows <= final)[:, None] & (cols < width)[None, :]
+        at, use = _pieces(start, final, cols, width, STEP)
         x = tl.load(piece_max_ptr + at, mask=use, other=float("-inf"))
         counts = tl.load(piece_ties_ptr + at, mask=use, other=0)
         newest = tl.maximum(best, tl.max(x, 0))
@@ -107,9 +112,7 @@ def combine_sum(
     total = tl.load(piece_sum_ptr + to_right, mask=cols < width, other=0)
     final = tl.load(tiles_ptr + 2 * (num_tiles + 1) + tile)
     for start in range(tile + 1, final + 1, STEP):
-        rows = start + tl.arange(0, STEP)
-        at = rows.to(tl.int64)[:, None] * width + cols[None, :]
-        use = (rows <= final)[:, None] & (cols < width)[None, :]
+        at, use = _pieces(start, final, cols, width, STEP)
         total += tl.sum(tl.load(piece_sum_ptr + at, mask=use, other=0), 0)
     ties = tl.load(cut_ties_ptr + to, mask=cols < width, other=1)
     tl.store(cut_share_ptr + to, total / ties, mask=cols < width)
@@ -127,11 +130,8 @@ def combine_global(
     last = text + tl.load(ends_ptr + num_texts + text)
     total = tl.zeros([LINE], tl.float32)
     for start in range(first, last + 1, STEP):
-        rows = start + tl.arange(0, STEP)
-        use = (rows <= last)[:, None] & (cols < width)[None, :]
-        total += tl.sum(
-            tl.load(piece_global_ptr + at_rows(rows, cols, width), mask=use, other=0), 0
-        )
+        at, use = _pieces(start, last, cols, width, STEP)
+        total += tl.sum(tl.load(piece_global_ptr + at, mask=use, other=0), 0)
     to = text.to(tl.int64) * width + cols
     tl.store(cut_global_ptr + to, total, mask=cols < width)
 

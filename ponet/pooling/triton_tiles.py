@@ -1,4 +1,4 @@
-"""What the Triton kernels of this folder share: tiles, stretches, chunks of tokens; see triton_mix.
+"""What the Triton kernels of this folder share: tiles, stretches, chunks of tokens; see run_tiles.
 
 Scalars choose bounds, not masks: the interpreter cannot join a condition on a scalar with one on a
 block.
@@ -10,7 +10,7 @@ block.
 import triton
 import triton.language as tl
 
-# The meaning of the token codes, see triton_mix.
+# The meaning of the token codes, see run_tiles.
 IS_REAL = tl.constexpr(1)
 HAS_WINDOW = tl.constexpr(2)
 READS_SEGMENT = tl.constexpr(4)
