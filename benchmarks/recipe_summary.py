@@ -147,9 +147,14 @@ def content_of(root: Path, study: str) -> Content:
 
 
 def draw(content: Content, path: Path) -> None:
-    """Draw loss and pair accuracy over steps, lowest to highest seed."""
+    """Draw loss and pairs over steps, lowest to highest seed, of the recipes with most seeds."""
     titles = {"mlm_loss": "loss of masked words (nats)", "pair_accuracy": "pairs told apart"}
-    panels = {titles[key]: dict(found) for key, found in content["curves"].items()}
+    most = max(row["n"] for row in content["rows"])
+    drawn = {row["recipe"] for row in content["rows"] if row["n"] == most}
+    panels = {
+        titles[key]: {name: curve for name, curve in found.items() if name in drawn}
+        for key, found in content["curves"].items()
+    }
     pairs, chances = panels[titles["pair_accuracy"]], {row["chance"] for row in content["rows"]}
     steps = [step for curve in pairs.values() for step, _ in curve]
     for chance in chances if steps else ():
