@@ -229,6 +229,8 @@ class FinetuneModule(FitModule):
             if classifier.pairs and self.pairs.start == "counts" and not spec.is_regression:
                 texts = self.datamodule.training_texts()
                 start_from_counts(classifier.pairs, texts, num_labels=spec.num_outputs)
+            elif classifier.pairs:
+                classifier.pairs.start_from_zero()
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
             if max_positions > config.max_positions and config.use_positions:

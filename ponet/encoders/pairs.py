@@ -19,8 +19,8 @@ _PRIME = 2**31 - 1
 _FACTORS = (741103597, 1040795603, 523592119)
 """Below 2^30, so that no product of two numbers passes 63 bits."""
 _SPREAD = 10.0
-"""Rows that start from counts are stepped by this times their log-odds, so that a rate which suits
-an encoder suits them: AdamW moves a weight by its rate at most, and a row has to go up to 1."""
+"""A row is stepped by this times the learning rate, which then suits the encoder beside it: AdamW
+moves a weight by its rate at most, and a row has to go up to 1."""
 
 
 class WordPairs(nn.Module):
@@ -30,8 +30,8 @@ class WordPairs(nn.Module):
     are. The first label has no weights: its logit is 0. One output (a score) has weights of its
     own.
 
-    While it is trained from counts, a row is its weight times a fixed scale, the row's log-odds:
-    what says much about the labels then learns fast, and what says little hardly at all.
+    While it is trained, a row is its weight times a fixed scale. From counts the scale has the log-
+    odds of the row in it: what says much about the labels learns fast, what says little hardly.
     `as_one_table` joins the two for files, so a trained table has no more numbers than rows.
 
     Args:
@@ -111,6 +111,12 @@ class WordPairs(nn.Module):
         if prefix + "scale_RC" not in state_dict:
             self.scale_RC = None
         super()._load_from_state_dict(state_dict, prefix, *rest, **more)
+
+    @torch.no_grad()
+    def start_from_zero(self) -> None:
+        """Let every row start from nothing, all with one scale."""
+        self.scale_RC = torch.full_like(self.weight, _SPREAD)
+        self.weight.zero_()
 
     @contextmanager
     def as_one_table(self) -> Iterator[None]:

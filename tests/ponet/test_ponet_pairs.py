@@ -111,6 +111,18 @@ def test_one_table_gives_the_logits_of_weights_and_scales_and_leaves_them_as_the
     assert torch.equal(pairs(batch), expected)
 
 
+def test_a_start_from_nothing_gives_no_logits_and_learns_ten_times_as_fast():
+    pairs, batch = pairs_of(2), make_batch()
+    pairs.weight.data.zero_()
+    pairs(batch).sum().backward()
+    gradient = pairs.weight.grad.clone()
+    pairs.weight.grad = None
+    pairs.start_from_zero()
+    pairs(batch).sum().backward()
+    assert pairs(batch).abs().max() == 0
+    torch.testing.assert_close(pairs.weight.grad, 10 * gradient)
+
+
 def test_weights_of_a_joined_table_replace_weights_and_scale():
     pairs, batch = pairs_of(2), make_batch()
     pairs.start_from(torch.ones(ROWS, 2).double())
