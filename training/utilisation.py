@@ -81,19 +81,15 @@ def automatic_precision() -> str:
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    is_fast = torch.cpu._is_amx_tile_supported() or bf16_speed() >= FAST_BF16
-    return "bf16-mixed" if is_fast else "32-true"
+    return "bf16-mixed" if cpu_has_fast_bf16() else "32-true"
 
 
-def bf16_speed() -> float:
-    """Return how many times as fast as float32 this CPU multiplies bfloat16, measured.
-
-    0 where it has no instruction for it.
-    """
-    if not torch.cpu._is_avx512_bf16_supported():
-        return 0.0
+def cpu_has_fast_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 much faster than float32."""
+    if torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
+        return torch.cpu._is_amx_tile_supported()
     cpu = torch.device("cpu")
-    return measured_rate(cpu, torch.bfloat16) / measured_rate(cpu, torch.float32)
+    return measured_rate(cpu, torch.bfloat16) >= FAST_BF16 * measured_rate(cpu, torch.float32)
 
 
 def use_tensor_cores(precision: str) -> None:
