@@ -145,10 +145,8 @@ def _memory(subject: Subject, tokens: int) -> dict[str, float]:
     return found
 
 
-def claims(
-    rows: list[Row], our_label: str, *, device: str, has_amx: bool | None = None
-) -> list[Target]:
-    """Return every claim with what these rows say of it; those for bf16 on a CPU are for AMX."""
+def claims(rows: list[Row], our_label: str, *, device: str, lacks: str = "") -> list[Target]:
+    """Return every claim with what these rows say of it; for bf16 a CPU may lack something."""
     found: list[Target] = []
     for size, width in {"base": 768, "small": 256}.items():
         mine = {"mode": "training", "rival": our_label, "size": size}
@@ -163,8 +161,8 @@ def claims(
                 speed = report.find(rows, "times_as_fast_as", other, "median", **place)
                 form = "fp32" if precision == "32" else precision
                 text = f"{part}, {form}, width {width}, {length} tokens: x {other}"
-                lacks = "AMX" if precision == "bf16" and not has_amx else ""
-                found.append(report.target(text, speed, at_least=bound, lacks=lacks))
+                missing = lacks if precision == "bf16" else ""
+                found.append(report.target(text, speed, at_least=bound, lacks=missing))
         place = {**mine, "part": "layer", "precision": "32" if device == "cpu" else "bf16"}
         found += _memory_and_length(rows, place, f"layer, width {width}")
     return found
@@ -227,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content["rates"].append({**form, **found["rates"]})
         report.write(name, content, options)
         print(f"measured: {report.heading(rows[-1])}", flush=True)
-    has_amx = report.machine()["amx_bf16"]
-    content["targets"] = claims(rows, our_label, device=options.device, has_amx=has_amx)
+    lacks = report.lacks_fast_bf16() if options.device == "cpu" else ""
+    content["targets"] = claims(rows, our_label, device=options.device, lacks=lacks)
     report.finish(name, content, options, kind="encoders")
     title = f"{our_label}: speed as a multiple of each rival's"
     report.line_chart(_panels(rows, our_label), options.output / f"{name}.png", title=title)

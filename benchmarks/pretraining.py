@@ -223,10 +223,10 @@ def rivals_for(options: Options) -> list[Rival]:
         return [Rival(kind=kind, savings=savings, **form) for kind, savings in kinds]
     official = [Rival(kind="official", every_position=every, **form) for every in (False, True)]
     if on_cpu:
-        mine = [Rival(kind="ponet", precision=precision) for precision in ("bf16", "32")]
-        mine = mine if report.machine()["amx_bf16"] else mine[::-1]
-        others = ("bert", "local_global", "fnet")
-        return [*mine, *official, *(Rival(kind=kind, **form) for kind in others)]
+        order = ("32", "bf16") if report.lacks_fast_bf16() else ("bf16", "32")
+        mine, bert = ([Rival(kind=k, precision=p) for p in order] for k in ("ponet", "bert"))
+        others = [Rival(kind=kind, **form) for kind in ("local_global", "fnet")]
+        return [*mine, *official, *bert, *others]
     kinds: tuple[Any, ...] = ("ponet", "bert", "local_global", "fnet")
     compiled = [Rival(kind=kind, compile_mode="default", **form) for kind in kinds]
     compiled.append(Rival(kind="bert", attention="flash", compile_mode="default", **form))
@@ -301,7 +301,7 @@ def claims(rows: list[Row], options: Options) -> list[Target]:
     name = "step, 512 tokens: x official arrangement, eager"
     if cpu:
         name = f"{options.encoder} step, 512 tokens: PoNet bf16 x official arrangement fp32"
-    lacks = "" if not cpu or report.machine()["amx_bf16"] else "AMX"
+    lacks = report.lacks_fast_bf16() if cpu else ""
     bound, official = 2.5 if cpu else 2.3, "official PoNet"
     every = f"{official}, head at every position, {form}"
     found = [

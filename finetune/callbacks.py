@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from finetune.fit_module import FitModule
 from finetune.module import FinetuneModule
 from finetune.run_config import RunConfig
 from ponet import save_bundle
+from ponet.encoders.pairs import WordPairs
 from training.callbacks.steps import ranks_agree, say_above, show
 from training.checkpoints.schedule import SAVE, SavesAndStops, loop_state
 from training.interruption import StopRequest
@@ -186,7 +188,9 @@ class BestClassifier(Callback):
     def _write(self, module: FitModule) -> None:
         assert isinstance(module, FinetuneModule) and module.source is not None
         info, tokenizer = classifier_info(module), module.source.tokenizer_json
-        save_bundle(self.folder, module.classifier, tokenizer_json=tokenizer, task=asdict(info))
+        pairs: WordPairs | None = getattr(module.classifier, "pairs", None)
+        with nullcontext() if pairs is None else pairs.as_one_table():
+            save_bundle(self.folder, module.classifier, tokenizer_json=tokenizer, task=asdict(info))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let no rank go on before the first one has written."""

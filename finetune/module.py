@@ -229,6 +229,8 @@ class FinetuneModule(FitModule):
             if classifier.pairs and self.pairs.start == "counts" and not spec.is_regression:
                 texts = self.datamodule.training_texts()
                 start_from_counts(classifier.pairs, texts, num_labels=spec.num_outputs)
+            elif classifier.pairs:
+                classifier.pairs.start_from_zero()
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
             if max_positions > config.max_positions and config.use_positions:
@@ -266,8 +268,17 @@ class FinetuneModule(FitModule):
         a batch: Lightning's division by the accumulation and the mean over ranks then give the mean
         over the step's rows. The loss of a row's words is their sum over the mean number of words
         of a training row, so that a step's gradient is, but for that number, the mean over words.
+        Words and pairs beside an encoder have a loss of their own, which is added: they learn what
+        a linear model learns, and the encoder what they leave, as in boosting.
         """
-        losses_B = self._training_losses(self(batch), batch)
+        classifier = self.classifier
+        if isinstance(classifier, SequenceClassifier) and classifier.pairs is not None:
+            outputs_BC, of_pairs_BC = classifier.parts(batch.inputs)
+            assert of_pairs_BC is not None
+            losses_B = self._training_losses(outputs_BC + of_pairs_BC.detach(), batch)
+            losses_B = losses_B + self._training_losses(of_pairs_BC, batch)
+        else:
+            losses_B = self._training_losses(self(batch), batch)
         loss = (losses_B * batch.weights_B).sum()
         self._open_loss.append(loss.detach())
         return loss

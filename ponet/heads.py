@@ -329,8 +329,12 @@ class SequenceClassifier(_Classifier):
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return logits (B, C)."""
-        logits_BC = super().forward(batch)
-        return logits_BC if self.pairs is None else logits_BC + self.pairs(batch)
+        logits_BC, of_pairs_BC = self.parts(batch)
+        return logits_BC if of_pairs_BC is None else logits_BC + of_pairs_BC
+
+    def parts(self, batch: EncoderBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (B, C) of the encoder, and those of words and pairs where there are."""
+        return super().forward(batch), None if self.pairs is None else self.pairs(batch)
 
 
 class TokenClassifier(_Classifier):
@@ -360,13 +364,9 @@ class MeanClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        encoder: EncoderConfig | nn.Module,
-        *,
-        num_labels: int,
-        hidden_size: int,
+        self, encoder: EncoderConfig | nn.Module, *, num_labels: int, hidden_size: int,
         has_pair: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Build everything."""
         super().__init__()
         self.encoder = build_encoder(encoder) if isinstance(encoder, EncoderConfig) else encoder

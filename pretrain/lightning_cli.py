@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
@@ -129,8 +128,6 @@ class PretrainCLI(RunCLI):
         self.checkpoints = CheckpointConfig(**vars(config.checkpoints))
         self.preemption = PreemptionConfig(**vars(config.preemption))
         self.guards = GuardConfig(**vars(config.guards))
-        if config.run.auto_precision and config.trainer.precision is None:
-            config.trainer.precision = automatic_precision()
         if self.subcommand != "fit":
             path = Path(config.ckpt_path or checkpoint_to_evaluate(self.run))
             self.weights = evaluated_weights(path)
@@ -287,16 +284,6 @@ class PretrainCLI(RunCLI):
         export = callback_of(self.trainer, BundleExport)
         if not export.done():
             export.write(self.trainer, self.model)
-
-
-def automatic_precision() -> str:
-    """`bf16-mixed` where the device multiplies bfloat16 in hardware, else `32-true`.
-
-    On a CPU that means AMX: without it bfloat16 matrix products are no faster than float32.
-    """
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
 
 
 def checkpoint_to_evaluate(run: RunConfig) -> Path:

@@ -54,9 +54,6 @@ class RunConfig(run_config.RunConfig):
     peak_tflops: float = 0.0
     """Rate of matrix products of one device, in 10^12 operations per second, that `train/mfu` is a
     share of; 0: from the data sheet of a known GPU, else measured for 0.1 s at the start."""
-    auto_precision: bool = False
-    """Choose bf16-mixed where the device has bfloat16 matrix units and 32-true elsewhere; only
-    where trainer.precision is not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

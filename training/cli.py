@@ -23,6 +23,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from data_prep.command import read_yaml
 from data_prep.files import write_atomic
 from training.callbacks.history import RunBegin
 from training.command_line import listed, reject_decided_values, seed_number
@@ -38,7 +39,7 @@ from training.parsing import (
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
 from training.tracking import check_tracking, own_tracking, wandb_logger
-from training.utilisation import use_tensor_cores
+from training.utilisation import automatic_precision, use_tensor_cores
 
 Kind = TypeVar("Kind")
 CLI = TypeVar("CLI", bound="RunCLI")
@@ -220,8 +221,18 @@ class RunCLI(LightningCLI):
         """Take the run's options; a rehearsal is a fit that leaves nothing."""
         config = self.config[self.subcommand]
         self.run = self.run_class(**vars(config.run))
+        if self.run.auto_precision and config.trainer.precision is None:
+            config.trainer.precision = self._recorded_precision() or automatic_precision()
         config.trainer.default_root_dir = str(self.run.folder)
         self.rehearses = self.subcommand == "fit" and bool(config.trainer.fast_dev_run)
+
+    def _recorded_precision(self) -> str | None:
+        """Return the precision of the run that is in the folder; None: none is, or it is unset."""
+        path = self.run.folder / CONFIG_FILE
+        if self.run.overwrite or not path.is_file():
+            return None
+        recorded = read_yaml(path)
+        return recorded["trainer"].get("precision") if "trainer" in recorded else None
 
     @property
     def writes(self) -> bool:

@@ -91,6 +91,9 @@ class RunConfig(RunPlace):
     not_in_group: ClassVar[tuple[str, ...]] = ()
     """Settings in which the runs of one configuration may differ besides the seed."""
 
+    auto_precision: bool = False
+    """Choose bf16-mixed where the device multiplies bfloat16 much faster, and 32-true elsewhere;
+    only where trainer.precision is not given. A run that goes on keeps the one it began with."""
     wandb: Literal["off", "offline", "online"] = "off"
     """Weights & Biases: off (nothing is imported or written), offline (kept in the run's folder;
     `wandb sync` uploads it later) or online."""

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,10 +197,15 @@ def find_batch_size(cli: Any) -> None:
 
 
 class SizeTrials:
-    """Tries micro-batch sizes on one device, with one or two micro-batches to a step."""
+    """Tries micro-batch sizes on one device, with one or two micro-batches to a step.
+
+    None of the texts is cut short on purpose, as some of a run are.
+    """
 
     def __init__(self, cli: Any) -> None:
         self._cli, self._data = cli, cli.datamodule
+        # Joined texts are as many tokens as they are long: a run must fit its fullest step.
+        self._data.packing = replace(self._data.packing, short_prob=0.0)
         self.device = cli.make_trainer(Callback(), 1).strategy.root_device.type
         self.limit = int(cli.search.memory_share * total_memory(self.device))
         """Bytes that a size may need."""

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from pretrain.lightning_cli import PretrainCLI, automatic_precision
+from pretrain.lightning_cli import PretrainCLI
 from pretrain.run_config import RunConfig
 from pretrain.tuning.batch_size import (
     BatchSizeSearch,
@@ -27,6 +27,7 @@ from training.cli import take_over_signals
 from training.interruption import say
 from training.reports.figures import tidy
 from training.run_config import CONFIG_FILE, METRICS_FILE
+from training.utilisation import automatic_precision
 
 FOUND_BY = "# Found by `python -m pretrain tune"
 TRAINER_VALUES: dict[str, Any] = {

@@ -159,11 +159,11 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
     assert [entry["met"] for entry in claims] == [True] * len(claims)
 
 
-@pytest.mark.parametrize(("has_amx", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])
-def test_a_cpu_is_judged_in_bf16_where_it_has_units_for_it(
-    has_amx: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("is_fast", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])
+def test_a_cpu_is_judged_in_bf16_where_it_multiplies_it_fast(
+    is_fast: bool, first: str, met: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining.report, "machine", lambda: {"amx_bf16": has_amx})
+    monkeypatch.setattr(pretraining.report, "cpu_has_fast_bf16", lambda: is_fast)
     options = argparse.Namespace(
         device="cpu",
         precision="bf16",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_runs import result_of
+from finetune_runs import FaultAt, assert_same_story, interrupt, result_of, with_callback
 from safetensors.torch import load_file
 
 from finetune.cli import main
@@ -62,7 +62,9 @@ def pairs_fit(folder: Path, tokenizer_json: Path, name: str, *options: str) -> i
     )
     table = folder / "rows.csv"
     table.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS))
-    data = ["--data.train", str(table), "--data.validation", str(table), "--data.max_len", "16"]
+    data = ["--data.max_len", "16"]
+    for split in ("train", "validation", "test"):
+        data += [f"--data.{split}", str(table)]
     run = ["--run.root", str(folder), "--run.name", name, "--model.tokenizer", str(tokenizer_json)]
     given = ["--model.encoder", str(encoder), "--model.optimizer.lr", "1e-9"]
     return main(["fit", *data, *run, *given, "--trainer.max_epochs", "1", *options])
@@ -71,6 +73,8 @@ def pairs_fit(folder: Path, tokenizer_json: Path, name: str, *options: str) -> i
 def test_pairs_start_from_the_counts_of_the_training_texts(tokenizer_json: Path, tmp_path: Path):
     assert pairs_fit(tmp_path, tokenizer_json, "pairs", "--model.pairs.rows", "5003") == 0
     result = result_of(tmp_path / "pairs")
+    of_splits = [result["evaluation"][split]["loss"] for split in ("validation", "test")]
+    assert of_splits[0] == of_splits[1] < 0.69  # the test is of the classifier as it was written
     assert result["evaluation"]["validation"]["accuracy"] == 1.0
     assert result["encoder"]["name"] == "tiny + pairs"
     weights = load_file(tmp_path / "pairs/classifier/model.safetensors")
@@ -95,3 +99,47 @@ def test_pairs_may_start_from_nothing_and_need_hashed_words(
     capsys.readouterr()
     assert pairs_fit(tmp_path, tokenizer_json, "none", *options, *other) == 2
     assert "has no hashed words (projection) to make pairs of" in capsys.readouterr().err
+
+
+def test_a_stopped_fit_with_pairs_goes_on_to_the_bit(
+    tokenizer_json: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = ["--model.pairs.rows", "503", "--model.optimizer.lr", "1e-2"]
+    options += ["--trainer.max_epochs", "3", "--data.global_batch_size", "4"]
+    assert pairs_fit(tmp_path, tokenizer_json, "whole", *options) == 0
+    with_callback(monkeypatch, FaultAt(interrupt, epoch=1, batch=0))
+    assert pairs_fit(tmp_path, tokenizer_json, "stopped", *options) == 130
+    with_callback(monkeypatch, None)
+    assert pairs_fit(tmp_path, tokenizer_json, "stopped", *options) == 0
+    assert_same_story(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_fit_that_starts_from_a_trained_one_takes_its_pairs_over(
+    tokenizer_json: Path, tmp_path: Path
+):
+    assert pairs_fit(tmp_path, tokenizer_json, "first", "--model.pairs.rows", "503") == 0
+    other = ["--model.encoder", str(tmp_path / "first"), "--model.tokenizer", ""]
+    assert pairs_fit(tmp_path, tokenizer_json, "second", *other) == 0
+    one, two = (
+        load_file(tmp_path / name / "classifier/model.safetensors")["pairs.weight"]
+        for name in ("first", "second")
+    )
+    assert one.abs().max() > 0.1
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+def test_what_pairs_learn_does_not_depend_on_the_encoder_and_what_it_learns_does_on_them(
+    tokenizer_json: Path, tmp_path: Path
+):
+    options = ["--model.optimizer.lr", "1e-2", "--trainer.gradient_clip_val", "0"]
+    options += ["--trainer.max_epochs", "3", "--data.global_batch_size", "4"]
+    found = {}
+    for name, rows, prob in (("one", 503, 0.0), ("two", 503, 0.5), ("three", 7, 0.0)):
+        more = ["--model.pairs.rows", str(rows), "--model.dropout_prob", str(prob)]
+        assert pairs_fit(tmp_path, tokenizer_json, name, *options, *more) == 0
+        found[name] = load_file(tmp_path / name / "classifier/model.safetensors")
+    assert found["one"]["pairs.weight"].abs().max() > 0.3
+    assert torch.equal(found["one"]["pairs.weight"], found["two"]["pairs.weight"])
+    of_encoder = [weights["classifier.weight"] for weights in found.values()]
+    assert not torch.equal(of_encoder[0], of_encoder[1])
+    assert not torch.equal(of_encoder[0], of_encoder[2])

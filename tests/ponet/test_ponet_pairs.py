@@ -89,11 +89,64 @@ def test_capitals_make_no_other_word_of_a_spelling():
     assert not torch.equal(pairs.rows(batch), before)
 
 
-def test_counts_become_half_the_log_odds_of_the_labels():
+def test_rows_start_at_half_the_log_odds_of_the_labels():
     pairs = WordPairs(dataclasses.replace(PROJECTION, pair_rows=2), 2)
     pairs.start_from(torch.tensor([[3.0, 0.0], [1.0, 1.0]]))
     expected = [0.5 * math.log((1 / 3) / (4 / 6)), 0.5 * math.log((2 / 3) / (2 / 6))]
-    assert pairs.weight[:, 0].tolist() == pytest.approx(expected)
+    with pairs.as_one_table():
+        assert pairs.weight[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_one_table_gives_the_logits_of_weights_and_scales_and_leaves_them_as_they_were():
+    pairs, batch = pairs_of(3), make_batch()
+    counts = torch.randint(0, 9, (ROWS, 3), generator=torch.Generator().manual_seed(2))
+    pairs.start_from(counts)
+    torch.nn.init.normal_(pairs.weight)
+    expected, weight, scale = pairs(batch), pairs.weight.clone(), pairs.scale_RC
+    with pairs.as_one_table():
+        assert pairs.scale_RC is None and not torch.equal(pairs.weight, weight)
+        torch.testing.assert_close(pairs(batch), expected)
+        assert list(pairs.state_dict()) == ["weight"]
+    assert torch.equal(pairs.weight, weight) and pairs.scale_RC is scale
+    assert torch.equal(pairs(batch), expected)
+
+
+def test_a_start_from_nothing_gives_no_logits_and_learns_ten_times_as_fast():
+    pairs, batch = pairs_of(2), make_batch()
+    pairs.weight.data.zero_()
+    pairs(batch).sum().backward()
+    gradient = pairs.weight.grad.clone()
+    pairs.weight.grad = None
+    pairs.start_from_zero()
+    pairs(batch).sum().backward()
+    assert pairs(batch).abs().max() == 0
+    torch.testing.assert_close(pairs.weight.grad, 10 * gradient)
+
+
+def test_weights_of_a_joined_table_replace_weights_and_scale():
+    pairs, batch = pairs_of(2), make_batch()
+    pairs.start_from(torch.ones(ROWS, 2).double())
+    started = {name: value.clone() for name, value in pairs.state_dict().items()}
+    assert sorted(started) == ["scale_RC", "weight"]
+    joined = pairs_of(2)
+    pairs.load_state_dict(joined.state_dict())
+    assert pairs.scale_RC is None and torch.equal(pairs(batch), joined(batch))
+    other = pairs_of(2)
+    other.start_from(torch.randint(0, 9, (ROWS, 2)))
+    other.load_state_dict(started)
+    assert torch.equal(other.scale_RC, started["scale_RC"])
+
+
+def test_a_row_that_says_nothing_about_the_labels_stays_where_it_is():
+    pairs, batch = pairs_of(2), make_batch()
+    counts = torch.ones(ROWS, 2)
+    pairs.start_from(counts)
+    pairs(batch).sum().backward()
+    assert pairs.weight.grad.abs().max() == 0
+    counts[: ROWS // 2, 0] = 5
+    pairs.start_from(counts)
+    pairs(batch).sum().backward()
+    assert pairs.weight.grad.abs().max() > 0
 
 
 def test_a_bundle_keeps_the_table_and_eight_bits_have_one_scale(tmp_path):

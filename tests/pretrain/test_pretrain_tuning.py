@@ -212,10 +212,11 @@ def test_the_found_micro_batch_size_keeps_the_global_batch(
 def test_running_out_of_memory_ends_the_search_below_that_size(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = Trainer.fit
+    fit, lengths = Trainer.fit, []
 
     @functools.wraps(fit)  # the options of `fit` are read from its signature
     def limited(self: Trainer, *given: object, datamodule: PretrainDataModule) -> None:
+        lengths.append(datamodule.packing.short_prob)
         if datamodule.micro_batch_size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         fit(self, *given, datamodule=datamodule)  # type: ignore[arg-type]
@@ -225,6 +226,7 @@ def test_running_out_of_memory_ends_the_search_below_that_size(
     options = [*tiny_run, "--choose", "largest", "--trainer.devices", "2", "--output", str(found)]
     assert main(["tune", "batch_size", *options]) == 0
     assert yaml.safe_load(found.read_text()) == {"data": {"micro_batch_size": 2}}
+    assert set(lengths) == {0.0}  # texts as long as they can be, which need the most
     assert "global batch 8 on 2 device(s)" in found.read_text()
 
 

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ponet import BertConfig, PoNetConfig, ProjectionConfig
 from pretrain.cli import main
 from pretrain.module import PretrainModule
 from pretrain.run_config import RunConfig
+from training import utilisation
 from training.utilisation import (
     FETCH,
     FetchClock,
+    automatic_precision,
     corrected_rate,
     known_tflops,
     measured_rate,
@@ -30,6 +33,47 @@ CPU = torch.device("cpu")
 def rows_of(root: Path, key: str) -> list[dict[str, float]]:
     lines = (root / "tiny" / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if key in row]
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "has_avx512", "ratio", "expected"),
+    [
+        (True, True, 0.0, "bf16-mixed"),
+        (False, True, 2.4, "bf16-mixed"),
+        (False, True, 1.1, "32-true"),
+        (False, False, 9.0, "32-true"),
+    ],
+)
+def test_a_cpu_gets_bfloat16_where_its_products_are_much_faster(
+    has_amx: bool,
+    has_avx512: bool,
+    ratio: float,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512)
+    rates = {torch.bfloat16: 1e10 * ratio, torch.float32: 1e10}
+    monkeypatch.setattr(utilisation, "measured_rate", lambda device, dtype: rates[dtype])
+    assert automatic_precision() == expected
+
+
+def test_a_run_keeps_the_precision_it_began_with(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recorded() -> object:
+        return yaml.safe_load((tmp_path / "tiny/run_config.yaml").read_text())["trainer"]
+
+    monkeypatch.setattr("training.cli.automatic_precision", lambda: "bf16-mixed")
+    options = [*tiny_run, "--run.auto_precision", "true"]
+    assert main(["fit", *options, "--trainer.max_steps", "2"]) == 0
+    assert recorded()["precision"] == "bf16-mixed"
+    monkeypatch.setattr("training.cli.automatic_precision", lambda: "32-true")
+    assert main(["fit", *options, "--trainer.max_steps", "3"]) == 0
+    assert recorded()["precision"] == "bf16-mixed" and recorded()["max_steps"] == 3
+    assert main(["fit", *options, "--run.overwrite", "true"]) == 0
+    assert recorded()["precision"] == "32-true"
 
 
 @pytest.mark.parametrize(
