@@ -231,8 +231,8 @@ class RunCLI(LightningCLI):
         path = self.run.folder / CONFIG_FILE
         if self.run.overwrite or not path.is_file():
             return None
-        recorded = read_yaml(path)
-        return recorded["trainer"].get("precision") if "trainer" in recorded else None
+        trainer = (read_yaml(path) or {}).get("trainer") or {}
+        return str(trainer["precision"]) if trainer.get("precision") else None
 
     @property
     def writes(self) -> bool:
