@@ -75,9 +75,9 @@ def peak_rate(device: torch.device, precision: str, *, tflops: float = 0.0) -> P
 def automatic_precision() -> str:
     """Return `bf16-mixed` where the device multiplies bfloat16 much faster, else `32-true`.
 
-    A GPU says so itself. CPUs with AMX do; of those with AVX512-BF16 alone some do (AMD Zen 4: 2 to
-    3 times) and some do not (Intel Xeons whose AMX is hidden from a virtual machine), so that there
-    both products are measured, 0.1 s each.
+    A GPU says so itself. CPUs with AMX do; of others some do (AMD Zen 4: 2 to 3 times) and some do
+    not (Intel Xeons whose AMX is hidden from a virtual machine), so that both products are measured
+    there, 0.1 s each.
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
@@ -86,10 +86,19 @@ def automatic_precision() -> str:
 
 def cpu_has_fast_bf16() -> bool:
     """Return whether this CPU multiplies bfloat16 much faster than float32."""
-    if torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
-        return torch.cpu._is_amx_tile_supported()
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    if not cpu_has_bf16_products():
+        return False
     cpu = torch.device("cpu")
     return measured_rate(cpu, torch.bfloat16) >= FAST_BF16 * measured_rate(cpu, torch.float32)
+
+
+def cpu_has_bf16_products() -> bool:
+    """Return whether oneDNN has bfloat16 products for this CPU, fast or not."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def use_tensor_cores(precision: str) -> None:

@@ -36,7 +36,7 @@ def rows_of(root: Path, key: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("has_amx", "has_avx512", "ratio", "expected"),
+    ("has_amx", "has_products", "ratio", "expected"),
     [
         (True, True, 0.0, "bf16-mixed"),
         (False, True, 2.4, "bf16-mixed"),
@@ -46,14 +46,14 @@ def rows_of(root: Path, key: str) -> list[dict[str, float]]:
 )
 def test_a_cpu_gets_bfloat16_where_its_products_are_much_faster(
     has_amx: bool,
-    has_avx512: bool,
+    has_products: bool,
     ratio: float,
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512)
+    monkeypatch.setattr(utilisation, "cpu_has_bf16_products", lambda: has_products)
     rates = {torch.bfloat16: 1e10 * ratio, torch.float32: 1e10}
     monkeypatch.setattr(utilisation, "measured_rate", lambda device, dtype: rates[dtype])
     assert automatic_precision() == expected
