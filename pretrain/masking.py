@@ -16,6 +16,8 @@ from data_prep.manifest import TokenizerInfo
 from pretrain.objectives import IGNORED_LABEL
 from pretrain.packing import NUM_SPECIAL
 from pretrain.randomness import (
+    LAST,
+    BoolArray,
     IntArray,
     UintArray,
     derive_key,
@@ -24,9 +26,6 @@ from pretrain.randomness import (
     two_uniforms,
 )
 
-BoolArray = npt.NDArray[np.bool_]
-
-_LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 _POSITION_BITS = np.uint64(0xFFFF)
 
 
@@ -134,14 +133,14 @@ class Masker:
         if self.config.whole_word:
             continues_BL = self._is_continuation_V[ids_BL]
             chosen_BL = choose_words(bits_BL, maskable_BL, continues_BL, wanted_B)
-            places_BM = self._lowest(np.where(chosen_BL, self._column_L, _LAST))
+            places_BM = self._lowest(np.where(chosen_BL, self._column_L, LAST))
         else:
             # The places of the `wanted_B` smallest random numbers among the maskable.
             bits_BL = (bits_BL & ~_POSITION_BITS) | self._column_L
-            places_BM = self._lowest(np.where(maskable_BL, bits_BL, _LAST)) & _POSITION_BITS
-            places_BM[np.arange(self.num_slots) >= wanted_B[:, None]] = _LAST
+            places_BM = self._lowest(np.where(maskable_BL, bits_BL, LAST)) & _POSITION_BITS
+            places_BM[np.arange(self.num_slots) >= wanted_B[:, None]] = LAST
             places_BM.sort(axis=1)
-        used_BM = places_BM != _LAST
+        used_BM = places_BM != LAST
         positions_BM = np.where(used_BM, places_BM, 0).astype(np.int64)
         hidden_BM = np.take_along_axis(ids_BL, positions_BM, 1)
         labels_BM = np.where(used_BM, hidden_BM, np.int64(IGNORED_LABEL))
@@ -190,7 +189,7 @@ def choose_words(
     word_BL = np.maximum(np.cumsum(maskable_BL & ~joined_BL, axis=1) - 1, 0)
     flat = (word_BL + np.arange(rows)[:, None] * width)[maskable_BL]
     size_BW = np.bincount(flat, minlength=rows * width).reshape(rows, width)
-    order_BW = np.argsort(np.where(size_BW > 0, bits_BL, _LAST), axis=1)
+    order_BW = np.argsort(np.where(size_BW > 0, bits_BL, LAST), axis=1)
     size_BW = np.take_along_axis(size_BW, order_BW, 1)
     real_BW = size_BW > 0
     sum_BW = np.cumsum(size_BW, axis=1)

@@ -22,6 +22,8 @@ from ponet.tokenizer import load_tokenizer
 from pretrain.objectives import IGNORED_LABEL
 from pretrain.packing import NUM_SPECIAL
 from pretrain.randomness import (
+    LAST,
+    BoolArray,
     IntArray,
     UintArray,
     derive_key,
@@ -30,14 +32,12 @@ from pretrain.randomness import (
     two_uniforms,
 )
 
-BoolArray = npt.NDArray[np.bool_]
 NUM_NAMES = 64
 NUM_ANSWERS = 32
 SENTENCE = ("the code of", None, "is", None, ".")
 """What a fact says; the gaps are for a name and a word."""
 DISTANCES, CHOICES = "needle_distances", "needle_choices"
 """Names in a batch of what is known of its questions; see `Written`."""
-_LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 _SPACE_MARKS = "▁Ġ"
 
 
@@ -136,7 +136,7 @@ class Needles:
         key_B1 = random_bits(self._key, example_ids_B)[:, None]
         num_places = (length - 1) // size
         text_BK = text_BL[:, 1 : 1 + num_places * size].reshape(num_rows, num_places, size).all(-1)
-        order_BK = np.argsort(np.where(text_BK, draw(key_B1, "places", num_places), _LAST), axis=1)
+        order_BK = np.argsort(np.where(text_BK, draw(key_B1, "places", num_places), LAST), axis=1)
         count_B1 = text_BK.sum(1)[:, None]
         asked_B1 = np.clip(count_B1 - num_facts, 0, num_questions)
         used_BQ = np.arange(num_questions) < asked_B1

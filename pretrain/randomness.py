@@ -16,6 +16,10 @@ import numpy.typing as npt
 UintArray = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""The greatest of the numbers: what is not drawn sorts behind all others."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
