@@ -25,9 +25,12 @@ from ponet.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
+from ponet.kept_kernels import keep_few_kernels
 from ponet.tagger import SentenceTagger, Tagger, TaggerOutput
 
 __version__ = "0.1.0"
+
+keep_few_kernels()
 
 __all__ = [
     "BertConfig",
