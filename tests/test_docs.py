@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,10 +110,17 @@ def test_every_measurement_that_a_sentence_names_takes_these_options(page: Path)
         check_measurement(package, shlex.split(arguments))
 
 
-def test_the_page_of_results_names_every_file_beside_it() -> None:
+def test_the_page_of_results_names_every_file_beside_it_with_its_machine_and_load() -> None:
     text = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `(\w+)\.", text, flags=re.MULTILINE))
     assert named == {path.stem for path in (DOCS / "results").iterdir()} - {"README"}
+    row = r"^\| `(\w+)\.[^|]*\|[^|]*\| (Xeon|EPYC|H100)(?:, ([\d.]+))?"
+    for name, machine, load in re.findall(row, text, flags=re.MULTILINE):
+        path = DOCS / "results" / f"{name}.json"
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if found := content.get("machine"):
+            assert machine in content.get("gpu", found["cpu"]), name
+            assert not load or abs(float(load) - found["load_average"][0]) < 0.06, name
 
 
 def without_launcher(words: list[str]) -> list[str]:
