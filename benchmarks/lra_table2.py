@@ -1,7 +1,7 @@
 """The setting of the paper's Table 2: training steps per second and memory on long texts.
 
     python -m benchmarks.lra_table2                     (one CPU thread, 2 texts a step)
-    python -m benchmarks.lra_table2 --device cuda       (32 texts a step, as in the published run)
+    python -m benchmarks.lra_table2 --device cuda       (32 texts a step, as the authors train it)
 
 The Long Range Arena's text classifier: 2 layers of width 64, feed-forward 128, 2 heads, learned
 positions, dropout 0.1, mean over the tokens, two classes, AdamW; PoNet with segments of 2 tokens

@@ -3,7 +3,7 @@
     python -m benchmarks.page             (after benchmarks with --output docs/results)
     python -m benchmarks.page --check     (1 if the page is not what it would write)
 
-No number on the page is typed by hand: every one comes from a JSON file in docs/results. Its text
+No number in its tables is typed by hand: every one comes from a JSON file in docs/results. Its text
 is performance.md.j2, its tables are in tables.md.j2; the measurements show the same when they end.
 """
 

@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -74,12 +76,20 @@ def check_module(package: str, arguments: list[str], block: Block) -> None:
         check_data_prep(arguments, block)
     elif package == "ponet":
         check_ponet_command(*arguments)
-    elif package == "benchmarks.recipes":
-        from benchmarks import recipes, report
-
-        assert report.parse(recipes.__doc__, recipes.OPTIONS, arguments).folder
+    elif package.startswith("benchmarks."):
+        check_measurement(package, arguments)
     else:
         assert package in ("venv", "build"), package
+
+
+def check_measurement(package: str, arguments: list[str]) -> None:
+    """Parse the options of a measurement, where they are a table of the module."""
+    from benchmarks import report
+
+    module = importlib.import_module(package)
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if options := getattr(module, "OPTIONS", None):
+        report.parse(module.__doc__, options, own)
 
 
 def check_data_prep(arguments: list[str], block: Block) -> None:
@@ -91,6 +101,26 @@ def check_data_prep(arguments: list[str], block: Block) -> None:
         assert not rest
     elif Path(options.config).is_file():  # else it is a file of the page, which a test below runs
         assert BuildConfig.from_yaml(options.config, parse_overrides(rest)).output
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "results" / "README.md"], ids=name_of)
+def test_every_measurement_that_a_sentence_names_takes_these_options(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for package, arguments in re.findall(r"`(?:python )?-m (benchmarks\.\w+)([^`]*)`", text):
+        check_measurement(package, shlex.split(arguments))
+
+
+def test_the_page_of_results_names_every_file_beside_it_with_its_machine_and_load() -> None:
+    text = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+)\.", text, flags=re.MULTILINE))
+    assert named == {path.stem for path in (DOCS / "results").iterdir()} - {"README"}
+    row = r"^\| `(\w+)\.[^|]*\|[^|]*\| (Xeon|EPYC|H100)(?:, ([\d.]+))?"
+    for name, machine, load in re.findall(row, text, flags=re.MULTILINE):
+        path = DOCS / "results" / f"{name}.json"
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if found := content.get("machine"):
+            assert machine in content.get("gpu", found["cpu"]), name
+            assert not load or abs(float(load) - found["load_average"][0]) < 0.06, name
 
 
 def without_launcher(words: list[str]) -> list[str]:

@@ -143,8 +143,10 @@ def _scores(features: Tensor, weight: Tensor) -> Tensor:
 
 def _similar_pairs(train: LraSplit, splits: Mapping[str, LraSplit]) -> dict[str, Labels]:
     """Answer yes above a cosine of two texts' words, weighted by rarity, chosen on train."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from finetune.baselines.models import extra
 
+    with extra("scikit-learn"):
+        from sklearn.feature_extraction.text import TfidfVectorizer
     texts = {name: _words(split) for name, split in {**splits, "train": train}.items()}
     counter = TfidfVectorizer(sublinear_tf=True).fit(texts["train"][0] + texts["train"][1])
     cosines = {

@@ -15,6 +15,7 @@ from benchmarks import (
     lra_table2,
     page,
     pretraining,
+    report,
     rivals,
     runs,
     triton_kernels,
@@ -259,3 +260,15 @@ def test_a_result_with_a_plot_shows_it(tmp_path: Path) -> None:
 def test_the_page_in_docs_is_what_the_results_say(repository) -> None:
     results = page.read_results(repository / "docs" / "results")
     assert (repository / "docs" / "performance.md").read_text() == page.page(results)
+
+
+def test_the_tables_in_docs_are_what_their_measurements_say(repository) -> None:
+    found = 0
+    for path in sorted((repository / "docs" / "results").glob("*.md")):
+        results = path.with_suffix(".json")
+        content = json.loads(results.read_text()) if results.is_file() else {}
+        if "machine" in content:
+            kind = "recipes" if path.stem.startswith("recipes_") else path.stem
+            assert report.tables(kind, content) in path.read_text(), path.stem
+            found += 1
+    assert found >= 6

@@ -1,5 +1,6 @@
 """Studies of Long Range Arena: their trials, the baselines beside them, and the table."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,9 @@ def test_pairs_that_share_words_are_found():
     split = LraSplit(first[0], np.array([1] * 4 + [0] * 4, np.uint8), first[1], *second)
     answers = BASELINES["retrieval"]["tfidf"].answer(split, {"test": split})["test"]
     assert answers.tolist() == split.labels.tolist()
+
+
+def test_a_baseline_without_its_package_says_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    with pytest.raises(ValueError, match=r"scikit-learn, .*\[baselines\]"):
+        BASELINES["retrieval"]["tfidf"].answer(None, {})

@@ -26,7 +26,7 @@ def test_a_baseline_is_one_run_below_the_encoders_without_an_interval(tmp_path: 
     text = report_of(tmp_path).text("md")
     assert "validation, n = 3 |" in text  # the baseline's one run does not count
     assert text.index("| ponet | 25.0 ±") < text.index("| TF-IDF + linear | 13.0 ○ |")
-    assert "○ a linear model: nothing in it is random, so one run says all" in text
+    assert "○ without an encoder: nothing in it is random, so one run says all" in text
     assert "| CoLA | TF-IDF + linear | words | 46,012 | 46,013 | 4.2 |" in text
     assert "| none | nothing was searched |" in text
     for wrong in ("unequal numbers of seeds", "n = 1:", "(n = 1)", "different numbers of settings"):
@@ -76,7 +76,7 @@ def test_baselines_alone_make_a_report(tmp_path: Path) -> None:
     write_files(report, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "| TF-IDF + linear | 13.0 ○ |" in text and "n = 1:" not in text
-    assert "Linear models (○) have fixed settings: nothing was chosen on any split" in text
+    assert "Baselines (○) have fixed settings: nothing was chosen on any split" in text
     for wrong in ("0 epochs", "flatter", "chose the epoch"):
         assert wrong not in text
     (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines())

@@ -38,7 +38,7 @@ _SIGNS = {
     "at or below": ("▼", "not above the best constant answer"),
     "above, not separable": ("▽", "above it, but its interval reaches down to it"),
     "diverged": ("†", "some seeds diverged and count as they are, see below"),
-    "baseline": ("○", "a linear model: nothing in it is random, so one run says all"),
+    "baseline": ("○", "without an encoder: nothing in it is random, so one run says all"),
 }
 _OPTIONAL = ("parts", "min to max", "diverged")
 """Columns that are left out where they are empty."""
