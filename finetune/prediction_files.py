@@ -24,7 +24,8 @@ def prediction_writer(
     """Return what writes one prediction and the columns that are carried over.
 
     The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
-    is said of words as JSON.
+    is said of words as JSON. There a carried column that is called like one of these is `input` and
+    its name, as no two columns of a table may be called the same.
     """
     if ending == ".jsonl":
 
@@ -40,7 +41,9 @@ def prediction_writer(
     words = ["windows", *no_tags(info)] if info.labels_sentences else [*no_tags(info)]
     if info.is_multilabel:
         answers, words = [], ["labels"]
-    table.writerow(["line", *kept, *answers, *names, *words, "error"])
+    own = ["line", *answers, *names, *words, "error"]
+    own[1:1] = [f"input {name}" if name in own else name for name in kept]
+    table.writerow(own)
 
     def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
         values = [prediction[name] for name in answers]

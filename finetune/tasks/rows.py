@@ -137,7 +137,7 @@ def _as_name(columns: Columns, label: Any, place: str) -> str:
     if not isinstance(label, str | int) or not str(label).strip():
         raise ValueError(
             f"{place}: label {columns.label!r} is {_shown(label)}; a non-empty text or a whole "
-            "number is needed"
+            "number is needed (rows without labels are for `predict`)"
         )
     return encodable(str(label).strip(), columns.label, place)
 

@@ -15,6 +15,7 @@ from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.spec import Row
+from finetune.tasks.tables import read_table
 from ponet import FNetConfig, SequenceClassifier
 from ponet.tokenizer import ids_digest
 
@@ -184,6 +185,16 @@ def test_tables_are_written_with_the_columns_that_are_kept(
     assert first[:3] == ["2", "x7", "good,\nfilm"] and first[3] in ("no", "yes")
     assert float(first[4]) + float(first[5]) == pytest.approx(1.0) and first[6] == ""
     assert second[:6] == ["4", "x8", " ", "", "", ""] and "is empty" in second[6]
+
+
+def test_no_two_columns_of_a_table_are_called_the_same(model: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "new.csv", tmp_path / "labels.csv"
+    path.write_text("line,text,label\nL7,good film,no\n")
+    arguments = ["--model", str(model), "--input", str(path), "--output", str(output)]
+    assert main(["predict", *arguments, "--keep", "line,label"]) == 0
+    ((line, row),) = read_table(output, is_own=True)
+    assert (row["line"], row["input line"], row["input label"]) == ("2", "L7", "no")
+    assert row["label"] in ("no", "yes") and line == 2
 
 
 def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
