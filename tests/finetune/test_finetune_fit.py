@@ -14,6 +14,7 @@ from finetune.artifact import load_classifier
 from finetune.callbacks import BestClassifier
 from finetune.cli import main
 from finetune.module import FinetuneModule
+from finetune.outcome import fit_lines
 from training.result import read_result
 
 
@@ -339,6 +340,11 @@ def test_early_stopping_ends_the_fit_and_its_result_stands(bundle: Path, tmp_pat
     assert run_fit(bundle, tmp_path, "x", *stop, "--trainer.max_epochs", "6") == 0
     result = result_of(tmp_path / "x")
     assert result["total_steps"] == 20 and result["best_epoch"] in (1, 2)
+    last = {"best_epoch": 2, "best_step": 20, "evaluation": {"validation": {"score": 0.5}}}
+    for epochs, is_told in ((6, False), (2, True)):  # more epochs than were allowed help nobody
+        settings = {**result["settings"], "epochs": epochs}
+        said = "\n".join(fit_lines({**result, **last, "settings": settings}, tmp_path))
+        assert ("the last epoch is the best one" in said) == is_told
 
 
 def test_a_fit_goes_on_from_a_fine_tuned_run_with_its_head_where_the_labels_are_equal(

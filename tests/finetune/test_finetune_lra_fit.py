@@ -9,6 +9,7 @@ from lra_runs import LISTOPS, run_fit, small_tasks, write_encoder
 from safetensors.torch import load_file
 
 from finetune.lra import lightning_cli
+from finetune.outcome import fit_lines
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,9 @@ def test_a_fit_leaves_a_result_that_says_mode_and_data(tmp_path):
     assert found["evaluation"]["test"]["num_rows"] == LISTOPS.sizes["test"]
     assert found["total_steps"] == LISTOPS.steps
     assert found["encoder"]["name"] == "ponet"
+    whole_passes = {**found, "settings": {**found["settings"], "epochs": 1.0}, "best_step": 6}
+    said = "\n".join(fit_lines(whole_passes, tmp_path))
+    assert ", step 6" in said and "of 1.0" not in said and "--trainer.max_steps" in said
 
 
 def test_published_mode_scores_whole_batches_alone(tmp_path):

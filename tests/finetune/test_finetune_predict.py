@@ -220,13 +220,14 @@ def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
 def test_progress_is_told_while_it_takes_long(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_rows(tmp_path / "new.jsonl", texts(3))
+    path = write_rows(tmp_path / "new.jsonl", texts(5))
     predict(model, path)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
-    predict(model, path)
+    monkeypatch.setattr("finetune.predict.BATCHES_AT_ONCE", 2)
+    predict(model, path, "--batch_size", "1")  # two at once: the rate is that of whole chunks
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" rows")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert [line.split(" rows")[0] for line in lines] == ["2 of 5", "4 of 5"]
 
 
 def test_texts_are_labelled_in_python(model: Path) -> None:
