@@ -31,6 +31,7 @@ from finetune.run_config import (
     RESUME_FOLDER,
     RunConfig,
     State,
+    check_cut,
     check_trainer,
     earlier_run,
 )
@@ -173,6 +174,7 @@ class FinetuneCLI(RunCLI):
         super().before_instantiate_classes()
         if self.subcommand != "fit":
             config = self.config[self.subcommand]
+            check_cut(self.run.folder, config.data)
             config.model.encoder = config.data.encoder = str(self.run.evaluated)
             config.model.tokenizer = config.data.tokenizer = ""
             config.verbose = False

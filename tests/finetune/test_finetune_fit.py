@@ -85,8 +85,13 @@ def test_a_carved_validation_split_is_scored_again_with_the_same_rows(
     found = result_of(tmp_path / "c")["evaluation"]["validation"]
     assert found["num_rows"] == 32
     capsys.readouterr()
-    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "c"]) == 0
+    again = ["validate", "--run.root", str(tmp_path), "--run.name", "c"]
+    assert main(again) == 0
     assert f" {found['accuracy']:.4f} " in capsys.readouterr().out
+    message = fails(capsys, [*again, "--data.validation_fraction", "0.5"])
+    assert "was trained with 0.2: rows that it was trained on would be scored" in message
+    message = fails(capsys, ["test", *again[1:], "--data.repeat", "1"])
+    assert "data.repeat is 1, but" in message and "was trained with 0" in message
 
 
 def test_predictions_of_a_regression_are_on_the_scale_of_its_scores(
