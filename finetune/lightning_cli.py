@@ -32,6 +32,7 @@ from finetune.run_config import (
     RunConfig,
     State,
     check_cut,
+    check_is_fit,
     check_trainer,
     earlier_run,
 )
@@ -326,6 +327,7 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
         raise ValueError(
             f"{path}: no such file; give a finished run with --run.name and --run.root"
         )
+    check_is_fit(path.parent)
     return [command, "--config", str(path), *options]
 
 

@@ -91,6 +91,18 @@ def check_kind(folder: Path) -> None:
             )
 
 
+def check_is_fit(folder: Path) -> None:
+    """Refuse to score what is no fit on a task, by its configuration."""
+    stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    data = stored.get("data") or {}
+    if "model" not in stored or "task" not in data or "mode" in data:
+        raise ValueError(
+            f"{folder} is no run of `finetune fit`, which alone are scored here; result.json of a "
+            "baseline and of `lra fit` has all scores, and pretraining runs have `pretrain "
+            "validate`"
+        )
+
+
 def check_cut(folder: Path, data: Any) -> None:
     """Refuse to score a run on rows that another cut of its own rows takes out: it has learnt them.
 

@@ -8,6 +8,7 @@ from finetune_runs import json_lines, result_of
 from lra_runs import LISTOPS, run_fit, small_tasks, write_encoder
 from safetensors.torch import load_file
 
+from finetune.cli import main
 from finetune.lra import lightning_cli
 from finetune.outcome import fit_lines
 
@@ -78,6 +79,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     capsys.readouterr()
     assert run_fit(tmp_path, "a") == 0
     assert "nothing was trained" in capsys.readouterr().err
+    assert main(["test", "--run.root", str(tmp_path / "runs"), "--run.name", "a"]) == 2
+    assert "runs/a is no run of `finetune fit`" in capsys.readouterr().err
 
 
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):

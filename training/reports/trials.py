@@ -231,11 +231,11 @@ def _check_alike(runs: Iterable[Trial]) -> None:
 def _may_be_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Return whether two splits have as many rows of every label that both know, and one mean."""
     both = [facts.get("labels") or {} for facts in (first, second)]
-    means = [facts.get("target_mean") for facts in (first, second)]
+    one, other = (facts.get("target_mean") for facts in (first, second))
     known = both[0].keys() & both[1].keys()
     if all(both) and (not known or any(both[0][label] != both[1][label] for label in known)):
         return False
-    return None in means or math.isclose(*means, rel_tol=1e-6)
+    return one is None or other is None or math.isclose(one, other, rel_tol=1e-6)
 
 
 _ALWAYS = ("lr", "batch_size")
