@@ -134,6 +134,12 @@ def test_diverged_seeds_count_with_the_majority_score_and_are_flagged(tmp_path: 
     assert "1 without any as the majority answer" in text
 
 
+def test_a_setting_that_diverged_does_not_win_by_the_majority_score(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.4}, lr=1.0, diverged=True)
+    write_seeds(tmp_path, {1: 0.4}, lr=2.0)
+    assert setting_of(entry_of(report_of(tmp_path)))["lr"] == 2.0
+
+
 def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.56, 2: 0.56}, task="wnli", majority=0.56, num_rows=71)
     report = report_of(tmp_path)
