@@ -125,7 +125,7 @@ def page_text(told: Explanation, texts: Sequence[str]) -> dict[str, Any]:
     if "error" in told:
         return {"title": title + "no answer", "note": told["error"], "texts": [], "table": []}
     if "score" in told:
-        title += f"{told['score']:.4g}"
+        title += f"{told['score']:.6g}"
     else:
         title += f"{told['label']} ({told['probability']:.1%})"
     greatest = max((abs(word["given"]) for word in told["words"]), default=0.0) or 1.0

@@ -31,6 +31,8 @@ from finetune.run_config import (
     RESUME_FOLDER,
     RunConfig,
     State,
+    check_cut,
+    check_is_fit,
     check_trainer,
     earlier_run,
 )
@@ -173,6 +175,7 @@ class FinetuneCLI(RunCLI):
         super().before_instantiate_classes()
         if self.subcommand != "fit":
             config = self.config[self.subcommand]
+            check_cut(self.run.folder, config.data)
             config.model.encoder = config.data.encoder = str(self.run.evaluated)
             config.model.tokenizer = config.data.tokenizer = ""
             config.verbose = False
@@ -324,6 +327,7 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
         raise ValueError(
             f"{path}: no such file; give a finished run with --run.name and --run.root"
         )
+    check_is_fit(path.parent)
     return [command, "--config", str(path), *options]
 
 

@@ -130,7 +130,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     if data["best_constant"]:
         constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
     epochs, last = settings["epochs"], result["total_steps"]
-    by_epochs = epochs > 0 and float(epochs).is_integer()
+    by_epochs = isinstance(epochs, int) and epochs > 0  # a fit by steps has a share, or -1
     of_all = f" of {epochs}" if by_epochs else f", step {result['best_step']}"
     found = {f"epoch {result['best_epoch']}{of_all}": result["evaluation"], **constants}
     lines = [""]
@@ -142,7 +142,8 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
         "flatters a little"
     )
     score = next((values["score"] for values in result["evaluation"].values()), math.inf)
-    if 0 < result["best_step"] == last and not result["diverged"] and score < 1:
+    is_cut = by_epochs and result["best_epoch"] < epochs  # by early stopping, say
+    if 0 < result["best_step"] == last and not (result["diverged"] or is_cut) and score < 1:
         lines.append(
             f"the last epoch is the best one: more of them (--trainer.max_"
             f"{'epochs' if by_epochs else 'steps'}), or a greater --model.optimizer.lr, may score "

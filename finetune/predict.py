@@ -207,8 +207,8 @@ def _write(
         notes["of them were longer, and read in several windows"] += (
             prediction.get("windows", 1) > 1
         )
-        now = time.monotonic()
-        if now - said >= _QUIET_S:
+        now, is_computed = time.monotonic(), number % (config.batch_size * BATCHES_AT_ONCE) == 0
+        if now - said >= _QUIET_S and is_computed:  # else rows would count that are yet to write
             said, rate = now, number / (now - started)
             print(f"{number:,} of {num_rows:,} rows, {rate:,.1f} rows/s", file=sys.stderr)
     return bad

@@ -23,8 +23,9 @@ def prediction_writer(
 ) -> Callable[[Prediction, Mapping[str, Any]], None]:
     """Return what writes one prediction and the columns that are carried over.
 
-    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, and what
-    is said of words as JSON.
+    The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, where
+    what is said of words is JSON, and so are carried lists and objects. There a carried column that
+    is called like one of these is `input` and its name: no two columns may be called the same.
     """
     if ending == ".jsonl":
 
@@ -40,17 +41,23 @@ def prediction_writer(
     words = ["windows", *no_tags(info)] if info.labels_sentences else [*no_tags(info)]
     if info.is_multilabel:
         answers, words = [], ["labels"]
-    table.writerow(["line", *kept, *answers, *names, *words, "error"])
+    own = ["line", *answers, *names, *words, "error"]
+    own[1:1] = [f"input {name}" if name in own else name for name in kept]
+    table.writerow(own)
 
     def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
         values = [prediction[name] for name in answers]
         values += map((prediction.get("probabilities") or {}).get, info.labels)
-        for said in map(prediction.get, words):
-            values.append(None if said is None else json.dumps(said, ensure_ascii=False))
+        values += [None if said is None else _as_json(said) for said in map(prediction.get, words)]
         cells = [carried[name] for name in kept]
+        cells = [_as_json(cell) if isinstance(cell, dict | list) else cell for cell in cells]
         table.writerow([prediction["line"], *cells, *values, prediction.get("error")])
 
     return write_row
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def label_name(info: "ClassifierInfo") -> str:

@@ -91,6 +91,38 @@ def check_kind(folder: Path) -> None:
             )
 
 
+def check_is_fit(folder: Path) -> None:
+    """Refuse to score what is no fit on a task, by its configuration."""
+    stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    data = stored.get("data") or {}
+    if "model" not in stored or "task" not in data or "mode" in data:
+        raise ValueError(
+            f"{folder} is no run of `finetune fit`, which alone are scored here; result.json of a "
+            "baseline and of `lra fit` has all scores, and pretraining runs have `pretrain "
+            "validate`"
+        )
+
+
+def check_cut(folder: Path, data: Any) -> None:
+    """Refuse to score a run on rows that another cut of its own rows takes out: it has learnt them.
+
+    Args:
+        folder: Of the run.
+        data: The `data.*` options of the evaluation, by attribute.
+    """
+    stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
+    names = ["fold", "repeat"]
+    if data.validation_fraction and data.train == stored.get("train"):
+        names.append("validation_fraction")
+    for name in names:
+        given, known = getattr(data, name), stored.get(name, 0)
+        if given != known:
+            raise ValueError(
+                f"data.{name} is {given}, but {folder} was trained with {known}: rows that it was "
+                "trained on would be scored; leave it out"
+            )
+
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 

@@ -153,7 +153,10 @@ def _check_dtypes(state: Mapping[str, Tensor], where: object) -> None:
 
 
 def _check_heads(where: object, parts: set[str], starts: Mapping[str, str]) -> None:
-    advice = "--add-missing-heads gives it fresh values, for fine-tuning or embeddings"
+    advice = (
+        "`python -m ponet import` with --add-missing-heads gives it fresh values, for fine-tuning "
+        "or embeddings"
+    )
     if "mlm_head" not in parts:
         missing = f"no masked-LM head (missing {starts['mlm_head']}*)"
         raise ValueError(f"{where} has {missing}; {advice}")

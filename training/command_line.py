@@ -152,10 +152,9 @@ def with_near_name(message: str, parser: Any) -> str:
     group = found["group"] if found["group"] in {name.split(".")[0] for name in names} else ""
     if group and not found["option"]:
         given = f"{group}.{given}"
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.75)
-    if not near:  # the right name in another group
-        last = given.rpartition(".")[2]
-        near = [name for name in names if name.rpartition(".")[2] == last][:1]
+    last = given.rpartition(".")[2]
+    same = [name for name in names if name.rpartition(".")[2] == last]  # in another group
+    near = difflib.get_close_matches(given, same or names, n=1, cutoff=0.0 if same else 0.75)
     dashes = "--" if found["option"] else ""
     return f"{message}; did you mean {dashes}{near[0]}?" if near else message
 

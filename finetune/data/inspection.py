@@ -358,7 +358,7 @@ def _split_text(split: Mapping[str, Any]) -> str:
     else:
         shown = Counter(labels).most_common(_MOST_LABELS)
         whole = split.get("num_sentences") or num_rows
-        parts = [f"{label} {count / whole:.1%}" for label, count in shown] or ["no labels"]
+        parts = [f"{label} {count / whole:.1%}" for label, count in shown] or ["unlabelled texts"]
         num_more = len(labels) - len(shown)
         found = ", ".join([*parts, *[f"{num_more} labels more"] * bool(num_more)])
         found = f"{whole:,} sentences: {found}" if "num_sentences" in split else found

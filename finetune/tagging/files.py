@@ -197,8 +197,13 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"{place}: needs a key words with a list of strings")
         tags, label = values.get("tags"), values.get("label")
-        if tags is not None and not isinstance(tags, list):
-            raise ValueError(f"{place}: tags is {tags!r}; a list of strings is needed")
+        if tags is not None and not (isinstance(tags, list) and {*map(type, tags)} <= {str}):
+            raise ValueError(
+                f"{place}: tags is {tags!r}; a list of names is needed, such as O and B-city"
+            )
+        label = str(label).lower() if isinstance(label, int) else label  # true, false too
+        if label is not None and not isinstance(label, str):
+            raise ValueError(f"{place}: label is {label!r}; a name or a whole number is needed")
         yield tagged(place, line, str(values.get("id", number)), words, tags, label)
 
 

@@ -135,9 +135,12 @@ def _as_name(columns: Columns, label: Any, place: str) -> str:
     elif isinstance(label, float) and label.is_integer():
         label = int(label)
     if not isinstance(label, str | int) or not str(label).strip():
+        advice = "rows without labels are for `predict`"
+        if isinstance(label, list):
+            advice = "several labels a text: --data.kind multilabel"
         raise ValueError(
             f"{place}: label {columns.label!r} is {_shown(label)}; a non-empty text or a whole "
-            "number is needed"
+            f"number is needed ({advice})"
         )
     return encodable(str(label).strip(), columns.label, place)
 

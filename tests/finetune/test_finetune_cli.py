@@ -115,6 +115,16 @@ def test_a_run_that_does_not_exist_cannot_be_scored(
     assert with_run_config(["test", "--help"]) == ["test", "--help"]
 
 
+@pytest.mark.parametrize("config", ["data: {task: own}", "model: {}\ndata: {folder: shards}"])
+def test_a_baseline_and_a_pretraining_run_are_not_scored_as_fits(
+    config: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/run_config.yaml").write_text(config)
+    with pytest.raises(ValueError, match="x is no run of `finetune fit`"):
+        with_run_config(["validate", "--run.root", str(tmp_path), "--run.name", "x"])
+
+
 @pytest.mark.parametrize(
     ("option", "decisive"),
     [

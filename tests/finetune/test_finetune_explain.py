@@ -14,6 +14,7 @@ from finetune.cli import main
 from finetune.data.encoding import TextEncoder
 from finetune.data.hashed import WordEncoder
 from finetune.deciding import Decider, without, words_of
+from finetune.explain import page_text
 from finetune.predict import Predictor
 from finetune.tasks.spec import Row
 from ponet import FNetConfig, PoNetConfig, ProjectionConfig, SequenceClassifier
@@ -135,6 +136,11 @@ def test_scores_and_pairs_are_explained(tokenizer_json: Path, tmp_path: Path) ->
     assert [(w["text"], w["word"]) for w in said["words"]] == [
         (0, "good"), (0, "film"), (1, "bad"), (1, "film"), (1, "it"),
     ]  # fmt: skip
+
+
+def test_a_great_score_is_shown_in_digits() -> None:
+    told = {"line": 2, "score": 181083.36, "words": [], "words_cut": 0}
+    assert page_text(told, ())["title"] == "Line 2: 181083"
 
 
 def test_rows_that_cannot_be_explained_stand_with_the_reason(

@@ -14,6 +14,7 @@ from finetune.artifact import load_classifier
 from finetune.callbacks import BestClassifier
 from finetune.cli import main
 from finetune.module import FinetuneModule
+from finetune.outcome import fit_lines
 from training.result import read_result
 
 
@@ -84,8 +85,13 @@ def test_a_carved_validation_split_is_scored_again_with_the_same_rows(
     found = result_of(tmp_path / "c")["evaluation"]["validation"]
     assert found["num_rows"] == 32
     capsys.readouterr()
-    assert main(["validate", "--run.root", str(tmp_path), "--run.name", "c"]) == 0
+    again = ["validate", "--run.root", str(tmp_path), "--run.name", "c"]
+    assert main(again) == 0
     assert f" {found['accuracy']:.4f} " in capsys.readouterr().out
+    message = fails(capsys, [*again, "--data.validation_fraction", "0.5"])
+    assert "was trained with 0.2: rows that it was trained on would be scored" in message
+    message = fails(capsys, ["test", *again[1:], "--data.repeat", "1"])
+    assert "data.repeat is 1, but" in message and "was trained with 0" in message
 
 
 def test_predictions_of_a_regression_are_on_the_scale_of_its_scores(
@@ -339,6 +345,11 @@ def test_early_stopping_ends_the_fit_and_its_result_stands(bundle: Path, tmp_pat
     assert run_fit(bundle, tmp_path, "x", *stop, "--trainer.max_epochs", "6") == 0
     result = result_of(tmp_path / "x")
     assert result["total_steps"] == 20 and result["best_epoch"] in (1, 2)
+    last = {"best_epoch": 2, "best_step": 20, "evaluation": {"validation": {"score": 0.5}}}
+    for epochs, is_told in ((6, False), (2, True)):  # more epochs than were allowed help nobody
+        settings = {**result["settings"], "epochs": epochs}
+        said = "\n".join(fit_lines({**result, **last, "settings": settings}, tmp_path))
+        assert ("the last epoch is the best one" in said) == is_told
 
 
 def test_a_fit_goes_on_from_a_fine_tuned_run_with_its_head_where_the_labels_are_equal(

@@ -8,7 +8,9 @@ from finetune_runs import json_lines, result_of
 from lra_runs import LISTOPS, run_fit, small_tasks, write_encoder
 from safetensors.torch import load_file
 
+from finetune.cli import main
 from finetune.lra import lightning_cli
+from finetune.outcome import fit_lines
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,9 @@ def test_a_fit_leaves_a_result_that_says_mode_and_data(tmp_path):
     assert found["evaluation"]["test"]["num_rows"] == LISTOPS.sizes["test"]
     assert found["total_steps"] == LISTOPS.steps
     assert found["encoder"]["name"] == "ponet"
+    whole_passes = {**found, "settings": {**found["settings"], "epochs": 1.0}, "best_step": 6}
+    said = "\n".join(fit_lines(whole_passes, tmp_path))
+    assert ", step 6" in said and "of 1.0" not in said and "--trainer.max_steps" in said
 
 
 def test_published_mode_scores_whole_batches_alone(tmp_path):
@@ -74,6 +79,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     capsys.readouterr()
     assert run_fit(tmp_path, "a") == 0
     assert "nothing was trained" in capsys.readouterr().err
+    assert main(["test", "--run.root", str(tmp_path / "runs"), "--run.name", "a"]) == 2
+    assert "runs/a is no run of `finetune fit`" in capsys.readouterr().err
 
 
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):

@@ -15,6 +15,7 @@ from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.spec import Row
+from finetune.tasks.tables import read_table
 from ponet import FNetConfig, SequenceClassifier
 from ponet.tokenizer import ids_digest
 
@@ -186,6 +187,16 @@ def test_tables_are_written_with_the_columns_that_are_kept(
     assert second[:6] == ["4", "x8", " ", "", "", ""] and "is empty" in second[6]
 
 
+def test_no_two_columns_of_a_table_are_called_the_same(model: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "new.jsonl", tmp_path / "labels.csv"
+    path.write_text('{"line": "L7", "text": "good film", "label": ["no", "über"]}\n')
+    arguments = ["--model", str(model), "--input", str(path), "--output", str(output)]
+    assert main(["predict", *arguments, "--keep", "line,label"]) == 0
+    ((_, row),) = read_table(output, is_own=True)
+    assert (row["line"], row["input line"], row["input label"]) == ("1", "L7", '["no", "über"]')
+    assert row["label"] in ("no", "yes")
+
+
 def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
     tokenizer_json: Path, tmp_path: Path
 ) -> None:
@@ -209,13 +220,14 @@ def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
 def test_progress_is_told_while_it_takes_long(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_rows(tmp_path / "new.jsonl", texts(3))
+    path = write_rows(tmp_path / "new.jsonl", texts(5))
     predict(model, path)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
-    predict(model, path)
+    monkeypatch.setattr("finetune.predict.BATCHES_AT_ONCE", 2)
+    predict(model, path, "--batch_size", "1")  # two at once: the rate is that of whole chunks
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" rows")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert [line.split(" rows")[0] for line in lines] == ["2 of 5", "4 of 5"]
 
 
 def test_texts_are_labelled_in_python(model: Path) -> None:

@@ -119,9 +119,17 @@ def test_a_folder_of_lines_is_read(tmp_path):
         read_tagged(tmp_path, Counter())
 
 
+def test_a_whole_number_is_a_label_of_a_text_too(tmp_path):
+    lines = [json.dumps({"words": ["a"], "tags": ["O"], "label": label}) for label in (3, "b")]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    assert [text.label for text in read_tagged(tmp_path / "own.jsonl", Counter())] == ["3", "b"]
+
+
 BROKEN = {
     "tags.jsonl": ('{"words": ["a", "b"], "tags": ["O"]}', "line 1: 2 words but 1 tags"),
     "scheme.jsonl": ('{"words": ["a"], "tags": ["X"]}', "line 1: tag 'X'"),
+    "numbers.jsonl": ('{"words": ["a"], "tags": [0]}', r"line 1: tags is \[0\]; a list of names"),
+    "labels.jsonl": ('{"words": ["a"], "label": 0.5}', "line 1: label is 0.5; a name or a whole"),
     "no_words.jsonl": ('{"text": "a b"}', "line 1: needs a key words"),
     "slot.txt": ("\t".join([*MTOP_ROW[:2], "99:100:SL:X", *MTOP_ROW[3:]]), "covers no word"),
     "columns.tsv": ("id\tutterance\tslot_labels\tintent\n1\ta\tO", "line 2: 3 columns"),

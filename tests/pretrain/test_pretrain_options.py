@@ -66,6 +66,7 @@ def test_none_is_null_for_the_trainer_as_wandbs_agent_writes_it() -> None:
     [
         (["--trainer.max_stepz", "5"], "--trainer.max_steps"),
         (["--max_steps", "5"], "--trainer.max_steps"),
+        (["--model.lr", "5"], "--model.optimizer.lr"),
         (["--trainer.max_stepz=5"], "--trainer.max_steps"),
         (["--model.encoder.hiden_size", "5"], "hidden_size"),
         (["trainer: {max_stepz: 3}"], "trainer.max_steps"),

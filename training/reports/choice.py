@@ -178,11 +178,15 @@ def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
 
     Args:
         settings: The trials of each. Only those with the most seeds can be chosen: the best of few
-            seeds would win by luck. Equal means: the first one.
+            seeds would win by luck. Equal means: the one that diverged least, then the first.
     """
     most = max(map(len, settings))
     complete = [found for found in settings if len(found) == most]
-    best = max(complete, key=lambda found: fmean(run.score("validation") for run in found))
+
+    def worth(found: Sequence[Trial]) -> tuple[float, int]:
+        return fmean(run.score("validation") for run in found), -_num_diverged(found)
+
+    best = max(complete, key=worth)
     return sorted(best, key=lambda run: run.repetition)
 
 

@@ -208,7 +208,7 @@ class GridReport:
             "comparisons": compare(self.entries),
             "averages": self.averages,
             "num_trials": len(self.found.runs),
-            "num_duplicates": self.found.num_duplicates,
+            "num_duplicates": len(self.found.duplicates),
             "failed": list(self.found.failed),
             "unfinished": list(self.found.unfinished),
         }

@@ -78,7 +78,9 @@ def _row(
     machines = _distinct(run.result["device"] for run in runs)
     notes = [
         f"{sizes} parameters, {machines}",
-        f"{epochs} epochs; n = {len(runs)}, seed" + "s" * (len(runs) > 1) + f" {seeds}",
+        f"{epochs} epoch{'s' * (epochs != '1')}; n = {len(runs)}, seed"
+        + "s" * (len(runs) > 1)
+        + f" {seeds}",
     ]
     if runs[0].is_baseline:
         notes[1] = "one run, without a seed"

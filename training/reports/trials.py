@@ -117,12 +117,13 @@ class Trial:
 class FoundTrials:
     """Everything below some folders: the finished trials, each once, and what is not among them.
 
-    Duplicates stand in an earlier folder too; failed and unfinished trials are named below their
-    grid's folder; `changed` says which files are not any more what these trials have read.
+    `duplicates` has, for each trial that is left out, the one before it that has the same task,
+    encoder, settings and seed; failed and unfinished trials are named below their grid's folder;
+    `changed` says which files are not any more what these trials have read.
     """
 
     runs: Sequence[Trial]
-    num_duplicates: int
+    duplicates: Mapping[Path, Path]
     failed: Sequence[str]
     unfinished: Sequence[str]
     changed: Sequence[str]
@@ -148,21 +149,25 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
     for folder in folders:
         paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
         if not paths:
+            there = f"holds no {RESULT_FILE} of a fit that has ended" * folder.is_dir()
             raise ValueError(
-                f"{folder}: holds no {RESULT_FILE}; give the --output folder of a grid"
+                f"{folder}: {there or 'no such folder'}; give runs that have ended, or the "
+                "--output folder of a grid"
             )
         everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
         for trial in sorted(path.parent for path in folder.rglob(TRIAL_CONFIG_FILE)):
             if not (trial / RESULT_FILE).exists():
                 missing[_has_failed(trial)].append(trial.relative_to(folder).as_posix())
+    _check_alike(everything)
     runs: dict[tuple[Any, ...], Trial] = {}
+    duplicates: dict[Path, Path] = {}
     for run in _with_unknown_settings(everything):
-        runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
+        first = runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
+        duplicates |= {} if first is run else {run.path: first.path}
     found = list(runs.values())
-    _check_alike(found)
     return FoundTrials(
         runs=found,
-        num_duplicates=len(everything) - len(found),
+        duplicates=duplicates,
         failed=missing[True],
         unfinished=missing[False],
         changed=list(dict.fromkeys(text for run in found for text in changed_inputs(run.path))),
@@ -216,6 +221,21 @@ def _check_alike(runs: Iterable[Trial]) -> None:
                     f"{first.path} and {run.path} were scored on {before} and {count} rows of "
                     f"{split}: report their folders separately"
                 )
+            if not _may_be_one(first.split_facts(split), run.split_facts(split)):
+                raise ValueError(
+                    f"{first.path} and {run.path} were scored on other rows of {split}, both of "
+                    f"the task {run.task}: report their folders separately"
+                )
+
+
+def _may_be_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two splits have as many rows of every label that both know, and one mean."""
+    both = [facts.get("labels") or {} for facts in (first, second)]
+    one, other = (facts.get("target_mean") for facts in (first, second))
+    known = both[0].keys() & both[1].keys()
+    if all(both) and (not known or any(both[0][label] != both[1][label] for label in known)):
+        return False
+    return one is None or other is None or math.isclose(one, other, rel_tol=1e-6)
 
 
 _ALWAYS = ("lr", "batch_size")
