@@ -94,6 +94,10 @@ class PretrainCLI(RunCLI):
     run_parser = Parser
     description = "Pretrain a text encoder."
     decided_by = DECIDED_BY
+    noise = (
+        ".*is smaller than the logging interval.*",  # of a short epoch; steps are counted
+        "Be aware that when using `ckpt_path`",  # an evaluation has no use for a fit's callbacks
+    )
     config_classes = (EncoderConfig,)
     resumed_from: Path | None = None
     weights: GivenWeights | None = None
@@ -267,8 +271,9 @@ class PretrainCLI(RunCLI):
 
     def _complete(self) -> None:
         """Every step was done by an earlier start: make up for a validation and the bundle."""
-        step = self.trainer.global_step
-        early = self.trainer.should_stop
+        step, epochs = self.trainer.global_step, self.trainer.max_epochs or -1
+        is_long = 0 < self.trainer.max_steps <= step or 0 < epochs <= self.trainer.current_epoch
+        early = self.trainer.should_stop and not is_long
         tell(
             f"{self.run.folder} is complete: {step} steps are done"
             + (", then a callback ended it" if early else "")

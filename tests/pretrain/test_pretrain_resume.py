@@ -124,7 +124,8 @@ def test_a_complete_run_says_so_and_trains_longer_if_asked(
 ) -> None:
     before = story(twin)
     assert main(["fit", *named(tiny_run, "twin")]) == 0
-    assert "is complete: 22 steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is complete: 22 steps are done. To train longer raise --trainer.max_steps, " in said
     assert story(twin) == before
     assert main(["fit", *named(tiny_run, "twin"), "--trainer.max_steps", "24"]) == 0
     assert "trainer.max_steps: 22 in the checkpoint, 24 now" in capsys.readouterr().err

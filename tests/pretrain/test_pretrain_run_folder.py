@@ -182,6 +182,15 @@ def test_overwriting_replaces_the_runs_own_files_alone(tiny_run: list[str], run:
     assert left <= {*RUN_FILES, "notes.txt", "a1"}
 
 
+def test_the_export_of_a_run_names_its_newest_checkpoint(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--output", str(tmp_path / "b")]) == 2
+    last = run / "checkpoints" / "last.ckpt"
+    assert f"a run's folder; give one of its checkpoints: {last}" in capsys.readouterr().err
+    assert main(["export", str(last), "--output", str(tmp_path / "b")]) == 0
+
+
 def test_a_second_fit_is_refused_by_name_of_the_first_and_touches_nothing(
     tiny_run: list[str], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
