@@ -119,6 +119,16 @@ def test_a_used_up_time_budget_ends_like_a_signal(
     assert_same_story(tmp_path / "budget", twin)
 
 
+def test_a_run_of_so_many_epochs_is_told_to_raise_them(
+    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "1"]
+    assert main(["fit", *tiny_run, *epochs]) == 0
+    capsys.readouterr()
+    assert main(["fit", *tiny_run, *epochs]) == 0
+    assert "steps are done. To train longer raise --trainer.max_epochs, " in capsys.readouterr().err
+
+
 def test_a_complete_run_says_so_and_trains_longer_if_asked(
     tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
