@@ -110,7 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Return `--key value` and `--key=value` pairs; anything else, and a key twice, is refused."""
+    """Return `--key value` and `--key=value` pairs, the later of two; anything else is refused.
+
+    Of two places to read neither is meant to replace the other, so they are refused as well.
+    """
     overrides: dict[str, str] = {}
     key = ""
     words = iter(arguments)
@@ -126,21 +129,14 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
         found = value if equals else next(words, None)
         if found is None:
             raise ValueError(f"--{key} has no value; settings are given as --KEY VALUE.")
-        if key in overrides:
-            raise ValueError(f"--{key} is given twice{_twice(key, overrides[key], found)}")
+        if key == "source.path" and key in overrides:
+            raise ValueError(
+                f"--{key} is given twice, and one would be lost. Several places are a list, in "
+                "place of `source` and of a --config with it: "
+                f"--sources '[{{path: {overrides[key]}}}, {{path: {found}}}]'."
+            )
         overrides[key] = found
     return overrides
-
-
-def _twice(key: str, first: str, second: str) -> str:
-    """Return both values, and what to give instead."""
-    both = f", {first!r} and {second!r}, of which one would be lost. "
-    if key != "source.path":
-        return f"{both}Give it once."
-    return both + (
-        "Several places are a list, in place of `source` and of a --config with it: "
-        f"--sources '[{{path: {first}}}, {{path: {second}}}]'."
-    )
 
 
 class _Terminated(KeyboardInterrupt):

@@ -94,7 +94,6 @@ def test_codes_of_languages_are_taken_also_those_without_rules_of_their_own(code
         (["build", "--config", "CONFIG", "stray"], "stray"),
         (["build", "--source.path", "a.txt", "b.txt"], "--source.path takes one value: put a pat"),
         (["build", "--source.path", "a", "--source.path", "b"], "'[{path: a}, {path: b}]'"),
-        (["build", "--output", "a", "--output=b"], "'a' and 'b', of which one would be lost"),
         (["build", "--output", "out"], "--source.path"),
         (["build", "--config", "CONFIG", "--source.path", "absent"], "absent"),
         (["inspect", "absent"], "absent"),
@@ -117,6 +116,10 @@ def test_several_places_are_given_as_a_list_as_the_message_says():
         "", parse_overrides(["--output", "c", "--sources", "[{path: a}, {path: b}]"])
     )
     assert config.sources == (LocalSource(path="a"), LocalSource(path="b"))
+
+
+def test_the_later_of_two_equal_settings_counts():
+    assert parse_overrides(["--output", "a", "--output=b"]) == {"output": "b"}
 
 
 def test_a_second_config_of_a_build_is_refused_and_not_taken_alone(capsys):
