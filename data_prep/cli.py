@@ -34,6 +34,17 @@ examples:
 """
 
 
+class _Once(argparse.Action):
+    """An option of which argparse would keep the last value without a word."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        """Set the value, unless there is one."""
+        options, value, name = given
+        if before := getattr(options, self.dest):
+            parser.error(f"{name} is given twice, {before} and {value}; write one file of both")
+        setattr(options, self.dest, value)
+
+
 def settings_help() -> str:
     """Return every setting with its meaning and default, group by group."""
     groups: list[tuple[str, Any]] = [
@@ -70,7 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
         "build", help="make a shard folder", epilog=settings_help(), **exact
     )
     build.add_argument(
-        "--config", default="", help="YAML file, see configs/data; left out: the settings say all"
+        "--config",
+        default="",
+        action=_Once,
+        help="YAML file, see configs/data; left out: the settings say all",
     )
     build.add_argument("--quiet", action="store_true", help="show no progress bars")
     build.add_argument(
@@ -96,7 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Return `--key value` and `--key=value` pairs; anything else is refused."""
+    """Return `--key value` and `--key=value` pairs, the later of two; anything else is refused.
+
+    Of two places to read neither is meant to replace the other, so they are refused as well.
+    """
     overrides: dict[str, str] = {}
     key = ""
     words = iter(arguments)
@@ -112,6 +129,12 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
         found = value if equals else next(words, None)
         if found is None:
             raise ValueError(f"--{key} has no value; settings are given as --KEY VALUE.")
+        if key == "source.path" and key in overrides:
+            raise ValueError(
+                f"--{key} is given twice, and one would be lost. Several places are a list, in "
+                "place of `source` and of a --config with it: "
+                f"--sources '[{{path: {overrides[key]}}}, {{path: {found}}}]'."
+            )
         overrides[key] = found
     return overrides
 

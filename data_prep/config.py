@@ -286,7 +286,7 @@ class BuildConfig:
     num_workers: int = 0
     """Worker processes; 0: one per core. The result does not depend on it."""
     overwrite: bool = False
-    """Replace a finished folder that was made with other settings."""
+    """Replace a finished folder that was made with other settings or is damaged (hashes all)."""
     check_disk: bool = True
     """Refuse to start where the disk has no room for twice the files to read."""
 

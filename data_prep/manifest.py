@@ -244,10 +244,12 @@ class Manifest:
             if version == FORMAT_VERSION:
                 return cls._from_dict(content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ShardError(f"{path}: is damaged ({error}); build the folder again.") from error
+            raise ShardError(
+                f"{path}: is damaged ({error}); build the folder again with --overwrite true."
+            ) from error
         raise ShardError(
             f"{path}: has format version {version}, this program reads {FORMAT_VERSION}; "
-            "build the folder again."
+            "build the folder again with --overwrite true."
         )
 
     @classmethod

@@ -29,12 +29,13 @@ from data_prep.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
     Manifest,
+    ShardError,
     TokenizerInfo,
     digest_of,
 )
 from data_prep.pool import RayPool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
-from data_prep.shards import SplitWriter, finish_shards
+from data_prep.shards import SplitWriter, check_files, finish_shards
 from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
 
 logger = logging.getLogger(__name__)
@@ -196,8 +197,14 @@ def _run_stages(plan: _Plan) -> Path:
 
 def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
     if (output / MANIFEST_NAME).is_file():
-        if Manifest.load(output).digest == digest:
-            return True
+        try:
+            manifest = Manifest.load(output)
+            if manifest.digest == digest:
+                check_files(output, manifest, hashes=overwrite)
+                return True
+        except ShardError:
+            if not overwrite:
+                raise
         if overwrite:
             return False
         raise ValueError(
@@ -311,8 +318,7 @@ def _tokenizer_stage(plan: _Plan, selection: Selection) -> Path:
         save_tokenizer(load_tokenizer(config), path)
         return path
     if plan.progress:
-        size = selection.train_chars / 1e6
-        print(f"training a tokenizer on {size:.1f} million characters", file=sys.stderr)
+        print(f"training a tokenizer on {selection.train_chars:,} characters", file=sys.stderr)
     parts, chosen = selection.parts, selection.train_chosen
     train = partial(workers.train_tokenizer, parallel=plan.pool.num_workers > 1)
     plan.pool.run_here(partial(train, parts, chosen, config, path))

@@ -218,7 +218,7 @@ class TokenShards:
         ):
             raise ShardError(
                 f"{self.folder / self.split}: holds {given}, the manifest and the offsets say "
-                "otherwise; build the folder again."
+                "otherwise; build the folder again with --overwrite true."
             )
 
 
@@ -227,16 +227,17 @@ def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
     for name, record in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
-            raise ShardError(f"{path}: is missing; build the folder again.")
+            raise ShardError(f"{path}: is missing; build the folder again with --overwrite true.")
         size = path.stat().st_size
         if size != record.size:
             raise ShardError(
                 f"{path}: has {size} bytes, the manifest says {record.size}; the file is damaged, "
-                "build the folder again."
+                "build the folder again with --overwrite true."
             )
         if hashes and file_sha256(path) != record.sha256:
             raise ShardError(
-                f"{path}: its content differs from the manifest's sha256; build the folder again."
+                f"{path}: its content differs from the manifest's sha256; build the folder again "
+                "with --overwrite true."
             )
 
 

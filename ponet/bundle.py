@@ -222,6 +222,11 @@ def load_bundle(folder: str | Path) -> Bundle:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a bundle, with `task` that of a classifier."""
     path = folder / CONFIG_NAME
+    if not path.is_file() and (folder / "checkpoints").is_dir():
+        raise ValueError(
+            f"{folder} is a run without a bundle, which it writes when it ends; `python -m "
+            f"pretrain export {folder}/checkpoints/last.ckpt --output BUNDLE` makes one before"
+        )
     config = read_json(path)
     if "model_type" in config:
         how = f"python -m ponet import {folder} --output BUNDLE"

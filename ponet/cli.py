@@ -17,7 +17,7 @@ HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
   import     a checkpoint as a bundle: the released PoNet, BERT, FNet, a .ckpt file, a Hub id
   export     a model for others or smaller: --format huggingface|onnx|bits8|onnx-bits8
   fill       fill the [MASK]s of your own sentences
-  encode     a file of texts (lines or JSONL) to vectors (.npy or JSONL)
+  encode     a file of texts (lines, JSONL, CSV, TSV) to vectors (.npy or JSONL)
 
 `ponet COMMAND --help` lists the options of a command. PONET_TRACEBACK=1 shows where an error comes
 from. In Python: ponet.load_bundle(FOLDER).encode([...]) and .fill("... [MASK] ...").

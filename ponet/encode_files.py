@@ -34,8 +34,8 @@ def run_encode(arguments: Sequence[str]) -> None:
     """`encode BUNDLE INPUT --output FILE`."""
     options = _parser().parse_args(arguments)
     output = options.output
-    _check_output(output, options.input)
     texts = TextFile(options.input, field=options.field)
+    _check_output(output, options.input)
     from ponet.bundle import load_bundle
     from ponet.inference import Progress
 

@@ -182,7 +182,7 @@ def new_folder(target: Path, *, replaces: bool = True) -> Iterator[Path]:
         replaces: Whether something may stand there already.
     """
     if not replaces and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--output {target} is in use; choose another folder or remove it")
+        raise ValueError(f"--output {target} holds something; choose another folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"

@@ -160,11 +160,15 @@ class PretrainDataset(Dataset[Batch]):
             `eval_examples`: how many were looked at;
             `unigram_accuracy`: share of masked tokens that are the train split's most frequent one;
             `unigram_loss`: cross-entropy in nats under the train split's counts plus one each;
+            of needles both under their answers, which are equally likely;
             with a pair task also `pair_chance` (1 / classes) and `pair_majority` (share of the most
             frequent class). nan where there is nothing to score.
         """
-        counts_V, classes = self.shards.token_counts, self._objective.num_pair_classes
-        log_prob_V = -np.log((counts_V + 1.0) / (counts_V.sum() + float(counts_V.size)))
+        classes, counts_V = self._objective.num_pair_classes, self.shards.token_counts + 1.0
+        if self._needles is not None:
+            counts_V = np.full(counts_V.size, 1e-12)
+            counts_V[self._needles.answers] = 1.0
+        surprise_V = -np.log(counts_V / counts_V.sum())
         size = min(num_examples, len(self))
         hits, tokens, loss = 0, 0, 0.0
         pairs = np.zeros(max(1, classes), np.int64)
@@ -174,7 +178,7 @@ class PretrainDataset(Dataset[Batch]):
             labels = labels[labels != IGNORED_LABEL]
             tokens += labels.size
             hits += int((labels == counts_V.argmax()).sum())
-            loss += float(log_prob_V[labels].sum())
+            loss += float(surprise_V[labels].sum())
             if classes:
                 pairs += np.bincount(batch["pair_labels"].numpy(), minlength=classes)
         scores = {

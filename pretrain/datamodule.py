@@ -369,7 +369,13 @@ class PretrainDataModule(LightningDataModule):
 
 def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [
-        f"{name} was {saved.get(name)!r}, now {given.get(name)!r}"
+        f"{name} was {_shown(saved.get(name))}, now {_shown(given.get(name))}"
         for name in sorted(names)
         if saved.get(name) != given.get(name)
     ]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written; of a digest (SHA-256, hex) the beginning, and what it is."""
+    is_digest = isinstance(value, str) and len(value) == 64
+    return f"of digest {value[:12]}" if is_digest else repr(value)

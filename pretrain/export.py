@@ -31,10 +31,13 @@ def run_export(arguments: Sequence[str]) -> None:
         raise ValueError("export writes nothing: give --output BUNDLE, --checkpoint FILE, or both")
     from pretrain.strategies.consolidate import consolidate
     from training.checkpoints.storage import is_sharded, load_checkpoint
+    from training.run_config import CHECKPOINT_FOLDER
 
     source: Path = options.source
     if not source.exists():
         raise ValueError(f"there is no checkpoint at {source}")
+    if (newest := source / CHECKPOINT_FOLDER / "last.ckpt").exists():
+        raise ValueError(f"{source} is a run's folder; give one of its checkpoints: {newest}")
     sharded = is_sharded(source)
     if options.checkpoint is not None and not sharded:
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")

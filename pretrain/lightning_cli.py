@@ -94,6 +94,10 @@ class PretrainCLI(RunCLI):
     run_parser = Parser
     description = "Pretrain a text encoder."
     decided_by = DECIDED_BY
+    noise = (
+        ".*is smaller than the logging interval.*",  # of a short epoch; steps are counted
+        "Be aware that when using `ckpt_path`",  # an evaluation has no use for a fit's callbacks
+    )
     config_classes = (EncoderConfig,)
     resumed_from: Path | None = None
     weights: GivenWeights | None = None
@@ -267,12 +271,16 @@ class PretrainCLI(RunCLI):
 
     def _complete(self) -> None:
         """Every step was done by an earlier start: make up for a validation and the bundle."""
-        step = self.trainer.global_step
-        early = self.trainer.should_stop
+        step, trainer = self.trainer.global_step, self.trainer
+        limits = {"max_steps": (trainer.max_steps, step)}
+        limits["max_epochs"] = (trainer.max_epochs or -1, trainer.current_epoch)
+        reached = [name for name, (most, done) in limits.items() if 0 < most <= done]
+        early = trainer.should_stop and not reached
+        advice = "change its options" if early else f"raise --trainer.{(*reached, 'max_steps')[0]}"
         tell(
             f"{self.run.folder} is complete: {step} steps are done"
             + (", then a callback ended it" if early else "")
-            + f". To train longer {'change its options' if early else 'raise --trainer.max_steps'}"
+            + f". To train longer {advice}"
             ", to train anew give another --run.name or --run.overwrite true"
         )
         metrics = self.run.folder / METRICS_FILE

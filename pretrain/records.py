@@ -134,14 +134,14 @@ class NeedlesFile(BasePredictionWriter):
         path = self.folder / f"needles-rank{trainer.global_rank}.json"
         write_atomic(path, json.dumps(content, indent=1).encode())
         print(
-            f"{'tokens to the fact':>18} {'questions':>9} {'right':>7} {'in sight':>8} "
-            f"{'any answer in sight':>19} {'most frequent':>13}"
+            f"{'tokens to the fact':>18}{'questions':>11}{'right':>8}{'fact in sight':>15}"
+            f"{'any answer in sight':>21}{'most frequent':>15}"
         )
         for number, row in enumerate(rows, start=1):
             place = "all" if number == len(rows) else f"to {row['distance']:,.0f}"
             print(
-                f"{place:>18} {row['questions']:9,.0f} {row['accuracy']:7.1%} "
-                f"{row['visible']:8.1%} {row['anywhere']:19.1%} {row['majority']:13.1%}"
+                f"{place:>18}{row['questions']:11,.0f}{row['accuracy']:8.1%}"
+                f"{row['visible']:15.1%}{row['anywhere']:21.1%}{row['majority']:15.1%}"
             )
         print(f"a guess among all {NUM_ANSWERS} answers: {1 / NUM_ANSWERS:.1%}; written to {path}")
 

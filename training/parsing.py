@@ -87,6 +87,7 @@ def shortened(message: str) -> str:
     if found is not None and not re.search(r"<class '\w+\.", found["types"]):
         message = f"{found['key']} is {found['value'].strip()!r}; allowed: {found['types']}"
     message = re.sub(r"typing\.Literal\[([^\]]*)\]|<class '(\w+)'>", r"\1\2", message)
+    message = re.sub(r"(arguments are required: )(?:fit|validate|test|predict)\.", r"\1--", message)
     message = message.replace("NoneType", "null").replace("Expected a ", "expected ")
     return " ".join(message.split())
 

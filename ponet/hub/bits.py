@@ -91,7 +91,7 @@ def export_bits(
         ValueError: The target is in use, or what was read is not what was meant.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output {folder} is in use; choose another folder or remove it")
+        raise ValueError(f"--output {folder} holds something; choose another folder or remove it")
     save_bundle(
         folder,
         model,

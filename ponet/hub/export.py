@@ -112,6 +112,14 @@ def _words(options: argparse.Namespace) -> dict[str, Any]:
     return words | {"name": options.name or options.output.name}
 
 
+def _sources(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the files for a card; a run that is given in place of its bundle is one of them."""
+    found = {key: getattr(options, key) for key in _SOURCES}
+    if found["run"] is None and (options.bundle / "run_config.yaml").is_file():
+        found["run"] = options.bundle
+    return found
+
+
 def _bits(source: Source, options: argparse.Namespace) -> None:
     model, task, path = source.model, source.task or {}, source.tokenizer
     config = model.encoder.config
@@ -150,7 +158,7 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
         card = render("classifier_card.md.j2", model, task=_PIPELINES[source.kind], values=task,
                       differences=[*notes, *lines], **words)  # fmt: skip
     else:
-        words |= {key: getattr(options, key) for key in _SOURCES} | {"lines": lines}
+        words |= _sources(options) | {"lines": lines}
         card = model_card(model, source.config["metadata"], has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
@@ -175,8 +183,7 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
 def _revisions(options: argparse.Namespace) -> None:
     """Write, and push if that is asked for, every checkpoint of a run."""
     run = options.bundle
-    words = _words(options) | {key: getattr(options, key) for key in _SOURCES}
-    words["run"] = words["run"] or (run if (run / "run_config.yaml").is_file() else None)
+    words = _words(options) | _sources(options)
 
     def card(trained: TrainedModel, revision: str) -> str:
         named = words | {"name": f"{words['name']}, {revision}", "lines": []}

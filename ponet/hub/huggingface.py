@@ -111,6 +111,7 @@ def export_huggingface(
         twin.architectures = [_class_name(model)]
         twin.save_pretrained(staging)
         save_file(twin_state(model), staging / WEIGHTS_NAME, metadata={"format": "pt"})
+        (staging / WEIGHTS_NAME).chmod(0o644)  # safetensors gives the owner alone access
         if isinstance(config, PoNetConfig):
             write_code(staging)
         if tokenizer_path is not None:

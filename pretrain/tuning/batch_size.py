@@ -264,4 +264,4 @@ def _draw(trials: Sequence[SizeTrial], chosen: SizeTrial, limit: int, axes: Sequ
         axis.set_xscale("log", base=2)
         axis.set_xticks([trial.size for trial in trials], [str(trial.size) for trial in trials])
         axis.set(xlabel="micro-batch size (examples per device)", ylabel=label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * max(value))

@@ -157,6 +157,28 @@ def test_a_finished_folder_is_used_again_and_never_silently_replaced(texts, tmp_
         build(config_of(texts, occupied, overwrite=True), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "damaged", "is_seen_at_once"),
+    [
+        ("train/tokens.bin", lambda old: old[:-2], True),
+        ("train/tokens.bin", lambda old: bytes(len(old)), False),
+        ("manifest.json", lambda old: b"{", True),
+    ],
+)
+def test_a_damaged_folder_is_no_finished_one_and_overwrite_makes_it_whole(
+    name, damaged, is_seen_at_once, texts, tmp_path
+):
+    folder = build(config_of(texts, tmp_path / "out"), progress=False)
+    whole = content(folder)
+    (folder / name).write_bytes(damaged((folder / name).read_bytes()))
+    if is_seen_at_once:
+        with pytest.raises(ValueError, match="build the folder again with --overwrite true"):
+            build(config_of(texts, tmp_path / "out"), progress=False)
+    assert (
+        content(build(config_of(texts, tmp_path / "out", overwrite=True), progress=False)) == whole
+    )
+
+
 def test_every_setting_that_changes_the_content_changes_the_digest(texts, tmp_path):
     def digest(**changes):
         config = config_of(texts, "out", **changes)

@@ -93,6 +93,7 @@ def test_codes_of_languages_are_taken_also_those_without_rules_of_their_own(code
         (["build", "--config", "CONFIG", "--source.path"], "no value"),
         (["build", "--config", "CONFIG", "stray"], "stray"),
         (["build", "--source.path", "a.txt", "b.txt"], "--source.path takes one value: put a pat"),
+        (["build", "--source.path", "a", "--source.path", "b"], "'[{path: a}, {path: b}]'"),
         (["build", "--output", "out"], "--source.path"),
         (["build", "--config", "CONFIG", "--source.path", "absent"], "absent"),
         (["inspect", "absent"], "absent"),
@@ -108,6 +109,24 @@ def test_a_mistake_on_the_command_line_ends_with_one_line_and_code_2(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_several_places_are_given_as_a_list_as_the_message_says():
+    config = BuildConfig.from_yaml(
+        "", parse_overrides(["--output", "c", "--sources", "[{path: a}, {path: b}]"])
+    )
+    assert config.sources == (LocalSource(path="a"), LocalSource(path="b"))
+
+
+def test_the_later_of_two_equal_settings_counts():
+    assert parse_overrides(["--output", "a", "--output=b"]) == {"output": "b"}
+
+
+def test_a_second_config_of_a_build_is_refused_and_not_taken_alone(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["build", "--config", "a.yaml", "--config", "b.yaml"])
+    assert caught.value.code == 2
+    assert "--config is given twice, a.yaml and b.yaml" in capsys.readouterr().err
 
 
 def test_help_explains_every_setting(capsys):

@@ -1,5 +1,6 @@
 """The figure of a report on fine-tuning: everything in it can be read."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -7,23 +8,30 @@ from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 from test_finetune_report import report_of, write_seeds
 
-from training.reports.figures import save_dots
+from training.reports.figures import Column, Measure, Result, dot_panels, save_dots
+from training.statistics import estimate
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, as they were laid out."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
+    )
+    return figures
 
 
 @pytest.mark.parametrize("tasks", [("cola",), ("cola", "mrpc", "rte", "imdb")])
 def test_nothing_in_the_figure_is_clipped_or_covered(
-    tmp_path: Path, tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tasks: tuple[str, ...], drawn: list[Figure]
 ) -> None:
     for task in tasks:
         write_seeds(tmp_path, {1: 0.4, 2: 0.5, 3: 0.44}, "an_encoder_with_a_long_name", task=task)
         lost = make_result(task, "bert", score=0.3, seed=3, diverged=True)
         write_seeds(tmp_path, {1: 0.3, 2: 0.35}, "bert", task=task)
         write(tmp_path, lost)
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
     report = report_of(tmp_path)
     save_dots(report.dots(), report.columns, tmp_path / "figure.png")
     figure = drawn[0]
@@ -34,3 +42,20 @@ def test_nothing_in_the_figure_is_clipped_or_covered(
         assert box.x0 >= 0 and box.y0 >= 0
         assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
     assert not any(legend.overlaps(box) for box in boxes)
+
+
+def test_long_names_of_rows_and_measures_do_not_run_into_each_other(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    rows = [f"max_steps={n}, warmup_steps=10, max_len=128, and 3 more settings" for n in range(3)]
+    cells = {row: Result(by_seed={1: 0.5}, estimate=estimate([0.5])) for row in rows}
+    columns = [
+        Column(measure=Measure(title=title), cells=cells, level=None, note="%, higher is better")
+        for title in ("Masked-LM accuracy, whole split", "Pair accuracy, whole split", "Speed")
+    ]
+    save_dots(dot_panels(columns, rows), columns, tmp_path / "figure.png")
+    axes = drawn[0].axes
+    titles = [axis._left_title.get_window_extent() for axis in axes]
+    names = [label.get_window_extent() for label in axes[0].get_yticklabels()]
+    for boxes in (titles, names):
+        assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))

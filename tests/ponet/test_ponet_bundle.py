@@ -173,6 +173,12 @@ def edit_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_a_run_that_has_not_ended_is_told_how_it_gets_a_bundle(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"without a bundle.* export .*/checkpoints/last.ckpt "):
+        load_bundle(tmp_path)
+
+
 def drop_weight(folder):
     state = load_file(folder / "model.safetensors")
     del state["mlm_head.bias"]

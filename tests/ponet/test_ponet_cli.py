@@ -137,6 +137,16 @@ def test_a_broken_input_names_its_line_and_leaves_no_output(
     assert set(tmp_path.iterdir()) == before
 
 
+def test_an_input_that_there_is_not_is_named_also_beside_an_earlier_output(
+    bundle_folder, tmp_path, capsys
+):
+    output = tmp_path / "v.npy"
+    output.touch()
+    absent = str(tmp_path / "absent.txt")
+    assert main(["encode", str(bundle_folder), absent, "--output", str(output)]) == 2
+    assert f"{absent} does not exist; give a file of texts" in capsys.readouterr().err
+
+
 def compressed(name, content):
     pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(name[name.rfind(".") :])
     return pack(content[:9]) + pack(content[9:]) if pack else content  # two members, or frames

@@ -141,11 +141,12 @@ def test_the_command_writes_a_folder_with_its_card(bundle, tmp_path, run, capsys
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # known before version 5 too
 
 
-def test_a_run_is_taken_for_its_bundle(bundle, tmp_path):
-    (tmp_path / "run").mkdir()
-    bundle.rename(tmp_path / "run" / "bundle")
-    run_export([str(tmp_path / "run"), "--format", "huggingface", "--output", str(tmp_path / "o")])
-    assert (tmp_path / "o" / "config.json").is_file()
+def test_a_run_is_taken_for_its_bundle_and_says_how_it_was_trained(bundle, run, tmp_path):
+    bundle.rename(run / "bundle")
+    run_export([str(run), "--format", "huggingface", "--output", str(tmp_path / "o")])
+    card = (tmp_path / "o" / "README.md").read_text()
+    assert "Recipe and seed are unknown" not in card and "Validation values are" not in card
+    assert (tmp_path / "o" / "model.safetensors").stat().st_mode & 0o444 == 0o444
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_options_without_effect_are_refused(bundle, tmp_path, arguments, message
 def test_a_folder_in_use_is_left_as_it_is(bundle, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="out is in use"):
+    with pytest.raises(ValueError, match="out holds something"):
         run_export([str(bundle), "--format", "huggingface", "--output", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 

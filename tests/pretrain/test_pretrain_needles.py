@@ -160,6 +160,12 @@ class _Tokenizer:
         return "[X]" if number < 5 else f"w{number}"
 
 
+def test_what_guessing_scores_is_a_guess_among_the_answers(shards: TokenShards) -> None:
+    scores = dataset(shards).baselines(200)
+    assert scores["unigram_loss"] == pytest.approx(np.log(NUM_ANSWERS))
+    assert 0.2 / NUM_ANSWERS < scores["unigram_accuracy"] < 3 / NUM_ANSWERS
+
+
 def test_a_small_vocabulary_is_refused_with_what_is_needed(tmp_path: Path) -> None:
     few = [[list(range(5, 40))] * 5] * 5
     with pytest.raises(ValueError, match="need 96 words of one piece"):
@@ -232,7 +238,7 @@ def test_predict_prints_and_keeps_the_table(
     assert main(["fit", *options, *small]) == 0
     capsys.readouterr()
     assert main(["predict", *options, *small]) == 0
-    assert "most frequent" in capsys.readouterr().out
+    assert "  fact in sight  any answer in sight  most frequent" in capsys.readouterr().out
     found = json.loads((tmp_path / "needle" / "needles-rank0.json").read_text())
     assert found["chance"] == 1 / NUM_ANSWERS
     assert found["rows"][-1]["questions"] == sum(row["questions"] for row in found["rows"][:-1])

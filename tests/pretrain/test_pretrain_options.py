@@ -115,6 +115,13 @@ def test_a_wrong_type_is_named_without_an_account_of_every_type_tried() -> None:
     assert shortened(message) == "trainer.precision is '64x'; allowed: '64', '32', null"
 
 
+def test_an_option_that_is_missing_is_named_as_it_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["fit"]) == 2
+    assert "arguments are required: --data.folder (" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("package", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_a_command_says_at_once_what_it_loads(package: str, repository: Path) -> None:
     command = [sys.executable, "-m", package, "fit", "--config", "nowhere.yaml"]

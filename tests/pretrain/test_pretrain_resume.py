@@ -119,12 +119,23 @@ def test_a_used_up_time_budget_ends_like_a_signal(
     assert_same_story(tmp_path / "budget", twin)
 
 
+def test_a_run_of_so_many_epochs_is_told_to_raise_them(
+    tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "1"]
+    assert main(["fit", *tiny_run, *epochs]) == 0
+    capsys.readouterr()
+    assert main(["fit", *tiny_run, *epochs]) == 0
+    assert "steps are done. To train longer raise --trainer.max_epochs, " in capsys.readouterr().err
+
+
 def test_a_complete_run_says_so_and_trains_longer_if_asked(
     tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = story(twin)
     assert main(["fit", *named(tiny_run, "twin")]) == 0
-    assert "is complete: 22 steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is complete: 22 steps are done. To train longer raise --trainer.max_steps, " in said
     assert story(twin) == before
     assert main(["fit", *named(tiny_run, "twin"), "--trainer.max_steps", "24"]) == 0
     assert "trainer.max_steps: 22 in the checkpoint, 24 now" in capsys.readouterr().err

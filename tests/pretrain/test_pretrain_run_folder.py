@@ -1,6 +1,7 @@
 """What lies in a run's folder is touched by the one fit that goes on there, and by nothing else."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,15 @@ def test_overwriting_replaces_the_runs_own_files_alone(tiny_run: list[str], run:
     assert left <= {*RUN_FILES, "notes.txt", "a1"}
 
 
+def test_the_export_of_a_run_names_its_newest_checkpoint(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--output", str(tmp_path / "b")]) == 2
+    last = run / "checkpoints" / "last.ckpt"
+    assert f"a run's folder; give one of its checkpoints: {last}" in capsys.readouterr().err
+    assert main(["export", str(last), "--output", str(tmp_path / "b")]) == 0
+
+
 def test_a_second_fit_is_refused_by_name_of_the_first_and_touches_nothing(
     tiny_run: list[str], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +256,8 @@ def test_evaluations_of_other_text_are_kept_apart_and_say_so(
     assert [record["command"] for record in found] == ["validate", "test"]
     for record in found:
         assert record["folder"] == str(other)
-        assert [line.split()[0] for line in record["differs_from_training"]] == ["data"]
+        (line,) = record["differs_from_training"]
+        assert re.fullmatch(r"data was of digest \w{12}, now of digest \w{12}", line)
         assert record["checkpoint"].endswith("step-00000004.ckpt") and record["step"] == 4
     assert own_test_rows(run) == []
     (run / "evaluations.jsonl").unlink()

@@ -6,7 +6,9 @@ import pytest
 
 from training.cli import MetricsFileLogger
 from training.metrics_file import last_value, read_metrics, series
-from training.reports.curves import plot_curves
+from training.reports.curves import curve_panels, plot_curves
+from training.reports.runs import Run
+from training.reports.study import Configuration, Study
 from training.summary import run_summary, summary_lines
 
 
@@ -54,6 +56,21 @@ def test_curves_are_drawn_for_the_metrics_that_exist(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
     path = plot_curves({"x": ROWS, "y": ROWS[:3]}, tmp_path / "curves.png")
     assert path is not None and path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_says_that_its_thin_line_is_training_where_there_is_one(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    labels = []
+    for rows in (ROWS, [row for row in ROWS if row["step"] != 10]):
+        alone = Configuration(
+            label="x", runs=[Run(folder=tmp_path, name="x", rows=rows)], factors={}
+        )
+        panels = curve_panels(Study(configurations=[alone], names={}, unchanged={}))
+        axis = Figure().subplots()
+        panels[0].draw(axis)
+        labels.append(axis.get_xlabel())
+    assert labels == ["optimiser steps; thin: training", "optimiser steps"]
 
 
 def test_last_value_skips_rows_without_the_metric() -> None:

@@ -114,7 +114,7 @@ def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
     axis.set_xlim(left=0)
-    axis.set_xlabel("optimiser steps")
+    axis.set_xlabel("optimiser steps" + "; thin: training" * bool(faint and main))
     axis.set_ylabel(measure.unit)
     tidy(axis, grid="y")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")

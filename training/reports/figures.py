@@ -31,6 +31,8 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
+_ROW_LENGTH, _TITLE_LENGTH = 24, 27
+"""Characters of a line that fit beside the panels, and above one of three with a key."""
 _BARE_SVG = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -153,12 +155,14 @@ def dot_panels(
 ) -> list[Panel]:
     """A panel of every seed for every column, with all rows; intervals from `least_n` seeds on."""
     models = published_models(columns)
+    lines = max((wrapped(label, _ROW_LENGTH).count("\n") + 1 for label in rows), default=1)
+    row_height = max(0.42, 0.21 * lines)
     return [
         Panel(
             title=column.measure.title,
             note=column.note,
             draw=partial(_draw_dots, column=column, rows=rows, models=models, least_n=least_n),
-            size=(4.4, 0.75 + 0.42 * (len(rows) + bool(models))),
+            size=(4.4, 0.75 + row_height * (len(rows) + bool(models))),
         )
         for column in columns
     ]
@@ -186,7 +190,7 @@ def _draw_dots(
     for model, value in measure.published.items():
         axis.plot([value], [-1], **_published_style(models.index(model)))
     places = {-1: "published"} if models else {}
-    places |= {place: wrapped(label, 24) for place, label in enumerate(rows)}
+    places |= {place: wrapped(label, _ROW_LENGTH) for place, label in enumerate(rows)}
     axis.set_yticks(list(places), list(places.values()))
     axis.set_ylim(len(rows) - 0.5, min(places, default=0) - 0.6)
     axis.tick_params(axis="y", length=0)
@@ -281,7 +285,8 @@ def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) ->
         axes = figure.subplots(num_rows, per_row, squeeze=False, sharey=bool(key)).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             panel.draw(axis)
-            axis.set_title(panel.title, fontsize=9, fontweight="bold", loc="left")
+            title = wrapped(panel.title, _TITLE_LENGTH) if key else panel.title
+            axis.set_title(title, fontsize=9, fontweight="bold", loc="left")
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         look = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
