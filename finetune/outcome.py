@@ -1,9 +1,7 @@
 """What a run found: its result.json, and the table a user reads."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
 from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
-from training.run_folder import versions
+from training.run_folder import append_record, versions
 
 if TYPE_CHECKING:  # tables need no Lightning
     from pytorch_lightning import Trainer
@@ -164,7 +162,6 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
     splits = module.datamodule.loaded.splits
     record = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "classifier": str(module.trained),
         "data": {split: splits[split].source for split in module.evaluation},
@@ -172,8 +169,7 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
         "evaluation": module.evaluation,
     }
     path = folder / EVALUATIONS_FILE
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    append_record(path, record)
     return path
 
 

@@ -1,16 +1,18 @@
 """A run's folder has one writer, and an earlier run in it is replaced whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from training.run_folder import LOCK_FILE, own_files, replacing, sole_writer
+from training.run_folder import LOCK_FILE, append_record, own_files, replacing, sole_writer
 
 OWN = ("metrics.jsonl", "checkpoints", "bundle", "predictions-*.jsonl", "wandb")
 HOLD = """
@@ -174,3 +176,13 @@ def test_killed_at_any_moment_the_earlier_run_is_back_or_the_new_one_has_begun(
         assert tree(folder) in ([old] if by_restoring else [old, new]), f"killed at change {call}"
     assert len(ends) > 8
     assert set(ends[:-1]) == {9}
+
+
+def test_records_are_lines_with_the_time_first_and_make_their_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "records.jsonl"
+    for step in (1, 2):
+        append_record(path, {"step": step})
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [list(record) for record in found] == [["time", "step"]] * 2
+    assert [record["step"] for record in found] == [1, 2]
+    assert datetime.fromisoformat(found[0]["time"]).utcoffset() == timedelta(0)
