@@ -10,7 +10,6 @@ other: a step of each recipe is timed by another call, with `--rounds`, in one p
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,7 +33,7 @@ from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from benchmarks.runs import end_with_parent
-from data_prep.files import write_atomic
+from data_prep.files import write_json
 from ponet.heads import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
@@ -306,12 +305,6 @@ def made(options: Options) -> Row:
     return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(content).encode() + b"\n")
-
-
 def run_missing(names: Sequence[str], options: Options) -> int:
     """Make the runs that have no file yet, seed by seed; return how many failed."""
     runs = [(name, seed) for seed in options.seeds for name in names]
@@ -358,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(STUDIES[options.study])
         raise SystemExit(f"recipes {', '.join(unknown)} are not known; choose among: {known}")
     failed = 0
+    Path(options.root).mkdir(parents=True, exist_ok=True)
     if options.rounds:
         kinds = [without_share(name, options.study) for name in names]
         alone = [name for n, name in enumerate(names) if kinds[n] not in kinds[:n]]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 TEMPORARY = ".tmp"
 SPARE_BYTES = 32 << 20
@@ -77,6 +78,35 @@ def write_atomic(path: str | Path, data: bytes | memoryview, *, durable: bool = 
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a name beside a file, whose folder is made; what is written there becomes that file.
+
+    It does so when the block ends without an error: until then what stands there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMPORARY}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | Path, content: object, *, default: Callable[[Any], object] | None = None
+) -> None:
+    """Write JSON that people can read too, as `write_atomic`; NaN keeps Python's spelling.
+
+    Args:
+        path: The file.
+        content: Plain values.
+        default: What stands for a value that JSON lacks; None: an error.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=default) + "\n"
+    write_atomic(path, text.encode("utf-8"))
 
 
 def sync_folder(folder: Path) -> None:

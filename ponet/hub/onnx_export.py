@@ -7,7 +7,6 @@ was traced with.
 
 import copy
 import importlib.util
-import json
 import logging
 import math
 import statistics
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data_prep.files import write_json
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model
 from ponet.encoders.backbone import TokenMixer
@@ -220,8 +220,7 @@ def export_onnx(
             pack_onnx(staging / GRAPH_NAME)
         if tokenizer_path is not None:
             write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
-        text = json.dumps({**said, **(facts or {})}, indent=2) + "\n"
-        (staging / "graph.json").write_text(text, encoding="utf-8")
+        write_json(staging / "graph.json", {**said, **(facts or {})})
         return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
 
