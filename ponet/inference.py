@@ -266,10 +266,17 @@ class Progress:
 
     Args:
         num_texts: Of all calls together; None: not known.
+        told: The line, of `done`, `of` and `rate`.
     """
 
-    def __init__(self, num_texts: int | None) -> None:
+    def __init__(
+        self,
+        num_texts: int | None,
+        *,
+        told: str = "encoded {done:,.0f}{of} texts, {rate:,.1f} texts/s",
+    ) -> None:
         """Start the clock."""
+        self._told = told
         self._of = "" if num_texts is None else f" of {num_texts:,}"
         self._done = 0.0
         self._started = self._said = time.monotonic()
@@ -282,4 +289,4 @@ class Progress:
             return
         self._said = now
         rate = self._done / (now - self._started)
-        print(f"encoded {self._done:,.0f}{self._of} texts, {rate:,.1f} texts/s", file=sys.stderr)
+        print(self._told.format(done=self._done, of=self._of, rate=rate), file=sys.stderr)

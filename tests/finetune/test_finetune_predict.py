@@ -212,7 +212,7 @@ def test_progress_is_told_while_it_takes_long(
     path = write_rows(tmp_path / "new.jsonl", texts(3))
     predict(model, path)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
+    monkeypatch.setattr("ponet.inference._QUIET_S", 0.0)
     predict(model, path)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" rows")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
