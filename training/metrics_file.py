@@ -5,7 +5,7 @@ run first cuts the lines after its checkpoint off, so that every step stands the
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,5 @@ def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[f
 
 def last_value(rows: list[dict[str, float]], name: str) -> float | None:
     """The newest value of one metric, or None."""
-    return next(_backwards(rows, name), None)
-
-
-def _backwards(rows: list[dict[str, float]], name: str) -> Iterator[float]:
-    return (row[name] for row in reversed(rows) if name in row)
+    values = (row[name] for row in reversed(rows) if name in row)
+    return next(values, None)
