@@ -31,6 +31,7 @@ from finetune.run_config import (
     RESUME_FOLDER,
     RunConfig,
     State,
+    check_kind,
     check_trainer,
     earlier_run,
 )
@@ -179,7 +180,7 @@ class FinetuneCLI(RunCLI):
             return
         if self.run.scored:
             raise ValueError("run.scored is for validate and test; leave it out of a fit")
-        self.run.check_kind()
+        check_kind(self.run.folder)
         self.stop = StopRequest()
         if self.rehearses:
             return
