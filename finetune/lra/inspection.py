@@ -58,9 +58,7 @@ def inspect_splits(
 
 def _inspect(spec: LraTask, split: LraSplit, num_whole: int) -> dict[str, Any]:
     counts = np.bincount(split.labels, minlength=len(spec.labels)).tolist()
-    lengths = split.lengths
-    if split.other_lengths is not None:
-        lengths = np.concatenate([lengths, split.other_lengths])
+    lengths = np.concatenate([lengths for _, lengths in split.sides])
     return {
         "num_rows": len(split),
         "num_rows_whole": num_whole,
