@@ -22,10 +22,10 @@ from finetune.data.batches import (
     accumulation_steps,
     evaluation_shard,
 )
-from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.encoding import TextEncoder
 from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
-from finetune.encoder_file import sizes_of
+from finetune.encoder_file import sizes_of, tokenizer_file
 from finetune.sentences.windows import Window, in_windows
 from finetune.tasks.own import OWN_TASK
 from finetune.tasks.selection import Selection
