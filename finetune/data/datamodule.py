@@ -134,8 +134,7 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TaskBatch]:
         """Return this rank's micro-batches; the trainer must accumulate `accumulation` of them."""
         split = self._encoded["train"]
-        is_of_texts = not (self.spec.is_tagging or self.spec.labels_sentences)
-        split.joins_texts = self.join_texts and is_of_texts
+        split.joins_texts = self.join_texts and not self.spec.is_tagging
         num_devices, rank = self._devices()
         sampler = BucketBatchSampler(
             lengths=split.texts.lengths,
