@@ -34,7 +34,7 @@ from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from benchmarks.runs import end_with_parent
 from data_prep.files import write_json
-from ponet.heads import ChannelAttentionPooler
+from ponet.poolers import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import TRAIN_SPLIT, PretrainDataModule

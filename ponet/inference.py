@@ -19,7 +19,8 @@ from ponet.batch import EncoderBatch, join_texts
 from ponet.config import EncoderConfig
 from ponet.encoders import Encoder
 from ponet.frozen import Precision, freeze
-from ponet.heads import PretrainingModel, first_positions
+from ponet.heads import PretrainingModel
+from ponet.poolers import first_positions
 from ponet.projection import PieceWords
 from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 

@@ -29,7 +29,7 @@ from ponet.encoders.backbone import TokenMixer
 from ponet.encoders.fnet import FNetMixer
 from ponet.encoders.hashed import HashedWords
 from ponet.encoders.ponet import PoNetMixer
-from ponet.heads import PretrainingModel, SequenceClassifier, pool
+from ponet.heads import PretrainingModel, SequenceClassifier
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -39,6 +39,7 @@ from ponet.hub.huggingface import (
 )
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.onnx_bits import pack_onnx
+from ponet.poolers import pool
 from ponet.weight_files import new_folder
 
 GRAPH_NAME = "model.onnx"
