@@ -45,7 +45,8 @@ from benchmarks.rivals import DTYPES, PRECISIONS, SAVINGS, SIZES, Rival
 from benchmarks.runs import shards_in
 from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import IGNORED_LABEL, PretrainModule
+from pretrain.module import PretrainModule
+from pretrain.objectives import IGNORED_LABEL
 from training.checkpoints.io import VerifiedCheckpointIO
 from training.optim import PretrainOptimizer
 from training.utilisation import FetchClock, PeakRate, peak_rate, use_tensor_cores

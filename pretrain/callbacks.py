@@ -14,8 +14,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretrain.module import LossSums, PretrainModule, means
+from pretrain.module import PretrainModule
 from pretrain.randomness import derive_key
+from pretrain.sums import LossSums, means
 from training.callbacks.steps import say_above, show
 from training.interruption import say
 from training.metrics_file import read_metrics

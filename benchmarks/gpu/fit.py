@@ -30,7 +30,8 @@ from benchmarks.rivals import PRECISIONS, Rival
 from benchmarks.runs import synthetic_folder
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import PretrainModule, means
+from pretrain.module import PretrainModule
+from pretrain.sums import means
 from training.callbacks.steps import StepSeeds
 from training.optim import PretrainOptimizer
 from training.utilisation import memory_gib, peak_rate, use_tensor_cores
