@@ -35,10 +35,9 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from benchmarks import report
-from benchmarks.pretraining import QUIET, be_quiet
 from benchmarks.report import DEVICE, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES, NAMES, PRECISIONS, SIZES, Rival
-from benchmarks.runs import end_with_parent, shards_in
+from benchmarks.runs import QUIET, be_quiet, end_with_parent, shards_in
 from data_prep.manifest import Manifest
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule

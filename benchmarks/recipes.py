@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks import report
 from benchmarks.harness import in_rounds, spread
-from benchmarks.pretraining import QUIET, StepWindow, be_quiet
+from benchmarks.pretraining import StepWindow
 from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
-from benchmarks.runs import end_with_parent
+from benchmarks.runs import QUIET, be_quiet, end_with_parent
 from data_prep.files import write_json
 from ponet.poolers import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig

@@ -27,10 +27,10 @@ from pytorch_lightning.callbacks import Callback
 
 from benchmarks import report
 from benchmarks.harness import Sample, in_rounds, interleaved, spread, times
-from benchmarks.pretraining import PRECISIONS, be_quiet, fit, make_module
+from benchmarks.pretraining import fit, make_module
 from benchmarks.report import CONFIGS, DEVICE, ROUNDS, Option, Options, Target
-from benchmarks.rivals import Rival
-from benchmarks.runs import kill, last_step, shards_in, start_fit
+from benchmarks.rivals import PRECISIONS, Rival
+from benchmarks.runs import be_quiet, kill, last_step, shards_in, start_fit
 from data_prep.shards import TokenShards
 from pretrain.batches import PretrainDataset
 from pretrain.callbacks import dropout_seed, step_loss

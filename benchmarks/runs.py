@@ -1,7 +1,8 @@
-"""What is trained on, and by: shards of random tokens, and fits in processes to be killed."""
+"""What is trained on, and by: shards of random tokens, fits without words, fits to be killed."""
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from data_prep.shards import SplitWriter, finish_shards
 from training.metrics_file import read_metrics
 
 Process = subprocess.Popen[bytes]
+QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
+"""What a Trainer does without in a short fit."""
 
 
 def synthetic_folder(
@@ -69,6 +73,12 @@ def shards_in(folder: Path | None, **sizes: Any) -> Iterator[tuple[Path, Path]]:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         yield folder or synthetic_folder(place / "shards", **sizes), place
+
+
+def be_quiet() -> None:
+    """Keep Lightning from telling anew in every short fit what it found."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
 
 
 def start_fit(options: list[str], root: Path, name: str) -> Process:

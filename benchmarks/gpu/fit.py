@@ -24,10 +24,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes
-from benchmarks.pretraining import QUIET, be_quiet
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import PRECISIONS, Rival
-from benchmarks.runs import synthetic_folder
+from benchmarks.runs import QUIET, be_quiet, synthetic_folder
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
