@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from finetune.artifact import read_info
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.module import FinetuneModule, log_prefix
 from finetune.outcome import (
     add_evaluation,

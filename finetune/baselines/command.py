@@ -15,7 +15,8 @@ import yaml
 
 from data_prep.files import write_atomic
 from finetune.baselines.scoring import SentenceModel, answer_task, evaluate
-from finetune.data.inspection import inspect_task, overview_lines
+from finetune.data.inspection import inspect_task
+from finetune.data.overview import overview_lines
 from finetune.outcome import evaluation_lines
 from finetune.run_config import RUN_FILES, check_kind, earlier_run
 from finetune.tasks.registry import task_facts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.baselines.command import NOTHING_TO_SET, Computed, compute_run
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.lra.baselines import BASELINES
 from finetune.lra.facts import task_part
 from finetune.lra.selection import LraSelection

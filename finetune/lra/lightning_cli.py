@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from data_prep.files import write_atomic
 from finetune.callbacks import BestClassifier
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.fit_module import FitModule
 from finetune.lightning_cli import FinetuneCLI, judged
 from finetune.lra.datamodule import LraDataModule
