@@ -41,6 +41,7 @@ from pretrain.datamodule import TRAIN_SPLIT, PretrainDataModule
 from pretrain.loader import BatchLoader, StreamBatchSampler
 from pretrain.masking import Masker, MaskingConfig
 from pretrain.module import PretrainModule
+from pretrain.sums import LossSums
 from training.callbacks.steps import EvaluationInterval, StepSeeds
 from training.utilisation import FetchClock
 
@@ -133,7 +134,7 @@ class StudyData(PretrainDataModule):
 
 
 @dataclass
-class Curve(Callback):
+class ValidationCurve(Callback):
     """Keeps every validation with what was spent until then, validations left out."""
 
     rows: list[Row] = field(default_factory=list)
@@ -150,7 +151,7 @@ class Curve(Callback):
     ) -> None:
         assert isinstance(pl_module, PretrainModule)
         self._flops += pl_module.batch_flops(batch)
-        self._tokens = self._tokens + outputs["sums"][-2]
+        self._tokens = self._tokens + LossSums(*outputs["sums"]).tokens
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._tokens = float(self._tokens)  # waits for the device
@@ -250,7 +251,7 @@ def fit(
 def train(name: str, seed: int, options: Options) -> Row:
     """Return the curve of a run, and what its pairs were taken for in the end."""
     module, data, settings = make_run(name, seed, options)
-    curve, every = Curve(), max(1, -(-settings["steps"] // options.validations))
+    curve, every = ValidationCurve(), max(1, -(-settings["steps"] // options.validations))
     fit(module, data, settings, options, EvaluationInterval(every), curve)
     pairs = confusion(module, data, options.device)
     return {"recipe": name, "seed": seed, "curve": curve.rows, "pairs": pairs}

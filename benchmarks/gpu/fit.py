@@ -30,7 +30,7 @@ from benchmarks.runs import QUIET, be_quiet, synthetic_folder
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
-from pretrain.sums import means
+from pretrain.sums import LossSums, means
 from training.callbacks.steps import StepSeeds
 from training.optim import PretrainOptimizer
 from training.utilisation import memory_gib, peak_rate, use_tensor_cores
@@ -49,7 +49,7 @@ def cells(sizes: Sizes) -> list[Cell]:
 
 
 @dataclass
-class Curve(Callback):
+class LossCurve(Callback):
     """Keeps the sums of losses on the device, and reads them every so many steps."""
 
     every: int
@@ -73,7 +73,7 @@ class Curve(Callback):
         found = means(self._sums)  # waits for the device
         seconds = time.perf_counter() - self._start
         peak = peak_rate(pl_module.device, str(trainer.precision))
-        found |= {"tokens_per_s": float(self._sums[-2]) / seconds, "seconds": seconds}
+        found |= {"tokens_per_s": float(LossSums(*self._sums).tokens) / seconds, "seconds": seconds}
         found |= {"mfu": self._flops / seconds / peak.flops_per_s}
         found |= {"memory_gib": memory_gib(pl_module.device)}
         self.rows.append({"step": trainer.global_step, **found})
@@ -144,7 +144,7 @@ def fit(
 
 def curve_rows(sizes: Sizes) -> list[Row]:
     """Return the training loss of a compiled run over its steps, with its rates."""
-    curve = Curve(max(1, sizes.curve_steps // 30))
+    curve = LossCurve(max(1, sizes.curve_steps // 30))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_shards(folder, sizes)
