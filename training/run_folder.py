@@ -182,6 +182,15 @@ def add_event(folder: Path, name: str, **details: Any) -> None:
     append_record(folder / EVENTS_FILE, {"event": name, **details})
 
 
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return a run's events, oldest first; a line that a kill has cut short is left out."""
+    path, events = folder / EVENTS_FILE, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]
+
+
 def append_record(path: Path, values: Mapping[str, Any]) -> None:
     """Append a line of JSON with the time before some plain values; the file's folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
