@@ -109,6 +109,26 @@ def write_json(
     write_atomic(path, text.encode("utf-8"))
 
 
+def json_records(text: str, where: object) -> list[Any]:
+    """Return what lines of JSON hold, in order; a broken last line, which a kill leaves, is not.
+
+    Args:
+        text: The lines.
+        where: Whose lines they are, for the message.
+
+    Raises:
+        ValueError: A line before the last is no JSON.
+    """
+    lines, found = text.splitlines(), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{where}, line {number}: not a JSON object ({error})") from error
+    return found
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power, where the system can."""
     descriptor = os.open(folder, os.O_RDONLY)

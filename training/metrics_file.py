@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import json_records
 from training.run_config import EVALUATIONS_FILE
 
 
@@ -33,16 +34,7 @@ def append_metrics(
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """All whole lines of a metrics file, in order."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
-    return rows
+    return json_records(Path(path).read_text(encoding="utf-8"), path)
 
 
 def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
