@@ -29,7 +29,8 @@ from ponet.encoders.backbone import TokenMixer
 from ponet.encoders.fnet import FNetMixer
 from ponet.encoders.hashed import HashedWords
 from ponet.encoders.ponet import PoNetMixer
-from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.heads import PretrainingModel
+from ponet.hub.bits import named_outputs
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -112,10 +113,7 @@ class OnnxModel(nn.Module):
             batch = replace(batch, word_features=word_features)
         if isinstance(self.model, PretrainingModel):
             return self._pretraining_outputs(self.model, batch)
-        if isinstance(self.model, SequenceClassifier):
-            return {"logits": self.model(batch)}
-        found = self.model(batch)._asdict()
-        return {name: value for name, value in found.items() if value is not None}
+        return named_outputs(self.model(batch))
 
     def _pretraining_outputs(
         self, model: PretrainingModel, batch: EncoderBatch
