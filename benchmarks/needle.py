@@ -223,10 +223,8 @@ def panels(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in (row for row in rows if row["distance"] != "all"):
         title = f"{row['facts']} fact{'s' * (row['facts'] > 1)} in a text"
-        value = row["accuracy"]
-        reach = {"median": value["mean"], "min": value["minimum"], "max": value["maximum"]}
         points = found.setdefault(title, {}).setdefault(row["rival"], [])
-        points.append((row["distance"], reach))
+        points.append((row["distance"], report.of_seeds(row["accuracy"])))
     return found
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import report
-from benchmarks.harness import in_rounds, spread
+from benchmarks.harness import interleaved
 from benchmarks.pretraining import StepWindow
 from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
@@ -340,8 +340,7 @@ def step_times(names: Sequence[str], options: Options) -> dict[str, Any]:
 
     parts = {name: make_run(name, 1, options) for name in names}
     rivals: Any = {name: lambda name=name: timed(name) for name in names}
-    found = in_rounds(rivals, options.rounds + 1)
-    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
+    return interleaved(rivals, rounds=options.rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

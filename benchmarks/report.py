@@ -235,6 +235,11 @@ def only(value: float) -> Spread:
     return {"median": value, "min": value, "max": value}
 
 
+def of_seeds(found: Row) -> Spread:
+    """Return what is drawn of an `Estimate` that stands in a row: its mean between the extremes."""
+    return {"median": found["mean"], "min": found["minimum"], "max": found["maximum"]}
+
+
 def panels_of(rows: Iterable[Row], keys: Mapping[str, str]) -> dict[str, Any]:
     """Return a panel per key: its title -> rival -> (tokens of a text, value) of the rows."""
     panels: dict[str, Any] = {title: {} for title in keys.values()}
