@@ -41,7 +41,7 @@ from benchmarks.harness import Clock, guarded, in_rounds, product, rows_of, spre
 from benchmarks.pretraining_claims import claims, length_claims, savings_claims
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row
 from benchmarks.rivals import DTYPES, PRECISIONS, SIZES, Rival
-from benchmarks.runs import QUIET, be_quiet, shards_in
+from benchmarks.runs import bare_trainer, shards_in
 from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
@@ -175,19 +175,16 @@ def fit(
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     use_tensor_cores(PRECISIONS[rival.precision])
-    trainer = Trainer(
-        accelerator="gpu" if options.device == "cuda" else "cpu",
-        devices=1,
-        precision=PRECISIONS[rival.precision],  # type: ignore[arg-type]
+    trainer = bare_trainer(
+        options.device,
+        precision=PRECISIONS[rival.precision],
         max_steps=options.warmup + options.steps,
         callbacks=[*callbacks, window],
         plugins=list(plugins),
         profiler=clock,
         gradient_clip_val=1.0,
-        use_distributed_sampler=False,
         limit_val_batches=0,
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
-        **dict.fromkeys(QUIET, False),
     )
     with rival.attending():
         trainer.fit(module, datamodule=data)
@@ -288,7 +285,6 @@ def token_cost(own: Sequence[Row], shortest: Sequence[Row], key: str) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    be_quiet()
     needed = options.tokens_per_step * (options.warmup + options.steps + 4)
     sizes = {"num_sentences": max(20_000, needed // 20), "validation_sentences": 4000}
     sizes["sentences_per_document"] = options.sentences_per_document

@@ -32,7 +32,7 @@ from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
-from benchmarks.runs import QUIET, be_quiet, end_with_parent
+from benchmarks.runs import bare_trainer, end_with_parent
 from data_prep.files import write_json
 from ponet.poolers import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
@@ -236,12 +236,10 @@ def fit(
     *callbacks: Callback, **more: Any,
 ) -> Trainer:  # fmt: skip
     """Train, and write nothing."""
-    trainer = Trainer(
-        accelerator="gpu" if options.device == "cuda" else "cpu", devices=1,
-        max_steps=settings["steps"], gradient_clip_val=settings["clip"],
-        use_distributed_sampler=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        callbacks=[StepSeeds(dropout_seed), *callbacks], default_root_dir=options.root,
-        **dict.fromkeys(QUIET, False), **more,
+    trainer = bare_trainer(
+        options.device, max_steps=settings["steps"], gradient_clip_val=settings["clip"],
+        enable_checkpointing=False, num_sanity_val_steps=0, default_root_dir=options.root,
+        callbacks=[StepSeeds(dropout_seed), *callbacks], **more,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return trainer
@@ -276,7 +274,6 @@ def confusion(module: PretrainModule, data: StudyData, device: str) -> list[list
 def prepare_process(options: Options) -> None:
     """Set what is of a process, which ends with the study."""
     end_with_parent()
-    be_quiet()
     torch.set_num_threads(options.threads)
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")

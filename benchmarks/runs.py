@@ -1,4 +1,6 @@
-"""What is trained on, and by: shards of random tokens, fits without words, fits to be killed."""
+"""What is trained on, and by: shards of random tokens, a silent trainer, fits to be killed."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -13,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +24,10 @@ from data_prep.manifest import SPECIAL_TOKENS
 from data_prep.shards import SplitWriter, finish_shards
 from training.metrics_file import read_metrics
 
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
 Process = subprocess.Popen[bytes]
-QUIET = ("enable_progress_bar", "enable_model_summary", "logger")
-"""What a Trainer does without in a short fit."""
 
 
 def synthetic_folder(
@@ -75,10 +78,21 @@ def shards_in(folder: Path | None, **sizes: Any) -> Iterator[tuple[Path, Path]]:
         yield folder or synthetic_folder(place / "shards", **sizes), place
 
 
-def be_quiet() -> None:
-    """Keep Lightning from telling anew in every short fit what it found."""
+def bare_trainer(device: str, **form: Any) -> Trainer:
+    """Return a trainer for one device that says nothing; `form` is what else it is given."""
+    from pytorch_lightning import Trainer
+
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
+    return Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        **form,
+    )
 
 
 def start_fit(options: list[str], root: Path, name: str) -> Process:

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import PRECISIONS, Rival
-from benchmarks.runs import QUIET, be_quiet, synthetic_folder
+from benchmarks.runs import bare_trainer, synthetic_folder
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import PretrainModule
@@ -130,13 +130,11 @@ def fit(
     )  # fmt: skip
     precision: Any = PRECISIONS["bf16"]
     use_tensor_cores(precision)
-    be_quiet()
-    trainer = Trainer(
-        accelerator="cpu" if sizes.is_dry else "gpu", devices=1, precision=precision,
-        max_steps=max_steps or num_steps, callbacks=[StepSeeds(dropout_seed), *callbacks],
-        gradient_clip_val=1.0, use_distributed_sampler=False, limit_val_batches=0,
+    trainer = bare_trainer(
+        sizes.device, precision=precision, max_steps=max_steps or num_steps, gradient_clip_val=1.0,
+        callbacks=[StepSeeds(dropout_seed), *callbacks], limit_val_batches=0,
         enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
-        default_root_dir=folder, **dict.fromkeys(QUIET, False),
+        default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
     return module

@@ -13,7 +13,7 @@ from benchmarks.gpu.cells import Cell, Sizes
 from benchmarks.harness import LIMITS, measure_steps, told
 from benchmarks.report import Row
 from benchmarks.rivals import CONFIG_CLASSES, Rival, Setting, Subject, flash_version
-from benchmarks.runs import be_quiet, synthetic_folder
+from benchmarks.runs import synthetic_folder
 
 Rivals = Sequence[Rival]
 FLASH: dict[str, Any] = {"kind": "bert", "attention": "flash"}
@@ -129,7 +129,6 @@ def step_cells(sizes: Sizes) -> list[Cell]:
 def step_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> list[Row]:
     """Return the rows of pretraining.measure, and one per rival that fails."""
     flash_version()
-    be_quiet()
     form = {"warmup": sizes.warmup, "steps": sizes.steps, "rounds": min(2, sizes.rounds)}
     form |= {"num_workers": 0 if sizes.is_dry else 4, "encoder": preset}
     options = options_of(sizes, lengths=[num_tokens], **form)
