@@ -22,7 +22,8 @@ from data_prep.files import file_lock, write_atomic, write_json
 from training.command_line import option_value, parse_options
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
-from training.studies.runner import LocalRunner, Progress, count_text, gpu_names, run_on_ray
+from training.studies.progress import Progress, count_text
+from training.studies.runner import LocalRunner, gpu_names, run_on_ray
 from training.studies.sweep_file import Sweep, command_of, expand, read_sweep, trial_names
 from training.studies.trials import DOWNSTREAM_FOLDER, FORMAT_VERSION, LOCK_FILE, Trial
 
