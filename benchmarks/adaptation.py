@@ -255,25 +255,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows[-1]["task_accuracy"]["change"] = None
     options.root, options.wiki = options.root.name, Path(options.wiki).name
     options.novels = Path(options.novels).name
-    report.finish("adaptation", {"rows": rows}, options)
-    path = options.output / "adaptation.md"
-    content = json.loads((options.output / "adaptation.json").read_text(encoding="utf-8"))
-    path.write_text(f"# Adaptation\n\n{report.tables('adaptation', content)}\n", encoding="utf-8")
+    shown = report.finish("adaptation", {"rows": rows}, options)
+    page = f"# Adaptation\n\n{shown}\n"
+    (options.output / "adaptation.md").write_text(page, encoding="utf-8")
     keys = {
         "novels_mlm_accuracy": "masked words of held-out novels",
         "wiki_mlm_accuracy": "masked words of held-out articles",
         "task_accuracy": "which novel is the passage from",
     }
     panels = {
-        title: {
-            "": {
-                row["encoder"]: {"median": row[key]["mean"], "min": row[key]["minimum"],
-                                 "max": row[key]["maximum"]}
-                for row in rows if key in row
-            }
-        }
+        title: {"": {row["encoder"]: report.of_seeds(row[key]) for row in rows if key in row}}
         for key, title in keys.items()
-    }  # fmt: skip
+    }
     report.bar_chart(
         panels, options.output / "adaptation.png", unit="accuracy; lowest to highest seed"
     )

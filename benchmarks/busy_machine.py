@@ -23,6 +23,7 @@ from benchmarks import report
 from benchmarks.harness import in_rounds, spread
 from benchmarks.report import REPOSITORY, ROUNDS, Option, Options, Row
 from benchmarks.runs import shards_in
+from training.command_line import DECIDED_BY
 
 VOCAB_SIZE = 8192
 OPTIONS = {
@@ -64,7 +65,7 @@ def busy_loops(number: int) -> Iterator[None]:
 
 def rate(environment: dict[str, str], shards: Path, steps: int) -> float:
     """Train in a process of its own; its steps per second."""
-    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    waiting = (*DECIDED_BY, "OMP_NUM_THREADS")
     inherited = {name: value for name, value in os.environ.items() if name not in waiting}
     command = [sys.executable, "-m", "benchmarks.busy_machine", "--train", str(shards)]
     done = subprocess.run(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.gpu.fit import Curve
+from benchmarks.gpu.fit import LossCurve
 from benchmarks.needle import TRAINING, data_module, fresh, in_processes, train
 from benchmarks.report import DEVICE, Option, Options, Row
 from benchmarks.rivals import NAMES, SIZES
@@ -155,7 +155,7 @@ def scores(module: PretrainModule, cell: Cell, options: Options) -> list[Row]:
 def measure(cell: Cell, options: Options) -> Row:
     """Train one encoder and let it guess."""
     torch.set_num_threads(options.threads)
-    started, curve = time.perf_counter(), Curve(max(1, options.steps // 40))
+    started, curve = time.perf_counter(), LossCurve(max(1, options.steps // 40))
     workers = 4 if options.device == "cuda" else 0
     data = data_module(options, cell.length, cell.seed, num_workers=workers)
     module = fresh(data, cell.kind, options)

@@ -32,13 +32,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 
 from benchmarks import report
-from benchmarks.pretraining import QUIET, be_quiet
 from benchmarks.report import DEVICE, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES, NAMES, PRECISIONS, SIZES, Rival
-from benchmarks.runs import end_with_parent, shards_in
+from benchmarks.runs import bare_trainer, end_with_parent, shards_in
 from data_prep.manifest import Manifest
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
@@ -117,12 +116,10 @@ def train(
     """Train a module for the steps of the options; it is ready to be asked then."""
     precision: Any = PRECISIONS["32" if options.device == "cpu" else options.precision]
     use_tensor_cores(precision)
-    be_quiet()
-    trainer = Trainer(
-        accelerator="gpu" if options.device == "cuda" else "cpu", devices=1, precision=precision,
-        max_steps=options.steps, callbacks=[StepSeeds(dropout_seed), *callbacks],
-        gradient_clip_val=1.0, use_distributed_sampler=False, limit_val_batches=0,
-        enable_checkpointing=False, **dict.fromkeys(QUIET, False),
+    trainer = bare_trainer(
+        options.device, precision=precision, max_steps=options.steps, gradient_clip_val=1.0,
+        callbacks=[StepSeeds(dropout_seed), *callbacks], limit_val_batches=0,
+        enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(module.train(), datamodule=data)
     module.eval().to(options.device)
@@ -224,10 +221,8 @@ def panels(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in (row for row in rows if row["distance"] != "all"):
         title = f"{row['facts']} fact{'s' * (row['facts'] > 1)} in a text"
-        value = row["accuracy"]
-        reach = {"median": value["mean"], "min": value["minimum"], "max": value["maximum"]}
         points = found.setdefault(title, {}).setdefault(row["rival"], [])
-        points.append((row["distance"], reach))
+        points.append((row["distance"], report.of_seeds(row["accuracy"])))
     return found
 
 

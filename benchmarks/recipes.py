@@ -10,7 +10,6 @@ other: a step of each recipe is timed by another call, with `--rounds`, in one p
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,21 +26,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import report
-from benchmarks.harness import in_rounds, spread
-from benchmarks.pretraining import QUIET, StepWindow, be_quiet
+from benchmarks.harness import interleaved
+from benchmarks.pretraining import StepWindow
 from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
-from benchmarks.runs import end_with_parent
-from data_prep.files import write_atomic
-from ponet.heads import ChannelAttentionPooler
+from benchmarks.runs import bare_trainer, end_with_parent
+from data_prep.files import write_json
+from ponet.poolers import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import TRAIN_SPLIT, PretrainDataModule
 from pretrain.loader import BatchLoader, StreamBatchSampler
 from pretrain.masking import Masker, MaskingConfig
 from pretrain.module import PretrainModule
+from pretrain.sums import LossSums
 from training.callbacks.steps import EvaluationInterval, StepSeeds
 from training.utilisation import FetchClock
 
@@ -134,7 +134,7 @@ class StudyData(PretrainDataModule):
 
 
 @dataclass
-class Curve(Callback):
+class ValidationCurve(Callback):
     """Keeps every validation with what was spent until then, validations left out."""
 
     rows: list[Row] = field(default_factory=list)
@@ -151,7 +151,7 @@ class Curve(Callback):
     ) -> None:
         assert isinstance(pl_module, PretrainModule)
         self._flops += pl_module.batch_flops(batch)
-        self._tokens = self._tokens + outputs["sums"][-2]
+        self._tokens = self._tokens + LossSums(*outputs["sums"]).tokens
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._tokens = float(self._tokens)  # waits for the device
@@ -236,12 +236,10 @@ def fit(
     *callbacks: Callback, **more: Any,
 ) -> Trainer:  # fmt: skip
     """Train, and write nothing."""
-    trainer = Trainer(
-        accelerator="gpu" if options.device == "cuda" else "cpu", devices=1,
-        max_steps=settings["steps"], gradient_clip_val=settings["clip"],
-        use_distributed_sampler=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        callbacks=[StepSeeds(dropout_seed), *callbacks], default_root_dir=options.root,
-        **dict.fromkeys(QUIET, False), **more,
+    trainer = bare_trainer(
+        options.device, max_steps=settings["steps"], gradient_clip_val=settings["clip"],
+        enable_checkpointing=False, num_sanity_val_steps=0, default_root_dir=options.root,
+        callbacks=[StepSeeds(dropout_seed), *callbacks], **more,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return trainer
@@ -251,7 +249,7 @@ def fit(
 def train(name: str, seed: int, options: Options) -> Row:
     """Return the curve of a run, and what its pairs were taken for in the end."""
     module, data, settings = make_run(name, seed, options)
-    curve, every = Curve(), max(1, -(-settings["steps"] // options.validations))
+    curve, every = ValidationCurve(), max(1, -(-settings["steps"] // options.validations))
     fit(module, data, settings, options, EvaluationInterval(every), curve)
     pairs = confusion(module, data, options.device)
     return {"recipe": name, "seed": seed, "curve": curve.rows, "pairs": pairs}
@@ -276,7 +274,6 @@ def confusion(module: PretrainModule, data: StudyData, device: str) -> list[list
 def prepare_process(options: Options) -> None:
     """Set what is of a process, which ends with the study."""
     end_with_parent()
-    be_quiet()
     torch.set_num_threads(options.threads)
     if options.device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -304,12 +301,6 @@ def made(options: Options) -> Row:
     found = {"machine": report.machine(), "torch": torch.__version__}
     found |= {name: getattr(options, name) for name in ("device", "jobs", "threads", "base")}
     return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(content).encode() + b"\n")
 
 
 def run_missing(names: Sequence[str], options: Options) -> int:
@@ -346,8 +337,7 @@ def step_times(names: Sequence[str], options: Options) -> dict[str, Any]:
 
     parts = {name: make_run(name, 1, options) for name in names}
     rivals: Any = {name: lambda name=name: timed(name) for name in names}
-    found = in_rounds(rivals, options.rounds + 1)
-    return {name: {**spread(values[1:]), "all": values[1:]} for name, values in found.items()}
+    return interleaved(rivals, rounds=options.rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -358,6 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(STUDIES[options.study])
         raise SystemExit(f"recipes {', '.join(unknown)} are not known; choose among: {known}")
     failed = 0
+    Path(options.root).mkdir(parents=True, exist_ok=True)
     if options.rounds:
         kinds = [without_share(name, options.study) for name in names]
         alone = [name for n, name in enumerate(names) if kinds[n] not in kinds[:n]]

@@ -1,7 +1,6 @@
 """What every measurement has: options, JSON file, Markdown tables, claims, plots."""
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_prep.files import write_json
 from training.utilisation import cpu_has_fast_bf16
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -125,7 +125,7 @@ def write(name: str, content: Row, options: Options) -> Row:
         whole["gpu"] = torch.cuda.get_device_name()
     whole |= content
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+    write_json(options.output / f"{name}.json", whole)
     return whole
 
 
@@ -233,6 +233,11 @@ def verdict(entry: Target) -> str:
 def only(value: float) -> Spread:
     """Return the spread of a single figure."""
     return {"median": value, "min": value, "max": value}
+
+
+def of_seeds(found: Row) -> Spread:
+    """Return what is drawn of an `Estimate` that stands in a row: its mean between the extremes."""
+    return {"median": found["mean"], "min": found["minimum"], "max": found["maximum"]}
 
 
 def panels_of(rows: Iterable[Row], keys: Mapping[str, str]) -> dict[str, Any]:

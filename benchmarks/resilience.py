@@ -27,9 +27,9 @@ from pytorch_lightning.callbacks import Callback
 
 from benchmarks import report
 from benchmarks.harness import Sample, in_rounds, interleaved, spread, times
-from benchmarks.pretraining import PRECISIONS, be_quiet, fit, make_module
+from benchmarks.pretraining import fit, make_module
 from benchmarks.report import CONFIGS, DEVICE, ROUNDS, Option, Options, Target
-from benchmarks.rivals import Rival
+from benchmarks.rivals import PRECISIONS, Rival
 from benchmarks.runs import kill, last_step, shards_in, start_fit
 from data_prep.shards import TokenShards
 from pretrain.batches import PretrainDataset
@@ -263,7 +263,6 @@ def claims(encoders: dict[str, Any], started: dict[str, Any]) -> list[Target]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
-    be_quiet()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands that are started
     count, encoders = options.sentences, {}
     made = {"num_sentences": count, "validation_sentences": count // 20, "vocab_size": 8192}

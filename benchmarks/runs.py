@@ -1,7 +1,10 @@
-"""What is trained on, and by: shards of random tokens, and fits in processes to be killed."""
+"""What is trained on, and by: shards of random tokens, a silent trainer, fits to be killed."""
+
+from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +23,9 @@ from benchmarks.report import REPOSITORY
 from data_prep.manifest import SPECIAL_TOKENS
 from data_prep.shards import SplitWriter, finish_shards
 from training.metrics_file import read_metrics
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 Process = subprocess.Popen[bytes]
 
@@ -69,6 +76,23 @@ def shards_in(folder: Path | None, **sizes: Any) -> Iterator[tuple[Path, Path]]:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         yield folder or synthetic_folder(place / "shards", **sizes), place
+
+
+def bare_trainer(device: str, **form: Any) -> Trainer:
+    """Return a trainer for one device that says nothing; `form` is what else it is given."""
+    from pytorch_lightning import Trainer
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*|torch.utils.data.*")
+    return Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        **form,
+    )
 
 
 def start_fit(options: list[str], root: Path, name: str) -> Process:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 TEMPORARY = ".tmp"
 SPARE_BYTES = 32 << 20
@@ -77,6 +78,55 @@ def write_atomic(path: str | Path, data: bytes | memoryview, *, durable: bool = 
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a name beside a file, whose folder is made; what is written there becomes that file.
+
+    It does so when the block ends without an error: until then what stands there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMPORARY}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | Path, content: object, *, default: Callable[[Any], object] | None = None
+) -> None:
+    """Write JSON that people can read too, as `write_atomic`; NaN keeps Python's spelling.
+
+    Args:
+        path: The file.
+        content: Plain values.
+        default: What stands for a value that JSON lacks; None: an error.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=default) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def json_records(text: str, where: object) -> list[Any]:
+    """Return what lines of JSON hold, in order; a broken last line, which a kill leaves, is not.
+
+    Args:
+        text: The lines.
+        where: Whose lines they are, for the message.
+
+    Raises:
+        ValueError: A line before the last is no JSON.
+    """
+    lines, found = text.splitlines(), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{where}, line {number}: not a JSON object ({error})") from error
+    return found
 
 
 def sync_folder(folder: Path) -> None:

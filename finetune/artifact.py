@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
-from finetune.data.encoding import TextEncoder, is_encoder_file, tokenizer_file
+from finetune.data.encoding import TextEncoder
 from finetune.data.hashed import text_encoder
 from finetune.data.targets import ScoreScale
-from finetune.encoder_file import read_encoder_file
+from finetune.encoder_file import is_encoder_file, read_encoder_file, tokenizer_file
 from finetune.tasks.spec import Marks, SegmentRule, Unit
 from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model

@@ -1,4 +1,4 @@
-"""Encoders that are trained from scratch: a YAML file of sizes, as in configs/encoder.
+"""What stands at `--model.encoder`: the tokenizer there, and YAML files of sizes (configs/encoder).
 
 Invariant: a file without a projection means the same for pretraining (`--config`) and here
 (`--model.encoder`).
@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import ponet.config
-from finetune.data.encoding import is_encoder_file
+from data_prep.command import read_yaml
 from ponet.bundle import bundle_folder, read_config
 from ponet.config import EncoderConfig
 from ponet.tokenizer import num_ids
-from ponet.weight_files import CONFIG_NAME, read_json
+from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, read_json
+from training.configuration import RUN_PARTS
+
+
+def is_encoder_file(path: str | Path) -> bool:
+    """Return whether a path is that of a YAML file of an encoder's sizes."""
+    return Path(path).suffix.lower() in (".yaml", ".yml")
 
 
 def read_encoder_file(path: str | Path, *, tokenizer_json: Path, max_len: int) -> EncoderConfig:
@@ -56,15 +60,11 @@ def encoder_entry(path: Path) -> Mapping[str, Any]:
     """Return what a file says of its encoder, `class_path` and `init_args`; empty: nothing.
 
     Raises:
-        ValueError: No such file, or no YAML; names it.
+        ValueError: No such file, no YAML, or a key stands twice; names it.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; configs/encoder has some")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML ({error})") from error
-    entry: Any = content
+    entry = read_yaml(path)
     for key in ("model", "encoder"):
         entry = entry.get(key) if isinstance(entry, Mapping) else None
     return entry if isinstance(entry, Mapping) else {}
@@ -92,3 +92,40 @@ def _encoder_values(path: Path) -> dict[str, Any]:
 def _arguments(entry: Mapping[str, Any], *, bare: bool = False) -> dict[str, Any]:
     """Return the arguments of a class; those of a plain dataclass may stand alone."""
     return dict(entry if bare and "class_path" not in entry else entry.get("init_args") or {})
+
+
+def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
+    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file.
+
+    A tokenizer that is given is taken instead: the file, or what holds one.
+    """
+    if not encoder:
+        raise ValueError(
+            "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
+        )
+    if not tokenizer and is_encoder_file(encoder):
+        raise ValueError(
+            f"{encoder} is an encoder without a tokenizer; give a tokenizer.json with "
+            "--model.tokenizer"
+        )
+    given = Path(tokenizer or encoder)
+    if tokenizer and given.is_file():
+        return given
+    folder = given.parent if given.is_file() else given
+    places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is not None:
+        return found
+    if tokenizer:
+        raise ValueError(
+            f"--model.tokenizer {tokenizer}: no such file, and no folder that holds a "
+            f"{TOKENIZER_NAME}"
+        )
+    what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
+    if not folder.exists():
+        what = f"--model.encoder {encoder}: no such folder"
+    raise ValueError(
+        f"{what}; give a bundle or run folder, or put the tokenizer of the pretraining there; a "
+        f"model of transformers or the Hub is made a bundle first: python -m ponet import {encoder}"
+        " --output BUNDLE"
+    )

@@ -6,19 +6,19 @@ but itself; the page loads nothing from elsewhere.
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_prep.files import write_atomic
+from data_prep.files import new_file, write_atomic
 from finetune.artifact import load_classifier
 from finetune.deciding import Decider, Explanation, Method
-from finetune.predict import NewRows, Predictor, count_rows, new_rows, whole_file
+from finetune.predict import NewRows, Predictor, count_rows, new_rows
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.spec import Row
+from ponet.inference import Progress
 from training.command_line import parse_options
 from training.reports.page import Cell, render
 
@@ -27,7 +27,6 @@ LISTED = 12
 """Words in the table of a text."""
 _FAINTEST = 0.04
 """A word that gave less than this share of the greatest has no colour."""
-_QUIET_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def run_explain(arguments: Sequence[str]) -> Path:
     lines = page.with_suffix(".jsonl")
     if lines.exists() and lines.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {page}: {lines} beside it is the input; give another name")
-    with whole_file(lines) as stream:
+    with new_file(lines) as path, path.open("w", encoding="utf-8", newline="") as stream:
         shown, bad = _write(decider, reader, stream, num_rows=num_rows, most=config.page_rows)
     content = {"texts": shown, "num_rows": num_rows, "lines": lines.name, "config": config}
     content["scores"] = classifier.info.is_regression
@@ -88,7 +87,7 @@ def _write(
 ) -> tuple[list[dict[str, Any]], list[Explanation]]:
     """Write a line for every row; return what the page shows, and the rows without an answer."""
     shown, bad = list[dict[str, Any]](), list[Explanation]()
-    started = said = time.monotonic()
+    progress = Progress(num_rows, told="{done:,.0f}{of} rows, {rate:,.2f} rows/s")
     for number, item in enumerate(reader.rows(), 1):
         row = item.row
         told = _explained(decider, row)
@@ -98,10 +97,7 @@ def _write(
         if number <= most:
             texts = (row.text, row.text_pair) if isinstance(row, Row) else ()
             shown.append(page_text(told, texts))
-        now = time.monotonic()
-        if now - said >= _QUIET_S:
-            said, rate = now, number / (now - started)
-            print(f"{number:,} of {num_rows:,} rows, {rate:,.2f} rows/s", file=sys.stderr)
+        progress.add(1)
     return shown, bad
 
 

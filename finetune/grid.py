@@ -21,7 +21,8 @@ from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, flatten
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_config import TRIAL_CONFIG_FILE
-from training.studies.runner import LocalRunner, Progress, count_text, gpu_names
+from training.studies.progress import Progress, count_text
+from training.studies.runner import LocalRunner, gpu_names
 
 FIT_COMMAND = (sys.executable, "-m", "finetune", "fit", "--config")
 BASELINE_COMMAND = (*FIT_COMMAND[:3], "baseline", "--config")

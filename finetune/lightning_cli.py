@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from finetune.artifact import read_info
 from finetune.data.datamodule import TaskDataModule
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.module import FinetuneModule, log_prefix
 from finetune.outcome import (
     add_evaluation,
@@ -33,6 +33,7 @@ from finetune.run_config import (
     State,
     check_cut,
     check_is_fit,
+    check_kind,
     check_trainer,
     earlier_run,
 )
@@ -182,7 +183,7 @@ class FinetuneCLI(RunCLI):
             return
         if self.run.scored:
             raise ValueError("run.scored is for validate and test; leave it out of a fit")
-        self.run.check_kind()
+        check_kind(self.run.folder)
         self.stop = StopRequest()
         if self.rehearses:
             return

@@ -23,12 +23,13 @@ from torchmetrics.functional.regression import (
     spearman_corrcoef,
 )
 
-from finetune.sentences.scores import border_scores, borders_of
+from finetune.sentences.scores import HAS_BORDERS, border_scores, borders_of
 from finetune.tagging.scores import Parse, tag_scores
 from finetune.tasks.spec import UNSEEN, Row, TaskSpec
 from finetune.thresholds import above
 
-_OF_ONE_CLASS = ("precision", "recall", "f1")
+OF_ONE_CLASS = ("precision", "recall", "f1")
+"""What is said of every class, where they are few: `f1/<label>`."""
 _MOST_CLASSES_SHOWN = 20
 
 
@@ -139,7 +140,7 @@ def sentence_scores(
         torch.tensor([place for one in tags for place in one]),
         torch.tensor([places.get(label, UNSEEN) for one in gold for label in one]),
     )
-    if spec.marks in ("begins", "ends", "sections"):
+    if spec.marks in HAS_BORDERS:
         said, right = (
             [borders_of(one, spec.marks, spec.tags[-1]) for one in documents]
             for documents in (found, gold)
@@ -212,7 +213,7 @@ def _by_class(spec: TaskSpec, *of_all: Tensor) -> dict[str, float]:
         return {}
     return {
         f"{name}/{label}": float(values_C[place])
-        for name, values_C in zip(_OF_ONE_CLASS, of_all, strict=True)
+        for name, values_C in zip(OF_ONE_CLASS, of_all, strict=True)
         for place, label in enumerate(spec.labels)
     }
 

@@ -1,21 +1,19 @@
 """What a run found: its result.json, and the table a user reads."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from finetune.data.inspection import constant_metrics
-from finetune.metrics import is_of_one_class, metric_title, value_text
+from finetune.metrics import OF_ONE_CLASS, is_of_one_class, metric_title, value_text
 from finetune.tasks.registry import task_facts
 from finetune.tasks.spec import LoadedTask, TaskSpec
 from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
-from training.run_folder import versions
+from training.run_folder import append_record, versions
 
 if TYPE_CHECKING:  # tables need no Lightning
     from pytorch_lightning import Trainer
@@ -165,7 +163,6 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
     """Add what `validate` or `test` found to a file of its own in the run's folder; its path."""
     splits = module.datamodule.loaded.splits
     record = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "classifier": str(module.trained),
         "data": {split: splits[split].source for split in module.evaluation},
@@ -173,8 +170,7 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
         "evaluation": module.evaluation,
     }
     path = folder / EVALUATIONS_FILE
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    append_record(path, record)
     return path
 
 
@@ -240,28 +236,27 @@ def _split_lines(
     for title, values in known.items():
         cells = [value_text(values[n]) if n in values else "" for n in names]
         rows[f"  {title}"] = cells
-    lines = _aligned(rows, first=34, least=10)
+    lines = _aligned(rows, first=34)
     own = next(iter(found.values())).get(split, {})
     if languages := sorted({name.partition("/")[2] for name in own if name[:8] == "slot_em/"}):
         names = [name for name in names if f"{name}/{languages[0]}" in own]
         parts = {"  language": names}
         for language in languages:
             parts[f"  {language}"] = [value_text(own[f"{name}/{language}"]) for name in names]
-        return [*lines, *_aligned(parts, first=34, least=10)]
-    of_class = ("precision", "recall", "f1")
-    if not labels or any(f"{name}/{label}" not in own for label in labels for name in of_class):
+        return [*lines, *_aligned(parts, first=34)]
+    if not labels or any(f"{name}/{label}" not in own for label in labels for name in OF_ONE_CLASS):
         return lines
-    classes = {"  class": list(of_class)}
+    classes = {"  class": list(OF_ONE_CLASS)}
     for label in labels:
-        classes[f"  {label}"] = [value_text(own[f"{name}/{label}"]) for name in of_class]
-    below = _aligned(classes, first=2 + max([30, *map(len, labels)]), least=10)
+        classes[f"  {label}"] = [value_text(own[f"{name}/{label}"]) for name in OF_ONE_CLASS]
+    below = _aligned(classes, first=2 + max([30, *map(len, labels)]))
     ends = ["", *("" if count is None else f"   {count:,} rows" for count in labels.values())]
     return [*lines, *(line + end for line, end in zip(below, ends, strict=True))]
 
 
-def _aligned(rows: Mapping[str, Sequence[str]], *, first: int, least: int) -> list[str]:
+def _aligned(rows: Mapping[str, Sequence[str]], *, first: int) -> list[str]:
     """Return rows of a table: titles from the left in `first` columns, cells from the right."""
-    widths = [max(least, *map(len, column)) for column in zip(*rows.values(), strict=True)]
+    widths = [max(10, *map(len, column)) for column in zip(*rows.values(), strict=True)]
     return [
         f"{title:<{first}}"
         + "".join(f" {cell:>{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -5,12 +5,8 @@ order of the rows is kept, what stands in a line does not depend on its neighbou
 cannot be read costs nothing but itself.
 """
 
-import contextlib
 import itertools
-import os
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.files import new_file
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.batches import (
@@ -45,11 +42,11 @@ from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
 from finetune.thresholds import above, thresholded
 from ponet.frozen import freeze
+from ponet.inference import Progress
 from ponet.tagger import Tagger
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
-_QUIET_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +122,7 @@ def run_predict(arguments: Sequence[str]) -> Path:
         raise ValueError(f"--output {output} is the input itself; give another file")
     notes: Counter[str] = Counter()
     num_rows = count_rows(reader, notes)
-    with whole_file(output) as stream:
+    with new_file(output) as path, path.open("w", encoding="utf-8", newline="") as stream:
         bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
     print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
     for what, count in (+notes).items():
@@ -138,20 +135,6 @@ def run_predict(arguments: Sequence[str]) -> Path:
             file=sys.stderr,
         )
     return output
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a file to write that appears under its name once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.chmod(staging, 0o644)
-        os.replace(staging, path)
-    finally:
-        Path(staging).unlink(missing_ok=True)
 
 
 def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) -> InputReader:
@@ -193,8 +176,9 @@ def _write(
     predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
     found, twin = itertools.tee(reader.rows())
     bad: list[Prediction] = []
-    started = said = time.monotonic()
+    progress = Progress(num_rows, told="{done:,.0f}{of} rows, {rate:,.1f} rows/s")
     answers = predictor.stream(item.row for item in found)
+    at_once = config.batch_size * BATCHES_AT_ONCE
     for number, ((prediction, is_cut), item) in enumerate(zip(answers, twin, strict=True), 1):
         if "error" in prediction:
             bad.append(prediction)
@@ -207,10 +191,8 @@ def _write(
         notes["of them were longer, and read in several windows"] += (
             prediction.get("windows", 1) > 1
         )
-        now, is_computed = time.monotonic(), number % (config.batch_size * BATCHES_AT_ONCE) == 0
-        if now - said >= _QUIET_S and is_computed:  # else rows would count that are yet to write
-            said, rate = now, number / (now - started)
-            print(f"{number:,} of {num_rows:,} rows, {rate:,.1f} rows/s", file=sys.stderr)
+        if number % at_once == 0:  # counted together, as they are computed together
+            progress.add(at_once)
     return bad
 
 

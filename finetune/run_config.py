@@ -76,10 +76,6 @@ class RunConfig(run_config.RunConfig):
         """Folder of the classifier that an evaluation scores."""
         return Path(self.scored) if self.scored else self.classifier
 
-    def check_kind(self) -> None:
-        """Refuse the folder of a pretraining run."""
-        check_kind(self.folder)
-
 
 def check_kind(folder: Path) -> None:
     """Refuse the folder of a pretraining run."""

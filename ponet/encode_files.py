@@ -7,17 +7,17 @@ it is complete. A file is read as what its name says or refused; every error nam
 import argparse
 import csv
 import json
-import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
+from data_prep.files import new_file
 from data_prep.readers import ReadLog, open_binary
 
 STDIN = "-"
@@ -48,7 +48,7 @@ def run_encode(arguments: Sequence[str]) -> None:
     remaining, width = iter(texts), bundle.model.config.hidden_size
     blocks = iter(lambda: list(islice(remaining, _BLOCK_TEXTS)), [])
     vectors = (bundle.encode(block, progress=progress, **form).numpy() for block in blocks)
-    with _put_in_place(output) as path:
+    with new_file(output) as path:
         write = _write_npy if output.suffix == ".npy" else _write_jsonl
         num_rows = write(vectors, path, width)
     print(f"{num_rows:,} vectors of {width} numbers: {output}")
@@ -103,18 +103,6 @@ def _write_jsonl(blocks: Iterable[Any], path: Path, width: int) -> int:
             file.write(json.dumps({"row": num_rows, "embedding": vector}) + "\n")
             num_rows += 1
     return num_rows
-
-
-@contextmanager
-def _put_in_place(output: Path) -> Iterator[Path]:
-    """Give a temporary name beside the output, and rename it when all is written."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    path = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        yield path
-        os.replace(path, output)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _parser() -> argparse.ArgumentParser:

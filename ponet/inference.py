@@ -19,7 +19,8 @@ from ponet.batch import EncoderBatch, join_texts
 from ponet.config import EncoderConfig
 from ponet.encoders import Encoder
 from ponet.frozen import Precision, freeze
-from ponet.heads import PretrainingModel, first_positions
+from ponet.heads import PretrainingModel
+from ponet.poolers import first_positions
 from ponet.projection import PieceWords
 from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 
@@ -266,10 +267,17 @@ class Progress:
 
     Args:
         num_texts: Of all calls together; None: not known.
+        told: The line, of `done`, `of` and `rate`.
     """
 
-    def __init__(self, num_texts: int | None) -> None:
+    def __init__(
+        self,
+        num_texts: int | None,
+        *,
+        told: str = "encoded {done:,.0f}{of} texts, {rate:,.1f} texts/s",
+    ) -> None:
         """Start the clock."""
+        self._told = told
         self._of = "" if num_texts is None else f" of {num_texts:,}"
         self._done = 0.0
         self._started = self._said = time.monotonic()
@@ -282,4 +290,4 @@ class Progress:
             return
         self._said = now
         rate = self._done / (now - self._started)
-        print(f"encoded {self._done:,.0f}{self._of} texts, {rate:,.1f} texts/s", file=sys.stderr)
+        print(self._told.format(done=self._done, of=self._of, rate=rate), file=sys.stderr)

@@ -15,7 +15,7 @@ from ponet.config import EncoderConfig
 from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
-from ponet.heads import make_pooler, pool
+from ponet.poolers import make_pooler, pool
 from ponet.pooling.plan import at_least_float32, segment_rows
 from ponet.pooling.reference import segment_max
 

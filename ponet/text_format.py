@@ -118,18 +118,13 @@ class TextFormat:
         return rows
 
 
-def window_batch(windows: Sequence[Window], *, pad_id: int = 0) -> EncoderBatch:
-    """Return some rows as one batch, padded to the longest of them.
-
-    Args:
-        windows: At least one.
-        pad_id: Token id at padding, which no encoder but FNet looks at.
-    """
+def window_batch(windows: Sequence[Window]) -> EncoderBatch:
+    """Return some rows, one or more, as one batch, padded to the longest of them by zeros."""
     lengths_B = torch.tensor([len(window.ids) for window in windows])
     longest = int(lengths_B.max())
     place_L = torch.arange(longest)
     mask_BL = place_L < lengths_B[:, None]
-    input_ids, segment_ids = torch.full(mask_BL.shape, pad_id), torch.zeros_like(mask_BL).long()
+    input_ids, segment_ids = torch.zeros_like(mask_BL).long(), torch.zeros_like(mask_BL).long()
     # Through numpy, which reads a list of numbers several times faster than torch does.
     input_ids[mask_BL] = torch.from_numpy(np.concatenate([window.ids for window in windows]))
     segment_ids[mask_BL] = torch.from_numpy(np.concatenate([w.segments for w in windows]))

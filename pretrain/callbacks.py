@@ -4,10 +4,8 @@ Invariant: the device is waited for once per window of steps, where its numbers 
 step.
 """
 
-import json
 import math
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
-from pretrain.module import LossSums, PretrainModule, means
+from pretrain.module import PretrainModule
 from pretrain.randomness import derive_key
+from pretrain.sums import LossSums, means
 from training.callbacks.steps import say_above, show
 from training.interruption import say
 from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
 from training.run_config import CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
+from training.run_folder import append_record
 from training.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 
 _DRAW_EVERY_S = 30.0
@@ -248,7 +248,6 @@ class EvaluationRecord(EvaluationReport):
         self._report(trainer, stage, opening)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         record = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command,
             "checkpoint": str(trainer.ckpt_path or module.started_from.get("source")),
             "step": module.evaluated_step,
@@ -257,10 +256,8 @@ class EvaluationRecord(EvaluationReport):
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
             "baselines": self.baselines,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / EVALUATIONS_FILE
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(path, record)
         say_above(trainer, f"written: {path}")
 
 

@@ -3,50 +3,60 @@
 A run's own bundle, at its end, is made by the same function.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from training.command_line import parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a checkpoint, also a ZeRO folder, as a bundle or an ordinary checkpoint."""
+
+    source: Path
+    """Checkpoint of a run, ordinary or of ZeRO."""
+    output: Path = Path()
+    """Bundle folder to write, for fine-tuning."""
+    checkpoint: Path = Path()
+    """To write: a ZeRO folder as an ordinary checkpoint with the whole optimiser state, to be
+    resumed with --resume on any number of devices."""
+    folder: Path = Path()
+    """Shards with the tokenizer; left out: those of the run."""
+
+    def __post_init__(self) -> None:
+        if self.output == self.checkpoint == Path():
+            raise ValueError(
+                "export writes nothing: give --output BUNDLE, --checkpoint FILE, or both"
+            )
+
 
 def run_export(arguments: Sequence[str]) -> None:
     """`export CHECKPOINT [--output BUNDLE] [--checkpoint FILE.ckpt] [--folder SHARDS]`."""
-    parser = argparse.ArgumentParser("ponet-pretrain export", description=__doc__)
-    parser.add_argument("source", type=Path, help="checkpoint of a run, ordinary or of ZeRO")
-    parser.add_argument("--output", type=Path, help="bundle folder to write, for fine-tuning")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="to write: a ZeRO folder as an ordinary checkpoint with the whole optimiser "
-        "state, to be resumed with --resume on any number of devices",
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="shards with the tokenizer (default: those of the run)"
-    )
-    options = parser.parse_args(arguments)
-    if options.output is None and options.checkpoint is None:
-        raise ValueError("export writes nothing: give --output BUNDLE, --checkpoint FILE, or both")
+    program = "ponet-pretrain export"
+    options = parse_options(ExportOptions, arguments, program=program, positional="source")
     from pretrain.strategies.consolidate import consolidate
     from training.checkpoints.storage import is_sharded, load_checkpoint
     from training.run_config import CHECKPOINT_FOLDER
 
-    source: Path = options.source
+    source, path, shards = options.source, options.checkpoint, options.folder
     if not source.exists():
         raise ValueError(f"there is no checkpoint at {source}")
     if (newest := source / CHECKPOINT_FOLDER / "last.ckpt").exists():
         raise ValueError(f"{source} is a run's folder; give one of its checkpoints: {newest}")
     sharded = is_sharded(source)
-    if options.checkpoint is not None and not sharded:
+    if path != Path() and not sharded:
         raise ValueError(f"{source} is an ordinary checkpoint already; leave --checkpoint out")
     checkpoint = consolidate(source)[0] if sharded else load_checkpoint(source)
-    if options.checkpoint is not None:
-        export_checkpoint(checkpoint, options.checkpoint)
-        print(f"checkpoint: {options.checkpoint}")
-    if options.output is not None:
-        _write_alone(checkpoint, options.output, options.folder)
+    if path != Path():
+        export_checkpoint(checkpoint, path)
+        print(f"checkpoint: {path}")
+    if options.output != Path():
+        _write_alone(checkpoint, options.output, None if shards == Path() else shards)
         print(f"bundle: {options.output}")
 
 

@@ -4,7 +4,7 @@ Invariant: the loss looks at the masked positions only, and there are few shapes
 batches have one, joined ones one of a few.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
@@ -13,16 +13,15 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
-from ponet.heads import MaskedLoss
 from pretrain.batches import encoder_batch
-from pretrain.objectives import IGNORED_LABEL, OBJECTIVES, ObjectiveName
+from pretrain.objectives import OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder, check_strategy, identity_in
+from pretrain.sums import LossSums, loss_sums, means, sum_dtype
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer, stepper_of
@@ -34,80 +33,11 @@ MAX_COMPILED_GRAPHS = 136
 a few of evaluations, for the last block and for the others."""
 
 
-class LossSums(NamedTuple):
-    """Float32 sums over one batch; each mean is a sum divided by its count."""
-
-    mlm_loss: Tensor
-    mlm_correct: Tensor
-    mlm_count: Tensor
-    pair_loss: Tensor
-    pair_correct: Tensor
-    pair_count: Tensor
-    tokens: Tensor
-    positions: Tensor
-
-    def stacked(self) -> Tensor:
-        """The sums as one vector, float64 where the device has it: counts then add up exactly."""
-        return torch.stack([value.detach() for value in self]).to(sum_dtype(self.tokens.device))
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Float64, or float32 on Apple's GPUs, which have nothing wider."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def full_tensor(value: Tensor) -> Tensor:
     """The whole of a tensor that may be spread over ranks (DTensor)."""
     gather = getattr(value, "full_tensor", None)
     whole: Tensor = value if gather is None else gather()
     return whole
-
-
-def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
-    """Summed cross-entropies (nats), hits and counts of one batch.
-
-    Pair logits are taken to float32 first, as the masked-LM logits are in `ponet.losses`.
-    """
-    mask = batch["mask"]
-    zero = mask.new_zeros((), dtype=torch.float32)
-    pair_loss = pair_correct = pair_count = zero
-    if output.pair_logits is not None:
-        pair_logits, pair_labels = output.pair_logits.float(), batch["pair_labels"]
-        pair_loss = cross_entropy(
-            pair_logits, pair_labels, ignore_index=IGNORED_LABEL, reduction="sum"
-        )
-        pair_correct = (pair_logits.argmax(-1) == pair_labels).sum().float()
-        pair_count = (pair_labels != IGNORED_LABEL).sum().float()
-    return LossSums(
-        mlm_loss=output.mlm.loss.float(),
-        mlm_correct=output.mlm.hits.float(),
-        mlm_count=output.mlm.num_positions.float(),
-        pair_loss=pair_loss,
-        pair_correct=pair_correct,
-        pair_count=pair_count,
-        tokens=mask.sum().float(),
-        positions=zero + mask.numel(),
-    )
-
-
-def means(sums: Tensor) -> dict[str, float]:
-    """Metrics from stacked `LossSums`: losses in nats, accuracies and perplexity.
-
-    Pair metrics are left out where the objective has no pair task.
-    """
-    totals: Any = LossSums(*sums.tolist())
-    mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
-    metrics = {
-        "loss": mlm_loss,
-        "mlm_loss": mlm_loss,
-        "mlm_accuracy": totals.mlm_correct / max(1.0, totals.mlm_count),
-        "perplexity": float(torch.exp(torch.tensor(mlm_loss, dtype=torch.float64))),
-    }
-    if totals.pair_count:
-        metrics["pair_loss"] = totals.pair_loss / totals.pair_count
-        metrics["pair_accuracy"] = totals.pair_correct / totals.pair_count
-        metrics["loss"] += metrics["pair_loss"]
-    return metrics
 
 
 class PretrainModule(ConfiguredModule):

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from tokenizers import Tokenizer
 
-from data_prep.files import TEMPORARY, write_atomic
+from data_prep.files import TEMPORARY, write_json
 from data_prep.manifest import MANIFEST_NAME, file_sha256
 from ponet import load_bundle
 from pretrain.batches import PretrainDataset, encoder_batch
@@ -132,7 +132,7 @@ class NeedlesFile(BasePredictionWriter):
         needles = trainer.datamodule.needles  # type: ignore[attr-defined]
         content = {"needles": asdict(needles), "chance": 1 / NUM_ANSWERS, "rows": rows}
         path = self.folder / f"needles-rank{trainer.global_rank}.json"
-        write_atomic(path, json.dumps(content, indent=1).encode())
+        write_json(path, content)
         print(
             f"{'tokens to the fact':>18}{'questions':>11}{'right':>8}{'fact in sight':>15}"
             f"{'any answer in sight':>21}{'most frequent':>15}"

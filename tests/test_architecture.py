@@ -24,8 +24,8 @@ LONGEST_CHAIN = 15
 """Modules from a command down to one that imports none, each loaded by the one before."""
 
 
-MODELS = ("config", "config_fields", "batch", "encoders", "pooling", "heads", "losses",
-          "loss_kernels", "segments", "crf", "tagger", "flops", "names",
+MODELS = ("config", "config_fields", "batch", "encoders", "pooling", "heads", "poolers",
+          "losses", "loss_kernels", "segments", "crf", "tagger", "flops", "names",
           "hub/configuration_ponet", "hub/modeling_ponet")  # fmt: skip
 """Modules and folders of ponet that know no text: they import torch and each other, in the hub
 transformers too, and are copied beside exported weights. The others may import data_prep."""

@@ -166,7 +166,19 @@ def check_pretrain_command(arguments: list[str]) -> None:
     elif command == "predict":
         assert parsed_fit("pretrain", options).data.folder
     else:
-        assert command in ("fill", "summary", "export", "compare"), arguments
+        from pretrain.export import ExportOptions
+        from training.command_line import parse_options
+        from training.reports.compare import CompareOptions
+        from training.summary import SummaryOptions
+
+        if command == "export":
+            assert parse_options(ExportOptions, options, program=command, positional="source")
+        elif command in ("summary", "compare"):
+            kind = {"summary": SummaryOptions, "compare": CompareOptions}[command]
+            names: dict[str, Any] = {"positional": "runs", "repeated": ("runs",)}
+            assert parse_options(kind, options, program=command, **names)
+        else:
+            assert command == "fill", arguments
 
 
 def check_finetune_command(arguments: list[str]) -> None:

@@ -221,12 +221,16 @@ class RunCLI(LightningCLI):
         """Take the run's options; a rehearsal is a fit that leaves nothing."""
         config = self.config[self.subcommand]
         self.run = self.run_class(**vars(config.run))
-        if self.run.auto_precision and config.trainer.precision is None:
-            config.trainer.precision = self._recorded_precision() or automatic_precision()
+        self.settle_precision(config.trainer)
         config.trainer.default_root_dir = str(self.run.folder)
         self.rehearses = self.subcommand == "fit" and bool(config.trainer.fast_dev_run)
 
-    def _recorded_precision(self) -> str | None:
+    def settle_precision(self, trainer: Any) -> None:
+        """Choose the trainer's precision, where that is asked for and none is given."""
+        if self.run.auto_precision and trainer.precision is None:
+            trainer.precision = self.recorded_precision() or automatic_precision()
+
+    def recorded_precision(self) -> str | None:
         """Return the precision of the run that is in the folder; None: none is, or it is unset."""
         path = self.run.folder / CONFIG_FILE
         if self.run.overwrite or not path.is_file():

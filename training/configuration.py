@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_atomic
+from data_prep.files import write_json
 from data_prep.manifest import file_sha256
 from training.run_config import BUNDLE_FOLDER, CLASSIFIER_FOLDER
 
@@ -103,8 +103,7 @@ def write_inputs(folder: Path, paths: Mapping[str, Path]) -> None:
         paths: What each file or folder is -> where it lies; a path that is not there (a data set of
             the Hub) is left out.
     """
-    text = json.dumps(_digests(paths), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(folder / INPUTS_FILE, text.encode("utf-8"))
+    write_json(folder / INPUTS_FILE, _digests(paths))
 
 
 def changed_inputs(folder: Path) -> list[str]:

@@ -5,10 +5,11 @@ run first cuts the lines after its checkpoint off, so that every step stands the
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import json_records
 from training.run_config import EVALUATIONS_FILE
 
 
@@ -33,16 +34,7 @@ def append_metrics(
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """All whole lines of a metrics file, in order."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
-    return rows
+    return json_records(Path(path).read_text(encoding="utf-8"), path)
 
 
 def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
@@ -68,8 +60,5 @@ def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[f
 
 def last_value(rows: list[dict[str, float]], name: str) -> float | None:
     """The newest value of one metric, or None."""
-    return next(_backwards(rows, name), None)
-
-
-def _backwards(rows: list[dict[str, float]], name: str) -> Iterator[float]:
-    return (row[name] for row in reversed(rows) if name in row)
+    values = (row[name] for row in reversed(rows) if name in row)
+    return next(values, None)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_atomic
+from data_prep.files import write_json
 
 FORMAT_VERSION = 1
 _KEYS = {
@@ -47,8 +47,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
         DiskFull: There is no room; what stood there before is intact.
     """
     _check(result, path)
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode("utf-8"))
+    write_json(path, result)
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

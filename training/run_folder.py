@@ -13,7 +13,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
@@ -76,9 +76,8 @@ def _acquire(path: Path, stack: contextlib.ExitStack) -> TextIO:
 
 
 def _note_holder(stream: TextIO, doing: str) -> None:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     stream.truncate(0)
-    stream.write(f"{doing} (process {os.getpid()} on {platform.node()}, since {now})\n")
+    stream.write(f"{doing} (process {os.getpid()} on {platform.node()}, since {now()})\n")
     stream.flush()
     _close_in_forks()
     _held.add(stream)
@@ -180,10 +179,28 @@ def add_event(folder: Path, name: str, **details: Any) -> None:
         name: What happened, one word.
         details: Plain values: step, reason, files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": now, "event": name, **details}) + "\n")
+    append_record(folder / EVENTS_FILE, {"event": name, **details})
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return a run's events, oldest first; a line that a kill has cut short is left out."""
+    path, events = folder / EVENTS_FILE, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]
+
+
+def append_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Append a line of JSON with the time before some plain values; the file's folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": now(), **values}) + "\n")
+
+
+def now() -> str:
+    """Return the time of the world's clock, to the second, in ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def provenance() -> dict[str, object]:

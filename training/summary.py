@@ -1,10 +1,11 @@
 """The closing table of a run: accuracies beside what guessing scores, from metrics.jsonl."""
 
-import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from training.command_line import parse_options
 from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
 from training.reports.runs import Run
@@ -12,17 +13,28 @@ from training.reports.study import ACCURACY, LOSS, PAIRS, SPEED, Logged
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 
 
+@dataclass(frozen=True, kw_only=True)
+class SummaryOptions:
+    """Print the closing table of runs: accuracies beside what guessing scores."""
+
+    runs: tuple[Path, ...]
+    """Run folders, for instance runs/default."""
+    plot: Path = Path()
+    """PNG to write: the curves of all runs together."""
+    table: Path = Path()
+    """Text file to write: the printed tables."""
+
+
 def run_summary(arguments: Sequence[str]) -> None:
     """`summary RUN [RUN ...]`."""
-    parser = argparse.ArgumentParser("ponet-pretrain summary", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, for instance runs/default")
-    parser.add_argument("--plot", type=Path, help="PNG to write: the curves of all runs together")
-    parser.add_argument("--table", type=Path, help="text file to write: the printed tables")
-    options = parser.parse_args(arguments)
+    program = "ponet-pretrain summary"
+    options = parse_options(
+        SummaryOptions, arguments, program=program, positional="runs", repeated=("runs",)
+    )
     text = print_summary(options.runs)
-    if options.table:
+    if options.table != Path():
         options.table.write_text(text + "\n", encoding="utf-8")
-    if options.plot:
+    if options.plot != Path():
         names = [folder.name for folder in options.runs]
         labels = names if len(set(names)) == len(names) else [str(f) for f in options.runs]
         rows = [read_metrics(folder / METRICS_FILE) for folder in options.runs]

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.files import write_atomic
+from data_prep.files import write_json
 from training.configuration import configuration_name, flatten
 from training.interruption import EXIT_STOPPED
 from training.run_config import RECORD_FILE, RunConfig
@@ -50,9 +50,8 @@ class TrackingRecord:
 
     def save(self, folder: Path) -> None:
         """Write it at once."""
-        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / RECORD_FILE, text.encode("utf-8"))
+        write_json(folder / RECORD_FILE, {"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, folder: Path) -> "TrackingRecord":

@@ -186,8 +186,13 @@ def memory_gib(device: torch.device) -> float:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # without /proc only the height is known
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_resident() / 2**30  # without /proc only the height is known
+
+
+def peak_resident() -> int:
+    """Return the most bytes of main memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class FetchClock(PassThroughProfiler):

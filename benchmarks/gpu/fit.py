@@ -24,13 +24,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes
-from benchmarks.pretraining import QUIET, be_quiet
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import PRECISIONS, Rival
-from benchmarks.runs import synthetic_folder
+from benchmarks.runs import bare_trainer, synthetic_folder
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import PretrainModule, means
+from pretrain.module import PretrainModule
+from pretrain.sums import LossSums, means
 from training.callbacks.steps import StepSeeds
 from training.optim import PretrainOptimizer
 from training.utilisation import memory_gib, peak_rate, use_tensor_cores
@@ -49,7 +49,7 @@ def cells(sizes: Sizes) -> list[Cell]:
 
 
 @dataclass
-class Curve(Callback):
+class LossCurve(Callback):
     """Keeps the sums of losses on the device, and reads them every so many steps."""
 
     every: int
@@ -73,7 +73,7 @@ class Curve(Callback):
         found = means(self._sums)  # waits for the device
         seconds = time.perf_counter() - self._start
         peak = peak_rate(pl_module.device, str(trainer.precision))
-        found |= {"tokens_per_s": float(self._sums[-2]) / seconds, "seconds": seconds}
+        found |= {"tokens_per_s": float(LossSums(*self._sums).tokens) / seconds, "seconds": seconds}
         found |= {"mfu": self._flops / seconds / peak.flops_per_s}
         found |= {"memory_gib": memory_gib(pl_module.device)}
         self.rows.append({"step": trainer.global_step, **found})
@@ -130,13 +130,11 @@ def fit(
     )  # fmt: skip
     precision: Any = PRECISIONS["bf16"]
     use_tensor_cores(precision)
-    be_quiet()
-    trainer = Trainer(
-        accelerator="cpu" if sizes.is_dry else "gpu", devices=1, precision=precision,
-        max_steps=max_steps or num_steps, callbacks=[StepSeeds(dropout_seed), *callbacks],
-        gradient_clip_val=1.0, use_distributed_sampler=False, limit_val_batches=0,
+    trainer = bare_trainer(
+        sizes.device, precision=precision, max_steps=max_steps or num_steps, gradient_clip_val=1.0,
+        callbacks=[StepSeeds(dropout_seed), *callbacks], limit_val_batches=0,
         enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
-        default_root_dir=folder, **dict.fromkeys(QUIET, False),
+        default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
     return module
@@ -144,7 +142,7 @@ def fit(
 
 def curve_rows(sizes: Sizes) -> list[Row]:
     """Return the training loss of a compiled run over its steps, with its rates."""
-    curve = Curve(max(1, sizes.curve_steps // 30))
+    curve = LossCurve(max(1, sizes.curve_steps // 30))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_shards(folder, sizes)

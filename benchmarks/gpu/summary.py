@@ -1,6 +1,5 @@
 """gpu.json, a table of at most 60 lines, and an archive of everything."""
 
-import json
 import tarfile
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from benchmarks import report, triton_kernels
 from benchmarks.gpu.cells import Log, Sizes
 from benchmarks.report import Content, Row, Target, find, machine, verdict
+from data_prep.files import write_json
 
 MOST_LINES = 60
 MOST_BYTES = 16 * 2**20
@@ -24,9 +24,7 @@ def write(folder: Path, stages: list[str], sizes: Sizes) -> Content:
     content |= {"targets": claims(rows, sizes), "stages": rows}
     versions = find(rows["machine"], what="versions") or {}
     content |= {"gpu": versions["gpu"]} if "gpu" in versions else {}
-    path = folder / "gpu.json"
-    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    path.with_suffix(".tmp").replace(path)
+    write_json(folder / "gpu.json", content, default=str)
     return content
 
 

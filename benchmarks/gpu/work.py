@@ -129,7 +129,6 @@ def step_cells(sizes: Sizes) -> list[Cell]:
 def step_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> list[Row]:
     """Return the rows of pretraining.measure, and one per rival that fails."""
     flash_version()
-    pretraining.be_quiet()
     form = {"warmup": sizes.warmup, "steps": sizes.steps, "rounds": min(2, sizes.rounds)}
     form |= {"num_workers": 0 if sizes.is_dry else 4, "encoder": preset}
     options = options_of(sizes, lengths=[num_tokens], **form)

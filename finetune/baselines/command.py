@@ -5,7 +5,7 @@ labels is scored once.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,8 @@ import yaml
 
 from data_prep.files import write_atomic
 from finetune.baselines.scoring import SentenceModel, answer_task, evaluate
-from finetune.data.inspection import inspect_task, overview_lines
+from finetune.data.inspection import inspect_task
+from finetune.data.overview import overview_lines
 from finetune.outcome import evaluation_lines
 from finetune.run_config import RUN_FILES, check_kind, earlier_run
 from finetune.tasks.registry import task_facts
@@ -29,6 +30,8 @@ from training.run_config import CONFIG_FILE, RESULT_FILE, RunPlace
 from training.run_folder import replacing, sole_writer
 
 Letters = Literal["auto", "with", "without"]
+Computed = tuple[dict[str, Any], dict[str, Path]]
+"""Content of result.json, and what was read by its name."""
 _NAMES: Mapping[Letters, str] = {
     "auto": "TF-IDF + linear",
     "with": "TF-IDF with letters + linear",
@@ -42,8 +45,6 @@ NOTHING_TO_SET = {
     "precision": "64-true",
 }
 """Settings of a fit that a linear model has not, for its result; texts are never cut."""
-
-
 _SELECTED = ("targets", "languages", "fold", "repeat", "max_train_rows", "max_eval_rows")
 TAGGER = "perceptron tagger"
 _DOCUMENTS: Mapping[SentenceModel, str] = {
@@ -79,24 +80,43 @@ class BaselineOptions:
 def run_baseline(arguments: Sequence[str]) -> None:
     """`baseline --data.task NAME --data.folder DIR --run.name NAME`; prints the scores."""
     options = parse_options(BaselineOptions, arguments, program="ponet-finetune baseline")
-    folder, settings = options.run.folder, asdict(options)
+    compute_run(options.run, asdict(options), compute=lambda: compute(options), lines=_lines)
+
+
+def compute_run(
+    run: RunPlace,
+    settings: Mapping[str, Any],
+    *,
+    compute: Callable[[], Computed],
+    lines: Callable[[Mapping[str, Any]], list[str]],
+) -> None:
+    """Write the folder of a run that trains nothing, unless it is complete; print what it found.
+
+    Args:
+        run: Where.
+        settings: All options, as they are kept in the folder.
+        compute: Computes it.
+        lines: What is printed of its result.
+    """
+    folder = run.folder
     check_kind(folder)
     with sole_writer(folder, own=RUN_FILES, doing="baseline"):
-        if earlier_run(options.run, settings) == "finished":
+        is_complete = earlier_run(run, settings) == "finished"
+        if is_complete:
             result = read_result(folder / RESULT_FILE)
-            print("\n".join(_lines(result, folder)))
+        else:
+            result, inputs = compute()
+            with replacing(folder, own=RUN_FILES):
+                text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+                write_atomic(folder / CONFIG_FILE, text.encode("utf-8"))
+                write_inputs(folder, inputs)
+                write_result(folder / RESULT_FILE, result)
+        print("\n".join([*lines(result), f"run: {folder}"]))
+        if is_complete:
             say(f"{folder} is complete: --run.overwrite true computes it anew")
-            return
-        result, inputs = compute(options)
-        with replacing(folder, own=RUN_FILES):
-            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-            write_atomic(folder / CONFIG_FILE, text.encode("utf-8"))
-            write_inputs(folder, inputs)
-            write_result(folder / RESULT_FILE, result)
-    print("\n".join(_lines(result, folder)))
 
 
-def compute(options: BaselineOptions) -> tuple[dict[str, Any], dict[str, Path]]:
+def compute(options: BaselineOptions) -> Computed:
     """Return the content of result.json, and the files that were read; prints what is in them."""
     started, data = time.monotonic(), options.data
     data.check_selection()
@@ -158,7 +178,7 @@ def _searched(kind: str) -> str:
     return "thresholds were chosen on validation" if has_thresholds else "nothing was searched"
 
 
-def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
+def _lines(result: Mapping[str, Any]) -> list[str]:
     """What is printed at the end."""
     data, encoder = result["data"], result["encoder"]
     spec = TaskSpec(
@@ -180,5 +200,4 @@ def _lines(result: Mapping[str, Any], folder: Path) -> list[str]:
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
         f"{encoder['cpu_s']:.1f} s of CPU time; {_searched(result['kind'])} and nothing is drawn "
         "by lot: this is one run, and another would say the same",
-        f"run: {folder}",
     ]

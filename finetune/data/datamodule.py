@@ -22,10 +22,10 @@ from finetune.data.batches import (
     accumulation_steps,
     evaluation_shard,
 )
-from finetune.data.encoding import TextEncoder, tokenizer_file
+from finetune.data.encoding import TextEncoder
 from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
-from finetune.encoder_file import sizes_of
+from finetune.encoder_file import sizes_of, tokenizer_file
 from finetune.sentences.windows import Window, in_windows
 from finetune.tasks.own import OWN_TASK
 from finetune.tasks.selection import Selection
@@ -134,8 +134,7 @@ class TaskDataModule(Selection, pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TaskBatch]:
         """Return this rank's micro-batches; the trainer must accumulate `accumulation` of them."""
         split = self._encoded["train"]
-        is_of_texts = not (self.spec.is_tagging or self.spec.labels_sentences)
-        split.joins_texts = self.join_texts and is_of_texts
+        split.joins_texts = self.join_texts and not self.spec.is_tagging
         num_devices, rank = self._devices()
         sampler = BucketBatchSampler(
             lengths=split.texts.lengths,

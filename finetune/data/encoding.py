@@ -24,8 +24,6 @@ from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Row, SegmentRule, TaggedText
 from ponet.batch import EncoderBatch
 from ponet.tokenizer import load_tokenizer, tokenizer_facts
-from ponet.weight_files import TOKENIZER_NAME
-from training.configuration import RUN_PARTS
 
 SHORTEST_MAX_LEN = 5
 """[CLS], two [SEP] and one token of each of two texts."""
@@ -280,45 +278,3 @@ def _with_marks(text: str, start: int) -> int:
     """Return a start moved back over opening marks that stand directly before it."""
     moved = len(text[:start].rstrip(_OPENING))
     return moved if moved == 0 or text[moved - 1].isspace() else start
-
-
-def is_encoder_file(path: str | Path) -> bool:
-    """Return whether a path is that of a YAML file of an encoder's sizes."""
-    return Path(path).suffix.lower() in (".yaml", ".yml")
-
-
-def tokenizer_file(encoder: str | Path, tokenizer: str | Path = "") -> Path:
-    """Return the tokenizer.json of a bundle or classifier, of a run or beside a weights file.
-
-    A tokenizer that is given is taken instead: the file, or what holds one.
-    """
-    if not encoder:
-        raise ValueError(
-            "no encoder is given; set model.encoder to a bundle, or to a run folder that holds one"
-        )
-    if not tokenizer and is_encoder_file(encoder):
-        raise ValueError(
-            f"{encoder} is an encoder without a tokenizer; give a tokenizer.json with "
-            "--model.tokenizer"
-        )
-    given = Path(tokenizer or encoder)
-    if tokenizer and given.is_file():
-        return given
-    folder = given.parent if given.is_file() else given
-    places = [folder / part / TOKENIZER_NAME for part in (*RUN_PARTS, "")]
-    found = next((place for place in places if place.is_file()), None)
-    if found is not None:
-        return found
-    if tokenizer:
-        raise ValueError(
-            f"--model.tokenizer {tokenizer}: no such file, and no folder that holds a "
-            f"{TOKENIZER_NAME}"
-        )
-    what = f"{encoder} has no {TOKENIZER_NAME} (looked for {', '.join(map(str, places))})"
-    if not folder.exists():
-        what = f"--model.encoder {encoder}: no such folder"
-    raise ValueError(
-        f"{what}; give a bundle or run folder, or put the tokenizer of the pretraining there; a "
-        f"model of transformers or the Hub is made a bundle first: python -m ponet import {encoder}"
-        " --output BUNDLE"
-    )

@@ -1,27 +1,20 @@
-"""What is looked at before training, and printed: balance, lengths, overlap, the majority guess.
+"""What is looked at before training: balance, lengths, overlap, the majority guess.
 
 Invariant: nothing here changes a row; it only counts, and what it found is plain JSON.
 """
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune.data.batches import PackedTexts
-from finetune.metrics import (
-    is_of_one_class,
-    metric_title,
-    scores,
-    sentence_scores,
-    tagging_scores,
-    value_text,
-)
+from finetune.metrics import scores, sentence_scores, tagging_scores
 from finetune.sentences.tasks import label_counts
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
@@ -31,9 +24,10 @@ _FEW, _RARE = 20, 0.2
 """Of up to 20 classes, one with less than a fifth of its equal share is rare."""
 _MANY_WORDS = 64
 """Of a text that is hardly ever tagged without a mistake."""
-_DUPLICATES = "duplicates in train"
+DUPLICATES = "duplicates in train"
+"""What stands for train beside the pairs of splits in `overlaps`."""
 _MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "-", "?"}
-_MOST_HINTS, _MOST_LABELS, _MOST_GIVEN = 5, 11, 20
+_MOST_HINTS, _MOST_GIVEN = 5, 20
 Constant = float | tuple[int, ...]
 """What is always answered: a label's place, several labels' places, or a score."""
 Metrics = dict[str, dict[str, float]]
@@ -103,7 +97,7 @@ def _inspect_split(
         "labels": {},
         "target_mean": None,
         "target_std": None,
-        "lengths": None if texts is None else _inspect_lengths(texts),
+        "lengths": None if texts is None else _lengths_of(texts),
         "repairs": dict(split.repairs),
     }
     if split.rows[0].target is None:
@@ -123,34 +117,46 @@ def _inspect_split(
     return {**found, "labels": dict(zip(spec.labels, counts[: len(spec.labels)], strict=True))}
 
 
-def _inspect_lengths(texts: PackedTexts) -> dict[str, Any]:
+def _lengths_of(texts: PackedTexts) -> dict[str, Any]:
     whole = texts.lengths_whole
+    found = length_facts(whole, share_truncated=float(np.mean(whole > texts.lengths)))
+    return {**found, "segments_median": float(np.median(texts.num_segments))}
+
+
+def length_facts(lengths: NDArray[np.integer[Any]], *, share_truncated: float) -> dict[str, Any]:
+    """Return what is told of the lengths of a split's texts, in tokens."""
     return {
-        "median": float(np.median(whole)),
-        "percentile_95": float(np.percentile(whole, 95)),
-        "longest": int(whole.max()),
-        "histogram": np.histogram(whole, bins=[*LENGTH_EDGES, np.inf])[0].tolist(),
-        "share_truncated": float(np.mean(whole > texts.lengths)),
-        "segments_median": float(np.median(texts.num_segments)),
+        "median": float(np.median(lengths)),
+        "percentile_95": float(np.percentile(lengths, 95)),
+        "longest": int(lengths.max()),
+        "histogram": np.histogram(lengths, bins=[*LENGTH_EDGES, np.inf])[0].tolist(),
+        "share_truncated": share_truncated,
+        "segments_median": 0.0,
     }
 
 
 def overlaps(splits: Mapping[str, SplitRows]) -> dict[str, int]:
-    """Return how many rows of a split are also in another one, by hash of the normalised text.
+    """Return how many rows of a split are also in another one, by hash of the normalised text."""
+    return shared_rows(
+        {name: [hash(row.key) for row in split.rows] for name, split in splits.items()}
+    )
+
+
+def shared_rows(hashes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return how many rows of a split are also in another one, by the hashes of its rows.
 
     Evaluated splits are compared with train, test splits also with validation splits.
     """
-    hashes = {name: [hash(row.key) for row in split.rows] for name, split in splits.items()}
     known = {name: set(found) for name, found in hashes.items()}
     counts = {
         f"{inner} in {outer}": sum(key in known[outer] for key in hashes[inner])
-        for inner in splits
-        for outer in splits
+        for inner in hashes
+        for outer in hashes
         if (outer == "train" and inner != "train")
         or (inner.startswith("test") and outer.startswith("validation"))
     }
     if "train" in hashes:
-        counts[_DUPLICATES] = len(hashes["train"]) - len(known["train"])
+        counts[DUPLICATES] = len(hashes["train"]) - len(known["train"])
     return counts
 
 
@@ -324,73 +330,3 @@ def _long_texts(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
         f"{chosen.pop()} asks for every tag of a text, and half of the texts have more than "
         f"{_MANY_WORDS} tokens; --data.score span_f1 lets spans choose the epoch"
     ]
-
-
-def overview_lines(found: Inspection) -> list[str]:
-    """Return what is printed before training."""
-    limit = f"at most {found['max_len']:,} tokens" if found["max_len"] else "whole texts"
-    task = f"{found['title']} ({found['task']}); {limit}"
-    lines = [("task", f"{task}; segments: {found['segments']}")]
-    for name, split in found["splits"].items():
-        lines += [(name, _split_text(split))]
-        lines += [("", _length_text(split["lengths"]))] if split["lengths"] else []
-        lines += [("", f"{count:,} x {what}") for what, count in split["repairs"].items()]
-    lines += [("ROWS", sentence) for sentence in found["unlike_published"]]
-    lines += [_overlap_line(found)]
-    for constant in ("majority", "best_constant"):
-        for name, values in found[constant].items():
-            text = ", ".join(
-                f"{metric_title(key, found['f1_label'])} {value_text(value)}"
-                for key, value in values.items()
-                if not is_of_one_class(key)
-            )
-            lines += [("baseline", f"{name}, always {found[f'{constant}_answer']}: {text}")]
-    lines += [("hint", sentence) for sentence in found["hints"]]
-    lines += [("warning", found["warning"])] if found["warning"] else []
-    return [f"{head:<12}{text}" for head, text in lines]
-
-
-def _split_text(split: Mapping[str, Any]) -> str:
-    num_rows, num_whole, labels = split["num_rows"], split["num_rows_whole"], split["labels"]
-    subset = f" of {num_whole:,}" * (num_rows < num_whole)
-    if split["target_mean"] is not None:
-        found = f"score {split['target_mean']:.3f} ± {split['target_std']:.3f}"
-    else:
-        shown = Counter(labels).most_common(_MOST_LABELS)
-        whole = split.get("num_sentences") or num_rows
-        parts = [f"{label} {count / whole:.1%}" for label, count in shown] or ["unlabelled texts"]
-        num_more = len(labels) - len(shown)
-        found = ", ".join([*parts, *[f"{num_more} labels more"] * bool(num_more)])
-        found = f"{whole:,} sentences: {found}" if "num_sentences" in split else found
-    return f"{num_rows:,}{subset} rows; {found}"
-
-
-def _length_text(lengths: Mapping[str, Any]) -> str:
-    counts, num_segments = lengths["histogram"], lengths["segments_median"]
-    shares = [share / sum(counts) for share in accumulate(counts[:-1])]
-    shown = [
-        f"<{edge:,} {share:.0%}"
-        for edge, share in zip(LENGTH_EDGES[1:], shares, strict=True)
-        if 0.005 <= share < 0.995
-    ]
-    histogram = f" ({', '.join(shown)})" if shown else ""
-    return (
-        f"tokens: median {lengths['median']:g}, 95 % up to {lengths['percentile_95']:.0f}, longest "
-        f"{lengths['longest']:,}{histogram}; "
-        f"{lengths['share_truncated']:.1%} truncated"
-        + f"; {num_segments:g} segments"
-        * bool(num_segments)
-    )
-
-
-def _overlap_line(inspection: Inspection) -> tuple[str, str]:
-    counts = dict(inspection["overlaps"])
-    num_duplicates = counts.pop(_DUPLICATES, 0)
-    duplicates = f"; {num_duplicates:,} duplicates in train" * bool(num_duplicates)
-    found = []
-    for name, count in counts.items():
-        num_rows = inspection["splits"][name.split(" in ")[0]]["num_rows_whole"]
-        found += [f"{count:,} of {num_rows:,} {name} ({count / num_rows:.1%})"] if count else []
-    if not found:
-        return "overlap", f"none between splits{duplicates}"
-    return "OVERLAP", f"{', '.join(found)}: scores on them flatter{duplicates}"

@@ -6,21 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 
-from data_prep.files import write_atomic
-from finetune.baselines.command import NOTHING_TO_SET
-from finetune.data.inspection import overview_lines
+from finetune.baselines.command import NOTHING_TO_SET, Computed, compute_run
+from finetune.data.overview import overview_lines
 from finetune.lra.baselines import BASELINES
 from finetune.lra.facts import task_part
 from finetune.lra.selection import LraSelection
-from finetune.run_config import RUN_FILES, earlier_run
 from training.command_line import parse_options
-from training.configuration import write_inputs
-from training.interruption import say
-from training.result import BASELINE, read_result, write_result
-from training.run_config import CONFIG_FILE, RESULT_FILE, RunPlace
-from training.run_folder import replacing, sole_writer
+from training.result import BASELINE
+from training.run_config import RunPlace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +40,10 @@ class LraBaselineOptions:
 def run_lra_baseline(arguments: Sequence[str]) -> None:
     """`lra baseline --data.task TASK --name NAME --run.name NAME`; prints the scores."""
     options = parse_options(LraBaselineOptions, arguments, program="ponet-finetune lra baseline")
-    folder, settings = options.run.folder, asdict(options)
-    with sole_writer(folder, own=RUN_FILES, doing="baseline"):
-        if earlier_run(options.run, settings) == "finished":
-            print("\n".join(_lines(read_result(folder / RESULT_FILE))))
-            say(f"{folder} is complete: --run.overwrite true computes it anew")
-            return
-        result, source = compute(options)
-        with replacing(folder, own=RUN_FILES):
-            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-            write_atomic(folder / CONFIG_FILE, text.encode("utf-8"))
-            write_inputs(folder, {"the data": source})
-            write_result(folder / RESULT_FILE, result)
-    print("\n".join([*_lines(result), f"run: {folder}"]))
+    compute_run(options.run, asdict(options), compute=lambda: compute(options), lines=_lines)
 
 
-def compute(options: LraBaselineOptions) -> tuple[dict[str, Any], Any]:
+def compute(options: LraBaselineOptions) -> Computed:
     """Return the content of result.json, and the folder that was read; prints what is in it."""
     started, selection = time.monotonic(), options.data
     data, inspection = selection.load()
@@ -106,7 +88,7 @@ def compute(options: LraBaselineOptions) -> tuple[dict[str, Any], Any]:
         "elapsed_s": round(time.monotonic() - started, 3),
         "device": "cpu",
     }
-    return result, data.source
+    return result, {"the data": data.source}
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:

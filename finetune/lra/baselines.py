@@ -72,13 +72,6 @@ def root_values(split: LraSplit) -> NDArray[np.int64]:
     return keys
 
 
-def _texts(split: LraSplit) -> list[tuple[Ids, NDArray[np.int32]]]:
-    sides = [(split.ids, split.lengths)]
-    if split.other_ids is not None and split.other_lengths is not None:
-        sides.append((split.other_ids, split.other_lengths))
-    return sides
-
-
 def byte_shares(ids: Ids, lengths: NDArray[np.int32], *, pairs: bool) -> Tensor:
     """Return square roots of the shares of bytes, or of hashed pairs of bytes, float16 (n, F)."""
     size = PAIR_FEATURES if pairs else 257
@@ -164,7 +157,7 @@ def _words(split: LraSplit) -> tuple[list[str], list[str]]:
     sides = [
         [(row[:n] - 1).astype(np.uint8).tobytes().decode("utf-8", "replace")
          for row, n in zip(ids.astype(np.int16), lengths, strict=True)]
-        for ids, lengths in _texts(split)
+        for ids, lengths in split.sides
     ]  # fmt: skip
     return sides[0], sides[1]
 

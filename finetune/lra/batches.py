@@ -53,11 +53,9 @@ class DeviceSplit:
     def __init__(self, split: LraSplit, layout: Layout, device: torch.device) -> None:
         self.layout = layout
         self.labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
-        sides = [(split.ids, split.lengths)]
-        if split.other_ids is not None and split.other_lengths is not None:
-            sides.append((split.other_ids, split.other_lengths))
-        self.sides = [(_on_device(ids, device), lengths) for ids, lengths in sides]
-        self.lengths: Rows = np.stack([lengths for _, lengths in sides]).sum(0, dtype=np.int64)
+        self.sides = [(_on_device(ids, device), lengths) for ids, lengths in split.sides]
+        all_lengths = np.stack([lengths for _, lengths in split.sides])
+        self.lengths: Rows = all_lengths.sum(0, dtype=np.int64)
         """(N,): real tokens of a sample, of both texts of a pair."""
         length = split.ids.shape[1]
         self._segments_L = segments_from_count(1, length, num_segments=layout.num_segments)[0]
@@ -138,8 +136,7 @@ class TrainBatches:
 
     def __len__(self) -> int:
         """Micro-batches of an epoch."""
-        num_micro = self.batch_size // self.micro_batch_size
-        return len(self.split) // self.batch_size * num_micro
+        return len(self.split) // self.batch_size * self._per_step
 
     def __iter__(self) -> Iterator[LraBatch]:
         epoch = self.epoch()

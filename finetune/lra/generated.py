@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.files import file_lock, write_atomic
+from data_prep.files import file_lock, write_atomic, write_json
 from data_prep.pool import WorkerPool
 from finetune.lra.listops import draw_block
 from finetune.lra.pathfinder import draw_pictures
@@ -92,7 +92,7 @@ def make_blocks(folder: Path, task: TaskName, seed: int, *, num_samples: int) ->
                 write_atomic(path, data)
                 digest = hashlib.sha256(data).hexdigest()
                 record = {**read_record(folder), path.name: digest}
-                write_atomic(folder / RECORD, json.dumps(record, indent=1).encode())
+                write_json(folder / RECORD, record)
                 bar.update()
     return len(missing)
 

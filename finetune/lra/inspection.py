@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.inspection import LENGTH_EDGES
+from finetune.data.inspection import LENGTH_EDGES, length_facts, shared_rows
 from finetune.lra.sources import LraData
 from finetune.lra.splits import LraSplit
 from finetune.lra.tasks import LraTask, Mode
@@ -36,7 +36,7 @@ def inspect_splits(
         "max_len": spec.length,
         "segments": f"{spec.num_segments} by position",
         "splits": splits,
-        "overlaps": _overlaps(data.splits),
+        "overlaps": shared_rows({name: _keys(split) for name, split in data.splits.items()}),
         "unlike_published": [
             f"{name} has {whole[name]:,} samples, the published one {size:,}"
             for name, size in spec.sizes.items()
@@ -58,35 +58,16 @@ def inspect_splits(
 
 def _inspect(spec: LraTask, split: LraSplit, num_whole: int) -> dict[str, Any]:
     counts = np.bincount(split.labels, minlength=len(spec.labels)).tolist()
-    lengths = split.lengths
-    if split.other_lengths is not None:
-        lengths = np.concatenate([lengths, split.other_lengths])
+    lengths = np.concatenate([lengths for _, lengths in split.sides])
+    truncated = 0.0 if spec.is_pixels else float(np.mean(lengths >= spec.kept))
     return {
         "num_rows": len(split),
         "num_rows_whole": num_whole,
         "labels": dict(zip(spec.labels, counts, strict=True)),
         "target_mean": None,
         "target_std": None,
-        "lengths": {
-            "median": float(np.median(lengths)),
-            "percentile_95": float(np.percentile(lengths, 95)),
-            "longest": int(lengths.max()),
-            "histogram": np.histogram(lengths, bins=[*LENGTH_EDGES, np.inf])[0].tolist(),
-            "share_truncated": 0.0 if spec.is_pixels else float(np.mean(lengths >= spec.kept)),
-            "segments_median": 0.0,
-        },
+        "lengths": length_facts(lengths, share_truncated=truncated),
         "repairs": dict(split.repairs),
-    }
-
-
-def _overlaps(splits: Mapping[str, LraSplit]) -> dict[str, int]:
-    """How many samples of a split are also in another one."""
-    keys = {name: _keys(split) for name, split in splits.items()}
-    known = {name: set(found) for name, found in keys.items()}
-    pairs = (("validation", "train"), ("test", "train"), ("test", "validation"))
-    return {
-        **{f"{one} in {other}": sum(k in known[other] for k in keys[one]) for one, other in pairs},
-        "duplicates in train": len(keys["train"]) - len(known["train"]),
     }
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from data_prep.files import write_atomic
 from finetune.callbacks import BestClassifier
-from finetune.data.inspection import overview_lines
+from finetune.data.overview import overview_lines
 from finetune.fit_module import FitModule
 from finetune.lightning_cli import FinetuneCLI, judged
 from finetune.lra.datamodule import LraDataModule
@@ -112,14 +112,10 @@ class LraCLI(FinetuneCLI):
         config["max_steps"] += self.model.self_pretrain_steps
         trainer = super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
         data = self.datamodule
-        if trainer.strategy.root_device.type != "cpu" and not self.given_micro_batch:
+        is_given = bool(self.config[self.subcommand].data.micro_batch_size)
+        if trainer.strategy.root_device.type != "cpu" and not is_given:
             data.micro_batch_size, trainer.accumulate_grad_batches = data.spec.batch_size, 1
         return trainer
-
-    @property
-    def given_micro_batch(self) -> int:
-        """The micro-batch that was asked for; 0: none was."""
-        return int(self.config[self.subcommand].data.micro_batch_size)
 
     @staticmethod
     def best_class() -> type[BestClassifier]:

@@ -3,6 +3,7 @@
 B batch, L places, N hidden tokens, D width, V vocabulary.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,17 +56,8 @@ class TokenGuesser(nn.Module):
             hidden_BL = batch.mask
         encoder = self._encoder[0]
         shown = torch.where(hidden_BL, self.mask_id, batch.input_ids)
-        states_ND = encoder(_with_ids(batch, shown))[hidden_BL]
+        states_ND = encoder(replace(batch, input_ids=shown))[hidden_BL]
         weight = self.output if self.output is not None else encoder.embeddings.word.weight
         found = self.head.loss(states_ND, weight, batch.input_ids[hidden_BL])
         loss: Tensor = found.loss / found.num_positions
         return loss
-
-
-def _with_ids(batch: EncoderBatch, ids_BL: Tensor) -> EncoderBatch:
-    return EncoderBatch(
-        input_ids=ids_BL,
-        **{name: tensor for name, tensor in batch.tensors().items() if name != "input_ids"},
-        segments_are_runs=batch.segments_are_runs,
-        has_padding=batch.has_padding,
-    )

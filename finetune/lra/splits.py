@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 DataKind = Literal["official", "generated", "stand_in"]
 TaskName = Literal["listops", "text", "retrieval", "image", "pathfinder32", "path_x"]
 Ids = NDArray[np.uint8] | NDArray[np.uint16]
-BYTE_VOCAB = 257
-"""Ids of bytes: padding and 256 bytes."""
 _GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)
 
 
@@ -39,6 +37,14 @@ class LraSplit:
     def __len__(self) -> int:
         """Return N."""
         return len(self.labels)
+
+    @property
+    def sides(self) -> list[tuple[Ids, NDArray[np.int32]]]:
+        """Ids and lengths of the texts, and of the second ones of a pair task."""
+        sides = [(self.ids, self.lengths)]
+        if self.other_ids is not None and self.other_lengths is not None:
+            sides.append((self.other_ids, self.other_lengths))
+        return sides
 
 
 def padded(samples: Sequence[bytes | NDArray[np.integer]], length: int) -> tuple[

@@ -9,6 +9,8 @@ from statistics import fmean
 
 from finetune.tasks.spec import Marks
 
+HAS_BORDERS: tuple[Marks, ...] = ("begins", "ends", "sections")
+"""Marks that say where a segment begins or ends."""
 Borders = list[int]
 """Numbers of the sentences, from 1 to n - 1, that begin a new segment, growing."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.sentences.files import SENTENCES, document, read_documents, split_sentences
-from finetune.sentences.scores import borders_of
+from finetune.sentences.scores import HAS_BORDERS, borders_of
 from finetune.tasks.rows import row_texts
 from finetune.tasks.spec import (
     Columns,
@@ -25,7 +25,6 @@ from finetune.tasks.spec import (
 )
 
 UNSEEN_LABELS = "sentences with a label that training never saw: they count as errors"
-HAS_BORDERS: tuple[Marks, ...] = ("begins", "ends", "sections")
 
 
 def document_rows(path: Path, marks: Marks) -> SplitRows:

@@ -4,7 +4,7 @@ Invariant: a text that was not predicted whole, or a tag that training never saw
 is never left out.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -84,16 +84,6 @@ def tag_scores(gold: Sequence[Parse], predicted: Sequence[Parse]) -> dict[str, f
         scores["intent_first"] = _share([wanted[0] == found for wanted, found in parts])
         scores["intent_any"] = _share([found in wanted for wanted, found in parts])
     return scores
-
-
-def without_seen(texts: Sequence[tuple[str, ...]], seen: Collection[tuple[str, ...]]) -> list[int]:
-    """Return the places of the texts whose words do not also stand in training."""
-    known = {_spelling(words) for words in seen}
-    return [place for place, words in enumerate(texts) if _spelling(words) not in known]
-
-
-def _spelling(words: Sequence[str]) -> str:
-    return " ".join(words).casefold()
 
 
 def _padded(gold: Parse, predicted: Parse) -> tuple[str, ...]:

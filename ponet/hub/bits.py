@@ -1,6 +1,6 @@
 """Any of our models with 8-bit weights, and how far its outputs are from those of floats.
 
-Invariant: what is written has been read again and compared before it is told of.
+Invariant: a folder is put in place only after it has been read again and compared.
 """
 
 import copy
@@ -14,6 +14,7 @@ from torch import Tensor
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, read_config, read_model, save_bundle
 from ponet.quantization import pack, unpack
+from ponet.weight_files import new_folder
 
 CARD_NAME = "README.md"
 
@@ -88,19 +89,19 @@ def export_bits(
         batches: For the comparison.
 
     Raises:
-        ValueError: The target is in use, or what was read is not what was meant.
+        ValueError: The target is in use, or what was read is not what was meant; then nothing is
+            left behind.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output {folder} holds something; choose another folder or remove it")
-    save_bundle(
-        folder,
-        model,
-        tokenizer_json=tokenizer_path,
-        metadata=config["metadata"],
-        task=config.get("task"),
-        weights="int8-v1",
-    )
-    written = read_model(folder, read_config(folder))
-    if compare(rounded(model), written, batches).difference:
-        raise ValueError(f"{folder} does not give what it was made of; export it again")
-    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    with new_folder(folder, replaces=False) as staging:
+        save_bundle(
+            staging,
+            model,
+            tokenizer_json=tokenizer_path,
+            metadata=config["metadata"],
+            task=config.get("task"),
+            weights="int8-v1",
+        )
+        written = read_model(staging, read_config(staging))
+        if compare(rounded(model), written, batches).difference:
+            raise ValueError("what was written does not give what it was made of; export it again")
+        (staging / CARD_NAME).write_text(card, encoding="utf-8")

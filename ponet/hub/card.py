@@ -4,7 +4,6 @@ The words are in the templates beside this file; here are the values. Invariant:
 stands here that is not in the files given; whatever they do not say is said to be unknown.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ponet
+from data_prep.files import json_records
 from ponet.config import PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
@@ -62,7 +62,7 @@ def model_card(
         data_rows=[_source_row(source) for source in (shards or {}).get("sources", [])],
         settings=None if run is None else _settings(run),
         steps=metadata.get("steps"),
-        curve=_curve([] if run is None else _metric_rows(run / "metrics.jsonl")),
+        curve=_curve([] if run is None else _metric_rows(run)),
         results=None if results is None else _results(results, results_encoder),
         shown=_shown,
         spread=_spread,
@@ -148,22 +148,14 @@ def _settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def _metric_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of metrics.jsonl; a broken last one comes from a killed run."""
-    rows, lines = [], _text(path).splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
-    return rows
+def _metric_rows(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return json_records(_text(path), path)
 
 
 def validations(run: Path) -> dict[int, dict[str, Any]]:
     """Return the validations of a run by their steps."""
-    rows = _metric_rows(run / "metrics.jsonl")
-    return {row["step"]: row for row in rows if "val/mlm_loss" in row}
+    return {row["step"]: row for row in _metric_rows(run) if "val/mlm_loss" in row}
 
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

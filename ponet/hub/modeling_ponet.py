@@ -27,8 +27,9 @@ from transformers.utils.output_capturing import capture_outputs
 from ponet.batch import EncoderBatch
 from ponet.encoders import Encoder, build_encoder
 from ponet.encoders.backbone import Block, PositionMethod
-from ponet.heads import MaskedLMHead, Pooler
+from ponet.heads import MaskedLMHead
 from ponet.hub.configuration_ponet import PoNetHubConfig, native_config
+from ponet.poolers import Pooler
 from ponet.segments import segments_from_separators
 
 _IS_COPY = not __name__.startswith("ponet.")

@@ -7,7 +7,6 @@ was traced with.
 
 import copy
 import importlib.util
-import json
 import logging
 import math
 import statistics
@@ -23,13 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data_prep.files import write_json
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model
 from ponet.encoders.backbone import TokenMixer
 from ponet.encoders.fnet import FNetMixer
 from ponet.encoders.hashed import HashedWords
 from ponet.encoders.ponet import PoNetMixer
-from ponet.heads import PretrainingModel, SequenceClassifier, pool
+from ponet.heads import PretrainingModel
+from ponet.hub.bits import named_outputs
 from ponet.hub.huggingface import (
     FOREIGN_TOLERANCE,
     SpecialTokens,
@@ -39,6 +40,7 @@ from ponet.hub.huggingface import (
 )
 from ponet.hub.modeling_ponet import make_batch
 from ponet.hub.onnx_bits import pack_onnx
+from ponet.poolers import pool
 from ponet.weight_files import new_folder
 
 GRAPH_NAME = "model.onnx"
@@ -111,10 +113,7 @@ class OnnxModel(nn.Module):
             batch = replace(batch, word_features=word_features)
         if isinstance(self.model, PretrainingModel):
             return self._pretraining_outputs(self.model, batch)
-        if isinstance(self.model, SequenceClassifier):
-            return {"logits": self.model(batch)}
-        found = self.model(batch)._asdict()
-        return {name: value for name, value in found.items() if value is not None}
+        return named_outputs(self.model(batch))
 
     def _pretraining_outputs(
         self, model: PretrainingModel, batch: EncoderBatch
@@ -220,8 +219,7 @@ def export_onnx(
             pack_onnx(staging / GRAPH_NAME)
         if tokenizer_path is not None:
             write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
-        text = json.dumps({**said, **(facts or {})}, indent=2) + "\n"
-        (staging / "graph.json").write_text(text, encoding="utf-8")
+        write_json(staging / "graph.json", {**said, **(facts or {})})
         return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 
 

@@ -4,12 +4,12 @@ Invariant: each folder is compared with its checkpoint as any export is; all of 
 their list, or none.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import write_json
 from ponet.foreign import TrainedModel, trained_model
 from ponet.hub.card import validations
 from ponet.hub.huggingface import export_huggingface, find_special_tokens
@@ -57,8 +57,7 @@ def export_revisions(
             scores = {key: validated.get(step, {}).get(f"val/{key}") for key in _COLUMNS[-2:]}
             rows.append({"revision": name, "step": step, **seen, "tokens_seen": tokens, **scores})
             print(f"{output / name}: loads in transformers; outputs within {difference:.1e}")
-        text = json.dumps({"run": run.name, "revisions": rows}, indent=2) + "\n"
-        (staging / LIST_NAME).write_text(text, encoding="utf-8")
+        write_json(staging / LIST_NAME, {"run": run.name, "revisions": rows})
         (staging / "README.md").write_text(_page(run.name, rows), encoding="utf-8")
     return rows
 

@@ -9,9 +9,7 @@ other errors. Sizes ascend: a CPU process only knows the highest memory it ever 
 
 import gc
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from pretrain.loader import accumulation_steps
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
+from training.utilisation import peak_resident
 
 GIB = 1024**3
 _SIZE_GROWTH = 1.4
@@ -155,10 +154,7 @@ def _now(module: LightningModule) -> float:
 
 def peak_memory(device: str) -> int:
     """Most bytes: reserved on the GPU since the last reset, or of this process since it began."""
-    if device == "cuda":
-        return torch.cuda.max_memory_reserved()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_reserved() if device == "cuda" else peak_resident()
 
 
 def total_memory(device: str) -> int:

@@ -18,16 +18,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from data_prep.files import write_atomic
 from pretrain.lightning_cli import PretrainCLI
 from pretrain.run_config import RunConfig
-from pretrain.tuning.batch_size import (
-    BatchSizeSearch,
-    find_batch_size,
-)
+from pretrain.tuning.batch_size import BatchSizeSearch, find_batch_size
 from pretrain.tuning.lr import LrSearch, find_lr
 from training.cli import take_over_signals
 from training.interruption import say
 from training.reports.figures import tidy
 from training.run_config import CONFIG_FILE, METRICS_FILE
-from training.utilisation import automatic_precision
 
 FOUND_BY = "# Found by `python -m pretrain tune"
 TRAINER_VALUES: dict[str, Any] = {
@@ -86,12 +82,14 @@ class TuneCLI(PretrainCLI):
         if named:
             given = ", ".join(f"trainer.{name}" for name in named)
             say(f"tune runs on one device without callbacks and loggers; not used: {given}")
-        if self.run.auto_precision and trainer.precision is None:
-            trainer.precision = automatic_precision()
+        self.settle_precision(trainer)
         for name, value in TRAINER_VALUES.items():
             trainer[name] = value
         self.save_config_callback = None
         self._settle_start(config)
+
+    def recorded_precision(self) -> None:
+        """None: no run folder is read."""
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """A plain trainer: none of a run's callbacks, plugins and loggers."""

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from pretrain.module import PretrainModule, means
+from pretrain.module import PretrainModule
 from pretrain.randomness import FloatArray
+from pretrain.sums import means
 from training.interruption import say
 from training.reports.figures import COLOURS
 

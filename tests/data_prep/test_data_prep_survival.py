@@ -237,3 +237,25 @@ def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):
     before = signal.getsignal(signal.SIGTERM)
     assert main(["build", "--config", str(path), "--output", str(folder / "x"), "--quiet"]) == 0
     assert signal.getsignal(signal.SIGTERM) is before and sys.stdout is not None
+
+
+def test_json_is_written_whole_and_as_people_read_it(tmp_path):
+    path = tmp_path / "found.json"
+    files.write_json(path, {"name": "Müller", "loss": float("nan"), "at": Path("x")}, default=str)
+    assert path.read_text(encoding="utf-8") == (
+        '{\n  "name": "Müller",\n  "loss": NaN,\n  "at": "x"\n}\n'
+    )
+    with pytest.raises(TypeError):
+        files.write_json(path, {"at": Path("y")})
+    assert json.loads(path.read_text(encoding="utf-8"))["at"] == "x"
+
+
+def test_a_new_file_has_its_name_once_it_is_whole(tmp_path):
+    path = tmp_path / "out" / "rows.jsonl"
+    with files.new_file(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(OSError, match="no more"), files.new_file(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("no more")
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]

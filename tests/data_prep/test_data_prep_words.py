@@ -11,15 +11,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from data_prep import words as module
 from data_prep.manifest import SPECIAL_TOKENS, ShardError
 from data_prep.tokenizer import save_tokenizer, wordpiece_from_vocab
-from data_prep.words import (
-    MAX_PROBES,
-    SentenceEncoder,
-    UnitRule,
-    WordTable,
-    cut_units,
-    is_word_local,
-    unit_rule,
-)
+from data_prep.word_table import MAX_PROBES, WordTable
+from data_prep.words import SentenceEncoder, UnitRule, cut_units, is_word_local, unit_rule
 
 PIECES = (
     [chr(code) for code in range(33, 127)]

@@ -17,8 +17,8 @@ from finetune.data.encoding import (
     paragraph_starts,
     sentence_starts,
     shortened_lengths,
-    tokenizer_file,
 )
+from finetune.encoder_file import tokenizer_file
 from finetune.tasks.spec import Row
 from ponet import FNetConfig, PretrainingModel, save_bundle
 

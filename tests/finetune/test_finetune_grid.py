@@ -15,7 +15,7 @@ from data_prep.files import file_lock
 from finetune import cli, grid
 from finetune.grid import run_grid
 from training.interruption import RunInterrupted
-from training.studies.runner import duration
+from training.studies.progress import duration
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from finetune.data.inspection import (
     inspect_task,
     label_hints,
     overlaps,
-    overview_lines,
     unlike_published,
 )
+from finetune.data.overview import overview_lines
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 NFD = unicodedata.normalize("NFD", "schön")

@@ -223,7 +223,7 @@ def test_progress_is_told_while_it_takes_long(
     path = write_rows(tmp_path / "new.jsonl", texts(5))
     predict(model, path)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("finetune.predict._QUIET_S", 0.0)
+    monkeypatch.setattr("ponet.inference._QUIET_S", 0.0)
     monkeypatch.setattr("finetune.predict.BATCHES_AT_ONCE", 2)
     predict(model, path, "--batch_size", "1")  # two at once: the rate is that of whole chunks
     lines = capsys.readouterr().err.splitlines()

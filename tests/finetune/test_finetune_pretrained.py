@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.artifact import load_pretrained
-from finetune.data.encoding import tokenizer_file
+from finetune.encoder_file import encoder_entry, tokenizer_file
 from ponet import PoNetConfig, PretrainingModel
 from ponet.names import export_state, weight_table
 
@@ -68,3 +68,14 @@ def test_a_name_of_the_hub_is_sent_to_the_import() -> None:
     wanted = "no such folder; .* python -m ponet import bert-base-uncased --output"
     with pytest.raises(ValueError, match=wanted):
         tokenizer_file("bert-base-uncased")
+
+
+def test_an_encoder_file_is_read_as_every_other_yaml_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    lines = ["model:", "  encoder:", "    class_path: ponet.PoNetConfig", "    init_args:"]
+    path.write_text("\n".join([*lines, "      norm_eps: 1e-6"]))
+    entry = encoder_entry(path)
+    assert entry["init_args"] == {"norm_eps": 1e-6}  # no word, as YAML 1.1 has it
+    path.write_text("\n".join([*lines, "      num_layers: 2", "      num_layers: 3"]))
+    with pytest.raises(ValueError, match=r"tiny\.yaml: .*'num_layers' stands there twice"):
+        encoder_entry(path)

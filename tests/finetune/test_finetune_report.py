@@ -68,7 +68,7 @@ def test_a_setting_with_fewer_seeds_cannot_win(tmp_path: Path) -> None:
 
 def test_mean_and_interval_are_students(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.40, 2: 0.50, 3: 0.60})
-    summary = entry_of(report_of(tmp_path)).summary
+    summary = entry_of(report_of(tmp_path)).estimate
     assert summary.mean == pytest.approx(0.5)
     assert summary.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
     text = markdown(report_of(tmp_path))
@@ -114,7 +114,7 @@ def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) ->
     report = report_of(tmp_path)
     plain = 4.302653 * 0.05 / math.sqrt(3)
     expected = plain * math.sqrt((1 / 3 + 1 / 3) * 3)
-    assert entry_of(report).summary.half_width == pytest.approx(expected, rel=1e-6)
+    assert entry_of(report).estimate.half_width == pytest.approx(expected, rel=1e-6)
     assert report.numbers()["comparisons"][0]["difference"].n == 3
     text = markdown(report)
     assert "every seed is another fold" in text
@@ -367,7 +367,7 @@ def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:
         lr, seed = 1e-5 * (1 + number // 60), number % 60
         write(tmp_path, make_result(score=0.3 + 1e-4 * number, lr=lr, seed=seed), str(number))
     entry = entry_of(report_of(tmp_path))
-    assert entry.summary.n == 60 and entry.numbers["num_settings"] == 10
+    assert entry.estimate.n == 60 and entry.numbers["num_settings"] == 10
     assert setting_of(entry)["lr"] == pytest.approx(1e-4)
 
 

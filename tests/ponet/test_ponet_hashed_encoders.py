@@ -20,7 +20,7 @@ from ponet import (
     build_encoder,
 )
 from ponet.frozen import freeze
-from ponet.heads import ChannelAttentionPooler
+from ponet.poolers import ChannelAttentionPooler
 from ponet.tagger import Tagger
 
 WORDS = 17

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ponet_reference import local_max_reference, segment_max_reference
 
 from ponet import EncoderBatch
-from ponet.pooling import eager
+from ponet.pooling import blocks
 from ponet.pooling import mix as choice
 from ponet.pooling.global_pool import masked_mean
 from ponet.pooling.mix import choose_kernels, mix
@@ -118,7 +118,7 @@ def test_all_kernels_equal_a_loop_in_value_and_gradient(
     batch = random_batch(*shape, seed=seed, runs=runs, real_share=real_share)
     with pytest.MonkeyPatch.context() as patch:
         bytes_per_token = 4 * 4 / torch.get_num_threads()  # four channels of float32
-        patch.setattr(eager, "BLOCK_BYTES", int(block_tokens * bytes_per_token))
+        patch.setattr(blocks, "BLOCK_BYTES", int(block_tokens * bytes_per_token))
         check_all_ways(batch, parts=parts, window=window, dtype=dtype, has_ties=has_ties,
                        guard=guard, seed=seed)  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_a_second_run_gives_the_same_bits():
 
 @pytest.mark.parametrize(("num_rows", "num_tokens", "size"), [(3, 7, 20), (2, 40, 16), (1, 5, 1)])
 def test_blocks_cover_every_token_once_and_never_split_across_rows(num_rows, num_tokens, size):
-    bounds = eager.block_bounds(num_rows, num_tokens, size=size)
+    bounds = blocks.block_bounds(num_rows, num_tokens, size=size)
     assert [n for start, stop in bounds for n in range(start, stop)] == [
         *range(num_rows * num_tokens)
     ]

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from ponet import PoNetConfig
 from pretrain.callbacks import step_loss
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import LossSums, PretrainModule, means
+from pretrain.module import PretrainModule
+from pretrain.sums import LossSums, means
 from training.guards import (
     BadState,
     GuardConfig,

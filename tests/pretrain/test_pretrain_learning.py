@@ -10,7 +10,8 @@ from pretrain_corpora import Documents, make_folder
 from ponet import BertConfig, EncoderConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.masking import MaskingConfig
-from pretrain.module import PretrainModule, means
+from pretrain.module import PretrainModule
+from pretrain.sums import means
 from training.optim import PretrainOptimizer, build_optimizer
 
 NUM_TOPICS, NUM_WORDS = 20, 390

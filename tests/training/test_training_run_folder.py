@@ -1,16 +1,27 @@
 """A run's folder has one writer, and an earlier run in it is replaced whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from training.run_folder import LOCK_FILE, own_files, replacing, sole_writer
+from training.callbacks.history import _last_end
+from training.run_folder import (
+    LOCK_FILE,
+    add_event,
+    append_record,
+    own_files,
+    read_events,
+    replacing,
+    sole_writer,
+)
 
 OWN = ("metrics.jsonl", "checkpoints", "bundle", "predictions-*.jsonl", "wandb")
 HOLD = """
@@ -174,3 +185,24 @@ def test_killed_at_any_moment_the_earlier_run_is_back_or_the_new_one_has_begun(
         assert tree(folder) in ([old] if by_restoring else [old, new]), f"killed at change {call}"
     assert len(ends) > 8
     assert set(ends[:-1]) == {9}
+
+
+def test_records_are_lines_with_the_time_first_and_make_their_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "records.jsonl"
+    for step in (1, 2):
+        append_record(path, {"step": step})
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [list(record) for record in found] == [["time", "step"]] * 2
+    assert [record["step"] for record in found] == [1, 2]
+    assert datetime.fromisoformat(found[0]["time"]).utcoffset() == timedelta(0)
+
+
+def test_an_event_that_a_kill_has_cut_short_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    assert (read_events(tmp_path), _last_end(tmp_path)) == ([], -1)
+    add_event(tmp_path, "started", command="ponet-pretrain fit")
+    assert _last_end(tmp_path) == -1
+    add_event(tmp_path, "finished", step=7)
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"time": "2026-01-0')
+    assert [event["event"] for event in read_events(tmp_path)] == ["started", "finished"]
+    assert _last_end(tmp_path) == 7

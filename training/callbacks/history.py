@@ -4,7 +4,6 @@ Invariant: an earlier run is lost with the first optimiser step of the new one a
 then every error brings it back as it was.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +17,8 @@ from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
 from training.interruption import RunInterrupted, say
-from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, EVENTS_FILE, RunConfig
-from training.run_folder import add_event, own_files, provenance, replacing
+from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, RunConfig
+from training.run_folder import add_event, own_files, provenance, read_events, replacing
 from training.tracking import tracked_run
 
 
@@ -195,7 +194,5 @@ class RunHistory(RunBegin):
 
 def _last_end(folder: Path) -> int:
     """Return the step at which a run finished, if nothing came after that; else -1."""
-    path = folder / EVENTS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    last = json.loads(lines[-1]) if lines else {}
+    last: dict[str, Any] = next(reversed(read_events(folder)), {})
     return int(last["step"]) if last.get("event") == "finished" else -1

@@ -78,7 +78,7 @@ class Entry(Result):
 
     task: Task
     encoder: str
-    summary: Estimate
+    estimate: Estimate
     runs: Sequence[Trial]
     trials: Sequence[Trial]
     numbers: Mapping[str, Any]
@@ -115,7 +115,7 @@ def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Colum
             entries = {name: made[name] for name in encoder_names(list(made.values()))}
             levels = [entry.numbers["constant_answer"] for entry in entries.values()]
             known = [level for level in levels if level is not None]
-            ns = sorted({entry.summary.n for entry in trained(list(entries.values()))})
+            ns = sorted({entry.estimate.n for entry in trained(list(entries.values()))})
             n = "–".join(dict.fromkeys((str(ns[0]), str(ns[-1]))))
             level, note = max(known, default=None), ", ".join(task.notes(n))
             columns.append(Column(measure=task, cells=entries, level=level, note=note))
@@ -219,7 +219,9 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
             for score, level in zip(by_seed.values(), levels, strict=True)
         ),
         "published_per_cent": dict(task.published),
-        "best_run": str(max(sorted(trials, key=lambda run: run.path), key=_validation).path),
+        "best_run": str(
+            max(sorted(trials, key=lambda run: run.path), key=lambda run: run.validation).path
+        ),
         "runs": [str(run.path) for run in runs],
     }
     return Entry(
@@ -229,7 +231,6 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
         trials=trials,
         by_seed=by_seed,
         estimate=summary,
-        summary=summary,
         num_diverged=num_diverged,
         numbers=numbers,
     )
@@ -237,10 +238,6 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
 
 def _num_diverged(runs: Sequence[Trial]) -> int:
     return sum(bool(run.result["diverged"]) for run in runs)
-
-
-def _validation(run: Trial) -> float:
-    return float(run.result["evaluation"].get("validation", {}).get("score", -math.inf))
 
 
 def _against(summary: Estimate, constant: float | None, *, has_seeds: bool) -> str:
@@ -326,4 +323,4 @@ def _over_tasks(entries: Sequence[Entry]) -> Estimate:
     seeds = sorted(entries[0].by_seed)
     if all(sorted(entry.by_seed) == seeds for entry in entries):
         return estimate([fmean(entry.by_seed[seed] for entry in entries) for seed in seeds])
-    return estimate([fmean(entry.summary.mean for entry in entries)])
+    return estimate([fmean(entry.estimate.mean for entry in entries)])

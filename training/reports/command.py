@@ -5,13 +5,12 @@ Invariant: only reads the runs; the files of an earlier report are replaced whol
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.files import write_atomic
+from data_prep.files import write_atomic, write_json
 from training.command_line import parse_options
 
 if TYPE_CHECKING:  # commands say what is wrong with their options at once
@@ -99,7 +98,6 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         out=out,
     )
     write_files(report, out)
-    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
     if report.columns:
         save_dots(report.dots(report.columns), report.columns, out / FIGURE)
     if report.curves:
@@ -123,22 +121,21 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     report = GridReport(found=find_trials(options.folders), with_published=options.published)
     out = options.output if options.output != Path() else options.folders[0] / REPORT
     text = write_files(report, out)
-    write_atomic(out / PAGE, report.text("html").encode("utf-8"))
     save_dots(report.dots(), report.columns, out / FIGURE)
     print(text)
     print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {FIGURE}, {PAGE}")
 
 
 def write_files(report: "StudyReport | GridReport", folder: Path) -> str:
-    """Write what is said, and the numbers for programs: CSV per run, JSON; returns the Markdown."""
+    """Write the page, and the numbers for programs: CSV per run, JSON; returns the Markdown."""
     rows, text, stream = report.csv_rows(), report.text("md"), io.StringIO(newline="")
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     content = {"format_version": 1, **report.numbers()}
-    numbers = json.dumps(content, indent=2, ensure_ascii=False, default=asdict) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, found in ((TABLE, text), (CSV, stream.getvalue()), (JSON, numbers)):
+    for name, found in ((TABLE, text), (CSV, stream.getvalue()), (PAGE, report.text("html"))):
         write_atomic(folder / name, found.encode("utf-8"))
+    write_json(folder / JSON, content, default=asdict)
     return text

@@ -1,10 +1,11 @@
 """`compare`: two runs side by side in the terminal: configuration, curves, results."""
 
-import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from training.command_line import parse_options
 from training.metrics_file import series
 from training.reports.page import NOTHING, render
 from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
@@ -16,17 +17,31 @@ Points = Sequence[tuple[float, float, float]]
 """Steps that both runs have, with the value of either."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Print two runs side by side: configuration, curves, results."""
+
+    runs: tuple[Path, ...]
+    """Folders of two runs, A and B."""
+
+    def __post_init__(self) -> None:
+        if len(self.runs) != 2:
+            raise ValueError(
+                f"compare takes the folders of two runs, A and B; {len(self.runs)} given"
+            )
+
+
 def run_compare(arguments: Sequence[str]) -> None:
     """`compare A B`.
 
     Raises:
-        ValueError: A folder has no usable metrics.
+        ValueError: Other than two folders, or one has no usable metrics.
     """
-    parser = argparse.ArgumentParser("ponet-pretrain compare", description=__doc__)
-    parser.add_argument("first", type=Path, help="folder of a run, A")
-    parser.add_argument("second", type=Path, help="folder of another run, B")
-    options = parser.parse_args(list(arguments))
-    print(compare(read_run(options.first), read_run(options.second)))
+    program = "ponet-pretrain compare"
+    options = parse_options(
+        CompareOptions, arguments, program=program, positional="runs", repeated=("runs",)
+    )
+    print(compare(*map(read_run, options.runs)))
 
 
 def compare(*runs: Run) -> str:

@@ -126,9 +126,9 @@ class GridReport:
         models = list(dict.fromkeys(m for entry in entries for m in entry.task.published))
         columns[0] += [Cell(text=f"{model}, published", tone="soft") for model in models]
         for found in by_task:
-            task, n = found[0].task, max(entry.summary.n for entry in trained(found))
+            task, n = found[0].task, max(entry.estimate.n for entry in trained(found))
             texts = {
-                e.encoder: mean_text(e.summary, n=None if e.is_baseline else n) + _marks(e)
+                e.encoder: mean_text(e.estimate, n=None if e.is_baseline else n) + _marks(e)
                 for e in found
             }
             published = [task.published.get(model) for model in models]
@@ -251,7 +251,7 @@ def _compared(comparisons: Sequence[dict[str, Any]]) -> Rows:
 
 
 def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
-    summary, task, numbers = entry.summary, entry.task, entry.numbers
+    summary, task, numbers = entry.estimate, entry.task, entry.numbers
     parts = ""
     if len(task.metrics) > 1:
         means = {m: fmean(run.score(task.split, m) for run in entry.runs) for m in task.metrics}
@@ -285,8 +285,8 @@ def _beside_text(entry: Entry) -> str:
     text, count = str(entry.numbers["against_constant"]), entry.numbers["num_at_constant"]
     for word in ("at or below", "above"):
         text = text.replace(word, f"{word} {percent(entry.numbers['constant_answer'])}")
-    if 0 < count < entry.summary.n:
-        text += f" ({count} of {entry.summary.n} seeds not above)"
+    if 0 < count < entry.estimate.n:
+        text += f" ({count} of {entry.estimate.n} seeds not above)"
     return text
 
 

@@ -20,12 +20,12 @@ from training.metrics_file import last_value, own_test_rows, read_metrics
 from training.run_config import (
     BUNDLE_FOLDER,
     CONFIG_FILE,
-    EVENTS_FILE,
     METRICS_FILE,
     RESULT_FILE,
     STUDY_FILE,
     TRIAL_FILE,
 )
+from training.run_folder import read_events
 
 SEED_KEY = "seed_everything"
 SPEED_METRIC, TASK_METRIC, CONSTANT_METRIC = "train/tokens_per_s", "downstream/", "constant/"
@@ -223,15 +223,7 @@ def _read_mapping(path: Path, remarks: list[str]) -> dict[Any, Any]:
 
 def _read_starts(folder: Path) -> list[Mapping[str, Any]]:
     """Starts and resumes with a command, from the run's events and from a sweep's trial."""
-    events = folder / EVENTS_FILE
-    found: list[Mapping[str, Any]] = []
-    for line in events.read_text(encoding="utf-8").splitlines() if events.is_file() else ():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:  # a killed run leaves half of a last line
-            continue
-        if isinstance(event, dict) and event.get("command"):
-            found.append(event)
+    found: list[Mapping[str, Any]] = [e for e in read_events(folder) if e.get("command")]
     for place in (folder, folder.parent):
         trial = _read_mapping(place / TRIAL_FILE, [])
         if not found and trial.get("command"):

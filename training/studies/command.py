@@ -18,11 +18,12 @@ from typing import Literal
 
 import yaml
 
-from data_prep.files import file_lock, write_atomic
+from data_prep.files import file_lock, write_atomic, write_json
 from training.command_line import option_value, parse_options
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
 from training.run_folder import is_first_process
-from training.studies.runner import LocalRunner, Progress, count_text, gpu_names, run_on_ray
+from training.studies.progress import Progress, count_text
+from training.studies.runner import LocalRunner, gpu_names, run_on_ray
 from training.studies.sweep_file import Sweep, command_of, expand, read_sweep, trial_names
 from training.studies.trials import DOWNSTREAM_FOLDER, FORMAT_VERSION, LOCK_FILE, Trial
 
@@ -175,8 +176,7 @@ def prepare_folder(folder: Path, sweep: Sweep, *, seed: int, extra: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / LOCK_FILE, wait=True):
         if not (folder / SWEEP_FILE).exists():  # written last: what has one has both
-            text = json.dumps(now, indent=2) + "\n"
-            write_atomic(folder / SETTINGS_FILE, text.encode("utf-8"))
+            write_json(folder / SETTINGS_FILE, now)
             is_file = sweep.path.is_file()  # a pipe can be read only once
             text = sweep.path.read_text("utf-8-sig") if is_file else yaml.safe_dump(sweep.content)
             write_atomic(folder / SWEEP_FILE, text.encode("utf-8"))

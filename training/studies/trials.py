@@ -15,15 +15,14 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TextIO
 
-from data_prep.files import file_lock, write_atomic
+from data_prep.files import file_lock, write_json
 from training.metrics_file import own_test_rows, read_metrics
 from training.run_config import METRICS_FILE, RESULT_FILE, STUDY_FILE, TRIAL_FILE
-from training.run_folder import is_first_process
+from training.run_folder import is_first_process, now
 
 FORMAT_VERSION = 1
 LOG_FILE, LOCK_FILE = "trial.log", ".trial.lock"
@@ -97,8 +96,8 @@ class Trial:
                 "exit_code": None,
                 "error": "",
                 "starts": int(before.get("starts", 0)) + 1,
-                "first_started": before.get("first_started") or _now(),
-                "started": _now(),
+                "first_started": before.get("first_started") or now(),
+                "started": now(),
                 "ended": None,
                 "machine": platform.node(),
                 "metrics": {},
@@ -121,7 +120,7 @@ class Trial:
         except ValueError as problem:
             error = error or str(problem)
         state = "failed" if error else "interrupted" if exit_code else "done"
-        ended = {"state": state, "exit_code": exit_code, "error": error, "ended": _now()}
+        ended = {"state": state, "exit_code": exit_code, "error": error, "ended": now()}
         self._write({**self.record(), **ended, "metrics": metrics})
         return error
 
@@ -141,8 +140,7 @@ class Trial:
             return
         own = {"name": self.name, "parameters": self.parameters, "command": self.command}
         content = {**values, "format_version": FORMAT_VERSION, **own}
-        text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-        write_atomic(self.folder / TRIAL_FILE, text.encode("utf-8"))
+        write_json(self.folder / TRIAL_FILE, content, default=str)
 
     def last_metrics(self) -> dict[str, float]:
         """Return the newest value of every logged metric, and what a fine-tuning run scored."""
@@ -176,10 +174,6 @@ def _last_words(log: Path) -> str:
     return lines[-1][:400] if lines else ""
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 DOWNSTREAM_FOLDER = "downstream"
 
 
@@ -203,8 +197,7 @@ def write_study(run: Path) -> dict[str, Any]:
         "pretraining": {**metrics, "steps": steps},
         "downstream": downstream_scores(run / DOWNSTREAM_FOLDER),
     }
-    text = json.dumps(study, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(run / STUDY_FILE, text.encode("utf-8"))
+    write_json(run / STUDY_FILE, study)
     return study
 
 
