@@ -192,10 +192,15 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def append_record(path: Path, values: Mapping[str, Any]) -> None:
-    """Append a line of JSON with the time before some plain values; the file's folder is made."""
+    """Append a line of JSON with the time before some plain values; the file's folder is made.
+
+    What a kill has left of a line stays a line of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": now(), **values}) + "\n")
+    with path.open("ab+") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        begin = "" if file.read() in (b"", b"\n") else "\n"
+        file.write(f"{begin}{json.dumps({'time': now(), **values})}\n".encode())
 
 
 def now() -> str:

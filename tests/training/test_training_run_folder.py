@@ -206,3 +206,5 @@ def test_an_event_that_a_kill_has_cut_short_is_as_if_it_were_not_there(tmp_path:
         file.write('{"time": "2026-01-0')
     assert [event["event"] for event in read_events(tmp_path)] == ["started", "finished"]
     assert _last_end(tmp_path) == 7
+    add_event(tmp_path, "resumed", step=7)
+    assert [event["event"] for event in read_events(tmp_path)][2:] == ["resumed"]
