@@ -28,7 +28,7 @@ Pooling = Literal["mean", "cls"]
 _BLOCK_TEXTS = 2048
 _MANY_CHARACTERS = 100_000
 """Of texts whose encoding takes so long that packing the weights costs nothing beside it."""
-_QUIET_S = 5.0
+_QUIET_S, _MOST_QUIET_S = 5.0, 60.0
 
 
 class Guess(NamedTuple):
@@ -263,7 +263,7 @@ def _check_texts(texts: Sequence[str]) -> None:
 
 
 class Progress:
-    """A line on stderr every few seconds, for what takes long; for one call or several.
+    """A line on stderr for what takes long, ever more rarely, at least every minute; for any calls.
 
     Args:
         num_texts: Of all calls together; None: not known.
@@ -279,15 +279,15 @@ class Progress:
         """Start the clock."""
         self._told = told
         self._of = "" if num_texts is None else f" of {num_texts:,}"
-        self._done = 0.0
+        self._done, self._quiet_s = 0.0, _QUIET_S
         self._started = self._said = time.monotonic()
 
     def add(self, num_texts: float) -> None:
         """Count texts, whole ones or parts."""
         self._done += num_texts
         now = time.monotonic()
-        if now - self._said < _QUIET_S:
+        if now - self._said < self._quiet_s:
             return
-        self._said = now
+        self._said, self._quiet_s = now, min(2 * self._quiet_s, _MOST_QUIET_S)
         rate = self._done / (now - self._started)
         print(self._told.format(done=self._done, of=self._of, rate=rate), file=sys.stderr)

@@ -83,7 +83,12 @@ def inspect_task(
         "best_constant": constant_metrics(loaded, best),
         "best_constant_answer": _answer(spec, best),
         "f1_label": spec.f1_label,
-        "hints": [*_label_hints_of(spec), *_imbalance(spec, found), *_long_texts(spec, found)],
+        "hints": [
+            *_label_hints_of(spec),
+            *contradictions(spec, splits["train"]),
+            *_imbalance(spec, found),
+            *_long_texts(spec, found),
+        ],
         "length_edges": list(LENGTH_EDGES),
     }
 
@@ -158,6 +163,24 @@ def shared_rows(hashes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     if "train" in hashes:
         counts[DUPLICATES] = len(hashes["train"]) - len(known["train"])
     return counts
+
+
+def contradictions(spec: TaskSpec, train: SplitRows) -> list[str]:
+    """Return a sentence about texts that training has with one label here and another there."""
+    if spec.is_regression or spec.labels_sentences:
+        return []
+    lines: defaultdict[int, dict[Any, int]] = defaultdict(dict)
+    for row in train.rows:
+        lines[hash(row.key)].setdefault(row.target, row.line)
+    unlike = [list(found.values()) for found in lines.values() if len(found) > 1]
+    if not unlike:
+        return []
+    begin = f"{len(unlike):,} texts stand" if len(unlike) > 1 else "a text stands"
+    first, second = unlike[0][:2]
+    return [
+        f"{begin} in train with unlike labels, for instance in lines {first} and {second}: there "
+        "one of them is wrong, or the text alone does not tell"
+    ]
 
 
 def unlike_published(spec: TaskSpec, num_rows: Mapping[str, int]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from finetune.data.encoding import TextEncoder
 from finetune.data.inspection import (
     LENGTH_EDGES,
+    contradictions,
     inspect_task,
     label_hints,
     overlaps,
@@ -113,6 +114,20 @@ def test_overlaps_of_a_subset_are_those_of_all_rows() -> None:
     found = inspect_task(LoadedTask(spec=spec(), splits=used), {}, max_len=8, whole=whole)
     assert found["overlaps"] == {"validation in train": 2, "duplicates in train": 0}
     assert any("2 of 2 validation in train" in line for line in overview_lines(found))
+
+
+def test_texts_with_unlike_labels_in_train_are_named_by_their_lines() -> None:
+    alike = split(("fine", 1), ("poor", 0), ("Fine ", 1))
+    assert contradictions(spec(), alike) == []
+    unlike = split(("fine", 1), ("poor", 0), ("FINE", 0))
+    (said,) = contradictions(spec(), unlike)
+    assert said.startswith(
+        "a text stands in train with unlike labels, for instance in lines 1 and 3:"
+    )
+    found = inspect_task(LoadedTask(spec=spec(), splits={"train": unlike}), {}, max_len=8)
+    assert said in found["hints"]
+    scores = replace(spec(), labels=())
+    assert contradictions(scores, unlike) == []
 
 
 def test_a_split_that_is_shorter_than_the_distribution_is_named() -> None:
