@@ -85,7 +85,7 @@ def inspect_task(
         "f1_label": spec.f1_label,
         "hints": [
             *_label_hints_of(spec),
-            *contradictions(spec, splits["train"]),
+            *contradictions(spec, splits.get("train")),
             *_imbalance(spec, found),
             *_long_texts(spec, found),
         ],
@@ -165,9 +165,9 @@ def shared_rows(hashes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return counts
 
 
-def contradictions(spec: TaskSpec, train: SplitRows) -> list[str]:
+def contradictions(spec: TaskSpec, train: SplitRows | None) -> list[str]:
     """Return a sentence about texts that training has with one label here and another there."""
-    if spec.is_regression or spec.labels_sentences:
+    if train is None or spec.is_regression or spec.labels_sentences:
         return []
     lines: defaultdict[int, dict[Any, int]] = defaultdict(dict)
     for row in train.rows:
