@@ -69,6 +69,8 @@ def inspect_task(
         for name, split in loaded.splits.items()
     }
     majority, best = _constant_answers(loaded, found)
+    shared = overlaps(splits)
+    unlike = contradictions(spec, splits["train"]) if shared.get(DUPLICATES) else []
     return {
         "task": spec.name,
         "title": spec.title,
@@ -76,7 +78,7 @@ def inspect_task(
         "max_len": max_len,
         "segments": spec.segments,
         "splits": found,
-        "overlaps": overlaps(splits),
+        "overlaps": shared,
         "unlike_published": unlike_published(spec, num_rows),
         "majority": constant_metrics(loaded, majority),
         "majority_answer": _answer(spec, majority),
@@ -85,7 +87,7 @@ def inspect_task(
         "f1_label": spec.f1_label,
         "hints": [
             *_label_hints_of(spec),
-            *contradictions(spec, splits.get("train")),
+            *unlike,
             *_imbalance(spec, found),
             *_long_texts(spec, found),
         ],
@@ -165,9 +167,9 @@ def shared_rows(hashes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return counts
 
 
-def contradictions(spec: TaskSpec, train: SplitRows | None) -> list[str]:
+def contradictions(spec: TaskSpec, train: SplitRows) -> list[str]:
     """Return a sentence about texts that training has with one label here and another there."""
-    if train is None or spec.is_regression or spec.labels_sentences:
+    if spec.is_regression or spec.labels_sentences:
         return []
     lines: defaultdict[int, dict[Any, int]] = defaultdict(dict)
     for row in train.rows:
