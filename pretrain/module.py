@@ -4,6 +4,7 @@ Invariant: the loss looks at the masked positions only, and there are few shapes
 batches have one, joined ones one of a few.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -93,6 +94,8 @@ class PretrainModule(ConfiguredModule):
                 f"model.checkpoint_every is {checkpoint_every}; it must be 0 (no block is computed "
                 "again) or more"
             )
+        if not 0 <= pair_loss_weight < math.inf:
+            raise ValueError(f"model.pair_loss_weight is {pair_loss_weight}; it must be 0 or more")
         self.encoder_config = encoder
         self.objective = OBJECTIVES[objective]
         self.optimizer_config = optimizer
