@@ -18,6 +18,7 @@ from finetune.lra.files import (
     read_mega,
     read_pathfinder,
     read_pickle,
+    read_picture,
     read_retrieval,
     release_folder,
 )
@@ -291,15 +292,12 @@ def _image(root: Path, wanted: Wanted) -> LraData:
 
 def _image_files(root: Path, task: LraTask) -> LraData:
     """CIFAR-10 as picture files, `{train,test}/<class>/*.{png,jpg}`."""
-    from PIL import Image
-
     found = {}
     for name in ("train", "test"):
         images, labels = [], []
         for label, title in enumerate(task.labels):
             for path in sorted((root / name / title).glob("*.[jp][pn]g")):
-                with Image.open(path) as image:
-                    images.append(np.asarray(image.convert("RGB")))
+                images.append(read_picture(path, (32, 32, 3), "RGB"))
                 labels.append(label)
         if not images:
             raise ValueError(f"{root / name}: holds no <class>/*.jpg or *.png")
@@ -312,7 +310,8 @@ def _image_files(root: Path, task: LraTask) -> LraData:
 
 def _pathfinder(root: Path, wanted: Wanted) -> LraData:
     name = "pathfinder32" if wanted.task.name == "pathfinder32" else "pathfinder128"
-    folder = release_folder(root, name)
+    is_level = (root / "metadata").is_dir() and root.parent.name == name
+    folder = root if is_level else release_folder(root, name)
     shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
     splits = _parted(read_pathfinder(folder), shares, seed=_SPLIT_SEED)
     note = "split 80/10/10 by a fixed shuffle: published ones are not known"

@@ -48,6 +48,20 @@ def test_a_mistake_in_a_study_is_named(tmp_path, options, text):
         expand(grid_of(tmp_path, *options))
 
 
+def test_two_encoder_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match=r"both called 'ponet': rename"):
+        expand(grid_of(tmp_path, "--encoder", str(write_encoder(tmp_path / "other"))))
+
+
+def test_files_that_are_not_there_are_named_before_the_first_trial(tmp_path, capsys):
+    encoder = str(write_encoder(tmp_path))
+    for options, text in (((), "--folder text=DIR"), (("--folder", "text=here"), "no such folder")):
+        given = ("--tasks", "text", "--encoder", encoder, "--dry_run", "true", *options)
+        assert main(["lra", "grid", *given]) == 2
+        assert text in capsys.readouterr().err
+
+
 def test_self_pretraining_makes_rows_of_their_own(tmp_path):
     grid = grid_of(tmp_path, "--self_pretrain_steps", "0", "50", "--folder", "listops=here")
     fits = [trial for trial in expand(grid) if "fit" in trial.command]

@@ -97,6 +97,18 @@ def test_cifars_own_files_give_45_to_5(tmp_path):
     assert data.kind == "official"
 
 
+def test_a_picture_file_of_another_size_is_named(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name / "airplane").mkdir(parents=True)
+        for n in range(10):
+            picture = Image.fromarray(np.full((32, 32, 3), n, np.uint8))
+            picture.save(tmp_path / name / f"airplane/{n}.png")
+    assert len(load(IMAGE, tmp_path).splits["train"]) == 9
+    Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "train/airplane/3.png")
+    with pytest.raises(ValueError, match=r"airplane/3.png: \(40, 32, 3\) pixels"):
+        load(IMAGE, tmp_path)
+
+
 def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     root = tmp_path / "pathfinder32/curv_contour_length_14"
     (root / "imgs/0").mkdir(parents=True)
@@ -112,6 +124,7 @@ def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     numbers = np.concatenate([split.ids[:, 0] for split in first.values()])
     assert sorted(numbers.tolist()) == list(range(20))
     assert (first["test"].ids == second["test"].ids).all()
+    assert (load(PATHFINDER, root).splits["test"].ids == first["test"].ids).all()
 
 
 def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
