@@ -300,18 +300,20 @@ class WandbLineage(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note it on the first rank."""
         run = tracked_run(trainer)
-        assert isinstance(pl_module, FinetuneModule)
-        if run is None or pl_module.source is None:
+        if run is None:
             return
-        values = encoder_lineage(pl_module.source)
+        count = sum(p.numel() for p in pl_module.parameters())
+        run.summary.update({"model/num_parameters": count})
+        source = pl_module.source if isinstance(pl_module, FinetuneModule) else None
+        if source is None:  # it starts from nothing
+            return
+        values = encoder_lineage(source)
         artifact = values.get("lineage.encoder_artifact")
         if artifact and (missing := use_artifact(run, artifact)):
             values["lineage.not_noted"] = missing
             if not run.offline:
                 _LOGGER.warning("%s is not noted as used by this run: %s", artifact, missing)
         add_config(run, values)
-        count = sum(p.numel() for p in pl_module.parameters())
-        run.summary.update({"model/num_parameters": count})
 
 
 def use_artifact(run: Any, name: str) -> str:

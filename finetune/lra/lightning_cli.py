@@ -103,6 +103,11 @@ class LraCLI(FinetuneCLI):
         """Take the task's number of steps where none is given."""
         trainer = self.config[self.subcommand].trainer
         task = self.config[self.subcommand].data.task
+        if trainer.max_epochs not in (None, -1):
+            raise ValueError(
+                f"trainer.max_epochs is {trainer.max_epochs}: a run here is so many steps, and so "
+                "is its schedule; give --trainer.max_steps"
+            )
         if trainer.max_steps < 0 and task in TASKS:
             trainer.max_steps = TASKS[task].steps
         super().before_instantiate_classes()
