@@ -20,6 +20,8 @@ Content = dict[str, Any]
 Target = dict[str, Any]
 Spread = Mapping[str, float]
 STYLES = ("-", "--", ":", "-.")
+TICKS = (1, 2, 5)
+"""Of a decade of a logarithmic axis."""
 
 
 class Option(NamedTuple):
@@ -352,7 +354,12 @@ def _make_logarithmic(axis: Any, places: list[float], *, is_share: bool) -> None
         axis.set_ylim(-0.02, 1.02)
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(LogLocator(subs=TICKS))
+    marks = [tick * 10.0**power for power in range(-9, 16) for tick in TICKS]
+    low, high = (
+        axis.get_ylim()
+    )  # out to the next ticks: with two alone a reader takes it for linear
+    axis.set_ylim(max(m for m in marks if m <= low), min(m for m in marks if m >= high))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 

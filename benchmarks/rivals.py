@@ -40,7 +40,7 @@ CONFIG_CLASSES |= {"bert": BertConfig, "local_global": LocalGlobalConfig, "fnet"
 SIZES = ("base", "small", "nano")
 POOLING_PASSES = 16
 """Reads and writes of a (tokens, D) array by PoNet's pooling, forward and backward, if each large
-array is read and written once per kernel; the count is explained in docs/performance.md."""
+array is read and written once per kernel; the count is explained in docs/performance/parts.md."""
 OTHER_PASSES = 34
 """The same for the rest of a training layer: norms, residuals, GELU, with compiled pointwise code
 and products that do nothing else."""
