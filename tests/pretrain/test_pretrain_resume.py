@@ -301,3 +301,14 @@ def test_a_validation_that_comes_twice_because_of_a_kill_is_kept_once(
     assert main(["fit", *tiny_run, *faults]) == 75  # in a validation, with a checkpoint before it
     assert run_until_done(["fit", *tiny_run, *faults]) == 1  # when it was logged and not yet saved
     assert_same_story(tmp_path / "tiny", tmp_path / "twin")
+
+
+def test_a_run_stopped_before_its_first_step_follows_the_command_line_too(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    constant = ["--model.optimizer.schedule", "constant", "--model.optimizer.warmup_steps", "0"]
+    stopped = fault_options("train_start", 0, kind="SIGTERM")
+    assert main(["fit", *tiny_run, *constant, *stopped]) == 75
+    assert main(["fit", *tiny_run, *constant, "--model.optimizer.lr", "0.003"]) == 0
+    rows = story(tmp_path / "tiny")
+    assert {row["train/lr"] for row in rows if "train/lr" in row} == {0.003}
