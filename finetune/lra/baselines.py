@@ -19,6 +19,8 @@ from finetune.lra.splits import Ids, LraSplit
 Labels = NDArray[np.int64]
 Answer = Callable[[LraSplit, Mapping[str, LraSplit]], dict[str, Labels]]
 """(Training samples, splits to answer) -> split -> labels (n,)."""
+NUM_BYTES = 257
+"""Ids of bytes, with padding."""
 PAIR_FEATURES = 4096
 """Buckets of hashed byte pairs."""
 _FIRST_OPERATOR = TOKENS.index(OPERATORS[0])
@@ -32,6 +34,8 @@ class Baseline:
     title: str
     """What tables call it."""
     answer: Answer
+    num_features: int = 0
+    """Of a linear model; 0: it is none."""
 
 
 def _by_key(keys: Callable[[LraSplit], NDArray[np.int64]]) -> Answer:
@@ -93,7 +97,7 @@ def _is_own_tree(ids: Ids, length: int, label: int) -> bool:
 
 def byte_shares(ids: Ids, lengths: NDArray[np.int32], *, pairs: bool) -> Tensor:
     """Return square roots of the shares of bytes, or of hashed pairs of bytes, float16 (n, F)."""
-    size = PAIR_FEATURES if pairs else 257
+    size = PAIR_FEATURES if pairs else NUM_BYTES
     found = torch.zeros(len(ids), size, dtype=torch.float16)
     places = np.arange(ids.shape[1])
     for start in range(0, len(ids), _CHUNK):
@@ -198,8 +202,8 @@ def _of_length_one(ids: Ids) -> Tensor:
     return pixels.div_(pixels.norm(dim=1, keepdim=True).clamp_(min=1))
 
 
-_BYTES = Baseline("byte counts + linear", _linear(pairs=False))
-_PAIRS = Baseline("byte pairs + linear", _linear(pairs=True))
+_BYTES = Baseline("byte counts + linear", _linear(pairs=False), NUM_BYTES)
+_PAIRS = Baseline("byte pairs + linear", _linear(pairs=True), PAIR_FEATURES)
 _NEAREST = {"nearest": Baseline("nearest picture", _nearest)}
 BASELINES: Mapping[str, Mapping[str, Baseline]] = {
     "listops": {

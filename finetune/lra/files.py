@@ -19,6 +19,8 @@ from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
 
 EMPTY_PICTURE = "empty picture files left out"
+LEVEL = "curv_contour_length_14"
+"""Difficulty of Pathfinder and Path-X."""
 KNOWN_EMPTY = "curv_baseline/imgs/0/sample_172.png"
 """The released one that has no content."""
 _SAFE = {
@@ -156,7 +158,7 @@ def _decoded(text: str, place: str) -> bytes:
     return value
 
 
-def read_pathfinder(folder: Path, level: str = "curv_contour_length_14") -> LraSplit:
+def read_pathfinder(folder: Path, level: str = LEVEL) -> LraSplit:
     """Return all pictures of one difficulty, in the order of the metadata's numbers.
 
     Args:

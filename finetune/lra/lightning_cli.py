@@ -56,7 +56,7 @@ class LraBegin(RunBegin):
             say(f"going on after step {trainer.global_step} of {self.run.folder}")
         else:
             self.write_config(trainer, pl_module)
-            read = {"the encoder file": pl_module.file.path, "the data": data.found.source}
+            read = {"the encoder file": pl_module.file.path, **data.found.inputs}
             write_inputs(self.run.folder, read)
         rewind_metrics(trainer)
         print("\n".join([data_notes(data), *overview_lines(data.inspection)]))

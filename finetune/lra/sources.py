@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep.readers import ReadLog, read_lines
 from finetune.lra.files import (
+    LEVEL,
     read_cifar,
     read_mega,
     read_pathfinder,
@@ -51,6 +52,13 @@ class LraData:
     """Folder that they were read from."""
     notes: tuple[str, ...] = ()
     """What a reader of the scores must know of them, in sentences."""
+    files: tuple[Path, ...] = ()
+    """What of the folder was read, where it may hold more than this task; empty: all of it."""
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """What a file or folder that was read is -> where it lies."""
+        return {f"the data's {path.name}": path for path in self.files} or {"the data": self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +170,8 @@ def _from_pickles(root: Path, paths: Mapping[str, Path], wanted: Wanted) -> LraD
             notes += ["validation is a tenth of train: the pickled one is the test split"]
         else:
             notes += [_SEES_TEST]
-    return LraData(kind="official", splits=splits, source=root, notes=tuple(notes))
+    files = tuple(paths.values())
+    return LraData(kind="official", splits=splits, source=root, notes=tuple(notes), files=files)
 
 
 def _of_length(split: LraSplit, task: LraTask, path: Path) -> LraSplit:
@@ -174,12 +183,11 @@ def _of_length(split: LraSplit, task: LraTask, path: Path) -> LraSplit:
         raise ValueError(
             f"{path}: samples of {length:,} places; {task.title} has {task.length:,}: {how}"
         )
-    sides = [
-        part
-        for ids, lengths in split.sides
-        for part in (ids[:, : task.length], np.minimum(lengths, task.length))
-    ]
-    return LraSplit(sides[0], split.labels, sides[1], *sides[2:])
+    ids, lengths = split.ids[:, : task.length], np.minimum(split.lengths, task.length)
+    if split.other_ids is None or split.other_lengths is None:
+        return LraSplit(ids, split.labels, lengths)
+    other_lengths = np.minimum(split.other_lengths, task.length)
+    return LraSplit(ids, split.labels, lengths, split.other_ids[:, : task.length], other_lengths)
 
 
 def _are_literals(split: LraSplit) -> bool:
@@ -197,8 +205,8 @@ def _is_within(split: LraSplit, other: LraSplit) -> bool:
 def _from_mega(root: Path, task: LraTask) -> LraData:
     names = {"train": "train", "validation": "valid", "test": "test"}
     splits = {name: read_mega(root, file, len(task.labels)) for name, file in names.items()}
-    note = "MEGA's text files, split by its makers"
-    return LraData(kind="official", splits=splits, source=root, notes=(note,))
+    note, files = "MEGA's text files, split by its makers", (root / "input", root / "label")
+    return LraData(kind="official", splits=splits, source=root, notes=(note,), files=files)
 
 
 def _listops(root: Path, wanted: Wanted) -> LraData:
@@ -287,7 +295,8 @@ def _image(root: Path, wanted: Wanted) -> LraData:
     test = read_cifar(root, "test")
     splits = _parted(whole, {"train": 0.9, "validation": 0.1}, seed=None)
     splits["test"] = pixel_split(grey(test[0]), test[1].tolist())
-    return LraData(kind="official", splits=splits, source=root)
+    files = (*root.glob("*_batch*"), *root.glob("cifar-10-batches-*/*_batch*"))
+    return LraData(kind="official", splits=splits, source=root, files=files)
 
 
 def _image_files(root: Path, task: LraTask) -> LraData:
@@ -312,10 +321,11 @@ def _pathfinder(root: Path, wanted: Wanted) -> LraData:
     name = "pathfinder32" if wanted.task.name == "pathfinder32" else "pathfinder128"
     is_level = (root / "metadata").is_dir() and root.parent.name == name
     folder = root if is_level else release_folder(root, name)
+    files = () if is_level else (folder / LEVEL,)
     shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
     splits = _parted(read_pathfinder(folder), shares, seed=_SPLIT_SEED)
     note = "split 80/10/10 by a fixed shuffle: published ones are not known"
-    return LraData(kind="official", splits=splits, source=folder, notes=(note,))
+    return LraData(kind="official", splits=splits, source=folder, notes=(note,), files=files)
 
 
 def _parted(

@@ -83,7 +83,8 @@ def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys):
     for text in ("Long Range Arena", "ListOps, strict, generated data", "root operator", "37.8"):
         assert text in page
     found = result_of(tmp_path / "runs/root")
-    assert found["encoder"]["kind"] == "baseline"
+    assert found["encoder"]["kind"] == "baseline" and found["encoder"]["num_features"] == 0
+    assert BASELINES["text"]["byte_pairs"].num_features == 4096
     assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
 
 

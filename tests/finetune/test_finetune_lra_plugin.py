@@ -27,6 +27,7 @@ def test_a_foreign_module_is_pretrained_and_trained(tmp_path, monkeypatch):
     encoder = result_of(tmp_path / "runs/a")["encoder"]
     assert encoder["kind"] == "foreign_encoders.Convolution"
     assert encoder["num_parameters"] > 32 * 3
+    assert result_of(tmp_path / "runs/a")["settings"]["dropout_prob"] == "of its own"
 
 
 def test_a_module_that_was_not_allowed_is_not_imported(tmp_path, monkeypatch, capsys):

@@ -176,6 +176,14 @@ def test_pickled_text_is_not_chosen_on_test_in_strict(tmp_path):
     assert len(load(SMALL_TEXT, folder).splits["validation"]) == 4
 
 
+def test_what_a_folder_holds_of_other_tasks_is_no_input(tmp_path):
+    write_pickles(tmp_path, "retrieval", train=["x"], dev=["y"], test=["z"])
+    write_pickles(tmp_path, "text", train=["x"], dev=["y"], test=["z"])
+    assert {path.name for path in load(SMALL_TEXT, tmp_path).inputs.values()} == {
+        "text.train.pickle", "text.dev.pickle", "text.test.pickle",
+    }  # fmt: skip
+
+
 def test_pickled_texts_are_cut_and_short_ones_are_not_taken_for_long_ones(tmp_path):
     texts = ["a text that is longer", "b"]
     folder = write_pickles(tmp_path, "text", train=texts, dev=["c"], test=["d"])
