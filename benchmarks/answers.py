@@ -11,7 +11,7 @@ from benchmarks.report import Content, Row
 
 WHAT = {"pretraining": "training step", "gpu": "training step", "inference": "encoding"}
 """Kind of a measurement -> what its rows are, where they are not of a layer."""
-LAYER = "one layer, training"
+LAYER = "training layer"
 ORDER = ("training step", "encoding", LAYER)
 MEMORY = {
     "peak_gib": "GiB at most",
