@@ -90,7 +90,6 @@ class PretrainDataModule(LightningDataModule):
             short_prob: Share of examples with a short target length, drawn from [2, max_len - 3].
             global_batch_size: Examples per optimiser step over all devices.
             micro_batch_size: Examples per device and forward pass; accumulation follows from it.
-                Small ones give short texts more weight in the mean over hidden tokens.
             eval_batch_size: Examples per device and forward pass in evaluation.
             eval_examples: Number of validation examples that `validate` scores; `test` scores all.
             num_workers: Loader processes per device; 0 builds batches in the training process.
