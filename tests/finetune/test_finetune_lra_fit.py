@@ -85,8 +85,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
 
 
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):
-    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG) == 0
+    few = ("--data.eval_batch_size", "5", "--trainer.limit_val_batches", "2")
+    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG, *few) == 0
     found = result_of(tmp_path / "runs/a")
+    assert found["evaluation"]["validation"]["num_rows"] == 10  # as asked for, not all 16
     assert found["encoder"]["name"] == "ponet + 4 steps of self-pretraining"
     kept = found["data"]["self_pretraining"]
     assert kept["steps"] == 4

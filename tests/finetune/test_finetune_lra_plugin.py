@@ -55,6 +55,7 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
     ("foreign_encoders.Convolution", "{vocab_size: task}", "width"),
     ("pathlib.Path", "{}", "no torch.nn.Module"),
     ("ponet.PoNetConfig", "{hidden: 3}", "hidden"),
+    ("ponet.PoNetConfig", "{projection: {window: 0}}", "hashes words"),
 ])  # fmt: skip
 def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
     file = read_encoder_file(str(foreign(tmp_path, class_path, arguments)))
