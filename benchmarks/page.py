@@ -4,8 +4,8 @@
     python -m benchmarks.page --check     (1 if a page is not what it would write)
 
 No number in their tables is typed by hand: every one comes from a JSON file in docs/results. Their
-text is performance.md.j2, one macro for each; their tables are in tables.md.j2, which the
-measurements show when they end.
+text is performance.md.j2, one macro for each; the tables, which the measurements show too, are in
+tables.md.j2.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_prep.command import counted
 from data_prep.files import write_json
 from training.utilisation import cpu_has_fast_bf16
 
@@ -152,7 +153,7 @@ def template(name: str) -> Any:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"where": where, "heading": heading, "grouped": grouped}
-    environment.globals |= {"spread": spread_cell, "bold": bold}
+    environment.globals |= {"spread": spread_cell, "bold": bold, "counted": counted}
     return environment.get_template(name)
 
 
@@ -169,7 +170,7 @@ def where(content: Content) -> str:
     if "amx_bf16" in machine:
         parts.append("with AMX" if machine["amx_bf16"] else "without AMX")
     if settings.get("device") == "cpu":
-        parts.append(f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}")
+        parts.append(counted(settings["threads"], "thread(s)"))
     if "torch" in content:
         parts.append(f"PyTorch {content['torch']}")
     load = ", ".join(f"{value:g}" for value in machine["load_average"])

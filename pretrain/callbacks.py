@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
+from data_prep.command import counted
 from pretrain.module import PretrainModule
 from pretrain.randomness import derive_key
 from pretrain.sums import LossSums, means, sum_dtype
@@ -301,15 +302,23 @@ def _opening(trainer: Trainer, module: LightningModule, folder: Path, *, keeps: 
     parameters = sum(p.numel() for p in module.parameters())
     config, datamodule = module.encoder_config, trainer.datamodule  # type: ignore[attr-defined]
     counts, done = datamodule.plan_counts(), trainer.global_step
-    left = f"{int(trainer.estimated_stepping_batches) - done:,} steps"
+    left = counted(int(trainer.estimated_stepping_batches) - done, "step(s)")
+    batch, micro, examples = (
+        counted(number, "example(s)")
+        for number in (
+            datamodule.global_batch_size,
+            datamodule.micro_batch_size,
+            counts["examples"],
+        )
+    )
     return (
-        f"run {folder.name}: {f'after {done:,} steps {left} more' if done else left} of "
-        f"{datamodule.global_batch_size} examples; objective {module.objective.name}; "
+        f"run {folder.name}: {f'after step {done:,} {left} more' if done else left} of "
+        f"{batch}; objective {module.objective.name}; "
         + (f"everything goes to {folder}\n" if keeps else "nothing is written\n")
-        + f"data {datamodule.folder}: {counts['examples']:,.0f} examples per epoch from "
+        + f"data {datamodule.folder}: {examples} per epoch from "
         f"{counts['tokens_total']:,.0f} tokens, {counts['coverage']:.3%} of them used\n"
         f"model: {config.to_dict()['kind']}, {config.num_layers} layers x {config.hidden_size}, "
         f"{parameters:,} parameters; precision {trainer.precision}; a step is "
-        f"{datamodule.micro_batch_size} examples x {trainer.accumulate_grad_batches} accumulated x "
-        f"{trainer.world_size} device{'s' * (trainer.world_size != 1)}"
+        f"{micro} x {trainer.accumulate_grad_batches} accumulated x "
+        f"{counted(trainer.world_size, 'device(s)')}"
     )

@@ -133,7 +133,7 @@ def test_a_run_of_so_many_epochs_is_told_to_raise_them(
     assert main(["fit", *tiny_run, *epochs]) == 0
     capsys.readouterr()
     assert main(["fit", *tiny_run, *epochs]) == 0
-    assert "steps are done. To train longer raise --trainer.max_epochs, " in capsys.readouterr().err
+    assert "steps done. To train longer raise --trainer.max_epochs, " in capsys.readouterr().err
 
 
 def test_a_complete_run_says_so_and_trains_longer_if_asked(
@@ -142,7 +142,7 @@ def test_a_complete_run_says_so_and_trains_longer_if_asked(
     before = story(twin)
     assert main(["fit", *named(tiny_run, "twin")]) == 0
     said = capsys.readouterr().err
-    assert "is complete: 22 steps are done. To train longer raise --trainer.max_steps, " in said
+    assert "is complete: 22 steps done. To train longer raise --trainer.max_steps, " in said
     assert story(twin) == before
     assert main(["fit", *named(tiny_run, "twin"), "--trainer.max_steps", "24"]) == 0
     assert "trainer.max_steps: 22 in the checkpoint, 24 now" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_early_stopping_looks_at_validations_and_the_same_command_finds_the_run_
     files = {path: path.read_bytes() for path in (tmp_path / "tiny").rglob("*.jsonl")}
     capsys.readouterr()
     assert main(command) == 0
-    assert "4 steps are done, then a callback ended it" in capsys.readouterr().err
+    assert "4 steps done, then a callback ended it" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in files} == files
     assert main(["fit", *tiny_run, *early_stopping("val/mlm_loss", 2)]) == 0
     steps = series(read_metrics(tmp_path / "tiny" / "metrics.jsonl"), "val/loss")[0]

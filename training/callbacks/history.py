@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
+from data_prep.command import counted
 from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
@@ -159,7 +160,8 @@ class RunHistory(RunBegin):
                 say(f"{saved.path.name} is not part of this run any more: {set_aside(saved.path)}")
         cut = rewind_metrics(trainer)
         if cut:
-            say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
+            lines = counted(cut, "line(s)")
+            say(f"cut off the metrics: {lines} after step {step}; these steps come again")
         if self.resumed_from is None:
             add_event(self.run.folder, "started", **provenance())
             return
