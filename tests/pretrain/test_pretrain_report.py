@@ -355,3 +355,14 @@ def test_the_numbers_of_the_page_are_there_for_programs_too(written: Path) -> No
     assert "| global_pool=none<br>seeds 42, 43, 44 | **20.2**<br>± 0.5, n 3 |" in text
     for name in ("figure.png", "curves.png"):
         assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("bundled", "finished"), [(20, False), (30, True)])
+def test_a_run_that_was_made_longer_is_not_finished_by_the_bundle_of_before(
+    bundled: int, finished: bool, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", steps=30, planned=40)
+    (folder / "bundle").mkdir(exist_ok=True)
+    content = {"metadata": {"objective": "mlm_sso", "steps": bundled}}
+    (folder / "bundle" / "config.json").write_text(json.dumps(content))
+    assert read_run(folder).is_finished is finished

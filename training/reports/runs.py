@@ -72,10 +72,14 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it reached its last step, as far as its folder tells."""
+        """Whether it reached its last step, as far as its folder tells, or a callback ended it.
+
+        A run writes its bundle when it ends; one that was made longer since has an older one.
+        """
         if self.planned_steps is None:
             return True
-        return bool(self.metadata) or self.last_step >= self.planned_steps
+        has_ended = self.metadata and (self.metadata.get("steps") or math.inf) >= self.last_step
+        return bool(has_ended) or self.last_step >= self.planned_steps
 
     @property
     def diverged_at(self) -> int | None:
