@@ -16,7 +16,7 @@ from finetune.lra.inspection import inspect_splits
 from finetune.lra.listops import TOKENS
 from finetune.lra.sources import LraData, take
 from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
-from finetune.lra.tasks import LISTOPS
+from finetune.lra.tasks import LISTOPS, TEXT
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/finetune").glob("lra_*.yaml"))
 
@@ -153,6 +153,20 @@ def test_overlaps_are_looked_for_among_all_samples():
     )
     assert found["overlaps"]["test in train"] == 1
     assert found["splits"]["test"]["num_rows_whole"] == 2
+
+
+@pytest.mark.parametrize(("mode", "sizes", "said"), [
+    ("strict", (18, 2, 20), 0), ("published", (20, 20, 20), 0), ("strict", (17, 2, 20), 1),
+])  # fmt: skip
+def test_a_part_of_text_is_said_to_be_one(mode, sizes, said):
+    spec = replace(TEXT, sizes={"train": 20, "test": 20})
+    splits = {
+        name: listops(*["[MAX 3 ]"] * size)
+        for name, size in zip(("train", "validation", "test"), sizes, strict=True)
+    }
+    data = LraData(kind="official", splits=splits, source=Path())
+    found = inspect_splits(spec, data, mode=mode, whole=splits)["unlike_published"]
+    assert found == ["train has 19 samples, the published one 20"] * said
 
 
 def test_counted_bytes_tell_languages_of_other_letters_apart():
