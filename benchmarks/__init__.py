@@ -2,5 +2,5 @@
 
 Every module that is a measurement ends in a JSON file and a plot in `--output`, has a quick form
 (`--short`), and holds its claims against what it measured. `python -m benchmarks.page` writes
-docs/performance.md from the JSON files in docs/results.
+docs/performance.md and docs/performance/ from the JSON files in docs/results.
 """

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_prep.command import counted
 from data_prep.files import write_json
 from training.utilisation import cpu_has_fast_bf16
 
@@ -20,6 +21,8 @@ Content = dict[str, Any]
 Target = dict[str, Any]
 Spread = Mapping[str, float]
 STYLES = ("-", "--", ":", "-.")
+TICKS = (1, 2, 5)
+"""Of a decade of a logarithmic axis."""
 
 
 class Option(NamedTuple):
@@ -150,7 +153,7 @@ def template(name: str) -> Any:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"where": where, "heading": heading, "grouped": grouped}
-    environment.globals |= {"spread": spread_cell, "bold": bold}
+    environment.globals |= {"spread": spread_cell, "bold": bold, "counted": counted}
     return environment.get_template(name)
 
 
@@ -167,7 +170,7 @@ def where(content: Content) -> str:
     if "amx_bf16" in machine:
         parts.append("with AMX" if machine["amx_bf16"] else "without AMX")
     if settings.get("device") == "cpu":
-        parts.append(f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}")
+        parts.append(counted(settings["threads"], "thread(s)"))
     if "torch" in content:
         parts.append(f"PyTorch {content['torch']}")
     load = ", ".join(f"{value:g}" for value in machine["load_average"])
@@ -352,7 +355,12 @@ def _make_logarithmic(axis: Any, places: list[float], *, is_share: bool) -> None
         axis.set_ylim(-0.02, 1.02)
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(LogLocator(subs=TICKS))
+    marks = [tick * 10.0**power for power in range(-9, 16) for tick in TICKS]
+    low, high = (
+        axis.get_ylim()
+    )  # out to the next ticks: with two alone a reader takes it for linear
+    axis.set_ylim(max(m for m in marks if m <= low), min(m for m in marks if m >= high))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 

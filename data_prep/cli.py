@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import config
-from data_prep.command import field_help, output_is_closed, quiet_output
+from data_prep.command import counted, field_help, output_is_closed, quiet_output
 from data_prep.manifest import Manifest, ShardError
 
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
@@ -211,5 +211,5 @@ def _verify(folder: str) -> int:
     except ShardError as error:
         print(f"data_prep verify: {error}", file=sys.stderr)
         return 1
-    print(f"{folder}: {len(manifest.files)} files agree with the manifest")
+    print(f"{folder}: {counted(len(manifest.files), 'file(s)')} as the manifest says")
     return 0

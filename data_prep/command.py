@@ -37,6 +37,11 @@ _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
 _KINDS = {int: "a whole number", bool: "true or false", float: "a number", str: "a text"}
 
 
+def counted(number: float, what: str) -> str:
+    """Return a number with what is counted, `(s)` where a plural ends: "1 step", "2,400 steps"."""
+    return f"{number:,.0f} {what.replace('(s)', '' if number == 1 else 's')}"
+
+
 class _TwiceError(yaml.YAMLError):
     """A key stands twice; YAML itself would keep the last."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.command import counted
 from data_prep.manifest import TOKENIZER_NAME, Manifest
 from data_prep.readers import BLANK_LINE, INVALID_UTF8, left_out_words
 from data_prep.shards import TokenShards
@@ -22,29 +23,29 @@ COMMON_IDS = 200
 ORDER_RATIO = 1.15
 """Adjacent sentences of running text share clearly more rare ids than random pairs."""
 _DROPPED = {
-    "documents_empty": "empty documents",
-    "documents_short": "short documents",
-    "documents_duplicate": "duplicate documents",
-    "documents_over_limit": "documents over the limit",
-    "documents_without_tokens": "documents without tokens",
-    "sentences_without_tokens": "sentences without tokens",
-    "headings_dropped": "headings",
-    "damaged_rows": "damaged rows",
-    "truncated_files": "damaged files",
-    "packages_missing": "packages that are not installed",
-    "modules_too_large": "modules that are too large",
-    "modules_unreadable": "unreadable modules",
+    "documents_empty": "empty document(s)",
+    "documents_short": "short document(s)",
+    "documents_duplicate": "duplicate document(s)",
+    "documents_over_limit": "document(s) over the limit",
+    "documents_without_tokens": "document(s) without tokens",
+    "sentences_without_tokens": "sentence(s) without tokens",
+    "headings_dropped": "heading(s)",
+    "damaged_rows": "damaged row(s)",
+    "truncated_files": "damaged file(s)",
+    "packages_missing": "package(s) not installed",
+    "modules_too_large": "too large module(s)",
+    "modules_unreadable": "unreadable module(s)",
 }
 _REPAIRED = {
-    INVALID_UTF8: "bytes that are not UTF-8",
-    "byte_order_marks": "byte order marks",
-    "carriage_returns": "carriage returns",
-    "control_characters": "control characters",
-    "lone_surrogates": "lone surrogates",
-    "unicode_line_separators": "Unicode line separators",
-    "special_tokens_neutralised": "special tokens",
-    "documents_unicode_normalised": "documents in another Unicode form",
-    "documents_cut": "documents cut for their length",
+    INVALID_UTF8: "byte(s) outside UTF-8",
+    "byte_order_marks": "byte order mark(s)",
+    "carriage_returns": "carriage return(s)",
+    "control_characters": "control character(s)",
+    "lone_surrogates": "lone surrogate(s)",
+    "unicode_line_separators": "Unicode line separator(s)",
+    "special_tokens_neutralised": "special token(s)",
+    "documents_unicode_normalised": "document(s) in another Unicode form",
+    "documents_cut": "document(s) cut for length",
 }
 MOST_UNKNOWN = 0.05
 MOST_MARKS_LOST = 0.01
@@ -54,15 +55,15 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     """Yield what every split holds, what was read and left out, then a note for each doubt."""
     for split, counts in sorted(manifest.splits.items()):
         yield (
-            f"{split}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
-            f"{counts.tokens:,} tokens"
+            f"{split}: {counted(counts.documents, 'document(s)')}, "
+            f"{counted(counts.sentences, 'sentence(s)')}, {counted(counts.tokens, 'token(s)')}"
         )
     counters = Counter(manifest.counters)
     files = sum(len(source.get("files", ())) for source in manifest.sources)
-    places = f" in {files:,} file{'s' if files > 1 else ''}" if files else ""
-    parts = [f"{counters['documents_read']:,} documents{places}"]
+    places = f" in {counted(files, 'file(s)')}" if files else ""
+    parts = [counted(counters["documents_read"], "document(s)") + places]
     for title, names in (("dropped", _DROPPED), ("repaired", _REPAIRED)):
-        found = [f"{counters[name]:,} {text}" for name, text in names.items() if counters[name]]
+        found = [counted(counters[k], text) for k, text in names.items() if counters[k]]
         if found:
             parts.append(f"{title}: {', '.join(found)}")
     yield f"read: {'; '.join(parts)}"

@@ -57,9 +57,15 @@ class TrainingLog(Callback):
         self._losses: list[Tensor] = []
         self._lr = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Losses that are not logged yet, as plain values."""
-        return {"losses": [float(loss) for loss in self._losses], "lr": self._lr}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the losses that are not logged yet, means over all ranks; every rank calls it."""
+        losses: list[float] = []
+        if self._losses:
+            reduced: Any = trainer.strategy.reduce(torch.stack(self._losses), reduce_op="mean")
+            losses = reduced.tolist()
+        checkpoint["callbacks"][self.state_key] = {"losses": losses, "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.command import counted
 from data_prep.files import new_file, write_atomic
 from finetune.artifact import load_classifier
 from finetune.deciding import Decider, Explanation, Method
@@ -70,12 +71,12 @@ def run_explain(arguments: Sequence[str]) -> Path:
     content = {"texts": shown, "num_rows": num_rows, "lines": lines.name, "config": config}
     content["scores"] = classifier.info.is_regression
     write_atomic(page, render(TEMPLATE, "html", **content).encode("utf-8"))
-    print(f"{num_rows:,} rows: {lines}; {len(shown):,} of them: {page}")
+    print(f"{counted(num_rows, 'row(s)')}: {lines}; {len(shown):,} of them: {page}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
     if bad:
         print(
-            f"WARNING: {len(bad):,} rows could not be explained and stand there with the reason; "
+            f"WARNING: {counted(len(bad), 'row(s)')} could not be explained, kept with the reason; "
             f"the first is line {bad[0]['line']}: {bad[0]['error']}",
             file=sys.stderr,
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.command import counted
 from finetune.grid_trials import GridTrial
 from finetune.tasks.selection import Selection
 from training.command_line import merged, parse_options
@@ -207,8 +208,9 @@ def plan_lines(trials: Sequence[GridTrial], states: Mapping[str, str]) -> list[s
         settings = {(t.parameters["lr"], t.parameters["batch_size"]) for t in found}
         seeds = {trial.parameters["seed"] for trial in found}
         text = count_text([states[trial.name] for trial in found])
-        lines.append(f"{group:<{width}}  {len(settings)} settings x {len(seeds)} seeds: {text}")
-    return [*lines, f"{len(trials)} trials: {count_text(list(states.values()))}"]
+        sizes = f"{counted(len(settings), 'setting(s)')} x {counted(len(seeds), 'seed(s)')}"
+        lines.append(f"{group:<{width}}  {sizes}: {text}")
+    return [*lines, f"{counted(len(trials), 'trial(s)')}: {count_text(list(states.values()))}"]
 
 
 def expand(grid: Grid, num_folds: Mapping[str, int]) -> list[GridTrial]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from data_prep.command import counted
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import OF_ONE_CLASS, is_of_one_class, metric_title, value_text
 from finetune.tasks.registry import task_facts
@@ -231,7 +232,7 @@ def _split_lines(
     first = next(iter(known.values()))
     names = [name for name in first if name != "num_rows" and not is_of_one_class(name)]
     counts = [values["num_rows"] for values in known.values() if "num_rows" in values]
-    heading = f"{split}, {counts[0]:,} rows" if counts else split
+    heading = f"{split}, {counted(counts[0], 'row(s)')}" if counts else split
     rows = {heading: [metric_title(name, f1_label) for name in names]}
     for title, values in known.items():
         cells = [value_text(values[n]) if n in values else "" for n in names]
@@ -250,7 +251,10 @@ def _split_lines(
     for label in labels:
         classes[f"  {label}"] = [value_text(own[f"{name}/{label}"]) for name in OF_ONE_CLASS]
     below = _aligned(classes, first=2 + max([30, *map(len, labels)]))
-    ends = ["", *("" if count is None else f"   {count:,} rows" for count in labels.values())]
+    ends = [
+        "",
+        *("" if count is None else f"   {counted(count, 'row(s)')}" for count in labels.values()),
+    ]
     return [*lines, *(line + end for line, end in zip(below, ends, strict=True))]
 
 

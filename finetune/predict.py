@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.command import counted
 from data_prep.files import new_file
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
@@ -124,14 +125,15 @@ def run_predict(arguments: Sequence[str]) -> Path:
     num_rows = count_rows(reader, notes)
     with new_file(output) as path, path.open("w", encoding="utf-8", newline="") as stream:
         bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
-    print(f"{num_rows - (len(bad) if config.bad_rows == 'skip' else 0):,} rows: {output}")
+    written = num_rows - (len(bad) if config.bad_rows == "skip" else 0)
+    print(f"{counted(written, 'row(s)')}: {output}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
     if bad:
-        done = "stand there without a label" if config.bad_rows == "flag" else "were left out"
+        done = "kept without a label" if config.bad_rows == "flag" else "left out"
         print(
-            f"WARNING: {len(bad):,} rows could not be labelled and {done}; the first is line "
-            f"{bad[0]['line']}: {bad[0]['error']}",
+            f"WARNING: {counted(len(bad), 'row(s)')} could not be labelled, {done}; the first is "
+            f"line {bad[0]['line']}: {bad[0]['error']}",
             file=sys.stderr,
         )
     return output

@@ -289,7 +289,10 @@ def example_lines(imported: Imported) -> Iterator[str]:
 def guess_lines(guesses: Sequence[Sequence[Guess]]) -> Iterator[str]:
     """Yield one line for each [MASK]: the words and their probabilities."""
     for position, candidates in enumerate(guesses, start=1):
-        shown = ", ".join(f"{guess.word} {guess.probability:.1%}" for guess in candidates)
+        words = [word if any(map(str.isalnum, word)) else repr(word) for word, _ in candidates]
+        shown = ", ".join(
+            f"{w} {g.probability:.1%}" for w, g in zip(words, candidates, strict=True)
+        )
         yield f"  [MASK] {position}: {shown}"
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
+from data_prep.command import counted
 from ponet import EncoderConfig
 from pretrain.callbacks import (
     EvaluationRecord,
@@ -278,7 +279,7 @@ class PretrainCLI(RunCLI):
         early = trainer.should_stop and not reached
         advice = "change its options" if early else f"raise --trainer.{(*reached, 'max_steps')[0]}"
         tell(
-            f"{self.run.folder} is complete: {step} steps are done"
+            f"{self.run.folder} is complete: {counted(step, 'step(s)')} done"
             + (", then a callback ended it" if early else "")
             + f". To train longer {advice}"
             ", to train anew give another --run.name or --run.overwrite true"

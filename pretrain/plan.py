@@ -10,6 +10,7 @@ N chunks (= examples), R examples of the class `random`, D documents.
 
 import numpy as np
 
+from data_prep.command import counted
 from data_prep.shards import TokenShards
 from pretrain.objectives import Objective
 from pretrain.packing import Examples, PackingConfig, cut_chunks, document_starts
@@ -49,7 +50,7 @@ def check_documents(shards: TokenShards, objective: Objective) -> None:
         others.append("; or train without validation by --trainer.limit_val_batches 0")
     needs = "two, because it takes text2 from another" if in_pairs else "one"
     raise ValueError(
-        f"{shards.folder}: split '{shards.split}' has {usable} document{'s' * (usable != 1)} of "
+        f"{shards.folder}: split '{shards.split}' has {counted(usable, 'document(s)')} of "
         f"two or more tokens, and objective {objective.name!r} needs {needs}: build the shards "
         f"with {' or '.join(builds)}{''.join(others)}"
     )

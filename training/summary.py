@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.command import counted
 from training.command_line import parse_options
 from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
@@ -62,7 +63,7 @@ def print_summary(folders: Sequence[Path]) -> str:
 def summary_lines(folder: Path, rows: list[dict[str, float]]) -> list[str]:
     """The table's lines for one run."""
     run = Run(folder=folder, name=folder.name, rows=rows)
-    count = f"{rows[-1]['step']:,.0f} steps" if rows else "no metrics"
+    count = counted(rows[-1]["step"], "step(s)") if rows else "no metrics"
     lines = [f"run {folder}: {count}"]
     table = [f"{'validation':<24}{'this run':>10}{'guessing':>22}   verdict"]
     for measure in (ACCURACY, LOSS, PAIRS):

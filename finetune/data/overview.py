@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
+from data_prep.command import counted
 from finetune.data.inspection import DUPLICATES, LENGTH_EDGES, Inspection
 from finetune.metrics import is_of_one_class, metric_title, value_text
 
@@ -37,7 +38,8 @@ def overview_lines(found: Inspection) -> list[str]:
 
 def _split_text(split: Mapping[str, Any]) -> str:
     num_rows, num_whole, labels = split["num_rows"], split["num_rows_whole"], split["labels"]
-    subset = f" of {num_whole:,}" * (num_rows < num_whole)
+    rows = counted(num_rows, "row(s)")
+    rows = f"{num_rows:,} of {num_whole:,} rows" if num_rows < num_whole else rows
     if split["target_mean"] is not None:
         found = f"score {split['target_mean']:.3f} ± {split['target_std']:.3f}"
     else:
@@ -45,9 +47,9 @@ def _split_text(split: Mapping[str, Any]) -> str:
         whole = split.get("num_sentences") or num_rows
         parts = [f"{label} {count / whole:.1%}" for label, count in shown] or ["unlabelled texts"]
         num_more = len(labels) - len(shown)
-        found = ", ".join([*parts, *[f"{num_more} labels more"] * bool(num_more)])
-        found = f"{whole:,} sentences: {found}" if "num_sentences" in split else found
-    return f"{num_rows:,}{subset} rows; {found}"
+        found = ", ".join([*parts, *[counted(num_more, "label(s) more")] * bool(num_more)])
+        found = f"{counted(whole, 'sentence(s)')}: {found}" if "num_sentences" in split else found
+    return f"{rows}; {found}"
 
 
 def _length_text(lengths: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def test_a_dry_run_walks_every_cell_and_a_second_one_has_nothing_to_do(
     shown = capsys.readouterr().out
     assert "model FLOP utilisation" in shown
     assert len(summary.table(content)) <= summary.MOST_LINES
-    shown = page.page(page.read_results(tmp_path))
+    shown = page.pages(page.read_results(tmp_path))["performance/gpu.md"]
     assert "| nano | 16 | PoNet, compiled, bf16 |" in shown
     assert "(plain) that was killed and resumed: 0 of" in shown
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.jsonl")}

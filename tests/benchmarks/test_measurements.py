@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks import (
+    answers,
     encoders,
     harness,
     killed_run,
@@ -20,6 +22,8 @@ from benchmarks import (
     runs,
     triton_kernels,
 )
+from benchmarks.pretraining_claims import dropout_claims
+from ponet.dropout import Dropout
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,10 @@ def small_probes(monkeypatch) -> None:
     monkeypatch.setattr(harness.gc, "collect", lambda: 0)  # half a second with all that is imported
     yield
     torch.set_num_threads(threads)
+
+
+def shown(results: dict[str, tuple[str, report.Content]]) -> str:
+    return "\n".join(page.pages(results).values())
 
 
 @pytest.mark.slow
@@ -81,7 +89,7 @@ def test_encoders_writes_a_row_for_every_rival_and_the_page_shows_them(tmp_path)
         assert set(row["times_as_fast_as"]) == labels - {row["rival"]}
         assert row["peak_mib"] > 0
     assert all(entry["met"] is None for entry in content["targets"])  # nano is not claimed
-    written = page.page(page.read_results(tmp_path))
+    written = shown(page.read_results(tmp_path))
     own = next(row for row in content["rows"] if row["rival"] == "PoNet eager")
     assert f"{1e3 * own['s']['median']:,.1f}" in written
     assert f"{own['times_as_fast_as']['BERT']['median']:.2f}" in written
@@ -148,8 +156,9 @@ def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
 
 def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
     options = argparse.Namespace(
-        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False, by_length=False
-    )
+        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False,
+        by_length=False, dropout_draws=False,
+    )  # fmt: skip
     rows = []
     labels = [rival.label for rival in pretraining.rivals_for(options)]
     for length in options.lengths:
@@ -158,6 +167,23 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
         rows += [{**row, "rival": name, "waiting_share": {"median": 0.0}} for name in labels]
     claims = pretraining.claims(rows, options)
     assert [entry["met"] for entry in claims] == [True] * len(claims)
+
+
+def test_every_encoder_has_a_twin_with_the_dropout_of_pytorch(monkeypatch) -> None:
+    monkeypatch.setattr(pretraining.report, "cpu_has_fast_bf16", lambda: False)
+    options = argparse.Namespace(
+        device="cpu", encoder="nano", dropout=0.1, vocab_size=64, savings=False, by_length=False,
+        dropout_draws=True,
+    )  # fmt: skip
+    rivals = pretraining.rivals_for(options)
+    labels = [rival.label for rival in rivals]
+    ratios = {label: {"median": 1.2, "min": 1.2, "max": 1.2} for label in labels}
+    rows = [{"rival": label, "num_tokens": 512, "times_as_fast_as": ratios} for label in labels]
+    assert [entry["met"] for entry in dropout_claims(rows, options)] == [True] * 3
+    for rival in rivals[:2]:
+        model = pretraining.make_module(rival, 16, options).model
+        kinds = {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)}
+        assert kinds == {torch.nn.Dropout if rival.torch_dropout else Dropout}
 
 
 @pytest.mark.parametrize(("is_fast", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])
@@ -172,6 +198,7 @@ def test_a_cpu_is_judged_in_bf16_where_it_multiplies_it_fast(
         encoder="small",
         savings=False,
         by_length=False,
+        dropout_draws=False,
     )
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}
@@ -192,7 +219,7 @@ def test_savings_are_measured_alone_and_together_in_the_same_rounds(tmp_path: Pa
     assert flops["PoNet, joined texts, fp32"] < flops["PoNet, no savings, fp32"]
     fills = {row["rival"]: row["fill"]["median"] for row in content["rows"]}
     assert fills["BERT, both savings, fp32"] > 0.9 > fills["BERT, no savings, fp32"]
-    assert "| real tokens |" in page.page(page.read_results(tmp_path))
+    assert "| real tokens |" in shown(page.read_results(tmp_path))
 
 
 def test_all_lengths_are_measured_in_the_same_rounds_by_the_cost_of_a_token(tmp_path: Path) -> None:
@@ -206,7 +233,7 @@ def test_all_lengths_are_measured_in_the_same_rounds_by_the_cost_of_a_token(tmp_
         own, shortest = (rows[rival, n]["us_per_token"]["median"] for n in (length, 64))
         assert row["cost_to_shortest"]["median"] == pytest.approx(own / shortest)
     assert [entry["measured"] > 0 for entry in content["targets"]] == [True]
-    assert "real token" in page.page(page.read_results(tmp_path))
+    assert "real token" in shown(page.read_results(tmp_path))
 
 
 def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
@@ -215,7 +242,7 @@ def test_table_2_shows_published_figures_as_published(tmp_path) -> None:
     content = json.loads((tmp_path / "lra_table2_cpu.json").read_text())
     assert {row["over"] for row in content["rows"]} == {"0 s"}  # no time was allowed
     assert all(entry["met"] is None for entry in content["targets"])  # a CPU proves nothing here
-    published = page.page(page.read_results(tmp_path)).split("**published**, not measured")[1]
+    published = shown(page.read_results(tmp_path)).split("**published**, not measured")[1]
     assert "50.4, 1.1 GB" in published
 
 
@@ -225,7 +252,7 @@ def test_the_loader_is_held_to_its_claims_by_the_page() -> None:
     machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
     lengths = {"512": {"examples_per_s": rates, "consumer": consumer}}
     results = {"loader": ("loader", {"machine": machine, "lengths": lengths})}
-    lines = page.page(results).splitlines()
+    lines = page.pages(results)["performance/method.md"].splitlines()
     (rate,) = (line for line in lines if "examples per second and core" in line)
     (waiting,) = (line for line in lines if "consumer of 4,000" in line)
     assert "| met |" in rate
@@ -243,7 +270,7 @@ def test_the_page_shows_the_slowest_triton_kernel_against_its_claim() -> None:
         "rows": [row, backward],
         "targets": triton_kernels.claims([row, backward]),
     }
-    lines = page.page({"triton_kernels": ("triton_kernels", content)}).splitlines()
+    lines = shown({"triton_kernels": ("triton_kernels", content)}).splitlines()
     claim = "forward, share of copy bandwidth, slowest case"
     assert f"| {claim} | >= 0.8 | 0.7 | MISSED | `triton_kernels.json` |" in lines
     assert "| 512 | 25 | forward | 2.000 | 70% | 0.70 (0.60 to 0.75) |" in lines
@@ -252,14 +279,65 @@ def test_the_page_shows_the_slowest_triton_kernel_against_its_claim() -> None:
 def test_a_result_with_a_plot_shows_it(tmp_path: Path) -> None:
     machine = {"cpu": "a CPU", "cores": 2, "load_average": [0.1]}
     (tmp_path / "loader.json").write_text(json.dumps({"machine": machine, "lengths": {}}))
-    assert ".png" not in page.page(page.read_results(tmp_path))
+    assert ".png" not in shown(page.read_results(tmp_path))
     (tmp_path / "loader.png").touch()
-    assert "](results/loader.png)" in page.page(page.read_results(tmp_path))
+    assert "](../results/loader.png)" in shown(page.read_results(tmp_path))
 
 
-def test_the_page_in_docs_is_what_the_results_say(repository) -> None:
+def test_the_pages_in_docs_are_what_the_results_say(repository) -> None:
+    docs = repository / "docs"
+    written = page.pages(page.read_results(docs / "results"))
+    for name, text in written.items():
+        assert (docs / name).read_text() == text, f"{name} is old: python -m benchmarks.page"
+    there = {path.relative_to(docs).as_posix() for path in docs.glob("performance/*.md")}
+    assert there | {"performance.md"} == set(written)
+
+
+def test_every_result_stands_on_one_page_and_every_missed_claim_has_a_reason(repository) -> None:
     results = page.read_results(repository / "docs" / "results")
-    assert (repository / "docs" / "performance.md").read_text() == page.page(results)
+    first, *others = page.pages(results).values()
+    for name in results:
+        assert sum(f"\n`{name}.json`: " in text for text in others) == 1, name
+    missed = [claim for claim, found in page.claims(results).items() if "MISSED" in str(found)]
+    assert all(f"| {claim} | {bound} | " in first for claim, bound in missed)
+    assert "| not known |" not in first
+
+
+def compared(rival: str, seconds: float, **speeds: float) -> report.Row:
+    ratios = {name: {"median": speed} for name, speed in speeds.items()}
+    row = {"rival": rival, "s": {"median": seconds}, "times_as_fast_as": ratios, "num_tokens": 512}
+    return {**row, "part": "encode", "mode": "inference", "size": "small", "precision": "32"}
+
+
+def test_the_short_answer_takes_the_fastest_form_and_of_several_files_the_lowest_ratio() -> None:
+    others = [compared("BERT", 3.0, PoNet=0.5), compared("BERT, ONNX", 2.5, PoNet=0.6)]
+    first = {"ours": "PoNet", "machine": {}, "rows": others}
+    first["rows"] = [compared("PoNet", 2.0, **{"BERT": 1.5, "BERT, ONNX": 1.25}), *others]
+    second = {"ours": "PoNet", "machine": {}, "rows": others[:1]}
+    second["rows"] = [compared("PoNet", 2.0, BERT=1.4), *others[:1]]
+    found = answers.facts({"a": ("inference", first), "b": ("inference", second)})
+    assert [(fact.rival, fact.speed) for fact in found] == [("BERT", 1.25), ("BERT", 1.4)]
+    cells = {("encoding, small, CPU, fp32", "BERT"): {512: 1.25}}
+    assert answers.by_length(found, ["BERT"]) == cells
+
+
+def test_memory_of_another_number_of_tokens_is_not_set_beside_the_first_file() -> None:
+    rows = []
+    for own, rival in ((32.0, "BERT"), (16.0, "FNet")):
+        pair = [compared("PoNet", 1.0, **{rival: 2.0}), compared(rival, 2.0, PoNet=0.5)]
+        rows.append([{**row, "kib_per_token": own} for row in pair])
+    contents = [("inference", {"machine": {}, "ours": "PoNet", "rows": pair}) for pair in rows]
+    found = answers.memory(answers.facts(dict(zip("ab", contents, strict=True))), 512)
+    assert list(found.values()) == [{"PoNet": 32.0, "BERT": 32.0}]
+
+
+def test_a_logarithmic_axis_has_three_marks_or_more_around_what_it_shows() -> None:
+    axis = Figure().add_subplot()
+    axis.plot([128, 8192], [258, 1581])
+    report._make_logarithmic(axis, [128, 8192], is_share=False)
+    low, high = axis.get_ylim()
+    marks = [tick for tick in axis.get_yticks() if low <= tick <= high]
+    assert marks == pytest.approx([200, 500, 1000, 2000])
 
 
 def test_the_tables_in_docs_are_what_their_measurements_say(repository) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.command import check_keys, load_yaml, read_yaml
+from data_prep.command import check_keys, counted, load_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,9 @@ def test_a_pipe_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     os.close(read_end)
     (tmp_path / "b.yaml").write_text("\ufeffa: 1", encoding="utf-8")
     assert read_yaml(tmp_path / "b.yaml") == {"a": 1}
+
+
+def test_one_of_a_kind_is_named_in_the_singular() -> None:
+    assert counted(1, "step(s)") == counted(1.0, "step(s)") == "1 step"
+    assert counted(0, "row(s)") == "0 rows"
+    assert counted(2400, "document(s) over the limit") == "2,400 documents over the limit"

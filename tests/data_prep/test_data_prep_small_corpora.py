@@ -57,7 +57,7 @@ def test_a_build_needs_no_config_file_and_says_what_it_read_dropped_and_repaired
     assert lines[:-1] == [
         "train: 18 documents, 36 sentences, " + lines[0].split(", ")[-1],
         "validation: 2 documents, 4 sentences, " + lines[1].split(", ")[-1],
-        "read: 22 documents in 1 file; dropped: 1 empty documents, 1 duplicate documents; "
+        "read: 22 documents in 1 file; dropped: 1 empty document, 1 duplicate document; "
         "repaired: 21 control characters",
     ]
     assert main(["inspect", str(tmp_path / "out")]) == 0

@@ -75,7 +75,7 @@ def test_a_grid_runs_every_trial_and_the_same_command_again_runs_none(
     printed = capsys.readouterr().out
     assert "cola a  2 settings x 2 seeds: 0 done, 0 failed, 4 to run" in printed
     assert "[8/8] cola/b/lr0.0001-bs32-seed2: matthews 0.40" in printed
-    assert "8 of 8 trials are done" in printed and "; 1 left, about 0 s" in printed
+    assert "trials done: 8 of 8" in printed and "; 1 left, about 0 s" in printed
     before = results(tmp_path)
     run_here(options, always_fails)
     assert results(tmp_path) == before and len(before) == 4
@@ -130,7 +130,7 @@ def test_workers_finish_the_rest_when_one_trial_fails(
     tmp_path: Path, options: list[str], run_here, fit_is, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit_is("fails_at_seed_2")
-    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+    with pytest.raises(ValueError, match="trials failed: 2 of 4"):
         run_grid([*options, "--lrs", "1e-4", "--jobs", "2"])
     printed = capsys.readouterr().out
     assert len(results(tmp_path)) == 1 and len(list(tmp_path.rglob("result.json"))) == 2
@@ -139,7 +139,7 @@ def test_workers_finish_the_rest_when_one_trial_fails(
     )
     log = tmp_path / "grid/cola/a/lr0.0001-bs32-seed1/trial.log"
     assert log.read_text() == "one line for the log\n" and "for the log" not in printed
-    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+    with pytest.raises(ValueError, match="trials failed: 2 of 4"):
         run_here([*options, "--lrs", "1e-4"], fake_fit)
     run_here([*options, "--lrs", "1e-4", "--retry_failed", "true"], fake_fit)
     assert {record(path)["state"] for path in tmp_path.rglob("trial.json")} == {"done"}
@@ -156,7 +156,7 @@ def test_a_process_that_dies_costs_its_own_trial_only(
     tmp_path: Path, options: list[str], fit_is, fit: str, reason: str
 ) -> None:
     fit_is(fit)
-    with pytest.raises(ValueError, match="2 of 4 trials failed"):
+    with pytest.raises(ValueError, match="trials failed: 2 of 4"):
         run_grid([*options, "--lrs", "1e-4", "--seeds", "2", "3", "--jobs", "1"])
     assert len(list(tmp_path.rglob("result.json"))) == 2
     folder = tmp_path / "grid/cola/a/lr0.0001-bs32-seed2"
@@ -181,7 +181,7 @@ def test_a_trial_that_another_grid_is_at_work_on_is_left_alone(
         run_here(options, fake_fit)
     printed = capsys.readouterr().out
     assert "lr3e-05-bs32-seed1: left to another runner" in printed
-    assert "7 of 8 trials are done" in printed
+    assert "trials done: 7 of 8" in printed
     assert not (folder / "result.json").exists()
 
 
@@ -191,9 +191,7 @@ def test_ctrl_c_ends_with_what_is_left(options: list[str], run_here) -> None:
             raise KeyboardInterrupt
         fake_fit(trial_yaml)
 
-    with pytest.raises(
-        RunInterrupted, match="4 trials are left; the same command goes on"
-    ) as ended:
+    with pytest.raises(RunInterrupted, match="4 trials left; the same command goes on") as ended:
         run_here(options, interrupted)
     assert ended.value.exit_code == 130
 
@@ -210,7 +208,7 @@ def test_a_grid_that_is_stopped_lets_its_fits_stop_and_goes_on(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(RunInterrupted, match="2 trials are left") as ended:
+    with pytest.raises(RunInterrupted, match="2 trials left") as ended:
         run_grid(one)
     assert ended.value.exit_code == 75
     assert {record(path)["state"] for path in tmp_path.rglob("trial.json")} == {"interrupted"}

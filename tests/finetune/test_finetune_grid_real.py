@@ -87,6 +87,6 @@ def test_the_papers_grids_train_as_they_are_shipped(
         options += ["--tasks", task, "--lrs", "1e-3", "--batch_sizes", "8", "--seeds", "1"]
         options += [f"--output={tmp_path / name}", "--in_process", "--fit.trainer.max_steps", "2"]
         run_grid([*options, "--fit.trainer.accelerator", "cpu"])
-        assert "1 of 1 trials are done" in capsys.readouterr().out
+        assert "trials done: 1 of 1" in capsys.readouterr().out
         (path,) = (tmp_path / name).rglob("result.json")
         assert json.loads(path.read_text())["settings"]["precision"] == "bf16-mixed"

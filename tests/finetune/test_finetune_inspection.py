@@ -209,7 +209,7 @@ def test_a_regression_guesses_the_mean_and_shows_the_scores() -> None:
     assert found["majority_answer"] == "2.500"
     text = "\n".join(overview_lines(found))
     assert "score 2.500 ± 1.500" in text
-    assert "test        1 rows; unlabelled texts" in text
+    assert "test        1 row; unlabelled texts" in text
     assert "OVERLAP     1 of 1 test in validation" in text
 
 

@@ -11,6 +11,7 @@ import torch
 from finetune_runs import json_lines
 from test_finetune_artifact import NUM_TOKENS, classifier, info, save_classifier
 
+from data_prep.command import counted
 from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
@@ -164,7 +165,9 @@ def test_a_row_that_cannot_be_labelled_costs_nothing_but_itself(
     assert all(text in errors[line] for line, text in bad.items())
     assert all(answer["label"] is None for answer in answers if "error" in answer)
     first = next(iter(bad))
-    assert f"{len(bad)} rows could not be labelled" in (told := capsys.readouterr().err)
+    assert f"{counted(len(bad), 'row(s)')} could not be labelled" in (
+        told := capsys.readouterr().err
+    )
     assert f"the first is line {first}: {errors[first]}" in told
     left = predict(model, path, "--bad_rows", "skip", "--keep", "id")
     assert left == [answer for answer in answers if "error" not in answer]

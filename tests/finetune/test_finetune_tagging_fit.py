@@ -363,7 +363,7 @@ def test_a_grid_compares_encoders_from_files(
         *f"--fit.data.max_len 16 --fit.model.tokenizer {tokenizer_json}".split(),
         *"--fit.trainer.max_epochs 1 --fit.trainer.accelerator cpu --in_process true".split(),
     ])  # fmt: skip
-    assert "4 of 4 trials are done" in capsys.readouterr().out
+    assert "trials done: 4 of 4" in capsys.readouterr().out
     run_finetuning_report([str(folder / "grid")])
     said = capsys.readouterr().out
     assert all(f"| own | {name} | 2 |" in said for name in ("mixer", "ponet"))

@@ -210,7 +210,7 @@ def test_a_text_file_has_a_text_in_every_line_unless_its_words_have_tags(
     assert [first["spans"], last["spans"]] == expected
     assert [first["line"], empty["line"], last["line"]] == [1, 2, 3]
     assert empty["error"] and empty["spans"] is None
-    assert "1 rows could not be labelled" in capsys.readouterr().err
+    assert "1 row could not be labelled" in capsys.readouterr().err
     texts.write_text("film\nbad film\n")
     assert [answer["words"] for answer in predict(tagger, texts)] == [["film"], ["bad", "film"]]
     texts.write_text("the O\ngood B-praise\nfilm I-praise\n\nbad O\n")

@@ -13,8 +13,10 @@ import zstandard
 from ponet_bundles import TEXTS, make_model, write_foreign, write_tokenizer
 
 from ponet import load_bundle, save_bundle
+from ponet.bundle_import import guess_lines
 from ponet.cli import COMMANDS, HELP, main
 from ponet.encode_files import _BLOCK_TEXTS
+from ponet.inference import Guess
 
 
 @pytest.fixture
@@ -54,6 +56,11 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("PONET_TRACEBACK", "1")
     with pytest.raises(ValueError, match=r"config.json does not exist"):
         main(["import", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+def test_a_guess_that_is_a_mark_stands_in_quotes() -> None:
+    guesses = [[Guess("shape", 0.5), Guess(",", 0.25), Guess("##s", 0.125)]]
+    assert list(guess_lines(guesses)) == ["  [MASK] 1: shape 50.0%, ',' 25.0%, ##s 12.5%"]
 
 
 def test_fill_prints_words_with_probabilities(bundle_folder, capsys):

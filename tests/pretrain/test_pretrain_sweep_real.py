@@ -60,7 +60,7 @@ def test_a_real_sweep_ends_in_downstream_scores_and_goes_on_from_its_checkpoint(
     (run / "trial.json").unlink()
     assert main(arguments) == 0
     log = (run / "trial.log").read_text()
-    assert "is complete: 4 steps are done" in log and "1 done, 0 failed, 0 to run" in log
+    assert "is complete: 4 steps done" in log and "1 done, 0 failed, 0 to run" in log
 
 
 @pytest.mark.slow

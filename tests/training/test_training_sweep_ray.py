@@ -14,11 +14,11 @@ def test_ray_runs_what_is_open_and_tells_what_failed(tmp_path: Path) -> None:
     file = write_sweep(tmp_path, {"x": {"values": [1, 2]}, "end": {"values": ["0", "fail"]}})
     output = tmp_path / "out"
     printed = start_sweep(file, output, "--count", "1").communicate(timeout=60)[0]
-    assert "1 of 1 trials are done" in printed
+    assert "trials done: 1 of 1" in printed
     ray = start_sweep(file, output, "--engine", "ray", "--jobs", "2", "--cpus_per_trial", "0.5")
     printed = ray.communicate(timeout=100)[0]
     assert ray.returncode == 2, printed
-    assert "2 of 4 trials are done" in printed and "exit code 3: the reason" in printed
+    assert "trials done: 2 of 4" in printed and "exit code 3: the reason" in printed
     assert set(starts(output).values()) == {1} and len(starts(output)) == 4
     assert record(output / "x-2--end-0")["metrics"]["val/mlm_accuracy"] == 2.0
 

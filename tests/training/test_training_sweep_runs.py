@@ -32,7 +32,7 @@ def test_every_trial_runs_once_and_leaves_its_record(
 ) -> None:
     file, output = write_sweep(tmp_path, {"x": {"values": [1, 2, 3]}}), tmp_path / "out"
     assert sweep(file, output, "--jobs", "2") == 0
-    assert "3 of 3 trials are done" in capsys.readouterr().out
+    assert "trials done: 3 of 3" in capsys.readouterr().out
     assert sweep(file, output) == 0
     assert starts(output) == {"x-1": 1, "x-2": 1, "x-3": 1}
     found = record(output / "x-2")

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
+from data_prep.command import counted
 from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
@@ -23,9 +24,14 @@ from training.tracking import tracked_run
 
 
 def rewind_metrics(trainer: Trainer) -> int:
-    """Let the metrics go on behind the trainer's step; returns the number of lines cut off."""
+    """Let the metrics go on behind the trainer's step; returns the number of lines cut off.
+
+    A validation of that step which the run makes up for is cut off too.
+    """
     loggers: list[Any] = [logger for logger in trainer.loggers if hasattr(logger, "rewind")]
-    return sum(logger.rewind(trainer.global_step) for logger in loggers)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    owes = any(getattr(callback, "owes_validation", False) for callback in callbacks)
+    return sum(logger.rewind(trainer.global_step, validated=not owes) for logger in loggers)
 
 
 class RunBegin(Callback):
@@ -154,7 +160,8 @@ class RunHistory(RunBegin):
                 say(f"{saved.path.name} is not part of this run any more: {set_aside(saved.path)}")
         cut = rewind_metrics(trainer)
         if cut:
-            say(f"{cut} lines after step {step} were cut off the metrics; these steps come again")
+            lines = counted(cut, "line(s)")
+            say(f"cut off the metrics: {lines} after step {step}; these steps come again")
         if self.resumed_from is None:
             add_event(self.run.folder, "started", **provenance())
             return

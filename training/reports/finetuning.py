@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from data_prep.command import counted
 from training.reports.choice import (
     METRIC_TITLES,
     Entry,
@@ -258,7 +259,7 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
     if len(task.metrics) > 1:
         means = {m: fmean(run.score(task.split, m) for run in entry.runs) for m in task.metrics}
         parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {percent(v)}" for k, v in means.items())
-    count = f"{numbers['num_settings']} setting{'s' * (numbers['num_settings'] > 1)}"
+    count = counted(numbers["num_settings"], "setting(s)")
     if numbers["num_incomplete_settings"]:
         count += f" ({numbers['num_incomplete_settings']} with fewer seeds, not eligible)"
     ends = f"{percent(summary.minimum)} to {percent(summary.maximum)}"

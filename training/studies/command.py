@@ -18,6 +18,7 @@ from typing import Literal
 
 import yaml
 
+from data_prep.command import counted
 from data_prep.files import file_lock, write_atomic, write_json
 from training.command_line import option_value, parse_options
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
@@ -117,7 +118,7 @@ def run_sweep(arguments: Sequence[str]) -> None:
     runner = LocalRunner(options.jobs, gpus, retry_failed=retry_failed, wait=options.wait)
     progress = Progress(trials, folder, runner)
     found, stream = count_text(list(progress.states.values())), None
-    print(f"{sweep.name}: {len(trials)} trials in {folder}: {found}", flush=True)
+    print(f"{sweep.name}: {counted(len(trials), 'trial(s)')} in {folder}: {found}", flush=True)
     if options.engine == "ray" and progress.waiting:
         stream = run_on_ray(
             progress.waiting,

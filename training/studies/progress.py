@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from data_prep.command import counted
 from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
 from training.studies.runner import LocalRunner, Stream
 from training.studies.trials import LOG_FILE, Outcome, Trial
@@ -89,14 +90,16 @@ class Progress:
             error = trial.record()["error"]
             print(f"failed: {trial.name}: {error} (see {trial.folder / LOG_FILE})")
         found, total = Counter(states.values()), len(self.trials)
-        print(f"{found['done']} of {total} trials are done, in {self.folder}", flush=True)
+        print(f"trials done: {found['done']} of {total}, in {self.folder}", flush=True)
         received = self.runner.received
         if received or any(outcome.state == "interrupted" for outcome in self._outcomes):
             code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
             left = found["open"]
-            raise RunInterrupted(f"{left} trials are left; the same command goes on", code)
+            raise RunInterrupted(
+                f"{counted(left, 'trial(s)')} left; the same command goes on", code
+            )
         if failed:
             raise ValueError(
-                f"{len(failed)} of {total} trials failed; each folder's {LOG_FILE} says why; "
+                f"trials failed: {len(failed)} of {total}; each folder's {LOG_FILE} says why; "
                 "--retry_failed true runs them again"
             )

@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, TextIO
 
+from data_prep.command import counted
 from training.interruption import (
     EXIT_STOPPED,
     RUNNER_VARIABLE,
@@ -104,7 +105,7 @@ class LocalRunner:
                             yield trial, outcome
                 waiting = elsewhere
                 if waiting and not told:
-                    say(f"waiting for {len(waiting)} trials that another runner has")
+                    say(f"waiting for {counted(len(waiting), 'trial(s)')} that another runner has")
                 told = bool(waiting)
                 time.sleep(RETRY_S if waiting and not self._stops else 0)
 
