@@ -32,7 +32,8 @@ class LraDataModule(LraSelection, pl.LightningDataModule):
     eval_batch_size: int = 32
     """Samples of a forward pass in an evaluation; changes speed and memory alone."""
     cut_padding: bool = True
-    """Cut micro-batches to their longest row where the encoder allows it; the same numbers."""
+    """Cut micro-batches to their longest row where the encoder allows it; the same function, though
+    dropout draws other numbers."""
     evaluations: int = 0
     """Validations, at equal distances; 0: 20 (strict) or the task's 40 to 200 (published)."""
     seed: int = 42

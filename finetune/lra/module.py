@@ -77,7 +77,12 @@ class LraModule(FitModule):
         if hasattr(self, "classifier"):
             return
         self._val_batches = self.trainer.limit_val_batches
-        spec = self.datamodule.spec
+        spec, beta1 = self.datamodule.spec, self.optimizer_config.beta1
+        if self.datamodule.mode == "published" and beta1 != OneCycle.beta1:
+            raise ValueError(
+                f"model.optimizer.beta1 is {beta1}: mode published cycles it; leave it out, or "
+                "give --data.mode strict"
+            )
         torch.manual_seed(self.datamodule.seed)
         made = make_encoder(self.file, spec, dropout_prob=self.dropout_prob)
         self.classifier = MeanClassifier(

@@ -116,6 +116,7 @@ def test_the_other_encoders_train_too(tmp_path, kind):
     (("--trainer.devices", "2"), "one run"),
     (("--trainer.val_check_interval", "3"), "data.evaluations"),
     (("--trainer.max_epochs", "1"), "--trainer.max_steps"),
+    (("--model.optimizer.beta1", "0.8", "--data.mode", "published"), "cycles it"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
     assert run_fit(tmp_path, "a", *options) == 2

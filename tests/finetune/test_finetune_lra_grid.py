@@ -16,7 +16,7 @@ from finetune.lra.inspection import inspect_splits
 from finetune.lra.listops import TOKENS
 from finetune.lra.sources import LraData, take
 from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
-from finetune.lra.tasks import LISTOPS
+from finetune.lra.tasks import LISTOPS, TEXT
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/finetune").glob("lra_*.yaml"))
 
@@ -69,18 +69,20 @@ def test_self_pretraining_makes_rows_of_their_own(tmp_path):
     assert {trial.settings["data"]["folder"] for trial in fits} == {"here"}
 
 
-def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["strict", "published"])  # which scores 16 of the 20
+def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys, mode):
     small_tasks(monkeypatch)
     for seed in "12":
-        assert run_fit(tmp_path, f"ponet{seed}", "--seed_everything", seed) == 0
-    made = ("--data.task", "listops", "--data.cache", str(tmp_path / "made"))
+        options = ("--seed_everything", seed, "--data.mode", mode)
+        assert run_fit(tmp_path, f"ponet{seed}", *options) == 0
+    made = ("--data.task", "listops", "--data.mode", mode, "--data.cache", str(tmp_path / "made"))
     place = ("--run.root", str(tmp_path / "runs"), "--run.name", "root", "--name", "root")
     assert main(["lra", "baseline", *made, *place]) == 0
     assert main(["lra", "baseline", *made, *place]) == 0
     assert "is complete" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "table")]) == 0
     page = (tmp_path / "table/table.md").read_text(encoding="utf-8")
-    for text in ("Long Range Arena", "ListOps, strict, generated data", "root operator", "37.8"):
+    for text in ("Long Range Arena", f"ListOps, {mode}, generated data", "root operator", "37.8"):
         assert text in page
     found = result_of(tmp_path / "runs/root")
     assert found["encoder"]["kind"] == "baseline" and found["encoder"]["num_features"] == 0
@@ -151,6 +153,20 @@ def test_overlaps_are_looked_for_among_all_samples():
     )
     assert found["overlaps"]["test in train"] == 1
     assert found["splits"]["test"]["num_rows_whole"] == 2
+
+
+@pytest.mark.parametrize(("mode", "sizes", "said"), [
+    ("strict", (18, 2, 20), 0), ("published", (20, 20, 20), 0), ("strict", (17, 2, 20), 1),
+])  # fmt: skip
+def test_a_part_of_text_is_said_to_be_one(mode, sizes, said):
+    spec = replace(TEXT, sizes={"train": 20, "test": 20})
+    splits = {
+        name: listops(*["[MAX 3 ]"] * size)
+        for name, size in zip(("train", "validation", "test"), sizes, strict=True)
+    }
+    data = LraData(kind="official", splits=splits, source=Path())
+    found = inspect_splits(spec, data, mode=mode, whole=splits)["unlike_published"]
+    assert found == ["train has 19 samples, the published one 20"] * said
 
 
 def test_counted_bytes_tell_languages_of_other_letters_apart():

@@ -197,7 +197,8 @@ def _check_alike(runs: Iterable[Trial]) -> None:
     """Tasks must have one score, encoders of one name the same weights, splits the same rows."""
     scores: dict[str, Trial] = {}
     weights: dict[str, Trial] = {}
-    scored: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
+    scored: dict[tuple[Any, ...], Trial] = {}
+    counts: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
     for run in runs:
         first = weights.setdefault(run.encoder, run)
         if run.result["encoder"]["digest"] != first.result["encoder"]["digest"]:
@@ -215,12 +216,14 @@ def _check_alike(runs: Iterable[Trial]) -> None:
             )
         for split, values in run.result["evaluation"].items():
             count, place = values.get("num_rows"), (run.task, split, run.repetition[1:])
-            first, before = scored.setdefault(place, (run, count))
+            # a baseline has no batches, of which some fits score whole ones alone
+            first, before = counts.setdefault((*place, run.is_baseline), (run, count))
             if count != before:
                 raise ValueError(
                     f"{first.path} and {run.path} were scored on {before} and {count} rows of "
                     f"{split}: report their folders separately"
                 )
+            first = scored.setdefault(place, run)
             if not _may_be_one(first.split_facts(split), run.split_facts(split)):
                 raise ValueError(
                     f"{first.path} and {run.path} were scored on other rows of {split}, both of "
