@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import Encoder, TokenMixer
 
 EXCLUDED = -10_000.0
@@ -59,7 +60,7 @@ class OfficialMixer(TokenMixer):
         for name in ("query", "key", "gate", "segment", "local", "output"):
             self.add_module(name, nn.Linear(width, width))
         self.neighbours = nn.MaxPool1d(kernel_size=3, stride=1, padding=1)
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def prepare(self, batch: EncoderBatch) -> OfficialPlan:
         """Return the masks and indices of a batch."""

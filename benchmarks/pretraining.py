@@ -2,6 +2,7 @@
 
     python -m benchmarks.pretraining                     (small encoders, one CPU thread)
     python -m benchmarks.pretraining --savings           (what it spares: see below)
+    python -m benchmarks.pretraining --dropout_draws     (beside PyTorch's own dropout)
     python -m benchmarks.pretraining --by_length --sentences_per_document 600   (cost of a token)
     python -m benchmarks.pretraining --device cuda       (base encoders, bf16, 512 to 16384 tokens)
 
@@ -24,6 +25,7 @@ what that brings, each alone and both. Rates count the positions of padded rows,
 rivals but FNet, which cannot, get joined texts. Give it documents longer than the longest text.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,9 +40,9 @@ from torch.nn import functional as F
 
 from benchmarks import report
 from benchmarks.harness import Clock, guarded, in_rounds, product, rows_of, spread, wait
-from benchmarks.pretraining_claims import claims, length_claims, savings_claims
+from benchmarks.pretraining_claims import claims, dropout_claims, length_claims, savings_claims
 from benchmarks.report import DEVICE, ROUNDS, Option, Options, Row
-from benchmarks.rivals import DTYPES, PRECISIONS, SIZES, Rival
+from benchmarks.rivals import DTYPES, PRECISIONS, SIZES, Rival, use_torch_dropout
 from benchmarks.runs import bare_trainer, shards_in
 from pretrain.batches import encoder_batch
 from pretrain.datamodule import PretrainDataModule
@@ -66,6 +68,7 @@ OPTIONS = {
     "num_workers": Option(0, "of the loader", cuda=2),
     "savings": Option(False, "measure what joined texts and the sparse last block spare"),
     "by_length": Option(False, "all lengths in the same rounds, and what a real token costs"),
+    "dropout_draws": Option(False, "on a CPU: measure dropout beside PyTorch's own"),
     "sentences_per_document": Option(40, "of the random tokens: how full rows are"),
     "folder": Option(None, "shards; default: random tokens, made anew", kind=Path),
     "name": Option("", "of the files; default: pretraining_<device>"),
@@ -102,6 +105,8 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
         module.model.encoder = rival.encoder(config)
     encoder, plan = module.model.encoder, module.model.encoder.prepare
     encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
+    if rival.torch_dropout:
+        use_torch_dropout(module)
     if rival.kind == "bert" and not joins(rival, options):
         encoder.prepare = lambda batch: None  # type: ignore[method-assign]
     if rival.kind == "local_global" and not joins(rival, options):  # so in its global layers
@@ -217,6 +222,10 @@ def rivals_for(options: Options) -> list[Rival]:
             *(("fnet", each) for each in ("none", "last block")),
         )
         return [Rival(kind=kind, savings=savings, **form) for kind, savings in kinds]
+    if options.dropout_draws:
+        precisions = ("32",) if report.lacks_fast_bf16() else ("bf16", "32")
+        kinds = itertools.product(("ponet", "bert", "fnet"), precisions, (False, True))
+        return [Rival(kind=k, precision=p, torch_dropout=theirs) for k, p, theirs in kinds]
     official = [Rival(kind="official", every_position=every, **form) for every in (False, True)]
     if on_cpu:
         order = ("32", "bf16") if report.lacks_fast_bf16() else ("bf16", "32")
@@ -294,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, held = f"{name}_savings_{options.encoder}", savings_claims
     if options.by_length:
         name, held = f"{name}_length_{options.encoder}", length_claims
+    if options.dropout_draws:
+        name, held = f"{name}_dropout_{options.encoder}", dropout_claims
     rows: list[Row] = []
     name = options.name or name
     content: dict[str, Any] = {"ours": rivals[0].label, "rows": rows, "errors": []}

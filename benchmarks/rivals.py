@@ -28,6 +28,7 @@ from ponet import (
     LocalGlobalConfig,
     PoNetConfig,
 )
+from ponet.dropout import Dropout
 from ponet.encoders import Encoder, build_encoder
 from ponet.flops import FORWARD_AND_BACKWARD, mixer_products, transform_flops
 
@@ -45,6 +46,7 @@ OTHER_PASSES = 34
 and products that do nothing else."""
 SAVINGS = {"": "", "none": ", no savings", "last block": ", last block where read"}
 SAVINGS |= {"joined": ", joined texts", "both": ", both savings"}
+TORCH_DROPOUT = ", PyTorch's dropout"
 NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT"}
 NAMES |= {"local_global": "local/global attention", "fnet": "FNet"}
 
@@ -66,6 +68,8 @@ class Rival:
     savings: Literal["", "none", "last block", "joined", "both"] = ""
     """What a pretraining step leaves out: of the last block what is not read, padding, or both.
     Empty: on a CPU what a user gets, on CUDA the first."""
+    torch_dropout: bool = False
+    """`torch.nn.Dropout` in the place of this project's."""
     attention: str = ""
     """flash: FlashAttention, its third version where PyTorch has it; empty: PyTorch chooses."""
 
@@ -77,7 +81,8 @@ class Rival:
         name += ", compiled" if self.compile_mode else ""
         name += ", head at every position" if self.every_position else ""
         name += SAVINGS[self.savings]
-        return name + {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
+        name += {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")
+        return name + (TORCH_DROPOUT if self.torch_dropout else "")
 
     def config(self, size: str, **fields: Any) -> EncoderConfig:
         """Return a preset's configuration; attention has no dropout."""
@@ -312,6 +317,14 @@ class Subject:
                 self.encoder.zero_grad(set_to_none=True)
 
         return step
+
+
+def use_torch_dropout(module: nn.Module) -> None:
+    """Put `torch.nn.Dropout` in the place of this project's."""
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, Dropout):
+                setattr(part, name, nn.Dropout(child.p))
 
 
 def compile_in_place(module: nn.Module, mode: str) -> None:

@@ -57,9 +57,15 @@ class TrainingLog(Callback):
         self._losses: list[Tensor] = []
         self._lr = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Losses that are not logged yet, as plain values."""
-        return {"losses": [float(loss) for loss in self._losses], "lr": self._lr}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the losses that are not logged yet, means over all ranks; every rank calls it."""
+        losses: list[float] = []
+        if self._losses:
+            reduced: Any = trainer.strategy.reduce(torch.stack(self._losses), reduce_op="mean")
+            losses = reduced.tolist()
+        checkpoint["callbacks"][self.state_key] = {"losses": losses, "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
@@ -300,18 +306,20 @@ class WandbLineage(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note it on the first rank."""
         run = tracked_run(trainer)
-        assert isinstance(pl_module, FinetuneModule)
-        if run is None or pl_module.source is None:
+        if run is None:
             return
-        values = encoder_lineage(pl_module.source)
+        count = sum(p.numel() for p in pl_module.parameters())
+        run.summary.update({"model/num_parameters": count})
+        source = pl_module.source if isinstance(pl_module, FinetuneModule) else None
+        if source is None:  # it starts from nothing
+            return
+        values = encoder_lineage(source)
         artifact = values.get("lineage.encoder_artifact")
         if artifact and (missing := use_artifact(run, artifact)):
             values["lineage.not_noted"] = missing
             if not run.offline:
                 _LOGGER.warning("%s is not noted as used by this run: %s", artifact, missing)
         add_config(run, values)
-        count = sum(p.numel() for p in pl_module.parameters())
-        run.summary.update({"model/num_parameters": count})
 
 
 def use_artifact(run: Any, name: str) -> str:

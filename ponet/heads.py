@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
+from ponet.dropout import Dropout
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import activation_function, at_positions, init_weights
 from ponet.encoders.pairs import WordPairs
@@ -211,7 +212,7 @@ class _Classifier(nn.Module, ABC):
             raise ValueError(f"num_labels={num_labels} given; 1 or more is needed")
         self.encoder = build_encoder(encoder_config)
         self.pooler = self.make_pooler(encoder_config)
-        self.dropout = nn.Dropout(dropout_prob)
+        self.dropout = Dropout(dropout_prob)
         self.classifier = nn.Linear(encoder_config.hidden_size, num_labels)
         if encoder_config.init == "normal":
             init_weights(self.classifier, encoder_config.init_range)

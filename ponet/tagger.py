@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
+from ponet.dropout import Dropout
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
 from ponet.poolers import make_pooler, pool
@@ -70,7 +71,7 @@ class Tagger(nn.Module):
                 "for; give 0"
             )
         self.encoder = build_encoder(encoder_config)
-        self.dropout = nn.Dropout(dropout_prob)
+        self.dropout = Dropout(dropout_prob)
         self.tagger = nn.Linear(encoder_config.hidden_size, num_tags)
         self.crf = CRF(num_tags) if use_crf else None
         self.allowed: Chain | None = None

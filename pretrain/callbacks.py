@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from data_prep.command import counted
 from pretrain.module import PretrainModule
 from pretrain.randomness import derive_key
-from pretrain.sums import LossSums, means
+from pretrain.sums import LossSums, means, sum_dtype
 from training.callbacks.steps import say_above, show
 from training.interruption import say
 from training.metrics_file import read_metrics
@@ -78,6 +78,7 @@ class TrainingLog(Callback):
         self._sums: torch.Tensor | None = None
         self._last_step = 0
         self._window_start = self._pause_start = 0.0
+        self._saved: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out the peak rate, and begin the first window."""
@@ -87,6 +88,38 @@ class TrainingLog(Callback):
             trainer.profiler = self._fetching = FetchClock()  # type: ignore[attr-defined]
         self._last_step = trainer.global_step
         self._begin_window()
+        self._go_on(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the window that is open, its sums over all ranks; every rank calls it."""
+        if self._sums is None:
+            return
+        sums: Any = trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        checkpoint["callbacks"][self.state_key] = {
+            "sums": sums.tolist(),
+            "flops": self._flops,
+            "seconds": (self._pause_start or time.monotonic()) - self._window_start,
+            "waited_s": 0.0 if self._fetching is None else self._fetching.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the window that was open."""
+        self._saved = state_dict
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """Open the window of a saved run again: its lines do not tell where a run was stopped."""
+        saved, self._saved = self._saved, {}
+        if not saved:
+            return
+        self._flops = saved["flops"]
+        self._window_start -= saved["seconds"]
+        if self._fetching is not None:
+            self._fetching.seconds = saved["waited_s"]
+        device = trainer.strategy.root_device
+        sums = torch.tensor(saved["sums"], dtype=sum_dtype(device), device=device)
+        self._sums = sums if trainer.is_global_zero else torch.zeros_like(sums)
 
     def _use_peak(self, peak: PeakRate) -> None:
         self._peak = peak
@@ -115,6 +148,7 @@ class TrainingLog(Callback):
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
         """Start the clock again."""
         self._window_start += time.monotonic() - self._pause_start
+        self._pause_start = 0.0
 
     def on_train_batch_end(
         self,
@@ -271,7 +305,11 @@ def _opening(trainer: Trainer, module: LightningModule, folder: Path, *, keeps: 
     left = counted(int(trainer.estimated_stepping_batches) - done, "step(s)")
     batch, micro, examples = (
         counted(number, "example(s)")
-        for number in (datamodule.global_batch_size, datamodule.micro_batch_size, counts["examples"])
+        for number in (
+            datamodule.global_batch_size,
+            datamodule.micro_batch_size,
+            counts["examples"],
+        )
     )
     return (
         f"run {folder.name}: {f'after step {done:,} {left} more' if done else left} of "

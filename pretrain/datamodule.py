@@ -5,7 +5,6 @@ optimiser steps done and on the windows a guard skipped, never on devices or wor
 always hides 15 % of the tokens with fixed masks.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,14 @@ from ponet.config import EncoderConfig
 from ponet.projection import PieceWords
 from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
-from pretrain.loader import BatchLoader, StreamBatchSampler, accumulation_steps, pack_batch
+from pretrain.loader import (
+    BatchLoader,
+    StreamBatchSampler,
+    WholeBatches,
+    accumulation_steps,
+    evaluation_batches,
+    pack_batch,
+)
 from pretrain.masking import MaskingConfig
 from pretrain.needles import NeedleConfig
 from pretrain.objectives import HAS_PADDING, ObjectiveName, objective_named
@@ -254,10 +260,9 @@ class PretrainDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def _evaluation_loader(self, size: int) -> DataLoader[Batch]:
-        rank, world_size = self._rank_of()
-        own = range(rank, size, world_size)  # without repeats to pad
-        dataset, options = self.evaluation_dataset(), self._loader_options()
-        return BatchLoader(dataset, sampler=own, batch_size=self.eval_batch_size, **options)
+        batches = evaluation_batches(size, self.eval_batch_size, *self._rank_of())
+        dataset = WholeBatches(self.evaluation_dataset(), batches)
+        return BatchLoader(dataset, batch_size=1, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         return {
@@ -271,12 +276,6 @@ class PretrainDataModule(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note whether there is padding while the batch is on the CPU: looking costs nothing."""
         return {**batch, HAS_PADDING: not batch["mask"].all()}
-
-    @property
-    def common_eval_batches(self) -> int:
-        """Evaluation batches that every rank has; some ranks may have one more."""
-        size = min(self.eval_examples, len(self.evaluation_dataset()))
-        return math.ceil(size // self._rank_of()[1] / self.eval_batch_size)
 
     @property
     def steps_done(self) -> int:

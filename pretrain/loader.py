@@ -14,15 +14,15 @@ import math
 import queue
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pretrain.batches import Batch
+from pretrain.batches import Batch, PretrainDataset
 from training.interruption import signals_held
 
 T = TypeVar("T")
@@ -76,6 +76,48 @@ class StreamBatchSampler(Sampler[list[int]]):
             for number in range(self._data.accumulation):
                 first = self._data.first_sample_of(step, number)
                 yield list(range(first, first + size))
+
+
+def evaluation_batches(
+    num_examples: int, batch_size: int, rank: int, world_size: int
+) -> list[list[int]]:
+    """Return the examples of a rank, batch by batch: over all ranks every one once.
+
+    Every rank has as many batches, for under FSDP all of them take part in each forward pass; so
+    the last one may hold one example more than the others.
+
+    Raises:
+        ValueError: A rank would have no example.
+    """
+    own = list(range(rank, num_examples, world_size))
+    borders = list(range(0, num_examples // world_size, batch_size))
+    if not borders:
+        raise ValueError(
+            f"there are {num_examples} validation examples (data.eval_examples, or all) for "
+            f"{world_size} devices, and each needs one; use fewer devices or more examples"
+        )
+    return [own[start:stop] for start, stop in zip(borders, [*borders[1:], None], strict=True)]
+
+
+class WholeBatches(Dataset[Batch]):
+    """Batch number -> batch of a `PretrainDataset`; load it with `batch_size=1`.
+
+    Args:
+        dataset: Makes the batches.
+        batches: The sample numbers of each.
+    """
+
+    def __init__(self, dataset: PretrainDataset, batches: Sequence[Sequence[int]]) -> None:
+        self._dataset, self._batches = dataset, batches
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._batches)
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """Return the one batch that is asked for."""
+        (number,) = numbers
+        return self._dataset.__getitems__(self._batches[number])
 
 
 class Packed(NamedTuple):

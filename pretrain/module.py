@@ -4,6 +4,7 @@ Invariant: the loss looks at the masked positions only, and there are few shapes
 batches have one, joined ones one of a few.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -93,6 +94,8 @@ class PretrainModule(ConfiguredModule):
                 f"model.checkpoint_every is {checkpoint_every}; it must be 0 (no block is computed "
                 "again) or more"
             )
+        if not 0 <= pair_loss_weight < math.inf:
+            raise ValueError(f"model.pair_loss_weight is {pair_loss_weight}; it must be 0 or more")
         self.encoder_config = encoder
         self.objective = OBJECTIVES[objective]
         self.optimizer_config = optimizer
@@ -108,7 +111,7 @@ class PretrainModule(ConfiguredModule):
         self.start_from, self.new_positions, self.new_words = start_from, new_positions, new_words
         self.started_from: dict[str, Any] = {}
         self.grad_norm: Tensor | None = None
-        self._checkpoint_step = 0
+        self._checkpoint_step: int | None = None
         self._eval_sums = torch.zeros(len(LossSums._fields))
 
     def setup(self, stage: str) -> None:
@@ -233,7 +236,7 @@ class PretrainModule(ConfiguredModule):
     @property
     def evaluated_step(self) -> int:
         """Optimiser steps behind the weights, also where a command only evaluates a checkpoint."""
-        return self.trainer.global_step or self._checkpoint_step
+        return self.trainer.global_step or self._checkpoint_step or 0
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """What the model says at each masked position and of each pair.
@@ -290,7 +293,7 @@ class PretrainModule(ConfiguredModule):
 
     def on_train_start(self) -> None:
         """After a resume, let the command line decide the optimiser's settings."""
-        if self._checkpoint_step:
+        if self._checkpoint_step is not None:
             for config in self.trainer.lr_scheduler_configs:
                 scheduler: Any = config.scheduler
                 apply_settings(scheduler.optimizer, scheduler, self.optimizer_config)

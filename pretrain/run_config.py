@@ -112,6 +112,11 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
         if trainer.get(name) == 0:
             why = "a number above 0 is needed" if "log" in name else "nothing would be trained"
             raise ValueError(f"trainer.{name} is 0: {why}")
+    if str(precision := trainer.get("precision")).endswith("16-true"):
+        raise ValueError(
+            f"trainer.precision {precision} keeps the weights themselves in 16 bits, where most "
+            "steps are lost to rounding; give bf16-mixed or 16-mixed, which multiply in 16 bits"
+        )
     max_steps, min_steps = trainer.get("max_steps") or -1, trainer.get("min_steps") or 0
     if 0 < max_steps < min_steps:
         raise ValueError(f"trainer.min_steps {min_steps} is above trainer.max_steps {max_steps}")

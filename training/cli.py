@@ -79,11 +79,12 @@ class MetricsFileLogger(Logger):
         elapsed_s = time.monotonic() - self._started
         append_metrics(self.path, metrics, step=step, elapsed_s=elapsed_s)
 
-    def rewind(self, step: int) -> int:
+    def rewind(self, step: int, *, validated: bool = True) -> int:
         """Cut off what was logged after a step (at 0: everything) and go on in time from there.
 
         Args:
             step: The optimiser step the run goes on from.
+            validated: Whether a validation of that step stays.
 
         Returns:
             The number of lines cut off, a broken last one included.
@@ -94,8 +95,10 @@ class MetricsFileLogger(Logger):
         pairs = [
             (line, row)
             for line, row in zip(lines, read_metrics(self.path), strict=False)
-            if line.endswith(b"\n") and step and (row["step"] or 0) <= step
+            if line.endswith(b"\n") and 0 < step >= (row["step"] or 0)
         ]
+        if not validated:
+            pairs = [p for p in pairs if "val/loss" not in p[1] or p[1]["step"] != step]
         if len(pairs) < len(lines):
             write_atomic(self.path, b"".join(line for line, _ in pairs))
         spent = max((row["elapsed_s"] for _, row in pairs), default=0.0)

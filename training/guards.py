@@ -233,8 +233,8 @@ class Guards(Callback):
             self.check(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the last steps."""
-        self.check(trainer, pl_module)
+        """Look at the last steps, and at the weights that are kept of them."""
+        self.check_before_save(trainer, pl_module)
 
     def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the steps since the last look; every rank must call it at the same step.

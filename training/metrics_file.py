@@ -7,10 +7,10 @@ run first cuts the lines after its checkpoint off, so that every step stands the
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from data_prep.files import json_records
 from training.run_config import EVALUATIONS_FILE
+from training.run_folder import read_records
 
 
 def append_metrics(
@@ -43,11 +43,9 @@ def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
     Args:
         folder: The run's folder.
     """
-    path = Path(folder) / EVALUATIONS_FILE
-    records: list[dict[str, Any]] = read_metrics(path) if path.is_file() else []
     return [
         {"step": record["step"], **record["metrics"]}
-        for record in records
+        for record in read_records(Path(folder) / EVALUATIONS_FILE)
         if record["command"] == "test" and not record["differs_from_training"]
     ]
 

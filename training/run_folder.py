@@ -183,12 +183,20 @@ def add_event(folder: Path, name: str, **details: Any) -> None:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """Return a run's events, oldest first; a line that a kill has cut short is left out."""
-    path, events = folder / EVENTS_FILE, []
+    """Return a run's events, oldest first."""
+    return read_records(folder / EVENTS_FILE)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return what `append_record` wrote; a line that a kill or a full disk cut short is left out.
+
+    Of a file that is not there nothing.
+    """
+    records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
-    return [event for event in events if isinstance(event, dict)]
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def append_record(path: Path, values: Mapping[str, Any]) -> None:

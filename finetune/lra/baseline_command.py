@@ -44,7 +44,7 @@ def run_lra_baseline(arguments: Sequence[str]) -> None:
 
 
 def compute(options: LraBaselineOptions) -> Computed:
-    """Return the content of result.json, and the folder that was read; prints what is in it."""
+    """Return the content of result.json, and what was read; prints what is in it."""
     started, selection = time.monotonic(), options.data
     data, inspection = selection.load()
     print("\n".join(overview_lines(inspection)))
@@ -57,22 +57,23 @@ def compute(options: LraBaselineOptions) -> Computed:
     for name, split in others.items():
         share = float(np.mean(answers[name] == split.labels))
         evaluation[name] = {"accuracy": share, "score": share, "num_rows": len(split)}
+    spec, num_features = selection.task_spec(), baseline.num_features
     result = {
-        **task_part(selection.task_spec(), inspection),
+        **task_part(spec, inspection),
         "encoder": {
             "path": options.name,
             "kind": BASELINE,
             "name": baseline.title,
-            "num_parameters": 0,
+            "num_parameters": num_features and (num_features + 1) * len(spec.labels),
             "random_init": False,
             "digest": "",
-            "num_features": 0,
+            "num_features": num_features,
             "cpu_s": round(cpu_s, 3),
         },
         "settings": {
             **NOTHING_TO_SET,
             "segments": "none",
-            "max_len": selection.task_spec().length,
+            "max_len": spec.length,
             "max_train_rows": selection.max_train_rows,
             "max_eval_rows": selection.max_eval_rows,
             "targets": "both",
@@ -88,7 +89,7 @@ def compute(options: LraBaselineOptions) -> Computed:
         "elapsed_s": round(time.monotonic() - started, 3),
         "device": "cpu",
     }
-    return result, {"the data": data.source}
+    return result, data.inputs
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:

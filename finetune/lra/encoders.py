@@ -115,6 +115,11 @@ def make_encoder(
         raise ValueError(f"{file.path}: {file.class_path} cannot be imported ({error})") from error
     try:
         if isinstance(found, type) and issubclass(found, EncoderConfig):
+            if file.init_args.get("projection") is not None:
+                raise ValueError(
+                    f"{file.path}: it hashes words, and {task.title} has ids of an embedding "
+                    "table; take an encoder without projection, as configs/encoder/lra_ponet.yaml"
+                )
             return _own(found(**{**file.init_args, **_sizes(task)}), dropout_prob)
         if dropout_prob is not None:
             raise ValueError(f"model.dropout_prob is for encoders of ponet, not {file.class_path}")

@@ -9,7 +9,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
 
 EMPTY_PICTURE = "empty picture files left out"
+LEVEL = "curv_contour_length_14"
+"""Difficulty of Pathfinder and Path-X."""
 KNOWN_EMPTY = "curv_baseline/imgs/0/sample_172.png"
 """The released one that has no content."""
 _SAFE = {
@@ -76,17 +78,20 @@ def read_pickle(path: Path, num_classes: int) -> LraSplit:
         raise ValueError(
             f"{path}: is no list of arrays and numbers ({error}); nothing of it was run"
         ) from error
-    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+    if not isinstance(rows, list) or not rows or any(not isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: holds no list of samples with input_ids_0 and label")
+    names = [name for name in ("input_ids_0", "input_ids_1") if name in rows[0]]
+    labels = []
     for number, row in enumerate(rows):
-        if not {"input_ids_0", "label"} <= set(row) or np.size(row["label"]) != 1:
-            raise ValueError(f"{path}, sample {number}: has no input_ids_0 and label")
-        _check_label(int(row["label"]), num_classes, f"{path}, sample {number}")
-    ids, lengths = _stacked([row["input_ids_0"] for row in rows], path)
-    labels = np.array([int(row["label"]) for row in rows], np.uint8)
-    if "input_ids_1" not in rows[0]:
-        return LraSplit(ids, labels, lengths)
-    return LraSplit(ids, labels, lengths, *_stacked([row["input_ids_1"] for row in rows], path))
+        place, label = f"{path}, sample {number}", np.asarray(row.get("label", ())).ravel()
+        if not {"input_ids_0", *names} <= set(row) or len(label) != 1:
+            raise ValueError(f"{place}: has no {' and '.join(names or ['input_ids_0'])} and label")
+        if label.dtype.kind not in "iu":
+            raise ValueError(f"{place}: label {label[0]!r}; a whole number is needed")
+        _check_label(int(label[0]), num_classes, place)
+        labels.append(int(label[0]))
+    (ids, lengths), *other = (_stacked([row[name] for row in rows], path) for name in names)
+    return LraSplit(ids, np.array(labels, np.uint8), lengths, *(other[0] if other else ()))
 
 
 def _stacked(rows: list[Any], path: Path) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
@@ -95,6 +100,8 @@ def _stacked(rows: list[Any], path: Path) -> tuple[NDArray[np.uint16], NDArray[n
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         raise ValueError(f"{path}: ids of shapes {sorted(sizes)[:3]}; one length is needed")
     ids = np.stack(rows)
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"{path}: ids of type {ids.dtype}; whole numbers are needed")
     if ids.min() < 0 or ids.max() >= 2**16:
         raise ValueError(f"{path}: ids from {ids.min()} to {ids.max()}; 0 to 65,535 are needed")
     real = ids != 0
@@ -118,18 +125,22 @@ def read_retrieval(path: Path, *, length: int, kept: int, decoded: bool = False)
             they stand for; published models see the literals.
 
     Raises:
-        ValueError: A row of other columns or label, or a literal that cannot be read.
+        ValueError: A row of other columns or label, or a text that is no literal.
     """
     pairs: tuple[list[Ids], list[Ids]] = ([], [])
     labels = []
     for line, row in file_lines(path):
         place, columns = f"{path}, line {line}", row.rstrip("\r\n").split("\t")
+        if columns == [""]:
+            continue
         if len(columns) != 5:
             raise ValueError(f"{place}: {len(columns)} columns; label, two ids and two texts")
         if columns[0] not in ("0", "1", "0.0", "1.0"):
             raise ValueError(f"{place}: label {columns[0]!r}; 0 and 1 are known")
         labels.append(int(float(columns[0])))
         for texts, text in zip(pairs, columns[3:], strict=True):
+            if text[:2] not in ("b'", 'b"') or text[-1] != text[1] or len(text) < len("b''"):
+                raise ValueError(f"{place}: no whole Python bytes literal: {text[:20]!r} ...")
             texts.append(byte_ids(_decoded(text, place) if decoded else text, kept))
     if not labels:
         raise ValueError(f"{path}: is empty")
@@ -147,21 +158,24 @@ def _decoded(text: str, place: str) -> bytes:
     return value
 
 
-def read_pathfinder(folder: Path, level: str = "curv_contour_length_14") -> LraSplit:
+def read_pathfinder(folder: Path, level: str = LEVEL) -> LraSplit:
     """Return all pictures of one difficulty, in the order of the metadata's numbers.
 
     Args:
-        folder: `pathfinder32` or a larger one.
+        folder: `pathfinder32` or a larger one, or its sub-folder.
         level: Its sub-folder.
 
     Raises:
         ValueError: No metadata, a picture that is missing, damaged or of another size, or a label
             other than 0 and 1. An empty picture file is one too, but for the one of the release.
     """
-    root, repairs = folder / level, Counter[str]()
-    tables = sorted((root / "metadata").glob("*.npy"), key=lambda path: int(path.stem))
+    root, repairs = folder if folder.name == level else folder / level, Counter[str]()
+    tables = [path for path in (root / "metadata").glob("*.npy") if path.name[0] != "."]
     if not tables:
         raise ValueError(f"{root}: has no metadata/*.npy; imgs/ and metadata/ are needed")
+    if others := [path for path in tables if not path.stem.isdecimal()]:
+        raise ValueError(f"{others[0]}: is no metadata/<number>.npy; move it away")
+    tables.sort(key=lambda path: int(path.stem))
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for table in tables:
@@ -174,7 +188,7 @@ def read_pathfinder(folder: Path, level: str = "curv_contour_length_14") -> LraS
                 continue
             if row[3] not in ("0", "1"):
                 raise ValueError(f"{place}: label {row[3]!r}; 0 and 1 are known")
-            images.append(_picture(picture, images[0].shape if images else None))
+            images.append(read_picture(picture, images[0].shape if images else None))
             labels.append(int(row[3]))
     split = pixel_split(np.stack(images), labels)
     split.repairs.update(repairs)
@@ -184,23 +198,35 @@ def read_pathfinder(folder: Path, level: str = "curv_contour_length_14") -> LraS
 def _metadata(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Rows of a metadata file: text under the name .npy in the release, or real NumPy."""
     if path.read_bytes()[:6] == b"\x93NUMPY":
-        rows = [[str(value) for value in row] for row in np.load(path, allow_pickle=False)]
+        try:
+            rows = [[str(value) for value in row] for row in np.load(path, allow_pickle=False)]
+        except ValueError as error:
+            raise ValueError(f"{path}: cannot be read as NumPy's rows of texts ({error})") from None
     else:
         rows = [line.split() for _, line in file_lines(path)]
     for number, row in enumerate(rows, 1):
+        if not row:
+            continue
         if len(row) < 4:
             raise ValueError(f"{path}, line {number}: {len(row)} fields; four or more are needed")
         yield f"{path}, line {number}", row
 
 
-def _picture(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
+def read_picture(
+    path: Path, shape: tuple[int, ...] | None, mode: Literal["L", "RGB"] = "L"
+) -> NDArray[np.uint8]:
+    """Return the pixels of a picture file; `shape` is what they must have, if anything.
+
+    Raises:
+        ValueError: It is damaged or has another shape.
+    """
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L"))
+            pixels = np.asarray(image.convert(mode))
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
     if shape is not None and pixels.shape != shape:
-        raise ValueError(f"{path}: {pixels.shape} pixels, the first picture has {shape}")
+        raise ValueError(f"{path}: {pixels.shape} pixels; {shape} are needed, as others have")
     return pixels
 
 
@@ -246,14 +272,19 @@ def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.
         ValueError: No batch files, or one of another size.
     """
     names = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
+    missing = []
     for place in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
         for ending, read in ((".bin", _cifar_binary), ("", _cifar_python)):
             paths = [place / f"{name}{ending}" for name in names]
-            if all(path.is_file() for path in paths):
+            lacking = [path for path in paths if not path.is_file()]
+            missing += lacking[:1] if len(lacking) < len(paths) else []
+            if not lacking:
                 batches = [read(path) for path in paths]
                 pixels = np.concatenate([pixels for pixels, _ in batches])
                 labels = np.concatenate([labels for _, labels in batches])
                 return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    if missing:
+        raise ValueError(f"{missing[0]}: no such file, but others of its kind are there")
     raise ValueError(f"{folder}: has no {names[0]} or {names[0]}.bin; unpack CIFAR-10 there")
 
 

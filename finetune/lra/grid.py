@@ -103,9 +103,35 @@ def parse_lra_grid(arguments: Sequence[str]) -> LraGrid:
     )
 
 
+def check_folders(grid: LraGrid) -> None:
+    """Refuse tasks whose files are not there, before the first trial."""
+    for task in grid.tasks:
+        folder = grid.folder_of(task)
+        if not folder and not TASKS[task].has_generator:
+            raise ValueError(
+                f"{task} cannot be made: give --folder {task}=DIR, its files, or leave it out by "
+                "--tasks"
+            )
+        if folder and not Path(folder).expanduser().is_dir():
+            raise ValueError(f"folder {task}={folder}: no such folder")
+
+
+def encoder_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return encoder file -> what its trials are called; two of one name are refused."""
+    names = {path: read_encoder_file(path).name for path in paths}
+    for one, other in itertools.combinations(names, 2):
+        if names[one] == names[other]:
+            raise ValueError(
+                f"encoders {one} and {other} are both called {names[one]!r}: rename one of the "
+                "files"
+            )
+    return names
+
+
 def run_lra_grid(arguments: Sequence[str]) -> None:
     """`lra grid --config FILE.yaml`."""
     grid = parse_lra_grid(arguments)
+    check_folders(grid)
     run_trials(
         expand(grid),
         output=grid.output,
@@ -117,10 +143,10 @@ def run_lra_grid(arguments: Sequence[str]) -> None:
 
 def expand(grid: LraGrid) -> list[GridTrial]:
     """Return every trial of a grid: baselines first, then seed by seed."""
-    trials = _baselines(grid) if grid.baselines else []
+    trials, names = _baselines(grid) if grid.baselines else [], encoder_names(grid.encoders)
     axes = (grid.seeds, grid.tasks, grid.modes, grid.encoders, grid.self_pretrain_steps)
     for seed, task, mode, encoder, steps in itertools.product(*axes):
-        name = read_encoder_file(encoder).name + (f"-pretrained{steps}" if steps else "")
+        name = names[encoder] + (f"-pretrained{steps}" if steps else "")
         folder = grid.output / f"{task}-{mode}" / name / f"seed{seed}"
         options = _options(grid, task, mode)
         settings = {

@@ -12,7 +12,7 @@ from finetune.lra.tasks import LraTask, Mode
 
 
 def inspect_splits(
-    spec: LraTask, data: LraData, *, mode: Mode, whole: Mapping[str, int]
+    spec: LraTask, data: LraData, *, mode: Mode, whole: Mapping[str, LraSplit]
 ) -> dict[str, Any]:
     """Return what `finetune.data.inspection.inspect_task` returns of other tasks.
 
@@ -22,9 +22,10 @@ def inspect_splits(
         spec: The task.
         data: The samples that are used.
         mode: Strict or published.
-        whole: Split -> all its samples.
+        whole: The same before a part of the samples was drawn: overlaps are looked for here.
     """
-    splits = {name: _inspect(spec, split, whole[name]) for name, split in data.splits.items()}
+    sizes = {name: len(split) for name, split in whole.items()}
+    splits = {name: _inspect(spec, split, sizes[name]) for name, split in data.splits.items()}
     counts = list(splits["train"]["labels"].values())
     majority = int(np.argmax(counts))
     return {
@@ -36,11 +37,11 @@ def inspect_splits(
         "max_len": spec.length,
         "segments": f"{spec.num_segments} by position",
         "splits": splits,
-        "overlaps": shared_rows({name: _keys(split) for name, split in data.splits.items()}),
+        "overlaps": shared_rows({name: _keys(split) for name, split in whole.items()}),
         "unlike_published": [
-            f"{name} has {whole[name]:,} samples, the published one {size:,}"
+            f"{name} has {sizes[name]:,} samples, the published one {size:,}"
             for name, size in spec.sizes.items()
-            if name in whole and whole[name] != size and (name != "train" or spec.name != "text")
+            if name in sizes and sizes[name] != size and (name != "train" or spec.name != "text")
         ],
         "majority": {
             name: {"accuracy": share, "score": share}
@@ -72,7 +73,5 @@ def _inspect(spec: LraTask, split: LraSplit, num_whole: int) -> dict[str, Any]:
 
 
 def _keys(split: LraSplit) -> list[int]:
-    others = [b""] * len(split) if split.other_ids is None else split.other_ids
-    return [
-        hash((ids.tobytes(), bytes(other))) for ids, other in zip(split.ids, others, strict=True)
-    ]
+    sides = [[row.astype(np.uint16).tobytes() for row in ids] for ids, _ in split.sides]
+    return [hash(texts) for texts in zip(*sides, strict=True)]

@@ -56,7 +56,7 @@ class LraBegin(RunBegin):
             say(f"going on after step {trainer.global_step} of {self.run.folder}")
         else:
             self.write_config(trainer, pl_module)
-            read = {"the encoder file": pl_module.file.path, "the data": data.found.source}
+            read = {"the encoder file": pl_module.file.path, **data.found.inputs}
             write_inputs(self.run.folder, read)
         rewind_metrics(trainer)
         print("\n".join([data_notes(data), *overview_lines(data.inspection)]))
@@ -103,6 +103,11 @@ class LraCLI(FinetuneCLI):
         """Take the task's number of steps where none is given."""
         trainer = self.config[self.subcommand].trainer
         task = self.config[self.subcommand].data.task
+        if trainer.max_epochs not in (None, -1):
+            raise ValueError(
+                f"trainer.max_epochs is {trainer.max_epochs}: a run here is so many steps, and so "
+                "is its schedule; give --trainer.max_steps"
+            )
         if trainer.max_steps < 0 and task in TASKS:
             trainer.max_steps = TASKS[task].steps
         super().before_instantiate_classes()

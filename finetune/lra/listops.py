@@ -27,6 +27,7 @@ LENGTHS = (500, 2000)
 BLOCK = 1000
 _FIRST_OPERATOR = 1 + 10
 _IDS = {token: number for number, token in enumerate(TOKENS)}
+_KNOWN = {*TOKENS[1:UNKNOWN]}
 
 
 def evaluate(ids: Sequence[int]) -> int:
@@ -125,19 +126,26 @@ def read_listops(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
     """Yield (ids, label) of the samples of a released file, `basic_train.tsv` and the like.
 
     Raises:
-        ValueError: Another header, a row without two columns or a label that is no digit; names
+        ValueError: Another header, a row without two columns, another token or label; names
             file and line.
     """
     for line, text in file_lines(path):
         columns = next(csv.reader([text.rstrip("\r\n")], delimiter="\t"), [])
         if line == 1:
             if columns != ["Source", "Target"]:
-                raise ValueError(f"{path}: its header is {columns}; Source and Target are needed")
+                given = f"{text[:30]!r}" + " ..." * (len(text) > 30)
+                raise ValueError(f"{path}: its header is {given}; Source and Target are needed")
+            continue
+        if not columns:
             continue
         if len(columns) != 2 or columns[1] not in set("0123456789"):
             raise ValueError(f"{path}, line {line}: no source and target digit, parted by a tab")
         words = columns[0].replace("(", " ").replace(")", " ").split()
-        ids = np.array([_IDS.get(word, UNKNOWN) for word in words], np.uint8)
-        if not len(ids):
+        if not words:
             raise ValueError(f"{path}, line {line}: the source is empty")
-        yield ids, int(columns[1])
+        if unknown := {*words} - _KNOWN:
+            raise ValueError(
+                f"{path}, line {line}: token {min(unknown)!r}; ListOps of Long Range Arena has "
+                f"{' '.join(TOKENS[1:UNKNOWN])}"
+            )
+        yield np.array([_IDS[word] for word in words], np.uint8), int(columns[1])

@@ -76,6 +76,7 @@ class LraModule(FitModule):
         """Build the classifier once the data module knows the task."""
         if hasattr(self, "classifier"):
             return
+        self._val_batches = self.trainer.limit_val_batches
         spec = self.datamodule.spec
         torch.manual_seed(self.datamodule.seed)
         made = make_encoder(self.file, spec, dropout_prob=self.dropout_prob)
@@ -115,7 +116,7 @@ class LraModule(FitModule):
         steps = self.self_pretrain_steps
         if not steps:
             return
-        self.trainer.limit_val_batches = 0 if self.is_pretraining else 1.0
+        self.trainer.limit_val_batches = 0 if self.is_pretraining else self._val_batches
         if self.trainer.global_step == steps and self._pretrain_losses:
             last = self._pretrain_losses[-max(1, steps // 10) :]
             self.pretrain_loss = float(torch.stack(last).mean())

@@ -55,7 +55,7 @@ def encoder_part(module: LraModule) -> dict[str, Any]:
 def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
     optimizer, data = module.optimizer_config, module.datamodule
     steps, cut = trainer.max_steps - module.self_pretrain_steps, data.cut_padding
-    dropout = getattr(getattr(module.classifier.encoder, "config", None), "dropout_prob", None)
+    config = getattr(module.classifier.encoder, "config", None)
     return {
         "lr": optimizer.lr,
         "batch_size": data.spec.batch_size,
@@ -72,7 +72,7 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "max_eval_rows": data.max_eval_rows,
         "positions": "learned" if cut else "learned, nothing cut",
         "segments": data.inspection["segments"],
-        "dropout_prob": dropout,
+        "dropout_prob": getattr(config, "dropout_prob", "of its own"),
         "gradient_clip": trainer.gradient_clip_val or 0.0,
         "class_weights": "none",
         "targets": "both",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from finetune.lra.inspection import inspect_splits
-from finetune.lra.sources import LraData, Wanted, load_data, take
+from finetune.lra.sources import CUTTABLE, LraData, Wanted, load_data, take
 from finetune.lra.splits import LraSplit, TaskName
 from finetune.lra.tasks import TASKS, LraTask, Mode
 
@@ -40,7 +40,7 @@ class LraSelection:
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; 0 or more is needed")
         spec = TASKS[self.task]
-        if self.max_len and spec.name not in ("text", "retrieval"):
+        if self.max_len and spec.name not in CUTTABLE:
             raise ValueError(f"data.max_len is for Text and Retrieval; {spec.title} has one length")
         if self.max_len > spec.length:
             raise ValueError(f"data.max_len is {self.max_len}; {spec.title} has {spec.length}")
@@ -65,8 +65,7 @@ class LraSelection:
         )
         used = {name: self._subset(name, split) for name, split in data.splits.items()}
         found = replace(data, splits=used)
-        whole = {name: len(split) for name, split in data.splits.items()}
-        return found, inspect_splits(spec, found, mode=self.mode, whole=whole)
+        return found, inspect_splits(spec, found, mode=self.mode, whole=data.splits)
 
     def _subset(self, name: str, split: LraSplit) -> LraSplit:
         most = self.max_train_rows if name == "train" else self.max_eval_rows

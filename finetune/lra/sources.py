@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from data_prep.readers import ReadLog, read_lines
 from finetune.lra.files import (
+    LEVEL,
     read_cifar,
     read_mega,
     read_pathfinder,
     read_pickle,
+    read_picture,
     read_retrieval,
     release_folder,
 )
@@ -31,6 +33,9 @@ from finetune.tasks.spec import SplitRows
 
 PICKLED = {"train": "train", "validation": "dev", "test": "test"}
 STAND_IN_PAIRS = {"train": "train", "validation": "eval", "test": "test"}
+CUTTABLE = ("text", "retrieval")
+"""Tasks with an option for the length."""
+_SEES_TEST = "validation is the test split, as published: the best of many looks at it"
 _SPLIT_SEED = 42
 _VALIDATION_SHARE = 0.1
 
@@ -47,6 +52,13 @@ class LraData:
     """Folder that they were read from."""
     notes: tuple[str, ...] = ()
     """What a reader of the scores must know of them, in sentences."""
+    files: tuple[Path, ...] = ()
+    """What of the folder was read, where it may hold more than this task; empty: all of it."""
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """What a file or folder that was read is -> where it lies."""
+        return {f"the data's {path.name}": path for path in self.files} or {"the data": self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +92,7 @@ def load_data(wanted: Wanted) -> LraData:
     if not root.is_dir():
         raise ValueError(f"--data.folder {root}: no such folder")
     if pickles := _pickles(root, task):
-        data = _from_pickles(root, pickles, task)
+        data = _from_pickles(root, pickles, wanted)
     elif task.is_pixels and (root / "input" / "train.src").is_file():
         data = _from_mega(root, task)
     else:
@@ -94,6 +106,11 @@ def _check(split: LraSplit, task: LraTask, place: str) -> None:
     most = int(split.labels.max(initial=0))
     if most >= len(task.labels):
         raise ValueError(f"{place}: label {most}; {task.title} has 0 to {len(task.labels) - 1}")
+    if (highest := max(int(ids.max(initial=0)) for ids, _ in split.sides)) > task.vocab_size - 2:
+        raise ValueError(
+            f"{place}: id {highest}; {task.title} has 0 to {task.vocab_size - 2}, and one that "
+            "hides tokens in self-pretraining"
+        )
     if task.is_pixels and split.ids.shape[1] != task.length:
         raise ValueError(
             f"{place}: pictures of {split.ids.shape[1]} pixels; {task.title} has {task.length}"
@@ -127,22 +144,69 @@ def _pickles(root: Path, task: LraTask) -> dict[str, Path]:
     return paths if found else {}
 
 
-def _from_pickles(root: Path, paths: Mapping[str, Path], task: LraTask) -> LraData:
+def _from_pickles(root: Path, paths: Mapping[str, Path], wanted: Wanted) -> LraData:
+    task, is_strict = wanted.task, wanted.mode == "strict"
     splits = {name: read_pickle(path, len(task.labels)) for name, path in paths.items()}
     if task.is_pixels:  # black pixels at the end are none the less pixels
         splits = {
             name: replace(split, lengths=np.full(len(split), split.ids.shape[1], np.int32))
             for name, split in splits.items()
         }
-    note = "pickles of the PyTorch ports, whose makers have shuffled and split them"
-    return LraData(kind="official", splits=splits, source=root, notes=(note,))
+    else:
+        splits = {name: _of_length(split, task, paths[name]) for name, split in splits.items()}
+    notes = ["pickles of the PyTorch ports, whose makers have shuffled and split them"]
+    if task.has_pair and _are_literals(splits["train"]):
+        if is_strict:
+            raise ValueError(
+                f"{paths['train']}: its texts are Python bytes literals (b'...'), which mode "
+                "strict decodes, and these are cut; give the release's tsv_data, or --data.mode "
+                "published"
+            )
+        notes += ["texts are Python bytes literals, as published"]
+    if _is_within(splits["validation"], splits["test"]):
+        if is_strict:
+            parts = _parted(splits["train"], {"validation": 0.1, "train": 0.9}, seed=_SPLIT_SEED)
+            splits |= parts
+            notes += ["validation is a tenth of train: the pickled one is the test split"]
+        else:
+            notes += [_SEES_TEST]
+    files = tuple(paths.values())
+    return LraData(kind="official", splits=splits, source=root, notes=tuple(notes), files=files)
+
+
+def _of_length(split: LraSplit, task: LraTask, path: Path) -> LraSplit:
+    """Pickled texts, cut to the length that is wanted; shorter ones have another mean."""
+    length = split.ids.shape[1]
+    if length < task.length:
+        is_cut = task.name in CUTTABLE
+        how = f"give --data.max_len {length}" if is_cut else "they are of another task"
+        raise ValueError(
+            f"{path}: samples of {length:,} places; {task.title} has {task.length:,}: {how}"
+        )
+    ids, lengths = split.ids[:, : task.length], np.minimum(split.lengths, task.length)
+    if split.other_ids is None or split.other_lengths is None:
+        return LraSplit(ids, split.labels, lengths)
+    other_lengths = np.minimum(split.other_lengths, task.length)
+    return LraSplit(ids, split.labels, lengths, split.other_ids[:, : task.length], other_lengths)
+
+
+def _are_literals(split: LraSplit) -> bool:
+    """Whether all first texts begin as a Python bytes literal does."""
+    starts = {bytes(row) for row in (split.ids[:, :2] - 1).astype(np.uint8)}
+    return starts <= {b"b'", b'b"'}
+
+
+def _is_within(split: LraSplit, other: LraSplit) -> bool:
+    """Whether most samples of a split are also in another one."""
+    known = {row.tobytes() for row in other.ids}
+    return 2 * sum(row.tobytes() in known for row in split.ids) > len(split)
 
 
 def _from_mega(root: Path, task: LraTask) -> LraData:
     names = {"train": "train", "validation": "valid", "test": "test"}
     splits = {name: read_mega(root, file, len(task.labels)) for name, file in names.items()}
-    note = "MEGA's text files, split by its makers"
-    return LraData(kind="official", splits=splits, source=root, notes=(note,))
+    note, files = "MEGA's text files, split by its makers", (root / "input", root / "label")
+    return LraData(kind="official", splits=splits, source=root, notes=(note,), files=files)
 
 
 def _listops(root: Path, wanted: Wanted) -> LraData:
@@ -165,7 +229,7 @@ def _text(root: Path, wanted: Wanted) -> LraData:
     notes: tuple[str, ...] = ()
     if wanted.mode == "published":
         validation = test
-        notes = ("validation is the test split, as published: the best of many looks at it",)
+        notes = (_SEES_TEST,)
     else:
         validation, train = carve(train, _VALIDATION_SHARE)
     rows = {"train": train, "validation": validation, "test": test}
@@ -189,7 +253,8 @@ def _retrieval(root: Path, wanted: Wanted) -> LraData:
         }
         notes = (note, "pairs of the same kind from other papers, 4,224 to train on: a stand-in")
         return LraData(kind="stand_in", splits=splits, source=root, notes=notes)
-    folder = release_folder(root, "tsv_data")
+    is_here = (root / "new_aan_pairs.train.tsv").is_file()
+    folder = root if is_here else release_folder(root, "tsv_data")
     length, kept = wanted.task.length, wanted.task.kept
     splits = {
         name: read_retrieval(
@@ -230,20 +295,18 @@ def _image(root: Path, wanted: Wanted) -> LraData:
     test = read_cifar(root, "test")
     splits = _parted(whole, {"train": 0.9, "validation": 0.1}, seed=None)
     splits["test"] = pixel_split(grey(test[0]), test[1].tolist())
-    return LraData(kind="official", splits=splits, source=root)
+    files = (*root.glob("*_batch*"), *root.glob("cifar-10-batches-*/*_batch*"))
+    return LraData(kind="official", splits=splits, source=root, files=files)
 
 
 def _image_files(root: Path, task: LraTask) -> LraData:
     """CIFAR-10 as picture files, `{train,test}/<class>/*.{png,jpg}`."""
-    from PIL import Image
-
     found = {}
     for name in ("train", "test"):
         images, labels = [], []
         for label, title in enumerate(task.labels):
             for path in sorted((root / name / title).glob("*.[jp][pn]g")):
-                with Image.open(path) as image:
-                    images.append(np.asarray(image.convert("RGB")))
+                images.append(read_picture(path, (32, 32, 3), "RGB"))
                 labels.append(label)
         if not images:
             raise ValueError(f"{root / name}: holds no <class>/*.jpg or *.png")
@@ -256,11 +319,13 @@ def _image_files(root: Path, task: LraTask) -> LraData:
 
 def _pathfinder(root: Path, wanted: Wanted) -> LraData:
     name = "pathfinder32" if wanted.task.name == "pathfinder32" else "pathfinder128"
-    folder = release_folder(root, name)
+    is_level = (root / "metadata").is_dir() and root.parent.name == name
+    folder = root if is_level else release_folder(root, name)
+    files = () if is_level else (folder / LEVEL,)
     shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
     splits = _parted(read_pathfinder(folder), shares, seed=_SPLIT_SEED)
     note = "split 80/10/10 by a fixed shuffle: published ones are not known"
-    return LraData(kind="official", splits=splits, source=folder, notes=(note,))
+    return LraData(kind="official", splits=splits, source=folder, notes=(note,), files=files)
 
 
 def _parted(

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig, FNetConfig
+from ponet.dropout import Dropout
 from ponet.encoders.hashed import HashedWords
 
 PositionMethod = Literal["tile", "interpolate"]
@@ -143,7 +144,7 @@ class Embeddings(nn.Module):
         self.projection = (
             nn.Linear(config.hidden_size, config.hidden_size) if has_projection else nn.Identity()
         )
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """Return (B, L, D).
@@ -185,8 +186,8 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(config.hidden_size, config.ffn_size)
         self.contract = nn.Linear(config.ffn_size, config.hidden_size)
         self.activation = activation_function(config.activation)
-        self.dropout = nn.Dropout(config.dropout_prob)
-        self.inner_dropout = nn.Dropout(config.ffn_dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
+        self.inner_dropout = Dropout(config.ffn_dropout_prob)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Return (B, L, D)."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ponet.batch import EncoderBatch
 from ponet.config import BertConfig
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer, at_positions
 
 
@@ -43,7 +44,7 @@ class BertMixer(TokenMixer):
         self.config = config
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def prepare(self, batch: EncoderBatch) -> Any:
         """Return the bool (B, 1, 1, L) mask of tokens that may be attended to; None: all of them.

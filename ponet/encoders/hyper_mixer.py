@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import HyperMixerConfig
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer, activation_function, norm_layer
 
 
@@ -28,7 +29,7 @@ class HyperTokenMixer(TokenMixer):
         self.writing = None if config.tie_weights else _weight_maker(config)
         self.activation = activation_function(config.activation)
         self.norm = norm_layer(config)
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def prepare(self, batch: EncoderBatch) -> Tensor:
         """Return the bool (B, L, 1) mask of real tokens."""

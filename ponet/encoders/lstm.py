@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch, real_first
 from ponet.config import LSTMConfig
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer
 
 
@@ -39,7 +40,7 @@ class LSTMMixer(TokenMixer):
         self.right_to_left = (
             nn.LSTM(width, size, batch_first=True) if config.bidirectional else None
         )
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def prepare(self, batch: EncoderBatch) -> Reading:
         """Return the orders of reading."""

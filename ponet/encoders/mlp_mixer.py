@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import MLPMixerConfig
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer, activation_function
 
 
@@ -20,7 +21,7 @@ class MLPTokenMixer(TokenMixer):
         self.expand = nn.Linear(config.max_positions, config.ffn_size)
         self.contract = nn.Linear(config.ffn_size, config.max_positions)
         self.activation = activation_function(config.activation)
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     def prepare(self, batch: EncoderBatch) -> None:
         """Return None: the MLP needs nothing but the hidden states.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import PoNetConfig, projections_in_use
+from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
 from ponet.pooling.mix import choose_kernels, kernel_set, mix, with_tiles
@@ -41,7 +42,7 @@ class PoNetMixer(TokenMixer):
         for name in projections_in_use(config):
             self.add_module(name, nn.Linear(width, width))
         self.output = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.dropout_prob)
+        self.dropout = Dropout(config.dropout_prob)
 
     @property
     def keeps_texts_apart(self) -> bool:

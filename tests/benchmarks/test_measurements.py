@@ -22,6 +22,8 @@ from benchmarks import (
     runs,
     triton_kernels,
 )
+from benchmarks.pretraining_claims import dropout_claims
+from ponet.dropout import Dropout
 
 
 @pytest.fixture(autouse=True)
@@ -154,8 +156,9 @@ def test_a_short_fit_is_timed_with_its_loader(tmp_path) -> None:
 
 def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
     options = argparse.Namespace(
-        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False, by_length=False
-    )
+        device="cuda", precision="bf16", lengths=[512, 4096, 16_384], savings=False,
+        by_length=False, dropout_draws=False,
+    )  # fmt: skip
     rows = []
     labels = [rival.label for rival in pretraining.rivals_for(options)]
     for length in options.lengths:
@@ -164,6 +167,23 @@ def test_every_claim_on_whole_steps_finds_its_rivals() -> None:
         rows += [{**row, "rival": name, "waiting_share": {"median": 0.0}} for name in labels]
     claims = pretraining.claims(rows, options)
     assert [entry["met"] for entry in claims] == [True] * len(claims)
+
+
+def test_every_encoder_has_a_twin_with_the_dropout_of_pytorch(monkeypatch) -> None:
+    monkeypatch.setattr(pretraining.report, "cpu_has_fast_bf16", lambda: False)
+    options = argparse.Namespace(
+        device="cpu", encoder="nano", dropout=0.1, vocab_size=64, savings=False, by_length=False,
+        dropout_draws=True,
+    )  # fmt: skip
+    rivals = pretraining.rivals_for(options)
+    labels = [rival.label for rival in rivals]
+    ratios = {label: {"median": 1.2, "min": 1.2, "max": 1.2} for label in labels}
+    rows = [{"rival": label, "num_tokens": 512, "times_as_fast_as": ratios} for label in labels]
+    assert [entry["met"] for entry in dropout_claims(rows, options)] == [True] * 3
+    for rival in rivals[:2]:
+        model = pretraining.make_module(rival, 16, options).model
+        kinds = {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)}
+        assert kinds == {torch.nn.Dropout if rival.torch_dropout else Dropout}
 
 
 @pytest.mark.parametrize(("is_fast", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])
@@ -178,6 +198,7 @@ def test_a_cpu_is_judged_in_bf16_where_it_multiplies_it_fast(
         encoder="small",
         savings=False,
         by_length=False,
+        dropout_draws=False,
     )
     assert pretraining.rivals_for(options)[0].label == f"PoNet, {first}"
     names = {rival.label for rival in pretraining.rivals_for(options)}

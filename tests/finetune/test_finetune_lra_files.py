@@ -39,7 +39,7 @@ def write_pickle(path: Path, rows) -> Path:
 def test_pickles_of_the_ports_are_read(tmp_path):
     rows = [
         {"input_ids_0": np.array([5, 0, 7, 0], np.int32), "label": np.int64(1)},
-        {"input_ids_0": np.array([0, 0, 0, 0], np.int32), "label": 0},
+        {"input_ids_0": np.array([0, 0, 0, 0], np.int32), "label": np.array([0])},
     ]
     split = read_pickle(write_pickle(tmp_path / "listops.dev.pickle", rows), 2)
     assert split.ids.tolist() == [[5, 0, 7, 0], [0, 0, 0, 0]]
@@ -60,6 +60,10 @@ class Hostile:
     ([{"input_ids_0": np.zeros(3, np.int32)}], "sample 0: has no input_ids_0 and label"),
     ([{"input_ids_0": np.zeros(3, np.int32), "label": 7}], "sample 0: label 7; 0 to 1 are known"),
     ([{"input_ids_0": np.array([-1]), "label": 1}], "ids from -1"),
+    ([{"input_ids_0": np.zeros(3, np.int32), "label": "x"}], "sample 0: label .*whole number"),
+    ([{"input_ids_0": np.zeros(3, np.float32), "label": 1}], "ids of type float32"),
+    ([{"input_ids_0": np.zeros(3, np.int32), "input_ids_1": np.zeros(3, np.int32), "label": 1},
+      {"input_ids_0": np.zeros(3, np.int32), "label": 1}], "sample 1: has no .*input_ids_1"),
 ])  # fmt: skip
 def test_pickles_that_hold_anything_else_are_refused(tmp_path, monkeypatch, rows, message):
     monkeypatch.chdir(tmp_path)
@@ -84,10 +88,13 @@ def test_retrieval_reads_the_literals_or_what_they_stand_for(tmp_path):
     decoded = read_retrieval(path, length=6, kept=6, decoded=True)
     assert decoded.ids[0].tolist() == [121, 0xE2 + 1, 122, 0, 0, 0]
     for row, message in (("2\tA\tB\tb''\tb''", "label '2'"), ("1\tA\tB\tb''", "4 columns"),
-                         ("1\tA\tB\tb'\tb''", "no Python bytes literal")):  # fmt: skip
+                         ("1\tA\tB\tb'\tb''", "no whole Python bytes literal"),
+                         ("1\tA\tB\tb''\tb'cut", "no whole Python bytes literal"),
+                         ("1\tA\tB\tb''\ttext", "no whole Python bytes literal")):  # fmt: skip
         path.write_text(row + "\n")
-        with pytest.raises(ValueError, match=message):
-            read_retrieval(path, length=6, kept=6, decoded=True)
+        for decoded in (True, False):
+            with pytest.raises(ValueError, match=message):
+                read_retrieval(path, length=6, kept=6, decoded=decoded)
 
 
 def test_the_retrieval_stand_in_is_in_the_original_format(shared_dir):
@@ -137,6 +144,22 @@ def test_damaged_pictures_are_named(tmp_path):
         read_pathfinder(folder)
 
 
+def test_metadata_are_files_of_numbers(tmp_path):
+    folder = pathfinder_folder(tmp_path, as_numpy=False)
+    metadata = folder / "curv_contour_length_14" / "metadata"
+    (metadata / "._0.npy").write_bytes(b"\0left by an archive of another system")
+    with (metadata / "0.npy").open("a") as file:
+        file.write("\n")
+    assert len(read_pathfinder(folder)) == len(read_pathfinder(metadata.parent)) == 3
+    (metadata / "all.npy").write_text("")
+    with pytest.raises(ValueError, match=r"all.npy: is no metadata/<number>.npy"):
+        read_pathfinder(folder)
+    (metadata / "all.npy").unlink()
+    np.save(metadata / "0.npy", np.array([["a"]], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"0.npy: cannot be read as NumPy"):
+        read_pathfinder(folder)
+
+
 def test_the_empty_picture_of_the_release_is_counted(tmp_path):
     folder = pathfinder_folder(tmp_path, as_numpy=False)
     level = folder / "curv_contour_length_14"
@@ -175,4 +198,7 @@ def test_cifar_is_read_from_both_of_its_versions(tmp_path):
     with pytest.raises(ValueError, match="nothing was run"):
         read_cifar(python, "test")
     with pytest.raises(ValueError, match="unpack CIFAR-10"):
+        read_cifar(tmp_path, "train")
+    (binary / "data_batch_1.bin").write_bytes(b"x" * 3073)
+    with pytest.raises(ValueError, match="data_batch_2.bin: no such file, but"):
         read_cifar(tmp_path, "train")

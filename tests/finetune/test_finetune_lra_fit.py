@@ -7,6 +7,7 @@ import torch
 from finetune_runs import json_lines, result_of
 from lra_runs import LISTOPS, run_fit, small_tasks, write_encoder
 from safetensors.torch import load_file
+from wandb_reading import keep_wandb_in, offline_logs, read_offline_run
 
 from finetune.cli import main
 from finetune.lra import lightning_cli
@@ -84,8 +85,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
 
 
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):
-    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG) == 0
+    few = ("--data.eval_batch_size", "5", "--trainer.limit_val_batches", "2")
+    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG, *few) == 0
     found = result_of(tmp_path / "runs/a")
+    assert found["evaluation"]["validation"]["num_rows"] == 10  # as asked for, not all 16
     assert found["encoder"]["name"] == "ponet + 4 steps of self-pretraining"
     kept = found["data"]["self_pretraining"]
     assert kept["steps"] == 4
@@ -112,12 +115,23 @@ def test_the_other_encoders_train_too(tmp_path, kind):
     (("--data.seed", "3"), "seed_everything"),
     (("--trainer.devices", "2"), "one run"),
     (("--trainer.val_check_interval", "3"), "data.evaluations"),
+    (("--trainer.max_epochs", "1"), "--trainer.max_steps"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
     assert run_fit(tmp_path, "a", *options) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error:")
     assert text in error
+
+
+def test_wandb_has_the_result_of_a_run_too(tmp_path, monkeypatch):
+    keep_wandb_in(tmp_path / "home", monkeypatch)
+    assert run_fit(tmp_path, "a", "--run.wandb", "offline", "--trainer.max_steps", "2") == 0
+    (log,) = offline_logs(tmp_path / "runs/a")
+    read, found = read_offline_run(log), result_of(tmp_path / "runs/a")
+    assert read.config["data.task"] == "listops"
+    assert read.summary["model/num_parameters"] == found["encoder"]["num_parameters"]
+    assert read.summary["best/test/accuracy"] == found["evaluation"]["test"]["accuracy"]
 
 
 def test_a_block_that_was_changed_is_refused(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Studies of Long Range Arena: their trials, the baselines beside them, and the table."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from lra_runs import run_fit, small_tasks, write_encoder
 from finetune.cli import main
 from finetune.lra.baselines import BASELINES, root_values
 from finetune.lra.grid import expand, parse_lra_grid
+from finetune.lra.inspection import inspect_splits
 from finetune.lra.listops import TOKENS
+from finetune.lra.sources import LraData, take
 from finetune.lra.splits import LraSplit, byte_ids, padded, pixel_split
+from finetune.lra.tasks import LISTOPS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/finetune").glob("lra_*.yaml"))
 
@@ -44,6 +48,20 @@ def test_a_mistake_in_a_study_is_named(tmp_path, options, text):
         expand(grid_of(tmp_path, *options))
 
 
+def test_two_encoder_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match=r"both called 'ponet': rename"):
+        expand(grid_of(tmp_path, "--encoder", str(write_encoder(tmp_path / "other"))))
+
+
+def test_files_that_are_not_there_are_named_before_the_first_trial(tmp_path, capsys):
+    encoder = str(write_encoder(tmp_path))
+    for options, text in (((), "--folder text=DIR"), (("--folder", "text=here"), "no such folder")):
+        given = ("--tasks", "text", "--encoder", encoder, "--dry_run", "true", *options)
+        assert main(["lra", "grid", *given]) == 2
+        assert text in capsys.readouterr().err
+
+
 def test_self_pretraining_makes_rows_of_their_own(tmp_path):
     grid = grid_of(tmp_path, "--self_pretrain_steps", "0", "50", "--folder", "listops=here")
     fits = [trial for trial in expand(grid) if "fit" in trial.command]
@@ -65,7 +83,8 @@ def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys):
     for text in ("Long Range Arena", "ListOps, strict, generated data", "root operator", "37.8"):
         assert text in page
     found = result_of(tmp_path / "runs/root")
-    assert found["encoder"]["kind"] == "baseline"
+    assert found["encoder"]["kind"] == "baseline" and found["encoder"]["num_features"] == 0
+    assert BASELINES["text"]["byte_pairs"].num_features == 4096
     assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
 
 
@@ -111,6 +130,27 @@ def test_a_root_value_is_of_the_digits_right_below_it():
     split = listops("[MAX 3 [MIN 9 8 ] 5 ]", "[SM 7 6 ]", "[MED [MIN 1 2 ] [MIN 1 2 ] ]")
     operators = [TOKENS.index(text) * 11 for text in ("[MAX", "[SM", "[MED")]
     assert root_values(split).tolist() == [operators[0] + 5, operators[1] + 3, operators[2] + 10]
+
+
+def test_digits_are_not_guessed_from_ids_of_another_vocabulary():
+    split = replace(listops("[MAX 3 5 ]", "[MIN 3 5 ]"), labels=np.array([5, 3], np.uint8))
+    answer = BASELINES["listops"]["root_digits"].answer
+    assert answer(split, {"test": split})["test"].tolist() == [5, 3]
+    drawn = np.array([0, *np.random.default_rng(0).permutation(15) + 1], np.uint8)
+    other = replace(split, ids=drawn[split.ids])
+    with pytest.raises(ValueError, match="another vocabulary"):
+        answer(other, {"test": other})
+
+
+def test_overlaps_are_looked_for_among_all_samples():
+    whole = {name: listops("[MAX 3 ]", f"[MIN {n} ]") for n, name in enumerate(("train", "test"))}
+    used = {name: take(split, np.array([1])) for name, split in whole.items()}
+    data = LraData(kind="official", splits={**used, "validation": used["test"]}, source=Path())
+    found = inspect_splits(
+        LISTOPS, data, mode="strict", whole={**whole, "validation": whole["test"]}
+    )
+    assert found["overlaps"]["test in train"] == 1
+    assert found["splits"]["test"]["num_rows_whole"] == 2
 
 
 def test_counted_bytes_tell_languages_of_other_letters_apart():

@@ -97,11 +97,12 @@ def test_released_files_are_read(tmp_path):
     assert [(ids.tolist(), label) for ids, label in read_listops(path)] == [
         (ids_of("[MAX 2 9 ]"), 9), (ids_of("3"), 3),
     ]  # fmt: skip
-    path.write_text("Source\tTarget\n[AVG 2 ]\t2\n")
-    assert next(read_listops(path))[0][0] == UNKNOWN
+    path.write_text("\ufeffSource\tTarget\n3\t3\n\n", encoding="utf-8")
+    assert [label for _, label in read_listops(path)] == [3]
     for content, message in (
         ("a\tb\n", "header"), ("Source\tTarget\n1 2\n", "line 2"),
         ("Source\tTarget\n1\t12\n", "line 2"), ("Source\tTarget\n()\t1\n", "empty"),
+        ("Source\tTarget\n[MEDIAN 2 ]\t2\n", r"line 2: token '\[MEDIAN'; .*\[MED \[SM"),
     ):  # fmt: skip
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

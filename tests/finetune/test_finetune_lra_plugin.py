@@ -27,6 +27,7 @@ def test_a_foreign_module_is_pretrained_and_trained(tmp_path, monkeypatch):
     encoder = result_of(tmp_path / "runs/a")["encoder"]
     assert encoder["kind"] == "foreign_encoders.Convolution"
     assert encoder["num_parameters"] > 32 * 3
+    assert result_of(tmp_path / "runs/a")["settings"]["dropout_prob"] == "of its own"
 
 
 def test_a_module_that_was_not_allowed_is_not_imported(tmp_path, monkeypatch, capsys):
@@ -54,6 +55,7 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
     ("foreign_encoders.Convolution", "{vocab_size: task}", "width"),
     ("pathlib.Path", "{}", "no torch.nn.Module"),
     ("ponet.PoNetConfig", "{hidden: 3}", "hidden"),
+    ("ponet.PoNetConfig", "{projection: {window: 0}}", "hashes words"),
 ])  # fmt: skip
 def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
     file = read_encoder_file(str(foreign(tmp_path, class_path, arguments)))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.lra.sources import Wanted, load_data
+from finetune.lra.splits import byte_ids, padded
 from finetune.lra.tasks import IMAGE, LISTOPS, PATHFINDER, RETRIEVAL, TEXT
 
 SMALL_TEXT = dataclasses.replace(TEXT, length=32, kept=24)
@@ -65,8 +66,7 @@ def test_text_is_validated_on_test_as_published_alone(tmp_path):
 
 
 def test_pairs_are_literals_as_published_and_decoded_in_strict(tmp_path):
-    folder = tmp_path / "tsv_data"
-    folder.mkdir()
+    folder = tmp_path
     for name in ("train", "eval", "test"):
         (folder / f"new_aan_pairs.{name}.tsv").write_text("1.0\ta\tb\tb'x\\n'\tb'yy'\n")
     for mode, length in (("published", 6), ("strict", 2)):
@@ -97,6 +97,18 @@ def test_cifars_own_files_give_45_to_5(tmp_path):
     assert data.kind == "official"
 
 
+def test_a_picture_file_of_another_size_is_named(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name / "airplane").mkdir(parents=True)
+        for n in range(10):
+            picture = Image.fromarray(np.full((32, 32, 3), n, np.uint8))
+            picture.save(tmp_path / name / f"airplane/{n}.png")
+    assert len(load(IMAGE, tmp_path).splits["train"]) == 9
+    Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "train/airplane/3.png")
+    with pytest.raises(ValueError, match=r"airplane/3.png: \(40, 32, 3\) pixels"):
+        load(IMAGE, tmp_path)
+
+
 def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     root = tmp_path / "pathfinder32/curv_contour_length_14"
     (root / "imgs/0").mkdir(parents=True)
@@ -112,6 +124,7 @@ def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     numbers = np.concatenate([split.ids[:, 0] for split in first.values()])
     assert sorted(numbers.tolist()) == list(range(20))
     assert (first["test"].ids == second["test"].ids).all()
+    assert (load(PATHFINDER, root).splits["test"].ids == first["test"].ids).all()
 
 
 def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
@@ -134,6 +147,68 @@ def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
     (mega / "label/test.label").write_text("2\n")
     with pytest.raises(ValueError, match=r"test.label, line 1: label 2"):
         load(PATHFINDER, mega)
+
+
+def write_pickles(folder: Path, task: str, **splits):
+    """Split -> texts, padded to 32 places; with a pair every text is on both sides."""
+    folder.mkdir(exist_ok=True)
+    for name, texts in splits.items():
+        ids, _ = padded([byte_ids(text, 24) for text in texts], 32)
+        rows = [{"input_ids_0": row.astype(np.int32), "label": n % 2} for n, row in enumerate(ids)]
+        if task == "retrieval":
+            rows = [{**row, "input_ids_1": row["input_ids_0"]} for row in rows]
+        (folder / f"{task}.{name}.pickle").write_bytes(pickle.dumps(rows))
+    return folder
+
+
+def test_pickled_text_is_not_chosen_on_test_in_strict(tmp_path):
+    train, test = ([f"{name} {n}" for n in range(20)] for name in ("train", "test"))
+    folder = write_pickles(tmp_path / "ports", "text", train=train, dev=test[::-1], test=test)
+    strict, published = (load(SMALL_TEXT, folder, mode) for mode in ("strict", "published"))
+    sizes = {name: len(split) for name, split in strict.splits.items()}
+    assert sizes == {"validation": 2, "train": 18, "test": 20}
+    kept = [row.tobytes() for name in ("validation", "train") for row in strict.splits[name].ids]
+    whole = [row.tobytes() for row in published.splits["train"].ids]
+    assert sorted(kept) == sorted(whole) and len(set(kept)) == 20
+    assert "a tenth of train" in strict.notes[1] and "is the test split" in published.notes[1]
+    assert len(published.splits["validation"]) == 20
+    write_pickles(folder, "text", dev=["another"] * 4)
+    assert len(load(SMALL_TEXT, folder).splits["validation"]) == 4
+
+
+def test_what_a_folder_holds_of_other_tasks_is_no_input(tmp_path):
+    write_pickles(tmp_path, "retrieval", train=["x"], dev=["y"], test=["z"])
+    write_pickles(tmp_path, "text", train=["x"], dev=["y"], test=["z"])
+    assert {path.name for path in load(SMALL_TEXT, tmp_path).inputs.values()} == {
+        "text.train.pickle", "text.dev.pickle", "text.test.pickle",
+    }  # fmt: skip
+
+
+def test_pickled_texts_are_cut_and_short_ones_are_not_taken_for_long_ones(tmp_path):
+    texts = ["a text that is longer", "b"]
+    folder = write_pickles(tmp_path, "text", train=texts, dev=["c"], test=["d"])
+    split = load(dataclasses.replace(SMALL_TEXT, length=8, kept=8), folder).splits["train"]
+    assert split.ids.shape == (2, 8) and split.lengths.tolist() == [8, 1]
+    with pytest.raises(ValueError, match=r"train.pickle: .*32 places.*--data.max_len 32"):
+        load(TEXT, folder)
+
+
+def test_pickled_literals_are_for_published_alone(tmp_path):
+    splits = {"train": ["b'x'"], "dev": ["b'y'"], "test": ["b'z'"]}
+    folder = write_pickles(tmp_path, "retrieval", **splits)
+    assert "bytes literals" in load(SMALL_PAIRS, folder, "published").notes[1]
+    with pytest.raises(ValueError, match=r"strict decodes.*--data.mode published"):
+        load(SMALL_PAIRS, folder)
+    write_pickles(tmp_path, "retrieval", train=["x", "b'y'"])
+    assert load(SMALL_PAIRS, folder).splits["train"].lengths.tolist() == [1, 4]
+
+
+def test_ids_beyond_the_vocabulary_are_one_message(tmp_path):
+    for name in ("train", "dev", "test"):
+        row = {"input_ids_0": np.full(2048, 31, np.int32), "label": 1}
+        (tmp_path / f"listops.{name}.pickle").write_bytes(pickle.dumps([row]))
+    with pytest.raises(ValueError, match="train: id 31; ListOps has 0 to 30"):
+        load(LISTOPS, tmp_path)
 
 
 @pytest.mark.parametrize(

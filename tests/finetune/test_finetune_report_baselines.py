@@ -34,6 +34,33 @@ def test_a_baseline_is_one_run_below_the_encoders_without_an_interval(tmp_path: 
     assert "| lr 3e-05, batch 32 | 1 setting |" in text  # not every setting that it lacks
 
 
+def test_what_is_no_linear_model_of_whole_texts_is_not_called_one(tmp_path: Path) -> None:
+    found = make_baseline(score=0.13)
+    found["settings"]["max_len"] = 0
+    write(tmp_path, found)
+    write_seeds(tmp_path, [0.2, 0.3])
+    assert "They read whole texts." in report_of(tmp_path).text("md")
+    found["encoder"] |= {"num_features": 0, "num_parameters": 0}
+    found["settings"]["max_len"] = 4096
+    write(tmp_path, found)
+    text = report_of(tmp_path).text("md")
+    assert "| CoLA | TF-IDF + linear | words | – | – | 4.2 |" in text
+    assert "whole texts" not in text
+
+
+def test_an_encoder_of_several_sizes_has_both_and_one_of_own_inputs_no_digest(
+    tmp_path: Path,
+) -> None:
+    for task, size in (("cola", 2_898), ("rte", 19_706)):
+        found = make_result(task, score=0.2, seed=1)
+        found["encoder"] |= {"num_parameters": size, "digest": "own inputs: 0123456789abcdef"}
+        found["settings"]["dropout_prob"] = "of its own"
+        write(tmp_path, found)
+    text = report_of(tmp_path).text("md")
+    assert "| 2,898 to 19,706 | own inputs |" in text
+    assert "dropout of its own" in text and "Older results" not in text
+
+
 def test_encoders_are_held_against_the_baseline_with_every_seed(tmp_path: Path) -> None:
     write(tmp_path, make_baseline(score=0.13))
     write_seeds(tmp_path, [0.24, 0.26, 0.25])

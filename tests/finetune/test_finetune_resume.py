@@ -7,9 +7,11 @@ import shutil
 import signal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from finetune_runs import (
     FaultAt,
@@ -21,6 +23,7 @@ from finetune_runs import (
 )
 
 from finetune.artifact import load_classifier
+from finetune.callbacks import TrainingLog
 from finetune.cli import main
 from finetune.run_config import differences
 from training.checkpoints.storage import STATE_FILE
@@ -249,3 +252,13 @@ def test_a_full_disk_ends_the_fit_and_keeps_what_was_saved(
     assert "the disk or quota is full" in capsys.readouterr().err
     assert main(arguments) == 0
     assert_same_story(undisturbed.parent / "full", undisturbed)
+
+
+def test_losses_that_are_not_logged_yet_are_kept_as_means_over_the_ranks() -> None:
+    log, again, checkpoint = TrainingLog(10), TrainingLog(10), {"callbacks": {}}
+    log._losses = [torch.tensor(1.0), torch.tensor(2.0)]
+    others = SimpleNamespace(reduce=lambda own, reduce_op: (own + 3 * own) / 2)
+    trainer: Any = SimpleNamespace(strategy=others)
+    log.on_save_checkpoint(trainer, trainer, checkpoint)
+    again.load_state_dict(checkpoint["callbacks"][again.state_key])
+    assert [float(loss) for loss in again._losses] == [2.0, 4.0]

@@ -1,5 +1,6 @@
 """The data module in real fits: exact resume, accumulation, evaluation, refusals."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.loader import StreamBatchSampler, accumulation_steps
+from pretrain.loader import StreamBatchSampler, accumulation_steps, evaluation_batches
 from pretrain.masking import MaskingConfig
 from pretrain.run_config import check_encoder
 
@@ -220,6 +221,17 @@ def test_ranks_share_the_evaluation_examples_without_repeats(folder: Path) -> No
         return torch.cat([batch["example_ids"] for batch in data.val_dataloader()]).tolist()
 
     assert sorted(sum(map(examples_of, range(3)), [])) == list(range(10))
+
+
+def test_every_rank_has_as_many_evaluation_batches_as_the_others() -> None:
+    for size, batch_size, num_ranks in itertools.product((4, 9, 33, 64, 65), (1, 2, 32), (1, 2, 4)):
+        shares = [evaluation_batches(size, batch_size, n, num_ranks) for n in range(num_ranks)]
+        assert len({len(batches) for batches in shares}) == 1
+        assert sorted(sum(sum(shares, []), [])) == list(range(size))
+        sizes = {len(batch) for batches in shares for batch in batches}
+        assert 1 <= min(sizes) and max(sizes) <= batch_size + (num_ranks > 1)
+    with pytest.raises(ValueError, match="there are 3 validation examples .* for 4 devices"):
+        evaluation_batches(3, 2, 0, 4)
 
 
 @pytest.mark.parametrize(

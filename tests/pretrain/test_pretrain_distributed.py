@@ -26,6 +26,7 @@ def options(shards: Path, root: Path, name: str) -> list[str]:
         *("--run.name", name, "--data.micro_batch_size", "2", "--trainer.max_steps", str(STEPS)),
         *("--run.eval_every_n_steps", "4", "--preemption.poll_every_n_steps", "2"),
         *("--data.eval_examples", "15", "--data.eval_batch_size", "2"),
+        *("--trainer.log_every_n_steps", "3"),  # runs are stopped inside of what a line is about
     ]
 
 

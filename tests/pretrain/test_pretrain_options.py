@@ -1,5 +1,6 @@
 """What is printed can be read, pipes are files, unknown names get a near one, None is null."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 import yaml
 
 from finetune.cli import main as finetune_main
+from ponet import PoNetConfig
 from pretrain.cli import main
+from pretrain.module import PretrainModule
 from training.parsing import readable_arguments, shortened
 
 FITS = {
@@ -139,3 +142,9 @@ def test_the_first_lines_say_what_runs_on_what_for_how_long_and_where_it_goes(
     assert first.startswith("run tiny: 4 steps of 8 examples; objective mlm_sso; everything goes")
     assert str(tmp_path / "tiny") in first and second.startswith("data ") and "tokens" in second
     assert third.startswith("model: ponet, 2 layers x 16, ") and "4 examples x 2 acc" in third
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_of_the_pair_loss_that_teaches_nothing_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="pair_loss_weight is .*; it must be 0 or more"):
+        PretrainModule(PoNetConfig.preset("nano", vocab_size=64), pair_loss_weight=weight)

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 from pretrain_corpora import tiny_options
-from pretrain_faults import Killed, assert_same_story, fault_options, final_state, story
+from pretrain_faults import (
+    Killed,
+    assert_same_story,
+    fault_options,
+    final_state,
+    injected,
+    story,
+)
 
 from pretrain.cli import main
 from training.checkpoints.storage import STATE_FILE, load_checkpoint, saved_checkpoints
@@ -269,3 +276,39 @@ def test_a_full_disk_ends_a_run_with_the_checkpoints_before_it_intact(
     assert [saved.step for saved in saved_checkpoints(tmp_path / "full" / "checkpoints")] == [4, 8]
     assert main(["fit", *options]) == 0
     assert_same_story(tmp_path / "full", twin)
+
+
+def test_a_line_about_several_steps_does_not_tell_where_the_run_was_stopped(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_run, "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "3"]
+    assert main(["fit", *options, "--run.name", "twin"]) == 0
+    stopped = ["fit", *options, *fault_options("train_batch_start", 6, kind="SIGTERM")]
+    assert main(stopped) == 75
+    assert [saved.step for saved in saved_checkpoints(tmp_path / "tiny/checkpoints")][-1] == 7
+    assert main(stopped) == 0
+    assert_same_story(tmp_path / "tiny", tmp_path / "twin")
+
+
+def test_a_validation_that_comes_twice_because_of_a_kill_is_kept_once(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *tiny_run, "--run.name", "twin"]) == 0
+    faults = injected(
+        ("FaultAt", {"hook": "validation_batch_end", "steps": [2], "kind": "SIGTERM"}),
+        ("FaultAt", {"hook": "validation_end", "steps": [2]}),
+    )
+    assert main(["fit", *tiny_run, *faults]) == 75  # in a validation, with a checkpoint before it
+    assert run_until_done(["fit", *tiny_run, *faults]) == 1  # when it was logged and not yet saved
+    assert_same_story(tmp_path / "tiny", tmp_path / "twin")
+
+
+def test_a_run_stopped_before_its_first_step_follows_the_command_line_too(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    constant = ["--model.optimizer.schedule", "constant", "--model.optimizer.warmup_steps", "0"]
+    stopped = fault_options("train_start", 0, kind="SIGTERM")
+    assert main(["fit", *tiny_run, *constant, *stopped]) == 75
+    assert main(["fit", *tiny_run, *constant, "--model.optimizer.lr", "0.003"]) == 0
+    rows = story(tmp_path / "tiny")
+    assert {row["train/lr"] for row in rows if "train/lr" in row} == {0.003}

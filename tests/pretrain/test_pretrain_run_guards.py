@@ -110,3 +110,14 @@ def test_guards_that_are_off_do_not_interfere(options: list[str], tmp_path: Path
     assert main(["fit", *options, *off]) == 0
     assert main(["fit", *options, "--run.name", "on", "--guards.spike_factor", "3"]) == 0
     assert story(tmp_path / "tiny") == story(tmp_path / "on")
+
+
+def test_weights_that_are_spoilt_by_the_last_step_become_no_bundle(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = poison("weights", STEPS * 8 - 4, STEPS * 8 - 1)  # its last micro-batch
+    given = [*options, "--trainer.limit_val_batches", "0", *injected(last)]
+    assert main(["fit", *given]) == 77
+    assert f"weights are not finite after step {STEPS}" in capsys.readouterr().err
+    assert not (tmp_path / "tiny" / "bundle").exists()
+    assert assert_finite_checkpoints(tmp_path / "tiny") == [9, 12]

@@ -38,6 +38,8 @@ def options(shards: Path, root: Path, name: str, *, steps: int = 4) -> list[str]
         *tiny_options(shards, root),
         *("--data.micro_batch_size", "2", "--run.name", name, "--trainer.max_steps", str(steps)),
         *("--model.optimizer.schedule", "constant", "--trainer.gradient_clip_val", "0.5"),
+        # Seven validation examples on one rank, six on the other: one batch on each.
+        *("--data.eval_examples", "13", "--data.eval_batch_size", "6"),
     ]
 
 

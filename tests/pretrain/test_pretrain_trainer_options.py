@@ -24,6 +24,8 @@ from training.metrics_file import read_metrics, series
         ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
         ({"log_every_n_steps": 0}, "a number above 0 is needed"),
         ({"max_steps": 4, "min_steps": 5}, "min_steps 5 is above trainer.max_steps 4"),
+        ({"precision": "bf16-true"}, "bf16-true keeps the weights themselves in 16 bits"),
+        ({"precision": "16-true"}, "give bf16-mixed or 16-mixed"),
     ],
 )
 def test_what_a_run_cannot_follow_is_refused_with_the_reason(given: dict, said: str) -> None:
@@ -35,6 +37,7 @@ def test_what_changes_nothing_is_said_and_what_works_is_not() -> None:
     works = {
         **{"max_steps": -1, "limit_val_batches": 0, "overfit_batches": 0.0, "min_steps": 3},
         **{"logger": None, "sync_batchnorm": False, "detect_anomaly": True},
+        "precision": "bf16-mixed",
     }
     check_trainer_options(works)
     assert not list(remarks(works))

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from training.cli import MetricsFileLogger
-from training.metrics_file import last_value, read_metrics, series
+from training.metrics_file import last_value, own_test_rows, read_metrics, series
 from training.reports.curves import curve_panels, plot_curves
 from training.reports.runs import Run
 from training.reports.study import Configuration, Study
+from training.run_folder import append_record
 from training.summary import run_summary, summary_lines
 
 
@@ -90,3 +91,11 @@ def test_several_runs_are_tabled_and_drawn_together(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="not a run folder"):
         run_summary([str(tmp_path)])
+
+
+def test_an_evaluation_that_was_cut_short_does_not_hide_those_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    found = {"command": "test", "step": 4, "metrics": {"test/loss": 2.0}}
+    path.write_text('{"time": "2026-01-01", "comm')  # the disk was full
+    append_record(path, {**found, "differs_from_training": []})
+    assert own_test_rows(tmp_path) == [{"step": 4, "test/loss": 2.0}]

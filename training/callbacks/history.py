@@ -24,9 +24,14 @@ from training.tracking import tracked_run
 
 
 def rewind_metrics(trainer: Trainer) -> int:
-    """Let the metrics go on behind the trainer's step; returns the number of lines cut off."""
+    """Let the metrics go on behind the trainer's step; returns the number of lines cut off.
+
+    A validation of that step which the run makes up for is cut off too.
+    """
     loggers: list[Any] = [logger for logger in trainer.loggers if hasattr(logger, "rewind")]
-    return sum(logger.rewind(trainer.global_step) for logger in loggers)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    owes = any(getattr(callback, "owes_validation", False) for callback in callbacks)
+    return sum(logger.rewind(trainer.global_step, validated=not owes) for logger in loggers)
 
 
 class RunBegin(Callback):

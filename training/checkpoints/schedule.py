@@ -210,6 +210,8 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         self._best_loss = math.inf
         self._best_saved = 0
         self._step = 0
+        self.owes_validation = False
+        """Whether the checkpoint was taken before a validation of its step was over."""
         self._saved: tuple[int, int] | None = None
         self._save_after_validation = False
 
@@ -233,12 +235,13 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         own = checkpoint["callbacks"].get(self.state_key, {})
         epoch, within = divmod(step, trainer.datamodule.steps_per_epoch)  # type: ignore[attr-defined]
         due = self._validation_due(trainer, step)
+        self.owes_validation = due and own.get("validated_step", step) != step
         checkpoint["loops"]["fit_loop"] = loop_state(
             step,
             epoch=epoch,
             within=within,
             accumulation=trainer.accumulate_grad_batches,
-            owes_validation=due and own.get("validated_step", step) != step,
+            owes_validation=self.owes_validation,
             at_validation=due,
         )
 
@@ -288,8 +291,8 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
         """Stop inside a validation that belongs to a fit; the resumed run makes up for it."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        common = trainer.datamodule.common_eval_batches  # type: ignore[attr-defined]
-        if batch_idx < common and (agreed := self._agree(trainer, batch_idx + 1)) > SAVE:
+        agreed = self._agree(trainer, batch_idx + 1)
+        if agreed > SAVE:
             self._obey(trainer, pl_module, agreed)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

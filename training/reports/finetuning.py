@@ -168,9 +168,11 @@ class GridReport:
         fits = [run for run in self.found.runs if not run.is_baseline]
         for name, found in sorted(grouped(fits, lambda run: run.encoder).items()):
             encoder = found[-1].result["encoder"]
-            is_random, size = encoder["random_init"], encoder["num_parameters"]
-            weights = "random, none loaded" if is_random else str(encoder["digest"])[:12]
-            rows.append([name, encoder["kind"], f"{size:,}", weights])
+            sizes = sorted({run.result["encoder"]["num_parameters"] for run in found})
+            size = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
+            origin, _, digest = str(encoder["digest"]).rpartition(": ")
+            weights = "random, none loaded" if encoder["random_init"] else origin or digest[:12]
+            rows.append([name, encoder["kind"], size, weights])
         return rows if fits else []
 
     def csv_rows(self) -> list[dict[str, Any]]:
@@ -300,7 +302,7 @@ def _baselines(entries: Sequence[Entry]) -> Rows:
         seconds = f"{fmean(model['cpu_s'] for model in models):.1f}"
         seconds += f" (mean of {len(models)} folds)" if len(models) > 1 else ""
         counted = ", ".join(dict.fromkeys(model["path"] for model in models))
-        sizes = [f"{mean:,.0f}" for mean in means]
+        sizes = [f"{mean:,.0f}" if mean else NOTHING for mean in means]
         rows.append([entry.task.title, entry.encoder, counted, *sizes, seconds])
     return rows if len(rows) > 1 else []
 

@@ -248,7 +248,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "warmup_share": lambda value: f"warm-up {100 * value:g} %" if value else "no warm-up",
     "schedule": lambda value: f"{value} schedule",
     "weight_decay": lambda value: f"weight decay {value:g}" if value else "no weight decay",
-    "dropout_prob": lambda value: f"dropout {value:g}",
+    "dropout_prob": lambda value: f"dropout {value if isinstance(value, str) else f'{value:g}'}",
     "gradient_clip": lambda value: f"clip {value:g}" if value else "no clip",
     "class_weights": lambda value: f"class weights {value}",
 }
