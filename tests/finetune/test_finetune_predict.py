@@ -165,9 +165,8 @@ def test_a_row_that_cannot_be_labelled_costs_nothing_but_itself(
     assert all(text in errors[line] for line, text in bad.items())
     assert all(answer["label"] is None for answer in answers if "error" in answer)
     first = next(iter(bad))
-    assert f"{counted(len(bad), 'row(s)')} could not be labelled" in (
-        told := capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert f"{counted(len(bad), 'row(s)')} could not be labelled" in told
     assert f"the first is line {first}: {errors[first]}" in told
     left = predict(model, path, "--bad_rows", "skip", "--keep", "id")
     assert left == [answer for answer in answers if "error" not in answer]
