@@ -26,7 +26,7 @@ class DiskFull(OSError):
 
 def is_disk_full(error: OSError) -> bool:
     """Return whether an error says that the disk or the quota is used up."""
-    return error.errno in _FULL
+    return isinstance(error, DiskFull) or error.errno in _FULL
 
 
 def free_bytes(folder: Path) -> int:

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.command import field_help, filled, load_yaml, output_is_closed, read_yaml
-from training.interruption import EXIT_INTERRUPT, EXIT_MISTAKE, RunInterrupted, end_workers
+from data_prep.files import is_disk_full
+from training.interruption import (
+    EXIT_INTERRUPT,
+    EXIT_MISTAKE,
+    EXIT_STORAGE,
+    RunInterrupted,
+    end_workers,
+)
 
 DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Whoever sets one of these has decided how threads of OpenMP wait."""
@@ -72,7 +79,8 @@ def run_main(
         if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MISTAKE
+        is_full = isinstance(error, OSError) and is_disk_full(error)
+        return EXIT_STORAGE if is_full else EXIT_MISTAKE
 
 
 def _found(target: str) -> Callable[..., object]:

@@ -31,7 +31,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, sign
 EXIT_CODES = {
     0: "done",
     EXIT_MISTAKE: "a mistake in the options, files or data; nothing was trained",
-    EXIT_STORAGE: "a checkpoint could not be written; the ones before it are intact",
+    EXIT_STORAGE: "a checkpoint or other file could not be written; earlier checkpoints are intact",
     EXIT_STOPPED: "stopped by a signal or the time budget, with a checkpoint: run it again",
     EXIT_WATCHDOG: "a rank or a data worker made no progress and was ended",
     EXIT_GUARD: "a loss or gradient was not finite, or the loss jumped; no such state is saved",

@@ -1,10 +1,14 @@
 """What the commands share: keys that follow other keys, lists of objects, seeds."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from data_prep.files import DiskFull
+from training import command_line
 from training.command_line import listed, reject_decided_values, seed_number
+from training.interruption import EXIT_MISTAKE, EXIT_STORAGE
 
 DECIDED_BY = {"data.seed": "seed_everything", "max_steps": "trainer.max_steps"}
 
@@ -33,6 +37,20 @@ def test_a_key_of_a_file_that_follows_another_is_refused(tmp_path: Path, how: li
     for harmless in ("", "data: {folder: x}", "data: a.yaml", "seed_everything: 3"):
         path.write_text(harmless)
         reject_decided_values(arguments, DECIDED_BY)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), DiskFull("no room")])
+def test_a_full_disk_is_no_mistake_in_the_options(error, monkeypatch, capsys) -> None:
+    def write_a_line(arguments: list[str], *, started: float) -> None:
+        raise error
+
+    monkeypatch.setattr(command_line, "_found", lambda target: write_a_line)
+    for command, code in (("fit", EXIT_STORAGE), ("nothing", EXIT_MISTAKE)):
+        found = command_line.run_main(
+            "ponet-pretrain", [command], help="", trains=("a:b", ("fit",)), commands={}
+        )
+        assert found == code
+    assert str(error) in capsys.readouterr().err
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
