@@ -1,5 +1,6 @@
 """What a pretraining run leaves besides metrics: predictions in words, and what W&B is given."""
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -95,6 +96,7 @@ class PredictionsFile(BasePredictionWriter):
         """Close the file and say where it is."""
         self._file.close()
         os.replace(self._file.name, self._path)
+        _drop_other_ranks(self._path, trainer)
         print(f"predictions: {self._path}")
 
 
@@ -133,6 +135,7 @@ class NeedlesFile(BasePredictionWriter):
         content = {"needles": asdict(needles), "chance": 1 / NUM_ANSWERS, "rows": rows}
         path = self.folder / f"needles-rank{trainer.global_rank}.json"
         write_json(path, content)
+        _drop_other_ranks(path, trainer)
         print(
             f"{'tokens to the fact':>18}{'questions':>11}{'right':>8}{'fact in sight':>15}"
             f"{'any answer in sight':>21}{'most frequent':>15}"
@@ -144,6 +147,16 @@ class NeedlesFile(BasePredictionWriter):
                 f"{row['visible']:15.1%}{row['anywhere']:21.1%}{row['majority']:15.1%}"
             )
         print(f"a guess among all {NUM_ANSWERS} answers: {1 / NUM_ANSWERS:.1%}; written to {path}")
+
+
+def _drop_other_ranks(path: Path, trainer: Trainer) -> None:
+    """Remove what ranks wrote that took part in an earlier `predict`, but not in this one."""
+    mine = f"rank{trainer.global_rank}"
+    for rank in itertools.count(trainer.world_size) if trainer.is_global_zero else ():
+        other = path.with_name(path.name.replace(mine, f"rank{rank}"))
+        if not other.exists():
+            return
+        other.unlink()
 
 
 class WandbRecords(Callback):

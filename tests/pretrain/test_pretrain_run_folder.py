@@ -243,6 +243,15 @@ def test_a_predict_that_is_stopped_leaves_the_earlier_predictions(
     assert before and predictions.read_bytes() == before
 
 
+def test_predictions_of_more_ranks_do_not_outlive_those_of_fewer(
+    tiny_run: list[str], run: Path
+) -> None:
+    for rank in (1, 2):
+        (run / f"predictions-rank{rank}.jsonl").write_text("{}")
+    assert main(["predict", *tiny_run]) == 0
+    assert [path.name for path in run.glob("predictions-*")] == ["predictions-rank0.jsonl"]
+
+
 def test_evaluations_of_other_text_are_kept_apart_and_say_so(
     tiny_run: list[str], run: Path, tmp_path: Path
 ) -> None:
