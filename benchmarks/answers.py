@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.report import Content, Row
+from benchmarks.rivals import TORCH_DROPOUT
 
 WHAT = {"pretraining": "training step", "gpu": "training step", "inference": "encoding"}
 """Kind of a measurement -> what its rows are, where they are not of a layer."""
@@ -86,7 +87,8 @@ def _facts_of(kind: str, content: Content) -> Iterator[Fact]:
     given = content.get("rows", [*stages.get("steps", []), *stages.get("layers", [])])
     places: dict[Place, list[Row]] = {}
     for row in given:
-        if row.get("times_as_fast_as") and _what(kind, row):
+        is_twin = row.get("rival", "").endswith(TORCH_DROPOUT)  # of a row that is there too
+        if row.get("times_as_fast_as") and _what(kind, row) and not is_twin:
             places.setdefault(_place(kind, content, row), []).append(row)
     for place, rows in places.items():
         fastest: dict[str, Row] = {}

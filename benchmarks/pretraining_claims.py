@@ -2,7 +2,7 @@
 
 from benchmarks import report
 from benchmarks.report import Options, Row, Target
-from benchmarks.rivals import SAVINGS, TORCH_DROPOUT
+from benchmarks.rivals import SAVINGS
 
 
 def claims(rows: list[Row], options: Options) -> list[Target]:
@@ -63,17 +63,6 @@ def savings_claims(rows: list[Row], options: Options) -> list[Target]:
     found.append(report.target(f"{name}: x BERT, both with both savings", speed, at_least=1.35))
     fill = report.find(rows, "fill", "median", **wanted)
     found.append(report.target(f"{name}: real tokens of joined rows", fill, at_least=0.97))
-    return found
-
-
-def dropout_claims(rows: list[Row], options: Options) -> list[Target]:
-    """Return what is claimed of steps beside the same with PyTorch's dropout."""
-    found = []
-    for row in rows:
-        speed = report.find([row], "times_as_fast_as", row["rival"] + TORCH_DROPOUT, "median")
-        if speed is not None:
-            text = f"{options.encoder} step, {row['num_tokens']} tokens: {row['rival']}"
-            found.append(report.target(f"{text} x with PyTorch's dropout", speed, at_least=1.05))
     return found
 
 

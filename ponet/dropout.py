@@ -1,9 +1,9 @@
-"""Dropout whose random bits cost a CPU a quarter of what they cost in PyTorch's.
+"""Dropout whose random numbers cost a CPU less than those of PyTorch's.
 
-`torch.nn.functional.dropout` draws a float of a Bernoulli distribution for every element, which on
-a CPU takes longer than the layer norm, GELU and sum beside it: a quarter of a training step of a
-narrow encoder (`python -m
-benchmarks.pretraining --dropout_draws`). Here four elements share one draw of 64 bits.
+`torch.nn.functional.dropout` draws a number of a Bernoulli distribution for every element, which on
+a CPU takes longer than the norm, GELU or sum beside it. Here four elements share one draw of 64
+bits. Measured by `python -m benchmarks.lra_table2` (encoders 64 wide, where it shows most) and
+`python -m benchmarks.pretraining --dropout_draws`.
 """
 
 import torch
