@@ -131,7 +131,8 @@ def test_without_labels_there_is_no_label_and_tables_hold_json(alone: Path, tmp_
     assert header == ["line", "id", "words", "tags", "spans", "error"]
     words, tags, spans = map(json.loads, first[2:5])
     assert words == ["the", "good", "film", ",", "it", "was"] and len(tags) == 6
-    assert spans[0]["text"] == "the good film" and first[5] == ""
+    place = slice(spans[0]["start"], spans[0]["end"])  # which words they are, few steps decide
+    assert spans[0]["text"] == "the good film, it was"[place] != "" and first[5] == ""
     assert second[2:5] == ["", "", ""] and "is empty" in second[5]
     (answer,) = predict(alone, write(tmp_path / "n.jsonl", {"text": "the good film, it was"}))
     assert answer == {"line": 1, "words": words, "tags": tags, "spans": spans}
