@@ -357,9 +357,8 @@ def _make_logarithmic(axis: Any, places: list[float], *, is_share: bool) -> None
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=TICKS))
     marks = [tick * 10.0**power for power in range(-9, 16) for tick in TICKS]
-    low, high = (
-        axis.get_ylim()
-    )  # out to the next ticks: with two alone a reader takes it for linear
+    # Out to the next ticks: with two alone a reader takes it for linear.
+    low, high = axis.get_ylim()
     axis.set_ylim(max(m for m in marks if m <= low), min(m for m in marks if m >= high))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

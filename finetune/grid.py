@@ -327,16 +327,25 @@ def largest_divisor(number: int, at_most: int) -> int:
 
 def encoder_names(paths: Sequence[str]) -> dict[str, str]:
     """Return name -> path of the encoders of a grid; each is called after its run's folder."""
-    found: dict[str, str] = {}
-    for text in paths:
+
+    def name_of(text: str) -> str:
         given = Path(text.removeprefix(RANDOM_PREFIX)).absolute()
         folder = given.parent if given.name in RUN_PARTS else given
         name = folder.stem if given.is_file() else folder.name
-        name += "-random" if text.startswith(RANDOM_PREFIX) else ""
+        return name + ("-random" if text.startswith(RANDOM_PREFIX) else "")
+
+    remedy = "name one of the folders differently (an encoder is called after its run's folder)"
+    return by_name(paths, name_of, remedy)
+
+
+def by_name(paths: Sequence[str], name_of: Callable[[str], str], remedy: str) -> dict[str, str]:
+    """Return name -> path of encoders; two of one name, which would share a folder, are refused."""
+    found: dict[str, str] = {}
+    for path in paths:
+        name = name_of(path)
         if name in found:
             raise ValueError(
-                f"encoders {found[name]} and {text} are both called {name!r}: name one of the "
-                "folders differently (an encoder is called after its run's folder)"
+                f"encoders {found[name]} and {path} are both called {name!r}: {remedy}"
             )
-        found[name] = text
+        found[name] = path
     return found

@@ -289,9 +289,9 @@ def example_lines(imported: Imported) -> Iterator[str]:
 def guess_lines(guesses: Sequence[Sequence[Guess]]) -> Iterator[str]:
     """Yield one line for each [MASK]: the words and their probabilities."""
     for position, candidates in enumerate(guesses, start=1):
-        words = [word if any(map(str.isalnum, word)) else repr(word) for word, _ in candidates]
         shown = ", ".join(
-            f"{w} {g.probability:.1%}" for w, g in zip(words, candidates, strict=True)
+            f"{word if any(map(str.isalnum, word)) else repr(word)} {probability:.1%}"
+            for word, probability in candidates
         )
         yield f"  [MASK] {position}: {shown}"
 

@@ -303,14 +303,8 @@ def _opening(trainer: Trainer, module: LightningModule, folder: Path, *, keeps: 
     config, datamodule = module.encoder_config, trainer.datamodule  # type: ignore[attr-defined]
     counts, done = datamodule.plan_counts(), trainer.global_step
     left = counted(int(trainer.estimated_stepping_batches) - done, "step(s)")
-    batch, micro, examples = (
-        counted(number, "example(s)")
-        for number in (
-            datamodule.global_batch_size,
-            datamodule.micro_batch_size,
-            counts["examples"],
-        )
-    )
+    sizes = (datamodule.global_batch_size, datamodule.micro_batch_size, counts["examples"])
+    batch, micro, examples = (counted(number, "example(s)") for number in sizes)
     return (
         f"run {folder.name}: {f'after step {done:,} {left} more' if done else left} of "
         f"{batch}; objective {module.objective.name}; "

@@ -102,6 +102,8 @@ def evaluation_batches(
 class WholeBatches(Dataset[Batch]):
     """Batch number -> batch of a `PretrainDataset`; load it with `batch_size=1`.
 
+    A batch sampler it cannot be: Lightning makes a `predict` a new one, and knows how of its own.
+
     Args:
         dataset: Makes the batches.
         batches: The sample numbers of each.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.grid import SEARCHED, run_trials
+from finetune.grid import SEARCHED, by_name, run_trials
 from finetune.grid_trials import GridTrial
 from finetune.lra.baselines import BASELINES
 from finetune.lra.encoders import read_encoder_file
@@ -116,18 +116,6 @@ def check_folders(grid: LraGrid) -> None:
             raise ValueError(f"folder {task}={folder}: no such folder")
 
 
-def encoder_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return encoder file -> what its trials are called; two of one name are refused."""
-    names = {path: read_encoder_file(path).name for path in paths}
-    for one, other in itertools.combinations(names, 2):
-        if names[one] == names[other]:
-            raise ValueError(
-                f"encoders {one} and {other} are both called {names[one]!r}: rename one of the "
-                "files"
-            )
-    return names
-
-
 def run_lra_grid(arguments: Sequence[str]) -> None:
     """`lra grid --config FILE.yaml`."""
     grid = parse_lra_grid(arguments)
@@ -143,10 +131,12 @@ def run_lra_grid(arguments: Sequence[str]) -> None:
 
 def expand(grid: LraGrid) -> list[GridTrial]:
     """Return every trial of a grid: baselines first, then seed by seed."""
-    trials, names = _baselines(grid) if grid.baselines else [], encoder_names(grid.encoders)
-    axes = (grid.seeds, grid.tasks, grid.modes, grid.encoders, grid.self_pretrain_steps)
-    for seed, task, mode, encoder, steps in itertools.product(*axes):
-        name = names[encoder] + (f"-pretrained{steps}" if steps else "")
+    trials = _baselines(grid) if grid.baselines else []
+    remedy = "rename one of the files"
+    files = by_name(grid.encoders, lambda path: read_encoder_file(path).name, remedy)
+    axes = (grid.seeds, grid.tasks, grid.modes, files.items(), grid.self_pretrain_steps)
+    for seed, task, mode, (stem, encoder), steps in itertools.product(*axes):
+        name = stem + (f"-pretrained{steps}" if steps else "")
         folder = grid.output / f"{task}-{mode}" / name / f"seed{seed}"
         options = _options(grid, task, mode)
         settings = {

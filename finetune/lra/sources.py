@@ -135,7 +135,7 @@ def _generated(wanted: Wanted) -> LraData:
 
 def _pickles(root: Path, task: LraTask) -> dict[str, Path]:
     """The pickles of the PyTorch ports, if the folder holds them."""
-    stem = f"{task.name}-curv_contour_length_14" if task.name == "pathfinder32" else task.name
+    stem = f"{task.name}-{LEVEL}" if task.name == "pathfinder32" else task.name
     paths = {name: root / f"{stem}.{split}.pickle" for name, split in PICKLED.items()}
     found = [path for path in paths.values() if path.is_file()]
     missing = [path for path in paths.values() if path not in found]

@@ -301,9 +301,9 @@ def _baselines(entries: Sequence[Entry]) -> Rows:
         means = [fmean(m[name] for m in models) for name in ("num_features", "num_parameters")]
         seconds = f"{fmean(model['cpu_s'] for model in models):.1f}"
         seconds += f" (mean of {len(models)} folds)" if len(models) > 1 else ""
-        counted = ", ".join(dict.fromkeys(model["path"] for model in models))
+        features = ", ".join(dict.fromkeys(model["path"] for model in models))
         sizes = [f"{mean:,.0f}" if mean else NOTHING for mean in means]
-        rows.append([entry.task.title, entry.encoder, counted, *sizes, seconds])
+        rows.append([entry.task.title, entry.encoder, features, *sizes, seconds])
     return rows if len(rows) > 1 else []
 
 
