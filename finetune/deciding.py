@@ -14,7 +14,7 @@ from finetune.data.batches import EncodedText, IntArray
 from finetune.predict import Predictor
 from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row
-from ponet.config import PoNetConfig
+from ponet.config import PoNetConfig, PoolingConfig
 from ponet.winners import pool_winners
 
 Method = Literal["pools", "removal"]
@@ -91,9 +91,12 @@ class Decider:
             known = ", ".join(info.labels) or "none, it gives a score"
             raise ValueError(f"--label {label} is not a label of this model; it has {known}")
         if method == "pools" and not isinstance(encoder.config, PoNetConfig):
+            some = isinstance(encoder.config, PoolingConfig)
             raise ValueError(
-                f"this encoder ({encoder.config.kind}) has no pools, so that nothing in it has a "
-                "winner; --method removal explains any encoder, by taking out every word in turn"
+                f"this encoder ({encoder.config.kind}) has "
+                f"{'layers without pools' if some else 'no pools'}, so that nothing in "
+                f"{'those' if some else 'it'} has a winner; --method removal explains any "
+                "encoder, by taking out every word in turn"
             )
         projection = encoder.config.projection
         if method == "pools" and projection is not None and projection.pair_rows:

@@ -71,7 +71,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check every field by its type and name, and the relation of heads and width."""
         check_fields(self, least={"num_layers": self.least_layers, "type_vocab_size": 0})
-        if self.kind in ("ponet", "bert", "local_global") and self.hidden_size % self.num_heads:
+        if (
+            self.kind in ("ponet", "bert", "local_global", "hybrid")
+            and self.hidden_size % self.num_heads
+        ):
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 "change one of them"
@@ -120,7 +123,7 @@ class EncoderConfig:
             ValueError: If "kind" is unknown or a key is not a field of that kind.
         """
         classes: tuple[type[EncoderConfig], ...] = (
-            PoNetConfig, BertConfig, LocalGlobalConfig, FNetConfig, MLPMixerConfig,
+            PoNetConfig, BertConfig, LocalGlobalConfig, FNetConfig, HybridConfig, MLPMixerConfig,
             HyperMixerConfig, LSTMConfig,
         )  # fmt: skip
         kinds = {config_class.kind: config_class for config_class in classes}
@@ -136,10 +139,8 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoNetConfig(EncoderConfig):
-    """PoNet: pooling at three granularities instead of attention (arXiv 2110.02442)."""
-
-    kind: ClassVar[str] = "ponet"
+class PoolingConfig(EncoderConfig):
+    """What PoNet's pools are made of, in every encoder that has some; no encoder by itself."""
 
     global_pool: Literal["attention", "mean", "none"] = "attention"
     """Global aggregation: attention of the mean query (paper), its first stage only, or none."""
@@ -175,6 +176,13 @@ class PoNetConfig(EncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoNetConfig(PoolingConfig):
+    """PoNet: pooling at three granularities instead of attention (arXiv 2110.02442)."""
+
+    kind: ClassVar[str] = "ponet"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BertConfig(EncoderConfig):
     """BERT: multi-head softmax attention (arXiv 1810.04805)."""
 
@@ -203,6 +211,46 @@ class LocalGlobalConfig(BertConfig):
         super().__post_init__()
         if self.window % 2:
             raise ValueError(f"window={self.window} given; an even number is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig(PoolingConfig):
+    """PoNet with attention in the place of its pools in every few layers, the first one too.
+
+    Linear in the length as long as the attention is local.
+
+    Source:
+        Pools and attention in one encoder: HybridBERT, by PoNet's authors (arXiv 2307.07258). Which
+        of its layers attend is not known here; one in three is ModernBERT's share of global ones.
+    """
+
+    kind: ClassVar[str] = "hybrid"
+
+    attention: Literal["local", "global"] = "local"
+    """What a layer without pools sees: a window of neighbours, or everything as in BERT."""
+    attention_every: int = 3
+    """Every so many layers, from the first, one attends; 1: all of them."""
+    window: int = 128
+    """Tokens that local attention sees, half of them on each side; even."""
+    attention_dropout_prob: float = 0.1
+    """Dropout on the attention probabilities, in [0, 1)."""
+
+    def layer(self, number: int) -> "HybridConfig | LocalGlobalConfig":
+        """Return what a layer, counted from 0, is configured by: itself where the layer pools.
+
+        Else local/global attention of the same sizes, all of whose layers are local or all global.
+        """
+        if number % self.attention_every:
+            return self
+        own = {entry.name for entry in dataclasses.fields(self)}
+        names = [entry.name for entry in dataclasses.fields(LocalGlobalConfig)]
+        values = {name: getattr(self, name) for name in names if name in own}
+        return LocalGlobalConfig(**values, global_every=1)
+
+    def __post_init__(self) -> None:
+        """Check the sizes of both kinds of layers."""
+        super().__post_init__()
+        self.layer(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +366,7 @@ class LSTMConfig(EncoderConfig):
         return self.bidirectional and super().first_sees_all
 
 
-def projections_in_use(config: PoNetConfig) -> tuple[str, ...]:
+def projections_in_use(config: PoolingConfig) -> tuple[str, ...]:
     """Return the names of the projections that a configuration needs.
 
     The gate multiplies the global and segment pools, so it is absent when both are off.

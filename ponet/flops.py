@@ -20,11 +20,12 @@ from ponet.config import (
     BertConfig,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     HyperMixerConfig,
     LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
-    PoNetConfig,
+    PoolingConfig,
     projections_in_use,
 )
 
@@ -87,7 +88,7 @@ def mixer_products(
         config: Encoder.
         num_tokens: L.
         num_read: R; None: all L.
-        layer: Its number from 0; layers of local/global attention differ.
+        layer: Its number from 0; layers of local/global attention and of hybrids differ.
 
     Raises:
         TypeError: If the encoder is of a kind without a formula here.
@@ -95,8 +96,8 @@ def mixer_products(
     width, num_read = config.hidden_size, num_tokens if num_read is None else num_read
     if isinstance(config, FNetConfig):
         return 0
-    if isinstance(config, BertConfig):
-        return _attention_products(config, num_tokens, num_read, layer)
+    if (window := _attention_window(config, layer)) is not None:
+        return _attention_products(width, num_tokens, num_read, window)
     if isinstance(config, MLPMixerConfig):
         return 2 * num_tokens * width * config.ffn_size
     if isinstance(config, HyperMixerConfig):
@@ -104,7 +105,7 @@ def mixer_products(
         return num_tokens * width * (makers + 2 * config.mixing_size)
     if isinstance(config, LSTMConfig):
         return num_tokens * width**2 * (6 if config.bidirectional else 8)
-    if not isinstance(config, PoNetConfig):
+    if not isinstance(config, PoolingConfig):
         raise TypeError(f"no operation count for {type(config).__name__}; add its mixer here")
     in_use = projections_in_use(config)
     pooled = ("segment" in in_use) + ("local" in in_use)
@@ -114,13 +115,21 @@ def mixer_products(
     return products + (width**2 if "query" in in_use else 0)
 
 
-def _attention_products(
-    config: BertConfig, num_tokens: float, num_read: float, layer: int
-) -> float:
-    """Return the multiplications of an attention mixer; a local layer computes all its tokens."""
-    width = config.hidden_size
+def _attention_window(config: EncoderConfig, layer: int) -> float | None:
+    """Return how far a layer attends: W tokens or infinitely many; None: it has no attention."""
     if isinstance(config, LocalGlobalConfig) and layer % config.global_every:
-        seen = min(num_tokens, 2 * config.window)
+        return config.window
+    if isinstance(config, BertConfig):
+        return math.inf
+    if isinstance(config, HybridConfig) and not layer % config.attention_every:
+        return config.window if config.attention == "local" else math.inf
+    return None
+
+
+def _attention_products(width: int, num_tokens: float, num_read: float, window: float) -> float:
+    """Return the multiplications of an attention mixer; a local layer computes all its tokens."""
+    if window < math.inf:
+        seen = min(num_tokens, 2 * window)
         return (3 * num_tokens + num_read) * width**2 + 2 * num_tokens * seen * width
     return 2 * (num_tokens + num_read) * width**2 + 2 * num_tokens * num_read * width
 

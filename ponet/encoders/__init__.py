@@ -8,6 +8,7 @@ from ponet.config import EncoderConfig
 from ponet.encoders.backbone import Encoder, TokenMixer
 from ponet.encoders.bert import BertMixer
 from ponet.encoders.fnet import FNetMixer
+from ponet.encoders.hybrid import hybrid_mixer
 from ponet.encoders.hyper_mixer import HyperTokenMixer
 from ponet.encoders.local_global import layer_mixer
 from ponet.encoders.lstm import LSTMMixer
@@ -36,6 +37,7 @@ _MIXERS: dict[str, Callable[[Any, int], TokenMixer]] = {
     "ponet": lambda config, _: PoNetMixer(config),
     "bert": lambda config, _: BertMixer(config),
     "local_global": layer_mixer,
+    "hybrid": hybrid_mixer,
     "fnet": lambda *_: FNetMixer(),
     "mlp_mixer": lambda config, _: MLPTokenMixer(config),
     "hyper_mixer": lambda config, _: HyperTokenMixer(config),

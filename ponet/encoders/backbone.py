@@ -291,7 +291,11 @@ class Encoder(nn.Module):
         return apart and bool(mixers) and self.config.projection is None
 
     def prepare(self, batch: EncoderBatch) -> Any:
-        """Return the plan that every layer gets for this batch.
+        """Return the plan of the first layer; where all mixers are alike, that of every layer."""
+        return self.plans(batch)[0] if self.layers else None
+
+    def plans(self, batch: EncoderBatch) -> list[Any]:
+        """Return the plan of each layer; mixers that prepare alike share one.
 
         Raises:
             ValueError: If the texts of a row would see each other.
@@ -302,11 +306,10 @@ class Encoder(nn.Module):
                 "each other; give every text a row of its own (PoNet needs "
                 "guard_special_tokens=True and local_window <= 5, and none takes hashed words so)"
             )
-        if not self.layers:
-            return None
-        mixer = self.layers[0].mixer
-        assert isinstance(mixer, TokenMixer)
-        return mixer.prepare(batch)
+        mixers: list[Any] = [block.mixer for block in self.layers]
+        first = {type(mixer).prepare: mixer for mixer in reversed(mixers)}
+        made = {prepare: mixer.prepare(batch) for prepare, mixer in first.items()}
+        return [made[type(mixer).prepare] for mixer in mixers]
 
     def forward(self, batch: EncoderBatch, read_BR: Tensor | None = None) -> Tensor:
         """Return the last hidden states (B, L, D), or those of some tokens (B, R, D).
@@ -321,9 +324,9 @@ class Encoder(nn.Module):
         if read_BR is not None and not (self.sparse_last_block and self.layers):
             return at_positions(self(batch), read_BR)
         x_BLD: Tensor = self.embeddings(batch)
-        plan = self.prepare(batch)
+        plans = self.plans(batch)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        for number, block in enumerate(self.layers, start=1):
+        for number, (block, plan) in enumerate(zip(self.layers, plans, strict=True), start=1):
             inputs: tuple[Any, ...] = (x_BLD, plan)
             if read_BR is not None and number == len(self.layers):
                 inputs = (*inputs, read_BR)

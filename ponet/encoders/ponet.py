@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
-from ponet.config import PoNetConfig, projections_in_use
+from ponet.config import PoolingConfig, projections_in_use
 from ponet.dropout import Dropout
 from ponet.encoders.backbone import TokenMixer, at_positions
 from ponet.pooling.global_pool import Weights, attend, mean_query, pool_projected
@@ -33,7 +33,7 @@ class PoNetMixer(TokenMixer):
     segment: nn.Linear
     local: nn.Linear
 
-    def __init__(self, config: PoNetConfig) -> None:
+    def __init__(self, config: PoolingConfig) -> None:
         """Create the parameters that the configuration uses, and no others."""
         super().__init__()
         self.config = config

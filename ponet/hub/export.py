@@ -14,7 +14,7 @@ import torch
 
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
-from ponet.config import EncoderConfig, PoNetConfig
+from ponet.config import EncoderConfig, PoNetConfig, PoolingConfig
 from ponet.foreign import TrainedModel
 from ponet.heads import SequenceClassifier
 from ponet.hub.bits import compare, export_bits, rounded
@@ -294,7 +294,7 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
 def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
     """Return where transformers' pipelines do something else than `python -m finetune predict`."""
     lines = [f"texts of more than {task['max_len']} tokens are cut only with truncation=True"]
-    if isinstance(config, PoNetConfig) and task["segments"] != "separators":
+    if isinstance(config, PoolingConfig) and task["segments"] != "separators":
         lines.append(
             f"it was trained with {task['segments']} as pooling segments; give their numbers as "
             "segment_ids, because without them each text is one segment and outputs differ"
@@ -315,7 +315,7 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
 def _onnx(source: Source, options: argparse.Namespace) -> None:
     model, task = source.model, source.task
     config = model.encoder.config
-    if options.segment_input and not isinstance(config, PoNetConfig):
+    if options.segment_input and not isinstance(config, PoolingConfig):
         raise ValueError(f"--segment-input would do nothing: a {config.kind} model has no segments")
     if isinstance(model, SequenceClassifier) and task is not None:
         _labels(model, task)

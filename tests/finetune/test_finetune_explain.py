@@ -17,7 +17,7 @@ from finetune.deciding import Decider, without, words_of
 from finetune.explain import page_text
 from finetune.predict import Predictor
 from finetune.tasks.spec import Row
-from ponet import FNetConfig, PoNetConfig, ProjectionConfig, SequenceClassifier
+from ponet import FNetConfig, HybridConfig, PoNetConfig, ProjectionConfig, SequenceClassifier
 
 TEXT = "The film, it was good <b>good</b> & awful."
 
@@ -104,7 +104,7 @@ def test_removal_is_the_answer_less_the_answer_without_the_word(
     assert "the same text without the word" in page and "local maxima" not in page
 
 
-@pytest.mark.parametrize("kind", ["fnet", "hashed"])
+@pytest.mark.parametrize("kind", ["fnet", "hybrid", "hashed"])
 def test_encoders_without_pools_are_explained_by_removal_alone(
     kind: str, tokenizer_json: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +113,8 @@ def test_encoders_without_pools_are_explained_by_removal_alone(
     if kind == "hashed":
         hashes = ProjectionConfig(feature_size=32, num_hashes=4)
         config = PoNetConfig.preset("nano", **sizes, projection=hashes)
+    if kind == "hybrid":
+        config = HybridConfig.preset("nano", **{**sizes, "num_layers": 2})
     model = SequenceClassifier(config, num_labels=2)
     folder = save_classifier(tmp_path / "c", model, info(), tokenizer_json=tokenizer_json)
     (told,), _ = explain(folder, [{"text": "good film"}], tmp_path, "--method", "removal")
@@ -124,7 +126,8 @@ def test_encoders_without_pools_are_explained_by_removal_alone(
     files = ["--input", str(tmp_path / "new.jsonl"), "--output", str(tmp_path / "why.html")]
     assert main(["explain", "--model", str(folder), *files]) == 2
     said = capsys.readouterr().err
-    assert "(fnet) has no pools" in said and "--method removal" in said
+    lacks = {"fnet": "(fnet) has no pools", "hybrid": "(hybrid) has layers without pools"}
+    assert lacks[kind] in said and "--method removal" in said
 
 
 def test_scores_and_pairs_are_explained(tokenizer_json: Path, tmp_path: Path) -> None:

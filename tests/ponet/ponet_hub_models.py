@@ -2,7 +2,7 @@
 
 import torch
 
-from ponet import BertConfig, FNetConfig, PoNetConfig, PretrainingModel, save_bundle
+from ponet import BertConfig, FNetConfig, HybridConfig, PoNetConfig, PretrainingModel, save_bundle
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "falls", "on", "the", "old", "town",
          "and", "a", "dog", "sleeps", "."]  # fmt: skip
@@ -19,6 +19,7 @@ CONFIGS = {
     "fnet": (FNetConfig(**SIZES), 3),
     "fnet_released": (FNetConfig(**SIZES, embedding_projection=True, activation="gelu_tanh",
                                  type_vocab_size=4), 2),
+    "hybrid": (HybridConfig(**SIZES, window=8), 3),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from ponet import (
     EncoderBatch,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     HyperMixerConfig,
     LSTMConfig,
     MLPMixerConfig,
@@ -23,7 +24,7 @@ from ponet.batch import real_first
 from ponet.encoders.backbone import extend_positions
 from ponet.segments import segments_from_count, segments_from_separators, segments_from_starts
 
-KINDS = [PoNetConfig, BertConfig, FNetConfig, HyperMixerConfig, LSTMConfig]
+KINDS = [PoNetConfig, BertConfig, FNetConfig, HybridConfig, HyperMixerConfig, LSTMConfig]
 
 
 @pytest.mark.parametrize("config_class", KINDS)

@@ -63,6 +63,7 @@ def test_the_fourier_transform_is_four_products(tokens, width):
         ("ponet_ablated", {"head": "encoder"}),
         ("bert", {}),
         ("fnet", {"head": "encoder"}),
+        ("hybrid", {"segment_input": True}),
     ],
 )
 def test_onnxruntime_gives_pytorch_s_outputs_at_every_size(name, options, tmp_path):

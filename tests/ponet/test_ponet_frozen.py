@@ -13,6 +13,7 @@ from ponet import (
     BertConfig,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     LocalGlobalConfig,
     LSTMConfig,
     PoNetConfig,
@@ -33,6 +34,7 @@ CONFIGS = [
     BertConfig(**SIZES),
     LocalGlobalConfig(**SIZES),
     FNetConfig(**SIZES),
+    HybridConfig(**SIZES),
     LSTMConfig(**SIZES),
 ]
 LENGTHS = (12, 9, 4)

@@ -10,7 +10,7 @@ import torch._dynamo as dynamo
 from pytorch_lightning import Trainer
 
 from benchmarks.rivals import make_batch
-from ponet import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
+from ponet import BertConfig, EncoderConfig, FNetConfig, HybridConfig, PoNetConfig
 from pretrain.datamodule import PretrainDataModule
 from pretrain.module import MAX_COMPILED_GRAPHS, PretrainModule, encoder_batch
 
@@ -74,7 +74,7 @@ def data_of(
     )
 
 
-@pytest.mark.parametrize("encoder", [PoNetConfig, BertConfig, FNetConfig])
+@pytest.mark.parametrize("encoder", [PoNetConfig, BertConfig, FNetConfig, HybridConfig])
 def test_a_run_compiles_one_shape_for_training_and_two_for_evaluation_in_two_graphs(
     encoder: type[EncoderConfig], tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]]
 ) -> None:
