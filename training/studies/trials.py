@@ -214,7 +214,8 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     from training.reports.trials import grouped
     from training.result import read_result
 
-    fits = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    runs = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    fits = [run for run in runs if not run.is_baseline]  # a linear model says nothing of the run
     found: dict[str, dict[str, Any]] = {}
     for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
         settings = list(grouped(of_task, lambda fit: fit.setting).values())
