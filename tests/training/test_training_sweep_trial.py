@@ -247,6 +247,7 @@ def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str
         "evaluation": {"validation": {} if score is None else {"score": score}, **values},
         "majority": {"validation": {"score": 0.25}, "test": {"score": 0.3}},
         "diverged": score is None,
+        "data": {"best_constant": {"test": {"score": 0.35}}},
     }
 
 
@@ -280,6 +281,7 @@ def test_a_study_reports_the_setting_that_is_best_on_validation(tmp_path: Path) 
     assert (imdb["score"], imdb["n"], imdb["split"]) == (pytest.approx(0.8), 2, "test")
     assert imdb["setting"] == {"lr": 0.1} and imdb["num_settings"] == 3
     assert (rte["score"], rte["scores"], rte["num_diverged"]) == (0.425, [0.6, 0.25], 1)
+    assert (imdb["constant"], rte["constant"]) == (0.35, 0.25)  # the better constant answer
     assert json.loads((tmp_path / "study.json").read_text()) == study
 
 

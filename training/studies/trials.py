@@ -223,6 +223,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
         has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
         split = "test" if has_test else "validation"
         scores = [fit.score(split) for fit in best]
+        levels = [level for fit in best if (level := fit.constant(split)) is not None]
         found[task] = {
             "score": fmean(scores),
             "sd": stdev(scores) if len(scores) > 1 else None,
@@ -230,7 +231,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
             "scores": scores,
             "split": split,
             "metrics": best[0].result["score"],
-            "constant": best[0].result["majority"].get(split, {}).get("score"),
+            "constant": fmean(levels) if levels else None,
             "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
             "num_settings": len(settings),
             "setting": {name: value for name, value in best[0].setting if value is not None},
