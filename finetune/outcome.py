@@ -132,9 +132,10 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     by_epochs = isinstance(epochs, int) and epochs > 0  # a fit by steps has a share, or -1
     of_all = f" of {epochs}" if by_epochs else f", step {result['best_step']}"
     found = {f"epoch {result['best_epoch']}{of_all}": result["evaluation"], **constants}
-    lines = [""]
+    unit, lines = "sentence(s)" if result["kind"] == "sentences" else "row(s)", [""]
     for split in result["evaluation"] or result["majority"]:
-        lines += _split_lines(split, found, data["f1_label"], data["splits"][split]["labels"])
+        labels = data["splits"][split]["labels"]
+        lines += _split_lines(split, found, data["f1_label"], labels, unit=unit)
     lines.append(
         f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation by "
         f"{' + '.join(metric_title(m, data['f1_label']) for m in result['score'])}, so that score "
@@ -218,7 +219,12 @@ def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:
 
 
 def _split_lines(
-    split: str, found: Mapping[str, Scores], f1_label: str, labels: Mapping[str, Any]
+    split: str,
+    found: Mapping[str, Scores],
+    f1_label: str,
+    labels: Mapping[str, Any],
+    *,
+    unit: str = "row(s)",
 ) -> list[str]:
     """Return a table of a split's scores, and below it what there is of languages or classes.
 
@@ -227,6 +233,7 @@ def _split_lines(
         found: Row -> split -> its scores; those of the first row have classes.
         f1_label: Which class F1 is of.
         labels: Class -> rows that have it, where they are known.
+        unit: What these are.
     """
     known = {title: scores[split] for title, scores in found.items() if split in scores}
     first = next(iter(known.values()))
@@ -253,7 +260,7 @@ def _split_lines(
     below = _aligned(classes, first=2 + max([30, *map(len, labels)]))
     ends = [
         "",
-        *("" if count is None else f"   {counted(count, 'row(s)')}" for count in labels.values()),
+        *("" if count is None else f"   {counted(count, unit)}" for count in labels.values()),
     ]
     return [*lines, *(line + end for line, end in zip(below, ends, strict=True))]
 

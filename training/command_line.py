@@ -5,6 +5,7 @@ and dispatch import neither torch nor a parser.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -180,8 +181,9 @@ def parse_options(
 
     Args:
         config_class: Its fields are the options, their docstrings the help. An option of several
-            values has them all behind it; `--dry-run` is `--dry_run` too, and a yes-or-no option
-            alone means yes; of a mapping or a dataclass a part may be given, `--fit.a.b 3`.
+            values has them all behind it, or a list, `[a, b]`; `--dry-run` is `--dry_run` too, and
+            a yes-or-no option alone means yes; of a mapping or a dataclass a part may be given,
+            `--fit.a.b 3`.
         arguments: What stands after the command.
         program: The command, for help and messages.
         aliases: Another name of an option -> its field.
@@ -209,6 +211,7 @@ def parse_options(
         most = len(words) if is_list and name not in repeated else 1
         while not equals and words and words[0][:2] != "--" and len(values) < most:
             values.append(words.pop(0))
+        values = _in_brackets(values) if is_list and word[:2] == "--" else values
         if not values and kinds.get(name) is not bool:
             raise ValueError(f"{word} has no value ({program} --help lists the options)")
         if name == "config" and not positional:
@@ -222,6 +225,15 @@ def parse_options(
             value = {key: value}
         given = merged(given, {name: value})
     return filled(config_class, given)
+
+
+def _in_brackets(words: list[str]) -> list[Any]:
+    """The values of a list that is written as in YAML and JSON; other words as they are."""
+    text = " ".join(words)
+    with contextlib.suppress(ValueError):
+        if text.startswith("[") and isinstance(values := load_yaml(text), list):
+            return values
+    return words
 
 
 def _file_values(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:

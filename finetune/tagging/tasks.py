@@ -99,16 +99,21 @@ def _tags(row: Row, source: str, targets: Targets) -> Sequence[str]:
 
 def _labels(train: SplitRows, targets: Targets) -> list[str]:
     """Return the labels of the texts, sorted; none where no text has one or none is wanted."""
-    found = {row.line: row.tagged.label for row in train.rows if row.tagged}
-    without = [line for line, label in found.items() if label is None]
-    if targets == "tags" or (targets == "both" and len(without) == len(found)):
+    found = [row.tagged.label for row in train.rows if row.tagged]
+    if targets == "tags" or (targets == "both" and set(found) == {None}):
         return []
-    if without:
+    return sorted({_label(row, train.source) for row in train.rows})
+
+
+def _label(row: Row, source: str) -> str:
+    """Return the label of a text, where texts have one."""
+    assert row.tagged is not None
+    if row.tagged.label is None:
         raise ValueError(
-            f"{train.source}, line {without[0]}: the text has no label but others have; give every "
-            "text one, or leave them out with --data.targets tags"
+            f"{source}, line {row.line}: the text has no label but others have; give every text "
+            "one, or leave them out in training with --data.targets tags"
         )
-    return sorted({label for label in found.values() if label is not None})
+    return row.tagged.label
 
 
 def _with_targets(spec: TaskSpec, split: SplitRows, targets: Targets) -> SplitRows:
@@ -117,9 +122,9 @@ def _with_targets(spec: TaskSpec, split: SplitRows, targets: Targets) -> SplitRo
     rows = []
     for row in split.rows:
         assert row.tagged is not None
-        tags, label = _tags(row, split.source, targets), row.tagged.label
+        tags = _tags(row, split.source, targets)
         repairs[UNSEEN_TAGS] += sum(tag not in known for tag in tags)
-        target = float(places.get(label or "", UNSEEN)) if spec.labels else 0.0
+        target = float(places.get(_label(row, split.source), UNSEEN)) if spec.labels else 0.0
         repairs[UNSEEN_LABELS] += target == UNSEEN
         rows.append(row._replace(target=target))
     counts = {what: count for what, count in repairs.items() if count}

@@ -160,6 +160,15 @@ def test_a_grids_file_and_the_command_line_over_it(tmp_path: Path) -> None:
     assert folders == {"cola": "data", "rte": "other"}
 
 
+@pytest.mark.parametrize("tasks", [['["cola", "rte"]'], ["[cola,", "rte]"], ["cola", "rte"]])
+def test_a_list_may_stand_in_brackets_as_in_yaml(tasks: list[str]) -> None:
+    config = parse_grid(
+        ["--encoder", "[x, y]", "--encoder", "z", "--lrs=[1e-4]", "--tasks", *tasks]
+    )
+    assert config.tasks == ("cola", "rte") and config.lrs == (1e-4,)
+    assert config.encoders == ("x", "y", "z")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -191,6 +200,8 @@ def test_mistakes_in_a_grids_file_name_the_file(tmp_path: Path, text: str, messa
             "unknown key 'speed'",
         ),
         (["--tasks", "cola", "--lrs", "1", "--encoder", "a", "--fit.x"], "--fit.x has no value"),
+        (["--lrs", "[1e-4", "--tasks", "cola"], r"'lrs.0' is '\[1e-4', it must be a number"),
+        (["--tasks", "[]"], "--tasks has no value"),
         (["--dry_run", "perhaps"], "'dry_run' is 'perhaps', it must be true or false"),
     ],
 )

@@ -168,3 +168,14 @@ def test_a_table_without_tagged_texts_or_baselines_says_nothing_of_them(tmp_path
     write_seeds(tmp_path, [0.4, 0.5])
     text = report_of(tmp_path).text("md")
     assert "Tagged texts" not in text and "linear model" not in text
+
+
+def test_settings_are_counted_where_the_same_rows_chose_and_are_reported(tmp_path: Path) -> None:
+    write(tmp_path, make_result("cola"))
+    for lr in (1e-4, 3e-5):
+        write(tmp_path, make_result("imdb", test=0.7, lr=lr))
+    text = report_of(tmp_path).text("md")
+    assert "CoLA. The same rows chose the epoch, so these scores flatter" in text
+    write(tmp_path, make_result("cola", lr=1e-4))
+    text = report_of(tmp_path).text("md")
+    assert "The same rows chose the setting, from up to 2, and the epoch" in text

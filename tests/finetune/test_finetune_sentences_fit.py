@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from finetune_sentences import document_options, fit_documents, write_documents
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
+from finetune.outcome import fit_lines
 from finetune.predict import Predictor
 from ponet.cli import main as ponet_main
 
@@ -53,6 +55,9 @@ def test_longer_documents_are_read_in_windows_and_counted(labeller: Path):
     assert "windows more than documents" in what and data["num_rows"] == 30
     assert data["num_sentences"] == sum(data["labels"].values()) > 30
     assert result_of(labeller)["evaluation"]["test"]["num_rows"] == 30
+    said = "\n".join(fit_lines(result_of(labeller), labeller))
+    for label, count in data["labels"].items():
+        assert re.search(rf"  {label} .*   {count} sentences", said)
 
 
 def test_an_interrupted_fit_equals_one_that_was_left_alone(

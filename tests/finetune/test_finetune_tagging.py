@@ -8,6 +8,8 @@ import pytest
 
 from finetune.tagging.files import CUT_WORDS, read_tagged
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
+from finetune.tasks.registry import OwnFiles, load_task
+from finetune.tasks.spec import Wanted
 
 
 def conlleval_chunks(tags):
@@ -176,3 +178,27 @@ def test_the_real_files_have_their_known_sizes(shared_dir):
     atis = {split: read_tagged(folder / "atis" / split, repairs) for split in ("train", "test")}
     assert {split: len(texts) for split, texts in atis.items()} == {"train": 4_478, "test": 893}
     assert sum("#" in text.label for text in atis["test"]) == 15
+
+
+def test_a_label_of_any_language_is_one_that_training_saw(tmp_path):
+    header, row = "id\tutterance\tslot_labels\tintent\n", "1\tgo\tO\t{}\n"
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}_DE.tsv").write_text(header + row.format("left"))
+        (tmp_path / f"{split}_EN.tsv").write_text(header + row.format("right"))
+    task = load_task("multiatis", folder=str(tmp_path))
+    assert task.spec.labels == ("left", "right")
+    assert all(not split.repairs for split in task.splits.values())
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_text_without_the_label_that_is_asked_for_is_no_unseen_label(tmp_path, place):
+    rows = [{"words": ["go"], "tags": ["O"], "label": label} for label in ("left", "right")]
+    train, other = tmp_path / "train.jsonl", tmp_path / "dev.jsonl"
+    train.write_text("\n".join(map(json.dumps, rows)))
+    del rows[place]["label"]
+    other.write_text("\n".join(map(json.dumps, rows)))
+    own = OwnFiles(kind="tags", train=str(train), validation=str(other))
+    with pytest.raises(ValueError, match=rf"dev.jsonl, line {place + 1}: the text has no label"):
+        load_task("own", own=own)
+    found = load_task("own", own=own, wanted=Wanted(targets="tags"))
+    assert found.spec.labels == () and len(found.splits["validation"].rows) == 2

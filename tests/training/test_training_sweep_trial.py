@@ -16,7 +16,7 @@ from sweep_files import REPOSITORY, record
 from pretrain.cli import main
 from training.command_line import option_value
 from training.interruption import RUNNER_VARIABLE
-from training.result import _KEYS
+from training.result import _KEYS, BASELINE
 from training.studies.command import own_steps, parse_trial, with_run_folder
 from training.studies.runner import AGENT_VARIABLES
 from training.studies.trials import downstream_scores, write_study
@@ -247,6 +247,7 @@ def result(task: str, seed: int, score: float | None, **values: Any) -> dict[str
         "evaluation": {"validation": {} if score is None else {"score": score}, **values},
         "majority": {"validation": {"score": 0.25}, "test": {"score": 0.3}},
         "diverged": score is None,
+        "data": {"best_constant": {"test": {"score": 0.35}}},
     }
 
 
@@ -280,7 +281,16 @@ def test_a_study_reports_the_setting_that_is_best_on_validation(tmp_path: Path) 
     assert (imdb["score"], imdb["n"], imdb["split"]) == (pytest.approx(0.8), 2, "test")
     assert imdb["setting"] == {"lr": 0.1} and imdb["num_settings"] == 3
     assert (rte["score"], rte["scores"], rte["num_diverged"]) == (0.425, [0.6, 0.25], 1)
+    assert (imdb["constant"], rte["constant"]) == (0.35, 0.25)  # the better constant answer
     assert json.loads((tmp_path / "study.json").read_text()) == study
+
+
+def test_a_linear_model_beside_the_fits_is_never_the_score_of_the_run(tmp_path: Path) -> None:
+    free = result("imdb", 0, 0.9, lr=0.0)
+    free["encoder"] |= {"kind": BASELINE, "num_features": 1, "cpu_s": 0.1}
+    write_results(tmp_path, [result("imdb", 42, 0.5), free])
+    imdb = downstream_scores(tmp_path / "downstream")["imdb"]
+    assert (imdb["score"], imdb["num_settings"], imdb["setting"]) == (0.5, 1, {"lr": 0.1})
 
 
 def test_a_damaged_or_foreign_result_is_named(tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     from training.reports.trials import grouped
     from training.result import read_result
 
-    fits = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    runs = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
+    fits = [run for run in runs if not run.is_baseline]  # a linear model says nothing of the run
     found: dict[str, dict[str, Any]] = {}
     for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
         settings = list(grouped(of_task, lambda fit: fit.setting).values())
@@ -222,6 +223,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
         has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
         split = "test" if has_test else "validation"
         scores = [fit.score(split) for fit in best]
+        levels = [level for fit in best if (level := fit.constant(split)) is not None]
         found[task] = {
             "score": fmean(scores),
             "sd": stdev(scores) if len(scores) > 1 else None,
@@ -229,7 +231,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
             "scores": scores,
             "split": split,
             "metrics": best[0].result["score"],
-            "constant": best[0].result["majority"].get(split, {}).get("score"),
+            "constant": fmean(levels) if levels else None,
             "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
             "num_settings": len(settings),
             "setting": {name: value for name, value in best[0].setting if value is not None},
