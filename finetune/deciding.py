@@ -135,7 +135,7 @@ class Decider:
             {**word._asdict(), "word": _characters(row, word), **said}
             for word, said in zip(found.words, told.pop("words"), strict=True)
         ]
-        rest = {"words_cut": len(words_of(row)) - len(named), **told, "words": named}
+        rest = {"words_cut": _num_cut(row, found), **told, "words": named}
         return {"line": row.line, **answer, **rest}
 
     def read(self, row: Row) -> "Reading":
@@ -205,6 +205,16 @@ class Decider:
         ]
         width = predictor.classifier.model.encoder.config.hidden_size
         return {"channels": width, "given_by_others": table[0][-1], "words": said[:-1]}
+
+
+def _num_cut(row: Row, found: Reading) -> int:
+    """Return how many words stand behind the last one read of their text, of one that was cut.
+
+    A word of characters that the tokenizer drops has no token either, wherever it stands.
+    """
+    last = {word.text: word.start for word in found.words}
+    behind = (word.start > last.get(word.text, -1) for word in words_of(row))
+    return sum(behind) if found.text.is_truncated else 0
 
 
 def _short(value: float) -> float:

@@ -67,7 +67,8 @@ class Bundle:
     ) -> Tensor:
         """Return one vector for each text: float32 (n, D), on the CPU.
 
-        Texts are cut into sentences, the segments of pretraining; text of any length is taken.
+        Texts are cut into sentences, and segments are those of pretraining; text of any length is
+        taken.
         The model may be moved to a GPU before: `bundle.model.to("cuda")`.
 
         Args:
@@ -134,7 +135,11 @@ class Bundle:
                 "this bundle has no tokenizer.json, so text cannot be turned into tokens; put the "
                 "tokenizer of its pretraining into its folder"
             )
-        return TextFormat(self.tokenizer_path, language=self.metadata.get("language") or "en")
+        return TextFormat(
+            self.tokenizer_path,
+            language=self.metadata.get("language") or "en",
+            segments=self.metadata.get("segments") or {},
+        )
 
 
 def save_bundle(

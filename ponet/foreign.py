@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_prep.manifest import TokenizerInfo
+from data_prep.manifest import MANIFEST_NAME, TokenizerInfo
 from ponet.config import EncoderConfig, PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.names import KeyTable, drop_tied_decoder, foreign_config, import_state, weight_table
@@ -216,7 +216,11 @@ class TrainedModel:
 
 
 def trained_model(
-    checkpoint: Mapping[str, Any], *, where: object, drop: Sequence[str] = ()
+    checkpoint: Mapping[str, Any],
+    *,
+    where: object,
+    drop: Sequence[str] = (),
+    shards: Path | None = None,
 ) -> TrainedModel:
     """Return the model that a checkpoint holds, read without the code that wrote it.
 
@@ -227,6 +231,7 @@ def trained_model(
         checkpoint: Its content, with whole weights.
         where: What to call it in an error.
         drop: Shell patterns of weights to leave out.
+        shards: What it was trained on, where it lies now; None: where the run had it.
     """
     if _RUN_KEY not in checkpoint:
         raise ValueError(f"{where} is not a checkpoint of `pretrain fit`: it has no {_RUN_KEY!r}")
@@ -234,7 +239,9 @@ def trained_model(
     config = run_encoder(run)
     data = checkpoint.get("PretrainDataModule", {})
     fingerprint = data.get("fingerprint", {})
-    shards = run.get("config", {}).get("data", {}).get("folder")
+    named = run.get("config", {}).get("data", {}).get("folder")
+    folder = shards or (Path(named) if named else None)
+    language, segments = _language(folder, fingerprint.get("data")), fingerprint.get("segments", {})
     return TrainedModel(
         converted=foreign_model(config, checkpoint["state_dict"], where=where, drop=drop),
         metadata={
@@ -243,8 +250,25 @@ def trained_model(
             "samples_seen": data.get("samples_seen"),
             "max_len": fingerprint.get("max_len"),
             "data_digest": fingerprint.get("data"),
+            **({"language": language} if language else {}),
+            **({"segments": segments} if segments.get("rule", "sentence") != "sentence" else {}),
             **({_STARTED: run[_STARTED]} if run.get(_STARTED) else {}),
         },
-        shards=Path(shards) if shards else None,
+        shards=folder,
         tokenizer_digest=fingerprint.get("tokenizer"),
     )
+
+
+def _language(shards: Path | None, digest: str | None) -> str | None:
+    """Return the language by whose rules shards were cut into sentences, if they are still there.
+
+    Args:
+        shards: Their folder.
+        digest: What the run knows of them; of other shards nothing is said.
+    """
+    path = None if shards is None else shards / MANIFEST_NAME
+    if path is None or not path.is_file():
+        return None
+    manifest = read_json(path)
+    sentences = (manifest.get("settings") or {}).get("sentences") or {}
+    return sentences.get("language") if manifest.get("digest") == digest else None

@@ -1,16 +1,17 @@
 """Texts to the input of an encoder, in the format of pretraining: [CLS], sentences, [SEP].
 
-[CLS], every sentence and [SEP] are one pooling segment each. A text that does not fit becomes
-several windows, each with its own [CLS] and [SEP], cut between sentences where that is possible.
+[CLS], every sentence (or what else pretraining took) and [SEP] are one pooling segment each. A text
+that does not fit becomes several windows, each with its own [CLS] and [SEP], cut between sentences
+where that is possible.
 Invariant: the windows of a text hold each of its tokens once and in order, unless it is cut; the
 sentences are those of data preparation, with headings kept.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ponet.tokenizer import load_tokenizer
 MASK = "[MASK]"
 LongTexts = Literal["windows", "tile", "cut"]
 _NUM_DELIMITERS = 2
+_SENTENCES = {"rule": "sentence"}
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -63,12 +65,20 @@ class TextFormat:
     Args:
         tokenizer_json: File of the tokenizers library.
         language: Language code of sentencex.
+        segments: `rule` of pretraining: "sentence" (also where nothing is said), "text" = all of a
+            row between [CLS] and [SEP] is one, or "fixed" = every `tokens_per_segment` tokens.
     """
 
-    def __init__(self, tokenizer_json: Path, *, language: str = "en") -> None:
+    def __init__(
+        self,
+        tokenizer_json: Path,
+        *,
+        language: str = "en",
+        segments: Mapping[str, Any] = _SENTENCES,
+    ) -> None:
         """Load the tokenizer; it must have [CLS] and [SEP]."""
         self._tokenizer = load_tokenizer(tokenizer_json)
-        self._language = language
+        self._language, self._segments = language, {**_SENTENCES, **segments}
         self._cls, self._sep = (self.token_id(token) for token in ("[CLS]", "[SEP]"))
 
     def token_id(self, token: str) -> int:
@@ -112,10 +122,17 @@ class TextFormat:
         for number, sentences in enumerate(split):
             tokens = [list(next(encodings).ids) for _ in sentences]
             for piece in _laid_out(tokens, max_len - _NUM_DELIMITERS, long_texts):
-                segments = [n for n, ids in enumerate(piece, start=1) for _ in ids]
                 ids = [self._cls, *(token for ids in piece for token in ids), self._sep]
-                rows.append(Window(number, ids, [0, *segments, len(piece) + 1]))
+                segments = self._segment_ids([len(ids) for ids in piece])
+                rows.append(Window(number, ids, [0, *segments, max(segments, default=0) + 1]))
         return rows
+
+    def _segment_ids(self, lengths: Sequence[int]) -> list[int]:
+        """Return the segment, from 1, of each token of sentences of these lengths."""
+        rule, size = self._segments["rule"], self._segments.get("tokens_per_segment", 1)
+        if rule == "sentence":
+            return [n for n, length in enumerate(lengths, start=1) for _ in range(length)]
+        return [1 + (place // size) * (rule == "fixed") for place in range(sum(lengths))]
 
 
 def window_batch(windows: Sequence[Window]) -> EncoderBatch:

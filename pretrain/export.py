@@ -98,8 +98,8 @@ def write_bundle(
     from ponet.foreign import trained_model
     from ponet.weight_files import TOKENIZER_NAME
 
-    trained = trained_model(checkpoint, where="the checkpoint")
-    path = (shards or trained.shards or Path()) / TOKENIZER_NAME
+    trained = trained_model(checkpoint, where="the checkpoint", shards=shards)
+    path = (trained.shards or Path()) / TOKENIZER_NAME
     advice = "give the folder of the run's shards by --folder"
     if not path.is_file():
         raise ValueError(f"no tokenizer at {path}: {advice}")

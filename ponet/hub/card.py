@@ -44,7 +44,8 @@ def model_card(
         manifest: manifest.json of the shards, or the folder that holds it.
         results: table.json of `python -m finetune report`.
         results_encoder: Name of this encoder in the table; needed where it has several.
-        **words: `notes`, `licence`, `language` and `lines` (of costs), as for `render`.
+        **words: `notes`, `licence`, `language` and `lines` (of costs), as for `render`, and
+            `last_step`, where the curve ends, for a checkpoint of a run that went on.
     """
     if manifest is not None:
         manifest = manifest / "manifest.json" if manifest.is_dir() else manifest
@@ -62,7 +63,7 @@ def model_card(
         data_rows=[_source_row(source) for source in (shards or {}).get("sources", [])],
         settings=None if run is None else _settings(run),
         steps=metadata.get("steps"),
-        curve=_curve([] if run is None else _metric_rows(run)),
+        curve=_curve([] if run is None else _metric_rows(run), last=words.pop("last_step", None)),
         results=None if results is None else _results(results, results_encoder),
         shown=_shown,
         spread=_spread,
@@ -158,13 +159,13 @@ def validations(run: Path) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in _metric_rows(run) if "val/mlm_loss" in row}
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a few validations of a run, spread over it, as a table."""
+def _curve(rows: Sequence[Mapping[str, Any]], *, last: int | None) -> dict[str, Any]:
+    """Return a few validations of a run, spread over it or up to a last step, as a table."""
     points = [row for row in rows if any(key.startswith("val/") for key in row)]
+    points = [row for row in points if last is None or row["step"] <= last]
     names = sorted({key for row in points for key in row if key.startswith("val/")})
     names = ["step", *names[:_CURVE_COLUMNS]]
-    last = len(points) - 1
-    chosen = sorted({round(last * i / (_CURVE_ROWS - 1)) for i in range(_CURVE_ROWS)})
+    chosen = sorted({round((len(points) - 1) * i / (_CURVE_ROWS - 1)) for i in range(_CURVE_ROWS)})
     table = [[_shown(points[i].get(name)) for name in names] for i in chosen] if points else []
     return {"head": names, "rows": table, "num_points": len(points)}
 

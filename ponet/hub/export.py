@@ -186,7 +186,8 @@ def _revisions(options: argparse.Namespace) -> None:
     words = _words(options) | _sources(options)
 
     def card(trained: TrainedModel, revision: str) -> str:
-        named = words | {"name": f"{words['name']}, {revision}", "lines": []}
+        step = trained.metadata["steps"]
+        named = words | {"name": f"{words['name']}, {revision}", "lines": [], "last_step": step}
         return model_card(trained.converted.model, trained.metadata, has_tokenizer=True, **named)
 
     rows = export_revisions(run, options.output, card=card)

@@ -85,6 +85,15 @@ def test_lines_and_page_say_the_same_of_every_word(model: Path, tmp_path: Path) 
     assert f'title="{strongest["given"]:+.3g}">{escape(strongest["word"])}<' in page
 
 
+def test_a_word_without_a_token_was_not_cut_off(model: Path) -> None:
+    decider = Decider(Predictor(load_classifier(model)), method="pools")
+    told = decider(row("the \u200b film \u200b"))
+    assert [word["word"] for word in told["words"]] == ["the", "film"]
+    assert told["words_cut"] == 0
+    told = decider(row("the \u200b film " + "was good " * 20))
+    assert len(told["words"]) + told["words_cut"] == 42
+
+
 def test_removal_is_the_answer_less_the_answer_without_the_word(
     model: Path, tmp_path: Path
 ) -> None:

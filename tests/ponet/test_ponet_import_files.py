@@ -287,6 +287,30 @@ def test_a_checkpoint_file_becomes_the_bundle_that_pretraining_would_export(chec
     assert "whole, as its digest says" in "\n".join(report_lines(imported))
 
 
+def test_a_bundle_reads_texts_by_the_language_and_the_segments_of_its_run(checkpoint, tmp_path):
+    from pretrain.export import write_bundle
+
+    _, content, shards = checkpoint
+    text = "the sun rises am 3. März in the west. The sun sets."
+    manifest = {"digest": "abc", "settings": {"sentences": {"language": "de"}}}
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    write_bundle(content, tmp_path / "german")
+    (row,) = load_bundle(tmp_path / "german").text_format.windows([text], max_len=128)
+    assert row.segments[-1] == 3  # two sentences between [CLS] and [SEP]
+    fingerprint = content["PretrainDataModule"]["fingerprint"]
+    fingerprint |= {"data": "others", "segments": {"rule": "fixed", "tokens_per_segment": 3}}
+    write_bundle(content, tmp_path / "fixed")
+    bundle = load_bundle(tmp_path / "fixed")
+    assert "language" not in bundle.metadata  # those shards are not the run's
+    (row,) = bundle.text_format.windows(["the sun rises. the sun"], max_len=128)
+    assert row.segments == [0, 1, 1, 1, 2, 2, 2, 3]
+    fingerprint["segments"] = {"rule": "text", "tokens_per_segment": 3}
+    write_bundle(content, tmp_path / "text")
+    form = load_bundle(tmp_path / "text").text_format
+    rows = form.windows(["the sun rises. the sun", ""], max_len=128)
+    assert [row.segments for row in rows] == [[0, 1, 1, 1, 1, 1, 1, 2], [0, 1]]
+
+
 def test_a_damaged_or_foreign_checkpoint_file_is_refused(checkpoint, tmp_path):
     path, content, _ = checkpoint
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")

@@ -82,6 +82,14 @@ def test_every_checkpoint_becomes_a_folder_that_transformers_loads_with_what_it_
     assert "2 revisions" in capsys.readouterr().out
 
 
+def test_the_card_of_a_revision_shows_no_validation_that_came_after_it(run, tmp_path):
+    (run / "run_config.yaml").write_text("seed_everything: 42\n")
+    run_export(options(run, tmp_path / "out"))
+    cards = [(tmp_path / "out" / name / "README.md").read_text() for name in ("step0", "step1000")]
+    assert "1 of 1 validations" in cards[1] and "| 1000 | 0.5 | 2.5 |" in cards[1]
+    assert "Validation values are unknown" in cards[0] and "| 1000 |" not in cards[0]
+
+
 def test_revisions_are_pushed_as_branches(run, tmp_path, monkeypatch):
     import huggingface_hub
 
