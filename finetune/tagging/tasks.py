@@ -223,7 +223,21 @@ MTOP = replace(
 )
 ATIS = _task("atis", "ATIS", {"train": 4_478, "validation": 500, "test": 893}, _seq_folders)
 SNIPS = _task("snips", "SNIPS", {"train": 13_084, "validation": 700, "test": 700}, _seq_folders)
-MULTIATIS = _task(
-    "multiatis", "MultiATIS++", {"train": 4_488, "validation": 490, "test": 893}, _multiatis_files
+MULTIATIS = replace(
+    _task(
+        "multiatis",
+        "MultiATIS++",
+        {"train": 4_488, "validation": 490, "test": 893},
+        _multiatis_files,
+    ),
+    published={
+        "pNLP-Mixer X-SMALL": 90.0,
+        "pNLP-Mixer SMALL": 91.8,
+        "pNLP-Mixer BASE": 92.1,
+        "pNLP-Mixer X-LARGE": 91.3,
+        "mBERT": 92.6,
+    },
+    published_metric="intent_accuracy",
+    published_source="arXiv 2202.04350, table 6: mean of nine languages, in 8 bit",
 )
 TAGGED_TASKS = (MTOP, ATIS, SNIPS, MULTIATIS)
