@@ -118,7 +118,7 @@ def _documents(path: Path, marks: Marks, repairs: Counter[str]) -> Iterator[Tagg
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if not is_table(path):
-        yield from _wikisection(path, _allowed(path, "WikiSection", marks), repairs)
+        yield from _wikisection(path, marks, repairs)
         return
     for number, (line, row) in enumerate(read_table(path, is_own=True)):
         place = f"{path}, line {line}"
@@ -180,8 +180,13 @@ def _wikisection(path: Path, marks: Marks, repairs: Counter[str]) -> Iterator[Ta
             f"{path}: is neither .jsonl nor JSON ({error}); own documents are .jsonl with "
             f"{SENTENCES} and {LABELS}"
         ) from None
-    if not isinstance(documents, list):
-        raise ValueError(f"{path}: WikiSection is one JSON list of documents")
+    is_list = isinstance(documents, list)
+    if not is_list or any(SENTENCES in one for one in documents[:1] if isinstance(one, dict)):
+        raise ValueError(
+            f"{path}: is no JSON list of documents as WikiSection has it; own documents are .jsonl "
+            f"with {SENTENCES} and {LABELS}, one a line"
+        )
+    marks = _allowed(path, "WikiSection", marks)
     for number, values in enumerate(documents):
         place = f"{path}, document {number + 1}"
         try:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import islice, takewhile
+from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from finetune.tasks.tables import file_lines, is_table, named_ending
 MTOP_COLUMNS = 8
 _DOCUMENT = "-DOCSTART-"
 _BIO = re.compile(r"O$|[BI]-")
+_JSON_LIST = re.compile(r"\s*\[\s*\{")
 _LOOKED_AT = 100
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
 Lines = Iterator[tuple[int, str]]
@@ -47,16 +48,17 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
         texts = list(_read_folder(path))
     else:
         lines = list(_lines(path))
-        if not lines:
+        number, first = next((found for found in lines if found[1].strip()), (0, ""))
+        if not first:
             raise ValueError(f"{path}: is empty; tagged texts are needed")
-        read = _layout(lines[0][1])
+        read = _layout(first)
         if read is None:
             raise ValueError(
-                f"{path}, line 1: is of no known layout; allowed are JSONL with words and tags, "
-                f"MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header id, utterance, slot_labels, "
-                "intent) and CoNLL (a word and its tag a line)"
+                f"{path}, line {number}: is of no known layout; allowed are JSONL with words and "
+                f"tags, MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header id, utterance, "
+                "slot_labels, intent) and CoNLL (a word and its tag a line)"
             )
-        texts = list(read(path, iter(lines), repairs))
+        texts = list(read(path, iter(lines[number - 1 :]), repairs))
     if not texts:
         raise ValueError(f"{path}: has no texts; one or more are needed")
     return texts
@@ -70,7 +72,7 @@ def has_tagged_layout(path: Path) -> bool:
     """
     if path.is_dir() or not path.is_file() or not is_table(path):
         return path.exists()
-    first = next((line for _, line in _lines(path)), "")
+    first = next((line for _, line in _lines(path) if line.strip()), "")
     return _layout(first) in (_read_mtop, _read_multiatis)
 
 
@@ -82,7 +84,8 @@ def has_plain_texts(path: Path) -> bool:
     if named_ending(path) != ".txt" or not path.is_file():
         return False
     with closing(file_lines(path)) as lines:
-        start = [line.rstrip("\r\n") for _, line in islice(lines, _LOOKED_AT)]
+        filled = dropwhile(lambda line: not line.strip(), (line for _, line in lines))
+        start = [line.rstrip("\r\n") for line in islice(filled, _LOOKED_AT)]
     read = _layout(start[0]) if start else _read_conll
     if read is not _read_conll or not start or start[0].startswith(_DOCUMENT):
         return read is None
@@ -107,7 +110,9 @@ def _layout(first: str) -> Reader | None:
         return _read_multiatis
     if len(columns) == MTOP_COLUMNS and columns[1].startswith("IN:"):
         return _read_mtop
-    return _read_conll if len(columns) <= 4 and len(first.split()) <= 4 else None
+    cells = columns if len(columns) > 1 else first.split()
+    is_conll = 2 <= len(cells) <= 4 and len(first.split()) <= 4 and not _JSON_LIST.match(first)
+    return _read_conll if is_conll or first.startswith(_DOCUMENT) else None
 
 
 def _lines(path: Path) -> Lines:

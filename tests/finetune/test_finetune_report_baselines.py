@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from grid_fakes import make_baseline, make_result, make_tagging, write
+from matplotlib.figure import Figure
 
 from training.reports.command import write_files
 from training.reports.finetuning import GridReport
@@ -179,3 +180,17 @@ def test_settings_are_counted_where_the_same_rows_chose_and_are_reported(tmp_pat
     write(tmp_path, make_result("cola", lr=1e-4))
     text = report_of(tmp_path).text("md")
     assert "The same rows chose the setting, from up to 2, and the epoch" in text
+
+
+@pytest.mark.parametrize("score", [-0.9, -2.5])
+def test_a_share_of_variance_below_zero_is_drawn_like_any_other(
+    tmp_path: Path, score: float
+) -> None:
+    for seed in (1, 2):
+        found = make_result("cola", score=score + 0.1 * seed, seed=seed)
+        write(tmp_path, {**found, "score": ["r2"]})
+    (column,), (panel,) = (made := report_of(tmp_path)).columns, made.dots()
+    axis = Figure().subplots()
+    panel.draw(axis)
+    low, high = axis.get_xlim()
+    assert low < 100 * column.cells["ponet"].estimate.mean < high

@@ -113,6 +113,17 @@ def test_a_damaged_document_is_named_with_its_line(tmp_path: Path, row: dict, me
     assert "own.jsonl, line 2" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["{0}", "{0}\n{0}", "[{0}, {0}]"])
+def test_own_documents_under_another_ending_are_not_taken_for_wikisection(
+    tmp_path: Path, text: str
+):
+    path = tmp_path / "own.json"
+    path.write_text(text.replace("{0}", json.dumps({"sentences": ["a"], "labels": ["x"]})))
+    for marks in ("labels", "begins"):
+        with pytest.raises(ValueError, match=r"own documents are .jsonl with sentences and labels"):
+            read(path, marks)
+
+
 SECTIONS = [
     {"id": "u", "text": "One. Two.\nThree. Four.", "annotations": [
         {"begin": 0, "length": 9, "sectionHeading": "H", "sectionLabel": "cause"},

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from finetune.tagging.files import CUT_WORDS, read_tagged
+from finetune.tagging.files import CUT_WORDS, has_plain_texts, read_tagged
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
 from finetune.tasks.registry import OwnFiles, load_task
 from finetune.tasks.spec import Wanted
@@ -92,9 +92,10 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize("start", ["", "\n \n"])
 @pytest.mark.parametrize("name", FILES)
-def test_every_layout_gives_the_same_text(tmp_path, name):
-    (tmp_path / name).write_text(FILES[name])
+def test_every_layout_gives_the_same_text(tmp_path, name, start):
+    (tmp_path / name).write_text(start + FILES[name])
     with gzip.open(tmp_path / f"{name}.gz", "wt") as file:
         file.write(FILES[name])
     for path in (tmp_path / name, tmp_path / f"{name}.gz"):
@@ -133,6 +134,9 @@ BROKEN = {
     "columns.tsv": ("id\tutterance\tslot_labels\tintent\n1\ta\tO", "line 2: 3 columns"),
     "ragged.conll": ("a O\nb X O", "line 2: 3 columns"),
     "what.tsv": ("a\tb\tc\td\te\tf", "line 1: is of no known layout"),
+    "list.json": ('[{"words": ["a"], "tags": ["O"]}]', "line 1: is of no known layout"),
+    "words.conll": ("\na\nb", "line 2: is of no known layout"),
+    "commas.csv": ("word,tag\na,O", "line 1: is of no known layout"),
     "empty.tsv": ("", "is empty"),
 }
 
@@ -202,3 +206,9 @@ def test_a_text_without_the_label_that_is_asked_for_is_no_unseen_label(tmp_path,
         load_task("own", own=own)
     found = load_task("own", own=own, wanted=Wanted(targets="tags"))
     assert found.spec.labels == () and len(found.splits["validation"].rows) == 2
+
+
+@pytest.mark.parametrize(("content", "is_plain"), [("a O\nb B-x", False), ("call me\nnow", True)])
+def test_an_empty_line_before_the_first_text_says_nothing_of_a_layout(tmp_path, content, is_plain):
+    (tmp_path / "new.txt").write_text("\n" + content)
+    assert has_plain_texts(tmp_path / "new.txt") == is_plain

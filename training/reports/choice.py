@@ -17,7 +17,8 @@ from training.statistics import Estimate, estimate, paired_difference
 
 MISMATCHED = "_mismatched"
 _CLOSE = 1e-9
-_SIGNED = {"matthews", "pearson", "spearman"}
+_LEAST = {"r2": -math.inf, **dict.fromkeys(("matthews", "pearson", "spearman"), -100.0)}
+"""Shown values below which a metric cannot be; 0 where it is not among these."""
 METRIC_TITLES = {
     "f1": "F1",
     "micro_f1": "micro F1",
@@ -150,7 +151,7 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
                 metrics=metrics,
                 shown_factor=100,
                 with_published=with_published,
-                limits=(-100 if _SIGNED.intersection(metrics) else 0, 100),
+                limits=(min(_LEAST.get(name, 0.0) for name in metrics), 100.0),
                 **{**facts, "published": published},  # not of folds or of another split
             )
         )
