@@ -43,7 +43,7 @@ from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
 from finetune.thresholds import above, thresholded
 from ponet.frozen import freeze
-from ponet.inference import Progress
+from ponet.inference import Progress, check_texts
 from ponet.tagger import Tagger
 from training.command_line import parse_options
 
@@ -226,12 +226,18 @@ class Predictor:
         Args:
             texts: Any number.
             text_pairs: The second text of each, for a classifier of pairs.
+
+        Raises:
+            TypeError: One of them is a generator, a set or a dict.
+            ValueError: A text is no str, or there are not as many of both.
         """
         has_pair = self.classifier.info.has_pair
         if isinstance(texts, str) or has_pair != (text_pairs is not None):
             wanted = "two lists, texts and text_pairs" if has_pair else "one list of texts"
             raise ValueError(f"this classifier takes {wanted}")
+        check_texts(texts)
         pairs = [""] * len(texts) if text_pairs is None else text_pairs
+        check_texts(pairs, "text_pairs")
         if len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pairs)} text_pairs given; give as many")
         both = enumerate(zip(texts, pairs, strict=True), 1)

@@ -93,7 +93,7 @@ def encode(
     sentence-transformers does it; with "cls" the vectors at [CLS] of several windows. Of encoders
     of hashed words every word counts.
     """
-    _check_texts(texts)
+    check_texts(texts)
     config, words = model.config, form.words(model.config)
     options.check_encoder(config)
     is_packed = sum(map(len, texts)) > _MANY_CHARACTERS
@@ -248,18 +248,19 @@ def _check_choice(name: str, value: str, kind: Any) -> None:
         raise ValueError(f"{name}={value!r} given; allowed are {', '.join(get_args(kind))}")
 
 
-def _check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[str], name: str = "texts") -> None:
+    """Refuse what is no list of str, or the like; the errors call it by a name."""
     if isinstance(texts, str):
-        raise ValueError("texts is one str; give a list, such as ['one text']")
+        raise ValueError(f"{name} is one str; give a list, such as ['one text']")
     is_listed = hasattr(texts, "__len__") and hasattr(texts, "__getitem__")
     if not is_listed or isinstance(texts, Mapping):
         raise TypeError(
-            f"texts is a {type(texts).__name__}, whose texts have no numbers; give a list, such "
-            "as list(texts), in the order that the vectors shall have"
+            f"{name} is a {type(texts).__name__}, whose texts have no numbers; give a list, such "
+            f"as list({name}), in the order of the answers"
         )
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"texts[{number}] is a {type(text).__name__}; a str is needed")
+            raise ValueError(f"{name}[{number}] is a {type(text).__name__}; a str is needed")
 
 
 class Progress:

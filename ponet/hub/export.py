@@ -337,6 +337,7 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
     )
     largest = max(one.difference for one in found)
     print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
+    print(_segments_note(config, task or {}, is_input=options.segment_input), end="")
     for (rows, tokens), difference, times_ms in found:
         times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
         timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
@@ -346,9 +347,24 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         print(f"  {line}")
 
 
+def _segments_note(config: EncoderConfig, task: Mapping[str, Any], *, is_input: bool) -> str:
+    """Return a line on segments that a graph cannot find by itself, where there are some."""
+    rule = task.get("segments", "separators")
+    if not isinstance(config, PoolingConfig) or rule == "separators":
+        return ""
+    advice = "give their numbers as segment_ids"
+    if not is_input:
+        advice = (
+            "this graph takes each text for one, so that its outputs differ from those of `python "
+            "-m finetune predict`; --segment-input makes their numbers an input"
+        )
+    return f"note: it was trained with {rule} as pooling segments; {advice}\n"
+
+
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
     facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
+    facts |= {key: task[key] for key in ("max_len", "segments") if key in task}
     if task.get("thresholds"):
         facts["thresholds"] = list(task["thresholds"])
     if "decoder" in task:

@@ -218,7 +218,9 @@ def export_onnx(
         if is_packed:
             pack_onnx(staging / GRAPH_NAME)
         if tokenizer_path is not None:
-            write_tokenizer(tokenizer_path, staging, max_len=config.max_positions)
+            words = config.projection is not None  # what its longest text is counted in
+            longest = config.max_positions if words else (facts or {}).get("max_len")
+            write_tokenizer(tokenizer_path, staging, max_len=longest or config.max_positions)
         write_json(staging / "graph.json", {**said, **(facts or {})})
         return compare_onnx(live, staging / GRAPH_NAME, num_timed=num_timed)
 

@@ -232,6 +232,14 @@ def test_progress_is_told_while_it_takes_long(
     assert [line.split(" rows")[0] for line in lines] == ["2 of 5", "4 of 5"]
 
 
+def test_texts_that_are_none_are_named_in_python(model: Path) -> None:
+    predictor = Predictor(load_classifier(model))
+    with pytest.raises(ValueError, match=r"texts\[1\] is a float; a str is needed"):
+        predictor(["good", float("nan")])  # what an empty cell of a data frame is
+    with pytest.raises(TypeError, match="texts is a generator, .* such as list"):
+        predictor(text for text in ["good"])
+
+
 def test_texts_are_labelled_in_python(model: Path) -> None:
     predictor = Predictor(load_classifier(model))
     answers = predictor(["good film", "", "bad"])
