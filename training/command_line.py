@@ -187,7 +187,8 @@ def parse_options(
         arguments: What stands after the command.
         program: The command, for help and messages.
         aliases: Another name of an option -> its field.
-        repeated: Options of several values that are repeated, with one value each.
+        repeated: Options of several values that may be repeated; beside a positional one, which
+            could stand behind them, they are, with one value each.
         positional: The option that is given without its name, once or, if it is a repeated one,
             more often; there is no `--config` then.
     """
@@ -208,7 +209,7 @@ def parse_options(
             raise ValueError(f"{word!r} is not understood ({program} --help lists the options)")
         is_list = typing.get_origin(kinds.get(name)) is tuple
         values = [text] if equals else []
-        most = len(words) if is_list and name not in repeated else 1
+        most = 1 if not is_list or (name in repeated and positional) else len(words)
         while not equals and words and words[0][:2] != "--" and len(values) < most:
             values.append(words.pop(0))
         values = _in_brackets(values) if is_list and word[:2] == "--" else values
