@@ -135,7 +135,9 @@ def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
     folds = {run.repetition[1:] for run in trials}
     unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0}
     unsaid |= {"published": {}, "published_metric": ""}
-    facts = next((run.result["task_facts"] for run in trials if run.result["task_facts"]), unsaid)
+    said = [run.result["task_facts"] for run in trials if run.result["task_facts"]]
+    # Versions may differ in what they know to be published; the largest knowledge counts.
+    facts = max(said, key=lambda known: len(known["published"]), default=unsaid)
     if not with_published:
         facts = {**facts, "published": {}, "published_source": ""}
     tasks = []
