@@ -113,7 +113,10 @@ def test_every_measurement_that_a_sentence_names_takes_these_options(page: Path)
 def test_the_page_of_results_names_every_file_beside_it_with_its_machine_and_load() -> None:
     text = (DOCS / "results" / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `(\w+)\.", text, flags=re.MULTILINE))
-    assert named == {path.stem for path in (DOCS / "results").iterdir()} - {"README"}
+    files = [path for path in (DOCS / "results").iterdir() if path.is_file()]
+    assert named == {path.stem for path in files} - {"README"}
+    folders = {f"records/{path.name}" for path in (DOCS / "results" / "records").iterdir()}
+    assert folders == set(re.findall(r"^\| `(records/\w+)`", text, flags=re.MULTILINE))
     row = r"^\| `(\w+)\.[^|]*\|[^|]*\| (Xeon|EPYC|H100)(?:, ([\d.]+))?"
     for name, machine, load in re.findall(row, text, flags=re.MULTILINE):
         path = DOCS / "results" / f"{name}.json"

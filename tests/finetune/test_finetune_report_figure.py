@@ -59,3 +59,21 @@ def test_long_names_of_rows_and_measures_do_not_run_into_each_other(
     names = [label.get_window_extent() for label in axes[0].get_yticklabels()]
     for boxes in (titles, names):
         assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
+
+
+def test_a_key_of_many_published_models_fits_and_each_has_a_mark_of_its_own(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    names = [f"a published model with a name of its own, {number}" for number in range(12)]
+    for task in ("cola", "mrpc", "rte"):
+        write_seeds(tmp_path, {1: 0.4}, task=task)
+        result = make_result(task, score=0.5, seed=2)
+        result["task_facts"]["published"] = dict.fromkeys(names, 60.0)
+        write(tmp_path, result)
+    report = report_of(tmp_path)
+    save_dots(report.dots(), report.columns, tmp_path / "figure.png")
+    (legend,) = drawn[0].legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= drawn[0].bbox.width and box.y0 >= 0
+    marks = {line.get_marker() for line in legend.get_lines() if "published" in line.get_label()}
+    assert len(marks) == len(names)

@@ -217,7 +217,8 @@ def _is_near(level: float, values: Sequence[float]) -> bool:
 
 def _published_style(number: int) -> dict[str, Any]:
     """How a published value is drawn: hollow and black."""
-    marker = ("D", "s", "^", "v", "p")[number % 5]
+    markers = "Ds^vphX*<>dP8H"
+    marker = markers[number % len(markers)]
     return {"marker": marker, "mfc": "none", "mec": "#000000", "ms": 5, "ls": "", "zorder": 4}
 
 
@@ -291,5 +292,11 @@ def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) ->
             axis.set_axis_off()
         look = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
         handles = key or axes[0].get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside lower center", ncols=per_row + 1, **look)
+        for columns in range(per_row + 1, 0, -1):  # as many as the width has room for
+            place = {"loc": "outside lower center", "ncols": columns}
+            legend = figure.legend(handles=handles, **place, **look)
+            figure.draw_without_rendering()
+            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
         figure.savefig(path)
