@@ -167,7 +167,9 @@ def test_a_list_may_stand_in_brackets_as_in_yaml(tasks: list[str]) -> None:
     )
     assert config.tasks == ("cola", "rte") and config.lrs == (1e-4,)
     assert config.encoders == ("x", "y", "z")
-    config = parse_grid(["--encoders", "x", "y", "--encoder", "z", "--tasks", *tasks])
+    config = parse_grid(
+        ["--encoders", "x", "y", "--encoder", "z", "--lrs", "1e-4", "--tasks", *tasks]
+    )
     assert config.encoders == ("x", "y", "z")
 
 

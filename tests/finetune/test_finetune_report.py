@@ -157,14 +157,6 @@ def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) 
     assert entry.numbers["against_constant"] == "at or below"
 
 
-def test_what_the_newest_result_knows_to_be_published_stands_there(tmp_path: Path) -> None:
-    old, new = make_result("imdb", score=0.7, seed=1), make_result("imdb", score=0.7, seed=2)
-    old["task_facts"]["published"] = {"PoNet-Base": 93.0}
-    write(tmp_path, old)
-    write(tmp_path, new)
-    assert "*pNLP-Mixer X-SMALL (accuracy), published* | 81.9" in markdown(report_of(tmp_path))
-
-
 def test_the_label_that_f1_is_of_is_told(tmp_path: Path) -> None:
     result = make_result("imdb", score=0.7, test=0.6)
     result["data"]["f1_label"] = "fraud"

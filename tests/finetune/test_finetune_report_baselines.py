@@ -130,6 +130,14 @@ def test_every_score_of_tagged_texts_stands_in_a_table_of_its_own(tmp_path: Path
     assert text.index("*MTOP, validation*") < text.index("*MTOP, test*")
 
 
+def test_what_the_newest_result_knows_to_be_published_stands_there(tmp_path: Path) -> None:
+    old, new = make_result("imdb", score=0.7, seed=1), make_result("imdb", score=0.7, seed=2)
+    old["task_facts"]["published"] = {"PoNet-Base": 93.0}
+    write(tmp_path, old)
+    write(tmp_path, new)
+    assert "*pNLP-Mixer X-SMALL (accuracy), published* | 81.9" in report_of(tmp_path).text("md")
+
+
 def test_a_published_score_stands_in_the_column_and_split_it_belongs_to(tmp_path: Path) -> None:
     write_tagging(tmp_path)
     report = report_of(tmp_path)

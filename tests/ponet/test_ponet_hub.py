@@ -76,7 +76,13 @@ def test_the_official_numbers_survive_bundle_and_export(shared_dir, tmp_path, na
         torch.testing.assert_close(tensor, tensors[f"outputs.{key}"], atol=1e-5, rtol=0, msg=key)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def test_an_encoder_that_transformers_lacks_is_told_the_formats_that_take_it(tmp_path):
+    with pytest.raises(ValueError, match="kind hybrid; export it with --format onnx"):
+        export_huggingface(make_model("hybrid"), tmp_path / "hf", special_tokens=TOKENS)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "hybrid"])
 def test_every_model_exports_and_loads_with_its_own_numbers(name, tmp_path):
     model = make_model(name)
     difference = export_huggingface(model, tmp_path / "hf", special_tokens=TOKENS)
