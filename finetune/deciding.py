@@ -91,12 +91,12 @@ class Decider:
             known = ", ".join(info.labels) or "none, it gives a score"
             raise ValueError(f"--label {label} is not a label of this model; it has {known}")
         if method == "pools" and not isinstance(encoder.config, PoNetConfig):
-            some = isinstance(encoder.config, PoolingConfig)
+            pools_somewhere = isinstance(encoder.config, PoolingConfig)
+            lack = "layers without pools" if pools_somewhere else "no pools"
             raise ValueError(
-                f"this encoder ({encoder.config.kind}) has "
-                f"{'layers without pools' if some else 'no pools'}, so that nothing in "
-                f"{'those' if some else 'it'} has a winner; --method removal explains any "
-                "encoder, by taking out every word in turn"
+                f"this encoder ({encoder.config.kind}) has {lack}, so that winners do not account "
+                "for its answer; --method removal explains any encoder, by taking out every word "
+                "in turn"
             )
         projection = encoder.config.projection
         if method == "pools" and projection is not None and projection.pair_rows:

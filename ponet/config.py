@@ -5,6 +5,7 @@ differ in the token mixer and in nothing else.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -93,6 +94,13 @@ class EncoderConfig:
     def first_sees_all(self) -> bool:
         """Whether the first token is a delimiter whose state knows the whole text ([CLS])."""
         return self.projection is None
+
+    def attended(self, layer: int) -> float | None:
+        """Return how many tokens around it each one attends to in a layer, counted from 0.
+
+        Infinity: all of its text. None: the layer has no attention.
+        """
+        return None
 
     @classmethod
     def preset(cls: type[ConfigT], name: str, **overrides: Any) -> ConfigT:
@@ -191,6 +199,10 @@ class BertConfig(EncoderConfig):
     attention_dropout_prob: float = 0.1
     """Dropout on the attention probabilities, in [0, 1)."""
 
+    def attended(self, layer: int) -> float:
+        """Return infinity: every layer sees everything."""
+        return math.inf
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalGlobalConfig(BertConfig):
@@ -211,6 +223,10 @@ class LocalGlobalConfig(BertConfig):
         super().__post_init__()
         if self.window % 2:
             raise ValueError(f"window={self.window} given; an even number is needed")
+
+    def attended(self, layer: int) -> float:
+        """Return the window, of a global layer infinity."""
+        return self.window if layer % self.global_every else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,22 +251,22 @@ class HybridConfig(PoolingConfig):
     attention_dropout_prob: float = 0.1
     """Dropout on the attention probabilities, in [0, 1)."""
 
-    def layer(self, number: int) -> "HybridConfig | LocalGlobalConfig":
-        """Return what a layer, counted from 0, is configured by: itself where the layer pools.
-
-        Else local/global attention of the same sizes, all of whose layers are local or all global.
-        """
-        if number % self.attention_every:
-            return self
-        own = {entry.name for entry in dataclasses.fields(self)}
-        names = [entry.name for entry in dataclasses.fields(LocalGlobalConfig)]
-        values = {name: getattr(self, name) for name in names if name in own}
-        return LocalGlobalConfig(**values, global_every=1)
-
     def __post_init__(self) -> None:
         """Check the sizes of both kinds of layers."""
         super().__post_init__()
-        self.layer(0)
+        self.attention_sizes()
+
+    def attended(self, layer: int) -> float | None:
+        """Return the window or infinity, of a layer that pools None."""
+        if layer % self.attention_every:
+            return None
+        return self.window if self.attention == "local" else math.inf
+
+    def attention_sizes(self) -> LocalGlobalConfig:
+        """Return local/global attention with the sizes of the layers that attend."""
+        own = {entry.name for entry in dataclasses.fields(self)}
+        names = [entry.name for entry in dataclasses.fields(LocalGlobalConfig)]
+        return LocalGlobalConfig(**{name: getattr(self, name) for name in names if name in own})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,9 @@ real values half of that (the convention of the FFTW benchmarks, fftw.org/speed)
 import math
 
 from ponet.config import (
-    BertConfig,
     EncoderConfig,
     FNetConfig,
-    HybridConfig,
     HyperMixerConfig,
-    LocalGlobalConfig,
     LSTMConfig,
     MLPMixerConfig,
     PoolingConfig,
@@ -96,8 +93,8 @@ def mixer_products(
     width, num_read = config.hidden_size, num_tokens if num_read is None else num_read
     if isinstance(config, FNetConfig):
         return 0
-    if (window := _attention_window(config, layer)) is not None:
-        return _attention_products(width, num_tokens, num_read, window)
+    if (attended := config.attended(layer)) is not None:
+        return _attention_products(width, num_tokens, num_read, attended)
     if isinstance(config, MLPMixerConfig):
         return 2 * num_tokens * width * config.ffn_size
     if isinstance(config, HyperMixerConfig):
@@ -115,21 +112,10 @@ def mixer_products(
     return products + (width**2 if "query" in in_use else 0)
 
 
-def _attention_window(config: EncoderConfig, layer: int) -> float | None:
-    """Return how far a layer attends: W tokens or infinitely many; None: it has no attention."""
-    if isinstance(config, LocalGlobalConfig) and layer % config.global_every:
-        return config.window
-    if isinstance(config, BertConfig):
-        return math.inf
-    if isinstance(config, HybridConfig) and not layer % config.attention_every:
-        return config.window if config.attention == "local" else math.inf
-    return None
-
-
-def _attention_products(width: int, num_tokens: float, num_read: float, window: float) -> float:
+def _attention_products(width: int, num_tokens: float, num_read: float, attended: float) -> float:
     """Return the multiplications of an attention mixer; a local layer computes all its tokens."""
-    if window < math.inf:
-        seen = min(num_tokens, 2 * window)
+    if attended < math.inf:
+        seen = min(num_tokens, 2 * attended)
         return (3 * num_tokens + num_read) * width**2 + 2 * num_tokens * seen * width
     return 2 * (num_tokens + num_read) * width**2 + 2 * num_tokens * num_read * width
 

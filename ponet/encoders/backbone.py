@@ -307,8 +307,8 @@ class Encoder(nn.Module):
                 "guard_special_tokens=True and local_window <= 5, and none takes hashed words so)"
             )
         mixers: list[Any] = [block.mixer for block in self.layers]
-        first = {type(mixer).prepare: mixer for mixer in reversed(mixers)}
-        made = {prepare: mixer.prepare(batch) for prepare, mixer in first.items()}
+        kinds = {type(mixer).prepare: mixer for mixer in mixers}
+        made = {prepare: mixer.prepare(batch) for prepare, mixer in kinds.items()}
         return [made[type(mixer).prepare] for mixer in mixers]
 
     def forward(self, batch: EncoderBatch, read_BR: Tensor | None = None) -> Tensor:

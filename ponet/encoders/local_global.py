@@ -5,6 +5,7 @@ N = B * n. The local layers cost a constant per token: a block of W queries has 
 it, of which a mask leaves each its window.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,12 @@ class LocalMixer(GlobalMixer):
 
 def layer_mixer(config: LocalGlobalConfig, number: int) -> GlobalMixer:
     """Return the mixer of a layer, counted from 0."""
-    return (LocalMixer if number % config.global_every else GlobalMixer)(config)
+    return attention_mixer(config, config.attended(number))
+
+
+def attention_mixer(config: LocalGlobalConfig, attended: float) -> GlobalMixer:
+    """Return the mixer of a layer that attends to a window of tokens, or to infinitely many."""
+    return (LocalMixer if math.isfinite(attended) else GlobalMixer)(config)
 
 
 def plan_windows(batch: EncoderBatch, window: int) -> Tensor:

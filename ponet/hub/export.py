@@ -36,6 +36,11 @@ from ponet.weight_files import TOKENIZER_NAME
 _PIPELINES = {"bundle": "fill-mask", "classifier": "text-classification",
               "tagger": "token-classification"}  # fmt: skip
 _NO_TOKENS = SpecialTokens(cls_token_id=0, sep_token_id=0)
+_GIVE_SEGMENTS = "give their numbers as segment_ids"
+_ONE_SEGMENT = (
+    "this graph takes each text for one, so that its outputs differ from those of `python -m "
+    "finetune predict`; --segment-input makes their numbers an input"
+)
 _WORDS = ("licence", "language", "notes")
 _SOURCES = ("run", "manifest", "results", "results_encoder")
 
@@ -295,11 +300,8 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
 def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
     """Return where transformers' pipelines do something else than `python -m finetune predict`."""
     lines = [f"texts of more than {task['max_len']} tokens are cut only with truncation=True"]
-    if isinstance(config, PoolingConfig) and task["segments"] != "separators":
-        lines.append(
-            f"it was trained with {task['segments']} as pooling segments; give their numbers as "
-            "segment_ids, because without them each text is one segment and outputs differ"
-        )
+    advice = f"{_GIVE_SEGMENTS}, because without them each text is one segment and outputs differ"
+    lines += _on_segments(config, task, advice)
     if config.sees_padding:
         lines.append("padding changes its outputs; give texts of one length, or one by one")
     if task.get("is_multilabel"):
@@ -337,7 +339,8 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
     )
     largest = max(one.difference for one in found)
     print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
-    print(_segments_note(config, task or {}, is_input=options.segment_input), end="")
+    advice = _GIVE_SEGMENTS if options.segment_input else _ONE_SEGMENT
+    print("".join(f"note: {line}\n" for line in _on_segments(config, task or {}, advice)), end="")
     for (rows, tokens), difference, times_ms in found:
         times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
         timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
@@ -347,18 +350,12 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         print(f"  {line}")
 
 
-def _segments_note(config: EncoderConfig, task: Mapping[str, Any], *, is_input: bool) -> str:
-    """Return a line on segments that a graph cannot find by itself, where there are some."""
+def _on_segments(config: EncoderConfig, task: Mapping[str, Any], advice: str) -> list[str]:
+    """Return a line where training had pooling segments that a model cannot find by itself."""
     rule = task.get("segments", "separators")
     if not isinstance(config, PoolingConfig) or rule == "separators":
-        return ""
-    advice = "give their numbers as segment_ids"
-    if not is_input:
-        advice = (
-            "this graph takes each text for one, so that its outputs differ from those of `python "
-            "-m finetune predict`; --segment-input makes their numbers an input"
-        )
-    return f"note: it was trained with {rule} as pooling segments; {advice}\n"
+        return []
+    return [f"it was trained with {rule} as pooling segments; {advice}"]
 
 
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:

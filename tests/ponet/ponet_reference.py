@@ -1,9 +1,10 @@
-"""Plain references: the published PoNet formulas token by token, in the order of the paper."""
+"""Plain references, the published PoNet formulas token by token, and checks of any encoder."""
 
 import torch
 from torch import Tensor
 
 from ponet import EncoderBatch, PoNetConfig
+from ponet.batch import join_texts
 
 
 def make_batch(lengths=(12, 9, 4), *, num_tokens=12, vocab_size=40, seed=0) -> EncoderBatch:
@@ -87,3 +88,23 @@ def pools_reference(mixer, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
             shared = shared + local_max_reference(mixer.local(x_LD), allowed_L, config.local_window)
         rows.append(shared * mask_L[:, None])
     return torch.stack(rows)
+
+
+def assert_texts_stand_alone(encoder, batch) -> None:
+    """Padding, the texts beside it and rows that texts share change nothing for a text."""
+    together = encoder(batch)
+    joined = encoder(join_texts(batch, num_tokens=int(batch.mask.sum()) + 3))
+    assert encoder.keeps_texts_apart
+    real = joined[0, : int(batch.mask.sum())]
+    torch.testing.assert_close(real, together[batch.mask], atol=1e-9, rtol=0)
+    for row, length in enumerate(batch.mask.sum(1).tolist()):
+        part = {name: t[row : row + 1, :length] for name, t in batch.tensors().items()}
+        alone = encoder(EncoderBatch(**part, has_padding=False))
+        torch.testing.assert_close(alone[0], together[row, :length], atol=1e-9, rtol=0)
+
+
+def assert_read_in_places(encoder, batch, places: list[list[int]]) -> None:
+    """A last block that is computed at some places of every row is the same there."""
+    whole, found = encoder(batch), encoder(batch, torch.tensor(places))
+    for row, of_row in enumerate(places):
+        torch.testing.assert_close(found[row], whole[row, of_row], atol=1e-9, rtol=0)

@@ -4,11 +4,10 @@ import pickle
 
 import pytest
 import torch
-from ponet_reference import make_batch
+from ponet_reference import assert_read_in_places, assert_texts_stand_alone, make_batch
 
 from ponet import (
     BertConfig,
-    EncoderBatch,
     EncoderConfig,
     HybridConfig,
     LocalGlobalConfig,
@@ -16,7 +15,6 @@ from ponet import (
     PretrainingModel,
     build_encoder,
 )
-from ponet.batch import join_texts
 from ponet.encoders import Encoder
 from ponet.encoders.local_global import GlobalMixer, LocalMixer
 from ponet.encoders.ponet import PoNetMixer
@@ -87,25 +85,14 @@ def test_a_batch_is_planned_once_for_each_kind_of_layer(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("attention", ["local", "global"])
 def test_padding_batch_mates_and_joined_rows_change_nothing(attention: str) -> None:
     encoder, batch = make_encoder(attention=attention), make_batch(LENGTHS, num_tokens=45)
-    together = encoder(batch)
-    joined = encoder(join_texts(batch, num_tokens=int(batch.mask.sum()) + 3))
-    assert encoder.keeps_texts_apart
+    assert_texts_stand_alone(encoder, batch)
     assert not make_encoder(guard_special_tokens=False).keeps_texts_apart
-    real = joined[0, : int(batch.mask.sum())]
-    torch.testing.assert_close(real, together[batch.mask], atol=1e-9, rtol=0)
-    for row, length in enumerate(batch.mask.sum(1).tolist()):
-        part = {name: t[row : row + 1, :length] for name, t in batch.tensors().items()}
-        alone = encoder(EncoderBatch(**part, has_padding=False))
-        torch.testing.assert_close(alone[0], together[row, :length], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 4])
 def test_a_last_block_that_is_read_in_places_is_the_same_there(num_layers: int) -> None:
     encoder, batch = make_encoder(num_layers=num_layers), make_batch(LENGTHS, num_tokens=45)
-    read = torch.tensor([[0, 40], [0, 3], [0, 2]])
-    whole, found = encoder(batch), encoder(batch, read)
-    for row, places in enumerate(read.tolist()):
-        torch.testing.assert_close(found[row], whole[row, places], atol=1e-9, rtol=0)
+    assert_read_in_places(encoder, batch, [[0, 40], [0, 3], [0, 2]])
 
 
 def test_blocks_that_are_computed_again_give_the_same_gradients() -> None:

@@ -5,10 +5,9 @@ import pickle
 
 import pytest
 import torch
-from ponet_reference import make_batch
+from ponet_reference import assert_read_in_places, assert_texts_stand_alone, make_batch
 
 from ponet import EncoderBatch, LocalGlobalConfig, PretrainingModel, build_encoder
-from ponet.batch import join_texts
 from ponet.encoders import Encoder
 from ponet.encoders.local_global import GlobalMixer, LocalMixer, plan_windows
 from ponet.flops import mixer_products, training_flops
@@ -92,26 +91,13 @@ def test_windows_that_hold_the_text_make_it_bert() -> None:
 
 @pytest.mark.parametrize("num_tokens", [12, 45])
 def test_padding_batch_mates_and_joined_rows_change_nothing(num_tokens: int) -> None:
-    encoder, batch = make_encoder(), batch_of(num_tokens)
-    together = encoder(batch)
-    joined = encoder(join_texts(batch, num_tokens=int(batch.mask.sum()) + 3))
-    assert encoder.keeps_texts_apart
-    real = joined[0, : int(batch.mask.sum())]
-    torch.testing.assert_close(real, together[batch.mask], atol=1e-9, rtol=0)
-    for row, length in enumerate(batch.mask.sum(1).tolist()):
-        part = {name: t[row : row + 1, :length] for name, t in batch.tensors().items()}
-        alone = encoder(EncoderBatch(**part, has_padding=False))
-        torch.testing.assert_close(alone[0], together[row, :length], atol=1e-9, rtol=0)
+    assert_texts_stand_alone(make_encoder(), batch_of(num_tokens))
 
 
 @pytest.mark.parametrize("num_layers", [2, 4])
 def test_a_last_block_that_is_read_in_places_is_the_same_there(num_layers: int) -> None:
-    encoder, batch = make_encoder(num_layers=num_layers), batch_of(45)
-    read = torch.tensor([[0, 40], [0, 3], [0, 0]])
-    whole = encoder(batch)
-    found = encoder(batch, read)
-    for row, places in enumerate(read.tolist()):
-        torch.testing.assert_close(found[row], whole[row, places], atol=1e-9, rtol=0)
+    encoder = make_encoder(num_layers=num_layers)
+    assert_read_in_places(encoder, batch_of(45), [[0, 40], [0, 3], [0, 0]])
 
 
 def test_a_local_layer_costs_the_same_for_every_token() -> None:
