@@ -126,6 +126,13 @@ def test_the_page_of_results_names_every_file_beside_it_with_its_machine_and_loa
             assert not load or abs(float(load) - found["load_average"][0]) < 0.06, name
 
 
+def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    absolute = re.compile(r"""(?:^|[\s"',(])/(?:home|root|tmp|work|mnt|Users)/""", re.MULTILINE)
+    texts = [path for path in (DOCS / "results").rglob("*") if path.suffix not in ("", ".png")]
+    assert texts
+    assert not [p.name for p in texts if p.is_file() and absolute.search(p.read_text("utf-8"))]
+
+
 def without_launcher(words: list[str]) -> list[str]:
     """What torchrun or docker start, as a command of its own; other commands as they are."""
     if words[0] in ("torchrun", "docker") and "-m" in words:
