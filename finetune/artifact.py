@@ -62,6 +62,8 @@ class ClassifierInfo:
     thresholds: tuple[float, ...] = ()
     """Probability above which a label is given: of every label that may hold, or of the second of
     two labels of sentences; empty: the likeliest label is given."""
+    language: str = "en"
+    """By whose rules a raw text is cut into sentences."""
 
     @property
     def labels_sentences(self) -> bool:
@@ -126,7 +128,13 @@ def load_classifier(
     _say_if_unfinished(folder)
     max_len = max_len or info.max_len
     sizes = model.encoder.config
-    encoder = text_encoder(folder / TOKENIZER_NAME, sizes, max_len=max_len, segments=info.segments)
+    encoder = text_encoder(
+        folder / TOKENIZER_NAME,
+        sizes,
+        max_len=max_len,
+        segments=info.segments,
+        language=info.language,
+    )
     if max_len > sizes.max_positions and sizes.use_positions:
         model.encoder.extend_positions(max_len, method=positions or info.positions)
     return LoadedClassifier(model=model, encoder=encoder, info=info)

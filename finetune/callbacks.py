@@ -226,6 +226,7 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         unit=spec.unit,
         marks=spec.marks,
         thresholds=module.thresholds,
+        language=datamodule.text_encoder.language,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import ponet.config
 from data_prep.command import read_yaml
+from data_prep.config import LANGUAGES
 from ponet.bundle import bundle_folder, read_config
 from ponet.config import EncoderConfig
 from ponet.tokenizer import num_ids
@@ -54,6 +55,14 @@ def sizes_of(path: str | Path, *, tokenizer_json: Path, max_len: int) -> Encoder
     if not file.is_file() or "encoder" not in read_json(file):
         return None
     return EncoderConfig.from_dict(read_config(folder)["encoder"])
+
+
+def language_of(path: str | Path) -> str:
+    """Return the language by whose rules an encoder's texts were cut; "en" if it is not known."""
+    file = None if is_encoder_file(path) else bundle_folder(path) / CONFIG_NAME
+    config = read_json(file) if file is not None and file.is_file() else {}
+    known = (config.get(part) or {} for part in ("task", "metadata"))
+    return next((one["language"] for one in known if one.get("language") in LANGUAGES), "en")
 
 
 def encoder_entry(path: Path) -> Mapping[str, Any]:

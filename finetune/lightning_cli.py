@@ -267,7 +267,9 @@ class FinetuneCLI(RunCLI):
         """Take the trained classifier instead of the encoder it started from."""
         info = read_info(self.run.evaluated)
         self.model.trained = self.run.evaluated
-        self.datamodule.follow_classifier(info.labels, info.tags, info.segments)
+        self.datamodule.follow_classifier(
+            info.labels, info.tags, info.segments, language=info.language
+        )
 
     before_test = before_validate
 

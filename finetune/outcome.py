@@ -110,7 +110,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "max_train_rows": datamodule.max_train_rows,
         "max_eval_rows": datamodule.max_eval_rows,
         "positions": module.positions,
-        "segments": module.spec.segments,
+        "segments": datamodule.segment_rule,
         "dropout_prob": module.dropout_prob,
         "gradient_clip": trainer.gradient_clip_val or 0.0,  # 0: the gradient is not clipped
         "class_weights": module.class_weights,

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -145,7 +146,14 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
     text, text_pair = config.text or info.text, config.text_pair or info.text_pair
     columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
-    return InputReader(config.input, columns, kept, has_tags=bool(info.tags), unit=info.unit)
+    return InputReader(
+        config.input,
+        columns,
+        kept,
+        has_tags=bool(info.tags),
+        unit=info.unit,
+        language=info.language,
+    )
 
 
 def count_rows(reader: InputReader, notes: Counter[str]) -> int:
@@ -248,9 +256,10 @@ class Predictor:
         """Yield, for each row in order, its prediction and whether its text was cut."""
         given = iter(rows)
         info = self.classifier.info
-        label = self._documents if info.labels_sentences else self._texts
+        has_sentences = info.labels_sentences
+        label = self._documents if has_sentences else self._texts
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
-            split = with_sentences if info.labels_sentences else with_words
+            split = partial(with_sentences, language=info.language) if has_sentences else with_words
             yield from label([_in_parts(row, split) if info.tags else row for row in chunk])
 
     def _texts(self, chunk: Sequence[Row | BadRow]) -> Iterator[tuple[Prediction, bool]]:

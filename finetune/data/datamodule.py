@@ -25,7 +25,7 @@ from finetune.data.batches import (
 from finetune.data.encoding import TextEncoder
 from finetune.data.hashed import text_encoder
 from finetune.data.inspection import Inspection, inspect_task
-from finetune.encoder_file import sizes_of, tokenizer_file
+from finetune.encoder_file import language_of, sizes_of, tokenizer_file
 from finetune.sentences.windows import Window, in_windows
 from finetune.tasks.own import OWN_TASK
 from finetune.tasks.selection import Selection
@@ -86,6 +86,7 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         self.text_encoder: TextEncoder
         self._trained_labels: tuple[str, ...] | None = None
         self._trained_tags: tuple[str, ...] | None = None
+        self._trained_language = ""
         self._stages: set[str] = set()
         self._whole: dict[str, SplitRows] = {}
         self._encoded: dict[str, EncodedSplit] = {}
@@ -95,6 +96,13 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         """The task without rows."""
         return self.loaded.spec
 
+    @property
+    def segment_rule(self) -> str:
+        """What a pooling segment is, and of sentences the language, if it is not English."""
+        language = self.text_encoder.language
+        is_cut_otherwise = self.spec.segments == "sentences" and language != "en"
+        return f"sentences ({language})" if is_cut_otherwise else self.spec.segments
+
     def prepare_data(self) -> None:
         """Download from the Hub on one process of a machine; files need nothing."""
         if self.task != OWN_TASK and not self.folder:
@@ -102,12 +110,18 @@ class TaskDataModule(Selection, pl.LightningDataModule):
             self._load("fit" if stage is None else stage.value)
 
     def follow_classifier(
-        self, labels: tuple[str, ...], tags: tuple[str, ...], segments: SegmentRule
+        self,
+        labels: tuple[str, ...],
+        tags: tuple[str, ...],
+        segments: SegmentRule,
+        *,
+        language: str = "en",
     ) -> None:
         """Give rows with labels (none: scores), tags and segments of a model; before `setup`."""
         self._trained_labels, self._trained_tags = labels, tags
         if self.segments == "auto":
             self.segments = segments
+        self._trained_language = language
 
     def setup(self, stage: str) -> None:
         """Load and encode what a stage (fit: all with labels) needs, once; then look at it."""
@@ -185,7 +199,11 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         if not hasattr(self, "text_encoder"):
             tokenizer_json = tokenizer_file(self.encoder, self.tokenizer)
             sizes = sizes_of(self.encoder, tokenizer_json=tokenizer_json, max_len=self.max_len)
-            self.text_encoder = text_encoder(tokenizer_json, sizes, max_len=self.max_len)
+            if self.task == OWN_TASK and not self.language:
+                self.language = self._trained_language or language_of(self.encoder)
+            self.text_encoder = text_encoder(
+                tokenizer_json, sizes, max_len=self.max_len, language=self.language or "en"
+            )
         loaded = self.load_rows(stage, labels=self._trained_labels, tags=self._trained_tags)
         rule = self._rule(loaded.spec)
         self.text_encoder.segments = rule

@@ -50,13 +50,19 @@ class TextEncoder:
             its head, of a pair the longer one is cut first.
         segments: What a pooling segment is: a whole text, its sentences, or its paragraphs;
             [CLS] and [SEP] are always segments of their own.
+        language: Code of the language by whose rules sentences end.
 
     Raises:
         ValueError: The file is missing, damaged, or lacks a special token; max_len is too small.
     """
 
     def __init__(
-        self, tokenizer_json: Path, *, max_len: int, segments: SegmentRule = "separators"
+        self,
+        tokenizer_json: Path,
+        *,
+        max_len: int,
+        segments: SegmentRule = "separators",
+        language: str = "en",
     ) -> None:
         if max_len < SHORTEST_MAX_LEN:
             raise ValueError(f"max_len is {max_len}; {SHORTEST_MAX_LEN} or more is needed")
@@ -64,7 +70,7 @@ class TextEncoder:
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
         self.info = tokenizer_facts(self._tokenizer, tokenizer_json)
         self.max_len = max_len
-        self.segments = segments
+        self.segments, self.language = segments, language
 
     def encode(self, rows: Sequence[Row], source: str | Path) -> list[EncodedText]:
         """Return the token ids of rows; an empty second text means there is none.
@@ -151,7 +157,9 @@ class TextEncoder:
 
     def _rule(self, text: str) -> Sequence[int]:
         """Return the characters at which the segments of a text begin."""
-        return paragraph_starts(text) if self.segments == "paragraphs" else sentence_starts(text)
+        if self.segments == "paragraphs":
+            return paragraph_starts(text)
+        return sentence_starts(text, language=self.language)
 
     def _tokens(self, texts: list[str]) -> Iterator["_Tokens"]:
         """Yield the tokens of each text; offsets are asked for only where a rule needs them."""
@@ -229,7 +237,7 @@ def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int
     return kept, min(num_pair, room - kept)
 
 
-def sentence_starts(text: str) -> list[int]:
+def sentence_starts(text: str, *, language: str = "en") -> list[int]:
     """Return where each sentence of a raw text begins: the first one at 0, an empty text has none.
 
     Two or more `<br />` in a row are the blank line of a web page (IMDb): a sentence begins there
@@ -240,10 +248,11 @@ def sentence_starts(text: str) -> list[int]:
     """
     if not text:
         return []
-    starts = {0, *_segmented(text), *(found.start() for found in _HTML_BREAKS.finditer(text))}
+    breaks = (found.start() for found in _HTML_BREAKS.finditer(text))
+    starts = {0, *_segmented(text, language), *breaks}
     for begin, end in pairwise([*sorted(starts), len(text)]):
         if end - begin > _LONG_SENTENCE:
-            inner = _segmented(text[begin:end].translate(_WITHOUT_MARKS))
+            inner = _segmented(text[begin:end].translate(_WITHOUT_MARKS), language)
             starts.update(_with_marks(text, begin + start) for start in inner if start)
     return sorted(starts)
 
@@ -257,14 +266,14 @@ def paragraph_starts(text: str) -> list[int]:
     return sorted({0, *(end for end in ends if end < len(text))}) if text else []
 
 
-def _segmented(text: str) -> list[int]:
+def _segmented(text: str, language: str) -> list[int]:
     import sentencex
 
     starts, begin = [], 0
     for part in cut_long(text, _MAX_PARAGRAPH_CHARS):  # the splitter's time grows with the square
         is_start = not begin or text.endswith(_STOPS, 0, begin)  # else cut within a sentence
         place = 0
-        for sentence in sentencex.segment("en", part):
+        for sentence in sentencex.segment(language, part):
             for piece in split_missed(sentence):
                 found = part.find(piece, place)  # some white space may be lost before it
                 if found >= 0:

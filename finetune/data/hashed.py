@@ -6,6 +6,7 @@ Invariant: what a word's features are depends on the tokenizer and the projectio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class WordEncoder(TextEncoder):
         config: Of an encoder with a projection.
         max_len: Most words of an example.
         segments: See `TextEncoder`.
+        language: Likewise.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class WordEncoder(TextEncoder):
         *,
         max_len: int,
         segments: SegmentRule = "separators",
+        language: str = "en",
     ) -> None:
-        super().__init__(tokenizer_json, max_len=max_len, segments=segments)
+        super().__init__(tokenizer_json, max_len=max_len, segments=segments, language=language)
         assert config.projection is not None
         self._features = WordFeatures(self._tokenizer, config.projection)
         self.num_places = config.max_positions if config.fixed_places else 0
@@ -150,8 +153,10 @@ def text_encoder(
     *,
     max_len: int,
     segments: SegmentRule = "separators",
+    language: str = "en",
 ) -> TextEncoder:
     """Return what suits an encoder: pieces of words, or whole words for one with a projection."""
+    form: dict[str, Any] = {"max_len": max_len, "segments": segments, "language": language}
     if config is not None and config.projection is not None:
-        return WordEncoder(tokenizer_json, config, max_len=max_len, segments=segments)
-    return TextEncoder(tokenizer_json, max_len=max_len, segments=segments)
+        return WordEncoder(tokenizer_json, config, **form)
+    return TextEncoder(tokenizer_json, **form)

@@ -32,7 +32,9 @@ _ADVICE = {
 }
 
 
-def read_documents(path: Path, marks: Marks, repairs: Counter[str]) -> list[TaggedText]:
+def read_documents(
+    path: Path, marks: Marks, repairs: Counter[str], *, language: str = "en"
+) -> list[TaggedText]:
     """Return the documents of a file, each with its sentences as words and their labels as tags.
 
     Args:
@@ -43,11 +45,12 @@ def read_documents(path: Path, marks: Marks, repairs: Counter[str]) -> list[Tagg
             else `inside`; the section's label; `key` for a sentence that any annotator chose, else
             `other`.
         repairs: Counts what was mended.
+        language: By whose rules texts of WikiSection are cut into sentences.
 
     Raises:
         ValueError: No such file, an unknown layout, a damaged document; names file and line.
     """
-    texts = list(_documents(path, marks, repairs))
+    texts = list(_documents(path, marks, repairs, language))
     if not texts:
         raise ValueError(f"{path}: has no documents; one or more are needed")
     return texts
@@ -100,11 +103,14 @@ def document(
     )  # fmt: skip
 
 
-def split_sentences(text: str) -> list[str]:
+def split_sentences(text: str, *, language: str = "en") -> list[str]:
     """Return the sentences of a raw text, as pooling segments are cut everywhere here."""
     from finetune.data.encoding import sentence_starts
 
-    parts = (text[a:b].strip() for a, b in pairwise([*sentence_starts(text), len(text)]))
+    parts = (
+        text[a:b].strip()
+        for a, b in pairwise([*sentence_starts(text, language=language), len(text)])
+    )
     return [part for part in parts if part]
 
 
@@ -114,11 +120,13 @@ def _name(label: Any, place: str) -> str:
     return encodable(str(label).strip(), LABELS, place)
 
 
-def _documents(path: Path, marks: Marks, repairs: Counter[str]) -> Iterator[TaggedText]:
+def _documents(
+    path: Path, marks: Marks, repairs: Counter[str], language: str
+) -> Iterator[TaggedText]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if not is_table(path):
-        yield from _wikisection(path, marks, repairs)
+        yield from _wikisection(path, marks, repairs, language)
         return
     for number, (line, row) in enumerate(read_table(path, is_own=True)):
         place = f"{path}, line {line}"
@@ -172,7 +180,9 @@ def _borders(lengths: Sequence[int], marks: Marks) -> list[str]:
     return labels
 
 
-def _wikisection(path: Path, marks: Marks, repairs: Counter[str]) -> Iterator[TaggedText]:
+def _wikisection(
+    path: Path, marks: Marks, repairs: Counter[str], language: str
+) -> Iterator[TaggedText]:
     try:
         documents = json.loads("".join(text for _, text in file_lines(path)))
     except ValueError as error:
@@ -192,7 +202,10 @@ def _wikisection(path: Path, marks: Marks, repairs: Counter[str]) -> Iterator[Ta
         try:
             text, sections = values["text"], values["annotations"]
             spans = [(int(s["begin"]), int(s["length"]), str(s["sectionLabel"])) for s in sections]
-            parts = [split_sentences(text[begin : begin + size]) for begin, size, _ in spans]
+            parts = [
+                split_sentences(text[begin : begin + size], language=language)
+                for begin, size, _ in spans
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{place}: needs text and annotations with begin, length and sectionLabel ({error})"

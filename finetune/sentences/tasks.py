@@ -27,10 +27,10 @@ from finetune.tasks.spec import (
 UNSEEN_LABELS = "sentences with a label that training never saw: they count as errors"
 
 
-def document_rows(path: Path, marks: Marks) -> SplitRows:
+def document_rows(path: Path, marks: Marks, *, language: str) -> SplitRows:
     """Return the documents of a file as rows; see `read_documents`."""
     repairs: Counter[str] = Counter()
-    texts = read_documents(path, marks, repairs)
+    texts = read_documents(path, marks, repairs, language=language)
     rows = tuple(Row(text.line, text.id, text.text, "", 0.0, text) for text in texts)
     return SplitRows(source=str(path), rows=rows, repairs=dict(+repairs))
 
@@ -97,7 +97,9 @@ def label_counts(rows: Sequence[Row], tags: Sequence[str]) -> dict[str, int]:
     return {tag: counts[tag] for tag in tags}
 
 
-def row_of_sentences(columns: Columns, line: int, values: Mapping[str, Any]) -> Row:
+def row_of_sentences(
+    columns: Columns, line: int, values: Mapping[str, Any], *, language: str
+) -> Row:
     """Return a row of a table as sentences: its list `sentences`, else those of its text.
 
     Raises:
@@ -106,10 +108,10 @@ def row_of_sentences(columns: Columns, line: int, values: Mapping[str, Any]) -> 
     if SENTENCES in values:
         return _row(document("", line, str(line), values[SENTENCES], None))
     row_texts(columns, values, "")
-    return with_sentences(Row(line, str(line), values[columns.text], "", None))
+    return with_sentences(Row(line, str(line), values[columns.text], "", None), language=language)
 
 
-def with_sentences(row: Row) -> Row:
+def with_sentences(row: Row, *, language: str) -> Row:
     """Return a row whose text is split into sentences, if it is not yet.
 
     Raises:
@@ -117,7 +119,8 @@ def with_sentences(row: Row) -> Row:
     """
     if row.tagged is not None:
         return row
-    return _row(document("", row.line, row.id, split_sentences(row.text), None))
+    sentences = split_sentences(row.text, language=language)
+    return _row(document("", row.line, row.id, sentences, None))
 
 
 def _row(text: TaggedText) -> Row:

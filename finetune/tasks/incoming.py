@@ -45,6 +45,8 @@ class InputReader:
     """Whether the rows are texts as words, or as sentences."""
     unit: Unit = "word"
     """Which of both."""
+    language: str = "en"
+    """By whose rules a raw text is cut into sentences."""
 
     def rows(self, notes: Counter[str] | None = None) -> Iterator[InputRow]:
         """Yield the rows in order, those that cannot be labelled as `BadRow`.
@@ -99,7 +101,7 @@ class InputReader:
 
     def _row(self, line: int, values: dict[str, Any]) -> Row:
         if self.has_tags and self.unit == "sentence":
-            return row_of_sentences(self.columns, line, values)
+            return row_of_sentences(self.columns, line, values, language=self.language)
         if self.has_tags:
             return row_of_words(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from data_prep.config import LANGUAGES
 from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
@@ -60,6 +61,9 @@ class OwnFiles:
     positive_label: str = ""
     """Of two own classes the one that F1 is of; empty: the second one in order, of sentences the
     one that is rarer in training."""
+    language: str = ""
+    """Language of own texts, a code such as de, by whose rules they are cut into sentences; empty:
+    that of the encoder's pretraining, en if it is not known."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -150,7 +154,9 @@ def _tagged_task(own: OwnFiles) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
 
     def read(split: str) -> SplitRows:
         path = Path(own.file(split)).expanduser()
-        return document_rows(path, own.marks) if has_sentences else tagged_rows([path])
+        if not has_sentences:
+            return tagged_rows([path])
+        return document_rows(path, own.marks, language=own.language or "en")
 
     return spec, read
 
@@ -179,6 +185,11 @@ def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None)
     if not is_tagged and labels is not None and (own.kind == "regression") == bool(labels):
         gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
+    if own.language and own.language not in LANGUAGES:
+        raise ValueError(
+            f"data.language is {own.language!r}, which is no language code; give one such as en, "
+            "de or zh"
+        )
     if not 0 <= own.validation_fraction < 1:
         raise ValueError(
             f"data.validation_fraction is {own.validation_fraction:g}; it must be in [0, 1)"

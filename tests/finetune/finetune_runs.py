@@ -125,10 +125,13 @@ def assert_same_story(run: Path, other: Path) -> None:
     assert {p.name for p in run.iterdir()} == {p.name for p in other.iterdir()}
 
 
-def write_bundle(folder: Path, tokenizer_json: Path) -> Path:
+def write_bundle(
+    folder: Path, tokenizer_json: Path, *, metadata: dict[str, Any] | None = None
+) -> Path:
     """Write a tiny PoNet of the toy vocabulary as a bundle and return its folder."""
     torch.manual_seed(0)
     config = PoNetConfig.preset(
         "nano", vocab_size=len(VOCAB), num_layers=1, hidden_size=32, ffn_size=64, max_positions=24
     )
-    return save_bundle(folder, PretrainingModel(config), tokenizer_json=tokenizer_json)
+    model = PretrainingModel(config)
+    return save_bundle(folder, model, tokenizer_json=tokenizer_json, metadata=metadata)
