@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 Model = PretrainingModel | SequenceClassifier | Tagger
 _FORMAT_VERSION = 1
 _KEYS = {"format_version", "encoder", "num_pair_classes", "metadata"}
+PRETRAINING = "pretraining"
+"""Key of config.json of transformers that they stand at."""
+TEXT_FACTS = ("language", "segments", "max_len")
+"""What the metadata say of the texts of pretraining, where they are known: new ones are read so."""
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
 _TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
 _WEIGHTS = "weights"  # their form on disk; absent where that is float32
@@ -76,7 +80,8 @@ class Bundle:
             pooling: "mean" over all tokens, or "cls", the vector at [CLS].
             batch_tokens: Tokens of a batch, >= 1, which memory grows with, however long the texts
                 are; None: 65,536 on a GPU, 4,096 for each of the first four threads on a CPU.
-            max_len: Longest row in tokens, >= 3; None: what the model was pretrained with.
+            max_len: Longest row in tokens, >= 3; None: what the model was pretrained with, and
+                what "tile" needs.
             long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
                 whose tokens are pooled together, "tile" = one row with the position table
                 repeated, "cut" = its beginning alone.
@@ -91,6 +96,11 @@ class Bundle:
         """
         from ponet.inference import EncodeOptions, default_max_len, encode
 
+        if long_texts == "tile" and max_len is not None:
+            raise ValueError(
+                f"max_len={max_len} would do nothing: with long_texts='tile' a text is one row, "
+                "however long; leave one of them out"
+            )
         options = EncodeOptions(
             max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
             pooling=pooling,
@@ -251,6 +261,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if set(config) - {_DIGEST, _TASK, _WEIGHTS} != _KEYS:
         found, wanted = (", ".join(sorted(keys)) for keys in (config, _KEYS))
         raise ValueError(f"{path} has the keys {found}; needed are {wanted}")
+    for key in ("encoder", "metadata", _TASK):
+        if not isinstance(config.get(key, {}), dict):
+            raise ValueError(
+                f"{path} has {config[key]!r} as {key!r}; a JSON object is needed: restore the "
+                "file, or make the bundle again"
+            )
     return config
 
 

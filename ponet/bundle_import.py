@@ -6,13 +6,20 @@ nothing is written.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import file_sha256
-from ponet.bundle import Bundle, bundle_folder, load_bundle, save_bundle
+from ponet.bundle import (
+    PRETRAINING,
+    TEXT_FACTS,
+    Bundle,
+    bundle_folder,
+    load_bundle,
+    save_bundle,
+)
 from ponet.foreign import ForeignModel, foreign_model, trained_model
 from ponet.foreign_tokenizer import (
     ADDED_NAME,
@@ -75,7 +82,7 @@ def import_bundle(
     source: str,
     output: Path,
     *,
-    revision: str = "main",
+    revision: str | None = None,
     tokenizer: str | None = None,
     lowercase: bool | None = None,
     language: str | None = None,
@@ -86,7 +93,7 @@ def import_bundle(
     Args:
         source: Folder, weights file, checkpoint, or "owner/name" on the Hub.
         output: Folder of the bundle; a bundle already there is replaced.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; None: its main branch.
         tokenizer: tokenizer.json or vocab.txt to take; "none": a bundle without one; None: the
             source's.
         lowercase: For a vocab.txt: lowercase text; None: as its tokenizer_config.json says, else
@@ -99,6 +106,11 @@ def import_bundle(
             nothing is written.
     """
     path, trained = Path(source).expanduser(), None
+    if revision is not None and path.exists():
+        raise ValueError(
+            f"--revision {revision} would do nothing: {source} is here and not on the Hub; "
+            "leave it out"
+        )
     is_file = path.is_file() or (path / STATE_NAME).is_file()
     if is_file and path.suffix == CHECKPOINT_SUFFIX:
         content, is_verified = read_checkpoint(path)
@@ -131,12 +143,12 @@ def import_bundle(
 
 
 def _read_foreign(
-    source: str, path: Path, revision: str, conversion: dict[str, Any]
+    source: str, path: Path, revision: str | None, conversion: dict[str, Any]
 ) -> tuple[ForeignModel, dict[str, Any], Path]:
     """Return the model of others, what its bundle says of it, and where its tokenizer would be."""
     commit = None
     if not path.exists():
-        path = _download(source, revision=revision)
+        path = _download(source, revision=revision or "main")
         commit = path.name
     if path.is_file():
         folder, files, values = path.parent, [path], _values_of(path)
@@ -151,6 +163,7 @@ def _read_foreign(
         "revision": commit,
         "weights_sha256": {file.name: file_sha256(file) for file in files},
         "language": _language(folder) or "en",
+        **_kept_facts(values),
         "untrained": list(converted.untrained),
         "dropped": list(converted.dropped),
     }
@@ -223,6 +236,12 @@ def _download(source: str, *, revision: str) -> Path:
             "command knows"
         )
     return folder
+
+
+def _kept_facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an export of ours wrote into config.json about the texts of pretraining."""
+    kept = values.get(PRETRAINING)
+    return {key: kept[key] for key in TEXT_FACTS if key in kept} if isinstance(kept, dict) else {}
 
 
 def _language(folder: Path) -> str | None:

@@ -92,7 +92,7 @@ def _import_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", help="folder, weights file, .ckpt file, or a Hub id: chtan/ponet-base-uncased")
     add("--output", type=Path, required=True, help="folder of the bundle")
-    add("--revision", default="main", help="branch, tag or commit on the Hub (default: main)")
+    add("--revision", help="branch, tag or commit on the Hub (default: main)")
     add("--tokenizer", metavar="FILE",
         help="tokenizer.json or vocab.txt (default: the source's), or none")  # fmt: skip
     add("--lowercase", choices=("true", "false"),

@@ -74,7 +74,7 @@ class EncodeOptions:
         if self.long_texts != "tile" and self.max_len > config.max_positions:
             raise ValueError(
                 f"max_len={self.max_len} given, but the model has {config.max_positions} "
-                "positions; give long_texts='tile' to repeat them, or a smaller max_len"
+                "positions; give a smaller max_len, or long_texts='tile' alone to repeat them"
             )
 
 

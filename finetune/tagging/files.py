@@ -162,10 +162,10 @@ def _checked(place: str, text: TaggedText) -> TaggedText:
 
 
 def _read_folder(folder: Path) -> Iterator[TaggedText]:
-    names = [name for name in ("seq.in", "seq.out", "label") if (folder / name).is_file()]
-    if "seq.in" not in names:
+    files = {name: _whole_or_packed(folder / name) for name in ("seq.in", "seq.out", "label")}
+    if files["seq.in"] is None:
         raise ValueError(f"{folder}: has no seq.in; seq.in, seq.out and label are needed")
-    columns = {name: [line for _, line in _lines(folder / name)] for name in names}
+    columns = {name: [line for _, line in _lines(path)] for name, path in files.items() if path}
     sizes = {name: len(lines) for name, lines in columns.items()}
     if len(set(sizes.values())) > 1:
         given = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -173,8 +173,14 @@ def _read_folder(folder: Path) -> Iterator[TaggedText]:
     for number, words in enumerate(columns["seq.in"]):
         tags = columns["seq.out"][number].split() if "seq.out" in columns else None
         label = columns["label"][number].strip() if "label" in columns else None
-        place = f"{folder / 'seq.in'}, line {number + 1}"
+        place = f"{files['seq.in']}, line {number + 1}"
         yield tagged(place, number + 1, str(number), words.split(), tags, label)
+
+
+def _whole_or_packed(path: Path) -> Path | None:
+    """Return the file, or that of this name with .gz or .zst behind it; None: there is neither."""
+    files = (path, *(path.with_name(path.name + ending) for ending in (".gz", ".zst")))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:

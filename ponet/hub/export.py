@@ -25,6 +25,7 @@ from ponet.hub.huggingface import (
     export_huggingface,
     find_special_tokens,
     probe_batch,
+    text_facts,
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
 from ponet.hub.revisions import LIST_NAME, export_revisions
@@ -158,13 +159,15 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
     notes: list[str] = []
     if isinstance(model, SequenceClassifier):
         assert task is not None
-        settings = {"max_len": task["max_len"], "labels": _labels(model, task)}
+        settings = {"max_len": task["max_len"], "facts": _labels(model, task)}
         notes = _differences(model.encoder.config, task)
         card = render("classifier_card.md.j2", model, task=_PIPELINES[source.kind], values=task,
                       differences=[*notes, *lines], **words)  # fmt: skip
     else:
         words |= _sources(options) | {"lines": lines}
-        card = model_card(model, source.config["metadata"], has_tokenizer=path is not None, **words)
+        metadata = source.config["metadata"]
+        settings = {"facts": text_facts(metadata)}
+        card = model_card(model, metadata, has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
         options.output,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ponet.batch import EncoderBatch
-from ponet.bundle import Model
+from ponet.bundle import PRETRAINING, TEXT_FACTS, Model
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.config_fields import ProjectionConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
@@ -84,7 +84,7 @@ def export_huggingface(
     tokenizer_path: Path | None = None,
     card: str = "",
     max_len: int | None = None,
-    labels: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> float:
     """Write a model as a folder of transformers, compare it, and put it in place.
 
@@ -95,7 +95,8 @@ def export_huggingface(
         tokenizer_path: tokenizer.json, or None to write no tokenizer.
         card: Text of README.md; nothing is written for an empty one.
         max_len: Where the tokenizer cuts if asked to; None: at the model's positions.
-        labels: What a classifier's configuration says of its outputs: id2label and the like.
+        facts: What else the configuration says: of a classifier's outputs id2label and the like,
+            of a pretrained model `text_facts`.
 
     Returns:
         The largest difference of any logit, hidden state or pooled output of the probe batches.
@@ -107,7 +108,7 @@ def export_huggingface(
     config = model.encoder.config
 
     with new_folder(Path(folder), replaces=False) as staging:
-        twin = _twin_config(model, special_tokens, labels or {})
+        twin = _twin_config(model, special_tokens, facts or {})
         twin.architectures = [_class_name(model)]
         twin.save_pretrained(staging)
         save_file(twin_state(model), staging / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -122,6 +123,14 @@ def export_huggingface(
         if card:
             (staging / "README.md").write_text(card, encoding="utf-8")
         return _compare_twin(model, staging, special_tokens)
+
+
+def text_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return for a configuration what a bundle's metadata say of the texts of pretraining.
+
+    transformers keeps it and has no use for it; `ponet import` reads it back.
+    """
+    return {PRETRAINING: {key: metadata[key] for key in TEXT_FACTS if metadata.get(key)}}
 
 
 def write_tokenizer(
@@ -161,12 +170,12 @@ def write_tokenizer(
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _twin_config(model: Model, special_tokens: SpecialTokens, labels: Mapping[str, Any]) -> Any:
+def _twin_config(model: Model, special_tokens: SpecialTokens, facts: Mapping[str, Any]) -> Any:
     """Return the configuration of the same model in transformers."""
     import transformers
 
     config = model.encoder.config
-    values = {**foreign_fields(config), "pad_token_id": special_tokens.pad_token_id, **labels}
+    values = {**foreign_fields(config), "pad_token_id": special_tokens.pad_token_id, **facts}
     if isinstance(config, PoNetConfig):
         num_pair_classes = getattr(model, "num_pair_classes", 0)
         values |= {**asdict(special_tokens), "num_pair_classes": num_pair_classes}

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.files import write_json
 from ponet.foreign import TrainedModel, trained_model
 from ponet.hub.card import validations
-from ponet.hub.huggingface import export_huggingface, find_special_tokens
+from ponet.hub.huggingface import export_huggingface, find_special_tokens, text_facts
 from ponet.weight_files import STATE_NAME, TOKENIZER_NAME, new_folder, read_checkpoint
 
 LIST_NAME = "revisions.json"
@@ -51,6 +51,7 @@ def export_revisions(
                 special_tokens=find_special_tokens(tokenizer, vocab_size=model.config.vocab_size),
                 tokenizer_path=tokenizer,
                 card=card(trained, name),
+                facts=text_facts(trained.metadata),
             )
             seen = {key: trained.metadata[key] for key in ("samples_seen", "data_digest")}
             tokens = _tokens_seen(seen["samples_seen"], content.get("PretrainDataModule", {}))

@@ -113,6 +113,10 @@ def test_a_folder_of_lines_is_read(tmp_path):
     assert [(text.words, text.tags, text.label) for text in texts] == [
         (WORDS, BIO, "CREATE_CALL"), (("stop",), ("O",), "STOP"),
     ]  # fmt: skip
+    with gzip.open(tmp_path / "seq.in.gz", "wb") as packed:
+        packed.write((tmp_path / "seq.in").read_bytes())
+    (tmp_path / "seq.in").unlink()
+    assert read_tagged(tmp_path, Counter()) == texts
     (tmp_path / "label").write_text("CREATE_CALL\n")
     with pytest.raises(ValueError, match="seq.in 2, seq.out 2, label 1"):
         read_tagged(tmp_path, Counter())

@@ -193,6 +193,8 @@ def drop_weight(folder):
         (lambda f: (f / "config.json").write_text("[]"), "a JSON object is needed"),
         (lambda f: edit_config(f, format_version=99), "format_version 99"),
         (lambda f: edit_config(f, extra=1), "has the keys .*extra"),
+        (lambda f: edit_config(f, metadata=None), "has None as 'metadata'; a JSON object"),
+        (lambda f: edit_config(f, encoder=[1]), r"has \[1\] as 'encoder'; a JSON object"),
         (lambda f: edit_config(f, encoder={"kind": "ponet", "wings": 2}), "unknown key.* wings"),
         (lambda f: edit_config(f, num_pair_classes=5), "does not fit its configuration"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),

@@ -362,6 +362,12 @@ def test_what_is_wrong_with_a_folder_is_said(prepare, message, tmp_path):
         do_import(folder, tmp_path / "b")
 
 
+def test_a_revision_of_a_local_folder_is_refused(tmp_path):
+    folder = write_foreign(tmp_path / "m", make_model())
+    with pytest.raises(ValueError, match="--revision v1 would do nothing: .* is here and not on"):
+        do_import(folder, tmp_path / "b", revision="v1")
+
+
 def test_a_folder_to_be_imported_is_not_taken_for_a_bundle(tmp_path):
     folder = write_foreign(tmp_path / "m", make_model())
     with pytest.raises(ValueError, match="not a bundle; run: python -m ponet import"):

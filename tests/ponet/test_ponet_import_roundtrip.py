@@ -27,7 +27,11 @@ MODELS = {
 def test_an_exported_bundle_comes_back_weight_by_weight(name, tmp_path, capsys):
     config_class, num_pair_classes, fields = MODELS[name]
     model = make_model(config_class, num_pair_classes=num_pair_classes, **fields)
-    save_bundle(tmp_path / "a", model, tokenizer_json=write_tokenizer(tmp_path))
+    texts = {"language": "de", "segments": {"rule": "fixed", "tokens_per_segment": 2}, "max_len": 9}
+    tokenizer_json = write_tokenizer(tmp_path)
+    save_bundle(
+        tmp_path / "a", model, tokenizer_json=tokenizer_json, metadata={**texts, "steps": 1}
+    )
     folder = str(tmp_path / "hf")
     assert main(["export", str(tmp_path / "a"), "--format", "huggingface", "--output", folder]) == 0
     assert main(["import", folder, "--output", str(tmp_path / "b")]) == 0, capsys.readouterr()
@@ -37,6 +41,7 @@ def test_an_exported_bundle_comes_back_weight_by_weight(name, tmp_path, capsys):
     assert back.model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in back.model.state_dict().items())
     assert back.tokenizer_path is not None
+    assert {key: back.metadata[key] for key in texts} == texts and "steps" not in back.metadata
     sun = back.text_format.windows(["the sun"], max_len=8)[0].ids
     assert sun == [VOCAB[word] for word in ("[CLS]", "the", "sun", "[SEP]")]
 

@@ -129,7 +129,8 @@ def test_no_texts_give_no_vectors(bundle):
         (["a"], {"long_texts": "drop"}, "allowed are windows, tile, cut"),
         (["a"], {"batch_tokens": 0}, "1 or more is needed"),
         (["a"], {"max_len": 2}, "need 3"),
-        (["a"], {"max_len": 25}, "has 24 positions; give long_texts='tile'"),
+        (["a"], {"max_len": 25}, "has 24 positions; give a smaller max_len, or long_texts='tile'"),
+        (["a"], {"max_len": 20, "long_texts": "tile"}, "max_len=20 would do nothing"),
     ],
 )
 def test_wrong_options_are_named(bundle, texts, options, message):
