@@ -20,7 +20,7 @@ from ponet.bundle import (
     load_bundle,
     save_bundle,
 )
-from ponet.foreign import ForeignModel, foreign_model, trained_model
+from ponet.foreign import ForeignModel, TrainedModel, foreign_model, trained_model
 from ponet.foreign_tokenizer import (
     ADDED_NAME,
     SETTINGS_NAME,
@@ -113,16 +113,11 @@ def import_bundle(
         )
     is_file = path.is_file() or (path / STATE_NAME).is_file()
     if is_file and path.suffix == CHECKPOINT_SUFFIX:
-        content, is_verified = read_checkpoint(path)
-        trained = trained_model(content, where=path, drop=conversion.get("drop", ()))
+        trained, folder, note = _read_run(path, conversion.get("drop", ()))
         converted, metadata = trained.converted, trained.metadata
-        folders = [trained.shards, path.absolute().parent.parent / "bundle"]
-        folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), path.parent)
-        digest = "whole, as its digest says" if is_verified else "there is no digest beside it"
-        note: str | None = f"checkpoint file: {digest}"
     else:
         converted, metadata, folder = _read_foreign(source, path, revision, conversion)
-        note = f"commit {metadata['revision']} of the Hub" if metadata["revision"] else None
+        note = f"commit {metadata['revision']} of the Hub" if metadata["revision"] else ""
     if language:
         metadata["language"] = language
     with tempfile.TemporaryDirectory(prefix="ponet-import-") as staging:
@@ -134,12 +129,24 @@ def import_bundle(
             lowercase=lowercase,
             vocab_size=converted.model.config.vocab_size,
         )
-        if described and trained:
+        if described and trained is not None:
             advice = "give the tokenizer.json of the run's shards by --tokenizer"
             trained.check_tokenizer(file, advice=advice)
         tokenizer_json = file if described else None
         save_bundle(output, converted.model, tokenizer_json=tokenizer_json, metadata=metadata)
-    return Imported(bundle=load_bundle(output), converted=converted, tokenizer=described, note=note)
+    return Imported(
+        bundle=load_bundle(output), converted=converted, tokenizer=described, note=note or None
+    )
+
+
+def _read_run(path: Path, drop: Sequence[str]) -> tuple[TrainedModel, Path, str]:
+    """Return the model of a checkpoint, where its tokenizer would be, and what to know of it."""
+    content, is_verified = read_checkpoint(path)
+    trained = trained_model(content, where=path, drop=drop)
+    folders = [trained.shards, path.absolute().parent.parent / "bundle"]
+    folder = next((f for f in folders if f and (f / TOKENIZER_NAME).is_file()), path.parent)
+    digest = "whole, as its digest says" if is_verified else "there is no digest beside it"
+    return trained, folder, f"checkpoint file: {digest}"
 
 
 def _read_foreign(

@@ -29,6 +29,7 @@ from ponet.hub.huggingface import (
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
 from ponet.hub.revisions import LIST_NAME, export_revisions
+from ponet.hub.upload import has_model, push
 from ponet.names import foreign_fields
 from ponet.quantization import pack
 from ponet.tagger import Tagger
@@ -200,8 +201,15 @@ def _revisions(options: argparse.Namespace) -> None:
 
     rows = export_revisions(run, options.output, card=card)
     print(f"{options.output}: {len(rows)} revisions, listed in {LIST_NAME}")
-    for name in (row["revision"] for row in rows if options.push):
-        print(push(options.output / name, options.push, private=not options.public, branch=name))
+    if not options.push:
+        return
+    names, private = [row["revision"] for row in rows], not options.public
+    for name in names:
+        print(push(options.output / name, options.push, private=private, branch=name))
+    if has_model(options.push):
+        print(f"{options.push}: its main branch keeps the model that it had")
+    else:  # from_pretrained without a revision finds the last one
+        print(push(options.output / names[-1], options.push, private=private))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -373,23 +381,3 @@ def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
         scores = model.crf.state_dict().items()
         facts["crf"] = {name: value.tolist() for name, value in scores}
     return facts
-
-
-def push(folder: Path, repo: str, *, private: bool, branch: str = "") -> str:
-    """Upload a folder to the Hugging Face Hub and return the commit's address.
-
-    Args:
-        folder: What to upload.
-        repo: owner/name; made if it is not there.
-        private: Whether a repository that is made is private; an existing one stays as it is.
-        branch: Made if it is not there; empty: main.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
-    if branch:
-        api.create_branch(repo, branch=branch, exist_ok=True)
-    where = {"revision": branch} if branch else {}
-    commit = api.upload_folder(repo_id=repo, folder_path=str(folder), **where)
-    return str(commit)

@@ -107,6 +107,7 @@ def _page(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     pushes = [f"hf upload OWNER/NAME {row['revision']} . --revision {row['revision']}"
               for row in rows]  # fmt: skip
+    pushes.append(f"hf upload OWNER/NAME {rows[-1]['revision']} .")
     first = rows[0]["revision"]
     return "\n".join(
         [
@@ -119,7 +120,7 @@ def _page(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
             "",
             f'`AutoModel.from_pretrained("{first}", trust_remote_code=True)` loads one from here, '
             f'`from_pretrained("OWNER/NAME", revision="{first}", trust_remote_code=True)` from the '
-            "Hub, once they are branches there:",
+            "Hub, once they are branches there, and the last one without a revision:",
             "",
             "```bash",
             *pushes,

@@ -90,7 +90,10 @@ def test_the_card_of_a_revision_shows_no_validation_that_came_after_it(run, tmp_
     assert "Validation values are unknown" in cards[0] and "| 1000 |" not in cards[0]
 
 
-def test_revisions_are_pushed_as_branches(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_there", [False, True], ids=["empty", "with a model"])
+def test_revisions_are_pushed_as_branches_and_the_last_one_where_none_is_named(
+    is_there, run, tmp_path, monkeypatch, capsys
+):
     import huggingface_hub
 
     calls = []
@@ -102,7 +105,10 @@ def test_revisions_are_pushed_as_branches(run, tmp_path, monkeypatch):
         def create_branch(self, repo, *, branch, exist_ok):
             calls.append(("branch", repo, branch, exist_ok))
 
-        def upload_folder(self, *, repo_id, folder_path, revision):
+        def file_exists(self, repo, name):
+            return is_there and (repo, name) == ("me/model", "config.json")
+
+        def upload_folder(self, *, repo_id, folder_path, revision="main"):
             calls.append(("upload", repo_id, folder_path, revision))
             return "https://hub/commit/1"
 
@@ -117,7 +123,10 @@ def test_revisions_are_pushed_as_branches(run, tmp_path, monkeypatch):
             ("upload", "me/model", str(tmp_path / "out" / name), name),
         )
     ]
+    last = ("upload", "me/model", str(tmp_path / "out" / "step1000"), "main")
+    expected += [] if is_there else [("repo", "me/model", True), last]
     assert calls == expected
+    assert ("main branch keeps the model" in capsys.readouterr().out) == is_there
 
 
 def test_what_is_no_run_or_damaged_is_refused_and_nothing_is_written(run, tmp_path):
