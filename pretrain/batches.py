@@ -7,6 +7,7 @@ few for each B; batches of whole words are as wide as their longest row.
 B batch, L positions, M slots (masked positions per sequence), E inner sentence starts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,9 +22,10 @@ from torch.utils.data import Dataset
 from data_prep.shards import TokenShards
 from ponet.batch import EncoderBatch, join_texts
 from ponet.projection import PieceWords
+from pretrain.layout import lay_out
 from pretrain.masking import Masker, MaskingConfig
 from pretrain.needles import CHOICES, DISTANCES, NeedleConfig, Needles
-from pretrain.objectives import HAS_PADDING, IGNORED_LABEL, Objective
+from pretrain.objectives import HAS_PADDING, HIDDEN_SHARE, IGNORED_LABEL, Objective
 from pretrain.packing import COLUMNS, Examples, PackingConfig, ragged_arange
 from pretrain.plan import make_plan
 from pretrain.randomness import IntArray
@@ -33,6 +35,8 @@ _JOINED_LENGTHS = 64
 """Lengths that a joined batch of B texts may have: so little padding costs nothing, and so few
 shapes can be compiled."""
 _BASELINE_BATCH = 64
+_COUNTED_AT_ONCE = 256
+"""Samples whose tokens are looked at together where an optimiser step is counted."""
 
 Batch = dict[str, Tensor]
 
@@ -65,6 +69,8 @@ class PretrainDataset(Dataset[Batch]):
     """
 
     joins_texts: bool = False
+    global_batch_size: int = 0
+    """Samples of an optimiser step, of which a batch says its share; 0: nothing is said of it."""
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class PretrainDataset(Dataset[Batch]):
         self._seed = seed
         self._plans: dict[int, Examples] = {}
         self._ends: list[int] = []
+        self._hidden: dict[int, int] = {}
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
         self._masking = masking
         self._needles = None
@@ -104,6 +111,7 @@ class PretrainDataset(Dataset[Batch]):
             seed=self._seed,
             single_pieces=words is not None,
         )
+        self._hidden = {}
 
     @property
     def known_sizes(self) -> list[int]:
@@ -209,37 +217,21 @@ class PretrainDataset(Dataset[Batch]):
         Returns:
             input_ids, token_type_ids, segment_ids (B, L) int64; masked_positions, masked_labels
             (B, M) int64 (unused slots: 0 and -100); pair_labels, example_ids (B,) int64; mask,
-            special_mask (B, L) bool. With needles also what is known of each question, see
+            special_mask (B, L) bool. Where `global_batch_size` is given also hidden_share (1,)
+            float32, see `_hidden_share`. With needles instead what is known of each question, see
             `needles.Written`. Of joined texts what `join_batch` makes of it.
         """
         example_ids_B = np.asarray(samples, np.int64)
         rows = self.rows(example_ids_B)
-        index = np.arange(example_ids_B.size)
-        first_sep_B = rows["a_len"] + 1
-        last_sep_B = first_sep_B + rows["b_len"] + 1
-        mask_BL = self._column_L <= last_sep_B[:, None]
-        second_BL = self._column_L > first_sep_B[:, None]
-        special_BL = np.zeros_like(mask_BL)
-        special_BL[:, 0] = True
-        special_BL[index, first_sep_B] = True
-        special_BL[index, last_sep_B] = True
-
-        shift_BL = np.where(
-            second_BL, (rows["b_start"] - first_sep_B - 1)[:, None], (rows["a_start"] - 1)[:, None]
-        )
-        shift_BL += self._column_L
-        tokenizer = self.shards.manifest.tokenizer
-        ids_BL = np.take(np.asarray(self.shards.tokens), shift_BL, mode="clip").astype(np.int64)
-        ids_BL[~mask_BL] = tokenizer.pad_id
-        ids_BL[:, 0] = tokenizer.cls_id
-        ids_BL[index, first_sep_B] = tokenizer.sep_id
-        ids_BL[index, last_sep_B] = tokenizer.sep_id
-
-        text_BL = mask_BL & ~special_BL
-        segment_ids_BL = self._segment_ids(rows, first_sep_B, last_sep_B)
+        layout = lay_out(self.shards, rows, max_len=self._packing.max_len)
+        ids_BL, text_BL = layout.ids_BL, layout.text_BL
+        segment_ids_BL = self._segment_ids(rows, layout.first_sep_B, layout.last_sep_B)
         told: dict[str, npt.NDArray[np.int64]] = {}
+        shares: dict[str, npt.NDArray[np.float32]] = {}
         if self._needles is None:
             positions_BM, labels_BM = self._masker.mask(ids_BL, text_BL, example_ids_B)
+            if self.global_batch_size:
+                shares = {HIDDEN_SHARE: np.array([self._hidden_share(example_ids_B)], np.float32)}
         else:
             borders_BL = segment_ids_BL if self._segments.rule == "sentence" else None
             written = self._needles.write(ids_BL, text_BL, example_ids_B, borders_BL)
@@ -248,18 +240,41 @@ class PretrainDataset(Dataset[Batch]):
         arrays = {
             **told,
             "input_ids": ids_BL,
-            "token_type_ids": (second_BL & mask_BL).astype(np.int64),
+            "token_type_ids": (layout.second_BL & layout.mask_BL).astype(np.int64),
             "segment_ids": segment_ids_BL,
             "masked_positions": positions_BM,
             "masked_labels": labels_BM,
             "pair_labels": rows["label"],
             "example_ids": example_ids_B,
-            "mask": mask_BL,
-            "special_mask": special_BL,
+            **shares,
+            "mask": layout.mask_BL,
+            "special_mask": layout.special_BL,
         }
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         masking = None if self._needles else self._masker.config
         return join_batch(batch, masking) if self.joins_texts else batch
+
+    def _hidden_share(self, samples: IntArray) -> float:
+        """Return the hidden tokens of the samples' optimiser step, by their share of its samples.
+
+        So each hidden token of a step weighs the same, however the step is cut into micro-batches.
+        """
+        size = self.global_batch_size
+        share = 0.0
+        for step, count in Counter((samples // size).tolist()).items():
+            share += self._hidden_in(step) * count / size
+        return share
+
+    def _hidden_in(self, step: int) -> int:
+        """Return how many tokens are to be hidden in the samples of an optimiser step."""
+        if step not in self._hidden:
+            total, end = 0, (step + 1) * self.global_batch_size
+            for first in range(end - self.global_batch_size, end, _COUNTED_AT_ONCE):
+                rows = self.rows(np.arange(first, min(first + _COUNTED_AT_ONCE, end)))
+                layout = lay_out(self.shards, rows, max_len=self._packing.max_len)
+                total += int(self._masker.choice(layout.ids_BL, layout.text_BL).wanted_B.sum())
+            self._hidden = {step: total}  # steps come one after the other
+        return self._hidden[step]
 
     def _segment_ids(
         self, rows: dict[str, IntArray], first_sep_B: IntArray, last_sep_B: IntArray

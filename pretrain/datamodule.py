@@ -244,7 +244,7 @@ class PretrainDataModule(LightningDataModule):
         """Return the training loader: a sized view of an endless stream."""
         sampler = StreamBatchSampler(self)
         dataset = self._dataset(TRAIN_SPLIT)
-        dataset.joins_texts = self.join_texts
+        dataset.joins_texts, dataset.global_batch_size = self.join_texts, self.global_batch_size
         # Plan the epoch here: the workers share what is there when they start.
         dataset.rows(np.array([self.sample_range(self.steps_done)[0]]))
         return BatchLoader(dataset, batch_sampler=sampler, **self._loader_options())

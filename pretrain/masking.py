@@ -7,7 +7,7 @@ B batch, L positions, M slots (masked positions per sequence), W words (W <= L).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,15 @@ class MaskingConfig:
         return int(self.mask_prob * max(0, num_tokens - NUM_SPECIAL * num_texts)) + num_texts
 
 
+class Choice(NamedTuple):
+    """Tokens of a batch that may be hidden."""
+
+    maskable_BL: BoolArray
+    """True at each of them, (B, L)."""
+    wanted_B: IntArray
+    """How many of each row are hidden, (B,) int64."""
+
+
 class Masker:
     """Masks whole batches."""
 
@@ -106,6 +115,22 @@ class Masker:
         self._fate_key = derive_key(seed, "masked fates")
         self._column_L = np.arange(max_len, dtype=np.uint64)
 
+    def choice(self, ids_BL: IntArray, text_BL: BoolArray) -> "Choice":
+        """Return what may be hidden, and how many of each row are; of whole words at most so many.
+
+        Args:
+            ids_BL: (B, L) int64, token ids as they stand in the text.
+            text_BL: (B, L) bool, True at tokens of the two texts.
+        """
+        maskable_BL = text_BL & ~self._is_special_V[ids_BL]
+        if self._single_pieces:
+            continues_BL = self._is_continuation_V[ids_BL] & text_BL
+            maskable_BL &= ~continues_BL
+            maskable_BL[:, :-1] &= ~continues_BL[:, 1:]
+        count_B = maskable_BL.sum(1)
+        wanted_B = np.floor(self.config.mask_prob * count_B + 0.5).astype(np.int64)
+        return Choice(maskable_BL, np.minimum(np.maximum(wanted_B, 1), count_B))
+
     def mask(
         self, ids_BL: IntArray, text_BL: BoolArray, example_ids_B: IntArray
     ) -> tuple[IntArray, IntArray]:
@@ -120,14 +145,7 @@ class Masker:
             (B, M) int64 positions in ascending order and (B, M) int64 labels; unused slots come
             last, with position 0 and label -100.
         """
-        maskable_BL = text_BL & ~self._is_special_V[ids_BL]
-        if self._single_pieces:
-            continues_BL = self._is_continuation_V[ids_BL] & text_BL
-            maskable_BL &= ~continues_BL
-            maskable_BL[:, :-1] &= ~continues_BL[:, 1:]
-        count_B = maskable_BL.sum(1)
-        wanted_B = np.floor(self.config.mask_prob * count_B + 0.5).astype(np.int64)
-        wanted_B = np.minimum(np.maximum(wanted_B, 1), count_B)
+        maskable_BL, wanted_B = self.choice(ids_BL, text_BL)
         key_B1 = random_bits(self._place_key, example_ids_B)[:, None]
         bits_BL = random_bits(key_B1, self._column_L)
         if self.config.whole_word:

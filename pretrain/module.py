@@ -20,7 +20,7 @@ from ponet import EncoderConfig, MaskedOutput, PretrainingModel
 from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
 from pretrain.batches import encoder_batch
-from pretrain.objectives import OBJECTIVES, ObjectiveName
+from pretrain.objectives import HIDDEN_SHARE, OBJECTIVES, ObjectiveName
 from pretrain.run_config import STARTED_KEY, NewWords, check_encoder, check_strategy, identity_in
 from pretrain.sums import LossSums, loss_sums, means, sum_dtype
 from training.checkpoints.resume import ConfiguredModule
@@ -197,9 +197,14 @@ class PretrainModule(ConfiguredModule):
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Mean masked-LM loss plus the weighted mean pair loss of one micro-batch."""
+        """Mean masked-LM loss plus the weighted mean pair loss of one micro-batch.
+
+        The first mean is over the micro-batch's share of all hidden tokens of the optimiser step,
+        so that the mean over micro-batches and devices is that over these tokens.
+        """
         sums = self.batch_sums(batch)
-        loss = sums.mlm_loss / sums.mlm_count.clamp(min=1)
+        count = batch[HIDDEN_SHARE].sum() if HIDDEN_SHARE in batch else sums.mlm_count
+        loss = sums.mlm_loss / count.clamp(min=1)
         loss = loss + self.pair_loss_weight * sums.pair_loss / sums.pair_count.clamp(min=1)
         return {"loss": loss, "sums": sums.stacked()}
 

@@ -13,6 +13,8 @@ IGNORED_LABEL = -100
 """Label of a slot or example without a task; cross-entropy skips it."""
 HAS_PADDING = "has_padding"
 """Name in a batch of whether its mask has padding, a bool that the data module adds."""
+HIDDEN_SHARE = "hidden_share"
+"""Name in a training batch of its share of the hidden tokens of an optimiser step, (1,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
