@@ -91,15 +91,26 @@ def load_data(wanted: Wanted) -> LraData:
     root = Path(wanted.folder).expanduser()
     if not root.is_dir():
         raise ValueError(f"--data.folder {root}: no such folder")
-    if pickles := _pickles(root, task):
-        data = _from_pickles(root, pickles, wanted)
-    elif task.is_pixels and (root / "input" / "train.src").is_file():
-        data = _from_mega(root, task)
-    else:
-        data = _READERS[task.name](root, wanted)
+    try:
+        data = _read(root, wanted)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{error.filename}: no such file, though the others of {task.title} are there; see "
+            "docs/long_range_arena.md for what a folder holds"
+        ) from error
     for name, split in data.splits.items():
         _check(split, task, f"{data.source}, {name}")
     return data
+
+
+def _read(root: Path, wanted: Wanted) -> LraData:
+    """Return what a folder holds, by what lies in it."""
+    task = wanted.task
+    if pickles := _pickles(root, task):
+        return _from_pickles(root, pickles, wanted)
+    if task.is_pixels and (root / "input" / "train.src").is_file():
+        return _from_mega(root, task)
+    return _READERS[task.name](root, wanted)
 
 
 def _check(split: LraSplit, task: LraTask, place: str) -> None:

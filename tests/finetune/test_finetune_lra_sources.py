@@ -73,6 +73,9 @@ def test_pairs_are_literals_as_published_and_decoded_in_strict(tmp_path):
         split = load(SMALL_PAIRS, tmp_path, mode).splits["test"]
         assert split.lengths.tolist() == [length]
         assert split.ids.shape == split.other_ids.shape == (1, 32)
+    (folder / "new_aan_pairs.eval.tsv").unlink()
+    with pytest.raises(ValueError, match=r"pairs.eval.tsv: no such file, though the others of Ret"):
+        load(SMALL_PAIRS, tmp_path)
 
 
 def test_the_stand_in_joins_pairs_and_papers(tmp_path):
@@ -84,6 +87,9 @@ def test_the_stand_in_joins_pairs_and_papers(tmp_path):
     assert data.splits["train"].other_lengths.tolist() == [2, 1]
     (tmp_path / "new_aan_pairs.test.only_ids.tsv").write_text("1.0\ta\tc\n")
     with pytest.raises(ValueError, match=r"test.only_ids.tsv, line 1"):
+        load(SMALL_PAIRS, tmp_path)
+    (tmp_path / "new_aan_pairs.test.only_ids.tsv").unlink()
+    with pytest.raises(ValueError, match=r"test.only_ids.tsv: no such file"):
         load(SMALL_PAIRS, tmp_path)
 
 
