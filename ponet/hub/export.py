@@ -372,7 +372,7 @@ def _on_segments(config: EncoderConfig, task: Mapping[str, Any], advice: str) ->
 def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
     facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
-    facts |= {key: task[key] for key in ("max_len", "segments") if key in task}
+    facts |= {key: task[key] for key in ("max_len", "segments", "language") if key in task}
     if task.get("thresholds"):
         facts["thresholds"] = list(task["thresholds"])
     if "decoder" in task:

@@ -101,12 +101,12 @@ def test_the_card_and_the_command_say_what_pipelines_do_otherwise(tmp_path, caps
 def test_a_graph_says_what_its_input_lacks_and_its_tokenizer_cuts_as_in_training(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    run = make_run(tmp_path, segments="sentences")
+    run = make_run(tmp_path, segments="sentences", language="de")
     arguments = ["export", str(run), "--format", "onnx", "--output"]
     assert main([*arguments, str(tmp_path / "graph")]) == 0
     assert "trained with sentences as pooling segments; this graph" in capsys.readouterr().out
     facts = json.loads((tmp_path / "graph" / "graph.json").read_text())
-    assert (facts["segments"], facts["max_len"]) == ("sentences", 24)
+    assert (facts["segments"], facts["language"], facts["max_len"]) == ("sentences", "de", 24)
     settings = json.loads((tmp_path / "graph" / "tokenizer_config.json").read_text())
     assert settings["model_max_length"] == 24 < facts["max_positions"]
     assert main([*arguments, str(tmp_path / "more"), "--segment-input"]) == 0
