@@ -119,6 +119,7 @@ class StudyData(PretrainDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader, with what this run changes."""
         loader, dataset = super().train_dataloader(), self._dataset(TRAIN_SPLIT)
+        dataset.global_batch_size = 0  # every step is one batch, whose hidden tokens are its own
         if self.rates:
             form: dict[str, Any] = {
                 "max_len": self.max_len, "tokenizer": dataset.shards.manifest.tokenizer,
