@@ -185,8 +185,8 @@ class CleaningConfig:
         _check_least(self, "cleaning.", min_document_chars=1)
 
 
-def _check_language(code: str) -> None:
-    """Refuse what is no language code; the nearest one is named."""
+def check_language(code: str, option: str) -> None:
+    """Refuse what is no language code; the option and the nearest code are named."""
     if code in LANGUAGES:
         return
     word = code.lower().replace("_", "-")
@@ -195,7 +195,7 @@ def _check_language(code: str) -> None:
     found = next((known[item] for item in near if item in known), "")
     hint = f" Did you mean '{found}'?" if found else ""
     raise ValueError(
-        f"sentences.language is '{code}', which is no language code.{hint} Allowed: ISO 639-1 "
+        f"{option} is '{code}', which is no language code.{hint} Allowed: ISO 639-1 "
         "codes such as en, de, zh, and longer ones of Wikipedia such as gsw or pt-br; give en "
         "for a language that has none."
     )
@@ -220,7 +220,7 @@ class SentencesConfig:
 
     def __post_init__(self) -> None:
         """Check the language and the bounds."""
-        _check_language(self.language)
+        check_language(self.language, "sentences.language")
         _check_least(self, "sentences.", max_paragraph_chars=100)
 
 

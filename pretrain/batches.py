@@ -89,7 +89,6 @@ class PretrainDataset(Dataset[Batch]):
         self._seed = seed
         self._plans: dict[int, Examples] = {}
         self._ends: list[int] = []
-        self._hidden: dict[int, int] = {}
         self._column_L = np.arange(packing.max_len, dtype=np.int64)
         self._masking = masking
         self._needles = None
@@ -111,7 +110,7 @@ class PretrainDataset(Dataset[Batch]):
             seed=self._seed,
             single_pieces=words is not None,
         )
-        self._hidden = {}
+        self._hidden: dict[int, int] = {}
 
     @property
     def known_sizes(self) -> list[int]:

@@ -86,7 +86,6 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         self.text_encoder: TextEncoder
         self._trained_labels: tuple[str, ...] | None = None
         self._trained_tags: tuple[str, ...] | None = None
-        self._trained_language = ""
         self._stages: set[str] = set()
         self._whole: dict[str, SplitRows] = {}
         self._encoded: dict[str, EncodedSplit] = {}
@@ -117,11 +116,15 @@ class TaskDataModule(Selection, pl.LightningDataModule):
         *,
         language: str = "en",
     ) -> None:
-        """Give rows with labels (none: scores), tags and segments of a model; before `setup`."""
+        """Give rows with labels (none: scores), tags and segments of a model; before `setup`.
+
+        Own texts are also cut by its language, unless another one is given.
+        """
         self._trained_labels, self._trained_tags = labels, tags
         if self.segments == "auto":
             self.segments = segments
-        self._trained_language = language
+        if self.task == OWN_TASK and not self.language:
+            self.language = language
 
     def setup(self, stage: str) -> None:
         """Load and encode what a stage (fit: all with labels) needs, once; then look at it."""
@@ -200,7 +203,7 @@ class TaskDataModule(Selection, pl.LightningDataModule):
             tokenizer_json = tokenizer_file(self.encoder, self.tokenizer)
             sizes = sizes_of(self.encoder, tokenizer_json=tokenizer_json, max_len=self.max_len)
             if self.task == OWN_TASK and not self.language:
-                self.language = self._trained_language or language_of(self.encoder)
+                self.language = language_of(self.encoder)
             self.text_encoder = text_encoder(
                 tokenizer_json, sizes, max_len=self.max_len, language=self.language or "en"
             )

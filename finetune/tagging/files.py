@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
-from finetune.tasks.tables import file_lines, is_table, named_ending
+from finetune.tasks.tables import file_lines, find_file, is_table, named_ending
 
 MTOP_COLUMNS = 8
 _DOCUMENT = "-DOCSTART-"
@@ -162,7 +162,7 @@ def _checked(place: str, text: TaggedText) -> TaggedText:
 
 
 def _read_folder(folder: Path) -> Iterator[TaggedText]:
-    files = {name: _whole_or_packed(folder / name) for name in ("seq.in", "seq.out", "label")}
+    files = {name: find_file(folder, name) for name in ("seq.in", "seq.out", "label")}
     if files["seq.in"] is None:
         raise ValueError(f"{folder}: has no seq.in; seq.in, seq.out and label are needed")
     columns = {name: [line for _, line in _lines(path)] for name, path in files.items() if path}
@@ -175,12 +175,6 @@ def _read_folder(folder: Path) -> Iterator[TaggedText]:
         label = columns["label"][number].strip() if "label" in columns else None
         place = f"{files['seq.in']}, line {number + 1}"
         yield tagged(place, number + 1, str(number), words.split(), tags, label)
-
-
-def _whole_or_packed(path: Path) -> Path | None:
-    """Return the file, or that of this name with .gz or .zst behind it; None: there is neither."""
-    files = (path, *(path.with_name(path.name + ending) for ending in (".gz", ".zst")))
-    return next((file for file in files if file.is_file()), None)
 
 
 def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:

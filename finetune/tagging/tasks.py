@@ -22,7 +22,7 @@ from finetune.tasks.spec import (
     TaskSpec,
     Wanted,
 )
-from finetune.tasks.tables import COMPRESSIONS
+from finetune.tasks.tables import COMPRESSIONS, find_file
 
 UNSEEN_TAGS = "words with a tag that training never saw: they count as errors"
 UNSEEN_LABELS = "texts with a label that training never saw: they count as errors"
@@ -180,7 +180,7 @@ def _multiatis_files(folder: Path, name: str) -> list[Path]:
 
 
 def _seq_folders(folder: Path, name: str) -> list[Path]:
-    return [folder / name] if (folder / name / "seq.in").is_file() else []
+    return [folder / name] if find_file(folder / name, "seq.in") else []
 
 
 def _task(

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from finetune.tasks.folds import stratified_parts, subset
 from finetune.tasks.rows import MissingSplit, TableFolder, below, read_text_file, rows_of
 from finetune.tasks.spec import Columns, HubSource, Row, SplitRows, TaskSpec
-from finetune.tasks.tables import COMPRESSIONS
+from finetune.tasks.tables import find_file
 
 PUBLISHED_SOURCE = (
     "PoNet-Base: ModelScope card damo/nlp_ponet_fill-mask_english-base (arXiv 2110.02442, Table 4)"
@@ -160,7 +160,7 @@ def read_hyperpartisan(folder: Path, split: str) -> SplitRows:
         return tables(folder, split)
     except MissingSplit as error:
         names = [name for other in HYPERPARTISAN.sizes for name in tables.names(other)]
-        if any((root / f"{name}{ending}").is_file() for name in names for ending in COMPRESSIONS):
+        if find_file(root, *names):
             raise ValueError(f"{error} The folds are cut from all three files.") from error
         if not (root / ARTICLES).is_file():
             raise MissingSplit(f"{error} The original XML would be {ARTICLES}.") from error

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from data_prep.config import LANGUAGES
+from data_prep.config import check_language
 from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
@@ -185,11 +185,8 @@ def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None)
     if not is_tagged and labels is not None and (own.kind == "regression") == bool(labels):
         gives = f"the labels {', '.join(labels)}" if labels else "scores"
         raise ValueError(f"data.kind is {own.kind} but the classifier gives {gives}; leave it out")
-    if own.language and own.language not in LANGUAGES:
-        raise ValueError(
-            f"data.language is {own.language!r}, which is no language code; give one such as en, "
-            "de or zh"
-        )
+    if own.language:
+        check_language(own.language, "data.language")
     if not 0 <= own.validation_fraction < 1:
         raise ValueError(
             f"data.validation_fraction is {own.validation_fraction:g}; it must be in [0, 1)"

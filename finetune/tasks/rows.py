@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
-from finetune.tasks.tables import COMPRESSIONS, file_lines, read_table
+from finetune.tasks.tables import file_lines, find_file, read_table
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
@@ -252,9 +252,8 @@ class TableFolder:
 
     def _file(self, folder: Path, split: str) -> Path:
         names = self.names(split)
-        for path in (folder / f"{name}{ending}" for name in names for ending in COMPRESSIONS):
-            if path.is_file():
-                return path
+        if path := find_file(folder, *names):
+            return path
         raise MissingSplit(
             f"{folder}: no {' or '.join(names)} (also .gz or .zst) for {self.title}'s split "
             f"{split}; is this a folder in the original layout?"

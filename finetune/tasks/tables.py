@@ -220,6 +220,12 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield line, values if is_row else "is no JSON object with columns as keys"
 
 
+def find_file(folder: Path, *names: str) -> Path | None:
+    """Return the first of these files that a folder has, whole or packed; None: it has none."""
+    paths = (folder / f"{name}{ending}" for name in names for ending in COMPRESSIONS)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def file_lines(path: Path) -> Generator[tuple[int, str]]:
     """Yield (number from 1, line with its end); a file may also end all its lines in CR alone."""
     log = ReadLog()

@@ -77,16 +77,14 @@ def test_words_of_several_pieces_are_not_counted_where_they_are_never_hidden(
     dataset = dataset_of(tiny_shards)
     dataset.joins_texts = False
     before = float(dataset.__getitems__(range(STEP))[HIDDEN_SHARE])
-    dataset._hidden, dataset._masker = (
-        {},
-        Masker(
-            MaskingConfig(),
-            max_len=64,
-            tokenizer=dataset.shards.manifest.tokenizer,
-            is_continuation_V=np.arange(SIZES["vocab_size"]) % 3 == 0,
-            seed=1,
-            single_pieces=True,
-        ),
+    dataset.read_words(None)  # forgets what was counted
+    dataset._masker = Masker(
+        MaskingConfig(),
+        max_len=64,
+        tokenizer=dataset.shards.manifest.tokenizer,
+        is_continuation_V=np.arange(SIZES["vocab_size"]) % 3 == 0,
+        seed=1,
+        single_pieces=True,
     )
     batch = dataset.__getitems__(range(STEP))
     hidden = int((batch["masked_labels"] != IGNORED_LABEL).sum())
