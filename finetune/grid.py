@@ -255,6 +255,8 @@ def _baselines(
     trials = []
     known = {field.name for field in fields(Selection)}
     data = {name: value for name, value in fit.get("data", {}).items() if name in known}
+    if task == OWN_TASK:
+        data = {**_common_language(grid.encoders), **data}
     for number in range(num_seeds if num_folds else 1):
         repeat, fold = divmod(number, num_folds) if num_folds else (0, 0)
         name = f"fold{fold}" + (f"-repeat{repeat}" if repeat else "") if num_folds else "whole"
@@ -273,6 +275,14 @@ def _baselines(
         )
         trials.append((number, trial))
     return trials
+
+
+def _common_language(encoders: Sequence[str]) -> dict[str, str]:
+    """Return the language by whose rules all fits cut own texts, as an option, unless English."""
+    from finetune.encoder_file import language_of  # loads torch
+
+    languages = {language_of(path.removeprefix(RANDOM_PREFIX)) for path in encoders}
+    return {"language": min(languages)} if len(languages) == 1 and languages != {"en"} else {}
 
 
 def _fit_of(grid: Grid, task: str) -> dict[str, Any]:

@@ -139,9 +139,8 @@ class TaskDataModule(Selection, pl.LightningDataModule):
             self._encoded[name] = self._encode(name, self.loaded.splits[name])
         if missing or not hasattr(self, "inspection"):
             encoded = {name: split.texts for name, split in self._encoded.items()}
-            self.inspection = inspect_task(
-                self.loaded, encoded, max_len=self.max_len, whole=self._whole
-            )
+            found = inspect_task(self.loaded, encoded, max_len=self.max_len, whole=self._whole)
+            self.inspection = {**found, "segments": self.segment_rule}
             self._whole = {}  # of a large task, the texts of a subset alone stay in memory
 
     def accumulation(self, num_devices: int) -> int:

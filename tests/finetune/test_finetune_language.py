@@ -3,7 +3,9 @@
 import csv
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetune_runs import fit_arguments, result_of, write_bundle, write_reviews
@@ -14,6 +16,7 @@ from finetune.cli import main
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.encoding import sentence_starts
 from finetune.encoder_file import language_of
+from finetune.grid import Grid, expand
 from finetune.predict import Predictor
 from finetune.sentences.files import read_documents
 from finetune.tasks.spec import Row
@@ -45,12 +48,13 @@ def test_a_language_has_its_own_sentences() -> None:
     ("options", "language"), [((), "de"), (("--data.language", "en"), "en")], ids=["its own", "en"]
 )
 def test_own_texts_are_cut_as_those_of_the_pretraining(
-    options: tuple[str, ...], language: str, german: Path, tmp_path: Path
+    options: tuple[str, ...], language: str, german: Path, tmp_path: Path, capsys
 ):
     segments = ("--data.segments", "sentences")
     assert main(fit_arguments(german, tmp_path, "run", *segments, *options)) == 0
     said = "sentences" if language == "en" else "sentences (de)"
     assert result_of(tmp_path / "run")["settings"]["segments"] == said
+    assert f"segments: {said}\n" in capsys.readouterr().out
     classifier = load_classifier(tmp_path / "run")
     assert classifier.info.language == language
     assert num_segments(classifier.encoder, ABBREVIATED) == 2 + len(
@@ -61,6 +65,20 @@ def test_own_texts_are_cut_as_those_of_the_pretraining(
     (record,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     scores = result_of(tmp_path / "run")["evaluation"]["validation"]
     assert json.loads(record)["evaluation"]["validation"] == scores
+
+
+def test_the_linear_model_of_a_grid_cuts_own_texts_as_its_encoders_do(german: Path):
+    def data_of_baseline(task: str, *encoders: str, **data: str) -> Mapping[str, Any]:
+        given = Grid(tasks=(task,), encoders=encoders, lrs=(1e-3,), fit={"data": data},
+                     baseline=True)  # fmt: skip
+        (trial,) = (trial for trial in expand(given, {}) if "baseline" in trial.command)
+        return trial.settings["data"]
+
+    own, other = f"random:{german}", "configs/encoder/ponet_nano.yaml"
+    assert data_of_baseline("own", own)["language"] == "de"
+    assert data_of_baseline("own", own, language="fr")["language"] == "fr"
+    for data in (data_of_baseline("own", own, other), data_of_baseline("cola", own)):
+        assert "language" not in data
 
 
 def test_tasks_by_name_are_english_and_a_code_must_exist(german: Path, tmp_path: Path):
