@@ -223,6 +223,8 @@ def rivals_for(options: Options) -> list[Rival]:
         )
         return [Rival(kind=kind, savings=savings, **form) for kind, savings in kinds]
     if options.dropout_draws:
+        if not on_cpu:
+            raise SystemExit("--dropout_draws is for a CPU: elsewhere dropout is PyTorch's own")
         precisions = ("32",) if report.lacks_fast_bf16() else ("bf16", "32")
         kinds = itertools.product(("ponet", "bert", "fnet"), precisions, (False, True))
         return [Rival(kind=k, precision=p, torch_dropout=theirs) for k, p, theirs in kinds]

@@ -253,8 +253,8 @@ class FinetuneModule(FitModule):
             if new is not None and old is not None and type(new) is type(old):
                 new.load_state_dict(old.state_dict())
         if "classifier" in parts and spec.is_regression:
-            assert classifier.classifier is not None
-            self.scale.take_over(classifier.classifier, pretrained.scale)
+            assert isinstance(classifier, SequenceClassifier)
+            self.scale.take_over(classifier, pretrained.scale)
 
     def forward(self, batch: TaskBatch) -> Tensor | TaggerOutput:
         """Outputs (B, C) of one batch, or those for words and texts."""

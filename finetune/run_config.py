@@ -108,7 +108,8 @@ def check_cut(folder: Path, data: Any) -> None:
     """
     stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
     names = ["fold", "repeat"]
-    if data.validation_fraction and data.train == stored.get("train"):
+    files = (data.train, stored.get("train"))
+    if data.validation_fraction and (files[0] == files[1] or _is_one_place(*files)):
         names.append("validation_fraction")
     for name in names:
         given, known = getattr(data, name), stored.get(name, 0)

@@ -75,14 +75,21 @@ def sentence_threshold(
 ) -> tuple[float, ...]:
     """Return the threshold for the second of two labels of sentences that suits some documents.
 
+    It gives the label the greatest F1; where borders are scored, over the sentences beside which
+    there can be one: the first of a document has none before it, the last none behind it.
+
     Args:
         spec: The task.
         rows: The documents.
         margins: Log-odds of the label at every sentence of each.
     """
-    labels = [tag for row in rows if row.tagged for tag in row.tagged.tags or ()]
-    holds_N = torch.tensor([label == spec.tags[1] for label in labels])
-    return (best_threshold(torch.tensor([x for one in margins for x in one]), holds_N),)
+    counted = slice(None)
+    if "border_f1" in spec.score:
+        counted = {"begins": slice(1, None), "ends": slice(-1)}.get(spec.marks, counted)
+    labels = [label for row in rows if row.tagged for label in (row.tagged.tags or ())[counted]]
+    holds_N = torch.tensor([label == spec.tags[1] for label in labels], dtype=torch.bool)
+    margins_N = torch.tensor([margin for one in margins for margin in one[counted]])
+    return (best_threshold(margins_N, holds_N),)
 
 
 def thresholded(

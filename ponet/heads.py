@@ -272,6 +272,14 @@ class SequenceClassifier(_Classifier):
         """Return the logits (B, C) of the encoder, and those of words and pairs where there are."""
         return super().forward(batch), None if self.pairs is None else self.pairs(batch)
 
+    @torch.no_grad()
+    def rescale(self, *, factor: float, shift: float) -> None:
+        """Let every output be what it was, times a factor, plus a shift; for one output."""
+        self.classifier.weight *= factor
+        self.classifier.bias.mul_(factor).add_(shift)
+        if self.pairs is not None:
+            self.pairs.weight *= factor
+
 
 class TokenClassifier(_Classifier):
     """Encoder, dropout and a linear layer: one prediction per token."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from finetune.tasks.spec import SplitRows, TaskSpec
+from ponet.heads import SequenceClassifier
 
 
 def row_losses(
@@ -57,11 +58,10 @@ class ScoreScale:
         """Return what the model gives as scores."""
         return outputs * self.std + self.mean
 
-    @torch.no_grad()
-    def take_over(self, layer: nn.Linear, earlier: "ScoreScale") -> None:
-        """Let a last layer that gives scores on an earlier scale give the same ones on this."""
-        layer.weight *= earlier.std / self.std
-        layer.bias.copy_(self.inner(earlier.outer(layer.bias)))
+    def take_over(self, model: SequenceClassifier, earlier: "ScoreScale") -> None:
+        """Let a model that gives scores on an earlier scale give the same ones on this."""
+        shift = (earlier.mean - self.mean) / self.std
+        model.rescale(factor=earlier.std / self.std, shift=shift)
 
 
 def score_scale(spec: TaskSpec, train: SplitRows) -> ScoreScale:

@@ -291,8 +291,8 @@ def _check_options(options: argparse.Namespace, *, is_bundle: bool) -> None:
 def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a configuration of transformers says of the outputs.
 
-    A regression is trained on scores of mean 0 and deviation 1; its last layer is changed in place
-    to give them on their own scale.
+    A regression is trained on scores of mean 0 and deviation 1; the model is changed in place to
+    give them on their own scale.
     """
     if names := task["labels"]:
         number = "multi" if task.get("is_multilabel") else "single"
@@ -302,9 +302,7 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
             "problem_type": f"{number}_label_classification",
         }
     scale = task.get("scale") or {"mean": 0.0, "std": 1.0}
-    with torch.no_grad():
-        model.classifier.weight *= scale["std"]
-        model.classifier.bias.mul_(scale["std"]).add_(scale["mean"])
+    model.rescale(factor=scale["std"], shift=scale["mean"])
     return {"num_labels": 1, "problem_type": "regression"}
 
 

@@ -183,6 +183,9 @@ def test_every_encoder_has_a_twin_with_the_dropout_of_pytorch(monkeypatch) -> No
         model = pretraining.make_module(rival, 16, options).model
         kinds = {type(part) for part in model.modules() if isinstance(part, torch.nn.Dropout)}
         assert kinds == {torch.nn.Dropout if rival.torch_dropout else Dropout}
+    options.device, options.precision = "cuda", "bf16"
+    with pytest.raises(SystemExit, match="for a CPU"):
+        pretraining.rivals_for(options)
 
 
 @pytest.mark.parametrize(("is_fast", "first", "met"), [(True, "bf16", True), (False, "fp32", None)])

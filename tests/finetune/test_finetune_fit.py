@@ -88,8 +88,11 @@ def test_a_carved_validation_split_is_scored_again_with_the_same_rows(
     again = ["validate", "--run.root", str(tmp_path), "--run.name", "c"]
     assert main(again) == 0
     assert f" {found['accuracy']:.4f} " in capsys.readouterr().out
-    message = fails(capsys, [*again, "--data.validation_fraction", "0.5"])
-    assert "was trained with 0.2: rows that it was trained on would be scored" in message
+    train = arguments[arguments.index("--data.train") + 1]
+    for spelling in (train, f"{tmp_path}/../{Path(train).relative_to(tmp_path.parent)}"):
+        other = ("--data.train", spelling, "--data.validation_fraction", "0.5")
+        message = fails(capsys, [*again, *other])
+        assert "was trained with 0.2: rows that it was trained on would be scored" in message
     message = fails(capsys, ["test", *again[1:], "--data.repeat", "1"])
     assert "data.repeat is 1, but" in message and "was trained with 0" in message
 

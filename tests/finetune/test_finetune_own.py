@@ -12,6 +12,9 @@ from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.tasks.own import EMPTY_ROWS, OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import LoadedTask, Wanted
+from ponet import FNetConfig, SequenceClassifier
+
+SIZES = FNetConfig(vocab_size=8, hidden_size=4, num_layers=1)
 
 
 def write(path: Path, labels: Sequence[Any], *, start: int = 0) -> str:
@@ -114,10 +117,11 @@ def test_balanced_weights_by_hand() -> None:
             balanced_weights(counts)
 
 
-def test_a_last_layer_gives_the_same_scores_on_another_scale() -> None:
+def test_a_model_gives_the_same_scores_on_another_scale() -> None:
     old, new = ScoreScale(mean=3.0, std=0.5), ScoreScale(mean=250.0, std=40.0)
-    layer, x_BD = torch.nn.Linear(4, 1), torch.randn(3, 4)
+    model, x_BD = SequenceClassifier(SIZES, num_labels=1), torch.randn(3, SIZES.hidden_size)
     with torch.no_grad():
-        wanted = old.outer(layer(x_BD))
-        new.take_over(layer, old)
-        torch.testing.assert_close(new.outer(layer(x_BD)), wanted, atol=1e-4, rtol=1e-5)
+        wanted = old.outer(model.classifier(x_BD))
+        new.take_over(model, old)
+        found = new.outer(model.classifier(x_BD))
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)

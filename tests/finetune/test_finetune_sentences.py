@@ -16,7 +16,12 @@ from finetune.sentences.windows import cut_windows
 from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import Marks
-from finetune.thresholds import best_threshold, choose_thresholds
+from finetune.thresholds import (
+    best_threshold,
+    choose_thresholds,
+    sentence_threshold,
+    thresholded,
+)
 from ponet import PoNetConfig, SentenceTagger
 from ponet.batch import EncoderBatch
 
@@ -256,6 +261,23 @@ def test_a_threshold_is_the_best_of_all_cuts():
     assert best_threshold(logits, torch.zeros(5, dtype=torch.bool)) == 0.5
     ties = best_threshold(torch.tensor([1.0, 1.0, -1.0]), torch.tensor([True, False, True]))
     assert ties < float(torch.tensor(-1.0).sigmoid())
+
+
+@pytest.mark.parametrize("score", ["border_f1", "f1"])
+@pytest.mark.parametrize("marks", ["begins", "ends"])
+def test_a_threshold_suits_the_score_that_chooses(tmp_path: Path, marks: Marks, score: str):
+    labels = [*"mzzmzzzmzz"] if marks == "begins" else [*"zzmzzzmzzm"]
+    task = load(tmp_path, labels, marks=marks, score=score)
+    generator = random.Random(6)
+    for _ in range(20):
+        margins = [[generator.gauss(label == task.spec.tags[1], 2) for label in labels]]
+
+        def scored(level: float, margins: list[list[float]] = margins) -> float:
+            tags = thresholded([], margins, (level,))
+            return sentence_scores(task.spec, task.splits["validation"].rows, tags)["score"]
+
+        (chosen,) = sentence_threshold(task.spec, task.splits["validation"].rows, margins)
+        assert scored(chosen) == max(scored(number / 1000) for number in range(1, 1000))
 
 
 def test_a_label_of_few_rows_has_the_common_threshold():

@@ -162,6 +162,16 @@ def test_a_bundle_keeps_the_table_and_eight_bits_have_one_scale(tmp_path):
     assert lost <= scale.item() / 2 + 1e-6
 
 
+def test_outputs_on_another_scale_are_those_of_encoder_and_table_together():
+    model = SequenceClassifier(CONFIG, num_labels=1).eval()
+    torch.nn.init.normal_(model.pairs.weight)
+    batch = make_batch()
+    with torch.no_grad():
+        wanted = 3 * model(batch) + 7
+        model.rescale(factor=3.0, shift=7.0)
+        torch.testing.assert_close(model(batch), wanted)
+
+
 def test_what_has_no_use_for_pairs_refuses_them():
     with pytest.raises(ValueError, match="pair_rows=5 with kind=ternary"):
         ProjectionConfig(kind="ternary", pair_rows=5)
