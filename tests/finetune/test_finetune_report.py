@@ -279,36 +279,6 @@ def test_results_of_several_folders_stand_together_and_repeated_ones_once(tmp_pa
     assert "was found before: 1 result(s)" in text and f"seed2` (as `{tmp_path / 'a'}" in text
 
 
-def test_results_that_must_not_stand_together_are_errors(tmp_path: Path) -> None:
-    write_seeds(tmp_path / "a", {1: 0.4})
-    write_seeds(tmp_path / "b", {2: 0.4}, digest="other weights")
-    with pytest.raises(ValueError, match="started from different weights"):
-        find_trials([tmp_path / "a", tmp_path / "b"])
-    write_seeds(tmp_path / "c", {2: 0.4}, num_rows=500)
-    with pytest.raises(ValueError, match="were scored on 1000 and 500 rows of validation"):
-        find_trials([tmp_path / "a", tmp_path / "c"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no result.json of a fit that has ended"):
-        find_trials([tmp_path / "empty"])
-
-
-def test_other_rows_under_one_task_and_setting_are_no_duplicate(tmp_path: Path) -> None:
-    """Every user's own data are the task `own`: without a look at the rows one is left out."""
-    known = {"labels": {"no": 400, "yes": 600}}, {"target_mean": 2.5, "labels": {}}
-    others = {"labels": {"no": 600, "yes": 400}}, {"target_mean": 2.6, "labels": {}}
-    for number, facts in enumerate([*known, *others]):
-        result = make_result(score=0.4)
-        result["data"]["splits"]["validation"] |= facts
-        write(tmp_path / str(number), result)
-    for first, second in (("0", "2"), ("1", "3")):
-        with pytest.raises(ValueError, match="on other rows of validation, both of the task cola"):
-            find_trials([tmp_path / first, tmp_path / second])
-    result = make_result(score=0.5, seed=2)  # a label that its smaller training file lacked
-    result["data"]["splits"]["validation"] |= {"labels": {"no": 400}}
-    write(tmp_path / "4", result)
-    assert len(find_trials([tmp_path / "0", tmp_path / "4"]).runs) == 2
-
-
 def test_the_command_writes_five_files_and_can_be_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.configuration import changed_inputs
+from training.reports.alike import differences
 from training.result import BASELINE, read_result
 from training.run_config import RESULT_FILE, TRIAL_CONFIG_FILE, TRIAL_FILE
 
@@ -161,7 +162,9 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
     _check_alike(everything)
     runs: dict[tuple[Any, ...], Trial] = {}
     duplicates: dict[Path, Path] = {}
-    for run in _with_unknown_settings(everything):
+    known = _with_unknown_settings(everything)
+    _check_repetitions(known)
+    for run in known:
         first = runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
         duplicates |= {} if first is run else {run.path: first.path}
     found = list(runs.values())
@@ -228,6 +231,18 @@ def _check_alike(runs: Iterable[Trial]) -> None:
                 raise ValueError(
                     f"{first.path} and {run.path} were scored on other rows of {split}, both of "
                     f"the task {run.task}: report their folders separately"
+                )
+
+
+def _check_repetitions(runs: Iterable[Trial]) -> None:
+    """Refuse runs of one setting that differ in more than seed and fold: a mean would hide it."""
+    for group in grouped(runs, lambda run: (run.task, run.encoder, run.setting)).values():
+        for run in group[1:]:
+            if found := differences(group[0].path, run.path):
+                raise ValueError(
+                    f"{group[0].path} and {run.path} would be one row of the table, as repetitions "
+                    f"with other seeds, but differ in {', '.join(found[:3])}: report their folders "
+                    "separately"
                 )
 
 
