@@ -314,6 +314,17 @@ def single_lines(lines: Iterable[str], log: ReadLog) -> Iterator[str]:
             yield line
 
 
+def split_at_returns(first: str) -> list[str]:
+    """Return the first line of a file, or all of them, each with LF, where CR alone ends them.
+
+    Args:
+        first: All up to the first LF, with it, or the whole file.
+    """
+    if first.endswith("\n") or "\r" not in first.rstrip("\r"):
+        return [first]
+    return [f"{line}\n" for line in first.removesuffix("\r").split("\r")]
+
+
 def txt_documents(lines: Iterable[str], separator: str, log: ReadLog) -> Iterator[str]:
     """Yield what stands between separator lines, at most some 8.5 million characters at once.
 

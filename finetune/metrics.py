@@ -6,7 +6,7 @@ batches they came in or on the number of processes that computed them.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,7 +89,8 @@ def tagging_scores(
     """Return the scores of tagged texts as fractions, and `score`, what chooses.
 
     Those of `tag_scores`; of several languages the mean over them, and each as `slot_em/de`. With
-    training rows also `slot_em_new` and `frame_em_new`, without the texts that stand in train too.
+    training rows also `slot_em_new` and `frame_em_new`, without the texts that stand in train too;
+    a language whose texts all do is left out of their mean.
 
     Args:
         spec: The task.
@@ -102,20 +103,31 @@ def tagging_scores(
         (_gold(spec, row), _said(spec, row_C, numbers))
         for row, row_C, numbers in zip(rows, label_logits, tags, strict=True)
     ]
-    of_language: dict[str, list[tuple[Parse, Parse]]] = defaultdict(list)
-    for row, pair in zip(rows, pairs, strict=True):
-        of_language[row.tagged.language if row.tagged else ""].append(pair)
-    found = {name: tag_scores(*zip(*own, strict=True)) for name, own in of_language.items()}
-    names = [n for n in next(iter(found.values())) if all(n in one for one in found.values())]
-    values = {name: sum(one[name] for one in found.values()) / len(found) for name in names}
+    numbered = list(zip(rows, pairs, strict=True))
+    found = _by_language(numbered)
+    values = _mean_over_languages(found)
     if len(found) > 1:
-        values |= {f"{name}/{key}": one[name] for key, one in found.items() for name in names}
+        values |= {f"{name}/{key}": one[name] for key, one in found.items() for name in values}
     seen = {row.key for row in train}
-    fresh = [pair for row, pair in zip(rows, pairs, strict=True) if row.key not in seen]
+    fresh = [(row, pair) for row, pair in numbered if row.key not in seen]
     if seen and fresh:
-        exact = tag_scores(*zip(*fresh, strict=True))
+        exact = _mean_over_languages(_by_language(fresh))
         values |= {f"{name}_new": exact[name] for name in ("slot_em", "frame_em") if name in exact}
     return _with_score(spec, values)
+
+
+def _by_language(rows: Iterable[tuple[Row, tuple[Parse, Parse]]]) -> dict[str, dict[str, float]]:
+    """Language -> its scores, of rows with what is right and what was said."""
+    of_language: dict[str, list[tuple[Parse, Parse]]] = defaultdict(list)
+    for row, pair in rows:
+        of_language[row.tagged.language if row.tagged else ""].append(pair)
+    return {name: tag_scores(*zip(*own, strict=True)) for name, own in of_language.items()}
+
+
+def _mean_over_languages(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The scores that all languages have, each language counting alike."""
+    names = [n for n in next(iter(found.values())) if all(n in one for one in found.values())]
+    return {name: sum(one[name] for one in found.values()) / len(found) for name in names}
 
 
 def sentence_scores(

@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 
 from data_prep.files import new_file
-from data_prep.readers import ReadLog, open_binary
+from data_prep.readers import ReadLog, open_binary, split_at_returns
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
@@ -177,7 +177,7 @@ class TextFile:
         return self._objects() if self._kind == ".jsonl" else self._column()
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Yield number and text of every line, with its end; only line feeds end lines."""
+        """Yield number and text of every line, with its end; CR ends lines where no LF does."""
         number = 0
         with ExitStack() as stack:
             stream = self._open(stack)
@@ -193,7 +193,7 @@ class TextFile:
                     raise self._error(number, f"cannot be read ({error})") from error
                 if not raw:
                     return
-                yield number, text
+                yield from enumerate(split_at_returns(text) if number == 1 else [text], number)
 
     def _open(self, stack: ExitStack) -> BinaryIO:
         if self.source == STDIN:

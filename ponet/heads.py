@@ -275,10 +275,10 @@ class SequenceClassifier(_Classifier):
     @torch.no_grad()
     def rescale(self, *, factor: float, shift: float) -> None:
         """Let every output be what it was, times a factor, plus a shift; for one output."""
-        self.classifier.weight *= factor
+        self.classifier.weight.mul_(factor)
         self.classifier.bias.mul_(factor).add_(shift)
         if self.pairs is not None:
-            self.pairs.weight *= factor
+            self.pairs.weight.mul_(factor)
 
 
 class TokenClassifier(_Classifier):

@@ -4,6 +4,7 @@ Invariant: the file appears by a rename when the run is over, so a run that has 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ def read_result(path: str | Path) -> dict[str, Any]:
         result = {**result, "settings": settings, "task_facts": facts}
     _check(result, path)
     return dict(result)
+
+
+def has_thresholds(result: Mapping[str, Any]) -> bool:
+    """Return whether thresholds were chosen: for several labels a text, or two of sentences."""
+    if result["kind"] == "sentences":
+        return len(result["data"]["splits"]["train"]["labels"]) == 2
+    return bool(result["kind"] == "multilabel")
 
 
 def _check(result: Any, path: str | Path) -> None:

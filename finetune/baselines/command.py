@@ -25,7 +25,14 @@ from finetune.tasks.spec import TaskSpec
 from training.command_line import parse_options
 from training.configuration import write_inputs
 from training.interruption import say
-from training.result import BASELINE, FORMAT_VERSION, SETTINGS, read_result, write_result
+from training.result import (
+    BASELINE,
+    FORMAT_VERSION,
+    SETTINGS,
+    has_thresholds,
+    read_result,
+    write_result,
+)
 from training.run_config import CONFIG_FILE, RESULT_FILE, RunPlace
 from training.run_folder import replacing, sole_writer
 
@@ -173,11 +180,6 @@ def _name(spec: TaskSpec, options: BaselineOptions) -> str:
     return f"{_NAMES[letters]}, {TAGGER}" if spec.labels else TAGGER
 
 
-def _searched(kind: str) -> str:
-    has_thresholds = kind in ("multilabel", "sentences")
-    return "thresholds were chosen on validation" if has_thresholds else "nothing was searched"
-
-
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """What is printed at the end."""
     data, encoder = result["data"], result["encoder"]
@@ -194,10 +196,12 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     constants = {"baseline (majority)": result["majority"]}
     if data["best_constant"]:
         constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    is_cut = has_thresholds(result)
+    searched = "thresholds were chosen on validation" if is_cut else "nothing was searched"
     return [
         "",
         *evaluation_lines(spec, result["evaluation"], constants),
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
-        f"{encoder['cpu_s']:.1f} s of CPU time; {_searched(result['kind'])} and nothing is drawn "
+        f"{encoder['cpu_s']:.1f} s of CPU time; {searched} and nothing is drawn "
         "by lot: this is one run, and another would say the same",
     ]

@@ -5,8 +5,10 @@ seen (the usual ones; nothing is searched). The same rows give the same answers 
 """
 
 import contextlib
+import ctypes
 import importlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 FEW_TEXTS = 2000
 """Below this number a word that occurs once counts too."""
+_CERTAIN = 10.0
+"""Margin of a label that holds always, beside those of support vectors, which are near 1."""
 SHORT_TEXT = 50
 """Words; single texts whose median is not above it are also counted by their letters."""
 TOKEN_PATTERN = r"(?u)\b\w+\b|[!?]"
@@ -61,7 +65,7 @@ def classify_texts(
         from sklearn.svm import LinearSVC
     if len(set(labels)) < 2:
         raise ValueError("all training texts have one label; two or more are needed")
-    found = _fitted(LinearSVC(C=1.0), train, labels, texts, letters=letters)
+    found = _fitted(LinearSVC(C=1.0, random_state=0), train, labels, texts, letters=letters)
     return found._replace(values=[str(label) for label in found.values])
 
 
@@ -75,7 +79,8 @@ def several_labels(
     """Return for every text how much speaks for each label, a list of numbers.
 
     Linear support vectors over the counts of `classify_texts`, for every label by itself against
-    the rest; none of it is a probability.
+    the rest; none of it is a probability. A label that no training text has, or every one, is
+    certain.
 
     Args:
         train: Training texts, or pairs of texts.
@@ -90,8 +95,13 @@ def several_labels(
         from sklearn.multiclass import OneVsRestClassifier
         from sklearn.svm import LinearSVC
     counts = _counts(train, letters=letters)
-    model = OneVsRestClassifier(LinearSVC(C=1.0)).fit(counts.fit_transform(train), holds)
+    counted = counts.fit_transform(train)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Label (not )?[0-9]+ is present in all")
+        model = OneVsRestClassifier(LinearSVC(C=1.0, random_state=0)).fit(counted, holds)
     margins = model.decision_function(counts.transform(texts)).reshape(len(texts), -1)
+    is_constant = holds.min(0) == holds.max(0)  # its margin is 0, a half for the common threshold
+    margins[:, is_constant] = np.where(holds[0, is_constant] > 0, _CERTAIN, -_CERTAIN)
     found = [estimator for estimator in model.estimators_ if hasattr(estimator, "coef_")]
     num_weights = sum(np.size(one.coef_) + np.size(one.intercept_) for one in found)
     return Answers(margins.tolist(), int(counts.transform(texts[:1]).shape[1]), int(num_weights))
@@ -186,6 +196,8 @@ def tag_words(
     """
     with extra("python-crfsuite"):
         import pycrfsuite
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # where C's library has no name
+        ctypes.CDLL(None).srand(1)  # crfsuite shuffles by C's rand(): as in a fresh process
     trainer = pycrfsuite.Trainer(verbose=False)
     trainer.select("ap")
     trainer.set_params({"max_iterations": passes})

@@ -80,7 +80,7 @@ def balanced_weights(counts: Mapping[str, int]) -> list[float]:
     """Return rows / (classes x rows of the class) for every class, given label -> training rows."""
     missing = [label for label, count in counts.items() if not count]
     if missing or not counts:
-        what = f"none has the label {', '.join(missing)}" if missing else "the labels are scores"
+        what = f"none has the label {', '.join(missing)}" if missing else "here are none"
         raise ValueError(
             "model.class_weights is balanced, which needs classes that all have training rows; "
             + what

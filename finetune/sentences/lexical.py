@@ -57,7 +57,7 @@ def linear_labels(
     counts = TfidfVectorizer(
         analyzer=_tokens, min_df=2 if len(rows) >= FEW_TEXTS else 1, sublinear_tf=True
     )
-    model = LinearSVC(C=1.0)
+    model = LinearSVC(C=1.0, random_state=0)
     flat = [label for one in labels for label in one]
     model.fit(
         counts.fit_transform(rows), [label == positive for label in flat] if positive else flat

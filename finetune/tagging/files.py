@@ -22,6 +22,7 @@ from finetune.tasks.tables import file_lines, find_file, is_table, named_ending
 MTOP_COLUMNS = 8
 _DOCUMENT = "-DOCSTART-"
 _BIO = re.compile(r"O$|[BI]-")
+_JSON_OBJECT = re.compile(r"\s*\{\s*(\"|\}|$)")
 _JSON_LIST = re.compile(r"\s*\[\s*\{")
 _LOOKED_AT = 100
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
@@ -76,17 +77,24 @@ def has_tagged_layout(path: Path) -> bool:
     return _layout(first) in (_read_mtop, _read_multiatis)
 
 
+def has_lines(path: Path) -> bool:
+    """Return whether a path is that of a .txt file."""
+    return named_ending(path) == ".txt" and path.is_file()
+
+
 def has_plain_texts(path: Path) -> bool:
     """Return whether a .txt file holds a text in every line, and no words with tags.
 
     Its first lines are looked at: those with a word and a BIO tag each are CoNLL columns.
     """
-    if named_ending(path) != ".txt" or not path.is_file():
+    if not has_lines(path):
         return False
     with closing(file_lines(path)) as lines:
         filled = dropwhile(lambda line: not line.strip(), (line for _, line in lines))
         start = [line.rstrip("\r\n") for line in islice(filled, _LOOKED_AT)]
     read = _layout(start[0]) if start else _read_conll
+    if read is _read_jsonl:
+        return not _JSON_OBJECT.match(start[0])
     if read is not _read_conll or not start or start[0].startswith(_DOCUMENT):
         return read is None
     words = [line.split() for line in takewhile(str.strip, start)]

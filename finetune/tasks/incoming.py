@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.sentences.tasks import row_of_sentences
-from finetune.tagging.files import has_plain_texts
+from finetune.tagging.files import has_lines, has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row, Unit
@@ -58,8 +58,8 @@ class InputReader:
             ValueError: The file cannot be read to its end, or has no such columns to keep.
         """
         path = Path(self.path).expanduser()
-        is_plain = has_plain_texts(path)
         has_words = self.has_tags and self.unit == "word"
+        is_plain = has_plain_texts(path) if has_words else has_lines(path)
         texts = read_texts(path) if has_words and not is_plain else None
         if not is_plain and texts is None:
             yield from self._table(notes)

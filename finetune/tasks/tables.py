@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.readers import ReadLog, open_binary
+from data_prep.readers import ReadLog, open_binary, split_at_returns
 
 COMPRESSIONS = ("", ".gz", ".zst")
 Lined = tuple[int, dict[str, Any]]
@@ -242,7 +242,4 @@ def file_lines(path: Path) -> Generator[tuple[int, str]]:
                 raise ValueError(f"{path}, line {line}: cannot be read ({error})") from error
             if not data:
                 return
-            if line == 1 and "\r" in text.rstrip("\r\n") and not text.endswith("\n"):
-                yield from enumerate(text.replace("\r", "\n").splitlines(keepends=True), 1)
-                return
-            yield line, text
+            yield from enumerate(split_at_returns(text) if line == 1 else [text], line)

@@ -307,6 +307,7 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
 def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
     """Return where transformers' pipelines do something else than `python -m finetune predict`."""
     lines = [f"texts of more than {task['max_len']} tokens are cut only with truncation=True"]
+    lines.append("[SEP], [MASK] and the like in a text are read as these tokens, not as letters")
     advice = f"{_GIVE_SEGMENTS}, because without them each text is one segment and outputs differ"
     lines += _on_segments(config, task, advice)
     if config.sees_padding:

@@ -1,5 +1,6 @@
 """Linear baselines: what they answer, what the command writes, and that no run differs."""
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_a_tagger_learns_words_from_their_neighbours() -> None:
     found = tag_words(texts, tags, asked)
     assert found.values == [("O", "B-to", "O", "B-from", "O"), ()]
     assert 0 < found.num_features <= found.num_weights
+    ctypes.CDLL(None).srand(2)
     assert found == tag_words(texts, tags, asked)
 
 

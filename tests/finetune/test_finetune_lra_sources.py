@@ -1,6 +1,7 @@
 """From the files that users have to the splits of a task; what is refused is one message."""
 
 import dataclasses
+import itertools
 import pickle
 from pathlib import Path
 
@@ -103,15 +104,25 @@ def test_cifars_own_files_give_45_to_5(tmp_path):
     assert data.kind == "official"
 
 
-def test_a_picture_file_of_another_size_is_named(tmp_path):
-    for name in ("train", "test"):
-        (tmp_path / name / "airplane").mkdir(parents=True)
-        for n in range(10):
-            picture = Image.fromarray(np.full((32, 32, 3), n, np.uint8))
-            picture.save(tmp_path / name / f"airplane/{n}.png")
-    assert len(load(IMAGE, tmp_path).splits["train"]) == 9
+def test_picture_files_are_read_by_any_name_and_every_class_must_have_some(tmp_path):
+    for name, (place, title) in itertools.product(("train", "test"), enumerate(IMAGE.labels)):
+        (tmp_path / name / title).mkdir(parents=True)
+        for ending in ("png", "JPG", "jpeg"):
+            picture = Image.fromarray(np.full((32, 32, 3), 20 * place, np.uint8))
+            picture.save(tmp_path / name / title / f"{place}.{ending}")
+    data = load(IMAGE, tmp_path)
+    assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [27, 3, 30]
+    assert data.kind == "stand_in" and "lossy" in data.notes[0]
+    for path in (path for path in tmp_path.rglob("*.*") if path.suffix != ".png"):
+        path.unlink()
+    data = load(IMAGE, tmp_path)
+    assert len(data.splits["test"]) == 10 and "lossy" not in data.notes[0]
     Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "train/airplane/3.png")
     with pytest.raises(ValueError, match=r"airplane/3.png: \(40, 32, 3\) pixels"):
+        load(IMAGE, tmp_path)
+    (tmp_path / "train/airplane/3.png").unlink()
+    (tmp_path / "test/truck/9.png").unlink()
+    with pytest.raises(ValueError, match="test/truck: holds no .png, .jpg, .jpeg file"):
         load(IMAGE, tmp_path)
 
 

@@ -5,11 +5,13 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from finetune_runs import BAD, FILLER, GOOD, QUICK, json_lines, result_of
 
 from finetune.artifact import load_classifier
+from finetune.baselines.models import several_labels
 from finetune.cli import main
 from finetune.data.inspection import inspect_task
 from finetune.data.targets import row_losses
@@ -211,6 +213,17 @@ def test_a_linear_model_says_what_is_free(tmp_path: Path):
     result = result_of(tmp_path / "free")
     assert result["evaluation"]["test"]["micro_f1"] > 0.9
     assert result["encoder"]["name"] == "TF-IDF + linear"
+
+
+def test_a_label_that_no_or_every_training_text_has_moves_no_threshold(recwarn):
+    pytest.importorskip("sklearn")
+    train, texts = [("good film", ""), ("bad film", "")] * 4, [("good film", ""), ("film", "")]
+    holds = np.tile(np.array([[1, 0, 1], [0, 0, 1]], np.float32), (4, 1))
+    (good, never, always), (_, *constant) = several_labels(
+        train, holds, texts, letters=False
+    ).values
+    assert good > 0 and never < -5 and always > 5 and constant == [never, always]
+    assert not recwarn.list
 
 
 def test_options_without_use_are_refused(

@@ -112,7 +112,7 @@ def test_scores_are_standardised_by_the_training_rows(tmp_path: Path) -> None:
 
 def test_balanced_weights_by_hand() -> None:
     assert balanced_weights({"a": 1, "b": 3}) == [2.0, 2 / 3]
-    for counts, message in (({}, "labels are scores"), ({"a": 3, "b": 0}, "none has the label b")):
+    for counts, message in (({}, "here are none"), ({"a": 3, "b": 0}, "none has the label b")):
         with pytest.raises(ValueError, match=message):
             balanced_weights(counts)
 

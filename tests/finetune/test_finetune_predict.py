@@ -109,6 +109,19 @@ def test_a_regression_gives_scores_and_pairs_are_read(tokenizer_json: Path, tmp_
     assert others[0]["score"] != answers[0]["score"]
 
 
+@pytest.mark.parametrize(
+    "line", ["{good} film", "a good B-film", "-DOCSTART- bad", "bad\u2028film"]
+)
+def test_every_line_of_a_text_file_is_a_text(model: Path, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "new.txt"
+    expected = predict(model, write_rows(tmp_path / "new.jsonl", [line, "poor film"]))
+    for end in ("\n", "\r\n", "\r"):
+        path.write_bytes(f"{line}{end}poor film{end}".encode())
+        found = predict(model, path)
+        assert [answer["line"] for answer in found] == [1, 2]
+        assert [answer["label"] for answer in found] == [answer["label"] for answer in expected]
+
+
 def test_mistakes_are_one_line_and_leave_no_file(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from grid_fakes import make_result
 
-from training.result import read_result, write_result
+from training.result import has_thresholds, read_result, write_result
 
 
 def whole_result(folder: Path) -> dict[str, Any]:
@@ -45,3 +45,13 @@ def test_a_result_with_missing_or_unknown_keys_is_refused(tmp_path: Path) -> Non
         read_result(path)
     with pytest.raises(ValueError, match="no such file"):
         read_result(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "expected"),
+    [("multilabel", "abc", True), ("sentences", "ab", True), ("sentences", "abc", False),
+     ("classification", "ab", False)],
+)  # fmt: skip
+def test_thresholds_are_for_several_labels_and_for_two_of_sentences(kind, labels, expected):
+    data = {"splits": {"train": {"labels": dict.fromkeys(labels, 1)}}}
+    assert has_thresholds({"kind": kind, "data": data}) == expected

@@ -5,7 +5,9 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 
+from finetune.metrics import tagging_scores
 from finetune.tagging.files import CUT_WORDS, has_plain_texts, read_tagged
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
 from finetune.tasks.registry import OwnFiles, load_task
@@ -198,6 +200,23 @@ def test_a_label_of_any_language_is_one_that_training_saw(tmp_path):
     assert all(not split.repairs for split in task.splits.values())
 
 
+def test_every_language_counts_alike_also_in_the_scores_of_new_texts(tmp_path):
+    header, row = "id\tutterance\tslot_labels\tintent\n", "1\t{}\tB-place\tgo\n"
+    (tmp_path / "train_EN.tsv").write_text(header + row.format("home") + "2\tnow\tO\tgo\n")
+    for language, words in {"DE": ("heim", "hier", "dort"), "EN": ("there",)}.items():
+        rows = "".join(map(row.format, words))
+        (tmp_path / f"dev_{language}.tsv").write_text(header + rows)
+    task = load_task("multiatis", folder=str(tmp_path))
+    rows = task.splits["validation"].rows
+    said = [[int(row.tagged.language != "en")] for row in rows]
+    assert task.spec.tags == ("B-place", "O") and len(rows) == 4
+    found = tagging_scores(
+        task.spec, rows, torch.zeros(4, 1), said, train=task.splits["train"].rows
+    )
+    assert found["slot_em"] == found["slot_em_new"] == 0.5
+    assert found["frame_em/de"] == 0 and found["frame_em_new"] == found["frame_em"] == 0.5
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_text_without_the_label_that_is_asked_for_is_no_unseen_label(tmp_path, place):
     rows = [{"words": ["go"], "tags": ["O"], "label": label} for label in ("left", "right")]
@@ -212,7 +231,10 @@ def test_a_text_without_the_label_that_is_asked_for_is_no_unseen_label(tmp_path,
     assert found.spec.labels == () and len(found.splits["validation"].rows) == 2
 
 
-@pytest.mark.parametrize(("content", "is_plain"), [("a O\nb B-x", False), ("call me\nnow", True)])
+@pytest.mark.parametrize(("content", "is_plain"), [
+    ("a O\nb B-x", False), ("call me\nnow", True), ("{user} call me", True),
+    ('{"words": ["a"]}', False),
+])  # fmt: skip
 def test_an_empty_line_before_the_first_text_says_nothing_of_a_layout(tmp_path, content, is_plain):
     (tmp_path / "new.txt").write_text("\n" + content)
     assert has_plain_texts(tmp_path / "new.txt") == is_plain

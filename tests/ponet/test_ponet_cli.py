@@ -74,9 +74,10 @@ def test_fill_prints_words_with_probabilities(bundle_folder, capsys):
     assert capsys.readouterr().out == printed
 
 
-def test_encode_writes_one_row_for_each_line(bundle_folder, tmp_path, capsys):
+@pytest.mark.parametrize("newline", ["\r\n", "\r"])
+def test_encode_writes_one_row_for_each_line(newline, bundle_folder, tmp_path, capsys):
     lines = "".join(f"{text}\n" for text in TEXTS)
-    (tmp_path / "in.txt").write_text(lines, encoding="utf-8-sig", newline="\r\n")
+    (tmp_path / "in.txt").write_text(lines, encoding="utf-8-sig", newline=newline)
     (tmp_path / "in.jsonl").write_text(
         "".join(json.dumps({"body": text, "other": 1}) + "\n" for text in TEXTS), encoding="utf-8"
     )

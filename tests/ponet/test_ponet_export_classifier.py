@@ -90,7 +90,8 @@ def test_the_card_and_the_command_say_what_pipelines_do_otherwise(tmp_path, caps
     card = (tmp_path / "hf" / "README.md").read_text()
     for part in ("# Reviews", "license: mit", "gives the labels bad, good, so so",
                  "pipeline_tag: text-classification", "trained with sentences as pooling segments",
-                 "more than 24 tokens", "transformers 5.20 or newer"):  # fmt: skip
+                 "more than 24 tokens", "[SEP], [MASK] and the like",
+                 "transformers 5.20 or newer"):  # fmt: skip
         assert part in card
     assert "note: it was trained with sentences" in printed
     assert export(make_run(tmp_path, "fnet", segments="sentences"), tmp_path / "fnet") == 0

@@ -33,6 +33,7 @@ from training.reports.trials import (
     setting_text,
     shared_text,
 )
+from training.result import has_thresholds
 from training.statistics import Estimate
 
 _SIGNS = {
@@ -280,8 +281,8 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
 
 def _free_text(entry: Entry) -> str:
     """What was chosen for a linear model."""
-    has_thresholds = entry.runs[0].result["kind"] in ("multilabel", "sentences")
-    return "thresholds on validation" if has_thresholds else "nothing was searched"
+    is_cut = has_thresholds(entry.runs[0].result)
+    return "thresholds on validation" if is_cut else "nothing was searched"
 
 
 def _beside_text(entry: Entry) -> str:
