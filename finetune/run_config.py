@@ -143,6 +143,7 @@ def check_trainer(trainer: Any) -> None:
             "trainer.overfit_batches has no effect on the order of the rows here; use "
             "--data.max_train_rows, with the training file as --data.validation"
         )
+    run_config.check_gradient_clip(trainer.gradient_clip_val)
 
 
 def earlier_run(

@@ -108,10 +108,12 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
             "trainer.enable_checkpointing is false, but a run always saves at its end; use "
             "checkpoints.every_n_minutes 0 and checkpoints.at_validation false for no others"
         )
-    for name in ("max_steps", "max_epochs", "limit_train_batches", "log_every_n_steps"):
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if trainer.get(name) == 0:
-            why = "a number above 0 is needed" if "log" in name else "nothing would be trained"
-            raise ValueError(f"trainer.{name} is 0: {why}")
+            raise ValueError(f"trainer.{name} is 0: nothing would be trained")
+    if (interval := trainer.get("log_every_n_steps")) is not None and interval < 1:
+        raise ValueError(f"trainer.log_every_n_steps is {interval}: a number above 0 is needed")
+    run_config.check_gradient_clip(trainer.get("gradient_clip_val"))
     if str(precision := trainer.get("precision")).endswith("16-true"):
         raise ValueError(
             f"trainer.precision {precision} keeps the weights themselves in 16 bits, where most "

@@ -31,6 +31,22 @@ def check_numbers(config: object, rule: str, *names: str, group: str = "") -> No
             raise ValueError(f"{group}{name} must be {rule}, got {value}")
 
 
+def check_gradient_clip(value: float | None) -> None:
+    """Refuse a `trainer.gradient_clip_val` below 0, which Lightning's Trainer takes.
+
+    Args:
+        value: As given; None: not given.
+
+    Raises:
+        ValueError: Names the value and what is allowed.
+    """
+    if value is not None and not value >= 0:
+        raise ValueError(
+            f"trainer.gradient_clip_val is {value}: give the largest norm of a gradient, above 0, "
+            "or 0 for no clipping"
+        )
+
+
 def check_run_name(name: str) -> None:
     """Refuse the name of a run that is no folder below the root of the runs.
 

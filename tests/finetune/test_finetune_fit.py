@@ -286,6 +286,7 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(
         (["--trainer.limit_val_batches", "0"], "no epoch would be validated"),
         (["--trainer.overfit_batches", "2"], "use --data.max_train_rows, with the training file"),
         (["--trainer.precision", "bf16-true"], "fine-tuning has 32-true, bf16-mixed, 16-mixed"),
+        (["--trainer.gradient_clip_val", "-1"], "gradient_clip_val is -1: give the largest norm"),
         (["--run.save_every_n_minutes", "-1"], "must be >= 0"),
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/f2"],

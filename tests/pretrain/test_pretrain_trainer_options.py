@@ -1,6 +1,7 @@
 """Options of Lightning's Trainer: each works, is refused, or is said to change nothing."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ from training.metrics_file import read_metrics, series
         ({"max_epochs": 0}, "trainer.max_epochs is 0"),
         ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
         ({"log_every_n_steps": 0}, "a number above 0 is needed"),
+        ({"log_every_n_steps": -5}, "log_every_n_steps is -5: a number above 0 is needed"),
+        ({"gradient_clip_val": -1.0}, "gradient_clip_val is -1.0: .*or 0 for no clipping"),
+        ({"gradient_clip_val": math.nan}, "gradient_clip_val is nan"),
         ({"max_steps": 4, "min_steps": 5}, "min_steps 5 is above trainer.max_steps 4"),
         ({"precision": "bf16-true"}, "bf16-true keeps the weights themselves in 16 bits"),
         ({"precision": "16-true"}, "give bf16-mixed or 16-mixed"),
@@ -37,6 +41,7 @@ def test_what_changes_nothing_is_said_and_what_works_is_not() -> None:
     works = {
         **{"max_steps": -1, "limit_val_batches": 0, "overfit_batches": 0.0, "min_steps": 3},
         **{"logger": None, "sync_batchnorm": False, "detect_anomaly": True},
+        **{"gradient_clip_val": 0, "log_every_n_steps": 1},
         "precision": "bf16-mixed",
     }
     check_trainer_options(works)
