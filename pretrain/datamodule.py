@@ -172,6 +172,8 @@ class PretrainDataModule(LightningDataModule):
             check_documents(self._dataset(split).shards, self.objective)
         if self.trainer is not None:
             self.trainer.accumulate_grad_batches = self.accumulation
+            if self._limit_is_share:  # Lightning would take that share of the share again
+                self.trainer.limit_train_batches = self.steps_per_epoch * self.accumulation
 
     @property
     def validates(self) -> bool:
@@ -221,24 +223,33 @@ class PretrainDataModule(LightningDataModule):
         return accumulation_steps(self.global_batch_size, self.micro_batch_size, self._rank_of()[1])
 
     @property
+    def _limit_is_share(self) -> bool:
+        limit = self.trainer.limit_train_batches if self.trainer else None
+        return isinstance(limit, float) and limit != 1.0
+
+    @property
     def steps_per_epoch(self) -> int:
-        """Global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit."""
+        """Global steps per Lightning epoch: the whole ones in epoch 0, or fewer by limit.
+
+        A limit that is a share (a float) is one of these steps, rounded down to at least one.
+        """
         dataset = self._dataset(TRAIN_SPLIT)
         examples = dataset.known_sizes[0] if dataset.known_sizes else len(dataset)
         steps = max(1, examples // self.global_batch_size)
         trainer = self.trainer
         limit = trainer.limit_train_batches if trainer else None
-        if trainer is None or limit is None or (isinstance(limit, float) and limit == 1.0):
+        if trainer is None or limit is None:
             return steps
+        if isinstance(limit, float):
+            return max(1, int(limit * steps))
         accumulation = self.accumulation
-        batches = limit if isinstance(limit, int) else int(limit * steps * accumulation)
         rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        if batches % accumulation and not rehearsal:
+        if limit % accumulation and not rehearsal:
             raise ValueError(
-                f"limit_train_batches {limit} is {batches} micro-batches, which ends inside an "
+                f"limit_train_batches {limit} is that many micro-batches, which ends inside an "
                 f"optimiser step of {accumulation}; give a multiple of {accumulation}."
             )
-        return max(1, min(steps, batches // accumulation))
+        return max(1, min(steps, limit // accumulation))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training loader: a sized view of an endless stream."""

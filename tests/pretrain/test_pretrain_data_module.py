@@ -144,6 +144,14 @@ def test_limited_epochs_continue_the_stream_and_must_end_at_a_step(
     assert len(fit(tmp_path, data_module(folder), fast_dev_run=True).seen) == 1
 
 
+@pytest.mark.parametrize(("share", "steps"), [(1.0, 4), (0.7, 2), (0.5, 2), (0.001, 1)])
+def test_a_share_of_the_batches_is_one_of_the_whole_steps_of_an_epoch(
+    tmp_path: Path, folder: Path, share: float, steps: int
+) -> None:
+    seen = fit(tmp_path, data_module(folder), max_epochs=2, limit_train_batches=share).seen
+    assert len(seen) == 2 * 2 * steps and seen[-1][0] == 2 * steps - 1
+
+
 def test_accumulation_follows_from_the_global_batch(tmp_path: Path, folder: Path) -> None:
     seen = fit(tmp_path, data_module(folder, micro_batch_size=2), max_steps=3).seen
     assert [step for step, _, _ in seen] == [0] * 4 + [1] * 4 + [2] * 4

@@ -78,6 +78,18 @@ def test_three_kills_leave_no_trace(
     assert_same_story(tmp_path / "killed", twin)
 
 
+def test_epochs_of_a_share_of_the_batches_are_resumed_where_they_were(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny_run, "--trainer.max_steps=-1", "--trainer.max_epochs", "3"]
+    options += ["--trainer.limit_train_batches", "0.5", "--checkpoints.every_n_steps", "3"]
+    assert main(["fit", *options, "--run.name", "whole"]) == 0
+    assert saved_checkpoints(tmp_path / "whole" / "checkpoints")[-1].step == 12
+    killed = [*options, "--run.name", "killed", *fault_options("train_batch_end", 5, 11)]
+    assert run_until_done(["fit", *killed]) == 2
+    assert_same_story(tmp_path / "killed", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("hook", ["save", "validation_batch_end", "validation_end"])
 def test_a_kill_inside_a_save_or_a_validation_leaves_no_trace(
     hook: str, tiny_run: list[str], tmp_path: Path, twin: Path
