@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities import rank_zero_only
 
 from data_prep.command import counted
+from pretrain.comparison import differences_from_bundle
 from pretrain.module import PretrainModule
 from pretrain.randomness import derive_key
 from pretrain.sums import LossSums, means, sum_dtype
@@ -22,7 +23,7 @@ from training.callbacks.steps import say_above, show
 from training.interruption import say
 from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
-from training.run_config import CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
+from training.run_config import CHECKPOINT_FOLDER, CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
 from training.run_folder import append_record
 from training.utilisation import FetchClock, PeakRate, corrected_rate, memory_gib, peak_rate
 
@@ -260,8 +261,9 @@ class EvaluationReport(Callback):
 class EvaluationRecord(EvaluationReport):
     """`validate` and `test`: a line in the run's `evaluations.jsonl`, nothing in what it trained.
 
-    Each line has the command, the checkpoint and its step, the shards, what about them differs
-    from those it was trained on, the metrics and the baselines.
+    Each line has the command; the checkpoint, its step, and whether it is one of the run's own; the
+    shards, and what about them differs from those it was trained on; how many examples of their
+    validation split were scored, and of how many; the metrics and the baselines.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -272,7 +274,11 @@ class EvaluationRecord(EvaluationReport):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and keep the metrics of the whole validation split."""
-        self._record(trainer, pl_module, "test", "test", "whole validation split:")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        scored, size = data.scored_examples(whole=True), data.split_examples
+        part = f"first {scored:,} of {size:,} examples of the validation split"
+        opening = "whole validation split:" if scored == size else f"{part}:"
+        self._record(trainer, pl_module, "test", "test", opening)
 
     def _record(
         self, trainer: Trainer, module: LightningModule, command: str, stage: str, opening: str
@@ -280,20 +286,40 @@ class EvaluationRecord(EvaluationReport):
         if not trainer.is_global_zero:
             return
         assert isinstance(module, PretrainModule)
+        datamodule, whole = trainer.datamodule, command == "test"  # type: ignore[attr-defined]
+        self.baselines = datamodule.baselines(whole=whole)
         self._report(trainer, stage, opening)
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
         record = {
             "command": command,
-            "checkpoint": str(trainer.ckpt_path or module.started_from.get("source")),
-            "step": module.evaluated_step,
+            **self._evaluated(trainer, module),
             "folder": str(datamodule.folder),
-            "differs_from_training": list(datamodule.differs_from_training),
+            "examples": datamodule.scored_examples(whole=whole),
+            "split_examples": datamodule.split_examples,
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
             "baselines": self.baselines,
         }
         path = self.folder / EVALUATIONS_FILE
         append_record(path, record)
         say_above(trainer, f"written: {path}")
+
+    def _evaluated(self, trainer: Trainer, module: PretrainModule) -> dict[str, Any]:
+        """Return which weights were evaluated, and whether on data like those of their training."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.ckpt_path:
+            own = (self.folder / CHECKPOINT_FOLDER).resolve()
+            return {
+                "checkpoint": str(trainer.ckpt_path),
+                "own_checkpoint": Path(trainer.ckpt_path).resolve().parent == own,
+                "step": module.evaluated_step,
+                "differs_from_training": list(datamodule.differs_from_training),
+            }
+        metadata = module.started_from["metadata"]
+        return {
+            "checkpoint": module.started_from["source"],
+            "own_checkpoint": False,
+            "step": metadata.get("steps"),
+            "differs_from_training": differences_from_bundle(metadata, datamodule.fingerprint()),
+        }
 
 
 def _opening(trainer: Trainer, module: LightningModule, folder: Path, *, keeps: bool) -> str:

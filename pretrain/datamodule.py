@@ -5,7 +5,7 @@ optimiser steps done and on the windows a guard skipped, never on devices or wor
 always hides 15 % of the tokens with fixed masks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from ponet.config import EncoderConfig
 from ponet.projection import PieceWords
 from ponet.tokenizer import load_tokenizer
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig, keep_batch
+from pretrain.comparison import EVALUATED, differences
 from pretrain.loader import (
     BatchLoader,
     StreamBatchSampler,
     WholeBatches,
     accumulation_steps,
     evaluation_batches,
+    first_examples,
     pack_batch,
 )
 from pretrain.masking import MaskingConfig
@@ -42,8 +44,6 @@ TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"
 EVALUATION_SEED = 20_110_243
 """Seed of the validation plan and masks, the same for all runs so that they compare."""
-_EVALUATED = ("data", "max_len", "short_prob", "segments", "needles")
-"""Entries of a fingerprint that decide what an evaluation reads, once the model is the same."""
 
 
 class PretrainDataModule(LightningDataModule):
@@ -262,11 +262,11 @@ class PretrainDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the first `eval_examples` validation examples; the same in every run."""
-        return self._evaluation_loader(min(self.eval_examples, len(self.evaluation_dataset())))
+        return self._evaluation_loader(min(self.eval_examples, self.split_examples))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the whole validation split."""
-        return self._evaluation_loader(len(self.evaluation_dataset()))
+        return self._evaluation_loader(self.split_examples)
 
     predict_dataloader = test_dataloader
 
@@ -352,9 +352,9 @@ class PretrainDataModule(LightningDataModule):
                     " so its tokens mean other words. Give shards that were built with the run's "
                     "tokenizer (data_prep's --tokenizer.path, the tokenizer.json of its bundle)."
                 )
-            self.differs_from_training = _differences(saved, own, _EVALUATED)
+            self.differs_from_training = differences(saved, own, EVALUATED)
             return
-        if differing := "; ".join(_differences(saved, own, {*own, "needles"})):
+        if differing := "; ".join(differences(saved, own, {*own, "needles"})):
             raise ValueError(
                 f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
                 "saved values, or start a new run (--run.name)."
@@ -372,20 +372,25 @@ class PretrainDataModule(LightningDataModule):
             self._plan_counts = {**counts, "coverage": stats.coverage}
         return self._plan_counts
 
-    def baselines(self) -> dict[str, float]:
-        """Return what guessing scores on the validation examples; nothing where none are used."""
-        return self.evaluation_dataset().baselines(self.eval_examples) if self.validates else {}
+    def scored_examples(self, *, whole: bool = False) -> int:
+        """Return how many of the first examples a validation scores, or a test, up to its limit.
 
+        Args:
+            whole: Whether a test is meant, which scores the whole split.
+        """
+        size = self.split_examples if whole else min(self.eval_examples, self.split_examples)
+        if self.trainer is None:
+            return size
+        limit = self.trainer.limit_test_batches if whole else self.trainer.limit_val_batches
+        return first_examples(size, self.eval_batch_size, self._rank_of()[1], limit)
 
-def _differences(saved: dict[str, Any], given: dict[str, Any], names: Iterable[str]) -> list[str]:
-    return [
-        f"{name} was {_shown(saved.get(name))}, now {_shown(given.get(name))}"
-        for name in sorted(names)
-        if saved.get(name) != given.get(name)
-    ]
+    @property
+    def split_examples(self) -> int:
+        """Number of examples of the whole validation split."""
+        return len(self.evaluation_dataset())
 
-
-def _shown(value: Any) -> str:
-    """Return a value as it is written; of a digest (SHA-256, hex) the beginning, and what it is."""
-    is_digest = isinstance(value, str) and len(value) == 64
-    return f"of digest {value[:12]}" if is_digest else repr(value)
+    def baselines(self, *, whole: bool = False) -> dict[str, float]:
+        """Return what guessing scores on the examples of `scored_examples`; nothing of none."""
+        if not (whole or self.validates):
+            return {}
+        return self.evaluation_dataset().baselines(self.scored_examples(whole=whole))

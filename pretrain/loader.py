@@ -99,6 +99,22 @@ def evaluation_batches(
     return [own[start:stop] for start, stop in zip(borders, [*borders[1:], None], strict=True)]
 
 
+def first_examples(num_examples: int, batch_size: int, world_size: int, limit: float) -> int:
+    """Return how many of so many examples Lightning evaluates under a limit: always the first ones.
+
+    Args:
+        num_examples: There are.
+        batch_size: Examples per device and forward pass.
+        world_size: Devices.
+        limit: Batches of a device (int), or the share of them (float); see `Trainer`.
+    """
+    of_ranks = [
+        evaluation_batches(num_examples, batch_size, rank, world_size) for rank in range(world_size)
+    ]
+    count = limit if isinstance(limit, int) else int(limit * len(of_ranks[0]))
+    return sum(len(batch) for batches in of_ranks for batch in batches[:count])
+
+
 class WholeBatches(Dataset[Batch]):
     """Batch number -> batch of a `PretrainDataset`; load it with `batch_size=1`.
 

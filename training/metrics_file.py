@@ -7,10 +7,11 @@ run first cuts the lines after its checkpoint off, so that every step stands the
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data_prep.files import json_records
-from training.run_config import EVALUATIONS_FILE
-from training.run_folder import read_records
+from training.run_config import EVALUATIONS_FILE, METRICS_FILE
+from training.run_folder import read_events, read_records
 
 
 def append_metrics(
@@ -37,17 +38,50 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return json_records(Path(path).read_text(encoding="utf-8"), path)
 
 
-def own_test_rows(folder: str | Path) -> list[dict[str, float]]:
-    """What `test` found on the data a run was trained on, as rows like those of its metrics.
+def run_rows(folder: str | Path) -> list[dict[str, float]]:
+    """What a run has logged, and what `test` found of its last state; the newest last.
+
+    Args:
+        folder: The run's folder, with a metrics file.
+    """
+    rows = read_metrics(Path(folder) / METRICS_FILE)
+    steps = [row.get("step") for row in rows if isinstance(row, dict)]
+    last_step = max((step for step in steps if isinstance(step, int | float)), default=0)
+    return [*rows, *own_test_rows(folder, last_step=last_step)]
+
+
+def own_test_rows(folder: str | Path, *, last_step: float = 0) -> list[dict[str, float]]:
+    """What `test` found of a run's last state, as rows like those of its metrics.
+
+    Only what was scored with a checkpoint of the run, on the whole validation split of the data it
+    was trained on; not before the run went on from an earlier step.
 
     Args:
         folder: The run's folder.
+        last_step: The last step of its metrics; its checkpoint may be of a later one.
     """
+    folder = Path(folder)
+    tests = [record for record in read_records(folder / EVALUATIONS_FILE) if _is_own_test(record)]
+    for event in read_events(folder):
+        if event.get("event") == "resumed":
+            begun, step = event.get("time", ""), event.get("step", 0)
+            tests = [t for t in tests if t["step"] <= step or t.get("time", begun) >= begun]
+    newest = max((last_step, *(record["step"] for record in tests)))
     return [
         {"step": record["step"], **record["metrics"]}
-        for record in read_records(Path(folder) / EVALUATIONS_FILE)
-        if record["command"] == "test" and not record["differs_from_training"]
+        for record in tests
+        if record["step"] == newest
     ]
+
+
+def _is_own_test(record: Mapping[str, Any]) -> bool:
+    """Whether a line is of a run's own checkpoint, data and whole split; old ones say less."""
+    return (
+        record["command"] == "test"
+        and not record["differs_from_training"]
+        and record.get("own_checkpoint", True)
+        and record.get("examples") == record.get("split_examples")
+    )
 
 
 def series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -1,15 +1,16 @@
 """metrics.jsonl and what is drawn and printed from it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from training.cli import MetricsFileLogger
-from training.metrics_file import last_value, own_test_rows, read_metrics, series
+from training.metrics_file import last_value, own_test_rows, read_metrics, run_rows, series
 from training.reports.curves import curve_panels, plot_curves
 from training.reports.runs import Run
 from training.reports.study import Configuration, Study
-from training.run_folder import append_record
+from training.run_folder import add_event, append_record
 from training.summary import run_summary, summary_lines
 
 
@@ -99,3 +100,36 @@ def test_an_evaluation_that_was_cut_short_does_not_hide_those_after_it(tmp_path:
     path.write_text('{"time": "2026-01-01", "comm')  # the disk was full
     append_record(path, {**found, "differs_from_training": []})
     assert own_test_rows(tmp_path) == [{"step": 4, "test/loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"step": 5}, True),
+        ({"step": 3}, False),
+        ({"own_checkpoint": False}, False),
+        ({"examples": 8, "split_examples": 8}, True),
+        ({"examples": 8, "split_examples": 9}, False),
+        ({"differs_from_training": ["data was a, now b"]}, False),
+        ({"command": "validate"}, False),
+    ],
+)
+def test_only_tests_of_a_runs_last_state_data_and_split_are_its_own(
+    changes: dict, counts: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "val/loss": 3}\n{"step": null}\n')
+    found = {"command": "test", "step": 4, "metrics": {"test/loss": 2.0}}
+    append_record(tmp_path / "evaluations.jsonl", found | {"differs_from_training": []} | changes)
+    assert (last_value(run_rows(tmp_path), "test/loss") == 2.0) is counts
+
+
+def test_a_test_before_a_run_went_back_to_an_earlier_step_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "val/loss": 3}\n')
+    found = {"command": "test", "step": 4, "differs_from_training": [], "metrics": {"test/loss": 2}}
+    record = json.dumps({"time": "2026-01-01T00:00:00+00:00", **found})
+    (tmp_path / "evaluations.jsonl").write_text(record + "\n")
+    add_event(tmp_path, "resumed", step=4)
+    assert last_value(run_rows(tmp_path), "test/loss") == 2
+    add_event(tmp_path, "resumed", step=2)
+    assert last_value(run_rows(tmp_path), "test/loss") is None

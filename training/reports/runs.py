@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from training.configuration import flatten
-from training.metrics_file import last_value, own_test_rows, read_metrics
+from training.metrics_file import last_value, run_rows
 from training.run_config import (
     BUNDLE_FOLDER,
     CONFIG_FILE,
@@ -173,7 +173,7 @@ def read_run(folder: Path, *, name: str = "") -> Run:
     path = folder / METRICS_FILE
     if not path.is_file():
         raise ValueError(f"{folder}: has no {METRICS_FILE}; the run has not logged anything yet")
-    rows = [*read_metrics(path), *own_test_rows(folder)]
+    rows = run_rows(folder)
     if not all(map(_is_metrics, rows)):
         raise ValueError(f"{path}: has lines that are not numbers with a step")
     if not rows:

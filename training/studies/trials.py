@@ -20,7 +20,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TextIO
 
 from data_prep.files import file_lock, write_json
-from training.metrics_file import own_test_rows, read_metrics
+from training.metrics_file import run_rows
 from training.run_config import METRICS_FILE, RESULT_FILE, STUDY_FILE, TRIAL_FILE
 from training.run_folder import is_first_process, now
 
@@ -202,9 +202,8 @@ def write_study(run: Path) -> dict[str, Any]:
 
 
 def metric_rows(run: Path) -> list[dict[str, float]]:
-    """Return what a run has logged, and what `test` found on its own data; the newest last."""
-    path = run / METRICS_FILE
-    return [*read_metrics(path), *own_test_rows(run)] if path.is_file() else []
+    """Return what a run has logged, and what `test` found of its last state; the newest last."""
+    return run_rows(run) if (run / METRICS_FILE).is_file() else []
 
 
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
