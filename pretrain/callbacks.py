@@ -21,7 +21,7 @@ from pretrain.randomness import derive_key
 from pretrain.sums import LossSums, means, sum_dtype
 from training.callbacks.steps import say_above, show
 from training.interruption import say
-from training.metrics_file import read_metrics
+from training.metrics_file import last_value, read_metrics
 from training.reports.curves import plot_curves
 from training.run_config import CHECKPOINT_FOLDER, CURVES_FILE, EVALUATIONS_FILE, METRICS_FILE
 from training.run_folder import append_record
@@ -194,7 +194,7 @@ class TrainingLog(Callback):
 
 
 class EvaluationReport(Callback):
-    """Log the baselines once; print a line after every validation; keep the curves drawn.
+    """Log new baselines; print a line after every validation; keep the curves drawn.
 
     The plot takes the better part of a second, so it is drawn twice a minute at most and at the
     end, not at every one of many short validations.
@@ -213,19 +213,15 @@ class EvaluationReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what chance and a unigram guesser score on the validation examples."""
         self._drawn_at = time.monotonic()  # the first drawing is due when there is something to see
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self.baselines = datamodule.baselines()
-        metrics = {f"baseline/{name}": value for name, value in self.baselines.items()}
-        metrics |= {f"data/{name}": value for name, value in datamodule.plan_counts().items()}
-        if not trainer.global_step:  # a resumed run has logged them
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=0)
+        self._log_baselines(trainer)
         say_above(trainer, _opening(trainer, pl_module, self.folder, keeps=self.draws))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics beside the baselines, and draw now and then."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
+        if not self.baselines:  # of a run that was complete, which does not start
+            self._log_baselines(trainer)
         self._report(trainer, "val", f"step {pl_module.evaluated_step:,}: validation")
         if time.monotonic() - self._drawn_at >= _DRAW_EVERY_S:
             self._draw()
@@ -235,6 +231,18 @@ class EvaluationReport(Callback):
         if trainer.is_global_zero:
             self._draw()
 
+    def _log_baselines(self, trainer: Trainer) -> None:
+        """Log them and the counts of the plan, but those that the run has logged last already."""
+        datamodule, path = trainer.datamodule, self.folder / METRICS_FILE  # type: ignore[attr-defined]
+        self.baselines = datamodule.baselines()
+        metrics = {f"baseline/{name}": value for name, value in self.baselines.items()}
+        metrics |= {f"data/{name}": value for name, value in datamodule.plan_counts().items()}
+        rows = read_metrics(path) if self.draws and path.exists() else []
+        if all(str(last_value(rows, name)) == str(float(v)) for name, v in metrics.items()):  # nan
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
     def _draw(self) -> None:
         path = self.folder / METRICS_FILE
         if self.draws and path.exists():
@@ -242,8 +250,6 @@ class EvaluationReport(Callback):
             self._drawn_at = time.monotonic()
 
     def _report(self, trainer: Trainer, stage: str, opening: str) -> None:
-        if not self.baselines:
-            self.baselines = trainer.datamodule.baselines()  # type: ignore[attr-defined]
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         parts = [
             f"{opening} MLM loss {metrics[f'{stage}/mlm_loss']:.3f}",

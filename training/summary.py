@@ -68,11 +68,12 @@ def summary_lines(folder: Path, rows: list[dict[str, float]]) -> list[str]:
     table = [f"{'validation':<24}{'this run':>10}{'guessing':>22}   verdict"]
     for measure in (ACCURACY, LOSS, PAIRS):
         value, level = measure.read(run), measure.level(run)
-        if value is None or level is None:
+        if value is None:
             continue
         label, unit = measure.title[0].lower() + measure.title[1:], measure.unit
         label, unit = (label, unit) if unit == "%" else (f"{label} ({unit})", "")
-        guess = f"{measure.guesser.removesuffix(' guesser')} {measure.text(level)}{unit}"
+        guessed = "unknown" if level is None else measure.text(level) + unit
+        guess = f"{measure.guesser.removesuffix(' guesser')} {guessed}"
         verdict = _verdict(measure, value, level, run.last("baseline/eval_examples"))
         table.append(f"{label:<24}{measure.text(value) + unit:>10}{guess:>22}   {verdict}")
     lines += table if len(table) > 1 else ["no validation"]
@@ -82,7 +83,9 @@ def summary_lines(folder: Path, rows: list[dict[str, float]]) -> list[str]:
     return [*lines, *(f"{n}: {folder / name}" for n, name in parts if (folder / name).exists())]
 
 
-def _verdict(measure: Logged, value: float, level: float, examples: float | None) -> str:
+def _verdict(measure: Logged, value: float, level: float | None, examples: float | None) -> str:
+    if level is None:
+        return ""
     if measure is LOSS:
         return f"{level - value:+.2f} nats better" if value < level else "not learnt"
     if measure is ACCURACY:

@@ -238,7 +238,8 @@ def test_resume_takes_a_path_and_forgets_what_came_after(
     assert main(["fit", *named(tiny_run, "twin"), "--resume", str(older.path)]) == 0
     assert story(twin) == before
     assert main(["fit", *named(tiny_run, "other"), "--resume", str(older.path)]) == 0
-    rows = story(tmp_path / "other")
+    guessed, *rows = story(tmp_path / "other")
+    assert guessed == {**before[0], "step": older.step}
     assert rows == [row for row in before if row["step"] > older.step]
     assert main(["fit", *named(tiny_run, "other"), "--resume", str(older.path)]) == 2
     assert "would replace" in capsys.readouterr().err

@@ -48,6 +48,13 @@ def test_the_summary_sets_results_beside_guessing(tmp_path: Path) -> None:
     assert "chance 33.3%" in text and "above chance (+10.6 standard errors, 900 pairs)" in text
 
 
+def test_the_summary_has_a_validation_whose_guesses_were_not_logged(tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(tmp_path, ROWS[2:]))
+    assert "20.0%" in text and "unigram unknown" in text and "chance unknown" in text
+    assert "no validation" not in text
+    assert "no validation" in "\n".join(summary_lines(tmp_path, ROWS[:3]))
+
+
 def test_the_summary_does_not_call_noise_learning(tmp_path: Path) -> None:
     noise = {"step": 30, "val/pair_accuracy": 0.35, "val/mlm_accuracy": 0.2}
     assert "not above chance yet" in "\n".join(summary_lines(tmp_path, [*ROWS, noise]))
