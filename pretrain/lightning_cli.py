@@ -33,6 +33,7 @@ from pretrain.records import NeedlesFile, PredictionsFile, WandbRecords
 from pretrain.run_config import (
     RunConfig,
     check_callbacks,
+    check_evaluation,
     check_trainer_options,
     metric_names,
     remarks,
@@ -134,6 +135,7 @@ class PretrainCLI(RunCLI):
         self.preemption = PreemptionConfig(**vars(config.preemption))
         self.guards = GuardConfig(**vars(config.guards))
         if self.subcommand != "fit":
+            check_evaluation(str(self.subcommand), vars(config.trainer))
             path = Path(config.ckpt_path or checkpoint_to_evaluate(self.run))
             self.weights = evaluated_weights(path)
             config.ckpt_path = str(path) if self.weights is None else None

@@ -124,6 +124,21 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"trainer.min_steps {min_steps} is above trainer.max_steps {max_steps}")
 
 
+def check_evaluation(command: str, trainer: Mapping[str, Any]) -> None:
+    """Refuse an evaluation, or a `predict`, that would read nothing and so say nothing.
+
+    Args:
+        command: `validate`, `test` or `predict`.
+        trainer: Every option of the trainer with its value; None: not given.
+    """
+    name = f"limit_{command.replace('validate', 'val')}_batches"
+    if trainer.get(name) == 0:
+        raise ValueError(
+            f"trainer.{name} is {trainer[name]}: nothing would be read; give 1 or more batches, a "
+            "share such as 0.5, or leave it out for all"
+        )
+
+
 def remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for every given option that changes nothing, or less than its name says."""
     for name, (values, reason) in _WITHOUT_EFFECT.items():

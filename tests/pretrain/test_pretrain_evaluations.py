@@ -50,6 +50,23 @@ def test_a_limited_split_is_said_to_be_limited_and_is_no_score_of_the_whole_one(
 
 
 @pytest.mark.parametrize(
+    ("command", "name"), [("validate", "val"), ("test", "test"), ("predict", "predict")]
+)
+@pytest.mark.parametrize("limit", ["0", "0.0"])
+def test_an_evaluation_of_nothing_is_refused(
+    command: str,
+    name: str,
+    limit: str,
+    tiny_run: list[str],
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([command, *tiny_run, f"--trainer.limit_{name}_batches", limit]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"limit_{name}_batches is {limit}: nothing would be read; give 1 or more" in line
+
+
+@pytest.mark.parametrize(
     ("path", "step"),
     [
         ("tiny/checkpoints/step-00000002.ckpt", 2),
