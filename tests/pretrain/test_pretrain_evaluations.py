@@ -1,4 +1,4 @@
-"""`validate` and `test` of anything but a run's last state, data and split never count as its own."""
+"""Evaluations of anything but a run's last state, data and split are not its own scores."""
 
 import json
 import shutil
