@@ -60,7 +60,7 @@ class TrainingLog(Callback):
 
     Metrics: `train/loss`, `train/mlm_loss`, `train/mlm_accuracy`, `train/perplexity`,
     `train/pair_loss`, `train/pair_accuracy`, `train/grad_norm` (before clipping, of the window's
-    last step), `train/lr`, `train/samples_seen`. Validation time is not counted in:
+    last step), `train/lr` (of that step), `train/samples_seen`. Validation time is not counted in:
     `train/tokens_per_s` (real tokens over all ranks), `train/mfu` (model FLOP utilisation: share of
     the peak rate, see `ponet.flops` and `run.peak_tflops`) and `train/data_wait_share` (share of
     the time in which the first rank's host waited for its next batch, an upper limit of how long
@@ -74,7 +74,7 @@ class TrainingLog(Callback):
     def __init__(self, peak_tflops: float = 0.0) -> None:
         self._peak_tflops = peak_tflops
         self._peak = PeakRate(0.0, "")
-        self._flops = 0.0
+        self._flops = self._lr = 0.0
         self._fetching: FetchClock | None = None
         self._sums: torch.Tensor | None = None
         self._last_step = 0
@@ -151,6 +151,12 @@ class TrainingLog(Callback):
         self._window_start += time.monotonic() - self._pause_start
         self._pause_start = 0.0
 
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Note the learning rate of this step; when it is logged, that of the next is set."""
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -179,7 +185,7 @@ class TrainingLog(Callback):
         metrics = {f"train/{name}": value for name, value in means(sums).items()}
         if pl_module.grad_norm is not None:
             metrics["train/grad_norm"] = float(pl_module.grad_norm)
-        metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        metrics["train/lr"] = self._lr
         metrics["train/tokens_per_s"] = float(sums[LossSums._fields.index("tokens")]) / seconds
         metrics["train/mfu"] = self._share_of_peak(trainer, self._flops / seconds)
         metrics["train/memory_gib"] = memory_gib(trainer.strategy.root_device)

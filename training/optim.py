@@ -70,12 +70,13 @@ class PretrainOptimizer(AdamWConfig):
     muon, whose steps are scaled to the size of AdamW's, so that one rate serves both. Not under
     ZeRO and FSDP."""
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
-    """Shape after the warm-up: linear or cosine to `final_lr_ratio` at the last step; constant;
-    or warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
+    """Shape after the warm-up: linear or cosine towards `final_lr_ratio`; constant; or
+    warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
     warmup_steps: int = 5000
     """Optimiser steps of linear warm-up from zero, >= 0. Released script: 5000."""
     final_lr_ratio: float = 0.0
-    """Learning rate of the last step as a share of the peak, in [0, 1]."""
+    """Where the decay ends, as a share of the peak, in [0, 1]: the learning rate of the step that
+    would follow the last one, which itself is just above it."""
     decay_share: float = 0.1
     """Share of all steps that decay, in (0, 1]; read by warmup_stable_decay only."""
 

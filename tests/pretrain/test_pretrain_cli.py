@@ -27,6 +27,8 @@ def test_fit_leaves_metrics_config_curves_checkpoints_and_a_bundle(
     rows = metrics_of(run)
     assert series(rows, "train/loss")[0] == [1, 2, 3, 4]
     assert series(rows, "val/mlm_loss")[0] == [2, 4]
+    rates = [0.005, 0.01, 0.01, 0.005]  # of warm-up, peak and decay, as the steps used them
+    assert series(rows, "train/lr") == ([1, 2, 3, 4], pytest.approx(rates))
     names = {name for row in rows for name in row}
     assert {"train/tokens_per_s", "train/grad_norm", "train/lr", "val/perplexity"} <= names
     assert {"baseline/unigram_accuracy", "baseline/pair_chance", "val/pair_accuracy"} <= names
