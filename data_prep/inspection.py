@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_prep.command import counted
 from data_prep.manifest import TOKENIZER_NAME, Manifest
-from data_prep.readers import BLANK_LINE, INVALID_UTF8, left_out_words
+from data_prep.readers import BLANK_LINE, INVALID_UTF8, WIDE_FILES, left_out_words
 from data_prep.shards import TokenShards
 from data_prep.sources import LEFT_OUT
 
@@ -32,6 +32,7 @@ _DROPPED = {
     "headings_dropped": "heading(s)",
     "damaged_rows": "damaged row(s)",
     "truncated_files": "damaged file(s)",
+    WIDE_FILES: "file(s) in UTF-16 or UTF-32",
     "packages_missing": "package(s) not installed",
     "modules_too_large": "too large module(s)",
     "modules_unreadable": "unreadable module(s)",
@@ -87,6 +88,13 @@ def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
         yield (
             f"{files.total():,} bytes are not UTF-8 and were replaced: {names}{more}. "
             "Convert these files, for example with `iconv -f LATIN1 -t UTF-8`."
+        )
+    if files := _named(f"{WIDE_FILES}: ", counters):
+        names = ", ".join(sorted(files)[:3])
+        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+        yield (
+            f"files in UTF-16 or UTF-32 were left out: {names}{more}. Convert them, for example "
+            "with `iconv -f UTF-16 -t UTF-8`."
         )
 
 

@@ -26,6 +26,7 @@ from data_prep.sentences import cut_long
 FORMATS = (".txt", ".jsonl", ".parquet", ".csv", ".tsv")
 HIDDEN = "hidden or of the system"
 INVALID_UTF8 = "invalid_utf8"
+WIDE_FILES = "files_of_wide_encoding"
 MAX_LINE_BYTES = 256 << 20
 BLOCK = 1 << 20
 BLANK_LINE = "blank_line"
@@ -134,6 +135,10 @@ def _expand(
 
 class DamagedInput(ValueError):
     """Input text is damaged at a named place."""
+
+
+class WideEncoding(DamagedInput):
+    """A file is UTF-16 or UTF-32; known before its first line is read."""
 
 
 class UnsupportedInput(ValueError):
@@ -248,7 +253,8 @@ def read_lines(path: Path, log: ReadLog) -> Iterator[str]:
     """Yield the lines of a file as text, without their line feed; nothing else breaks lines.
 
     Raises:
-        DamagedInput: UTF-16 or UTF-32, a line over 256 MiB, or damaged compressed data.
+        WideEncoding: UTF-16 or UTF-32.
+        DamagedInput: A line over 256 MiB, or damaged compressed data.
         OSError: The file cannot be read, whatever is in it.
     """
     log.place, log.number = f"{shown(path)}, line", 1
@@ -266,9 +272,9 @@ def read_lines(path: Path, log: ReadLog) -> Iterator[str]:
             if not data:
                 return
             if log.number == 1 and (name := _wide_encoding(data)):
-                raise DamagedInput(
+                raise WideEncoding(
                     f"{shown(path)}: is {name}, only UTF-8 is read; convert it, for example with "
-                    f"`iconv -f {name} -t UTF-8`."
+                    f"`iconv -f {name} -t UTF-8`, or set on_error: skip to leave it out."
                 )
             if len(data) >= MAX_LINE_BYTES:
                 raise DamagedInput(

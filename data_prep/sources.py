@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from data_prep.manifest import digest_of, file_sha256
 from data_prep.python_docs import module_files, read_module
 from data_prep.readers import (
     BLOCK,
+    WIDE_FILES,
     DamagedInput,
     ReadLog,
     UnsupportedInput,
+    WideEncoding,
     decode,
     find_files,
     open_binary,
@@ -219,7 +221,18 @@ def _hub_rows(source: HubSource, log: ReadLog) -> Iterator[str]:
 
 
 def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
-    """Yield the raw documents of one file, of bounded size."""
+    """Yield the raw documents of one file, of bounded size; of UTF-16 none if damage is skipped."""
+    try:
+        yield from _documents_of(path, source, log)
+    except WideEncoding:
+        if log.on_error == "error":
+            raise
+        log.counters[WIDE_FILES] += 1
+        if log.name:
+            log.counters[f"{WIDE_FILES}: {log.name}"] += 1
+
+
+def _documents_of(path: Path, source: LocalSource, log: ReadLog) -> Iterator[str]:
     form = text_format(path)
     if form == ".txt" and not source.wikitext_headings:
         yield from txt_documents(read_lines(path, log), source.document_separator, log)
@@ -234,7 +247,7 @@ def read_documents(path: Path, source: LocalSource, log: ReadLog) -> Iterator[st
 
 
 def _jsonl_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
-    for line in read_lines(path, log):
+    for line in _json_lines(path, log):
         if not line.strip("\ufeff \t\r"):
             continue
         try:
@@ -247,6 +260,18 @@ def _jsonl_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
             yield text
         else:
             log.damaged(_no_text(row, text_field), "damaged_rows")
+
+
+def _json_lines(path: Path, log: ReadLog) -> Iterator[str]:
+    """Yield the lines of a file; the first one tells whether carriage returns alone end them."""
+    lines = read_lines(path, log)
+    first = next(lines, "")
+    if "\r" not in first.removesuffix("\r"):
+        yield from chain([first], lines)
+        return
+    for number, line in enumerate(single_lines(chain([first], lines), log), start=1):
+        log.number = number
+        yield line
 
 
 def _no_text(row: Any, text_field: str) -> str:

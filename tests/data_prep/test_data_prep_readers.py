@@ -109,6 +109,29 @@ def test_utf16_files_are_refused_with_a_mend(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
+def test_utf16_files_are_left_out_and_named_where_damage_is_skipped(name, tmp_path):
+    data = "text\nSome text in letters.\n".encode("utf-16")
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (tmp_path / "b.txt").write_text("Good.")
+    source = LocalSource(path=str(tmp_path), on_error="skip")
+    (chunk,) = iterate_chunks(source, 1000)
+    assert chunk.documents == ["Good."]
+    counted = {"files_of_wide_encoding": 1, f"files_of_wide_encoding: {name}": 1}
+    assert chunk.counters == counted
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_jsonl_has_its_records_for_any_line_end_and_damage_its_line(line_end, tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [*jsonl(ROWS).decode().splitlines(), '{"text": 3}', ""]
+    path.write_bytes(line_end.join(lines).encode())
+    documents, counters = read(path, on_error="skip")
+    assert documents == ROWS and counters["damaged_rows"] == 1
+    with pytest.raises(DamagedInput, match=r"a\.jsonl, line 3: field 'text' is int"):
+        read(path)
+
+
 def test_lone_surrogates_and_empty_texts_reach_cleaning_unharmed(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "\\ud800x"}\n\n{"text": ""}\n')

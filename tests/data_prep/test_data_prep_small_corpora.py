@@ -120,6 +120,20 @@ def test_files_that_are_not_utf8_are_named_with_their_number(
     assert Manifest.load(tmp_path / "out").counters["invalid_utf8: a.txt"] == 2
 
 
+def test_a_build_that_skips_damage_names_the_files_of_another_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("Fühlt früh.", encoding="utf-16")
+    (tmp_path / "in" / "b.txt").write_text("Fühlt spät.")
+    options = ["--source.path", str(tmp_path / "in")]
+    assert main(["build", *options, "--output", str(tmp_path / "out")]) == 2
+    assert "or set on_error: skip to leave it out" in capsys.readouterr().err
+    lines = built(tmp_path / "out", *options, "--source.on_error", "skip", capsys=capsys)
+    assert any("dropped: 1 file in UTF-16 or UTF-32" in line for line in lines)
+    assert any("UTF-16 or UTF-32 were left out: a.txt. Convert" in line for line in lines)
+
+
 def run_into_closed_pipe(repository: Path, code: str) -> tuple[int, bytes]:
     read_end, write_end = os.pipe()
     os.close(read_end)
