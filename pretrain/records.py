@@ -20,7 +20,13 @@ from pretrain.batches import PretrainDataset, encoder_batch
 from pretrain.needles import NUM_ANSWERS, NeedleScores
 from pretrain.objectives import IGNORED_LABEL
 from training.metrics_file import read_metrics
-from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE, PREDICTIONS_FILE
+from training.run_config import (
+    BUNDLE_FOLDER,
+    CURVES_FILE,
+    METRICS_FILE,
+    NEEDLES_FILE,
+    PREDICTIONS_FILE,
+)
 from training.tracking import (
     STEP_KEY,
     TrackingRecord,
@@ -133,7 +139,7 @@ class NeedlesFile(BasePredictionWriter):
             return
         needles = trainer.datamodule.needles  # type: ignore[attr-defined]
         content = {"needles": asdict(needles), "chance": 1 / NUM_ANSWERS, "rows": rows}
-        path = self.folder / f"needles-rank{trainer.global_rank}.json"
+        path = self.folder / NEEDLES_FILE.format(rank=trainer.global_rank)
         write_json(path, content)
         _drop_other_ranks(path, trainer)
         print(

@@ -23,6 +23,7 @@ from training.run_config import (
     EVALUATIONS_FILE,
     EVENTS_FILE,
     METRICS_FILE,
+    NEEDLES_FILE,
     PREDICTIONS_FILE,
     RECORD_FILE,
     SKIPPED_FILE,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 RUN_FILES = (
     *(METRICS_FILE, EVENTS_FILE, SKIPPED_FILE, CONFIG_FILE, CURVES_FILE),
-    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE, PREDICTIONS_FILE.format(rank="*") + "*"),
+    *(BUNDLE_FOLDER, CHECKPOINT_FOLDER, EVALUATIONS_FILE),
+    *(name.format(rank="*") + "*" for name in (PREDICTIONS_FILE, NEEDLES_FILE)),
     *("wandb", RECORD_FILE, STUDY_FILE),
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""

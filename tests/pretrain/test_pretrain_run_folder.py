@@ -171,6 +171,7 @@ def test_wandb_that_cannot_begin_brings_the_earlier_run_back(
 def test_overwriting_replaces_the_runs_own_files_alone(tiny_run: list[str], run: Path) -> None:
     (run / "notes.txt").write_text("mine")
     assert main(["validate", *tiny_run]) == 0
+    (run / "needles-rank0.json").write_text("{}")
     below = tree(run / "a1")
     assert main(["fit", *tiny_run, *OVERWRITE, "--trainer.max_steps", "2"]) == 0
     assert tree(run / "a1") == below and (run / "notes.txt").read_text() == "mine"
