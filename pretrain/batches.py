@@ -265,13 +265,13 @@ class PretrainDataset(Dataset[Batch]):
         return share
 
     def _hidden_in(self, step: int) -> int:
-        """Return how many tokens are to be hidden in the samples of an optimiser step."""
+        """Return how many tokens are hidden in the samples of an optimiser step."""
         if step not in self._hidden:
             total, end = 0, (step + 1) * self.global_batch_size
             for first in range(end - self.global_batch_size, end, _COUNTED_AT_ONCE):
-                rows = self.rows(np.arange(first, min(first + _COUNTED_AT_ONCE, end)))
-                layout = lay_out(self.shards, rows, max_len=self._packing.max_len)
-                total += int(self._masker.choice(layout.ids_BL, layout.text_BL).wanted_B.sum())
+                samples = np.arange(first, min(first + _COUNTED_AT_ONCE, end))
+                layout = lay_out(self.shards, self.rows(samples), max_len=self._packing.max_len)
+                total += self._masker.num_hidden(layout.ids_BL, layout.text_BL, samples)
             self._hidden = {step: total}  # steps come one after the other
         return self._hidden[step]
 

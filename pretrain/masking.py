@@ -115,7 +115,7 @@ class Masker:
         self._fate_key = derive_key(seed, "masked fates")
         self._column_L = np.arange(max_len, dtype=np.uint64)
 
-    def choice(self, ids_BL: IntArray, text_BL: BoolArray) -> "Choice":
+    def choice(self, ids_BL: IntArray, text_BL: BoolArray) -> Choice:
         """Return what may be hidden, and how many of each row are; of whole words at most so many.
 
         Args:
@@ -145,15 +145,13 @@ class Masker:
             (B, M) int64 positions in ascending order and (B, M) int64 labels; unused slots come
             last, with position 0 and label -100.
         """
-        maskable_BL, wanted_B = self.choice(ids_BL, text_BL)
-        key_B1 = random_bits(self._place_key, example_ids_B)[:, None]
-        bits_BL = random_bits(key_B1, self._column_L)
+        maskable_BL, wanted_B = choice = self.choice(ids_BL, text_BL)
         if self.config.whole_word:
-            continues_BL = self._is_continuation_V[ids_BL]
-            chosen_BL = choose_words(bits_BL, maskable_BL, continues_BL, wanted_B)
+            chosen_BL = self._chosen_words(ids_BL, choice, example_ids_B)
             places_BM = self._lowest(np.where(chosen_BL, self._column_L, LAST))
         else:
             # The places of the `wanted_B` smallest random numbers among the maskable.
+            bits_BL = self._place_bits(example_ids_B)
             bits_BL = (bits_BL & ~_POSITION_BITS) | self._column_L
             places_BM = self._lowest(np.where(maskable_BL, bits_BL, LAST)) & _POSITION_BITS
             places_BM[np.arange(self.num_slots) >= wanted_B[:, None]] = LAST
@@ -164,6 +162,22 @@ class Masker:
         labels_BM = np.where(used_BM, hidden_BM, np.int64(IGNORED_LABEL))
         self._hide(ids_BL, positions_BM, used_BM, example_ids_B)
         return positions_BM, labels_BM
+
+    def num_hidden(self, ids_BL: IntArray, text_BL: BoolArray, example_ids_B: IntArray) -> int:
+        """Return how many tokens `mask` hides of the same arguments, which it does not change."""
+        choice = self.choice(ids_BL, text_BL)
+        if not self.config.whole_word:
+            return int(choice.wanted_B.sum())
+        return int(self._chosen_words(ids_BL, choice, example_ids_B).sum())
+
+    def _chosen_words(self, ids_BL: IntArray, choice: Choice, example_ids_B: IntArray) -> BoolArray:
+        continues_BL = self._is_continuation_V[ids_BL]
+        bits_BL = self._place_bits(example_ids_B)
+        return choose_words(bits_BL, choice.maskable_BL, continues_BL, choice.wanted_B)
+
+    def _place_bits(self, example_ids_B: IntArray) -> UintArray:
+        key_B1 = random_bits(self._place_key, example_ids_B)[:, None]
+        return random_bits(key_B1, self._column_L)
 
     def _lowest(self, numbers_BL: UintArray) -> UintArray:
         """Return the M smallest numbers of each row, ascending."""

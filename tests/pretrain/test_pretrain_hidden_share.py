@@ -49,8 +49,11 @@ def test_micro_batches_of_any_size_give_the_gradients_of_the_whole_step(
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_the_loss_of_a_whole_step_is_the_mean_over_its_hidden_tokens(tiny_shards: Path) -> None:
-    dataset = dataset_of(tiny_shards)
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_the_loss_of_a_whole_step_is_the_mean_over_its_hidden_tokens(
+    whole_word: bool, tiny_shards: Path
+) -> None:
+    dataset = dataset_of(tiny_shards, masking=MaskingConfig(whole_word=whole_word))
     batch = dataset.__getitems__(range(STEP, 2 * STEP))
     num_hidden = int((batch["masked_labels"] != IGNORED_LABEL).sum())
     assert batch[HIDDEN_SHARE].tolist() == [num_hidden]
@@ -58,6 +61,24 @@ def test_the_loss_of_a_whole_step_is_the_mean_over_its_hidden_tokens(tiny_shards
     found = module.training_step(batch, 0)
     without = {name: value for name, value in batch.items() if name != HIDDEN_SHARE}
     assert torch.equal(found["loss"], module.training_step(without, 0)["loss"])
+
+
+def test_whole_words_that_fit_nowhere_are_not_counted_as_hidden(tiny_shards: Path) -> None:
+    dataset = dataset_of(tiny_shards)
+    masker = Masker(
+        MaskingConfig(whole_word=True),
+        max_len=64,
+        tokenizer=dataset.shards.manifest.tokenizer,
+        is_continuation_V=np.arange(SIZES["vocab_size"]) % 3 > 0,
+        seed=1,
+    )
+    ids = np.tile(np.where(np.arange(64) % 4 == 3, 6, 7), (STEP, 1))  # words of four pieces
+    text, samples, before = np.ones((STEP, 64), np.bool_), np.arange(STEP), ids.copy()
+    text[:, [0, 1, 2, 63]] = False
+    found = masker.num_hidden(ids, text, samples)
+    assert np.array_equal(ids, before)
+    assert found == 8 * STEP and (masker.choice(ids, text).wanted_B == 9).all()
+    assert (masker.mask(ids, text, samples)[1] != IGNORED_LABEL).sum() == found
 
 
 def test_shares_of_a_step_add_up_to_its_hidden_tokens_also_across_epochs(tiny_shards: Path) -> None:
