@@ -164,6 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"'{rest[0]}' is not understood; see --help.")
         if options.command == "verify":
             return _verify(options.folder)
+        if options.samples < 0:
+            raise ValueError(
+                f"--samples is {options.samples}; give the number of samples to show, 0 or more."
+            )
         from data_prep.inspection import inspect_lines
 
         for line in inspect_lines(options.folder, num_samples=options.samples):

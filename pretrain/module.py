@@ -125,8 +125,10 @@ class PretrainModule(ConfiguredModule):
         check_strategy(self.trainer.strategy, self.optimizer_config)
         if datamodule is not None and not self.model.encoder.keeps_texts_apart:
             if datamodule.join_texts:
-                kind, reason = self.encoder_config.kind, "texts of one row would see each other"
-                rank_zero_only(say)(f"data.join_texts does nothing: in this {kind} {reason}")
+                reason = f"in this {self.encoder_config.kind} texts of one row would see each other"
+                if self.encoder_config.projection is not None:
+                    reason = "batches of hashed words have a row for each text"
+                rank_zero_only(say)(f"data.join_texts does nothing: {reason}")
             datamodule.join_texts = False
         if self.compile_model and self.encoder_config.projection is not None:
             raise ValueError(

@@ -225,7 +225,20 @@ def parse_options(
         for key in reversed(path):
             value = {key: value}
         given = merged(given, {name: value})
+    if positional:
+        _check_given(config_class, given, program, positional)
     return filled(config_class, given)
+
+
+def _check_given(
+    config_class: type[Any], given: Mapping[str, Any], program: str, positional: str
+) -> None:
+    """Refuse a command that reads no YAML file and lacks what it needs; says how it is given."""
+    for item in fields(config_class):
+        if item.default is item.default_factory is MISSING and item.name not in given:
+            name = item.name
+            how = name.upper() if name == positional else f"--{name} VALUE"
+            raise ValueError(f"{program} needs {how} ({program} --help lists the options)")
 
 
 def _in_brackets(words: list[str]) -> list[Any]:

@@ -97,6 +97,7 @@ def test_codes_of_languages_are_taken_also_those_without_rules_of_their_own(code
         (["build", "--output", "out"], "--source.path"),
         (["build", "--config", "CONFIG", "--source.path", "absent"], "absent"),
         (["inspect", "absent"], "absent"),
+        (["inspect", "absent", "--samples", "-1"], "--samples is -1; give the number of samples"),
         (["verify", "absent"], "absent"),
     ],
 )

@@ -104,8 +104,12 @@ def test_a_batch_does_not_depend_on_what_was_read_before(folder: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_killed_run_equals_one_that_was_left_alone(tiny_run: list[str], tmp_path: Path) -> None:
+def test_a_killed_run_equals_one_that_was_left_alone(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", *hashed_run(tiny_run, "twin")]) == 0
+    said = capsys.readouterr().err
+    assert "data.join_texts does nothing: batches of hashed words have a row for each text" in said
     killed = ["fit", *hashed_run(tiny_run, "killed"), "--data.num_workers", "1"]
     killed += fault_options("train_batch_end", 5)
     with pytest.raises(Killed):

@@ -1,6 +1,7 @@
 """What the commands share: keys that follow other keys, lists of objects, seeds."""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from data_prep.files import DiskFull
 from training import command_line
 from training.command_line import listed, reject_decided_values, seed_number
 from training.interruption import EXIT_MISTAKE, EXIT_STORAGE
+from training.reports.command import parse_finetuning, parse_pretraining
 
 DECIDED_BY = {"data.seed": "seed_everything", "max_steps": "trainer.max_steps"}
 
@@ -68,3 +70,17 @@ def test_objects_are_listed_without_switches_and_seeds_are_numbers() -> None:
     assert seed_number(7) == 7
     with pytest.raises(ValueError, match="whole number"):
         seed_number(True)
+
+
+@pytest.mark.parametrize(
+    ("parse", "program", "name"),
+    [
+        (parse_pretraining, "ponet-pretrain", "RUNS"),
+        (parse_finetuning, "ponet-finetune", "FOLDERS"),
+    ],
+)
+def test_what_a_command_without_a_file_lacks_is_named_as_it_is_given(
+    parse: Callable[[list[str]], object], program: str, name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{program} report needs {name} \({program} report --h"):
+        parse([])
