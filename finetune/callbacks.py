@@ -92,7 +92,7 @@ class TrainingLog(Callback):
         self._last_step = trainer.global_step
         assert isinstance(pl_module, FitModule) and pl_module.step_loss is not None
         self._losses.append(pl_module.step_loss)
-        if self._last_step % self.every_n_steps == 0:
+        if self._last_step % self.every_n_steps == 0 or self._last_step == pl_module.renamed_after:
             self.look(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

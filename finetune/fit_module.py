@@ -18,6 +18,11 @@ class FitModule(LightningModule):
         self._open_loss: list[Tensor] = []
 
     @property
+    def renamed_after(self) -> int:
+        """Step after which `loss_name` is another one; 0: it never is."""
+        return 0
+
+    @property
     def loss_name(self) -> str:
         """What the loss of the newest steps is called in logs."""
         return "train/loss"

@@ -336,7 +336,7 @@ class FinetuneModule(FitModule):
             }
             found = {f"{log_prefix(split)}/{k}": v for k, v in self.evaluation[split].items()}
             del found[f"{log_prefix(split)}/num_rows"]
-            self.log_dict(found, logger=False)
+            self.log_dict(found, logger=False, sync_dist=True)  # equal on all ranks already
             for logger in self.trainer.loggers:  # with the number of optimiser steps, as train/loss
                 logger.log_metrics(found, step=self.trainer.global_step)
         self._evaluated = {}

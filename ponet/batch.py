@@ -32,7 +32,7 @@ class EncoderBatch:
     token_type_ids: Tensor
     """int64 (B, L), in [0, type_vocab_size)."""
     segment_ids: Tensor
-    """int64 (B, L), in [0, L): the pooling unit of each token. At padding they are ignored."""
+    """int64 (B, L), in [0, L) everywhere: the pooling unit of each token; ignored at padding."""
     special_mask: Tensor
     """bool (B, L), True at tokens that only delimit text ([CLS], [SEP])."""
     segments_are_runs: bool = field(default=False, kw_only=True)

@@ -101,6 +101,11 @@ class LraModule(FitModule):
         return self.trainer.global_step < self.self_pretrain_steps
 
     @property
+    def renamed_after(self) -> int:
+        """Step after which `loss_name` is another one: the last of self-pretraining."""
+        return self.self_pretrain_steps
+
+    @property
     def loss_name(self) -> str:
         """What the loss of the newest steps is called in logs."""
         is_over = self.trainer.global_step > self.self_pretrain_steps
@@ -182,7 +187,7 @@ class LraModule(FitModule):
         scores = {"accuracy": accuracy, "score": accuracy, "loss": loss}
         self.evaluation[split] = {**scores, "num_rows": count}
         found = {f"{prefix}/{name}": value for name, value in scores.items()}
-        self.log_dict(found, logger=False)
+        self.log_dict(found, logger=False, sync_dist=True)  # equal on all ranks already
         for logger in self.trainer.loggers:
             logger.log_metrics(found, step=self.trainer.global_step)
 

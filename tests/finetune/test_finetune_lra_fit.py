@@ -84,20 +84,27 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     assert "runs/a is no run of `finetune fit`" in capsys.readouterr().err
 
 
-def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("num_steps", "logged"),
+    [
+        (4, {"self": [2, 4], "train/loss": [6, 8, 9, 10], "val/loss": [6, 9, 10]}),
+        (3, {"self": [2, 3], "train/loss": [4, 6, 8, 9], "val/loss": [6, 9]}),
+    ],
+)
+def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path, num_steps, logged):
     few = ("--data.eval_batch_size", "5", "--trainer.limit_val_batches", "2")
-    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", "4", *LOG, *few) == 0
+    assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", str(num_steps), *LOG, *few) == 0
     found = result_of(tmp_path / "runs/a")
     assert found["evaluation"]["validation"]["num_rows"] == 10  # as asked for, not all 16
-    assert found["encoder"]["name"] == "ponet + 4 steps of self-pretraining"
+    assert found["encoder"]["name"] == f"ponet + {num_steps} steps of self-pretraining"
     kept = found["data"]["self_pretraining"]
-    assert kept["steps"] == 4
+    assert kept["steps"] == num_steps
     assert 0 < kept["loss"] < 10
     assert found["total_steps"] == LISTOPS.steps
     rows = json_lines(tmp_path / "runs/a/metrics.jsonl")
     steps = {name: [r["step"] for r in rows if name in r] for name in ("train/loss", "val/loss")}
     steps["self"] = [row["step"] for row in rows if "self_pretrain/loss" in row]
-    assert steps == {"self": [2, 4], "train/loss": [6, 8, 9, 10], "val/loss": [6, 9, 10]}
+    assert steps == logged
 
 
 @pytest.mark.parametrize("kind", ["FNetConfig", "BertConfig"])
