@@ -14,7 +14,13 @@ CONFIG = {
     "seed_everything": 1,
     "trainer": {"max_steps": -1, "devices": 1, "limit_train_batches": None},
     "model": {"encoder": "runs/a", "optimizer": {"lr": 1e-3, "beta1": 0.9}, "pairs": {"rows": 0}},
-    "data": {"train": "a.csv", "validation_fraction": 0.1, "fold": 0, "micro_batch_size": 32},
+    "data": {
+        "train": "a.csv",
+        "validation_fraction": 0.1,
+        "fold": 0,
+        "micro_batch_size": 32,
+        "segments": "auto",
+    },
     "run": {"name": "a"},
 }
 
@@ -57,6 +63,7 @@ def test_what_changes_the_experiment_is_named_with_both_values(tmp_path: Path, k
         ("run.name", "b"),
         ("data.fold", 1),
         ("data.micro_batch_size", 8),
+        ("data.segments", "sentences"),
         ("data.train", "./a.csv"),
         ("model.encoder", "/elsewhere/a"),
         ("trainer.devices", 2),

@@ -20,9 +20,11 @@ _NOT_COMPARED = (
     *("model.encoder", "model.tokenizer", "model.gradient_checkpointing"),
     *(f"data.{name}" for name in ("fold", "repeat", "encoder", "tokenizer", "folder", "cache",
                                   "train", "validation", "test", "micro_batch_size",
-                                  "eval_batch_size", "join_texts")),
+                                  "eval_batch_size", "join_texts", "segments", "language",
+                                  "score")),
 )  # fmt: skip
-"""Of these: repetitions, speed, and places, whose content has a digest."""
+"""Of these: repetitions; speed; places, whose content has a digest; and what may be left to the
+program (`auto`), where the result says what was taken."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
