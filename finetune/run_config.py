@@ -108,8 +108,7 @@ def check_cut(folder: Path, data: Any) -> None:
     """
     stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
     names = ["fold", "repeat"]
-    files = (data.train, stored.get("train"))
-    if data.validation_fraction and (files[0] == files[1] or _is_one_place(*files)):
+    if data.validation_fraction and _are_one(data.train, stored.get("train")):
         names.append("validation_fraction")
     for name in names:
         given, known = getattr(data, name), stored.get(name, 0)
@@ -194,14 +193,15 @@ def differences(
     return [
         f"{name} was {first.get(name, 'not given')}, is {second.get(name, 'not given')}"
         for name in sorted({*first, *second})
-        if first.get(name) != second.get(name)
-        and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
-        and not _is_one_place(first.get(name), second.get(name))
+        if not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+        and not _are_one(first.get(name), second.get(name))
     ]
 
 
-def _is_one_place(first: Any, second: Any) -> bool:
-    """Return whether two settings name one file or folder; a run is where its bundle lies."""
+def _are_one(first: Any, second: Any) -> bool:
+    """Return whether two settings are equal, or name one place; a run is where its bundle lies."""
+    if first == second:
+        return True
     if not (isinstance(first, str) and isinstance(second, str)):
         return False
     if not (Path(first).exists() and Path(second).exists()):

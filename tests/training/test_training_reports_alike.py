@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.reports.alike import differences
+from training.reports.alike import differences, facts_of
 from training.run_config import CONFIG_FILE
 
 CONFIG = {
@@ -52,7 +52,7 @@ def write(folder: Path, key: str = "", value: object = None, *, digest: str = "1
 )
 def test_what_changes_the_experiment_is_named_with_both_values(tmp_path: Path, key, value):
     first, second = write(tmp_path / "a"), write(tmp_path / "b", key, value)
-    (found,) = differences(first, second)
+    (found,) = differences(facts_of(first), facts_of(second))
     assert found.startswith(f"{key} (") and found.endswith(f"and {value})")
 
 
@@ -70,10 +70,11 @@ def test_what_changes_the_experiment_is_named_with_both_values(tmp_path: Path, k
     ],
 )
 def test_repetitions_places_and_speed_are_no_difference(tmp_path: Path, key, value):
-    assert differences(write(tmp_path / "a"), write(tmp_path / "b", key, value)) == []
+    first, second = write(tmp_path / "a"), write(tmp_path / "b", key, value)
+    assert differences(facts_of(first), facts_of(second)) == []
 
 
 def test_files_of_other_content_are_a_difference_and_unknown_runs_none(tmp_path: Path):
     first, second = write(tmp_path / "a"), write(tmp_path / "b", digest="2")
-    assert differences(first, second) == ["the train file"]
-    assert differences(first, tmp_path / "no configuration") == []
+    assert differences(facts_of(first), facts_of(second)) == ["the train file"]
+    assert differences(facts_of(first), facts_of(tmp_path / "no configuration")) == []

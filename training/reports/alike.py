@@ -25,23 +25,25 @@ _NOT_COMPARED = (
 )  # fmt: skip
 """Of these: repetitions; speed; places, whose content has a digest; and what may be left to the
 program (`auto`), where the result says what was taken."""
+Facts = tuple[Mapping[str, Any], Mapping[str, str]]
+"""Settings of a run that count, and name -> digest of what it has read."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def differences(first: Path, second: Path) -> list[str]:
-    """Return what the runs of two folders differ in, in words; settings that one lacks are equal.
+def differences(first: Facts, second: Facts) -> list[str]:
+    """Return what two runs differ in, in words; settings that one lacks are equal.
 
     Digests are compared of what both have read: tokenizer, encoder file, the files of the splits.
     """
-    (one, one_digests), (two, two_digests) = _facts(first), _facts(second)
+    (one, one_digests), (two, two_digests) = first, second
     settings = [f"{key} ({one[key]} and {two[key]})" for key in sorted(one.keys() & two.keys())
                 if one[key] != two[key]]  # fmt: skip
     both = sorted(one_digests.keys() & two_digests.keys())
     return settings + [name for name in both if one_digests[name] != two_digests[name]]
 
 
-def _facts(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """Settings that count, and name -> digest of what was read."""
+def facts_of(folder: Path) -> Facts:
+    """Read the folder of a run."""
     paths = folder / CONFIG_FILE, folder / INPUTS_FILE
     texts = [path.read_text(encoding="utf-8") if path.is_file() else "{}" for path in paths]
     stored = relevant(flatten(yaml.load(texts[0], Loader=_LOADER)), also_without=_NOT_COMPARED)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.configuration import changed_inputs
-from training.reports.alike import differences
+from training.reports.alike import differences, facts_of
 from training.result import BASELINE, read_result
 from training.run_config import RESULT_FILE, TRIAL_CONFIG_FILE, TRIAL_FILE
 
@@ -237,10 +237,12 @@ def _check_alike(runs: Iterable[Trial]) -> None:
 def _check_repetitions(runs: Iterable[Trial]) -> None:
     """Refuse runs of one setting that differ in more than seed and fold: a mean would hide it."""
     for group in grouped(runs, lambda run: (run.task, run.encoder, run.setting)).values():
-        for run in group[1:]:
-            if found := differences(group[0].path, run.path):
+        first, *others = group
+        known = facts_of(first.path) if others else ({}, {})
+        for run in others:
+            if found := differences(known, facts_of(run.path)):
                 raise ValueError(
-                    f"{group[0].path} and {run.path} would be one row of the table, as repetitions "
+                    f"{first.path} and {run.path} would be one row of the table, as repetitions "
                     f"with other seeds, but differ in {', '.join(found[:3])}: report their folders "
                     "separately"
                 )
