@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.command import counted
-from finetune.grid_trials import GridTrial
+from finetune.grid_trials import GridTrial, check_fits
 from finetune.tasks.selection import Selection
 from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS, flatten
@@ -88,7 +88,7 @@ class Grid:
     in_process: bool = False
     """One trial after the other in this very process, for a debugger."""
     dry_run: bool = False
-    """Only say what would be run."""
+    """Only say what would be run, and whether `fit` knows the options."""
     retry_failed: bool = False
     """Run again what failed in an earlier start."""
     keep: Literal["best", "all", "none"] = "best"
@@ -137,14 +137,19 @@ def parse_grid(arguments: Sequence[str]) -> Grid:
 def run_grid(arguments: Sequence[str]) -> None:
     """`grid --config GRID.yaml --encoder PATH [--encoder PATH ...]`."""
     grid = parse_grid(arguments)
+    trials = plan(grid)
     run_trials(
-        plan(grid),
+        trials,
         output=grid.output,
         jobs=grid.jobs,
         retry_failed=grid.retry_failed,
         dry_run=grid.dry_run,
         in_process=grid.in_process,
     )
+    if grid.dry_run:
+        from finetune.lightning_cli import FinetuneCLI  # loads torch
+
+        check_fits(trials, FinetuneCLI)
 
 
 def run_trials(

@@ -5,10 +5,11 @@ Invariant: a trial that was done with other settings, data or weights is never t
 
 import json
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,6 +20,9 @@ from training.configuration import changed_inputs
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
 from training.studies.trials import LOCK_FILE, State, Trial
+
+if TYPE_CHECKING:
+    from training.cli import RunCLI
 
 _HEADER = "# One trial of a grid; `fit` or `baseline` with --config <this file> repeats it.\n"
 
@@ -55,8 +59,7 @@ class GridTrial(Trial):
     def write_start(self) -> None:
         """Write the YAML of its fit, which goes on from what is there unless that differs."""
         settings = merged(self.settings, {"run": {"overwrite": bool(self._differences())}})
-        text = _HEADER + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomic(self.folder / TRIAL_CONFIG_FILE, text.encode("utf-8"))
+        write_atomic(self.folder / TRIAL_CONFIG_FILE, _yaml_of(settings))
         super().write_start()
 
     def write_end(self, exit_code: int, *, interrupted: bool) -> str:
@@ -80,6 +83,34 @@ class GridTrial(Trial):
         texts = (f"{metric_title(name, label or '')} {scores[name]:.4f}" for name in names)
         start = "DIVERGED " if result["diverged"] else ""
         return f"{start}{', '.join(texts) or 'no score'} (validation)"
+
+
+def check_fits(trials: Sequence[GridTrial], cli_class: "type[RunCLI]") -> None:
+    """Parse the options of one fit of each task, without running any.
+
+    Args:
+        trials: Of a grid; baselines among them are passed over.
+        cli_class: What parses the options of the fits.
+
+    Raises:
+        ValueError: An option that there is not, or a value that it cannot have.
+    """
+    from training.cli import check_options  # loads torch
+
+    fits = {t.parameters["task"]: t for t in trials if "fit" in t.command}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (task, trial) in enumerate(fits.items()):
+            path = Path(folder) / f"{number}.yaml"
+            path.write_bytes(_yaml_of(trial.settings))
+            try:
+                check_options(cli_class, ["fit", "--config", str(path)])
+            except ValueError as error:
+                raise ValueError(f"fits of {task}: {error}") from error
+
+
+def _yaml_of(settings: Mapping[str, Any]) -> bytes:
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return (_HEADER + text).encode("utf-8")
 
 
 def remove_classifiers(folder: Path, *, keep: str) -> None:

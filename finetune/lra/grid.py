@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.grid import SEARCHED, by_name, run_trials
-from finetune.grid_trials import GridTrial
+from finetune.grid_trials import GridTrial, check_fits
 from finetune.lra.baselines import BASELINES
 from finetune.lra.encoders import read_encoder_file
 from finetune.lra.tasks import TASKS, Mode
@@ -62,7 +62,7 @@ class LraGrid:
     jobs: int = 0
     """Trials at once, each in a process of its own; 0: one per GPU, one where there is none."""
     dry_run: bool = False
-    """Only say what would be run."""
+    """Only say what would be run, and whether `lra fit` knows the options."""
     retry_failed: bool = False
     """Run again what failed in an earlier start."""
     keep: Literal["best", "all", "none"] = "best"
@@ -120,13 +120,18 @@ def run_lra_grid(arguments: Sequence[str]) -> None:
     """`lra grid --config FILE.yaml`."""
     grid = parse_lra_grid(arguments)
     check_folders(grid)
+    trials = expand(grid)
     run_trials(
-        expand(grid),
+        trials,
         output=grid.output,
         jobs=grid.jobs,
         retry_failed=grid.retry_failed,
         dry_run=grid.dry_run,
     )
+    if grid.dry_run:
+        from finetune.lra.lightning_cli import LraCLI  # loads torch
+
+        check_fits(trials, LraCLI)
 
 
 def expand(grid: LraGrid) -> list[GridTrial]:

@@ -89,6 +89,17 @@ def test_a_dry_run_writes_nothing(
     assert not (tmp_path / "grid").exists()
 
 
+@pytest.mark.parametrize(("given", "text"), [
+    ("data.max_lenn 64", "fits of cola: .*did you mean data.max_len"),
+    ("trainer.max_epochs three", r"fits of cola: .*trainer\.max_epochs.*three"),
+])  # fmt: skip
+def test_a_dry_run_refuses_what_every_fit_would_refuse(
+    options: list[str], given: str, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        run_grid([*options, "--dry_run", *f"--fit.{given}".split()])
+
+
 def test_only_the_best_classifier_of_task_and_encoder_stays(
     tmp_path: Path, options: list[str], run_here
 ) -> None:

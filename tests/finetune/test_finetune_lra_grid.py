@@ -62,6 +62,15 @@ def test_files_that_are_not_there_are_named_before_the_first_trial(tmp_path, cap
         assert text in capsys.readouterr().err
 
 
+def test_a_dry_run_refuses_what_every_fit_would_refuse(tmp_path, capsys):
+    given = ("--tasks", "listops", "--encoder", str(write_encoder(tmp_path)), "--dry_run")
+    given = (*given, "--output", str(tmp_path / "runs"))
+    assert main(["lra", "grid", *given]) == 0
+    assert main(["lra", "grid", *given, "--fit.model.dropout", "0.1"]) == 2
+    assert "fits of listops-strict: " in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_self_pretraining_makes_rows_of_their_own(tmp_path):
     grid = grid_of(tmp_path, "--self_pretrain_steps", "0", "50", "--folder", "listops=here")
     fits = [trial for trial in expand(grid) if "fit" in trial.command]
