@@ -210,7 +210,7 @@ def _one_of(classes: Sequence[type[Any]], value: Any, where: str) -> Any:
     """Return the dataclass whose `kind` the value names; the first where it names none."""
     by_kind = {typing.cast(Any, item).kind: item for item in classes}
     kind = value.get("kind", next(iter(by_kind))) if isinstance(value, Mapping) else None
-    if kind is not None and kind not in by_kind:
+    if kind is not None and kind not in [*by_kind]:  # a list has no hash
         raise _wrong(f"{where}.kind", kind, f"one of {', '.join(by_kind)}")
     return filled(by_kind.get(kind, classes[0]), value, where)
 

@@ -119,7 +119,8 @@ def json_records(text: str, where: object) -> list[Any]:
     Raises:
         ValueError: A line before the last is no JSON.
     """
-    lines, found = text.splitlines(), []
+    lines = text.removesuffix("\n").split("\n") if text else []
+    found = []
     for number, line in enumerate(lines, start=1):
         try:
             found.append(json.loads(line))

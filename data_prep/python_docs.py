@@ -59,7 +59,10 @@ def module_files(source: PythonDocsSource, counters: Counter[str]) -> Iterator[l
 def _package_root(package: str) -> Path | None:
     if package == "stdlib":
         return Path(sysconfig.get_path("stdlib"))
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # the package of a submodule
+        return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     origin = Path(spec.origin)

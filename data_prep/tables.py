@@ -19,6 +19,7 @@ from data_prep.readers import (
     read_lines,
     shown,
     single_lines,
+    text_format,
 )
 
 _USUAL = {".csv": ",", ".tsv": "\t"}
@@ -125,7 +126,7 @@ def _delimiter(lines: _Lines, path: Path, source: LocalSource) -> str:
         return given or named[4]
     if first:
         lines.put_back(first)
-    usual = next(mark for ending, mark in _USUAL.items() if ending in path.name.lower())
+    usual = _USUAL[text_format(path)]
     if given or usual != "," or not source.header:
         return given or usual
     return max(_FOUND, key=lambda mark: len(next(csv.reader([named], delimiter=mark), [])))

@@ -129,9 +129,10 @@ def _with_words(tokenizer: Any, path: Path) -> Any:
     vocab, size = content["model"]["vocab"], max(tokenizer.get_vocab().values()) + 1
     if not path.is_file():
         raise ValueError(f"tokenizer.add_words {path}: no such file; give one word in a line.")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    splitter = tokenizer.pre_tokenizer
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         text = tokenizer.normalizer.normalize_str(line) if tokenizer.normalizer else line
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        words = splitter.pre_tokenize_str(text) if splitter else [(text, (0, len(text)))]
         if len(words) > 1:
             raise ValueError(
                 f"tokenizer.add_words {path}, line {number}: {line.strip()!r} is "
@@ -150,7 +151,7 @@ def _loaded(config: TokenizerConfig) -> Any:
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.suffix == ".txt" and path.is_file():
-        return _bert_tokenizer(_read_vocab_txt(path), config)
+        return _bert_tokenizer(read_vocab_txt(path), config)
     if not path.is_file():
         path = _from_hub(config, path)
     TokenizerInfo.from_file(path)
@@ -214,13 +215,24 @@ def vocabulary_notes(config: TokenizerConfig) -> list[str]:
     return []
 
 
-def _read_vocab_txt(path: Path) -> dict[str, int]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    vocab = {line.rstrip("\r"): index for index, line in enumerate(lines)}
-    if len(vocab) != len(lines):
-        raise ValueError(f"tokenizer.path {path}: an entry occurs twice; one entry per line.")
+def read_vocab_txt(path: Path) -> dict[str, int]:
+    """Return the pieces of a vocab.txt, one in a line, with their numbers.
+
+    Raises:
+        ValueError: It is missing or not UTF-8, or a piece stands there twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give the path of a vocab.txt")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it") from error
+    vocab: dict[str, int] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n")):
+        first = vocab.setdefault(line, number)
+        if first != number:
+            where = f"{path}:{number + 1}: {line!r} stands in line {first + 1} too"
+            raise ValueError(f"{where}, so numbers are not clear; give the unchanged file")
     return vocab
 
 

@@ -119,6 +119,7 @@ class Decider:
         Raises:
             ValueError: The row cannot be encoded, or has nothing left without one of its words.
         """
+        self.predictor.classifier.encoder.forget()
         found = self.read(row)
         outputs_C = self.outputs([found.text])[0]
         place = self.place(outputs_C)

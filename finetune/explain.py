@@ -5,7 +5,6 @@ but itself; the page loads nothing from elsewhere.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from data_prep.command import counted
 from data_prep.files import new_file, write_atomic
 from finetune.artifact import load_classifier
 from finetune.deciding import Decider, Explanation, Method
-from finetune.predict import NewRows, Predictor, count_rows, new_rows
+from finetune.predict import NewRows, Predictor, Unanswered, count_rows, new_rows
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.spec import Row
 from ponet.inference import Progress
@@ -74,27 +73,22 @@ def run_explain(arguments: Sequence[str]) -> Path:
     print(f"{counted(num_rows, 'row(s)')}: {lines}; {len(shown):,} of them: {page}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
-    if bad:
-        print(
-            f"WARNING: {counted(len(bad), 'row(s)')} could not be explained, kept with the reason; "
-            f"the first is line {bad[0]['line']}: {bad[0]['error']}",
-            file=sys.stderr,
-        )
+    bad.warn("could not be explained, kept with the reason")
     return page
 
 
 def _write(
     decider: Decider, reader: InputReader, stream: TextIO, *, num_rows: int, most: int
-) -> tuple[list[dict[str, Any]], list[Explanation]]:
+) -> tuple[list[dict[str, Any]], Unanswered]:
     """Write a line for every row; return what the page shows, and the rows without an answer."""
-    shown, bad = list[dict[str, Any]](), list[Explanation]()
+    shown, bad = list[dict[str, Any]](), Unanswered()
     progress = Progress(num_rows, told="{done:,.0f}{of} rows, {rate:,.2f} rows/s")
     for number, item in enumerate(reader.rows(), 1):
         row = item.row
         told = _explained(decider, row)
         stream.write(json.dumps(told, ensure_ascii=False) + "\n")
         if "error" in told:
-            bad.append(told)
+            bad.add(told["line"], told["error"])
         if number <= most:
             texts = (row.text, row.text_pair) if isinstance(row, Row) else ()
             shown.append(page_text(told, texts))

@@ -297,6 +297,8 @@ def _fit_of(grid: Grid, task: str) -> dict[str, Any]:
     for text in grid.folder:
         name, equals, place = text.partition("=")
         is_of_task = equals and name in grid.tasks
+        if equals and not is_of_task and not Path(text).expanduser().exists():
+            raise ValueError(f"folder {text}: {name} is none of the tasks {', '.join(grid.tasks)}")
         folders[name if is_of_task else ""] = {"data": {"folder": place if is_of_task else text}}
     fit = merged(merged(grid.fit, folders.get("", {})), merged(own, folders.get(task, {})))
     for key in flatten(fit):

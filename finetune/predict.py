@@ -1,8 +1,8 @@
 """`predict`: new rows -> labels and probabilities, or scores. B batch, C outputs.
 
-Invariant: rows are streamed, some batches at a time, so memory does not grow with the file; the
-order of the rows is kept, what stands in a line does not depend on its neighbours, and a row that
-cannot be read costs nothing but itself.
+Invariant: the rows of tables are streamed, some batches at a time, so memory does not grow with the
+file (tagged texts are read whole); the order of the rows is kept, what stands in a line does not
+depend on its neighbours, and a row that cannot be read costs nothing but itself.
 """
 
 import itertools
@@ -49,6 +49,30 @@ from ponet.tagger import Tagger
 from training.command_line import parse_options
 
 BATCHES_AT_ONCE = 16
+
+
+@dataclass
+class Unanswered:
+    """Rows that got no answer: how many, and the line and the reason of the first."""
+
+    count: int = 0
+    line: int = 0
+    reason: str = ""
+
+    def add(self, line: int, reason: str) -> None:
+        """Count one."""
+        if not self.count:
+            self.line, self.reason = line, reason
+        self.count += 1
+
+    def warn(self, what: str) -> None:
+        """Say on stderr how many there are, if any, and what has become of them."""
+        if self.count:
+            print(
+                f"WARNING: {counted(self.count, 'row(s)')} {what}; the first is line {self.line}: "
+                f"{self.reason}",
+                file=sys.stderr,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,17 +150,12 @@ def run_predict(arguments: Sequence[str]) -> Path:
     num_rows = count_rows(reader, notes)
     with new_file(output) as path, path.open("w", encoding="utf-8", newline="") as stream:
         bad = _write(config, classifier, reader, stream, num_rows=num_rows, notes=notes)
-    written = num_rows - (len(bad) if config.bad_rows == "skip" else 0)
+    written = num_rows - (bad.count if config.bad_rows == "skip" else 0)
     print(f"{counted(written, 'row(s)')}: {output}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
-    if bad:
-        done = "kept without a label" if config.bad_rows == "flag" else "left out"
-        print(
-            f"WARNING: {counted(len(bad), 'row(s)')} could not be labelled, {done}; the first is "
-            f"line {bad[0]['line']}: {bad[0]['error']}",
-            file=sys.stderr,
-        )
+    done = "kept without a label" if config.bad_rows == "flag" else "left out"
+    bad.warn(f"could not be labelled, {done}")
     return output
 
 
@@ -158,17 +177,17 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
 
 def count_rows(reader: InputReader, notes: Counter[str]) -> int:
     """Return the number of rows of the input, which was read to its end."""
-    good, bad = 0, list[BadRow]()
+    good, bad = 0, Unanswered()
     for row, _ in reader.rows(notes):
         if isinstance(row, BadRow):
-            bad.append(row)
+            bad.add(row.line, row.reason)
         else:
             good += 1
-    if not good and bad:
-        raise ValueError(f"{reader.path}, line {bad[0].line}: {bad[0].reason}")
+    if not good and bad.count:
+        raise ValueError(f"{reader.path}, line {bad.line}: {bad.reason}")
     if not good:
         raise ValueError(f"{reader.path}: has no rows; one is needed")
-    return good + len(bad)
+    return good + bad.count
 
 
 def _write(
@@ -179,19 +198,19 @@ def _write(
     *,
     num_rows: int,
     notes: Counter[str],
-) -> list[Prediction]:
-    """Write what every row gets; return those of the rows that could not be labelled."""
+) -> Unanswered:
+    """Write what every row gets; return which rows could not be labelled."""
     ending = Path(config.output).suffix.lower()
     write = prediction_writer(stream, ending, info=classifier.info, kept=config.kept)
     predictor = Predictor(classifier, source=config.input, batch_size=config.batch_size)
     found, twin = itertools.tee(reader.rows())
-    bad: list[Prediction] = []
+    bad = Unanswered()
     progress = Progress(num_rows, told="{done:,.0f}{of} rows, {rate:,.1f} rows/s")
     answers = predictor.stream(item.row for item in found)
     at_once = config.batch_size * BATCHES_AT_ONCE
     for number, ((prediction, is_cut), item) in enumerate(zip(answers, twin, strict=True), 1):
         if "error" in prediction:
-            bad.append(prediction)
+            bad.add(prediction["line"], prediction["error"])
         if "error" not in prediction or config.bad_rows == "flag":
             write(prediction, item.kept)
         if is_cut:
@@ -259,6 +278,7 @@ class Predictor:
         has_sentences = info.labels_sentences
         label = self._documents if has_sentences else self._texts
         while chunk := list(itertools.islice(given, self.batch_size * BATCHES_AT_ONCE)):
+            self.classifier.encoder.forget()
             split = partial(with_sentences, language=info.language) if has_sentences else with_words
             yield from label([_in_parts(row, split) if info.tags else row for row in chunk])
 

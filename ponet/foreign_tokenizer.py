@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.tokenizer import wordpiece_from_vocab
+from data_prep.tokenizer import read_vocab_txt, wordpiece_from_vocab
 from ponet.tokenizer import load_tokenizer, num_ids
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, read_json
 
@@ -172,29 +172,12 @@ def _from_vocab(path: Path, settings: Mapping[str, Any], lowercase: bool | None)
     lower = chosen is None or bool(chosen)
     strip = settings.get("strip_accents")
     chinese = bool(settings.get("tokenize_chinese_chars", True))
-    tokenizer = wordpiece_from_vocab(read_vocab(path), lowercase=lower)
+    tokenizer = wordpiece_from_vocab(read_vocab_txt(path), lowercase=lower)
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=lower, strip_accents=strip, handle_chinese_chars=chinese
     )
     how = f"lowercase {lower}; strip_accents {strip}; chinese_chars {chinese}".lower()
     return tokenizer, f"{path.name} -> {TOKENIZER_NAME}; {how}"
-
-
-def read_vocab(path: Path) -> dict[str, int]:
-    """Return the pieces of a vocab.txt, one in a line, with their numbers."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the path of a vocab.txt")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); convert it") from error
-    vocab: dict[str, int] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n")):
-        first = vocab.setdefault(line.rstrip("\r"), number)
-        if first != number:
-            where = f"{path}:{number + 1}: {line!r} stands in line {first + 1} too"
-            raise ValueError(f"{where}, so numbers are not clear; give the unchanged file")
-    return vocab
 
 
 def _add_tokens(tokenizer: Any, settings: Mapping[str, Any], folder: Path) -> int:

@@ -222,8 +222,10 @@ def drop_tied_decoder(
         "cls.predictions.decoder.weight": word_key,
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
-    for copy_key in ties.keys() & state.keys():
-        copy, original_key = state.pop(copy_key), ties[copy_key]
+    for copy_key, original_key in ties.items():
+        if copy_key not in state:
+            continue
+        copy = state.pop(copy_key)
         copies.append(copy_key)
         original = state.setdefault(original_key, copy)
         if copy.shape != original.shape or not torch.equal(copy, original):

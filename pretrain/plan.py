@@ -124,7 +124,8 @@ def exchange(lens: IntArray, documents: IntArray, bits: UintArray) -> IntArray:
         (R,) int64; -1 where no partner of another document was left, which happens only if one
         document holds more than half of the examples (or there is a single example).
     """
-    order = np.argsort((lens.astype(np.uint64) << np.uint64(48)) | (bits >> np.uint64(16)))
+    keys = (lens.astype(np.uint64) << np.uint64(48)) | (bits >> np.uint64(16))
+    order = np.argsort(keys, kind="stable")  # 48 bits of each tie now and then
     document, bits = documents[order], bits[order]
     partner = np.roll(np.arange(order.size), -1)
     _repair(partner, document, bits)

@@ -98,6 +98,9 @@ class TextEncoder:
         """Return a batch padded to its longest text."""
         return assemble_batch(texts, pad_id=self.info.pad_id)
 
+    def forget(self) -> None:
+        """Let go of what batches of texts that were encoded before would need: there are none."""
+
     def characters(self, row: Row) -> list[Place]:
         """Return where every token of `encode([row])[0]` begins, the special ones too."""
         texts = (row.text, row.text_pair) if row.text_pair else (row.text,)

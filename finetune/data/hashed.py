@@ -3,6 +3,7 @@
 Invariant: what a word's features are depends on the tokenizer and the projection alone.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from finetune.tasks.spec import Row, SegmentRule
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.projection import WordFeatures
+from ponet.projection.pieces import MOST_KEPT
 
 SEPARATOR = "[SEP]"
 """What stands between two texts, as a word."""
@@ -77,6 +79,11 @@ class WordEncoder(TextEncoder):
         features = torch.from_numpy(self._known()[words[has_padding:]].astype(np.int64, copy=False))
         return replace(batch, input_ids=torch.from_numpy(places_BL), word_features=features)
 
+    def forget(self) -> None:
+        """Let go of the words of texts that were encoded before, once they are many."""
+        if len(self._numbers) > MOST_KEPT:
+            self._numbers, self._table = {}, self._table[:0]
+
     def characters(self, row: Row) -> list[Place]:
         """Return where every word of `encode([row])[0]` begins; None stands between two texts."""
         texts = (row.text, row.text_pair) if row.text_pair else (row.text,)
@@ -89,8 +96,11 @@ class WordEncoder(TextEncoder):
         return places
 
     def _known(self) -> NDArray[np.generic]:
-        if len(self._table) < len(self._numbers):
-            self._table = self._features(list(self._numbers))
+        new = list(itertools.islice(self._numbers, len(self._table), None))
+        if new:
+            made = self._features(new)
+            self._features.forget()  # the table has them
+            self._table = np.concatenate([self._table, made]) if len(self._table) else made
         return self._table
 
     def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:

@@ -6,6 +6,7 @@ says which.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ class LraDataModule(LraSelection, pl.LightningDataModule):
             raise ValueError(f"data.eval_batch_size is {self.eval_batch_size}; give 1 or more")
         spec = self.task_spec()
         self.spec = replace(spec, batch_size=self.batch_size or spec.batch_size)
-        self.micro_batch_size = self.micro_batch_size or max(1, self.spec.batch_size // 4)
+        quarter = max(1, self.spec.batch_size // 4)
+        self.micro_batch_size = self.micro_batch_size or gcd(self.spec.batch_size, quarter)
         if self.spec.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"data.micro_batch_size is {self.micro_batch_size}, which does not divide the "

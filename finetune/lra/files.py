@@ -18,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
 
+PAIR_LABELS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+"""Spellings of the labels of Retrieval."""
 EMPTY_PICTURE = "empty picture files left out"
 LEVEL = "curv_contour_length_14"
 """Difficulty of Pathfinder and Path-X."""
@@ -135,9 +137,9 @@ def read_retrieval(path: Path, *, length: int, kept: int, decoded: bool = False)
             continue
         if len(columns) != 5:
             raise ValueError(f"{place}: {len(columns)} columns; label, two ids and two texts")
-        if columns[0] not in ("0", "1", "0.0", "1.0"):
+        if columns[0] not in PAIR_LABELS:
             raise ValueError(f"{place}: label {columns[0]!r}; 0 and 1 are known")
-        labels.append(int(float(columns[0])))
+        labels.append(PAIR_LABELS[columns[0]])
         for texts, text in zip(pairs, columns[3:], strict=True):
             if text[:2] not in ("b'", 'b"') or text[-1] != text[1] or len(text) < len("b''"):
                 raise ValueError(f"{place}: no whole Python bytes literal: {text[:20]!r} ...")

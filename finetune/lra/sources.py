@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_prep.readers import ReadLog, read_lines
 from finetune.lra.files import (
     LEVEL,
+    PAIR_LABELS,
     read_cifar,
     read_mega,
     read_pathfinder,
@@ -281,17 +282,25 @@ def _joined(root: Path, file: str, task: LraTask, *, decoded: bool) -> LraSplit:
     """Pairs of the stand-in: ids in one file, papers in another."""
     texts = {}
     name = "papers.jsonl" if (root / "papers.jsonl").is_file() else "papers.jsonl.zst"
-    for line in read_lines(root / name, ReadLog()):
-        paper = json.loads(line)
-        texts[str(paper["id"])] = str(paper["text"])
+    for number, line in enumerate(read_lines(root / name, ReadLog()), 1):
+        try:
+            paper = json.loads(line)
+            texts[str(paper["id"])] = str(paper["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{root / name}, line {number}: no object with id and text ({error!r})"
+            ) from error
     path = root / f"new_aan_pairs.{file}.only_ids.tsv"
     pairs: tuple[list[Ids], list[Ids]] = ([], [])
     labels = []
     for number, line in enumerate(read_lines(path, ReadLog()), 1):
         columns = line.rstrip("\r\n").split("\t")
-        if len(columns) != 3 or not {*columns[1:]} <= texts.keys():
-            raise ValueError(f"{path}, line {number}: label and two ids of {name} are needed")
-        labels.append(int(float(columns[0])))
+        is_known = columns[0] in PAIR_LABELS and {*columns[1:]} <= texts.keys()
+        if len(columns) != 3 or not is_known:
+            raise ValueError(
+                f"{path}, line {number}: 0 or 1 and two ids of {name} are needed: {line[:40]!r}"
+            )
+        labels.append(PAIR_LABELS[columns[0]])
         for side, paper_id in zip(pairs, columns[1:], strict=True):
             text = texts[paper_id]
             side.append(byte_ids(text if decoded else repr(text.encode()), task.kept))

@@ -270,7 +270,7 @@ def test_a_single_document_is_for_training_and_nothing_at_all_is_an_error(tmp_pa
 
 
 def test_several_sources_are_joined_in_order(texts, tmp_path):
-    from_python = {"kind": "python_docs", "packages": ["yaml", "absent_package", "json"]}
+    from_python = {"kind": "python_docs", "packages": ["yaml", "absent.sub", "json"]}
     sources = [{"kind": "local", "path": str(texts / "a.jsonl"), "max_documents": 2}, from_python]
     values = asdict(config_of(texts, tmp_path / "out")) | {"sources": sources}
     values["tokenizer"] = {"vocab_size": 300}

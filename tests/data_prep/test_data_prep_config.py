@@ -28,6 +28,7 @@ def test_every_shipped_config_parses_and_starts_with_a_comment(path):
         (plain(num_workers=True), ["num_workers", "whole number"]),
         (plain(cleaning={"unicode_form": "NFX"}), ["cleaning.unicode_form", "NFC"]),
         (plain(source={"kind": "lokal"}), ["kind", "local, hub, python_docs"]),
+        (plain(source={"kind": ["local"]}), ["kind", "local, hub, python_docs"]),
         (plain(source={"kind": "local", "path": "a", "txt_field": "b"}), ["text_field"]),
         (plain(source={"kind": "hub", "id": "a"}), ["revision", "missing"]),
         (plain(sources=[]), ["both"]),

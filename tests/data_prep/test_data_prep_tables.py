@@ -90,6 +90,9 @@ def test_a_tsv_has_tabs_and_its_quotes_may_be_characters(tmp_path):
     ):
         read(path, stray)
     assert read(path, quotes="none")[0] == ['"Well," he said.', "Two."]
+    assert read(tmp_path / "a.csv.tsv", "One, two.\t1\n", text_field="1", header=False)[0] == [
+        "One, two."
+    ]
     other = tmp_path / "b.tsv"
     assert read(other, "a;text\n1;One.\n", delimiter=";")[0] == ["One."]
     assert read(other, "a\ttext\n1\tOne.\n", delimiter=r"\t")[0] == ["One."]

@@ -1,5 +1,6 @@
 """Which trials a grid has and what each is told; mistakes in a grid's file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,8 @@ def test_a_grids_file_and_the_command_line_over_it(tmp_path: Path) -> None:
     assert config.dry_run and config.jobs == 3
     folders = {t.parameters["task"]: t.settings["data"]["folder"] for t in expand(config, {})}
     assert folders == {"cola": "data", "rte": "other"}
+    with pytest.raises(ValueError, match=r"folder rtf=other: rtf is none of the tasks cola, rte"):
+        expand(replace(config, folder=("rtf=other",)), {})
 
 
 @pytest.mark.parametrize("tasks", [['["cola", "rte"]'], ["[cola,", "rte]"], ["cola", "rte"]])

@@ -9,6 +9,7 @@ from finetune_runs import FaultAt, assert_same_story, interrupt, result_of, with
 from safetensors.torch import load_file
 
 from finetune.cli import main
+from finetune.data import hashed
 from finetune.data.hashed import WordEncoder
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig
@@ -36,6 +37,25 @@ def test_features_are_those_of_the_words_wherever_they_stand(tokenizer_json: Pat
     alone = words.batch(words.encode(rows[1:], "rows"))
     assert alone.word_features is not None
     assert torch.equal(alone.word_features[alone.input_ids][0, 0], found[1, 0])
+
+
+def test_words_of_earlier_texts_are_let_go_when_they_are_many(
+    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words, made = encoder(tokenizer_json), []
+    features = words._features
+    monkeypatch.setattr(words, "_features", lambda new: made.append([*new]) or features(new))
+    words._features.forget = features.forget
+    monkeypatch.setattr(hashed, "MOST_KEPT", 3)
+    rows = [Row(1, "", "a good film", "", None), Row(2, "", "good bad", "", None)]
+    before = [words.batch(words.encode([row], "rows")) for row in rows]
+    assert made == [["a", "good", "film"], ["bad"]]
+    words.forget()
+    after = words.batch(words.encode(rows[1:], "rows"))
+    assert made[2:] == [["good", "bad"]]
+    assert after.word_features is not None and before[1].word_features is not None
+    found = [batch.word_features[batch.input_ids] for batch in (before[1], after)]
+    assert torch.equal(*found)
 
 
 def test_features_are_made_before_workers_are_started(

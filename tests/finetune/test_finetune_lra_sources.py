@@ -89,6 +89,14 @@ def test_the_stand_in_joins_pairs_and_papers(tmp_path):
     (tmp_path / "new_aan_pairs.test.only_ids.tsv").write_text("1.0\ta\tc\n")
     with pytest.raises(ValueError, match=r"test.only_ids.tsv, line 1"):
         load(SMALL_PAIRS, tmp_path)
+    (tmp_path / "new_aan_pairs.test.only_ids.tsv").write_text("2\ta\tb\n")
+    with pytest.raises(ValueError, match=r"line 1: 0 or 1 and two ids"):
+        load(SMALL_PAIRS, tmp_path)
+    with (tmp_path / "papers.jsonl").open("a") as stream:
+        stream.write('{"text": "z"}\n')
+    with pytest.raises(ValueError, match=r"papers.jsonl, line 3: no object with id and text"):
+        load(SMALL_PAIRS, tmp_path)
+    (tmp_path / "papers.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": "yy"}\n')
     (tmp_path / "new_aan_pairs.test.only_ids.tsv").unlink()
     with pytest.raises(ValueError, match=r"test.only_ids.tsv: no such file"):
         load(SMALL_PAIRS, tmp_path)

@@ -10,10 +10,9 @@ import torch
 from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, write_tokenizer
 
 from data_prep.manifest import TokenizerInfo
-from data_prep.tokenizer import wordpiece_from_vocab
+from data_prep.tokenizer import read_vocab_txt, wordpiece_from_vocab
 from ponet import load_bundle
 from ponet.bundle_import import import_bundle, report_lines
-from ponet.foreign_tokenizer import read_vocab
 from ponet.tokenizer import load_tokenizer
 
 SENTENCES = ["The Harbour is café-like, [MASK]!", "Ünïcode  中文 and\ttabs's", "the SUN rises."]
@@ -180,7 +179,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(prepare, message, tmp_path):
 def test_a_vocab_txt_keeps_pieces_of_odd_characters(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes("a\r\n\u2028\n\u00a0\n".encode())
-    assert read_vocab(path) == {"a": 0, "\u2028": 1, "\u00a0": 2}
+    assert read_vocab_txt(path) == {"a": 0, "\u2028": 1, "\u00a0": 2}
 
 
 class FakeHub:

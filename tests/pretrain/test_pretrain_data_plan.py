@@ -259,6 +259,12 @@ def test_exchange_is_a_permutation_into_other_documents_where_one_exists(
         assert matched.all()
 
 
+def test_parts_whose_bits_are_equal_keep_their_order_on_every_machine() -> None:
+    number, documents = 1000, np.arange(1000)
+    lens, bits = np.full(number, 7, np.int64), np.zeros(number, np.uint64)
+    assert exchange(lens, documents, bits).tolist() == [*range(1, number), 0]
+
+
 def test_partners_are_of_nearly_equal_length() -> None:
     bits = random_bits(np.uint64(3), np.arange(5000))
     lens = 1 + (two_uniforms(bits)[1] * 500).astype(np.int64)

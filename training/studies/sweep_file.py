@@ -202,7 +202,9 @@ def _settings(given: Settings, place: str) -> Settings:
     place = f"{place} ({name})"
     _check_keys(given, ("distribution", *required, *defaults), place)
     if missing := set(required) - set(given):
-        raise ValueError(f"{place} lacks {', '.join(missing)}; it needs {', '.join(required)}")
+        raise ValueError(
+            f"{place} lacks {', '.join(sorted(missing))}; it needs {', '.join(required)}"
+        )
     settings = {**defaults, **given, "distribution": name}
     if "values" in given:
         _check_values(settings, place)

@@ -166,7 +166,11 @@ def _exit_reason(log: Path, exit_code: int) -> str:
 
 def _last_words(log: Path) -> str:
     """The last line that was printed, or the message of an exception, however long."""
-    text = log.read_bytes()[-4096:].decode("utf-8", errors="replace") if log.is_file() else ""
+    text = ""
+    if log.is_file():
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4096))
+            text = stream.read().decode("utf-8", errors="replace")
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if lines and not lines[-1].startswith("error:"):
         raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
