@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import os
 import signal
 import sys
 import textwrap
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import config
-from data_prep.command import counted, field_help, output_is_closed, quiet_output
+from data_prep.command import EXIT_INTERRUPT, counted, field_help, mistake, quiet_output
 from data_prep.manifest import Manifest, ShardError
 
-EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+EXIT_SIGTERM = 143
 _EXAMPLES = """\
 examples:
   python -m data_prep build --source.path my_texts/ --output data/my_texts
@@ -174,15 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(line)
         return 0
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
-            raise
-        print(f"data_prep {options.command}: {error}", file=sys.stderr)
-        return 2
+        return mistake(error, f"data_prep {options.command}")
     except KeyboardInterrupt as stop:
         by_signal = isinstance(stop, _Terminated)
         name = "SIGTERM" if by_signal else "Ctrl-C"
         print(f"stopped by {name}; run the same command again to go on.", file=sys.stderr)
-        return EXIT_SIGTERM if by_signal else EXIT_SIGINT
+        return EXIT_SIGTERM if by_signal else EXIT_INTERRUPT
 
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:

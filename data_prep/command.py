@@ -27,9 +27,9 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import yaml
 
+EXIT_MISTAKE, EXIT_INTERRUPT = 2, 130
 EXIT_PIPE = 141
 """As a shell reports a program that SIGPIPE ended: the reader of its output has gone."""
-EXIT_UNWRITABLE = 2
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -244,14 +244,21 @@ def quiet_output(main: Callable[P, int]) -> Callable[P, int]:
                 print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
             for stream in gone or [sys.stdout]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            return EXIT_PIPE if gone else EXIT_UNWRITABLE
+            return EXIT_PIPE if gone else EXIT_MISTAKE
 
     return run
 
 
-def output_is_closed(error: BaseException) -> bool:
-    """Return whether an error means that nobody reads the output any more."""
-    return isinstance(error, BrokenPipeError) and any(map(_is_closed, (sys.stdout, sys.stderr)))
+def mistake(error: Exception, begin: str = "error") -> int:
+    """Say in one line on stderr what was wrong; returns the exit code.
+
+    With PONET_TRACEBACK, and where nobody reads the output any more, the error is raised again.
+    """
+    gone = isinstance(error, BrokenPipeError) and any(map(_is_closed, (sys.stdout, sys.stderr)))
+    if gone or os.environ.get("PONET_TRACEBACK"):
+        raise error
+    print(f"{begin}: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_MISTAKE
 
 
 def _is_closed(stream: TextIO) -> bool:

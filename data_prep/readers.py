@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from data_prep.command import counted
 from data_prep.sentences import cut_long
 
 FORMATS = (".txt", ".jsonl", ".parquet", ".csv", ".tsv")
@@ -99,8 +100,7 @@ def find_files(path: str) -> tuple[list[Path], Counter[str]]:
 def left_out_words(left_out: Counter[str]) -> str:
     """Return such as `5 files (3 .csv, 2 hidden or of the system)`."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+left_out).items()))
-    total = left_out.total()
-    return f"{total:,} file{'s' if total > 1 else ''} ({kinds})"
+    return f"{counted(left_out.total(), 'file(s)')} ({kinds})"
 
 
 def _expand(

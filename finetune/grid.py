@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.command import counted
-from finetune.grid_trials import GridTrial, check_fits
+from data_prep.command import EXIT_INTERRUPT, counted
+from finetune.grid_trials import GridTrial, check_fits, refuse_decided
 from finetune.tasks.selection import Selection
 from training.command_line import merged, parse_options
-from training.configuration import RUN_PARTS, flatten
-from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
+from training.configuration import RUN_PARTS
+from training.interruption import EXIT_STOPPED
 from training.run_config import TRIAL_CONFIG_FILE
 from training.studies.progress import Progress, count_text
 from training.studies.runner import LocalRunner, gpu_names
@@ -301,12 +301,7 @@ def _fit_of(grid: Grid, task: str) -> dict[str, Any]:
             raise ValueError(f"folder {text}: {name} is none of the tasks {', '.join(grid.tasks)}")
         folders[name if is_of_task else ""] = {"data": {"folder": place if is_of_task else text}}
     fit = merged(merged(grid.fit, folders.get("", {})), merged(own, folders.get(task, {})))
-    for key in flatten(fit):
-        if key in DECIDED_BY:
-            raise ValueError(
-                f"fit (or task_fit of {task}) sets {key}, which the grid decides: "
-                f"set {DECIDED_BY[key]} instead"
-            )
+    refuse_decided(fit, DECIDED_BY, task)
     return merged({"trainer": {"devices": 1, "enable_progress_bar": False}}, fit)
 
 

@@ -16,7 +16,7 @@ import yaml
 from data_prep.files import file_lock, write_atomic
 from finetune.run_config import differences
 from training.command_line import merged
-from training.configuration import changed_inputs
+from training.configuration import changed_inputs, flatten
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
 from training.studies.trials import LOCK_FILE, State, Trial
@@ -83,6 +83,22 @@ class GridTrial(Trial):
         texts = (f"{metric_title(name, label or '')} {scores[name]:.4f}" for name in names)
         start = "DIVERGED " if result["diverged"] else ""
         return f"{start}{', '.join(texts) or 'no score'} (validation)"
+
+
+def refuse_decided(fit: Mapping[str, Any], decided_by: Mapping[str, str], task: str) -> None:
+    """Refuse options of `fit` for a task that would be overwritten without a word.
+
+    Args:
+        fit: The options, nested.
+        decided_by: Dotted key -> option of the grid that decides it.
+        task: Whose options they are.
+    """
+    for key in flatten(fit):
+        if key in decided_by:
+            raise ValueError(
+                f"fit (or task_fit of {task}) sets {key}, which the grid decides: set "
+                f"{decided_by[key]} instead"
+            )
 
 
 def check_fits(trials: Sequence[GridTrial], cli_class: "type[RunCLI]") -> None:

@@ -5,12 +5,11 @@ Invariant: a user's mistake ends in one line on stderr and exit code 2, never in
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.command import output_is_closed, quiet_output
+from data_prep.command import EXIT_INTERRUPT, EXIT_MISTAKE, mistake, quiet_output
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 
@@ -26,8 +25,8 @@ exit codes:
     0  done
     2  a mistake in the command or its input
   130  Ctrl-C
+  141  nobody reads the output any more
 """
-EXIT_MISTAKE, EXIT_INTERRUPT = 2, 130
 COMMANDS = {"import": "ponet.cli", "export": "ponet.hub.export", "fill": "ponet.cli",
             "encode": "ponet.encode_files"}  # fmt: skip
 """Modules with a `run_<command>` each, imported when it is called."""
@@ -46,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPT
     except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra is missing
-        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return mistake(error)
     return 0
 
 

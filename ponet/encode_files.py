@@ -5,10 +5,8 @@ it is complete. A file is read as what its name says or refused; every error nam
 """
 
 import argparse
-import csv
 import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -18,7 +16,8 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 
 from data_prep.files import new_file
-from data_prep.readers import ReadLog, open_binary, split_at_returns
+from data_prep.readers import ReadLog, open_binary
+from data_prep.text_lines import numbered_lines, plain_rows, quoted_rows
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
@@ -178,22 +177,8 @@ class TextFile:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield number and text of every line, with its end; CR ends lines where no LF does."""
-        number = 0
         with ExitStack() as stack:
-            stream = self._open(stack)
-            while True:
-                number += 1
-                try:
-                    raw = stream.readline()
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    reason = f"is not UTF-8 ({error}); convert the file with iconv"
-                    raise self._error(number, reason) from error
-                except (EOFError, OSError, zlib.error) as error:
-                    raise self._error(number, f"cannot be read ({error})") from error
-                if not raw:
-                    return
-                yield from enumerate(split_at_returns(text) if number == 1 else [text], number)
+            yield from numbered_lines(self._open(stack), self.source)
 
     def _open(self, stack: ExitStack) -> BinaryIO:
         if self.source == STDIN:
@@ -220,21 +205,8 @@ class TextFile:
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield number and cells of every line of a .tsv, or of every row of a .csv."""
         if self._kind == ".tsv":
-            lines = ((n, line) for n, line in self._lines() if line.strip(" \r\n"))
-            yield from ((number, line.rstrip("\r\n").split("\t")) for number, line in lines)
-            return
-        csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
-        reader = csv.reader((line for _, line in self._lines()), strict=True)
-        while True:
-            number = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise self._error(number, f"is not valid CSV ({error})") from error
-            if cells is None:
-                return
-            if cells:
-                yield number, cells
+            return plain_rows(self._lines(), "\t")
+        return quoted_rows(self._lines(), self.source, ",")
 
     def _column(self) -> Iterator[str]:
         rows, advice = self._rows(), _ADVICE[self._kind]
@@ -265,4 +237,4 @@ class TextFile:
         )
 
     def _error(self, number: int, what: str) -> ValueError:
-        return ValueError(f"{self.source}:{number} {what}")
+        return ValueError(f"{self.source}, line {number}: {what}")

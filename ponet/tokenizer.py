@@ -4,11 +4,10 @@ Invariant: a tokenizer that was read neither pads nor cuts, whatever its file st
 padding are the caller's business, and a stored setting would change what a text gets.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.manifest import SPECIAL_ROLES, digest_of
+from data_prep.manifest import SPECIAL_ROLES, digest_of, read_vocab
 from ponet.weight_files import read_json
 
 _DECIDES_IDS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
@@ -22,7 +21,7 @@ def load_tokenizer(path: Path) -> Any:
     """
     import tokenizers
 
-    _vocabulary(read_json(path), path)
+    read_vocab(path)  # says what is wrong with the file
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
@@ -86,11 +85,7 @@ def tokenizer_facts(tokenizer: Any, path: Path) -> TokenizerFacts:
 
 def num_ids(path: Path) -> int:
     """Return how many rows of word embeddings a tokenizer.json needs: its largest id plus one."""
-    content = read_json(path)
-    vocabulary = _vocabulary(content, path)
-    own = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    added = (token["id"] for token in content.get("added_tokens") or ())
-    return max((*own, *added), default=-1) + 1
+    return max(read_vocab(path).values(), default=-1) + 1
 
 
 def ids_digest(path: Path) -> str:
@@ -121,11 +116,3 @@ def check_tokenizer(path: Path, *, vocab_size: int, digest: str | None = None) -
             f"{path} is not the tokenizer that this model was stored with (another digest), so "
             "its ids would mean other words; put that file back"
         )
-
-
-def _vocabulary(content: Mapping[str, Any], path: Path) -> Any:
-    """Return the vocabulary as it stands in the file: piece -> id, or a list by id."""
-    model = content.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):
-        raise ValueError(f"{path} holds no model; give a tokenizer.json of the tokenizers library")
-    return model["vocab"]

@@ -20,15 +20,17 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.command import field_help, filled, load_yaml, output_is_closed, read_yaml
-from data_prep.files import is_disk_full
-from training.interruption import (
+from data_prep.command import (
     EXIT_INTERRUPT,
     EXIT_MISTAKE,
-    EXIT_STORAGE,
-    RunInterrupted,
-    end_workers,
+    field_help,
+    filled,
+    load_yaml,
+    mistake,
+    read_yaml,
 )
+from data_prep.files import is_disk_full
+from training.interruption import EXIT_STORAGE, RunInterrupted, end_workers
 
 DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Whoever sets one of these has decided how threads of OpenMP wait."""
@@ -77,11 +79,8 @@ def run_main(
         print("stopped by Ctrl-C", file=sys.stderr)
         return EXIT_INTERRUPT
     except (ValueError, OSError) as error:
-        if os.environ.get("PONET_TRACEBACK") or output_is_closed(error):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        is_full = isinstance(error, OSError) and is_disk_full(error)
-        return EXIT_STORAGE if is_full else EXIT_MISTAKE
+        code = mistake(error)
+        return EXIT_STORAGE if isinstance(error, OSError) and is_disk_full(error) else code
 
 
 def _found(target: str) -> Callable[..., object]:

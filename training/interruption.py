@@ -18,14 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data_prep.command import EXIT_PIPE
+from data_prep.command import EXIT_INTERRUPT, EXIT_MISTAKE, EXIT_PIPE
 
-EXIT_MISTAKE = 2
 EXIT_STORAGE = 74
 EXIT_STOPPED = 75
 EXIT_WATCHDOG = 76
 EXIT_GUARD = 77
-EXIT_INTERRUPT = 130
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 EXIT_CODES = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from finetune.lra.listops import CLOSE, OPERATORS, TOKENS, apply, evaluate
+from finetune.lra.listops import CLOSE, FIRST_OPERATOR, apply, evaluate
 from finetune.lra.splits import Ids, LraSplit
 
 Labels = NDArray[np.int64]
@@ -23,7 +23,6 @@ NUM_BYTES = 257
 """Ids of bytes, with padding."""
 PAIR_FEATURES = 4096
 """Buckets of hashed byte pairs."""
-_FIRST_OPERATOR = TOKENS.index(OPERATORS[0])
 _CHUNK, _BATCH, _FEW = 512, 256, 64
 
 
@@ -66,12 +65,12 @@ def root_values(split: LraSplit) -> NDArray[np.int64]:
     keys = np.empty(len(split), np.int64)
     for start in range(0, len(split), _CHUNK):
         ids = split.ids[start : start + _CHUNK].astype(np.int16)
-        opens = (ids >= _FIRST_OPERATOR) & (ids < CLOSE)
+        opens = (ids >= FIRST_OPERATOR) & (ids < CLOSE)
         depth = np.cumsum(opens.astype(np.int16) - (ids == CLOSE), axis=1)
-        is_direct = (depth == 1) & (ids >= 1) & (ids < _FIRST_OPERATOR)
+        is_direct = (depth == 1) & (ids >= 1) & (ids < FIRST_OPERATOR)
         for row, (sample, chosen) in enumerate(zip(ids, is_direct, strict=True)):
             operator, digits = int(sample[0]), (sample[chosen] - 1).tolist()
-            value = apply(operator - _FIRST_OPERATOR, digits) if digits else 10
+            value = apply(operator - FIRST_OPERATOR, digits) if digits else 10
             keys[start + row] = operator * 11 + value
     return keys
 

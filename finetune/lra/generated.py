@@ -19,14 +19,12 @@ from tqdm import tqdm
 
 from data_prep.files import file_lock, write_atomic, write_json
 from data_prep.pool import WorkerPool
-from finetune.lra.listops import draw_block
+from finetune.lra.listops import BLOCK, draw_block
 from finetune.lra.pathfinder import draw_pictures
 from finetune.lra.splits import LraSplit, TaskName, padded, pixel_split
 
 VERSION = 1
 """Of the generators; another number makes other folders."""
-BLOCK = 1000
-"""Samples of a block."""
 RECORD = "digests.json"
 
 

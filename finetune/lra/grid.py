@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.grid import SEARCHED, by_name, run_trials
-from finetune.grid_trials import GridTrial, check_fits
+from finetune.grid_trials import GridTrial, check_fits, refuse_decided
 from finetune.lra.baselines import BASELINES
 from finetune.lra.encoders import read_encoder_file
 from finetune.lra.tasks import TASKS, Mode
 from training.command_line import merged, parse_options
-from training.configuration import flatten
 from training.run_config import TRIAL_CONFIG_FILE
 
 _COMMAND = (sys.executable, "-m", "finetune", "lra")
@@ -155,12 +154,7 @@ def expand(grid: LraGrid) -> list[GridTrial]:
 
 def _options(grid: LraGrid, task: str, mode: Mode) -> dict[str, Any]:
     options = merged(grid.fit, grid.task_fit.get(task, {}))
-    for key in flatten(options):
-        if key in DECIDED_BY:
-            raise ValueError(
-                f"fit (or task_fit of {task}) sets {key}, which the grid decides: set "
-                f"{DECIDED_BY[key]} instead"
-            )
+    refuse_decided(options, DECIDED_BY, task)
     decided = {"task": task, "mode": mode, "folder": grid.folder_of(task)}
     return merged({"trainer": {"enable_progress_bar": False}}, merged(options, {"data": decided}))
 

@@ -25,7 +25,8 @@ DIGIT_PROB = 0.75
 LENGTHS = (500, 2000)
 """Samples are longer than the first and shorter than the second."""
 BLOCK = 1000
-_FIRST_OPERATOR = 1 + 10
+"""Samples of a block of generated data."""
+FIRST_OPERATOR = TOKENS.index(OPERATORS[0])
 _IDS = {token: number for number, token in enumerate(TOKENS)}
 _KNOWN = {*TOKENS[1:UNKNOWN]}
 
@@ -41,13 +42,13 @@ def evaluate(ids: Sequence[int]) -> int:
     """
     stack: list[tuple[int, list[int]]] = [(0, [])]
     for number in ids:
-        if 1 <= number < _FIRST_OPERATOR:
+        if 1 <= number < FIRST_OPERATOR:
             stack[-1][1].append(number - 1)
-        elif _FIRST_OPERATOR <= number < CLOSE:
+        elif FIRST_OPERATOR <= number < CLOSE:
             stack.append((number, []))
         elif number == CLOSE and len(stack) > 1 and stack[-1][1]:
             operator, values = stack.pop()
-            stack[-1][1].append(apply(operator - _FIRST_OPERATOR, values))
+            stack[-1][1].append(apply(operator - FIRST_OPERATOR, values))
         else:
             raise ValueError(f"token {number} does not fit; a whole ListOps tree is needed")
     if len(stack) != 1 or len(stack[0][1]) != 1:
@@ -90,7 +91,7 @@ def draw_tree(generator: random.Random) -> tuple[list[int], int] | None:
                 raise _TooLong
             values.append(grow(depth + 1))
         operator = int(uniform() * len(OPERATORS))
-        ids[place] = _FIRST_OPERATOR + operator
+        ids[place] = FIRST_OPERATOR + operator
         ids.append(CLOSE)
         return apply(operator, values)
 

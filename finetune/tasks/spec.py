@@ -185,7 +185,8 @@ class TaskSpec:
     """What a reader of its scores must know."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Model -> score of the publication, in per cent; its source stands in `published_source`.
-    A score of validation_mismatched has the model's name with " (mismatched)"."""
+    A score of validation_mismatched has the model's name with " (mismatched)", one of the
+    validation split of a task that has a test split " (validation)"."""
     published_source: str = ""
     """Where the published scores stand and which metric they are."""
     published_metric: str = ""

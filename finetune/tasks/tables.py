@@ -5,17 +5,15 @@ whole before one row of it is used, so all its rows are read alike.
 """
 
 import csv
-import itertools
 import json
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.readers import ReadLog, open_binary, split_at_returns
+from data_prep.readers import ReadLog, open_binary
+from data_prep.text_lines import numbered_lines, plain_rows, quoted_rows
 
 COMPRESSIONS = ("", ".gz", ".zst")
 Lined = tuple[int, dict[str, Any]]
@@ -138,12 +136,13 @@ def _quotes_fit(path: Path, separator: str) -> bool:
     """Return whether a file with quotes reads well as CSV, and better than without quotes."""
     plain = Counter(
         (len(cells), any(cell.startswith('"') for cell in cells))
-        for _, cells in _plain_cells(path, separator)
+        for _, cells in plain_rows(file_lines(path), separator)
     )
     if not any(is_quoted for _, is_quoted in plain):
         return False
     try:
-        quoted = Counter(len(cells) for _, cells in _quoted_cells(path, separator))
+        rows = quoted_rows(file_lines(path), path, separator)
+        quoted = Counter(len(cells) for _, cells in rows)
     except ValueError:
         return False
     widths = {width for width, _ in plain}
@@ -155,8 +154,9 @@ def _csv_rows(
     path: Path, dialect: Dialect, names: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str] | str]]:
     """Yield the values of each row, or what is wrong with it."""
-    read = _quoted_cells if dialect.has_quotes else _plain_cells
-    rows = read(path, dialect.separator)
+    lines, separator = file_lines(path), dialect.separator
+    has_quotes = dialect.has_quotes
+    rows = quoted_rows(lines, path, separator) if has_quotes else plain_rows(lines, separator)
     if dialect.has_separator_line:
         next(rows)
     columns = list(names)
@@ -179,32 +179,6 @@ def _csv_rows(
                 f"has {len(cells)} columns, parted by {dialect.name}s, but the first line names "
                 f"{len(columns)}; {advice}",
             )
-
-
-def _quoted_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of every row that is not empty, quotes as in CSV."""
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
-    texts = (text for _, text in file_lines(path))
-    reader = csv.reader(texts, delimiter=separator, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}, line {line}: is not valid CSV ({error}); a text with quotes, line "
-                "breaks or the separator must stand in double quotes, each quote inside twice"
-            ) from error
-        if cells is None:
-            return
-        if cells:
-            yield line, cells
-
-
-def _plain_cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    for line, text in file_lines(path):
-        if text.strip(" \r\n"):
-            yield line, text.rstrip("\r\n").split(separator)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -230,16 +204,4 @@ def file_lines(path: Path) -> Generator[tuple[int, str]]:
     """Yield (number from 1, line with its end); a file may also end all its lines in CR alone."""
     log = ReadLog()
     with open_binary(path, log) as stream, log.raw or stream:
-        for line in itertools.count(1):
-            try:
-                data = stream.readline()
-                text = data.decode("utf-8-sig" if line == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {line}: is not UTF-8 ({error}); convert the file with iconv"
-                ) from error
-            except (EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{path}, line {line}: cannot be read ({error})") from error
-            if not data:
-                return
-            yield from enumerate(split_at_returns(text) if line == 1 else [text], line)
+        yield from numbered_lines(stream, path)

@@ -104,7 +104,7 @@ def add_token(content):
         (add_token, f"has 501 entries, but the model's word embeddings have {len(VOCAB)} rows"),
         (permute, "is not the tokenizer that this model was stored with"),
         (lambda c: c["normalizer"].update(lowercase=False), "is not the tokenizer"),
-        (lambda c: c.pop("model"), "holds no model"),
+        (lambda c: c.pop("model"), "holds no vocabulary"),
     ],
 )
 def test_another_tokenizer_in_a_bundle_is_refused(change, message, tmp_path):

@@ -298,5 +298,5 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no pad_token"):
         find_special_tokens(path, vocab_size=20)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="holds no vocabulary"):
         find_special_tokens(path, vocab_size=20)

@@ -165,7 +165,7 @@ def add_words(folder):
         (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n"), r"lacks \[CLS\], \[SEP\]"),
         (lambda f: (f / "vocab.txt").write_text("a\nb\na\n"), "vocab.txt:3: 'a' stands in line 1"),
         (lambda f: (f / "vocab.txt").write_bytes(b"\xff\n"), "is not UTF-8"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "holds no model"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "holds no vocabulary"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(prepare, message, tmp_path):

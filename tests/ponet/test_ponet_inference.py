@@ -206,7 +206,7 @@ def test_odd_characters_are_no_reason_to_fail(bundle):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"version": "1.0"}', "holds no model"),
+        ('{"version": "1.0"}', "holds no vocabulary"),
         (
             '{"model": {"type": "New", "vocab": {}}}',
             "tokenizers .* newer version",

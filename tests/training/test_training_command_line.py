@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.command import EXIT_MISTAKE
 from data_prep.files import DiskFull
 from training import command_line
 from training.command_line import listed, reject_decided_values, seed_number
-from training.interruption import EXIT_MISTAKE, EXIT_STORAGE
+from training.interruption import EXIT_STORAGE
 from training.reports.command import parse_finetuning, parse_pretraining
 
 DECIDED_BY = {"data.seed": "seed_everything", "max_steps": "trainer.max_steps"}

@@ -1,1 +1,1 @@
-"""Reports on pretraining runs: a self-contained HTML page, and two runs side by side."""
+"""Reports on runs: self-contained HTML pages, and two runs of pretraining side by side."""

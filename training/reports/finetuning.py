@@ -117,7 +117,7 @@ class GridReport:
             num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
             pairs=pairs,
-            counted=_counted,
+            tallied=_tallied,
         )
 
     def _main_table(self, family: str) -> Rows:
@@ -350,7 +350,7 @@ def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
     }
 
 
-def _counted(values: Iterable[Any]) -> str:
+def _tallied(values: Iterable[Any]) -> str:
     found = Counter(pairs(value) if isinstance(value, dict) else str(value) for value in values)
     if len(found) == 1:
         return next(iter(found))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from data_prep.command import counted
 from training.reports.curves import curve_panels, parallel_panel
 from training.reports.figures import Column, Panel, dot_panels
 from training.reports.page import NOTHING, Cell, Form, Rows, listed, pairs, render
@@ -63,7 +64,7 @@ class StudyReport:
             config_file=CONFIG_FILE,
             versions=pairs(versions()),
             listed=listed,
-            counted=lambda n, word: f"{n:,} {word}{'' if n == 1 else 's'}",
+            counted=counted,
         )
 
     def _leader(self, column: Column[Logged]) -> dict[str, Any] | None:

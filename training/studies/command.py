@@ -18,10 +18,10 @@ from typing import Literal
 
 import yaml
 
-from data_prep.command import counted
+from data_prep.command import EXIT_INTERRUPT, counted
 from data_prep.files import file_lock, write_atomic, write_json
 from training.command_line import option_value, parse_options
-from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED
+from training.interruption import EXIT_STOPPED
 from training.run_folder import is_first_process
 from training.studies.progress import Progress, count_text
 from training.studies.runner import LocalRunner, gpu_names, run_on_ray

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from data_prep.command import counted
-from training.interruption import EXIT_INTERRUPT, EXIT_STOPPED, RunInterrupted
+from data_prep.command import EXIT_INTERRUPT, counted
+from training.interruption import EXIT_STOPPED, RunInterrupted
 from training.studies.runner import LocalRunner, Stream
 from training.studies.trials import LOG_FILE, Outcome, Trial
 
