@@ -46,7 +46,7 @@ from training.checkpoints.storage import newest_valid
 from training.cli import RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import check_monitors, listed, option_value
 from training.configuration import write_inputs
-from training.interruption import EXIT_GUARD, StopRequest, say
+from training.interruption import EXIT_GUARD, say
 from training.result import read_result, write_result
 from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
 
@@ -60,6 +60,7 @@ DECIDED_BY = {
     "data.tokenizer": "model.tokenizer",
     "trainer.accumulate_grad_batches": "data.global_batch_size",
     "trainer.default_root_dir": "run.root",
+    "trainer.max_time": "max_time",
 }
 EVALUATIONS = ("validate", "test")
 
@@ -184,7 +185,7 @@ class FinetuneCLI(RunCLI):
         if self.run.scored:
             raise ValueError("run.scored is for validate and test; leave it out of a fit")
         check_kind(self.run.folder)
-        self.stop = StopRequest()
+        self.stop = self.stop_request()
         if self.rehearses:
             return
         self.hold_folder()

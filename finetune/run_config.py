@@ -33,7 +33,7 @@ RUN_FILES = (
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 FREE = (
-    *("run", "config", "model.gradient_checkpointing"),
+    *("run", "config", "max_time", "model.gradient_checkpointing"),
     *(f"data.{name}" for name in ("num_workers", "eval_batch_size", "micro_batch_size")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "logger",
                                      "default_root_dir", "enable_progress_bar",

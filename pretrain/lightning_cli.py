@@ -3,7 +3,6 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
-import math
 import os
 import shutil
 import subprocess
@@ -56,7 +55,7 @@ from training.checkpoints.storage import newest_valid
 from training.cli import RunAgain, RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import listed
 from training.guards import BadState, GuardConfig, Guards
-from training.interruption import StopRequest, parse_duration, say
+from training.interruption import say
 from training.metrics_file import read_metrics, series
 from training.run_config import (
     BUNDLE_FOLDER,
@@ -115,13 +114,6 @@ class PretrainCLI(RunCLI):
             help="Go on from the run folder's newest valid checkpoint (auto), start from the "
             "beginning (never), or go on from the checkpoint of this path.",
         )
-        parser.add_argument(
-            "--max_time",
-            type=str,
-            default="",
-            help="Wall-clock budget from the start of the command, [DD:]HH:MM:SS or such as 90m; "
-            "then the run saves and ends with exit code 75. Empty: none.",
-        )
         parser.add_class_arguments(CheckpointConfig, "checkpoints")
         parser.add_class_arguments(PreemptionConfig, "preemption")
         parser.add_class_arguments(GuardConfig, "guards")
@@ -164,12 +156,8 @@ class PretrainCLI(RunCLI):
             begin(self.model, self.weights, self.datamodule.tokenizer_path, trains=trains, say=tell)
 
     def _choose_checkpoint(self, config: Any) -> None:
-        self.stop = StopRequest(
-            self.preemption.signals,
-            budget_s=parse_duration(config.max_time) if config.max_time else math.inf,
-            started=self.started,
-            again="the same command" + " without --run.overwrite" * self.run.overwrite,
-        )
+        again = "the same command" + " without --run.overwrite" * self.run.overwrite
+        self.stop = self.stop_request(signals=self.preemption.signals, again=again)
         self.hold_folder()
         if self.run.overwrite and self.preemption.requeue:
             raise ValueError(

@@ -6,6 +6,7 @@ Invariant: command line and YAML files alone decide a run; a checkpoint never ov
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ from data_prep.command import read_yaml
 from data_prep.files import write_atomic
 from training.callbacks.history import RunBegin
 from training.command_line import listed, reject_decided_values, seed_number
-from training.interruption import RunInterrupted, say
+from training.interruption import RunInterrupted, StopRequest, parse_duration, say
 from training.metrics_file import append_metrics, read_metrics
 from training.parsing import (
     ShortErrors,
@@ -216,6 +217,13 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link the seed."""
         parser.add_class_arguments(self.run_class, "run")
+        parser.add_argument(
+            "--max_time",
+            type=str,
+            default="",
+            help="Wall-clock budget from the start of the command, [DD:]HH:MM:SS or such as 90m; "
+            "then the run saves and ends with exit code 75. Empty: none.",
+        )
         parser.link_arguments("seed_everything", "data.seed", compute_fn=seed_number)
 
     def _parse_ckpt_path(self) -> None:
@@ -246,6 +254,16 @@ class RunCLI(LightningCLI):
     def writes(self) -> bool:
         """Whether this is a fit that writes its folder."""
         return self.subcommand == "fit" and not self.rehearses
+
+    def stop_request(self, **options: Any) -> StopRequest:
+        """Return who may ask a fit to stop, its budget of time among them.
+
+        Args:
+            options: Of `StopRequest`, beside the budget.
+        """
+        budget = self.config[self.subcommand].max_time
+        budget_s = parse_duration(budget) if budget else math.inf
+        return StopRequest(budget_s=budget_s, started=self.started, **options)
 
     def hold_folder(self) -> None:
         """Be the only writer of the run's folder until the command ends; see that W&B is there."""

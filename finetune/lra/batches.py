@@ -30,8 +30,9 @@ class LraBatch:
     """The second texts of a pair task."""
     targets_B: Tensor
     """int64 (B,)."""
-    token_share: float = 1.0
-    """Real tokens of this micro-batch, over the mean of the step's micro-batches."""
+    token_shares: tuple[float, ...] = ()
+    """Of each side in training: its real tokens, over the mean of the step's micro-batches, in
+    which both sides count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class DeviceSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: Rows, *, token_share: float = 1.0) -> LraBatch:
+    def batch(self, rows: Rows, *, token_shares: Sequence[float] = ()) -> LraBatch:
         """Return some samples, in the order of their numbers (B,)."""
         device_rows = torch.from_numpy(rows).to(self.labels.device)
         batches = [self._side(side, rows, device_rows) for side in range(len(self.sides))]
@@ -73,7 +74,7 @@ class DeviceSplit:
             inputs=batches[0],
             other=batches[1] if len(batches) > 1 else None,
             targets_B=self.labels[device_rows],
-            token_share=token_share,
+            token_shares=tuple(token_shares),
         )
 
     def _side(self, number: int, rows: Rows, device_rows: Tensor) -> EncoderBatch:
@@ -155,10 +156,11 @@ class TrainBatches:
             rows = order[step * size : (step + 1) * size]
             rows = rows[np.argsort(-self.split.lengths[rows], kind="stable")]
             micros = rows.reshape(-1, self.micro_batch_size)
-            tokens = self.split.lengths[micros].sum(1)
-            shares = tokens / max(1.0, tokens.mean())
+            sides = [lengths[micros].sum(1, dtype=np.int64) for _, lengths in self.split.sides]
+            tokens = np.stack(sides, axis=1)
+            shares = tokens / max(1.0, tokens.sum(1).mean())
             for micro, share in zip(micros, shares.tolist(), strict=True):
-                yield self.split.batch(micro, token_share=share)
+                yield self.split.batch(micro, token_shares=share)
 
 
 class EvaluationBatches:

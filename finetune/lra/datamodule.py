@@ -36,7 +36,8 @@ class LraDataModule(LraSelection, pl.LightningDataModule):
     """Cut micro-batches to their longest row where the encoder allows it; the same function, though
     dropout draws other numbers."""
     evaluations: int = 0
-    """Validations, at equal distances; 0: 20 (strict) or the task's 40 to 200 (published)."""
+    """Validations, at equal distances from the first step on, one of self-pretraining too; 0: 20
+    (strict) or the task's 40 to 200 (published)."""
     seed: int = 42
     """Seed of the order of the training samples."""
 

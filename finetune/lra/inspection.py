@@ -35,7 +35,7 @@ def inspect_splits(
         "mode": mode,
         "warning": "; ".join(data.notes),
         "max_len": spec.length,
-        "segments": f"{spec.num_segments} by position",
+        "segments": f"{-(-spec.length // spec.segment_len):,} of {spec.segment_len} places",
         "splits": splits,
         "overlaps": shared_rows({name: _keys(split) for name, split in whole.items()}),
         "unlike_published": _unlike_published(spec, sizes, mode),

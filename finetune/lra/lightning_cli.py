@@ -5,6 +5,7 @@ mode published is the validation split of Text the test split, and the result sa
 """
 
 from functools import partial
+from math import ceil
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -33,6 +34,7 @@ DECIDED_BY = {
     "data.seed": "seed_everything",
     "trainer.accumulate_grad_batches": "data.micro_batch_size",
     "trainer.default_root_dir": "run.root",
+    "trainer.max_time": "max_time",
     "trainer.val_check_interval": "data.evaluations",
     "trainer.check_val_every_n_epoch": "data.evaluations",
 }
@@ -108,15 +110,26 @@ class LraCLI(FinetuneCLI):
                 f"trainer.max_epochs is {trainer.max_epochs}: a run here is so many steps, and so "
                 "is its schedule; give --trainer.max_steps"
             )
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            value = getattr(trainer, name)
+            if value is not None and not (isinstance(value, float) and value == 1):
+                raise ValueError(
+                    f"trainer.{name} is {value}: batches go from long samples to short ones, so a "
+                    "part of them would be the long ones; give --data.max_train_rows, "
+                    "--data.max_eval_rows or --trainer.max_steps"
+                )
         if trainer.max_steps < 0 and task in TASKS:
             trainer.max_steps = TASKS[task].steps
         super().before_instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        every = max(1, config["max_steps"] // self.datamodule.num_evaluations)
-        config["max_steps"] += self.model.self_pretrain_steps
+        every = ceil(config["max_steps"] / self.datamodule.num_evaluations)
+        data, model = self.datamodule, self.model
+        if self.rehearses and model.self_pretrain_steps:  # a step of each
+            model.self_pretrain_steps = 1
+            config["fast_dev_run"] = 2 * data.spec.batch_size // data.micro_batch_size
+        config["max_steps"] += model.self_pretrain_steps
         trainer = super()._instantiate_trainer(config, [EvaluationInterval(every), *callbacks])
-        data = self.datamodule
         is_given = bool(self.config[self.subcommand].data.micro_batch_size)
         if trainer.strategy.root_device.type != "cpu" and not is_given:
             data.micro_batch_size, trainer.accumulate_grad_batches = data.spec.batch_size, 1

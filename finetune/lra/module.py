@@ -1,7 +1,8 @@
 """LraModule: a classifier of Long Range Arena, first pretrained on its own inputs if asked for.
 
 B rows of a batch, L places, C classes. Invariant: the gradient of an optimiser step is that of the
-mean loss over its samples (of self-pretraining: over its tokens), however they are cut.
+mean loss over its samples, however they are cut; of self-pretraining, where every text of every
+micro-batch gives the mean over its hidden tokens and counts by its tokens.
 """
 
 import dataclasses
@@ -140,7 +141,8 @@ class LraModule(FitModule):
         if self.is_pretraining:
             assert self.guesser is not None
             sides = [side for side in (batch.inputs, batch.other) if side is not None]
-            loss = torch.stack([self.guesser(side) for side in sides]).mean() * batch.token_share
+            pairs = zip(sides, batch.token_shares, strict=True)
+            loss = torch.stack([self.guesser(side) * share for side, share in pairs]).sum()
         else:
             loss = cross_entropy(self(batch).float(), batch.targets_B)
         self._open_loss.append(loss.detach())

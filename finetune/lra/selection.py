@@ -48,8 +48,7 @@ class LraSelection:
     def task_spec(self) -> LraTask:
         """Return the task, with the length that is used."""
         spec = TASKS[self.task]
-        length = self.max_len or spec.length
-        return replace(spec, length=length, kept=min(spec.kept, length))
+        return spec.shortened(self.max_len or spec.length)
 
     def load(self) -> tuple[LraData, dict[str, Any]]:
         """Return the samples that are used, and what is to be known of them."""

@@ -1,6 +1,7 @@
 """Batches that are sorted and cut, the schedule, and self-pretraining's loss."""
 
 import dataclasses
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from finetune.lra.encoders import make_encoder, read_encoder_file
 from finetune.lra.schedule import OneCycle
 from finetune.lra.self_pretraining import TokenGuesser
 from finetune.lra.splits import LraSplit, padded
-from finetune.lra.tasks import IMAGE, LISTOPS
+from finetune.lra.tasks import IMAGE, LISTOPS, TASKS
 from ponet.heads import MeanClassifier
+from ponet.segments import segments_from_count
 
 TASK = dataclasses.replace(LISTOPS, length=64)
 LAYOUT = Layout(num_segments=4, zeros_are_padding=False, cuts=True)
@@ -59,6 +61,26 @@ def test_sorted_cut_micro_batches_give_the_gradient_of_the_whole(tmp_path, split
     one, two = gradients(path, first, divisor), gradients(path, cut, divisor)
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_the_cut_of_pairs_does_not_change_what_self_pretraining_learns(tmp_path, split, micro):
+    second = split.ids[::-1].copy(), split.lengths[::-1].copy()
+    pairs = dataclasses.replace(split, other_ids=second[0], other_lengths=second[1])
+    path = write_encoder(tmp_path)
+
+    def learnt(size):
+        torch.manual_seed(0)
+        made = make_encoder(read_encoder_file(str(path)), TASK, dropout_prob=0.0)
+        encoder = MeanClassifier(made, num_labels=10, hidden_size=16).encoder
+        guesser = TokenGuesser(encoder, dataclasses.replace(TASK, mask_share=1.0))
+        for batch in islice(train_batches(pairs, LAYOUT, size), 8 // size):
+            for side, share in zip((batch.inputs, batch.other), batch.token_shares, strict=True):
+                (guesser(side) * share * size / 8).backward()
+        return [p.grad for p in encoder.parameters() if p.grad is not None]
+
+    for one, two in zip(learnt(8), learnt(micro), strict=True):
+        torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-4)
 
 
 def test_an_epoch_goes_on_behind_any_micro_batch(split):
@@ -154,3 +176,12 @@ def test_the_published_feed_forward_drops_twice(repository, name):
     assert (layer.inner_dropout.p, layer.dropout.p) == (0.1, 0.1)
     plain = make_encoder(file, TASK, dropout_prob=0.0)
     assert (plain.ffn_dropout_prob, plain.dropout_prob) == (0.0, 0.0)
+
+
+def test_segments_have_the_lengths_of_the_published_runs():
+    lengths = [TASKS[name].segment_len for name in ("listops", "text", "retrieval", "image")]
+    assert lengths == [33, 2, 65, 33]
+    for name, length in (("text", 2), ("retrieval", 65)):
+        short = TASKS[name].shortened(1024)
+        ids = segments_from_count(1, short.length, num_segments=short.num_segments)[0]
+        assert short.segment_len == length == int((ids == 0).sum())

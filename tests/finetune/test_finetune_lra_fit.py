@@ -75,6 +75,38 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path, monkeypatch):
     assert [{**r, "elapsed_s": 0} for r in one] == [{**r, "elapsed_s": 0} for r in two]
 
 
+def test_a_used_up_time_budget_leaves_no_result_and_the_same_command_goes_on(tmp_path, capsys):
+    assert run_fit(tmp_path, "whole") == 0
+    assert run_fit(tmp_path, "a", "--max_time", "0.001s") == 75
+    assert "time budget" in capsys.readouterr().err
+    assert not (tmp_path / "runs/a/result.json").exists()
+    assert run_fit(tmp_path, "a", "--max_time", "1h") == 0
+    one, two = ({**result_of(tmp_path / "runs" / n), "elapsed_s": 0} for n in ("whole", "a"))
+    assert one == two
+
+
+def test_a_rehearsal_makes_a_step_of_both_kinds(tmp_path, monkeypatch, capsys):
+    steps = []
+    step = lightning_cli.LraModule.training_step
+    monkeypatch.setattr(
+        lightning_cli.LraModule,
+        "training_step",
+        lambda self, *args: steps.append(self.is_pretraining) or step(self, *args),
+    )
+    options = ("--model.self_pretrain_steps", "9", "--trainer.fast_dev_run", "true")
+    assert run_fit(tmp_path, "a", *options, "--data.micro_batch_size", "4") == 0
+    assert steps == [True, True, False, False]
+    assert "nothing was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("steps", "validated"), [(5, [2, 4, 5]), (7, [3, 6, 7])])
+def test_there_are_no_more_validations_than_asked_for(tmp_path, steps, validated):
+    options = ("--data.evaluations", "3", "--trainer.max_steps", str(steps))
+    assert run_fit(tmp_path, "a", *options) == 0
+    rows = json_lines(tmp_path / "runs/a/metrics.jsonl")
+    assert [row["step"] for row in rows if "val/loss" in row] == validated
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     assert run_fit(tmp_path, "a") == 0
     capsys.readouterr()
@@ -92,7 +124,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     ],
 )
 def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path, num_steps, logged):
-    few = ("--data.eval_batch_size", "5", "--trainer.limit_val_batches", "2")
+    few = ("--data.eval_batch_size", "5", "--data.max_eval_rows", "10")
     assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", str(num_steps), *LOG, *few) == 0
     found = result_of(tmp_path / "runs/a")
     assert found["evaluation"]["validation"]["num_rows"] == 10  # as asked for, not all 16
@@ -123,6 +155,9 @@ def test_the_other_encoders_train_too(tmp_path, kind):
     (("--trainer.devices", "2"), "one run"),
     (("--trainer.val_check_interval", "3"), "data.evaluations"),
     (("--trainer.max_epochs", "1"), "--trainer.max_steps"),
+    (("--trainer.max_time", "00:00:00:01"), "max_time"),
+    (("--trainer.limit_train_batches", "3"), "--data.max_train_rows"),
+    (("--trainer.limit_val_batches", "0.5"), "--data.max_eval_rows"),
     (("--model.optimizer.beta1", "0.8", "--data.mode", "published"), "cycles it"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message(tmp_path, capsys, options, text):
