@@ -1,5 +1,6 @@
 """Studies of Long Range Arena: their trials, the baselines beside them, and the table."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,16 @@ def test_runs_and_baselines_stand_in_one_table(tmp_path, monkeypatch, capsys, mo
     page = (tmp_path / "table/table.md").read_text(encoding="utf-8")
     for text in ("Long Range Arena", f"ListOps, {mode}, generated data", "root operator", "37.8"):
         assert text in page
+    rows = 20 if mode == "strict" else 16  # the baseline is scored on all
+    assert f"Rows scored: ListOps, {mode}, generated data {rows} " in page
+    assert "train has 32 samples, the published one 96,000" not in page
+    path = tmp_path / "runs/ponet1/result.json"
+    content = json.loads(path.read_text())
+    content["data"]["unlike_published"] = ["train has 32 samples, the published one 96,000"]
+    path.write_text(json.dumps(content))
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "table")]) == 0
+    page = (tmp_path / "table/table.md").read_text(encoding="utf-8")
+    assert f"ListOps, {mode}, generated data: train has 32 samples" in page
     found = result_of(tmp_path / "runs/root")
     assert found["encoder"]["kind"] == "baseline" and found["encoder"]["num_features"] == 0
     assert BASELINES["text"]["byte_pairs"].num_features == 4096

@@ -114,7 +114,7 @@ class GridReport:
             compared=_compared(comparisons),
             encoders=self._encoders(),
             shared=grouped((t for t in self.tasks if not t[0].is_baseline), shared_text),
-            num_rows={e.task.title: n for e in self.entries if (n := _fewest_rows(e))},
+            num_rows=_rows_scored(self.entries),
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
             pairs=pairs,
             tallied=_tallied,
@@ -308,9 +308,18 @@ def _baselines(entries: Sequence[Entry]) -> Rows:
     return rows if len(rows) > 1 else []
 
 
-def _fewest_rows(entry: Entry) -> int:
-    scored = [run.result["evaluation"][entry.task.split] for run in entry.runs if run.has_scores]
-    return int(min((found["num_rows"] for found in scored), default=0))
+def _rows_scored(entries: Sequence[Entry]) -> dict[str, int]:
+    """Return title -> fewest rows that a fit was scored on, or a baseline where there is no fit."""
+    found: dict[str, int] = {}
+    for title, those in grouped(entries, lambda entry: entry.task.title).items():
+        numbers = [
+            run.result["evaluation"][entry.task.split]["num_rows"]
+            for entry in trained(those) or those
+            for run in entry.runs
+            if run.has_scores
+        ]
+        found |= {title: int(min(numbers))} if numbers else {}
+    return found
 
 
 def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
@@ -337,6 +346,9 @@ def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
                 seen.add((facts["num_rows"], facts["num_rows_whole"]))
     return {
         "warnings": sorted({str(run.result["data"].get("warning") or "") for run in runs} - {""}),
+        "sizes": sorted(
+            {s for run in runs for s in run.result["data"].get("unlike_published", ())}
+        ),
         "overlaps": [
             f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) of {name}"
             for name, (count, rows) in overlaps.items()
