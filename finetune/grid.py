@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.command import EXIT_INTERRUPT, counted
-from finetune.grid_trials import GridTrial, check_fits, refuse_decided
+from finetune.grid_trials import GridTrial, check_fits, refuse_decided, with_modules
 from finetune.tasks.selection import Selection
 from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS
 from training.interruption import EXIT_STOPPED
+from training.parsing import with_allowed_modules
 from training.run_config import TRIAL_CONFIG_FILE
 from training.studies.progress import Progress, count_text
 from training.studies.runner import LocalRunner, gpu_names
@@ -136,8 +137,9 @@ def parse_grid(arguments: Sequence[str]) -> Grid:
 
 def run_grid(arguments: Sequence[str]) -> None:
     """`grid --config GRID.yaml --encoder PATH [--encoder PATH ...]`."""
+    allowed, arguments = with_allowed_modules(arguments)
     grid = parse_grid(arguments)
-    trials = plan(grid)
+    trials = with_modules(plan(grid), allowed)
     run_trials(
         trials,
         output=grid.output,

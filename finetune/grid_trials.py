@@ -3,11 +3,13 @@
 Invariant: a trial that was done with other settings, data or weights is never taken for done.
 """
 
+import contextlib
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from data_prep.files import file_lock, write_atomic
 from finetune.run_config import differences
 from training.command_line import merged
 from training.configuration import changed_inputs, flatten
+from training.parsing import ALLOW
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
 from training.studies.trials import LOCK_FILE, State, Trial
@@ -93,12 +96,29 @@ def refuse_decided(fit: Mapping[str, Any], decided_by: Mapping[str, str], task: 
         decided_by: Dotted key -> option of the grid that decides it.
         task: Whose options they are.
     """
+    for group in sorted({key.partition(".")[0] for key in decided_by if "." in key}):
+        if not isinstance(fit.get(group, {}), Mapping):
+            raise ValueError(
+                f"fit (or task_fit of {task}) has {group} {fit[group]!r}; give options, nested as "
+                "in the files of `fit`"
+            )
     for key in flatten(fit):
         if key in decided_by:
             raise ValueError(
                 f"fit (or task_fit of {task}) sets {key}, which the grid decides: set "
                 f"{decided_by[key]} instead"
             )
+
+
+def with_modules(trials: Sequence[GridTrial], allowed: Sequence[str]) -> list[GridTrial]:
+    """Return trials whose fits may use classes of further modules; a YAML file cannot allow them.
+
+    Args:
+        trials: Of a grid.
+        allowed: Prefixes of dotted paths.
+    """
+    words = (ALLOW, ",".join(allowed)) if allowed else ()
+    return [replace(t, command=(*t.command, *words)) if "fit" in t.command else t for t in trials]
 
 
 def check_fits(trials: Sequence[GridTrial], cli_class: "type[RunCLI]") -> None:
@@ -111,15 +131,18 @@ def check_fits(trials: Sequence[GridTrial], cli_class: "type[RunCLI]") -> None:
     Raises:
         ValueError: An option that there is not, or a value that it cannot have.
     """
-    from training.cli import check_options  # loads torch
+    from training.cli import run_cli  # loads torch
 
     fits = {t.parameters["task"]: t for t in trials if "fit" in t.command}
     with tempfile.TemporaryDirectory() as folder:
         for number, (task, trial) in enumerate(fits.items()):
             path = Path(folder) / f"{number}.yaml"
             path.write_bytes(_yaml_of(trial.settings))
+            behind = trial.command[trial.command.index("--config") + 2 :]
+            words = ["fit", "--config", str(path), *behind, "--print_config"]
             try:
-                check_options(cli_class, ["fit", "--config", str(path)])
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                    run_cli(cli_class, words)
             except ValueError as error:
                 raise ValueError(f"fits of {task}: {error}") from error
 

@@ -4,7 +4,6 @@ Invariant: command line and YAML files alone decide a run; a checkpoint never ov
 """
 
 import contextlib
-import io
 import logging
 import math
 import os
@@ -382,16 +381,6 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
                 raise
             except RunAgain:
                 again = True
-
-
-def check_options(cli_class: type[CLI], arguments: list[str]) -> None:
-    """Parse one Lightning subcommand as `run_cli` would; nothing is built, read or written.
-
-    Raises:
-        ValueError: What the parser refuses.
-    """
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        run_cli(cli_class, [*arguments, "--print_config"])
 
 
 def _quiet_libraries(noise: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ _CLASS, _INIT = "class_path", "init_args"
 IRRELEVANT = (
     *("seed_everything", "run", "checkpoints", "preemption", "resume", "config", "ckpt_path"),
     *("max_time", "verbose", "weights_only"),
-    *("data.seed", "data.num_workers", "data.verify_shards"),
+    *("data.seed", "data.num_workers", "data.verify_shards", "data.build_config"),
     *("trainer.max_time", "trainer.default_root_dir", "trainer.logger"),
     *("trainer.log_every_n_steps", "trainer.val_check_interval"),
     *("trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps"),

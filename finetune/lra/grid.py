@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.grid import SEARCHED, by_name, run_trials
-from finetune.grid_trials import GridTrial, check_fits, refuse_decided
+from finetune.grid_trials import GridTrial, check_fits, refuse_decided, with_modules
 from finetune.lra.baselines import BASELINES
 from finetune.lra.encoders import read_encoder_file
 from finetune.lra.tasks import TASKS, Mode
 from training.command_line import merged, parse_options
+from training.parsing import with_allowed_modules
 from training.run_config import TRIAL_CONFIG_FILE
 
 _COMMAND = (sys.executable, "-m", "finetune", "lra")
@@ -117,9 +118,12 @@ def check_folders(grid: LraGrid) -> None:
 
 def run_lra_grid(arguments: Sequence[str]) -> None:
     """`lra grid --config FILE.yaml`."""
+    allowed, arguments = with_allowed_modules(arguments)
     grid = parse_lra_grid(arguments)
     check_folders(grid)
-    trials = expand(grid)
+    for task in sorted({*grid.task_fit} - {*grid.tasks}):
+        print(f"note: task_fit of {task} counts for nothing: it is not among tasks")
+    trials = with_modules(expand(grid), allowed)
     run_trials(
         trials,
         output=grid.output,

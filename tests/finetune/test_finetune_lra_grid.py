@@ -11,6 +11,7 @@ from finetune_runs import result_of
 from lra_runs import run_fit, small_tasks, write_encoder
 
 from finetune.cli import main
+from finetune.grid_trials import with_modules
 from finetune.lra.baselines import BASELINES, root_values
 from finetune.lra.grid import expand, parse_lra_grid
 from finetune.lra.inspection import inspect_splits
@@ -42,6 +43,7 @@ def grid_of(folder: Path, *options: str):
     (("--tasks", "listop"), "unknown task"),
     (("--seeds", "1", "1"), "each once"),
     (("--fit.data.mode", "strict"), "set modes instead"),
+    (("--fit.data", "3"), "has data 3; give options, nested"),
     (("--folder", "listops"), "TASK=DIR"),
 ])  # fmt: skip
 def test_a_mistake_in_a_study_is_named(tmp_path, options, text):
@@ -70,6 +72,17 @@ def test_a_dry_run_refuses_what_every_fit_would_refuse(tmp_path, capsys):
     assert main(["lra", "grid", *given, "--fit.model.dropout", "0.1"]) == 2
     assert "fits of listops-strict: " in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_modules_are_allowed_on_the_command_line_of_the_grid_for_every_fit(tmp_path, capsys):
+    given = ("--tasks", "listops", "--encoder", str(write_encoder(tmp_path)), "--dry_run")
+    assert main(["lra", "grid", *given, "--allow_modules", "json,yaml"]) == 0
+    trials = with_modules(expand(grid_of(tmp_path)), ["json", "yaml"])
+    behind = {trial.command[-2:] for trial in trials if "fit" in trial.command}
+    assert behind == {("--allow_modules", "json,yaml")}
+    assert not any("--allow_modules" in t.command for t in trials if "baseline" in t.command)
+    assert main(["lra", "grid", *given, "--fit.allow_modules", "json"]) == 2
+    assert "'allow_modules' is not accepted" in capsys.readouterr().err
 
 
 def test_self_pretraining_makes_rows_of_their_own(tmp_path):
