@@ -26,7 +26,16 @@ from finetune.lra.files import (
 )
 from finetune.lra.generated import generated_folder, make_blocks, read_blocks
 from finetune.lra.listops import read_listops
-from finetune.lra.splits import DataKind, Ids, LraSplit, byte_ids, grey, padded, pixel_split
+from finetune.lra.splits import (
+    DataKind,
+    Ids,
+    LraSplit,
+    byte_ids,
+    grey,
+    is_mostly_within,
+    padded,
+    pixel_split,
+)
 from finetune.lra.tasks import LraTask, Mode
 from finetune.tasks.folds import carve
 from finetune.tasks.long_documents import read_imdb
@@ -176,7 +185,7 @@ def _from_pickles(root: Path, paths: Mapping[str, Path], wanted: Wanted) -> LraD
                 "published"
             )
         notes += ["texts are Python bytes literals, as published"]
-    if _is_within(splits["validation"], splits["test"]):
+    if is_mostly_within(splits["validation"], splits["test"]):
         if is_strict:
             parts = _parted(splits["train"], {"validation": 0.1, "train": 0.9}, seed=_SPLIT_SEED)
             splits |= parts
@@ -207,12 +216,6 @@ def _are_literals(split: LraSplit) -> bool:
     """Whether all first texts begin as a Python bytes literal does."""
     starts = {bytes(row) for row in (split.ids[:, :2] - 1).astype(np.uint8)}
     return starts <= {b"b'", b'b"'}
-
-
-def _is_within(split: LraSplit, other: LraSplit) -> bool:
-    """Whether most samples of a split are also in another one."""
-    known = {row.tobytes() for row in other.ids}
-    return 2 * sum(row.tobytes() in known for row in split.ids) > len(split)
 
 
 def _from_mega(root: Path, task: LraTask) -> LraData:

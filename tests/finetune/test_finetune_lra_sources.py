@@ -174,21 +174,26 @@ def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
         load(PATHFINDER, mega)
 
 
-def write_pickles(folder: Path, task: str, **splits):
-    """Split -> texts, padded to 32 places; with a pair every text is on both sides."""
+def write_pickles(folder: Path, task: str, others=None, **splits):
+    """Split -> texts, padded to 32 places; of a pair the second texts are the first or `others`."""
     folder.mkdir(exist_ok=True)
     for name, texts in splits.items():
-        ids, _ = padded([byte_ids(text, 24) for text in texts], 32)
-        rows = [{"input_ids_0": row.astype(np.int32), "label": n % 2} for n, row in enumerate(ids)]
+        ids, other_ids = (
+            padded([byte_ids(text, 24) for text in side], 32)[0].astype(np.int32)
+            for side in (texts, (others or {}).get(name, texts))
+        )
+        rows = [{"input_ids_0": row, "label": n % 2} for n, row in enumerate(ids)]
         if task == "retrieval":
-            rows = [{**row, "input_ids_1": row["input_ids_0"]} for row in rows]
+            rows = [{**row, "input_ids_1": other_ids[n]} for n, row in enumerate(rows)]
         (folder / f"{task}.{name}.pickle").write_bytes(pickle.dumps(rows))
     return folder
 
 
 def test_pickled_text_is_not_chosen_on_test_in_strict(tmp_path):
     train, test = ([f"{name} {n}" for n in range(20)] for name in ("train", "test"))
-    folder = write_pickles(tmp_path / "ports", "text", train=train, dev=test[::-1], test=test)
+    folder = write_pickles(
+        tmp_path / "ports", "text", train=train, dev=test[2:] + test[:2], test=test
+    )
     strict, published = (load(SMALL_TEXT, folder, mode) for mode in ("strict", "published"))
     sizes = {name: len(split) for name, split in strict.splits.items()}
     assert sizes == {"validation": 2, "train": 18, "test": 20}
@@ -199,6 +204,17 @@ def test_pickled_text_is_not_chosen_on_test_in_strict(tmp_path):
     assert len(published.splits["validation"]) == 20
     write_pickles(folder, "text", dev=["another"] * 4)
     assert len(load(SMALL_TEXT, folder).splits["validation"]) == 4
+
+
+def test_pairs_whose_first_papers_recur_in_test_are_not_the_test_split(tmp_path):
+    first, second = ([f"{side} {n}" for n in range(4)] for side in ("cites", "is cited"))
+    splits = {"train": first, "dev": first, "test": first}
+    write_pickles(tmp_path, "retrieval", others={"dev": second}, **splits)
+    for mode in ("strict", "published"):
+        data = load(SMALL_PAIRS, tmp_path, mode)
+        assert len(data.splits["validation"]) == 4 and len(data.notes) == 1
+    write_pickles(tmp_path, "retrieval", **splits)
+    assert "a tenth of train" in load(SMALL_PAIRS, tmp_path).notes[1]
 
 
 def test_what_a_folder_holds_of_other_tasks_is_no_input(tmp_path):
