@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
@@ -31,6 +31,9 @@ _SAFE = {
     ("numpy._core.multiarray", "scalar"), ("numpy.core.numeric", "_frombuffer"),
     ("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode"),
 }  # fmt: skip
+_DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, LookupError, MemoryError,
+           OverflowError, TypeError, ValueError)  # fmt: skip
+"""What reading a damaged pickle may raise; a file that is not there is none of it."""
 
 
 def release_folder(root: Path, name: str) -> Path:
@@ -76,7 +79,7 @@ def read_pickle(path: Path, num_classes: int) -> LraSplit:
     try:
         with path.open("rb") as file:
             rows = _NumbersAlone(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, IndexError) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"{path}: is no list of arrays and numbers ({error}); nothing of it was run"
         ) from error
@@ -192,6 +195,8 @@ def read_pathfinder(folder: Path, level: str = LEVEL) -> LraSplit:
                 raise ValueError(f"{place}: label {row[3]!r}; 0 and 1 are known")
             images.append(read_picture(picture, images[0].shape if images else None))
             labels.append(int(row[3]))
+    if not images:
+        raise ValueError(f"{root}: all its pictures are empty files; unpack it again")
     split = pixel_split(np.stack(images), labels)
     split.repairs.update(repairs)
     return split
@@ -206,6 +211,8 @@ def _metadata(path: Path) -> Iterator[tuple[str, list[str]]]:
             raise ValueError(f"{path}: cannot be read as NumPy's rows of texts ({error})") from None
     else:
         rows = [line.split() for _, line in file_lines(path)]
+    if not any(rows):
+        raise ValueError(f"{path}: names no picture; unpack it again")
     for number, row in enumerate(rows, 1):
         if not row:
             continue
@@ -220,13 +227,18 @@ def read_picture(
     """Return the pixels of a picture file; `shape` is what they must have, if anything.
 
     Raises:
-        ValueError: It is damaged or has another shape.
+        ValueError: It is damaged, has pixels of more than 8 bits a channel, or another shape.
     """
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, UnidentifiedImageError) as error:
+            stored, pixels = image.mode, np.asarray(image.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+    if stored.startswith(("I", "F")):  # `convert` cuts what is above 255 off
+        raise ValueError(
+            f"{path}: its pixels are wider than a byte (mode {stored}); save it with 8 bits a "
+            "channel"
+        )
     if shape is not None and pixels.shape != shape:
         raise ValueError(f"{path}: {pixels.shape} pixels; {shape} are needed, as others have")
     return pixels
@@ -302,10 +314,20 @@ def _cifar_python(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     try:
         with path.open("rb") as file:
             batch = _NumbersAlone(file, encoding="bytes").load()
-        pixels = np.asarray(batch[b"data"], np.uint8)
-        labels = np.asarray(batch[b"labels"], np.uint8)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    except _DAMAGE as error:
         raise ValueError(f"{path}: is no batch of CIFAR-10 ({error}); nothing was run") from error
-    if pixels.shape != (len(labels), 3072):
-        raise ValueError(f"{path}: data {pixels.shape} and {len(labels)} labels do not fit")
-    return pixels, labels
+    if pixels.shape != (labels.size, 3072) or labels.ndim != 1 or not labels.size:
+        raise ValueError(f"{path}: data {pixels.shape} and labels {labels.shape} do not fit")
+    return _bytes(pixels, 255, f"{path}: data"), _bytes(labels, 9, f"{path}: labels")
+
+
+def _bytes(values: NDArray[Any], most: int, what: str) -> NDArray[np.uint8]:
+    """Whole numbers up to a highest one, as bytes."""
+    if values.dtype.kind not in "iu":
+        found = f"of type {values.dtype}"
+    elif values.min() < 0 or values.max() > most:
+        found = f"from {values.min()} to {values.max()}"
+    else:
+        return values.astype(np.uint8)
+    raise ValueError(f"{what} {found}; whole numbers from 0 to {most} are needed")

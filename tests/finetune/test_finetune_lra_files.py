@@ -136,11 +136,42 @@ def test_damaged_pictures_are_named(tmp_path):
     picture.write_bytes(picture.read_bytes()[:30])
     with pytest.raises(ValueError, match="sample_1.png: cannot be read"):
         read_pathfinder(folder)
+    whole = folder / "curv_contour_length_14" / "imgs" / "0" / "sample_0.png"
+    picture.write_bytes(whole.read_bytes().replace(b"\rIHDR", b"\5IHDR"))
+    with pytest.raises(ValueError, match="sample_1.png: cannot be read"):
+        read_pathfinder(folder)
     picture.write_bytes(b"")
     with pytest.raises(ValueError, match="sample_1.png: is empty"):
         read_pathfinder(folder)
     picture.unlink()
     with pytest.raises(ValueError, match="sample_1.png: cannot be read"):
+        read_pathfinder(folder)
+
+
+@pytest.mark.parametrize(("pixels", "mode"), [
+    (np.full((4, 4), 3000, np.uint16), "I;16"), (np.full((4, 4), 3000, np.int32), "I"),
+    (np.full((4, 4), 0.5, np.float32), "F"),
+])  # fmt: skip
+def test_pixels_wider_than_a_byte_are_not_squeezed_into_one(tmp_path, pixels, mode):
+    folder = pathfinder_folder(tmp_path, as_numpy=False)
+    picture = folder / "curv_contour_length_14" / "imgs" / "0" / "sample_1.png"
+    Image.fromarray(pixels).save(picture, format="PNG" if mode == "I;16" else "TIFF")
+    message = (
+        rf"sample_1.png: its pixels are wider .*\(mode {mode}\); save it with 8 bits a channel"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_pathfinder(folder)
+
+
+def test_metadata_without_rows_are_named(tmp_path):
+    folder = pathfinder_folder(tmp_path, as_numpy=False)
+    metadata = folder / "curv_contour_length_14" / "metadata"
+    (metadata / "1.npy").write_text("\n")
+    with pytest.raises(ValueError, match=r"metadata/1.npy: names no picture; unpack it again"):
+        read_pathfinder(folder)
+    (metadata / "1.npy").unlink()
+    np.save(metadata / "0.npy", np.empty((0, 5), "U3"))
+    with pytest.raises(ValueError, match=r"metadata/0.npy: names no picture"):
         read_pathfinder(folder)
 
 
@@ -202,3 +233,34 @@ def test_cifar_is_read_from_both_of_its_versions(tmp_path):
     (binary / "data_batch_1.bin").write_bytes(b"x" * 3073)
     with pytest.raises(ValueError, match="data_batch_2.bin: no such file, but"):
         read_cifar(tmp_path, "train")
+
+
+BATCH = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 9]}
+
+
+@pytest.mark.parametrize(("batch", "message"), [
+    ({**BATCH, b"labels": [0, 300]}, "labels from 0 to 300; whole numbers from 0 to 9"),
+    ({**BATCH, b"labels": [-1, 3]}, "labels from -1 to 3; whole numbers"),
+    ({**BATCH, b"labels": [0.5, 3.0]}, "labels of type float64; whole numbers from 0 to 9"),
+    ({**BATCH, b"labels": [[1], [2, 3]]}, "is no batch of CIFAR-10"),
+    ({**BATCH, b"labels": 3}, r"data \(2, 3072\) and labels \(\) do not fit"),
+    ({**BATCH, b"labels": [[1, 2], [3, 4]]}, r"data .* labels \(2, 2\) do not fit"),
+    ({**BATCH, b"labels": []}, r"data .* labels \(0,\) do not fit"),
+    ({b"data": [], b"labels": []}, r"data \(0,\)"),
+    ({**BATCH, b"data": [[0, 1], [2]]}, "is no batch of CIFAR-10"),
+    ({**BATCH, b"data": np.full((2, 3072), 256)}, "data from 256 to 256; .* 0 to 255"),
+    (np.zeros(3), "is no batch of CIFAR-10"),
+])  # fmt: skip
+def test_a_python_batch_that_is_damaged_is_one_message(tmp_path, batch, message):
+    write_pickle(tmp_path / "test_batch", batch)
+    with pytest.raises(ValueError, match=rf"test_batch: {message}"):
+        read_cifar(tmp_path, "test")
+
+
+def test_whatever_a_damaged_pickle_raises_is_one_message(tmp_path):
+    for content in (b"", b"I1x\n.", b"h\x05.", b"Vx\\u1\n.", b"c_codecs\nnobody\n."):
+        for name, read in (("test_batch", lambda path: read_cifar(path.parent, "test")),
+                           ("a.pickle", lambda path: read_pickle(path, 2))):  # fmt: skip
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=rf"{name}: is no "):
+                read(tmp_path / name)
