@@ -1,7 +1,8 @@
 """Generated tasks: made once by seeded blocks, kept in a folder, checked by digest when read.
 
 Invariant: a block is a function of task, version, seed and its number; what was interrupted goes on
-with the blocks that are missing, and a block whose digest differs from its record is an error.
+with the blocks that are missing or not on record yet, and a block whose digest differs from its
+record is an error.
 """
 
 import hashlib
@@ -76,7 +77,10 @@ def make_blocks(folder: Path, task: TaskName, seed: int, *, num_samples: int) ->
     """
     sizes = block_sizes(num_samples)
     with file_lock(folder / ".lock", wait=True):
-        missing = [n for n in range(len(sizes)) if not _path(folder, n, sizes[n]).is_file()]
+        paths, record = [_path(folder, *block) for block in enumerate(sizes)], read_record(folder)
+        missing = [
+            n for n, path in enumerate(paths) if path.name not in record or not path.is_file()
+        ]
         if not missing:
             return 0
         tasks = [partial(_made, task, seed, number, sizes[number]) for number in missing]
@@ -86,10 +90,8 @@ def make_blocks(folder: Path, task: TaskName, seed: int, *, num_samples: int) ->
         ) as bar:  # fmt: skip
             for number, data in zip(missing, pool.results(tasks), strict=True):
                 assert data is not None
-                path = _path(folder, number, sizes[number])
-                write_atomic(path, data)
-                digest = hashlib.sha256(data).hexdigest()
-                record = {**read_record(folder), path.name: digest}
+                write_atomic(paths[number], data)
+                record[paths[number].name] = hashlib.sha256(data).hexdigest()
                 write_json(folder / RECORD, record)
                 bar.update()
     return len(missing)

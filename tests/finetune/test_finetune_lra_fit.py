@@ -1,6 +1,7 @@
 """Runs on Long Range Arena: what they leave, both modes, going on, self-pretraining, mistakes."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 from wandb_reading import keep_wandb_in, offline_logs, read_offline_run
 
 from finetune.cli import main
-from finetune.lra import lightning_cli
+from finetune.lra import generated, lightning_cli
+from finetune.lra.generated import make_blocks, read_blocks
 from finetune.outcome import fit_lines
 
 
@@ -175,6 +177,24 @@ def test_wandb_has_the_result_of_a_run_too(tmp_path, monkeypatch):
     assert read.config["data.task"] == "listops"
     assert read.summary["model/num_parameters"] == found["encoder"]["num_parameters"]
     assert read.summary["best/test/accuracy"] == found["evaluation"]["test"]["accuracy"]
+
+
+def test_a_start_that_was_killed_between_block_and_record_goes_on(tmp_path, monkeypatch):
+    def killed(*_):
+        raise Stop
+
+    make = partial(make_blocks, tmp_path, "listops", 1, num_samples=12)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(generated, "write_json", killed)
+        make()
+    assert make() == 3 and make() == 0
+    read = partial(read_blocks, tmp_path, first=0, num_samples=12, length=2048, is_pixels=False)
+    assert len(read()) == 12
+    block = next(tmp_path.glob("block-0001-*.npz"))
+    block.write_bytes(b"x")
+    assert make() == 0
+    with pytest.raises(ValueError, match=f"{block.name}: is not what was made"):
+        read()
 
 
 def test_a_block_that_was_changed_is_refused(tmp_path, capsys):
