@@ -4,7 +4,6 @@ Invariant: sample i of a seed is a function of (seed, i) and of what came before
 1,000; a label always equals what `evaluate` says.
 """
 
-import csv
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.text_lines import quoted_rows
 from finetune.tasks.tables import file_lines
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -130,15 +130,13 @@ def read_listops(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
         ValueError: Another header, a row without two columns, another token or label; names
             file and line.
     """
-    for line, text in file_lines(path):
-        columns = next(csv.reader([text.rstrip("\r\n")], delimiter="\t"), [])
-        if line == 1:
-            if columns != ["Source", "Target"]:
-                given = f"{text[:30]!r}" + " ..." * (len(text) > 30)
-                raise ValueError(f"{path}: its header is {given}; Source and Target are needed")
-            continue
-        if not columns:
-            continue
+    rows = quoted_rows(file_lines(path), path, "\t")
+    _, header = next(rows, (0, []))
+    if header != ["Source", "Target"]:
+        text = "\t".join(header)
+        given = f"{text[:30]!r}" + " ..." * (len(text) > 30)
+        raise ValueError(f"{path}: its header is {given}; Source and Target are needed")
+    for line, columns in rows:
         if len(columns) != 2 or columns[1] not in set("0123456789"):
             raise ValueError(f"{path}, line {line}: no source and target digit, parted by a tab")
         words = columns[0].replace("(", " ").replace(")", " ").split()

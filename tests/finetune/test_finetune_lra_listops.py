@@ -1,5 +1,6 @@
 """ListOps: the generator against the grammar, an evaluator and samples of the original one."""
 
+import csv
 import random
 
 import numpy as np
@@ -106,6 +107,21 @@ def test_released_files_are_read(tmp_path):
     ):  # fmt: skip
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
+            list(read_listops(path))
+
+
+def test_a_row_of_any_length_is_read_and_one_that_is_no_csv_is_named(tmp_path):
+    path, whole = tmp_path / "basic_val.tsv", csv.field_size_limit()
+    path.write_text("Source\tTarget\n[MAX " + "3 " * 70_000 + "]\t3\n")
+    try:
+        csv.field_size_limit(131_072)
+        ((ids, label),) = read_listops(path)
+    finally:
+        csv.field_size_limit(whole)
+    assert (len(ids), label) == (70_002, 3)
+    for row in ("3\r3\t3\n", '"3\t3\n', '"3"3\t3\n'):
+        path.write_text("Source\tTarget\n3\t3\n" + row, newline="")
+        with pytest.raises(ValueError, match=r"basic_val.tsv, line 3: is not valid CSV"):
             list(read_listops(path))
 
 
