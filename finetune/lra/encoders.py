@@ -4,7 +4,7 @@ Invariant: the task decides vocabulary and length; everything else stands in the
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,10 @@ class ForeignEncoder(nn.Module):
 
     Args:
         module: The module.
-        task: Gives the ids of a trial run, which finds D.
+        task: Gives the ids of a trial run, up to its highest one, which finds D.
 
     Raises:
-        ValueError: It returns something else.
+        ValueError: It fails, or returns something else.
     """
 
     def __init__(self, module: nn.Module, task: LraTask) -> None:
@@ -76,14 +76,22 @@ class ForeignEncoder(nn.Module):
         self.module = module
         self.sees_padding = not getattr(module, "ignores_padding", False)
         ids_BL = torch.ones(2, task.length, dtype=torch.int64)
+        ids_BL[1] = task.vocab_size - 1
         was_training = module.training
-        with torch.no_grad():
-            states = module.eval()(ids_BL, ids_BL.bool())
+        try:
+            with torch.no_grad():
+                states = module.eval()(ids_BL, ids_BL.bool())
+        except Exception as error:  # the code is somebody else's
+            raise ValueError(
+                f"a trial with ids up to {task.vocab_size - 1} and a mask, {tuple(ids_BL.shape)}, "
+                f"fails: {type(error).__name__}: {error}; forward takes both, and init_args name "
+                "the task's sizes as `vocab_size: task` and `length: task`"
+            ) from error
         module.train(was_training)
         if not isinstance(states, Tensor) or states.shape[:2] != ids_BL.shape or states.ndim != 3:
             shape = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
             raise ValueError(
-                f"{type(module).__name__} returns {shape} for ids {tuple(ids_BL.shape)}; "
+                f"it returns {shape} for ids {tuple(ids_BL.shape)}; "
                 "a tensor of states (B, L, D) is needed"
             )
         self.hidden_size = int(states.shape[2])
@@ -113,24 +121,38 @@ def make_encoder(
         found = import_object(file.class_path)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{file.path}: {file.class_path} cannot be imported ({error})") from error
-    try:
-        if isinstance(found, type) and issubclass(found, EncoderConfig):
-            if file.init_args.get("projection") is not None:
-                raise ValueError(
-                    f"{file.path}: it hashes words, and {task.title} has ids of an embedding "
-                    "table; take an encoder without projection, as configs/encoder/lra_ponet.yaml"
-                )
-            return _own(found(**{**file.init_args, **_sizes(task)}), dropout_prob)
+    if not (isinstance(found, type) and issubclass(found, EncoderConfig)):
         if dropout_prob is not None:
             raise ValueError(f"model.dropout_prob is for encoders of ponet, not {file.class_path}")
-        sizes = {"vocab_size": task.vocab_size, "length": task.length}
-        given = {k: sizes.get(k, v) if v == "task" else v for k, v in file.init_args.items()}
-        made = found(**given)
-    except TypeError as error:
+        return _foreign(found, file, task)
+    if file.init_args.get("projection") is not None:
+        raise ValueError(
+            f"{file.path}: it hashes words, and {task.title} has ids of an embedding table; take "
+            "an encoder without projection, as configs/encoder/lra_ponet.yaml"
+        )
+    try:
+        return _own(found(**{**file.init_args, **_sizes(task)}), dropout_prob)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{file.path}: {file.class_path}: {error}") from error
+
+
+def _foreign(make: Callable[..., object], file: EncoderFile, task: LraTask) -> ForeignEncoder:
+    """The module of a file, tried; whatever its code raises is an error of the file."""
+    sizes = {"vocab_size": task.vocab_size, "length": task.length}
+    given = {k: sizes.get(k, v) if v == "task" else v for k, v in file.init_args.items()}
+    try:
+        made = make(**given)
+    except Exception as error:
+        raise ValueError(
+            f"{file.path}: {file.class_path} cannot be made of its init_args: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"{file.path}: {file.class_path} is no torch.nn.Module")
-    return ForeignEncoder(made, task)
+    try:
+        return ForeignEncoder(made, task)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {file.class_path}: {error}") from error
 
 
 def sees_padding(encoder: EncoderConfig | ForeignEncoder) -> bool:

@@ -27,6 +27,15 @@ class TokenByToken(nn.Embedding):
         return super().forward(ids)
 
 
+class OfIdsAlone(nn.Embedding):
+    """An encoder of another signature."""
+
+    def __init__(self, width: int) -> None:
+        if width < 1:
+            raise RuntimeError(f"no width of {width}")
+        super().__init__(32, width)
+
+
 class Pooled(nn.Module):
     """No states at all: one vector a text."""
 

@@ -50,17 +50,22 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
 
 
 @pytest.mark.parametrize(("class_path", "arguments", "text"), [
-    ("foreign_encoders.Pooled", "{}", r"\(2, 4\).*states"),
+    ("foreign_encoders.Pooled", "{}", r"Pooled: it returns \(2, 4\).*states"),
     ("foreign_encoders.Nobody", "{}", "cannot be imported"),
     ("foreign_encoders.Convolution", "{vocab_size: task}", "width"),
+    ("foreign_encoders.OfIdsAlone", "{width: 3}", r"\(2, 32\), fails: TypeError: .*forward"),
+    ("foreign_encoders.OfIdsAlone", "{width: 0}", "RuntimeError: no width of 0"),
+    ("foreign_encoders.TokenByToken", "{num_embeddings: 31, embedding_dim: 5}",
+     "ids up to 31 .* fails: IndexError: .*vocab_size: task"),
     ("pathlib.Path", "{}", "no torch.nn.Module"),
     ("ponet.PoNetConfig", "{hidden: 3}", "hidden"),
     ("ponet.PoNetConfig", "{projection: {window: 0}}", "hashes words"),
 ])  # fmt: skip
 def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
     file = read_encoder_file(str(foreign(tmp_path, class_path, arguments)))
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=text) as raised:
         make_encoder(file, TASK, dropout_prob=None)
+    assert str(raised.value).startswith(f"{file.path}: ")
 
 
 def test_dropout_is_set_in_ours_alone(tmp_path):
