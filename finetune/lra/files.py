@@ -5,6 +5,7 @@ arrays alone.
 """
 
 import ast
+import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.readers import ReadLog, read_lines
 from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
 from finetune.tasks.tables import file_lines
 
@@ -153,6 +155,48 @@ def read_retrieval(path: Path, *, length: int, kept: int, decoded: bool = False)
     return LraSplit(first[0], np.array(labels, np.uint8), first[1], *second)
 
 
+def read_stand_in(
+    papers: Path, path: Path, *, length: int, kept: int, decoded: bool = False
+) -> LraSplit:
+    """Return pairs whose ids stand in one file and whose papers, objects of id and text, in one.
+
+    Args:
+        papers: JSON lines.
+        path: Label and two ids in every line.
+        length: See `read_retrieval`.
+        kept: Likewise.
+        decoded: False: the texts as the bytes literals that the release has.
+
+    Raises:
+        ValueError: A line that is none of it.
+    """
+    texts = {}
+    for number, line in enumerate(read_lines(papers, ReadLog()), 1):
+        try:
+            paper = json.loads(line)
+            texts[str(paper["id"])] = str(paper["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{papers}, line {number}: no object with id and text ({error!r})"
+            ) from error
+    pairs: tuple[list[Ids], list[Ids]] = ([], [])
+    labels = []
+    for number, line in enumerate(read_lines(path, ReadLog()), 1):
+        columns = line.rstrip("\r\n").split("\t")
+        is_known = columns[0] in PAIR_LABELS and {*columns[1:]} <= texts.keys()
+        if len(columns) != 3 or not is_known:
+            raise ValueError(
+                f"{path}, line {number}: 0 or 1 and two ids of {papers.name} are needed: "
+                f"{line[:40]!r}"
+            )
+        labels.append(PAIR_LABELS[columns[0]])
+        for side, paper_id in zip(pairs, columns[1:], strict=True):
+            text = texts[paper_id]
+            side.append(byte_ids(text if decoded else repr(text.encode()), kept))
+    first, second = (padded(side, length) for side in pairs)
+    return LraSplit(first[0], np.array(labels, np.uint8), first[1], *second)
+
+
 def _decoded(text: str, place: str) -> bytes:
     try:
         value = ast.literal_eval(text)
@@ -285,18 +329,29 @@ def read_cifar(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.
     Raises:
         ValueError: No batch files, or one of another size.
     """
+    paths = cifar_files(folder, split)
+    read = _cifar_binary if paths[0].suffix == ".bin" else _cifar_python
+    batches = [read(path) for path in paths]
+    pixels = np.concatenate([pixels for pixels, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def cifar_files(folder: Path, split: str) -> list[Path]:
+    """Return the batch files that `read_cifar` reads.
+
+    Raises:
+        ValueError: There are none, or not all of them.
+    """
     names = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
     missing = []
     for place in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
-        for ending, read in ((".bin", _cifar_binary), ("", _cifar_python)):
+        for ending in (".bin", ""):
             paths = [place / f"{name}{ending}" for name in names]
             lacking = [path for path in paths if not path.is_file()]
             missing += lacking[:1] if len(lacking) < len(paths) else []
             if not lacking:
-                batches = [read(path) for path in paths]
-                pixels = np.concatenate([pixels for pixels, _ in batches])
-                labels = np.concatenate([labels for _, labels in batches])
-                return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+                return paths
     if missing:
         raise ValueError(f"{missing[0]}: no such file, but others of its kind are there")
     raise ValueError(f"{folder}: has no {names[0]} or {names[0]}.bin; unpack CIFAR-10 there")

@@ -4,32 +4,32 @@ Invariant: every kind of data is named in what is returned, and a split that the
 not fix is the same for everyone: it depends on the files alone.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.readers import ReadLog, read_lines
 from finetune.lra.files import (
     LEVEL,
-    PAIR_LABELS,
+    cifar_files,
     read_cifar,
     read_mega,
     read_pathfinder,
     read_pickle,
     read_picture,
     read_retrieval,
+    read_stand_in,
     release_folder,
 )
 from finetune.lra.generated import generated_folder, make_blocks, read_blocks
 from finetune.lra.listops import read_listops
 from finetune.lra.splits import (
     DataKind,
-    Ids,
     LraSplit,
+    are_literals,
     byte_ids,
     grey,
     is_mostly_within,
@@ -38,11 +38,11 @@ from finetune.lra.splits import (
 )
 from finetune.lra.tasks import LraTask, Mode
 from finetune.tasks.folds import carve
-from finetune.tasks.long_documents import read_imdb
+from finetune.tasks.long_documents import IMDB_LABELS, read_imdb
 from finetune.tasks.spec import SplitRows
 
 PICKLED = {"train": "train", "validation": "dev", "test": "test"}
-STAND_IN_PAIRS = {"train": "train", "validation": "eval", "test": "test"}
+PAIR_FILES = {"train": "train", "validation": "eval", "test": "test"}
 CUTTABLE = ("text", "retrieval")
 """Tasks with an option for the length."""
 _SEES_TEST = "validation is the test split, as published: the best of many looks at it"
@@ -64,12 +64,14 @@ class LraData:
     notes: tuple[str, ...] = ()
     """What a reader of the scores must know of them, in sentences."""
     files: tuple[Path, ...] = ()
-    """What of the folder was read, where it may hold more than this task; empty: all of it."""
+    """Files and folders below `source` that were read; empty: all of it, which was made."""
 
     @property
     def inputs(self) -> dict[str, Path]:
         """What a file or folder that was read is -> where it lies."""
-        return {f"the data's {path.name}": path for path in self.files} or {"the data": self.source}
+        names = [path.relative_to(self.source).as_posix() for path in self.files]
+        found = {f"the data's {name}": path for name, path in zip(names, self.files, strict=True)}
+        return found or {"the data": self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ def _from_pickles(root: Path, paths: Mapping[str, Path], wanted: Wanted) -> LraD
     else:
         splits = {name: _of_length(split, task, paths[name]) for name, split in splits.items()}
     notes = ["pickles of the PyTorch ports, whose makers have shuffled and split them"]
-    if task.has_pair and _are_literals(splits["train"]):
+    if task.has_pair and are_literals(splits["train"]):
         if is_strict:
             raise ValueError(
                 f"{paths['train']}: its texts are Python bytes literals (b'...'), which mode "
@@ -212,24 +214,24 @@ def _of_length(split: LraSplit, task: LraTask, path: Path) -> LraSplit:
     return LraSplit(ids, split.labels, lengths, split.other_ids[:, : task.length], other_lengths)
 
 
-def _are_literals(split: LraSplit) -> bool:
-    """Whether all first texts begin as a Python bytes literal does."""
-    starts = {bytes(row) for row in (split.ids[:, :2] - 1).astype(np.uint8)}
-    return starts <= {b"b'", b'b"'}
-
-
 def _from_mega(root: Path, task: LraTask) -> LraData:
     names = {"train": "train", "validation": "valid", "test": "test"}
     splits = {name: read_mega(root, file, len(task.labels)) for name, file in names.items()}
-    note, files = "MEGA's text files, split by its makers", (root / "input", root / "label")
+    note = "MEGA's text files, split by its makers"
+    files = tuple(
+        root / path
+        for name in names.values()
+        for path in (f"input/{name}.src", f"label/{name}.label")
+    )
     return LraData(kind="official", splits=splits, source=root, notes=(note,), files=files)
 
 
 def _listops(root: Path, wanted: Wanted) -> LraData:
     is_here = (root / "basic_train.tsv").is_file()
     folder, splits = root if is_here else release_folder(root, "listops-1000"), {}
-    for name, released in (("train", "train"), ("validation", "val"), ("test", "test")):
-        path = folder / f"basic_{released}.tsv"
+    names = {"train": "train", "validation": "val", "test": "test"}
+    paths = {name: folder / f"basic_{released}.tsv" for name, released in names.items()}
+    for name, path in paths.items():
         if not path.is_file():
             raise ValueError(f"{path}: no such file; basic_train, basic_val and basic_test.tsv")
         samples = list(read_listops(path))
@@ -237,11 +239,17 @@ def _listops(root: Path, wanted: Wanted) -> LraData:
             raise ValueError(f"{path}: holds no samples below its header")
         ids, lengths = padded([ids for ids, _ in samples], wanted.task.length)
         splits[name] = LraSplit(ids, np.array([label for _, label in samples], np.uint8), lengths)
-    return LraData(kind="official", splits=splits, source=folder)
+    return LraData(kind="official", splits=splits, source=folder, files=(*paths.values(),))
 
 
 def _text(root: Path, wanted: Wanted) -> LraData:
     train, test = (read_imdb(root, split) for split in ("train", "test"))
+    sources = [Path(split.source) for split in (train, test)]
+    files = tuple(
+        path
+        for source in sources
+        for path in ([source / label for label in IMDB_LABELS] if source.is_dir() else [source])
+    )
     notes: tuple[str, ...] = ()
     if wanted.mode == "published":
         validation = test
@@ -250,7 +258,8 @@ def _text(root: Path, wanted: Wanted) -> LraData:
         validation, train = carve(train, _VALIDATION_SHARE)
     rows = {"train": train, "validation": validation, "test": test}
     splits = {name: _bytes_of(split, wanted.task) for name, split in rows.items()}
-    return LraData(kind="official", splits=splits, source=Path(train.source).parent, notes=notes)
+    folder = sources[0].parent
+    return LraData(kind="official", splits=splits, source=folder, notes=notes, files=files)
 
 
 def _bytes_of(split: SplitRows, task: LraTask) -> LraSplit:
@@ -262,65 +271,36 @@ def _bytes_of(split: SplitRows, task: LraTask) -> LraSplit:
 def _retrieval(root: Path, wanted: Wanted) -> LraData:
     decoded = wanted.mode == "strict"
     note = "texts decoded" if decoded else "texts are Python bytes literals, as published"
-    if (root / "papers.jsonl").is_file() or (root / "papers.jsonl.zst").is_file():
-        splits = {
-            name: _joined(root, file, wanted.task, decoded=decoded)
-            for name, file in STAND_IN_PAIRS.items()
-        }
-        notes = (note, "pairs of the same kind from other papers, 4,224 to train on: a stand-in")
-        return LraData(kind="stand_in", splits=splits, source=root, notes=notes)
-    is_here = (root / "new_aan_pairs.train.tsv").is_file()
+    papers = [path for path in (root / "papers.jsonl", root / "papers.jsonl.zst") if path.is_file()]
+    is_here = papers or (root / "new_aan_pairs.train.tsv").is_file()
     folder = root if is_here else release_folder(root, "tsv_data")
-    length, kept = wanted.task.length, wanted.task.kept
+    ending = ".only_ids.tsv" if papers else ".tsv"
+    paths = {name: folder / f"new_aan_pairs.{file}{ending}" for name, file in PAIR_FILES.items()}
+    read = partial(read_stand_in, papers[0]) if papers else read_retrieval
     splits = {
-        name: read_retrieval(
-            folder / f"new_aan_pairs.{file}.tsv", length=length, kept=kept, decoded=decoded
-        )
-        for name, file in STAND_IN_PAIRS.items()
+        name: read(path, length=wanted.task.length, kept=wanted.task.kept, decoded=decoded)
+        for name, path in paths.items()
     }
-    return LraData(kind="official", splits=splits, source=folder, notes=(note,))
-
-
-def _joined(root: Path, file: str, task: LraTask, *, decoded: bool) -> LraSplit:
-    """Pairs of the stand-in: ids in one file, papers in another."""
-    texts = {}
-    name = "papers.jsonl" if (root / "papers.jsonl").is_file() else "papers.jsonl.zst"
-    for number, line in enumerate(read_lines(root / name, ReadLog()), 1):
-        try:
-            paper = json.loads(line)
-            texts[str(paper["id"])] = str(paper["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{root / name}, line {number}: no object with id and text ({error!r})"
-            ) from error
-    path = root / f"new_aan_pairs.{file}.only_ids.tsv"
-    pairs: tuple[list[Ids], list[Ids]] = ([], [])
-    labels = []
-    for number, line in enumerate(read_lines(path, ReadLog()), 1):
-        columns = line.rstrip("\r\n").split("\t")
-        is_known = columns[0] in PAIR_LABELS and {*columns[1:]} <= texts.keys()
-        if len(columns) != 3 or not is_known:
-            raise ValueError(
-                f"{path}, line {number}: 0 or 1 and two ids of {name} are needed: {line[:40]!r}"
-            )
-        labels.append(PAIR_LABELS[columns[0]])
-        for side, paper_id in zip(pairs, columns[1:], strict=True):
-            text = texts[paper_id]
-            side.append(byte_ids(text if decoded else repr(text.encode()), task.kept))
-    first, second = (padded(side, task.length) for side in pairs)
-    return LraSplit(first[0], np.array(labels, np.uint8), first[1], *second)
+    other = "pairs of the same kind from other papers, 4,224 to train on: a stand-in"
+    return LraData(
+        kind="stand_in" if papers else "official",
+        splits=splits,
+        source=folder,
+        notes=(note, other) if papers else (note,),
+        files=(*papers[:1], *paths.values()),
+    )
 
 
 def _image(root: Path, wanted: Wanted) -> LraData:
     if (root / "train" / wanted.task.labels[0]).is_dir():
         return _image_files(root, wanted.task)
-    pixels, labels = read_cifar(root, "train")
+    (pixels, labels), test = read_cifar(root, "train"), read_cifar(root, "test")
     whole = pixel_split(grey(pixels), labels.tolist())
-    test = read_cifar(root, "test")
     splits = _parted(whole, {"train": 0.9, "validation": 0.1}, seed=None)
     splits["test"] = pixel_split(grey(test[0]), test[1].tolist())
-    files = (*root.glob("*_batch*"), *root.glob("cifar-10-batches-*/*_batch*"))
-    return LraData(kind="official", splits=splits, source=root, files=files)
+    files = (*cifar_files(root, "train"), *cifar_files(root, "test"))
+    folder = root if len({path.parent for path in files}) > 1 else files[0].parent
+    return LraData(kind="official", splits=splits, source=folder, files=files)
 
 
 def _image_files(root: Path, task: LraTask) -> LraData:
@@ -342,18 +322,20 @@ def _image_files(root: Path, task: LraTask) -> LraData:
     note = "picture files of CIFAR-10" + ", which a lossy format has changed" * is_lossy
     note += ", in an order of their own: a stand-in"
     splits["test"] = found["test"]
-    return LraData(kind="stand_in", splits=splits, source=root, notes=(note,))
+    files = tuple(root / name / title for name in found for title in task.labels)
+    return LraData(kind="stand_in", splits=splits, source=root, notes=(note,), files=files)
 
 
 def _pathfinder(root: Path, wanted: Wanted) -> LraData:
     name = "pathfinder32" if wanted.task.name == "pathfinder32" else "pathfinder128"
     is_level = (root / "metadata").is_dir() and root.parent.name == name
     folder = root if is_level else release_folder(root, name)
-    files = () if is_level else (folder / LEVEL,)
+    level = folder if folder.name == LEVEL else folder / LEVEL
+    files = (level / "imgs", level / "metadata")
     shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
     splits = _parted(read_pathfinder(folder), shares, seed=_SPLIT_SEED)
     note = "split 80/10/10 by a fixed shuffle: published ones are not known"
-    return LraData(kind="official", splits=splits, source=folder, notes=(note,), files=files)
+    return LraData(kind="official", splits=splits, source=level, notes=(note,), files=files)
 
 
 def _parted(

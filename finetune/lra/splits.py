@@ -48,6 +48,12 @@ class LraSplit:
         return sides
 
 
+def are_literals(split: LraSplit) -> bool:
+    """Return whether all first texts begin as a Python bytes literal does."""
+    starts = {bytes(row) for row in (split.ids[:, :2] - 1).astype(np.uint8)}
+    return starts <= {b"b'", b'b"'}
+
+
 def is_mostly_within(split: LraSplit, other: LraSplit) -> bool:
     """Return whether most samples of a split, all their texts and the label, are in another one."""
     known = set(_samples(other))

@@ -179,6 +179,19 @@ def test_wandb_has_the_result_of_a_run_too(tmp_path, monkeypatch):
     assert read.summary["best/test/accuracy"] == found["evaluation"]["test"]["accuracy"]
 
 
+def test_a_run_may_lie_below_the_data_that_it_reads(tmp_path, capsys):
+    for name in ("train", "val", "test"):
+        rows = "".join(f"[MAX {n % 10} 0 ]\t{n % 10}\n" for n in range(16))
+        (tmp_path / f"basic_{name}.tsv").write_text(f"Source\tTarget\n{rows}")
+    options = ("--data.folder", str(tmp_path), "--trainer.max_steps", "2")
+    assert run_fit(tmp_path, "a", *options) == 0
+    assert run_fit(tmp_path, "a", *options) == 0
+    assert "nothing was trained" in capsys.readouterr().err
+    (tmp_path / "basic_val.tsv").write_text(f"Source\tTarget\n{rows}3\t3\n")
+    assert run_fit(tmp_path, "a", *options) == 2
+    assert "the data's basic_val.tsv" in capsys.readouterr().err
+
+
 def test_a_start_that_was_killed_between_block_and_record_goes_on(tmp_path, monkeypatch):
     def killed(*_):
         raise Stop

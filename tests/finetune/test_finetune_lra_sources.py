@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import pickle
 from pathlib import Path
 
@@ -19,6 +20,12 @@ SMALL_PAIRS = dataclasses.replace(RETRIEVAL, length=32, kept=24)
 
 def load(task, folder, mode="strict"):
     return load_data(Wanted(task=task, folder=str(folder), cache="", mode=mode))
+
+
+def names_of_inputs(task, folder) -> set[str]:
+    inputs = load(task, folder).inputs
+    assert all(path.exists() for path in inputs.values())
+    return {name.removeprefix("the data's ") for name in inputs}
 
 
 def write_listops(folder: Path, last: str = "( [MAX 2 ) 9 ) ]\t9\r\n"):
@@ -109,6 +116,9 @@ def test_cifars_own_files_give_45_to_5(tmp_path):
         (tmp_path / f"{name}.bin").write_bytes(rows.tobytes())
     data = load(IMAGE, tmp_path)
     assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [18, 2, 4]
+    (tmp_path / "my_batch_notes").write_text("")
+    batches = {*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"}
+    assert names_of_inputs(IMAGE, tmp_path) == batches
     assert data.kind == "official"
 
 
@@ -123,6 +133,8 @@ def test_picture_files_are_read_by_any_name_and_every_class_must_have_some(tmp_p
     assert data.kind == "stand_in" and "lossy" in data.notes[0]
     for path in (path for path in tmp_path.rglob("*.*") if path.suffix != ".png"):
         path.unlink()
+    folders = {f"{name}/{title}" for name in ("train", "test") for title in IMAGE.labels}
+    assert names_of_inputs(IMAGE, tmp_path) == folders
     data = load(IMAGE, tmp_path)
     assert len(data.splits["test"]) == 10 and "lossy" not in data.notes[0]
     Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "train/airplane/3.png")
@@ -146,6 +158,8 @@ def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     (root / "metadata/0.npy").write_text("\n".join(lines))
     first, second = (load(PATHFINDER, tmp_path).splits for _ in range(2))
     assert [len(first[name]) for name in ("train", "validation", "test")] == [16, 2, 2]
+    assert names_of_inputs(PATHFINDER, tmp_path) == names_of_inputs(PATHFINDER, root)
+    assert names_of_inputs(PATHFINDER, root) == {"imgs", "metadata"}
     numbers = np.concatenate([split.ids[:, 0] for split in first.values()])
     assert sorted(numbers.tolist()) == list(range(20))
     assert (first["test"].ids == second["test"].ids).all()
@@ -153,8 +167,8 @@ def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
 
 
 def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
-    row = {"input_ids_0": np.array([5, 0, 7, 0] * 256, np.int32), "label": 1}
-    for name in ("train", "dev", "test"):
+    for n, name in enumerate(("train", "dev", "test")):
+        row = {"input_ids_0": np.array([n, 0, 7, 0] * 256, np.int32), "label": 1}
         path = tmp_path / f"pathfinder32-curv_contour_length_14.{name}.pickle"
         path.write_bytes(pickle.dumps([row, row]))
     split = load(PATHFINDER, tmp_path).splits["train"]
@@ -169,6 +183,10 @@ def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
     assert load(PATHFINDER, mega).splits["validation"].labels.tolist() == [1]
+    assert names_of_inputs(PATHFINDER, mega) == {
+        *(f"input/{name}.src" for name in ("train", "valid", "test")),
+        *(f"label/{name}.label" for name in ("train", "valid", "test")),
+    }
     (mega / "label/test.label").write_text("2\n")
     with pytest.raises(ValueError, match=r"test.label, line 1: label 2"):
         load(PATHFINDER, mega)
@@ -207,12 +225,12 @@ def test_pickled_text_is_not_chosen_on_test_in_strict(tmp_path):
 
 
 def test_pairs_whose_first_papers_recur_in_test_are_not_the_test_split(tmp_path):
-    first, second = ([f"{side} {n}" for n in range(4)] for side in ("cites", "is cited"))
+    first, second = ([f"{side} {n}" for n in range(8)] for side in ("one", "two"))
     splits = {"train": first, "dev": first, "test": first}
     write_pickles(tmp_path, "retrieval", others={"dev": second}, **splits)
     for mode in ("strict", "published"):
         data = load(SMALL_PAIRS, tmp_path, mode)
-        assert len(data.splits["validation"]) == 4 and len(data.notes) == 1
+        assert len(data.splits["validation"]) == 8 and len(data.notes) == 1
     write_pickles(tmp_path, "retrieval", **splits)
     assert "a tenth of train" in load(SMALL_PAIRS, tmp_path).notes[1]
 
@@ -223,6 +241,32 @@ def test_what_a_folder_holds_of_other_tasks_is_no_input(tmp_path):
     assert {path.name for path in load(SMALL_TEXT, tmp_path).inputs.values()} == {
         "text.train.pickle", "text.dev.pickle", "text.test.pickle",
     }  # fmt: skip
+
+
+def test_what_was_read_is_an_input_and_nothing_beside_it(tmp_path):
+    write_listops(tmp_path / "lra_release/listops-1000")
+    tables = {f"basic_{name}.tsv" for name in ("train", "val", "test")}
+    assert names_of_inputs(LISTOPS, tmp_path) == tables
+    write_reviews(tmp_path)
+    assert names_of_inputs(SMALL_TEXT, tmp_path) == {
+        "train/neg", "train/pos", "test/neg", "test/pos",
+    }  # fmt: skip
+    pairs, papers = (tmp_path / name for name in ("pairs", "papers"))
+    for folder in (pairs, papers):
+        folder.mkdir()
+    for name in ("train", "test"):
+        rows = [{"text": f"{name} {n}", "label": label} for n in range(10) for label in (0, 1)]
+        lines = [json.dumps({**row, "label": TEXT.labels[row["label"]]}) for row in rows]
+        (papers / f"{name}.jsonl").write_text("\n".join(lines))
+    assert names_of_inputs(SMALL_TEXT, papers) == {"train.jsonl", "test.jsonl"}
+    for name in ("train", "eval", "test"):
+        (pairs / f"new_aan_pairs.{name}.tsv").write_text("1.0\ta\tb\tb'x'\tb'y'\n")
+        (papers / f"new_aan_pairs.{name}.only_ids.tsv").write_text("1.0\ta\tb\n")
+    tables = {f"new_aan_pairs.{name}.tsv" for name in ("train", "eval", "test")}
+    assert names_of_inputs(SMALL_PAIRS, pairs) == tables
+    (papers / "papers.jsonl").write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}\n')
+    lists = {f"new_aan_pairs.{name}.only_ids.tsv" for name in ("train", "eval", "test")}
+    assert names_of_inputs(SMALL_PAIRS, papers) == {"papers.jsonl", *lists}
 
 
 def test_pickled_texts_are_cut_and_short_ones_are_not_taken_for_long_ones(tmp_path):
