@@ -45,6 +45,16 @@ PICKLED = {"train": "train", "validation": "dev", "test": "test"}
 PAIR_FILES = {"train": "train", "validation": "eval", "test": "test"}
 CUTTABLE = ("text", "retrieval")
 """Tasks with an option for the length."""
+_UNPICKLED: Mapping[str, tuple[str, ...]] = {
+    "listops": ("basic_train.tsv", "listops-1000"),
+    "text": ("aclImdb", "train/neg", "train.jsonl"),
+    "retrieval": ("new_aan_pairs.train.tsv", "tsv_data", "papers.jsonl", "papers.jsonl.zst"),
+    "image": ("cifar-10-batches-bin", "cifar-10-batches-py", "data_batch_1.bin", "data_batch_1",
+              "train/airplane"),
+    "pathfinder32": ("pathfinder32", LEVEL),
+    "path_x": ("pathfinder128", LEVEL),
+}  # fmt: skip
+"""What a folder holds of a task that is not pickled."""
 _SEES_TEST = "validation is the test split, as published: the best of many looks at it"
 _SPLIT_SEED = 42
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -120,6 +130,11 @@ def _read(root: Path, wanted: Wanted) -> LraData:
     """Return what a folder holds, by what lies in it."""
     task = wanted.task
     if pickles := _pickles(root, task):
+        if others := [path for path in _beside(root, task) if path.exists()]:
+            raise ValueError(
+                f"{root}: holds {task.title} twice, {pickles['train']} and {others[0]}; give a "
+                "folder that holds one of them"
+            )
         return _from_pickles(root, pickles, wanted)
     if task.is_pixels and (root / "input" / "train.src").is_file():
         return _from_mega(root, task)
@@ -166,6 +181,12 @@ def _pickles(root: Path, task: LraTask) -> dict[str, Path]:
     if found and missing:
         raise ValueError(f"{missing[0]}: no such file, but {found[0].name} is there")
     return paths if found else {}
+
+
+def _beside(root: Path, task: LraTask) -> list[Path]:
+    """Where the other form of a task may lie, which pickles beside it would hide."""
+    releases = (root, root / "lra_release", root / "lra_release" / "lra_release")
+    return [release / name for release in releases for name in _UNPICKLED[task.name]]
 
 
 def _from_pickles(root: Path, paths: Mapping[str, Path], wanted: Wanted) -> LraData:

@@ -269,6 +269,23 @@ def test_what_was_read_is_an_input_and_nothing_beside_it(tmp_path):
     assert names_of_inputs(SMALL_PAIRS, papers) == {"papers.jsonl", *lists}
 
 
+def test_listops_as_pickles_and_as_tables_is_not_guessed(tmp_path):
+    for n, name in enumerate(("train", "dev", "test"), 1):
+        row = {"input_ids_0": np.full(2048, n, np.int32), "label": 1}
+        (tmp_path / f"listops.{name}.pickle").write_bytes(pickle.dumps([row]))
+    assert load(LISTOPS, tmp_path).kind == "official"
+    write_listops(tmp_path / "lra_release/listops-1000")
+    message = r"holds ListOps twice, .*listops.train.pickle and .*lra_release/listops-1000; give a"
+    with pytest.raises(ValueError, match=message):
+        load(LISTOPS, tmp_path)
+    assert len(load(LISTOPS, tmp_path / "lra_release").splits["train"]) == 2
+    for path in (tmp_path / "lra_release/listops-1000").iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / "lra_release").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"twice, .*train.pickle and .*basic_train.tsv; give a"):
+        load(LISTOPS, tmp_path)
+
+
 def test_pickled_texts_are_cut_and_short_ones_are_not_taken_for_long_ones(tmp_path):
     texts = ["a text that is longer", "b"]
     folder = write_pickles(tmp_path, "text", train=texts, dev=["c"], test=["d"])
