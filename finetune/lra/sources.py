@@ -142,6 +142,11 @@ def _read(root: Path, wanted: Wanted) -> LraData:
 
 
 def _check(split: LraSplit, task: LraTask, place: str) -> None:
+    if not len(split):
+        raise ValueError(
+            f"{place}: has no samples; one or more are needed, and the folder has too few of "
+            f"{task.title} to be split"
+        )
     most = int(split.labels.max(initial=0))
     if most >= len(task.labels):
         raise ValueError(f"{place}: label {most}; {task.title} has 0 to {len(task.labels) - 1}")

@@ -164,6 +164,10 @@ def test_pathfinder_pictures_are_split_alike_for_everyone(tmp_path):
     assert sorted(numbers.tolist()) == list(range(20))
     assert (first["test"].ids == second["test"].ids).all()
     assert (load(PATHFINDER, root).splits["test"].ids == first["test"].ids).all()
+    (root / "metadata/0.npy").write_text("\n".join(lines[:3]))
+    message = "curv_contour_length_14, test: has no samples; .* too few of Pathfinder to be split"
+    with pytest.raises(ValueError, match=message):
+        load(PATHFINDER, tmp_path)
 
 
 def test_pickles_and_megas_files_are_taken_where_they_lie(tmp_path):
