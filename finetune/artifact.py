@@ -16,6 +16,7 @@ from ponet import PretrainingModel, SequenceClassifier, load_official
 from ponet.bundle import bundle_folder, read_config, read_model
 from ponet.config import EncoderConfig
 from ponet.encoders.backbone import PositionMethod
+from ponet.inference import trained_positions
 from ponet.tagger import Decoder, Tagger
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, find_weights, read_json
 from training.configuration import RUN_PARTS
@@ -128,6 +129,8 @@ def load_classifier(
     _say_if_unfinished(folder)
     max_len = max_len or info.max_len
     sizes = model.encoder.config
+    trained = max(trained_positions(sizes, config["metadata"]), info.max_len)
+    say_if_untrained(folder, sizes, max_len=max_len, trained=trained)
     encoder = text_encoder(
         folder / TOKENIZER_NAME,
         sizes,
@@ -165,6 +168,24 @@ def _say_if_unfinished(folder: Path) -> None:
         say(f"{run}: this fit has not ended; what it has is its best classifier so far")
 
 
+def say_if_untrained(where: object, config: EncoderConfig, *, max_len: int, trained: int) -> None:
+    """Say on stderr that texts will reach positions that no training has reached.
+
+    Args:
+        where: What to call the model.
+        config: Of its encoder.
+        max_len: Most tokens of an example.
+        trained: Positions that training has reached.
+    """
+    if trained < min(max_len, config.max_positions):
+        say(
+            f"note: max_len is {max_len}, but {where} was trained on texts of {trained} tokens: "
+            f"its positions from {trained} to {config.max_positions} are the random values that "
+            f"it began with. Give max_len {trained}, or a model pretrained on longer texts "
+            f"(pretrain fit --data.max_len {max_len})"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderSource:
     """What a table says about a pretrained encoder."""
@@ -195,6 +216,8 @@ class PretrainedEncoder:
     """Likewise of the words."""
     scale: ScoreScale = ScoreScale()
     """Of the scores that a regression's last layer gives."""
+    trained_positions: int
+    """How many of its positions training has reached, as far as it is known."""
 
 
 def load_pretrained(
@@ -230,15 +253,31 @@ def load_pretrained(
         )
     if found.is_file() or "encoder" not in read_json(found / CONFIG_NAME):
         official = load_official(found)
-        return PretrainedEncoder(config=official.config, model=official, source=_source(found))
+        sizes = official.config
+        return PretrainedEncoder(
+            config=sizes,
+            model=official,
+            source=_source(found),
+            trained_positions=sizes.max_positions,
+        )
     config = read_config(found)
     model, source = read_model(found, config), _source(found)
-    pretrained = PretrainedEncoder(config=model.encoder.config, model=model, source=source)
+    sizes = model.encoder.config
+    trained = trained_positions(sizes, config["metadata"])
+    pretrained = PretrainedEncoder(
+        config=sizes, model=model, source=source, trained_positions=trained
+    )
     if "task" not in config:
         return pretrained
     _say_if_unfinished(found)
     info = ClassifierInfo.from_task(config["task"], found / CONFIG_NAME)
-    return replace(pretrained, labels=info.labels, tags=info.tags, scale=info.scale)
+    return replace(
+        pretrained,
+        labels=info.labels,
+        tags=info.tags,
+        scale=info.scale,
+        trained_positions=max(trained, info.max_len),
+    )
 
 
 def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder:
@@ -247,7 +286,7 @@ def _from_scratch(path: Path, tokenizer: str, max_len: int) -> PretrainedEncoder
     source = EncoderSource(
         tokenizer_json=file, name=path.stem, digest=file_sha256(path), files=(file, path)
     )
-    return PretrainedEncoder(config=config, model=None, source=source)
+    return PretrainedEncoder(config=config, model=None, source=source, trained_positions=0)
 
 
 def _source(found: Path) -> EncoderSource:

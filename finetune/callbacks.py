@@ -196,7 +196,13 @@ class BestClassifier(Callback):
         info, tokenizer = classifier_info(module), module.source.tokenizer_json
         pairs: WordPairs | None = getattr(module.classifier, "pairs", None)
         with nullcontext() if pairs is None else pairs.as_one_table():
-            save_bundle(self.folder, module.classifier, tokenizer_json=tokenizer, task=asdict(info))
+            save_bundle(
+                self.folder,
+                module.classifier,
+                tokenizer_json=tokenizer,
+                metadata={"max_len": max(module.trained_positions, info.max_len)},
+                task=asdict(info),
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let no rank go on before the first one has written."""

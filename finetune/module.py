@@ -21,6 +21,7 @@ from finetune.artifact import (
     PretrainedEncoder,
     load_classifier,
     load_pretrained,
+    say_if_untrained,
 )
 from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
@@ -120,6 +121,8 @@ class FinetuneModule(FitModule):
         """Folder of a trained classifier to evaluate; None: start from the encoder."""
         self.source: EncoderSource | None = None
         """Where it started, after `setup` for a fit."""
+        self.trained_positions = 0
+        """How many positions of the encoder had been trained there."""
         self._evaluated: dict[int, list[Answers]] = {}
         self._words_per_row = 1.0
         """Mean over the training rows of a task of tags."""
@@ -233,6 +236,10 @@ class FinetuneModule(FitModule):
                 classifier.pairs.start_from_zero()
         if pretrained.model is not None and not self.random_init:
             self._take_over(classifier, pretrained)
+            self.trained_positions = trained = pretrained.trained_positions
+            if self.trainer.is_global_zero:
+                where, max_len = self.encoder_path, self.datamodule.max_len
+                say_if_untrained(where, pretrained.config, max_len=max_len, trained=trained)
             if max_positions > config.max_positions and config.use_positions:
                 classifier.encoder.extend_positions(max_positions, method=self.positions)
         return classifier

@@ -83,8 +83,8 @@ class Bundle:
             max_len: Longest row in tokens, >= 3; None: what the model was pretrained with, and
                 what "tile" needs.
             long_texts: What becomes of a text longer than max_len: "windows" of whole sentences
-                whose tokens are pooled together, "tile" = one row with the position table
-                repeated, "cut" = its beginning alone.
+                whose tokens are pooled together, "tile" = one row with the positions that
+                pretraining has reached repeated, "cut" = its beginning alone.
             precision: "32", or "bf16": faster where the device computes in bfloat16 (a GPU, a CPU
                 with AMX or AVX512-BF16), and exact to about two digits.
             progress: Say on stderr how far it is, once it has taken five seconds; a Progress
@@ -94,7 +94,7 @@ class Bundle:
             TypeError: If texts is a generator, a set or a dict.
             ValueError: If an option is outside of its range, or the bundle has no tokenizer.
         """
-        from ponet.inference import EncodeOptions, default_max_len, encode
+        from ponet.inference import EncodeOptions, default_max_len, encode, trained_positions
 
         if long_texts == "tile" and max_len is not None:
             raise ValueError(
@@ -103,6 +103,7 @@ class Bundle:
             )
         options = EncodeOptions(
             max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
+            trained_positions=trained_positions(self.model.config, self.metadata),
             pooling=pooling,
             batch_tokens=batch_tokens,
             long_texts=long_texts,

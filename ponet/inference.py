@@ -45,11 +45,35 @@ def default_max_len(model: PretrainingModel, metadata: dict[str, Any]) -> int:
     return min(max_positions, trained) if isinstance(trained, int) else max_positions
 
 
+def trained_positions(config: EncoderConfig, metadata: Mapping[str, Any]) -> int:
+    """Return how many positions training has reached, all where that is not known.
+
+    The others hold the random values that they began with. A run that began from other weights has
+    what those had learnt.
+
+    Args:
+        config: Of the encoder.
+        metadata: Of its bundle; that of its start is in it.
+    """
+    reached, told = 0, metadata
+    while told and config.use_positions:
+        length = told.get("max_len")
+        if not isinstance(length, int) or length < 1:
+            break
+        reached = max(reached, length)
+        if not (start := told.get("started_from")):
+            return min(config.max_positions, reached)
+        told = start.get("metadata")
+    return config.max_positions
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
     """How texts become vectors; see Bundle.encode."""
 
     max_len: int
+    trained_positions: int
+    """Those that "tile" repeats."""
     pooling: Pooling = "mean"
     batch_tokens: int | None = None
     long_texts: LongTexts = "windows"
@@ -104,7 +128,9 @@ def encode(
     for start in range(0, len(texts), _BLOCK_TEXTS):
         block = texts[start : start + _BLOCK_TEXTS]
         rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
-        _make_long_enough(encoder, config.max_positions, max(len(row.ids) for row in rows))
+        if options.long_texts == "tile":
+            longest = max(len(row.ids) for row in rows)
+            _make_long_enough(encoder, options.trained_positions, longest)
         order, found = [], []
         for group in groups(rows, num_tokens, is_exact=config.sees_padding):
             batch = encoder_batch(encoder, group, words)
@@ -227,9 +253,10 @@ def groups(rows: Sequence[Window], num_tokens: int, *, is_exact: bool) -> Iterat
 
 
 def _make_long_enough(encoder: Encoder, num_trained: int, num_tokens: int) -> None:
-    """Repeat the position table of a frozen encoder until it is long enough, in place."""
-    if num_tokens > encoder.config.max_positions:
-        encoder.extend_positions(-(-num_tokens // num_trained) * num_trained, method="tile")
+    """Repeat the trained positions of a frozen encoder until they are enough, in place."""
+    if num_tokens > num_trained:
+        length = max(-(-num_tokens // num_trained) * num_trained, encoder.config.max_positions)
+        encoder.extend_positions(length, method="tile", num_trained=num_trained)
 
 
 @contextmanager

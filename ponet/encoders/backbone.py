@@ -351,16 +351,20 @@ class Encoder(nn.Module):
             whole = not isinstance(block, BareBlock)
             block.compile(dynamic=False, fullgraph=whole, mode=None if mode == "default" else mode)
 
-    def extend_positions(self, max_positions: int, *, method: PositionMethod = "tile") -> None:
+    def extend_positions(
+        self, max_positions: int, *, method: PositionMethod = "tile", num_trained: int | None = None
+    ) -> None:
         """Replace the position table by a longer one, in place; do it before making an optimizer.
 
         Args:
             max_positions: New length in tokens, not below the present one.
             method: See the function `extend_positions`.
+            num_trained: First rows, of which the others are made; None: all there are.
         """
         position = self.embeddings.position
         if position is not None:
-            weight_PD = extend_positions(position.weight.detach(), max_positions, method=method)
+            known_PD = position.weight.detach()[:num_trained]
+            weight_PD = extend_positions(known_PD, max_positions, method=method)
             num_positions, width = weight_PD.shape
             self.embeddings.position = nn.Embedding(num_positions, width, _weight=weight_PD)
         self.config = dataclasses.replace(self.config, max_positions=max_positions)

@@ -15,6 +15,7 @@ from data_prep.files import json_records
 from ponet.config import PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
+from ponet.inference import trained_positions
 from ponet.weight_files import read_json
 
 UNKNOWN = "unknown: no file given at the export says so"
@@ -67,7 +68,7 @@ def model_card(
         results=None if results is None else _results(results, results_encoder),
         shown=_shown,
         spread=_spread,
-        trained_len=metadata.get("max_len"),
+        trained_len=trained_positions(model.config, metadata),
         **words,
     )
 

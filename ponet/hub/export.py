@@ -28,6 +28,7 @@ from ponet.hub.huggingface import (
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
 from ponet.hub.revisions import LIST_NAME, export_revisions
 from ponet.hub.upload import has_model, push
+from ponet.inference import trained_positions
 from ponet.names import foreign_fields
 from ponet.quantization import pack
 from ponet.tagger import Tagger
@@ -165,7 +166,8 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
     else:
         words |= _sources(options) | {"lines": lines}
         metadata = source.config["metadata"]
-        settings = {"facts": text_facts(metadata)}
+        longest = trained_positions(model.encoder.config, metadata)
+        settings = {"max_len": longest, "facts": text_facts(metadata)}
         card = model_card(model, metadata, has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
@@ -324,7 +326,7 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
 
 
 def _onnx(source: Source, options: argparse.Namespace) -> None:
-    model, task = source.model, source.task
+    model, task, metadata = source.model, source.task, source.config["metadata"]
     config = model.encoder.config
     if options.segment_input and not isinstance(config, PoolingConfig):
         raise ValueError(f"--segment-input would do nothing: a {config.kind} model has no segments")
@@ -342,7 +344,7 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         options.output,
         tokenizer_path=source.tokenizer,
         num_timed=options.time or 0,
-        facts=_graph_facts(model, task or {}),
+        facts=_graph_facts(model, task or {"max_len": trained_positions(config, metadata)}),
         is_packed=is_packed,
     )
     largest = max(one.difference for one in found)

@@ -13,6 +13,7 @@ from data_prep.files import write_json
 from ponet.foreign import TrainedModel, trained_model
 from ponet.hub.card import validations
 from ponet.hub.huggingface import export_huggingface, find_special_tokens, text_facts
+from ponet.inference import trained_positions
 from ponet.weight_files import STATE_NAME, TOKENIZER_NAME, new_folder, read_checkpoint
 
 LIST_NAME = "revisions.json"
@@ -51,6 +52,7 @@ def export_revisions(
                 special_tokens=find_special_tokens(tokenizer, vocab_size=model.config.vocab_size),
                 tokenizer_path=tokenizer,
                 card=card(trained, name),
+                max_len=trained_positions(model.config, trained.metadata),
                 facts=text_facts(trained.metadata),
             )
             seen = {key: trained.metadata[key] for key in ("samples_seen", "data_digest")}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.artifact import ClassifierInfo, load_classifier
+from finetune.artifact import ClassifierInfo, load_classifier, load_pretrained
 from finetune.data.targets import ScoreScale
 from finetune.tasks.spec import Row
 from ponet import PoNetConfig, SequenceClassifier, bundle, save_bundle
@@ -140,6 +140,19 @@ def test_a_longer_length_extends_the_positions(saved: Path) -> None:
     assert load_classifier(saved, max_len=20).model.encoder.config.max_positions == 24
     with pytest.raises(ValueError, match="max_len is 4"):
         load_classifier(saved, max_len=4)
+
+
+def test_positions_that_neither_pretraining_nor_the_fit_reached_are_said(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_classifier(saved, max_len=20)  # nothing is known of its pretraining
+    assert load_pretrained(saved).trained_positions == 24
+    edit_config(saved, lambda c: {**c, "metadata": {"max_len": 12}})
+    load_classifier(saved)
+    assert load_pretrained(saved).trained_positions == 16  # the fit's own length
+    assert "positions" not in capsys.readouterr().err
+    load_classifier(saved, max_len=20)
+    assert f"max_len is 20, but {saved} was trained on texts of 16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

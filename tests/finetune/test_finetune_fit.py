@@ -15,6 +15,7 @@ from finetune.callbacks import BestClassifier
 from finetune.cli import main
 from finetune.module import FinetuneModule
 from finetune.outcome import fit_lines
+from ponet.bundle import read_config
 from training.result import read_result
 
 
@@ -57,6 +58,7 @@ def test_the_run_folder_holds_what_a_table_needs(fitted: Path, bundle: Path) -> 
         "validation": 50,
         "test": 41,
     }
+    assert read_config(fitted / "classifier")["metadata"] == {"max_len": 24}  # of pretraining
     assert result["diverged"] is False and result["data"]["splits"]["train"]["num_rows"] == 320
 
 

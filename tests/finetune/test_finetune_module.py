@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_runs import write_splits
+from finetune_runs import write_bundle, write_splits
 from pytorch_lightning import Callback, Trainer, seed_everything
 
 from finetune.data.datamodule import TaskDataModule
@@ -162,6 +162,21 @@ def test_longer_texts_than_pretrained_extend_the_positions(bundle: Path, tmp_pat
     start, _ = train(bundle, tmp_path, data={"max_len": 50}, random_init=True)
     weight = start.classifier.encoder.embeddings.position.weight
     assert weight.shape[0] == 50 and not torch.allclose(weight[24:48], weight[:24])
+
+
+def test_positions_that_pretraining_never_reached_are_said(
+    bundle: Path, tokenizer_json: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = write_bundle(tmp_path / "bundle", tokenizer_json, metadata={"max_len": 16})
+    _, module = train(short, tmp_path, data={"max_len": 20})
+    assert module.trained_positions == 16
+    said = capsys.readouterr().err
+    assert f"note: max_len is 20, but {short} was trained on texts of 16 tokens" in said
+    assert "positions from 16 to 24 are the random values" in said and "Give max_len 16" in said
+    train(short, tmp_path)
+    train(short, tmp_path, data={"max_len": 20}, random_init=True)
+    train(bundle, tmp_path, data={"max_len": 20})  # nothing is known of it
+    assert "was trained on texts" not in capsys.readouterr().err
 
 
 def test_options_reach_the_encoder(bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -82,9 +83,15 @@ def test_onnxruntime_gives_pytorch_s_outputs_at_every_size(name, options, tmp_pa
 def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
     config = dataclasses.replace(CONFIGS["ponet"][0], num_layers=1)
     tokenizer = write_tokenizer_json(tmp_path / "tokenizer.json")
-    save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=tokenizer)
+    save_bundle(tmp_path / "bundle", PretrainingModel(config), tokenizer_json=tokenizer,
+                metadata={"max_len": 24})  # fmt: skip
     run_export([str(tmp_path / "bundle"), "--format", "onnx", "--output", str(tmp_path / "out"),
                 "--time", "1"])  # fmt: skip
+    graph, settings = (
+        json.loads((tmp_path / "out" / name).read_text())
+        for name in ("graph.json", "tokenizer_config.json")
+    )
+    assert graph["max_len"] == settings["model_max_length"] == 24 < graph["max_positions"]
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.onnx", "graph.json", "tokenizer.json"} <= files
     shown = capsys.readouterr().out

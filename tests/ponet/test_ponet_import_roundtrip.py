@@ -1,5 +1,7 @@
 """There and back: bundle -> `ponet export --format huggingface` -> `ponet import` -> bundle."""
 
+import json
+
 import pytest
 import torch
 
@@ -34,6 +36,8 @@ def test_an_exported_bundle_comes_back_weight_by_weight(name, tmp_path, capsys):
     )
     folder = str(tmp_path / "hf")
     assert main(["export", str(tmp_path / "a"), "--format", "huggingface", "--output", folder]) == 0
+    settings = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 9 < model.config.max_positions
     assert main(["import", folder, "--output", str(tmp_path / "b")]) == 0, capsys.readouterr()
     back = load_bundle(tmp_path / "b")
     assert back.model.config == model.config and back.metadata["untrained"] == []

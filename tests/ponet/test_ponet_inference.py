@@ -1,5 +1,6 @@
 """Embeddings and filled masks: the format of pretraining, any length, batch-mates never matter."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
 from ponet import BertConfig, EncoderBatch, FNetConfig, PoNetConfig, load_bundle, save_bundle
+from ponet.inference import trained_positions
 from ponet.text_format import TextFormat, sentences_of
 
 LONG = "The sun rises in the harbour. Boats is in the sun! " * 6
@@ -96,6 +98,26 @@ def test_tiling_repeats_the_positions_and_leaves_the_model_as_it_is(bundle):
 
     with torch.no_grad():
         close(tiled[0], longer.encoder(window_batch([row]))[0].mean(0))
+
+
+def test_tiling_repeats_only_the_positions_that_pretraining_has_reached(tmp_path):
+    metadata = {"max_len": 10}
+    bundle = make_bundle(tmp_path, metadata=metadata)
+    expected = make_model().encoder
+    table = expected.embeddings.position.weight.detach()[:10].repeat(20, 1)
+    expected.embeddings.position = torch.nn.Embedding(*table.shape, _weight=table)
+    expected.config = dataclasses.replace(expected.config, max_positions=200)
+    [row] = bundle.text_format.windows([LONG], max_len=10, long_texts="tile")
+    from ponet.text_format import window_batch
+
+    with torch.no_grad():
+        hidden = expected(window_batch([row]))[0]
+    close(bundle.encode([LONG], long_texts="tile"), hidden.mean(0)[None])
+    config = bundle.model.config
+    assert [trained_positions(config, m) for m in (metadata, {"max_len": 99}, {})] == [10, 24, 24]
+    for start, reached in (({"max_len": 16}, 16), ({}, 24)):  # weights of others: all of them
+        whole = {**metadata, "started_from": {"metadata": start}}
+        assert trained_positions(config, whole) == reached
 
 
 def test_rows_are_as_long_as_in_pretraining_unless_said_otherwise(tmp_path):

@@ -78,6 +78,8 @@ def test_every_checkpoint_becomes_a_folder_that_transformers_loads_with_what_it_
     page = (output / "README.md").read_text()
     assert "| step1000 | 1,000 | 8,000 | 240,000 | 2.5000 | 0.5000 |" in page
     assert "hf upload OWNER/NAME step0 . --revision step0" in page
+    settings = json.loads((output / "step0" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 16  # as long as the texts of the run
     assert "# Small, step1000" in (output / "step1000" / "README.md").read_text()
     assert "2 revisions" in capsys.readouterr().out
 
