@@ -15,7 +15,7 @@ from data_prep.files import json_records
 from ponet.config import PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
-from ponet.inference import trained_positions
+from ponet.hub.reading import differences, pretraining_texts
 from ponet.weight_files import read_json
 
 UNKNOWN = "unknown: no file given at the export says so"
@@ -51,6 +51,7 @@ def model_card(
     if manifest is not None:
         manifest = manifest / "manifest.json" if manifest.is_dir() else manifest
     shards = None if manifest is None else read_json(manifest)
+    texts = pretraining_texts(model.config, metadata)
     return render(
         "card.md.j2",
         model,
@@ -68,7 +69,8 @@ def model_card(
         results=None if results is None else _results(results, results_encoder),
         shown=_shown,
         spread=_spread,
-        trained_len=trained_positions(model.config, metadata),
+        trained_len=texts["max_len"],
+        differences=differences(model.config, texts),
         **words,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
-from ponet.config import EncoderConfig, PoNetConfig, PoolingConfig
+from ponet.config import PoNetConfig, PoolingConfig
 from ponet.foreign import TrainedModel
 from ponet.heads import SequenceClassifier
 from ponet.hub.bits import compare, export_bits, rounded
@@ -26,9 +26,9 @@ from ponet.hub.huggingface import (
     text_facts,
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
+from ponet.hub.reading import differences, graph_differences, pretraining_texts
 from ponet.hub.revisions import LIST_NAME, export_revisions
 from ponet.hub.upload import has_model, push
-from ponet.inference import trained_positions
 from ponet.names import foreign_fields
 from ponet.quantization import pack
 from ponet.tagger import Tagger
@@ -37,11 +37,6 @@ from ponet.weight_files import TOKENIZER_NAME
 _PIPELINES = {"bundle": "fill-mask", "classifier": "text-classification",
               "tagger": "token-classification"}  # fmt: skip
 _NO_TOKENS = SpecialTokens(cls_token_id=0, sep_token_id=0)
-_GIVE_SEGMENTS = "give their numbers as segment_ids"
-_ONE_SEGMENT = (
-    "this graph takes each text for one, so that its outputs differ from those of `python -m "
-    "finetune predict`; --segment-input makes their numbers an input"
-)
 _WORDS = ("licence", "language", "notes")
 _SOURCES = ("run", "manifest", "results", "results_encoder")
 
@@ -61,6 +56,11 @@ class Source:
     def task(self) -> Mapping[str, Any] | None:
         """What a classifier or tagger knows; None: a bundle of pretraining."""
         return self.config.get("task")
+
+    @property
+    def texts(self) -> Mapping[str, Any]:
+        """What was done with texts in training: of a fit, or of pretraining."""
+        return self.task or pretraining_texts(self.model.encoder.config, self.config["metadata"])
 
     @property
     def kind(self) -> str:
@@ -155,19 +155,18 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
         )
     foreign_fields(model.encoder.config)  # refuses what transformers has no form of
     special_tokens, words = _special_tokens(source, options), _words(options)
-    lines, settings = _cost_lines(source, model), dict[str, Any]()
-    notes: list[str] = []
+    lines, notes = _cost_lines(source, model), differences(model.encoder.config, source.texts)
+    settings: dict[str, Any] = {"max_len": source.texts["max_len"]}
     if isinstance(model, SequenceClassifier):
         assert task is not None
-        settings = {"max_len": task["max_len"], "facts": _labels(model, task)}
-        notes = _differences(model.encoder.config, task)
+        settings["facts"] = _labels(model, task)
+        notes += _task_differences(task)
         card = render("classifier_card.md.j2", model, task=_PIPELINES[source.kind], values=task,
                       differences=[*notes, *lines], **words)  # fmt: skip
     else:
         words |= _sources(options) | {"lines": lines}
         metadata = source.config["metadata"]
-        longest = trained_positions(model.encoder.config, metadata)
-        settings = {"max_len": longest, "facts": text_facts(metadata)}
+        settings["facts"] = text_facts(metadata)
         card = model_card(model, metadata, has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
@@ -306,14 +305,9 @@ def _labels(model: SequenceClassifier, task: Mapping[str, Any]) -> dict[str, Any
     return {"num_labels": 1, "problem_type": "regression"}
 
 
-def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
-    """Return where transformers' pipelines do something else than `python -m finetune predict`."""
-    lines = [f"texts of more than {task['max_len']} tokens are cut only with truncation=True"]
-    lines.append("[SEP], [MASK] and the like in a text are read as these tokens, not as letters")
-    advice = f"{_GIVE_SEGMENTS}, because without them each text is one segment and outputs differ"
-    lines += _on_segments(config, task, advice)
-    if config.sees_padding:
-        lines.append("padding changes its outputs; give texts of one length, or one by one")
+def _task_differences(task: Mapping[str, Any]) -> list[str]:
+    """Return what transformers' pipelines do otherwise with the outputs than `finetune predict`."""
+    lines = []
     if task.get("is_multilabel"):
         levels = ", ".join(f"{level:.3f}" for level in task["thresholds"])
         lines.append(
@@ -326,7 +320,7 @@ def _differences(config: EncoderConfig, task: Mapping[str, Any]) -> list[str]:
 
 
 def _onnx(source: Source, options: argparse.Namespace) -> None:
-    model, task, metadata = source.model, source.task, source.config["metadata"]
+    model, task = source.model, source.task
     config = model.encoder.config
     if options.segment_input and not isinstance(config, PoolingConfig):
         raise ValueError(f"--segment-input would do nothing: a {config.kind} model has no segments")
@@ -344,13 +338,18 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         options.output,
         tokenizer_path=source.tokenizer,
         num_timed=options.time or 0,
-        facts=_graph_facts(model, task or {"max_len": trained_positions(config, metadata)}),
+        facts=_graph_facts(model, source.texts),
         is_packed=is_packed,
     )
     largest = max(one.difference for one in found)
     print(f"{options.output / GRAPH_NAME}: onnxruntime within {largest:.1e} of PyTorch")
-    advice = _GIVE_SEGMENTS if options.segment_input else _ONE_SEGMENT
-    print("".join(f"note: {line}\n" for line in _on_segments(config, task or {}, advice)), end="")
+    notes = graph_differences(
+        config,
+        source.texts,
+        command="ponet encode" if task is None else "finetune predict",
+        segment_input=options.segment_input,
+    )
+    print("".join(f"note: {line}\n" for line in notes), end="")
     for (rows, tokens), difference, times_ms in found:
         times = zip(("onnxruntime", "PyTorch"), times_ms, strict=False)
         timed = "".join(f", {name} {time:.1f} ms" for name, time in times)
@@ -360,22 +359,19 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         print(f"  {line}")
 
 
-def _on_segments(config: EncoderConfig, task: Mapping[str, Any], advice: str) -> list[str]:
-    """Return a line where training had pooling segments that a model cannot find by itself."""
-    rule = task.get("segments", "separators")
-    if not isinstance(config, PoolingConfig) or rule == "separators":
-        return []
-    return [f"it was trained with {rule} as pooling segments; {advice}"]
+def _graph_facts(model: Model, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them.
 
-
-def _graph_facts(model: Model, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the outputs of a graph mean, and the scores that a chain of tags adds to them."""
-    facts: dict[str, Any] = {key: list(task[key]) for key in ("labels", "tags") if key in task}
-    facts |= {key: task[key] for key in ("max_len", "segments", "language") if key in task}
-    if task.get("thresholds"):
-        facts["thresholds"] = list(task["thresholds"])
-    if "decoder" in task:
-        facts["decoder"] = task["decoder"]
+    Args:
+        model: What the graph is of.
+        known: Its `Source.texts`.
+    """
+    facts: dict[str, Any] = {key: list(known[key]) for key in ("labels", "tags") if key in known}
+    facts |= {key: known[key] for key in ("max_len", "segments", "language") if key in known}
+    if known.get("thresholds"):
+        facts["thresholds"] = list(known["thresholds"])
+    if "decoder" in known:
+        facts["decoder"] = known["decoder"]
     if isinstance(model, Tagger) and model.crf is not None:
         scores = model.crf.state_dict().items()
         facts["crf"] = {name: value.tolist() for name, value in scores}

@@ -14,6 +14,7 @@ from ponet.hub import export  # noqa: E402 (transformers may be missing)
 from ponet.hub.card import model_card  # noqa: E402
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS  # noqa: E402
 from ponet.hub.export import run_export  # noqa: E402
+from ponet.hub.reading import pretraining_texts  # noqa: E402
 
 
 @pytest.fixture
@@ -113,6 +114,29 @@ def test_a_card_says_how_long_the_texts_of_pretraining_were(bundle):
 
     assert f"Inputs end at {longest} tokens. Pretraining saw {longest - 1}:" in limits(longest - 1)
     assert "Pretraining saw" not in limits(longest) + limits(None)
+
+
+def test_notes_and_card_of_a_bundle_say_that_its_segments_are_not_known_to_a_plain_call(
+    tmp_path, capsys
+):
+    make_bundle(tmp_path / "plain")
+    loaded = load_bundle(tmp_path / "plain")
+    rules = {"text": "separators", "fixed": "every 8 tokens", "": "sentences"}
+    for rule, called in rules.items():
+        known = {"segments": {"rule": rule, "tokens_per_segment": 8}} if rule else {}
+        texts = pretraining_texts(loaded.model.config, {**known, "language": "de"})
+        assert texts == {"max_len": 32, "segments": called, "language": "de"}
+        save_bundle(tmp_path / f"b_{rule}", loaded.model, tokenizer_json=loaded.tokenizer_path,
+                    metadata=known)  # fmt: skip
+        folder = tmp_path / f"hf_{rule}"
+        run_export(
+            [str(tmp_path / f"b_{rule}"), "--format", "huggingface", "--output", str(folder)]
+        )
+        line = f"it was trained with {called} as pooling segments; give their numbers"
+        card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
+        for shown in (f"- {line}" in card, f"note: {line}" in printed):
+            assert shown is (rule != "text")  # which a plain call finds
+    assert pretraining_texts(make_model("bert").config, {}) == {"max_len": 32}
 
 
 def test_card_files_that_do_not_fit_are_named(bundle, run, table, tmp_path):

@@ -91,6 +91,7 @@ def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
         json.loads((tmp_path / "out" / name).read_text())
         for name in ("graph.json", "tokenizer_config.json")
     )
+    assert (graph["segments"], graph["language"]) == ("sentences", "en")
     assert graph["max_len"] == settings["model_max_length"] == 24 < graph["max_positions"]
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.onnx", "graph.json", "tokenizer.json"} <= files
@@ -98,9 +99,11 @@ def test_the_command_writes_a_graph_and_prints_times(tmp_path, capsys):
     assert "of PyTorch" in shown
     assert "2 x 32 tokens: within" in shown
     lines = shown.splitlines()
-    assert "onnxruntime" in lines[3]
-    assert "ms an utterance (batch 1, one thread)" in lines[4]
-    assert lines[5].startswith("size ") and lines[5].endswith("MB on disk in all")
+    note = "note: it was trained with sentences as pooling segments; this graph takes each text"
+    assert lines[1].startswith(note) and "`python -m ponet encode`" in lines[1]
+    assert "onnxruntime" in lines[4]
+    assert "ms an utterance (batch 1, one thread)" in lines[5]
+    assert lines[6].startswith("size ") and lines[6].endswith("MB on disk in all")
 
 
 def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
