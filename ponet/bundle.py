@@ -41,6 +41,8 @@ PRETRAINING = "pretraining"
 """Key of config.json of transformers that they stand at."""
 TEXT_FACTS = ("language", "segments", "max_len")
 """What the metadata say of the texts of pretraining, where they are known: new ones are read so."""
+UNTRAINED = "untrained"
+"""Where the metadata name weights that hold fresh values; in an export it has their digests too."""
 _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
 _TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
 _WEIGHTS = "weights"  # their form on disk; absent where that is float32
@@ -125,7 +127,7 @@ class Bundle:
         """
         from ponet.inference import default_max_len, fill
 
-        if any(name.startswith("mlm_head.") for name in self.metadata.get("untrained", ())):
+        if lacks_masked_head(self.metadata):
             raise ValueError(
                 "the masked-LM head of this bundle was never trained: its weights came without one"
             )
@@ -151,6 +153,11 @@ class Bundle:
             language=self.metadata.get("language") or "en",
             segments=self.metadata.get("segments") or {},
         )
+
+
+def lacks_masked_head(metadata: Mapping[str, Any]) -> bool:
+    """Return whether a bundle says that its masked-LM head was never trained."""
+    return any(name.startswith("mlm_head.") for name in metadata.get(UNTRAINED) or ())
 
 
 def save_bundle(

@@ -7,7 +7,7 @@ nothing is written.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from data_prep.manifest import file_sha256
 from ponet.bundle import (
     PRETRAINING,
     TEXT_FACTS,
+    UNTRAINED,
     Bundle,
     bundle_folder,
+    lacks_masked_head,
     load_bundle,
     save_bundle,
 )
@@ -33,6 +35,7 @@ from ponet.weight_files import (
     CONFIG_NAME,
     STATE_NAME,
     TOKENIZER_NAME,
+    digest_of,
     find_weights,
     read_checkpoint,
     read_config_metadata,
@@ -165,13 +168,16 @@ def _read_foreign(
     where = files[0] if len(files) == 1 else folder
     weights = read_weights(*files)
     converted = foreign_model(foreign_config(values), weights, where=where, **conversion)
+    converted = replace(
+        converted, untrained=(*converted.untrained, *_still_fresh(converted, values))
+    )
     metadata = {
         "imported_from": source if commit else Path(source).name,
         "revision": commit,
         "weights_sha256": {file.name: file_sha256(file) for file in files},
         "language": _language(folder) or "en",
         **_kept_facts(values),
-        "untrained": list(converted.untrained),
+        UNTRAINED: list(converted.untrained),
         "dropped": list(converted.dropped),
     }
     return converted, metadata, folder
@@ -251,6 +257,19 @@ def _kept_facts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept[key] for key in TEXT_FACTS if key in kept} if isinstance(kept, dict) else {}
 
 
+def _still_fresh(converted: ForeignModel, values: Mapping[str, Any]) -> list[str]:
+    """Return the weights that an export of ours called untrained and that nobody trained since."""
+    kept = values.get(PRETRAINING)
+    digests = kept.get(UNTRAINED) if isinstance(kept, dict) else None
+    state = {name: value for name, value in converted.model.state_dict().items()
+             if name not in converted.untrained}  # fmt: skip
+    return [
+        name
+        for name, digest in (digests if isinstance(digests, dict) else {}).items()
+        if name in state and digest_of(state[name]) == digest
+    ]
+
+
 def _language(folder: Path) -> str | None:
     """Return the language that ModelScope's configuration.json names, if there is one."""
     path = folder / "configuration.json"
@@ -302,8 +321,7 @@ def report_lines(imported: Imported, *, with_names: bool = False) -> Iterator[st
 
 def example_lines(imported: Imported) -> Iterator[str]:
     """Yield three filled sentences, or why there are none."""
-    untrained = any(name.startswith("mlm_head.") for name in imported.converted.untrained)
-    if imported.tokenizer is None or untrained:
+    if imported.tokenizer is None or lacks_masked_head(imported.bundle.metadata):
         yield "fill        no examples: they need a tokenizer and a trained masked-LM head"
         return
     language = imported.bundle.metadata.get("language")

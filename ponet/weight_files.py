@@ -4,6 +4,7 @@ Invariant: nothing that a file holds is ever run, a damaged file is named in the
 appears by a rename when it is complete.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -86,6 +87,11 @@ def read_weights(*files: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} repeats the weights {', '.join(twice)} of another file")
         state |= part
     return state
+
+
+def digest_of(weight: Tensor) -> str:
+    """Return the SHA-256 of a weight's values."""
+    return hashlib.sha256(weight.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

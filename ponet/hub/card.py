@@ -12,6 +12,7 @@ from typing import Any
 
 import ponet
 from data_prep.files import json_records
+from ponet.bundle import lacks_masked_head
 from ponet.config import PoNetConfig
 from ponet.heads import PretrainingModel
 from ponet.hub.configuration_ponet import OLDEST_TRANSFORMERS
@@ -51,11 +52,12 @@ def model_card(
     if manifest is not None:
         manifest = manifest / "manifest.json" if manifest.is_dir() else manifest
     shards = None if manifest is None else read_json(manifest)
-    texts = pretraining_texts(model.config, metadata)
+    texts, is_filled = pretraining_texts(model.config, metadata), not lacks_masked_head(metadata)
     return render(
         "card.md.j2",
         model,
-        task="fill-mask",
+        task="fill-mask" if is_filled else "feature-extraction",
+        is_filled=is_filled,
         name=name,
         num_pair_classes=model.num_pair_classes,
         metadata=_flat(metadata),

@@ -22,8 +22,8 @@ from ponet.hub.huggingface import (
     SpecialTokens,
     export_huggingface,
     find_special_tokens,
+    pretraining_facts,
     probe_batch,
-    text_facts,
 )
 from ponet.hub.onnx_export import GRAPH_NAME, OnnxModel, export_onnx, open_session, run_session
 from ponet.hub.reading import differences, graph_differences, pretraining_texts
@@ -166,7 +166,7 @@ def _huggingface(source: Source, options: argparse.Namespace) -> None:
     else:
         words |= _sources(options) | {"lines": lines}
         metadata = source.config["metadata"]
-        settings["facts"] = text_facts(metadata)
+        settings["facts"] = pretraining_facts(model, metadata)
         card = model_card(model, metadata, has_tokenizer=path is not None, **words)
     difference = export_huggingface(
         model,
@@ -348,6 +348,7 @@ def _onnx(source: Source, options: argparse.Namespace) -> None:
         source.texts,
         command="ponet encode" if task is None else "finetune predict",
         segment_input=options.segment_input,
+        head=live.head,
     )
     print("".join(f"note: {line}\n" for line in notes), end="")
     for (rows, tokens), difference, times_ms in found:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ponet.batch import EncoderBatch
-from ponet.bundle import PRETRAINING, TEXT_FACTS, Model
+from ponet.bundle import PRETRAINING, TEXT_FACTS, UNTRAINED, Model
 from ponet.config import BertConfig, EncoderConfig, FNetConfig, PoNetConfig
 from ponet.config_fields import ProjectionConfig
 from ponet.foreign_tokenizer import SETTINGS_NAME, SPECIAL_TOKENS_NAME
@@ -27,7 +27,7 @@ from ponet.hub.standalone import write_code
 from ponet.names import export_state, foreign_fields, weight_table
 from ponet.projection.spelling import attributes_of
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
-from ponet.weight_files import WEIGHTS_NAME, new_folder, read_json
+from ponet.weight_files import WEIGHTS_NAME, digest_of, new_folder, read_json
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
@@ -96,7 +96,7 @@ def export_huggingface(
         card: Text of README.md; nothing is written for an empty one.
         max_len: Where the tokenizer cuts if asked to; None: at the model's positions.
         facts: What else the configuration says: of a classifier's outputs id2label and the like,
-            of a pretrained model `text_facts`.
+            of a pretrained model `pretraining_facts`.
 
     Returns:
         The largest difference of any logit, hidden state or pooled output of the probe batches.
@@ -125,12 +125,17 @@ def export_huggingface(
         return _compare_twin(model, staging, special_tokens)
 
 
-def text_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def pretraining_facts(model: PretrainingModel, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return for a configuration what a bundle's metadata say of the texts of pretraining.
 
-    transformers keeps it and has no use for it; `ponet import` reads it back.
+    transformers keeps it and has no use for it; `ponet import` reads it back. Of weights that were
+    never trained it has the digests, so that they count as trained once they have changed.
     """
-    return {PRETRAINING: {key: metadata[key] for key in TEXT_FACTS if metadata.get(key)}}
+    facts = {key: metadata[key] for key in TEXT_FACTS if metadata.get(key)}
+    state, names = model.state_dict(), metadata.get(UNTRAINED) or ()
+    if digests := {name: digest_of(state[name]) for name in names if name in state}:
+        facts[UNTRAINED] = digests
+    return {PRETRAINING: facts}
 
 
 def write_tokenizer(

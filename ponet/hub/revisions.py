@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.files import write_json
 from ponet.foreign import TrainedModel, trained_model
 from ponet.hub.card import validations
-from ponet.hub.huggingface import export_huggingface, find_special_tokens, text_facts
+from ponet.hub.huggingface import export_huggingface, find_special_tokens, pretraining_facts
 from ponet.inference import trained_positions
 from ponet.weight_files import STATE_NAME, TOKENIZER_NAME, new_folder, read_checkpoint
 
@@ -53,7 +53,7 @@ def export_revisions(
                 tokenizer_path=tokenizer,
                 card=card(trained, name),
                 max_len=trained_positions(model.config, trained.metadata),
-                facts=text_facts(trained.metadata),
+                facts=pretraining_facts(model, trained.metadata),
             )
             seen = {key: trained.metadata[key] for key in ("samples_seen", "data_digest")}
             tokens = _tokens_seen(seen["samples_seen"], content.get("PretrainDataModule", {}))

@@ -9,6 +9,7 @@ pytest.importorskip("transformers")
 
 from ponet_bundles import VOCAB, make_model, write_tokenizer  # noqa: E402
 from ponet_reference import make_batch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ponet import BertConfig, FNetConfig, PoNetConfig, load_bundle, save_bundle  # noqa: E402
 from ponet.cli import main  # noqa: E402
@@ -48,6 +49,39 @@ def test_an_exported_bundle_comes_back_weight_by_weight(name, tmp_path, capsys):
     assert {key: back.metadata[key] for key in texts} == texts and "steps" not in back.metadata
     sun = back.text_format.windows(["the sun"], max_len=8)[0].ids
     assert sun == [VOCAB[word] for word in ("[CLS]", "the", "sun", "[SEP]")]
+
+
+@pytest.mark.parametrize("config_class", [PoNetConfig, BertConfig])
+def test_a_head_that_was_never_trained_stays_so_until_it_has_changed(
+    config_class, tmp_path, capsys
+):
+    model = make_model(config_class)
+    heads = ("mlm_head.", "pair_head.")
+    names = sorted(name for name in model.state_dict() if name.startswith(heads))
+    tokenizer_json = write_tokenizer(tmp_path)
+    save_bundle(tmp_path / "a", model, tokenizer_json=tokenizer_json, metadata={"untrained": names})
+    folder = tmp_path / "hf"
+    export = ["export", str(tmp_path / "a"), "--format", "huggingface", "--output", str(folder)]
+    assert main(export) == 0
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: feature-extraction" in card and "fill-mask" not in card
+    assert "masked words (never trained)" in card and "AutoModel.from_pretrained" in card
+    assert "note: its head for masked words was never trained" in capsys.readouterr().out
+    assert main(["import", str(folder), "--output", str(tmp_path / "b")]) == 0
+    back = load_bundle(tmp_path / "b")
+    assert back.metadata["untrained"] == names
+    shown = capsys.readouterr().out
+    assert "fill        no examples" in shown and f"untrained   {', '.join(names)}" in shown
+    with pytest.raises(ValueError, match="never trained"):
+        back.fill("the [MASK]")
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:  # as training in transformers would
+        if name.startswith(("cls.predictions.", "mlm_head.")):
+            weights[name] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["import", str(folder), "--output", str(tmp_path / "c")]) == 0
+    left = load_bundle(tmp_path / "c").metadata["untrained"]
+    assert left == [name for name in names if name.startswith("pair_head.")]
 
 
 def test_an_fnet_without_projection_comes_back_as_one_with_the_same_outputs(tmp_path):
