@@ -47,6 +47,7 @@ _DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of 
 _TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
 _WEIGHTS = "weights"  # their form on disk; absent where that is float32
 _IN_RUN = ("bundle", "classifier")
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +253,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     config = read_json(path)
     if "model_type" in config:
-        how = f"python -m ponet import {folder} --output BUNDLE"
-        raise ValueError(f"{folder} is in the layout of transformers, not a bundle; run: {how}")
+        raise ValueError(f"{folder} is in the layout of transformers, {_advice(folder, config)}")
     is_earlier = {"encoder", "labels"} <= config.keys()
     version = config.get("format_version")
     needed, advice = (2, ": run the fit again") if is_earlier else (_FORMAT_VERSION, "")
@@ -276,6 +276,19 @@ def read_config(folder: Path) -> dict[str, Any]:
                 "file, or make the bundle again"
             )
     return config
+
+
+def _advice(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return what to do with a folder in the layout of transformers."""
+    classes = config.get("architectures") or ()
+    if any(str(name).endswith(_CLASSIFIERS) for name in classes):
+        return (
+            f"a {classes[0]}, which is not read back: give the run of `python -m finetune fit` "
+            "that it was exported from, or its classifier/. Its encoder alone becomes a bundle: "
+            f"python -m ponet import {folder} --drop 'classifier.*' --add-missing-heads --output "
+            "BUNDLE"
+        )
+    return f"not a bundle; run: python -m ponet import {folder} --output BUNDLE"
 
 
 def _with_task_apart(config: dict[str, Any]) -> dict[str, Any]:

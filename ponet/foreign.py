@@ -93,7 +93,7 @@ def foreign_model(
             where the weights have none. Otherwise that is an error.
     """
     kept, dropped = _without(unwrapped(foreign), drop)
-    _check_dtypes(kept, where)
+    _check_values(kept, where)
     own = f"{config.kind}."
     prefix = own if any(key.startswith(own) for key in kept) else ""
     word_key = f"{prefix}encoder.embeddings.word.weight"  # our models keep the native names
@@ -144,12 +144,18 @@ def _without(
     return kept, tuple(sorted(dropped))
 
 
-def _check_dtypes(state: Mapping[str, Tensor], where: object) -> None:
+def _check_values(state: Mapping[str, Tensor], where: object) -> None:
+    """Refuse weights that are no floats, or not finite: every output would be NaN."""
     for key, tensor in state.items():
         is_counter = key.endswith((".position_ids", ".token_type_ids"))
         if tensor.dtype not in _FLOATS and not is_counter:
             needed = "float32, float16 or bfloat16 is needed, for a bundle is float32"
             raise ValueError(f"{where}: {key} is {tensor.dtype}; {needed}")
+        if num_bad := int((~tensor.isfinite()).sum()):
+            raise ValueError(
+                f"{where}: {key} has {num_bad:,} of {tensor.numel():,} values that are NaN or "
+                "infinite; take a checkpoint from before training diverged, or copy the file again"
+            )
 
 
 def _check_heads(where: object, parts: set[str], starts: Mapping[str, str]) -> None:

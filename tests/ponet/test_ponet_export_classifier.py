@@ -114,6 +114,18 @@ def test_a_graph_says_what_its_input_lacks_and_its_tokenizer_cuts_as_in_training
     assert "give their numbers as segment_ids" in capsys.readouterr().out
 
 
+def test_an_exported_classifier_is_not_read_back_and_the_advice_works(tmp_path, capsys):
+    assert export(make_run(tmp_path), tmp_path / "hf") == 0
+    folder = str(tmp_path / "hf")
+    with pytest.raises(ValueError, match="a PoNetForSequenceClassification, which is not read"):
+        load_classifier(folder)
+    assert main(["fill", folder, "a [MASK]"]) == 2
+    error = capsys.readouterr().err
+    assert "that it was exported from, or its classifier/" in error and error.count("\n") == 1
+    advice = error.split("python -m ponet ")[1].replace("'", "").split()
+    assert main([*advice[:-1], str(tmp_path / "b")]) == 0
+
+
 def damage_weights(run):
     save_file({"a": torch.ones(1)}, run / "classifier" / "model.safetensors")
 

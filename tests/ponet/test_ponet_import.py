@@ -194,6 +194,9 @@ def surplus(weights):
         (lambda w: w.update({"cls.predictions.bias": torch.ones(3),
                              "cls.predictions.decoder.bias": torch.ones(3)}), "does not fit"),
         (lambda w: w.update({"ponet.pooler.dense.bias": torch.ones(16).double()}), "float64"),
+        (lambda w: w["ponet.pooler.dense.bias"][:2].fill_(float("nan")),
+         "ponet.pooler.dense.bias has 2 of 16 values that are NaN or infinite"),
+        (lambda w: w["cls.seq_relationship.bias"][0].fill_(float("-inf")), "has 1 of 3 values"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_an_error_and_writes_nothing(change, message, tmp_path):
