@@ -280,7 +280,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _advice(folder: Path, config: Mapping[str, Any]) -> str:
     """Return what to do with a folder in the layout of transformers."""
-    classes = config.get("architectures") or ()
+    classes = list(config.get("architectures") or [])
     if any(str(name).endswith(_CLASSIFIERS) for name in classes):
         return (
             f"a {classes[0]}, which is not read back: give the run of `python -m finetune fit` "
