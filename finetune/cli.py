@@ -24,9 +24,9 @@ HELP = """usage: ponet-finetune COMMAND ...     (also: python -m finetune COMMAN
 options. Class paths in options and YAML files may name this project's and Lightning's classes;
 --allow_modules PACKAGE adds others. PONET_TRACEBACK=1 shows where an error comes from.
 
-exit codes: 0 done, 2 a mistake in options or data, or a failed trial; of fit and grid also 75
-stopped by a signal, 130 stopped by Ctrl-C; of fit also 74 a file could not be written, 77 the run
-diverged
+exit codes: 0 done, 2 a mistake in options or data, or a failed trial, 130 stopped by Ctrl-C; of fit
+and grid also 75 stopped by a signal, of other commands 143 stopped by SIGTERM; of fit also 74 a
+file could not be written, 77 the run diverged
 """
 TRAINS = ("finetune.lightning_cli:run_and_judge", ("fit", "validate", "test"))
 COMMANDS = {

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.command import EXIT_INTERRUPT, EXIT_MISTAKE, mistake, quiet_output
+from data_prep.command import EXIT_MISTAKE, mistake, quiet_output
+from data_prep.stopping import sigterm_interrupts, stopped_by
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
 
@@ -26,6 +27,7 @@ exit codes:
     2  a mistake in the command or its input
   130  Ctrl-C
   141  nobody reads the output any more
+  143  SIGTERM
 """
 COMMANDS = {"import": "ponet.cli", "export": "ponet.hub.export", "fill": "ponet.cli",
             "encode": "ponet.encode_files"}  # fmt: skip
@@ -40,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if arguments else EXIT_MISTAKE
     try:
-        _dispatch(arguments[0], arguments[1:])
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPT
+        with sigterm_interrupts():
+            _dispatch(arguments[0], arguments[1:])
+    except KeyboardInterrupt as stop:
+        what, code = stopped_by(stop)
+        print(f"stopped by {what}; nothing was written", file=sys.stderr)
+        return code
     except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra is missing
         return mistake(error)
     return 0

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.command import (
-    EXIT_INTERRUPT,
     EXIT_MISTAKE,
     field_help,
     filled,
@@ -30,6 +29,7 @@ from data_prep.command import (
     read_yaml,
 )
 from data_prep.files import is_disk_full
+from data_prep.stopping import sigterm_interrupts, stopped_by
 from training.interruption import EXIT_STORAGE, RunInterrupted, end_workers
 
 DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -37,6 +37,8 @@ DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY
 SPINS = "1000"
 """Of GNU's OpenMP, whose default spins for milliseconds; some microseconds."""
 
+_STOP_THEMSELVES = ("grid", "lra", "sweep", "trial", "tune")
+"""Commands that train, or start what does: they end at a signal with what was reached."""
 ConfigT = TypeVar("ConfigT")
 
 
@@ -70,14 +72,19 @@ def run_main(
             announce(program, arguments)
             return _code(_found(target)(arguments, started=started))
         if command in commands:
-            return _code(_found(commands[command])(arguments[1:]))
+            handled = (
+                contextlib.nullcontext() if command in _STOP_THEMSELVES else sigterm_interrupts()
+            )
+            with handled:
+                return _code(_found(commands[command])(arguments[1:]))
         known = ", ".join((*trains[1], *commands))
         raise ValueError(f"unknown command {command!r}; the commands are {known}")
     except RunInterrupted as stopped:
         return _end(stopped)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return EXIT_INTERRUPT
+    except KeyboardInterrupt as stop:
+        what, code = stopped_by(stop)
+        print(f"stopped by {what}", file=sys.stderr)
+        return code
     except (ValueError, OSError) as error:
         code = mistake(error)
         return EXIT_STORAGE if isinstance(error, OSError) and is_disk_full(error) else code

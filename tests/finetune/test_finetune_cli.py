@@ -1,6 +1,7 @@
 """The commands: help, what is refused, scoring a finished run, and many runs in one process."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,29 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert all(f"\n  {command} " in printed for command in (*TRAINS[1], *COMMANDS))
     assert main([]) == 2
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_sigterm_leaves_no_file_of_a_command_that_trains_nothing(
+    command: str,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def terminated(*args: object, **options: object) -> None:
+        assert any(path.name.startswith(".new.") for path in tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("finetune.predict.Predictor.answers", terminated)
+    monkeypatch.setattr("finetune.deciding.Decider.__call__", terminated)
+    (tmp_path / "in.txt").write_text("the film\n")
+    options = ["--model", str(runs / "one"), "--input", str(tmp_path / "in.txt")]
+    suffix = {"predict": "jsonl", "explain": "html"}[command]
+    assert main([command, *options, "--output", str(tmp_path / f"new.{suffix}")]) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped by SIGTERM"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_unknown_commands_and_missing_options_are_named(

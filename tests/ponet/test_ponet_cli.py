@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -237,17 +239,39 @@ def test_progress_counts_the_texts_of_the_whole_file(bundle_folder, tmp_path, ca
     ]
 
 
-def test_an_interrupt_ends_in_130_without_a_traceback(bundle_folder, tmp_path, capsys, monkeypatch):
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+def test_a_signal_ends_in_one_line_and_leaves_no_file(
+    number, name, code, bundle_folder, tmp_path, capsys, monkeypatch
+):
+    def interrupted(vectors, path, width):
+        path.write_bytes(b"the beginning")
+        signal.raise_signal(number)
 
-    monkeypatch.setattr("ponet.inference.encode", interrupted)
+    monkeypatch.setattr("ponet.encode_files._write_npy", interrupted)
     (tmp_path / "in.txt").write_text("a\n")
     before = set(tmp_path.iterdir())
-    output = str(tmp_path / "v.npy")
-    assert main(["encode", str(bundle_folder), str(tmp_path / "in.txt"), "--output", output]) == 130
-    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    command = ["encode", str(bundle_folder), str(tmp_path / "in.txt"), "--output"]
+    assert main([*command, str(tmp_path / "v.npy")]) == code
+    assert capsys.readouterr().err == f"stopped by {name}; nothing was written\n"
     assert set(tmp_path.iterdir()) == before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_process_that_is_terminated_removes_what_it_had_begun(
+    bundle_folder, tmp_path, repository
+):
+    output = tmp_path / "v.npy"
+    code = "import sys; from ponet.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "encode", str(bundle_folder), "-", "--output"]
+    process = subprocess.Popen([*command, str(output)], cwd=repository, text=True,
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    while process.poll() is None and not list(tmp_path.glob(".v.npy*")):
+        time.sleep(0.05)  # until it waits for the first line of its input
+    process.terminate()
+    assert process.communicate()[1] == "stopped by SIGTERM; nothing was written\n"
+    assert process.returncode == 143 and not list(tmp_path.glob("*v.npy*"))
 
 
 def test_an_output_of_another_kind_is_refused(bundle_folder, tmp_path, capsys):
