@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import logging
-import signal
 import sys
 import textwrap
-import threading
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep import config
-from data_prep.command import EXIT_INTERRUPT, counted, field_help, mistake, quiet_output
+from data_prep.command import counted, field_help, mistake, quiet_output
 from data_prep.manifest import Manifest, ShardError
+from data_prep.stopping import sigterm_interrupts, stopped_by
 
-EXIT_SIGTERM = 143
 _EXAMPLES = """\
 examples:
   python -m data_prep build --source.path my_texts/ --output data/my_texts
@@ -138,14 +135,6 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM has arrived."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
-
-
 @quiet_output
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -175,10 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return mistake(error, f"data_prep {options.command}")
     except KeyboardInterrupt as stop:
-        by_signal = isinstance(stop, _Terminated)
-        name = "SIGTERM" if by_signal else "Ctrl-C"
+        name, code = stopped_by(stop)
         print(f"stopped by {name}; run the same command again to go on.", file=sys.stderr)
-        return EXIT_SIGTERM if by_signal else EXIT_INTERRUPT
+        return code
 
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -187,10 +175,7 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from data_prep.pipeline import build
 
     settings = config.BuildConfig.from_yaml(options.config, overrides)
-    with contextlib.ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGTERM, _terminate)
-            stack.callback(signal.signal, signal.SIGTERM, before)
+    with sigterm_interrupts():
         folder = build(
             settings,
             progress=not options.quiet,
