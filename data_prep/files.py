@@ -85,7 +85,12 @@ def new_file(path: Path) -> Iterator[Path]:
     """Give a name beside a file, whose folder is made; what is written there becomes that file.
 
     It does so when the block ends without an error: until then what stands there stays.
+
+    Raises:
+        ValueError: The path is a folder; said before the block begins.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMPORARY}")
     try:

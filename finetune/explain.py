@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.command import counted
-from data_prep.files import new_file, write_atomic
+from data_prep.files import new_file
 from finetune.artifact import load_classifier
 from finetune.deciding import Decider, Explanation, Method
 from finetune.predict import NewRows, Predictor, Unanswered, count_rows, new_rows
@@ -65,11 +65,12 @@ def run_explain(arguments: Sequence[str]) -> Path:
     lines = page.with_suffix(".jsonl")
     if lines.exists() and lines.resolve() == Path(config.input).resolve():
         raise ValueError(f"--output {page}: {lines} beside it is the input; give another name")
-    with new_file(lines) as path, path.open("w", encoding="utf-8", newline="") as stream:
-        shown, bad = _write(decider, reader, stream, num_rows=num_rows, most=config.page_rows)
-    content = {"texts": shown, "num_rows": num_rows, "lines": lines.name, "config": config}
-    content["scores"] = classifier.info.is_regression
-    write_atomic(page, render(TEMPLATE, "html", **content).encode("utf-8"))
+    with new_file(page) as page_path, new_file(lines) as lines_path:
+        with lines_path.open("w", encoding="utf-8", newline="") as stream:
+            shown, bad = _write(decider, reader, stream, num_rows=num_rows, most=config.page_rows)
+        content = {"texts": shown, "num_rows": num_rows, "lines": lines.name, "config": config}
+        content["scores"] = classifier.info.is_regression
+        page_path.write_text(render(TEMPLATE, "html", **content), encoding="utf-8", newline="")
     print(f"{counted(num_rows, 'row(s)')}: {lines}; {len(shown):,} of them: {page}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")

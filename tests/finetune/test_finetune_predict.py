@@ -150,6 +150,27 @@ def test_mistakes_are_one_line_and_leave_no_file(
 
 
 @pytest.mark.parametrize(
+    ("command", "folder", "output"),
+    [
+        ("predict", "out.jsonl", "out.jsonl"),
+        ("explain", "out.html", "out.html"),
+        ("explain", "out.jsonl", "out.html"),
+    ],
+)
+def test_an_output_that_is_a_folder_is_refused_before_a_row_is_computed(
+    command: str, folder: str, output: str, model: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Predictor, "answers", None)
+    (tmp_path / folder).mkdir()
+    rows = write_rows(tmp_path / "new.jsonl", ["good film"])
+    files = ["--input", str(rows), "--output", str(tmp_path / output)]
+    assert main([command, "--model", str(model), *files]) == 2
+    assert f"{tmp_path / folder} is a folder; name a file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", folder]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "bad"),
     [
         ("new.csv", 'id,text\n1,good\n2," "\n3,bad\n4,\u200b\n', {3: "is empty", 5: "tokenizer"}),
