@@ -27,6 +27,8 @@ LISTED = 12
 """Words in the table of a text."""
 _FAINTEST = 0.04
 """A word that gave less than this share of the greatest has no colour."""
+_NO_ANSWER = {"line", "error"}
+"""Keys of the line of a row that cannot be explained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class ExplainConfig(NewRows):
     """Say which words decided a classifier's answers."""
 
     output: str
-    """Page to write, .html; the same as JSON lines is written beside it, .jsonl."""
+    """Page to write, .html; the same as JSON lines is written beside it, .jsonl, in the place of
+    nothing but the lines of an earlier page."""
     method: Method = "pools"
     """pools: what PoNet's segment and local maxima and its global pool took from each word, and
     what that gave to the answer. removal: the answer less the answer to the text without the word,
@@ -63,8 +66,7 @@ def run_explain(arguments: Sequence[str]) -> Path:
     num_rows = count_rows(reader, notes)
     page = Path(config.output)
     lines = page.with_suffix(".jsonl")
-    if lines.exists() and lines.resolve() == Path(config.input).resolve():
-        raise ValueError(f"--output {page}: {lines} beside it is the input; give another name")
+    _check_replaceable(lines, config)
     with new_file(page) as page_path, new_file(lines) as lines_path:
         with lines_path.open("w", encoding="utf-8", newline="") as stream:
             shown, bad = _write(decider, reader, stream, num_rows=num_rows, most=config.page_rows)
@@ -76,6 +78,28 @@ def run_explain(arguments: Sequence[str]) -> Path:
         print(f"{count:,} {what}")
     bad.warn("could not be explained, kept with the reason")
     return page
+
+
+def _check_replaceable(lines: Path, config: ExplainConfig) -> None:
+    """Refuse to write lines over the input, or over a file that holds no explanations."""
+    if not lines.is_file():
+        return
+    if lines.resolve() == Path(config.input).resolve():
+        raise ValueError(
+            f"--output {config.output}: {lines} beside it is the input; give another name"
+        )
+    with lines.open("rb") as stream:
+        first = stream.readline()
+    try:
+        told = json.loads(first)
+    except (ValueError, RecursionError):
+        told = None
+    is_explanation = isinstance(told, dict) and ("words_cut" in told or told.keys() == _NO_ANSWER)
+    if first and not is_explanation:
+        raise ValueError(
+            f"--output {config.output}: the lines would be written to {lines}, which holds "
+            "something else than explanations; give the page another name, or move that file away"
+        )
 
 
 def _write(

@@ -190,6 +190,32 @@ def test_mistakes_are_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
 
 
+def test_lines_replace_explanations_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "why.jsonl"
+    for rows in ([{"text": "good"}], [{"text": " "}, {"text": "bad"}], [{"text": "film"}]):
+        explain(model, rows, tmp_path)
+    lines.write_text("")
+    explain(model, [{"text": "good"}], tmp_path)
+    files = ["--model", str(model), "--input", str(tmp_path / "new.jsonl")]
+    for kept in (
+        '{"line": 1, "label": "no", "probabilities": {"no": 1.0}}\n',
+        '{"line": 1, "label": null, "probabilities": null, "error": "empty"}\n',
+        '{"line": 1, "words": ["good"], "tags": ["O"], "spans": []}\n',
+        "precious\n",
+        "\udcff",
+        "[]",
+        "\n",
+    ):
+        lines.write_text(kept, errors="surrogateescape")
+        assert main(["explain", *files, "--output", str(tmp_path / "why.html")]) == 2
+        said = capsys.readouterr().err
+        assert f"{lines}, which holds something else than explanations" in said
+        assert "give the page another name, or move that file away" in said
+        assert lines.read_text(errors="surrogateescape") == kept
+
+
 def test_of_several_labels_the_logit_of_one_is_explained(
     tokenizer_json: Path, tmp_path: Path
 ) -> None:
