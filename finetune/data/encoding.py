@@ -235,8 +235,15 @@ def _token_begins(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def shortened_lengths(num_text: int, num_pair: int, room: int) -> tuple[int, int]:
-    """Return how many tokens of text and pair to keep, `room` at most: the longer is cut first."""
-    kept = min(num_text, max(room - num_pair, room - room // 2))
+    """Return how many tokens of text and pair to keep, `room` at most: the longer is cut first.
+
+    Where both are cut and the room is odd, the longer keeps one more, of equal ones the second: as
+    `longest_first` of the tokenizers library, by which exported models read pairs.
+    """
+    if num_text > num_pair:
+        kept = min(num_pair, room // 2)
+        return min(num_text, room - kept), kept
+    kept = min(num_text, room // 2)
     return kept, min(num_pair, room - kept)
 
 

@@ -1,6 +1,6 @@
 """Texts to encoder input: special tokens and segments by position, cutting, padding."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -8,6 +8,9 @@ import torch
 from finetune_runs import run_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from finetune.artifact import load_classifier
 from finetune.cli import main
@@ -126,17 +129,16 @@ def test_examples_are_cut_to_the_length_and_counted(tokenizer_json, pair, max_le
     assert (text.segment_starts < len(text.input_ids) - 1).all()
 
 
-@settings(max_examples=200, deadline=None)
-@given(num_text=st.integers(1, 40), num_pair=st.integers(0, 40), room=st.integers(2, 50))
-def test_the_longer_text_is_cut_first(num_text, num_pair, room) -> None:
-    lengths = [num_text, num_pair]
-    while sum(lengths) > room:
-        lengths[int(lengths[1] > lengths[0])] -= 1
-    kept = shortened_lengths(num_text, num_pair, room)
-    assert sum(kept) == sum(lengths)
-    assert np.abs(np.subtract(kept, lengths)).max() <= 1
-    assert kept[0] >= 1
-    assert kept[1] >= min(1, num_pair)
+def test_pairs_are_cut_as_the_tokenizers_library_cuts_them() -> None:
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1}, "a"))
+    tokenizer.pre_tokenizer = Whitespace()
+    for room in range(2, 13):
+        tokenizer.enable_truncation(room, strategy="longest_first")
+        for num_text, num_pair in product(range(1, 15), repeat=2):
+            ids = tokenizer.encode("a " * num_text, "b " * num_pair).ids
+            kept = ids.count(0), ids.count(1)
+            assert shortened_lengths(num_text, num_pair, room) == kept and min(kept) > 0
+        assert shortened_lengths(20, 0, room) == (room, 0)
 
 
 @settings(max_examples=100, deadline=None)
