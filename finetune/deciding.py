@@ -3,6 +3,7 @@
 Invariant: characters are those of the text as it was given; what a text gets depends on it alone.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from finetune.data.batches import EncodedText, IntArray
 from finetune.predict import Predictor
 from finetune.tagging.files import split_words
 from finetune.tasks.spec import Row
+from finetune.thresholds import above, given_labels
 from ponet.config import PoNetConfig, PoolingConfig
 from ponet.winners import pool_winners
 
@@ -74,7 +76,8 @@ class Decider:
         method: pools: what PoNet's pools took from the words and gave to the answer (see
             `ponet.winners`). removal: the answer less the answer to the text without the word,
             for any encoder, at the cost of one text for each word.
-        label: Explain the answer that it is this label; empty: that it is the likeliest one.
+        label: Explain the answer that it is this label; empty: that it is the likeliest one, where
+            several may hold the likeliest of those that are given.
 
     Raises:
         ValueError: The model gives tags, has no such label, or has no pools.
@@ -110,11 +113,12 @@ class Decider:
         """Return the answer to a row and what its words gave to it.
 
         Keys: line; label, probability, log_odds (of the label against all others together), or
-        score; words_cut, words beyond the longest text; given_by_others, what [CLS] and [SEP] gave
-        (pools); words, each with text (0 or 1), start, end, word and given, in log-odds or on the
-        scale of the score; with pools for every layer, from the first, segment_maxima (won channels
-        of its segment's maximum, out of `channels`), local_maxima (won pairs of window and channel)
-        and global_share too.
+        score; where several labels may hold, log_odds is that of the label itself, and labels has
+        those that `predict` gives; words_cut, words beyond the longest text; given_by_others, what
+        [CLS] and [SEP] gave (pools); words, each with text (0 or 1), start, end, word and given, in
+        log-odds or on the scale of the score; with pools for every layer, from the first,
+        segment_maxima (won channels of its segment's maximum, out of `channels`), local_maxima (won
+        pairs of window and channel) and global_share too.
 
         Raises:
             ValueError: The row cannot be encoded, or has nothing left without one of its words.
@@ -178,16 +182,28 @@ class Decider:
         return self.predictor.answers(texts).outputs
 
     def place(self, outputs_C: Tensor) -> int:
-        """Return the place of the label that is explained, given the outputs for a text."""
-        labels = self.predictor.classifier.info.labels
-        return labels.index(self.label) if self.label else int(outputs_C.argmax())
+        """Return the place of the label that is explained, given the outputs for a text.
+
+        Where several may hold, it is the likeliest of those that `predict` gives, if it gives any.
+        """
+        info = self.predictor.classifier.info
+        if self.label:
+            return info.labels.index(self.label)
+        if not info.is_multilabel:
+            return int(outputs_C.argmax())
+        is_given_C = above(outputs_C, info.thresholds)
+        given_C = outputs_C.masked_fill(~is_given_C, -math.inf)
+        return int((given_C if is_given_C.any() else outputs_C).argmax())
 
     def _answer(self, outputs_C: Tensor, place: int) -> Explanation:
         info, value = self.predictor.classifier.info, self.measure(outputs_C[None], place)
         if info.is_regression:
             return {"score": float(value)}
         chance = float(value.sigmoid())
-        return {"label": info.labels[place], "probability": chance, "log_odds": float(value)}
+        said = {"label": info.labels[place], "probability": chance, "log_odds": float(value)}
+        if info.is_multilabel:
+            said["labels"] = given_labels(info.labels, outputs_C, info.thresholds)
+        return said
 
     def _pools(self, found: "Reading", place: int) -> Explanation:
         predictor = self.predictor

@@ -43,7 +43,8 @@ class ExplainConfig(NewRows):
     what that gave to the answer. removal: the answer less the answer to the text without the word,
     for any encoder; it computes a text for each word."""
     label: str = ""
-    """Explain the answer that it is this label; empty: the likeliest one."""
+    """Explain the answer that it is this label; empty: the likeliest one, where several may hold of
+    those that predict gives, if it gives any."""
     page_rows: int = 50
     """Rows on the page, from the first, >= 1; the JSON lines have all of them."""
 
@@ -144,6 +145,9 @@ def page_text(told: Explanation, texts: Sequence[str]) -> dict[str, Any]:
         title += f"{told['score']:.6g}"
     else:
         title += f"{told['label']} ({told['probability']:.1%})"
+    if "labels" in told:
+        names = ", ".join(told["labels"])
+        title += f"; labels given: {names}" if names else "; no label is given"
     greatest = max((abs(word["given"]) for word in told["words"]), default=0.0) or 1.0
     parts = [
         _parts(text, [word for word in told["words"] if word["text"] == number], greatest)

@@ -42,7 +42,7 @@ from finetune.tagging.predictions import num_cut, tag_answer, with_words
 from finetune.tasks.incoming import BadRow, InputReader
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
-from finetune.thresholds import above, thresholded
+from finetune.thresholds import given_labels, thresholded
 from ponet.frozen import freeze
 from ponet.inference import Progress, check_texts
 from ponet.tagger import Tagger
@@ -359,8 +359,7 @@ class Predictor:
         info, said = self.classifier.info, Prediction()
         if info.is_multilabel:
             probabilities = dict(zip(info.labels, outputs_C.sigmoid().tolist(), strict=True))
-            given = above(outputs_C, info.thresholds).tolist()
-            names = [label for label, is_given in zip(info.labels, given, strict=True) if is_given]
+            names = given_labels(info.labels, outputs_C, info.thresholds)
             return {"labels": names, "probabilities": probabilities}
         if info.labels:
             probabilities = dict(zip(info.labels, outputs_C.softmax(-1).tolist(), strict=True))

@@ -70,6 +70,14 @@ def above(logits: Tensor, thresholds: tuple[float, ...]) -> Tensor:
     return logits.double().sigmoid() > levels_C.to(logits.device)
 
 
+def given_labels(
+    labels: Sequence[str], logits_C: Tensor, thresholds: tuple[float, ...]
+) -> list[str]:
+    """Return which of several labels a text is given: any number, in their order."""
+    is_given = above(logits_C, thresholds).tolist()
+    return [label for label, holds in zip(labels, is_given, strict=True) if holds]
+
+
 def sentence_threshold(
     spec: TaskSpec, rows: Sequence[Row], margins: Sequence[Sequence[float]]
 ) -> tuple[float, ...]:

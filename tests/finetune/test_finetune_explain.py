@@ -227,6 +227,31 @@ def test_of_several_labels_the_logit_of_one_is_explained(
     assert said["probability"] == pytest.approx(answer["probabilities"]["b"], abs=1e-5)
 
 
+@pytest.mark.parametrize("chosen", ["", "a"])
+@pytest.mark.parametrize("num_given", [0, 1, 2])
+def test_of_several_labels_the_likeliest_that_is_given_is_explained(
+    num_given: int, chosen: str, tokenizer_json: Path, tmp_path: Path
+) -> None:
+    model, text = classifier(num_labels=3), "good film"
+    told = info(labels=("a", "b", "c"), is_multilabel=True)
+    folder = save_classifier(tmp_path / "all", model, told, tokenizer_json=tokenizer_json)
+    chances = Predictor(load_classifier(folder))([text])[0]["probabilities"]
+    order = sorted(chances, key=chances.__getitem__)  # the likeliest last, which is not given
+    given = sorted(order[:num_given])
+    levels = tuple(chances[name] + (-0.01 if name in given else 0.01) for name in "abc")
+    told = info(labels=("a", "b", "c"), is_multilabel=True, thresholds=levels)
+    folder = save_classifier(tmp_path / "m", model, told, tokenizer_json=tokenizer_json)
+    options = ("--label", chosen) if chosen else ()
+    (said,), page = explain(folder, [{"text": text}], tmp_path, *options)
+    (answer,) = Predictor(load_classifier(folder))([text])
+    assert said["labels"] == answer["labels"] == given
+    expected = chosen or order[num_given - 1]  # none: the last
+    assert said["label"] == expected
+    assert said["probability"] == pytest.approx(chances[expected], abs=1e-5)
+    ending = f"; labels given: {', '.join(given)}" if given else "; no label is given"
+    assert f"Line 1: {expected} ({chances[expected]:.1%}){ending}" in page
+
+
 def test_a_say_beside_the_pools_is_not_passed_over(tokenizer_json: Path, tmp_path: Path) -> None:
     hashes = ProjectionConfig(feature_size=32, num_hashes=4, pair_rows=64)
     sizes = {"vocab_size": NUM_TOKENS, "num_layers": 1, "hidden_size": 32, "ffn_size": 64}
