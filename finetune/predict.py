@@ -36,7 +36,7 @@ from finetune.prediction_files import (
     no_tags,
     prediction_writer,
 )
-from finetune.sentences.tasks import sentence_answer, with_sentences
+from finetune.sentences.tasks import num_blank, sentence_answer, with_sentences
 from finetune.sentences.windows import in_windows, joined
 from finetune.tagging.predictions import num_cut, tag_answer, with_words
 from finetune.tasks.incoming import BadRow, InputReader
@@ -217,6 +217,7 @@ def _write(
             limit = classifier.encoder.max_len
             notes[f"of them were cut to {limit} tokens; --max_len N reads more"] += 1
             notes["words were cut off and have no tag"] += num_cut(prediction)
+        notes["sentences without a character have no label"] += num_blank(prediction)
         notes["of them were longer, and read in several windows"] += (
             prediction.get("windows", 1) > 1
         )

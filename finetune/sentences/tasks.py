@@ -106,7 +106,10 @@ def row_of_sentences(
         ValueError: None, or another content; the message names no place.
     """
     if SENTENCES in values:
-        return _row(document("", line, str(line), values[SENTENCES], None))
+        given = values[SENTENCES]
+        text = document("", line, str(line), given, None)
+        blanks = (place for place, sentence in enumerate(given) if not sentence.split())
+        return _row(text._replace(blanks=tuple(blanks)))
     row_texts(columns, values, "")
     return with_sentences(Row(line, str(line), values[columns.text], "", None), language=language)
 
@@ -130,12 +133,23 @@ def _row(text: TaggedText) -> Row:
 def sentence_answer(text: TaggedText, labels: Sequence[str], marks: Marks, positive: str) -> Any:
     """Return `sentences` and `labels` and, where labels mark borders, `borders`.
 
-    These are the numbers, from 0, of the sentences that begin a new segment, but the first.
+    These are the numbers, from 0, of the sentences that begin a new segment, but the first. All is
+    in the order of the list that was given: a blank sentence stands in its place, its label None.
     """
-    said: dict[str, Any] = {SENTENCES: list(text.words), "labels": list(labels)}
+    words, names = list[str](text.words), list[str | None](labels)
+    for place in text.blanks:
+        words.insert(place, "")
+        names.insert(place, None)
+    said: dict[str, Any] = {SENTENCES: words, "labels": names}
     if marks in HAS_BORDERS:
-        said["borders"] = borders_of(labels, marks, positive)
+        places = [place for place, name in enumerate(names) if name is not None]
+        said["borders"] = [places[number] for number in borders_of(labels, marks, positive)]
     return said
+
+
+def num_blank(answer: Mapping[str, Any]) -> int:
+    """Return how many sentences of a prediction were blank and have no label."""
+    return sum(label is None for label in answer.get("labels") or ())
 
 
 def no_sentences(marks: Marks) -> dict[str, None]:

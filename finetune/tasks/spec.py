@@ -45,6 +45,8 @@ class TaggedText(NamedTuple):
     """Two letters, where the distribution has several languages; else empty."""
     unit: Unit = "word"
     """What `words` are: sentences are each tokenised whole, and are the pooling segments."""
+    blanks: tuple[int, ...] = ()
+    """Places, in a list of sentences to label, of those without a character: not in `words`."""
 
 
 class Row(NamedTuple):

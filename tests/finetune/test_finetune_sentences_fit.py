@@ -120,6 +120,26 @@ def test_a_prediction_has_labels_and_borders_for_every_sentence(
     assert [json.loads(row["labels"]) for row in table[:9]] == [a["labels"] for a in own]
 
 
+def test_blank_sentences_keep_their_place_in_a_prediction(
+    labeller: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (row,) = json_lines(write_documents(tmp_path / "one.jsonl", num_rows=1, seed=8))
+    filled = row["sentences"]
+    spread = ["", *(one for sentence in filled for one in (sentence, " \u00a0"))]
+    (tmp_path / "new.jsonl").write_text(
+        "\n".join(json.dumps({"sentences": one}) for one in (filled, spread, ["", " "]))
+    )
+    whole, wide, bad = json_lines(
+        predicted(labeller, tmp_path / "new.jsonl", tmp_path / "out.jsonl")
+    )
+    count = len(filled)
+    assert f"{count + 1} sentences without a character have no label" in capsys.readouterr().out
+    assert wide["sentences"] == [one.strip() for one in spread]
+    assert wide["labels"][1::2] == whole["labels"] and wide["labels"][::2] == [None] * (count + 1)
+    assert whole["borders"] and wide["borders"] == [2 * place + 1 for place in whole["borders"]]
+    assert bad["labels"] is None and "has no sentences" in bad["error"]
+
+
 def test_weights_in_8_bits_label_sentences_and_other_exports_are_refused(
     labeller: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
