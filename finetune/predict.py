@@ -169,7 +169,7 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
         config.input,
         columns,
         kept,
-        has_tags=bool(info.tags),
+        tags=info.tags,
         unit=info.unit,
         language=info.language,
     )

@@ -7,9 +7,9 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import dropwhile, islice, takewhile
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from finetune.tasks.tables import file_lines, find_file, is_table, named_ending
 
 MTOP_COLUMNS = 8
 _DOCUMENT = "-DOCSTART-"
-_BIO = re.compile(r"O$|[BI]-")
 _JSON_OBJECT = re.compile(r"\s*\{\s*(\"|\}|$)")
 _JSON_LIST = re.compile(r"\s*\[\s*\{")
 _LOOKED_AT = 100
@@ -82,10 +81,15 @@ def has_lines(path: Path) -> bool:
     return named_ending(path) == ".txt" and path.is_file()
 
 
-def has_plain_texts(path: Path) -> bool:
+def has_plain_texts(path: Path, tags: Sequence[str]) -> bool:
     """Return whether a .txt file holds a text in every line, and no words with tags.
 
-    Its first lines are looked at: those with a word and a BIO tag each are CoNLL columns.
+    Its first lines are looked at. They are CoNLL columns if all have as many, two or more, and the
+    last is O or a tag for a kind of the model: a text may well end in `B-12`.
+
+    Args:
+        path: Any file.
+        tags: The model's.
     """
     if not has_lines(path):
         return False
@@ -97,8 +101,10 @@ def has_plain_texts(path: Path) -> bool:
         return not _JSON_OBJECT.match(start[0])
     if read is not _read_conll or not start or start[0].startswith(_DOCUMENT):
         return read is None
-    words = [line.split() for line in takewhile(str.strip, start)]
-    return not all(len(cells) > 1 and _BIO.match(cells[-1]) for cells in words)
+    rows = [_cells(line) for line in start if line.strip() and not line.startswith(_DOCUMENT)]
+    widths, last = {len(cells) for cells in rows}, {cells[-1] for cells in rows}
+    known = {"O", *tags, *(prefix + tag[1:] for tag in tags for prefix in "BI")}
+    return len(widths) > 1 or min(widths) < 2 or not last <= known
 
 
 def split_words(text: str) -> list[tuple[str, tuple[int, int]]]:
@@ -225,11 +231,15 @@ def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
     number = 0
     for line, row in [*lines, (0, "")]:
         if row.strip() and not row.startswith(_DOCUMENT):
-            rows.append((line, row.split("\t") if "\t" in row else row.split()))
+            rows.append((line, _cells(row)))
             continue
         if rows:
             yield _conll_text(path, rows, number)
             rows, number = [], number + 1
+
+
+def _cells(row: str) -> list[str]:
+    return row.split("\t") if "\t" in row else row.split()
 
 
 def _conll_text(path: Path, rows: list[tuple[int, list[str]]], number: int) -> TaggedText:

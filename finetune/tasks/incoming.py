@@ -16,6 +16,9 @@ from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row, Unit
 from finetune.tasks.tables import file_lines, read_table
 
+PLAIN = "lines of the .txt were read as a text each; name a file of words with tags .conll"
+TAGGED = "texts of the .txt were read as words with tags: CoNLL columns or another known layout"
+
 
 class BadRow(NamedTuple):
     """A row of the input that cannot be labelled."""
@@ -41,8 +44,8 @@ class InputReader:
     """Of a table."""
     kept: Sequence[str] = ()
     """Columns that are carried over."""
-    has_tags: bool = False
-    """Whether the rows are texts as words, or as sentences."""
+    tags: Sequence[str] = ()
+    """The model's, where the rows are texts as words or as sentences."""
     unit: Unit = "word"
     """Which of both."""
     language: str = "en"
@@ -52,22 +55,28 @@ class InputReader:
         """Yield the rows in order, those that cannot be labelled as `BadRow`.
 
         Args:
-            notes: As for `read_table`.
+            notes: As for `read_table`; and as what the texts of a .txt were read where they may be
+                words with tags.
 
         Raises:
             ValueError: The file cannot be read to its end, or has no such columns to keep.
         """
         path = Path(self.path).expanduser()
-        has_words = self.has_tags and self.unit == "word"
-        is_plain = has_plain_texts(path) if has_words else has_lines(path)
+        has_words = bool(self.tags) and self.unit == "word"
+        is_plain = has_plain_texts(path, self.tags) if has_words else has_lines(path)
         texts = read_texts(path) if has_words and not is_plain else None
         if not is_plain and texts is None:
             yield from self._table(notes)
         elif self.kept:
             raise ValueError(f"{self.path} has no columns to keep; leave out --keep")
         elif texts is None:
-            yield from self._lines(path)
+            for row in self._lines(path):
+                if has_words and notes is not None:
+                    notes[PLAIN] += 1
+                yield row
         else:
+            if has_lines(path) and notes is not None:
+                notes[TAGGED] += len(texts)
             yield from (InputRow(row, {}) for row in texts)
 
     def _lines(self, path: Path) -> Iterator[InputRow]:
@@ -100,8 +109,8 @@ class InputReader:
         yield from bad
 
     def _row(self, line: int, values: dict[str, Any]) -> Row:
-        if self.has_tags and self.unit == "sentence":
+        if self.tags and self.unit == "sentence":
             return row_of_sentences(self.columns, line, values, language=self.language)
-        if self.has_tags:
+        if self.tags:
             return row_of_words(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)

@@ -237,4 +237,14 @@ def test_a_text_without_the_label_that_is_asked_for_is_no_unseen_label(tmp_path,
 ])  # fmt: skip
 def test_an_empty_line_before_the_first_text_says_nothing_of_a_layout(tmp_path, content, is_plain):
     (tmp_path / "new.txt").write_text("\n" + content)
-    assert has_plain_texts(tmp_path / "new.txt") == is_plain
+    assert has_plain_texts(tmp_path / "new.txt", ("B-x",)) == is_plain
+
+
+@pytest.mark.parametrize(("content", "is_plain"), [
+    ("take vitamin B-12\n", True), ("gate B-12\ngate B-13\n\ngate B-x\n", True),
+    ("a B-x\nb I-x\nc O\n\nd O\n", False), ("a\tNN\tB-x\nb\tVB\tO\n", False),
+    ("a O\n\ncall me\n", True), ("a O\nb c O\n", True), ("a O\nb B-x\n-DOCSTART-\n\nc O\n", False),
+])  # fmt: skip
+def test_a_txt_has_columns_only_where_its_tags_are_the_models(tmp_path, content, is_plain):
+    (tmp_path / "new.txt").write_text(content)
+    assert has_plain_texts(tmp_path / "new.txt", ("O", "B-x")) == is_plain

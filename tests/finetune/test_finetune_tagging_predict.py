@@ -212,6 +212,11 @@ def test_a_text_file_has_a_text_in_every_line_unless_its_words_have_tags(
     assert [first["line"], empty["line"], last["line"]] == [1, 2, 3]
     assert empty["error"] and empty["spans"] is None
     assert "1 row could not be labelled" in capsys.readouterr().err
+    texts.write_text("a good film B-12\n")
+    assert [answer["words"] for answer in predict(tagger, texts)] == [
+        ["a", "good", "film", "B", "-", "12"]
+    ]
+    assert "1 lines of the .txt were read as a text each" in capsys.readouterr().out
     texts.write_text("film\nbad film\n")
     assert [answer["words"] for answer in predict(tagger, texts)] == [["film"], ["bad", "film"]]
     texts.write_text("the O\ngood B-praise\nfilm I-praise\n\nbad O\n")
@@ -219,6 +224,7 @@ def test_a_text_file_has_a_text_in_every_line_unless_its_words_have_tags(
         ["the", "good", "film"],
         ["bad"],
     ]
+    assert "2 texts of the .txt were read as words with tags" in capsys.readouterr().out
     arguments = ["--model", str(tagger), "--output", str(tmp_path / "out.jsonl"), "--keep", "id"]
     texts.write_text("a bad film\n")
     assert main(["predict", *arguments, "--input", str(texts)]) == 2
