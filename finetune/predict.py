@@ -129,8 +129,9 @@ class PredictConfig(NewRows):
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Columns that are carried over."""
-        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
+        """Columns that are carried over, each once."""
+        names = (name.strip() for name in self.keep.split(","))
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 def run_predict(arguments: Sequence[str]) -> Path:

@@ -26,6 +26,9 @@ def prediction_writer(
     The ending is one of `OUTPUT_FORMATS`: JSON lines, or a table with a column per label, where
     what is said of words is JSON, and so are carried lists and objects. There a carried column that
     is called like one of these is `input` and its name: no two columns may be called the same.
+
+    Raises:
+        ValueError: That name is carried over too.
     """
     if ending == ".jsonl":
 
@@ -42,8 +45,14 @@ def prediction_writer(
     if info.is_multilabel:
         answers, words = [], ["labels"]
     own = ["line", *answers, *names, *words, "error"]
-    own[1:1] = [f"input {name}" if name in own else name for name in kept]
-    table.writerow(own)
+    carried_as = [f"input {name}" if name in own else name for name in kept]
+    for name, known in zip(kept, carried_as, strict=True):
+        if known != name and known in kept:
+            raise ValueError(
+                f"--keep {name},{known}: both would be the column {known!r} of the table; leave "
+                "one out, rename it in the input, or write .jsonl"
+            )
+    table.writerow([own[0], *carried_as, *own[1:]])
 
     def write_row(prediction: Prediction, carried: Mapping[str, Any]) -> None:
         values = [prediction[name] for name in answers]

@@ -233,6 +233,28 @@ def test_no_two_columns_of_a_table_are_called_the_same(model: Path, tmp_path: Pa
     assert row["label"] in ("no", "yes")
 
 
+def test_columns_that_are_kept_twice_stand_there_once_and_two_of_one_name_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "new.csv", tmp_path / "labels.csv"
+    path.write_text("id,text,label,input label\n7,good film,x,y\n")
+    arguments = ["--model", str(model), "--input", str(path), "--output"]
+    assert main(["predict", *arguments, str(output), "--keep", "id,label, id"]) == 0
+    with output.open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header[:4] == ["line", "id", "input label", "label"] and row[1:3] == ["7", "x"]
+    output.unlink()
+    for keep in ("label,input label", "input label,label"):
+        assert main(["predict", *arguments, str(output), "--keep", keep]) == 2
+        said = capsys.readouterr().err
+        assert "--keep label,input label: both would be the column 'input label'" in said
+    assert not output.exists()
+    assert predict(model, path, "--keep", "label,input label")[0]["input"] == {
+        "label": "x",
+        "input label": "y",
+    }
+
+
 def test_what_fnet_says_of_a_text_does_not_depend_on_the_others(
     tokenizer_json: Path, tmp_path: Path
 ) -> None:
