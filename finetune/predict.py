@@ -39,7 +39,7 @@ from finetune.prediction_files import (
 from finetune.sentences.tasks import num_blank, sentence_answer, with_sentences
 from finetune.sentences.windows import in_windows, joined
 from finetune.tagging.predictions import num_cut, tag_answer, with_words
-from finetune.tasks.incoming import BadRow, InputReader
+from finetune.tasks.incoming import BadRow, InputReader, check_input
 from finetune.tasks.rows import name_it
 from finetune.tasks.spec import Columns, Row
 from finetune.thresholds import given_labels, thresholded
@@ -164,6 +164,7 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
     """Return what reads the rows of `--input` for a classifier."""
     if config.text_pair and not info.has_pair:
         raise ValueError(f"{config.model} labels single texts; leave out --text_pair")
+    check_input(config.input, text=config.text, text_pair=config.text_pair)
     text, text_pair = config.text or info.text, config.text_pair or info.text_pair
     columns = Columns(text=text, text_pair=text_pair, label="", advice=name_it("{}"))
     return InputReader(

@@ -20,6 +20,29 @@ PLAIN = "lines of the .txt were read as a text each; name a file of words with t
 TAGGED = "texts of the .txt were read as words with tags: CoNLL columns or another known layout"
 
 
+def check_input(given: str, *, text: str, text_pair: str) -> None:
+    """Refuse an input that cannot be read twice, and columns that are named for a .txt file.
+
+    Args:
+        given: `--input`.
+        text: `--text`.
+        text_pair: `--text_pair`.
+    """
+    path = Path(given).expanduser()
+    is_stream = path.exists() and not (path.is_file() or path.is_dir())
+    if is_stream or given in ("-", "/dev/stdin"):
+        raise ValueError(
+            f"--input {given} is a stream, but the input is read twice, first to check it: write "
+            "it to a file and name that"
+        )
+    for option, name in (("text", text), ("text_pair", text_pair)):
+        if name and has_lines(path):
+            raise ValueError(
+                f"--{option} {name} would do nothing: {given} holds a text in every line; columns "
+                "are in .jsonl, .csv and .tsv files"
+            )
+
+
 class BadRow(NamedTuple):
     """A row of the input that cannot be labelled."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,23 @@ def test_mistakes_are_one_line_and_leave_no_file(
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and message in lines[0]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["d.csv", "e.csv", "new.csv"]
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_streams_and_columns_of_text_files_are_refused(
+    command: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / ("out.jsonl" if command == "predict" else "out.html")
+    arguments = [command, "--model", str(model), "--output", str(output)]
+    os.mkfifo(tmp_path / "pipe.csv")
+    for given in ("-", "/dev/stdin", str(tmp_path / "pipe.csv")):
+        assert main([*arguments, "--input", given]) == 2
+        assert f"--input {given} is a stream, but the input is read" in capsys.readouterr().err
+    path = tmp_path / "new.txt"
+    path.write_text("good film\n")
+    assert main([*arguments, "--input", str(path), "--text", "body"]) == 2
+    said = capsys.readouterr().err
+    assert f"--text body would do nothing: {path} holds a text in every line" in said
 
 
 @pytest.mark.parametrize(
