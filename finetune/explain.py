@@ -99,7 +99,7 @@ def _check_replaceable(lines: Path, config: ExplainConfig) -> None:
     if first and not is_explanation:
         raise ValueError(
             f"--output {config.output}: the lines would be written to {lines}, which holds "
-            "something else than explanations; give the page another name, or move that file away"
+            "something other than explanations; give the page another name, or move that file away"
         )
 
 

@@ -211,7 +211,7 @@ def test_lines_replace_explanations_alone(
         lines.write_text(kept, errors="surrogateescape")
         assert main(["explain", *files, "--output", str(tmp_path / "why.html")]) == 2
         said = capsys.readouterr().err
-        assert f"{lines}, which holds something else than explanations" in said
+        assert f"{lines}, which holds something other than explanations" in said
         assert "give the page another name, or move that file away" in said
         assert lines.read_text(errors="surrogateescape") == kept
 
