@@ -203,24 +203,23 @@ def parse_options(
     if {"-h", "--help"} & set(words):
         print(_help(config_class, program, positional))
         raise SystemExit(0)
+    known = f"({program} --help lists the options)"
     while words:
-        word = words.pop(0)
-        name, equals, text = word.removeprefix("--").partition("=")
-        name, *path = name.split(".")
-        name = (aliases or {}).get(name, name.replace("-", "_"))
-        if word[:2] != "--":
-            is_free = positional not in given or positional in repeated
-            name, equals, text, path = positional if is_free else "", "=", word, []
+        word, name, path, values = words.pop(0), "", [], list[Any]()
+        if word[:2] == "--":
+            name, equals, text = word[2:].partition("=")
+            name, *path = name.split(".")
+            name = (aliases or {}).get(name, name.replace("-", "_"))
+            is_list = typing.get_origin(kinds.get(name)) is tuple
+            takes_all = is_list and not (name in repeated and positional)
+            values = [text] if equals else _values_behind(words, at_most=None if takes_all else 1)
+            values = _in_brackets(values) if is_list else values
+        elif positional and (positional not in given or positional in repeated):
+            name, values, is_list = positional, [word], positional in repeated
         if not name:
-            raise ValueError(f"{word!r} is not understood ({program} --help lists the options)")
-        is_list = typing.get_origin(kinds.get(name)) is tuple
-        values = [text] if equals else []
-        most = 1 if not is_list or (name in repeated and positional) else len(words)
-        while not equals and words and words[0][:2] != "--" and len(values) < most:
-            values.append(words.pop(0))
-        values = _in_brackets(values) if is_list and word[:2] == "--" else values
+            raise ValueError(f"{word!r} is not understood {known}")
         if not values and kinds.get(name) is not bool:
-            raise ValueError(f"{word} has no value ({program} --help lists the options)")
+            raise ValueError(f"{word} has no value {known}")
         if name == "config" and not positional:
             given = merged(given, _file_values(Path(values[0]), kinds))
             continue
@@ -245,6 +244,14 @@ def _check_given(
             name = item.name
             how = name.upper() if name == positional else f"--{name} VALUE"
             raise ValueError(f"{program} needs {how} ({program} --help lists the options)")
+
+
+def _values_behind(words: list[str], *, at_most: int | None) -> list[str]:
+    """Take the values of an option off what stands behind it."""
+    number = next((place for place, word in enumerate(words) if word[:2] == "--"), len(words))
+    values = words[:number][:at_most]
+    del words[: len(values)]
+    return values
 
 
 def _in_brackets(words: list[str]) -> list[Any]:

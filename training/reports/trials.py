@@ -69,8 +69,8 @@ class Trial:
         """What tables call the encoder; one without pretrained weights says so."""
         name = str(self.result["encoder"]["name"])
         encoder = self.result["encoder"]
-        had_weights = encoder["random_init"] and not encoder["path"].endswith((".yaml", ".yml"))
-        return f"{name} (random)" if had_weights else name
+        left_weights = encoder["random_init"] and not encoder["path"].endswith((".yaml", ".yml"))
+        return f"{name} (random)" if left_weights else name
 
     @property
     def is_baseline(self) -> bool:
