@@ -41,7 +41,7 @@ class EncoderFile:
         return digest_of([self.class_path, dict(self.init_args)])
 
 
-def read_encoder_file(path: str) -> EncoderFile:
+def read_lra_encoder(path: str) -> EncoderFile:
     """Return the content of a file like configs/encoder/lra_ponet.yaml.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from finetune.grid import SEARCHED, by_name, run_trials
 from finetune.grid_trials import GridTrial, check_fits, refuse_decided, with_modules
 from finetune.lra.baselines import BASELINES
-from finetune.lra.encoders import read_encoder_file
+from finetune.lra.encoders import read_lra_encoder
 from finetune.lra.tasks import TASKS, Mode
 from training.command_line import merged, parse_options
 from training.parsing import with_allowed_modules
@@ -141,7 +141,7 @@ def expand(grid: LraGrid) -> list[GridTrial]:
     """Return every trial of a grid: baselines first, then seed by seed."""
     trials = _baselines(grid) if grid.baselines else []
     remedy = "rename one of the files"
-    files = by_name(grid.encoders, lambda path: read_encoder_file(path).name, remedy)
+    files = by_name(grid.encoders, lambda path: read_lra_encoder(path).name, remedy)
     axes = (grid.seeds, grid.tasks, grid.modes, files.items(), grid.self_pretrain_steps)
     for seed, task, mode, (stem, encoder), steps in itertools.product(*axes):
         name = stem + (f"-pretrained{steps}" if steps else "")

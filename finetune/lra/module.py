@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from finetune.fit_module import FitModule
 from finetune.lra.batches import LraBatch
 from finetune.lra.datamodule import LraDataModule
-from finetune.lra.encoders import EncoderFile, make_encoder, read_encoder_file, sees_padding
+from finetune.lra.encoders import EncoderFile, make_encoder, read_lra_encoder, sees_padding
 from finetune.lra.schedule import OneCycle, set_beta1
 from finetune.lra.self_pretraining import TokenGuesser
 from ponet.heads import MeanClassifier
@@ -55,7 +55,7 @@ class LraModule(FitModule):
             raise ValueError(f"dropout_prob is {dropout_prob}; it must be in [0, 1)")
         if head_size < 1:
             raise ValueError(f"head_size is {head_size}; give 1 or more")
-        self.file: EncoderFile = read_encoder_file(encoder)
+        self.file: EncoderFile = read_lra_encoder(encoder)
         self.optimizer_config = optimizer
         self.head_size = head_size
         self.dropout_prob = dropout_prob

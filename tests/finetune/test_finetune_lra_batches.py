@@ -10,7 +10,7 @@ from lra_runs import write_encoder
 from torch.nn.functional import cross_entropy
 
 from finetune.lra.batches import DeviceSplit, EvaluationBatches, Layout, TrainBatches
-from finetune.lra.encoders import make_encoder, read_encoder_file
+from finetune.lra.encoders import make_encoder, read_lra_encoder
 from finetune.lra.schedule import OneCycle
 from finetune.lra.self_pretraining import TokenGuesser
 from finetune.lra.splits import LraSplit, padded
@@ -41,7 +41,7 @@ def train_batches(split, layout, micro, **options):
 def gradients(path, batches, divisor):
     torch.manual_seed(0)
     model = MeanClassifier(
-        make_encoder(read_encoder_file(str(path)), TASK, dropout_prob=0.0),
+        make_encoder(read_lra_encoder(str(path)), TASK, dropout_prob=0.0),
         num_labels=10, hidden_size=16,
     )  # fmt: skip
     for batch in batches:
@@ -71,7 +71,7 @@ def test_the_cut_of_pairs_does_not_change_what_self_pretraining_learns(tmp_path,
 
     def learnt(size):
         torch.manual_seed(0)
-        made = make_encoder(read_encoder_file(str(path)), TASK, dropout_prob=0.0)
+        made = make_encoder(read_lra_encoder(str(path)), TASK, dropout_prob=0.0)
         encoder = MeanClassifier(made, num_labels=10, hidden_size=16).encoder
         guesser = TokenGuesser(encoder, dataclasses.replace(TASK, mask_share=1.0))
         for batch in islice(train_batches(pairs, LAYOUT, size), 8 // size):
@@ -142,7 +142,7 @@ def test_self_pretraining_ends_at_zero(steps):
 
 def test_the_guesser_hides_its_share_and_learns(tmp_path, split):
     torch.manual_seed(0)
-    made = make_encoder(read_encoder_file(str(write_encoder(tmp_path))), TASK, dropout_prob=0.0)
+    made = make_encoder(read_lra_encoder(str(write_encoder(tmp_path))), TASK, dropout_prob=0.0)
     model = MeanClassifier(made, num_labels=10, hidden_size=4)
     guesser = TokenGuesser(model.encoder, TASK)
     assert guesser.share == 0.1
@@ -168,7 +168,7 @@ def test_the_guesser_hides_its_share_and_learns(tmp_path, split):
 
 @pytest.mark.parametrize("name", ["ponet", "fnet", "transformer", "transformer_cpu"])
 def test_the_published_feed_forward_drops_twice(repository, name):
-    file = read_encoder_file(str(repository / f"configs/encoder/lra_{name}.yaml"))
+    file = read_lra_encoder(str(repository / f"configs/encoder/lra_{name}.yaml"))
     model = MeanClassifier(
         make_encoder(file, TASK, dropout_prob=None), num_labels=10, hidden_size=16
     )

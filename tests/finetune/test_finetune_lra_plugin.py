@@ -6,7 +6,7 @@ import pytest
 from finetune_runs import result_of
 from lra_runs import run_fit, small_tasks
 
-from finetune.lra.encoders import make_encoder, read_encoder_file, sees_padding
+from finetune.lra.encoders import make_encoder, read_lra_encoder, sees_padding
 from finetune.lra.tasks import LISTOPS
 
 TASK = dataclasses.replace(LISTOPS, length=32)
@@ -43,7 +43,7 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
         ("Convolution", "{vocab_size: task, width: 3}"),
         ("TokenByToken", "{num_embeddings: 32, embedding_dim: 5}"),
     ):
-        file = read_encoder_file(str(foreign(tmp_path, f"foreign_encoders.{name}", arguments)))
+        file = read_lra_encoder(str(foreign(tmp_path, f"foreign_encoders.{name}", arguments)))
         made[name] = make_encoder(file, TASK, dropout_prob=None)
     assert [one.hidden_size for one in made.values()] == [6, 5]
     assert [sees_padding(one) for one in made.values()] == [True, False]
@@ -62,7 +62,7 @@ def test_the_width_is_found_and_padding_may_be_declared_cut(tmp_path):
     ("ponet.PoNetConfig", "{projection: {window: 0}}", "hashes words"),
 ])  # fmt: skip
 def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
-    file = read_encoder_file(str(foreign(tmp_path, class_path, arguments)))
+    file = read_lra_encoder(str(foreign(tmp_path, class_path, arguments)))
     with pytest.raises(ValueError, match=text) as raised:
         make_encoder(file, TASK, dropout_prob=None)
     assert str(raised.value).startswith(f"{file.path}: ")
@@ -70,10 +70,10 @@ def test_what_is_no_encoder_is_refused(tmp_path, class_path, arguments, text):
 
 def test_dropout_is_set_in_ours_alone(tmp_path):
     arguments = "{hidden_size: 8, num_heads: 2, attention_dropout_prob: 0.1}"
-    ours = read_encoder_file(str(foreign(tmp_path, "ponet.BertConfig", arguments)))
+    ours = read_lra_encoder(str(foreign(tmp_path, "ponet.BertConfig", arguments)))
     config = make_encoder(ours, TASK, dropout_prob=0.3)
     assert (config.dropout_prob, config.attention_dropout_prob) == (0.3, 0.3)
     assert (config.vocab_size, config.max_positions) == (TASK.vocab_size, 32)
-    file = read_encoder_file(str(foreign(tmp_path, "torch.nn.Identity")))
+    file = read_lra_encoder(str(foreign(tmp_path, "torch.nn.Identity")))
     with pytest.raises(ValueError, match="for encoders of ponet"):
         make_encoder(file, TASK, dropout_prob=0.3)

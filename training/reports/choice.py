@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from training.reports.figures import Column, Measure, Result
-from training.reports.trials import PAIRED_BY, Trial, grouped
+from training.reports.trials import PAIRED_BY, Fit, grouped
 from training.statistics import Estimate, estimate, paired_difference
 
 MISMATCHED = "_mismatched"
@@ -80,8 +80,8 @@ class Entry(Result):
     task: Task
     encoder: str
     estimate: Estimate
-    runs: Sequence[Trial]
-    trials: Sequence[Trial]
+    runs: Sequence[Fit]
+    trials: Sequence[Fit]
     numbers: Mapping[str, Any]
 
     @property
@@ -101,7 +101,7 @@ def encoder_names(entries: Iterable[Entry]) -> list[str]:
     return [name for _, name in found]
 
 
-def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Column[Task]]:
+def task_columns(trials: Sequence[Fit], *, with_published: bool) -> list[Column[Task]]:
     """Every number of the tables, task by task in their families' order, its cells by encoder.
 
     Args:
@@ -123,7 +123,7 @@ def task_columns(trials: Sequence[Trial], *, with_published: bool) -> list[Colum
     return sorted(columns, key=lambda column: (column.measure.place, column.measure.name))
 
 
-def _tasks(trials: Sequence[Trial], *, with_published: bool) -> list[Task]:
+def _tasks(trials: Sequence[Fit], *, with_published: bool) -> list[Task]:
     """The columns of a task: its test split where all runs scored it, else validation."""
     scored = [run.result["evaluation"] for run in trials if run.has_scores]
     base = "test" if scored and all("test" in found for found in scored) else "validation"
@@ -176,7 +176,7 @@ def published_on(facts: Mapping[str, Any], split: str, *, base: str) -> dict[str
     return marked or (plain if split == base else {})
 
 
-def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
+def choose(settings: Sequence[Sequence[Fit]]) -> list[Fit]:
     """The trials of the setting with the best mean validation score, in the order of seeds.
 
     Args:
@@ -186,14 +186,14 @@ def choose(settings: Sequence[Sequence[Trial]]) -> list[Trial]:
     most = max(map(len, settings))
     complete = [found for found in settings if len(found) == most]
 
-    def worth(found: Sequence[Trial]) -> tuple[float, int]:
+    def worth(found: Sequence[Fit]) -> tuple[float, int]:
         return fmean(run.score("validation") for run in found), -_num_diverged(found)
 
     best = max(complete, key=worth)
     return sorted(best, key=lambda run: run.repetition)
 
 
-def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
+def _entry(task: Task, encoder: str, trials: Sequence[Fit]) -> Entry:
     """Incomplete settings have too few seeds to be chosen; a grid keeps the best run's model."""
     settings = list(grouped(trials, lambda run: run.setting).values())
     runs = choose(settings)
@@ -239,7 +239,7 @@ def _entry(task: Task, encoder: str, trials: Sequence[Trial]) -> Entry:
     )
 
 
-def _num_diverged(runs: Sequence[Trial]) -> int:
+def _num_diverged(runs: Sequence[Fit]) -> int:
     return sum(bool(run.result["diverged"]) for run in runs)
 
 
@@ -254,7 +254,7 @@ def _against(summary: Estimate, constant: float | None, *, has_seeds: bool) -> s
     return "above" if summary.low > constant else "above, not separable"
 
 
-def _shared_rows_ratio(task: Task, runs: Sequence[Trial]) -> float:
+def _shared_rows_ratio(task: Task, runs: Sequence[Fit]) -> float:
     """Scored rows / training rows of a cross-validated task; 0 for others, see `estimate`."""
     if not task.num_folds:
         return 0.0

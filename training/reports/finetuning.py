@@ -26,8 +26,8 @@ from training.reports.figures import Column, Panel, dot_panels, published_models
 from training.reports.page import NOTHING, Cell, Form, Rows, pairs, render
 from training.reports.tagging import all_metrics, mean_text, percent
 from training.reports.trials import (
+    Fit,
     FoundTrials,
-    Trial,
     grouped,
     searched_names,
     setting_text,
@@ -77,7 +77,7 @@ class GridReport:
         return {family: average for family, average in found.items() if average}
 
     @property
-    def tasks(self) -> list[list[Trial]]:
+    def tasks(self) -> list[list[Fit]]:
         """The fits of every task, or its baselines alone, in the order of the table."""
         by_task = grouped(self.found.runs, lambda run: run.task)
         by_task = {
@@ -322,7 +322,7 @@ def _rows_scored(entries: Sequence[Entry]) -> dict[str, int]:
     return found
 
 
-def _data_notes(runs: Sequence[Trial]) -> dict[str, list[str]]:
+def _data_notes(runs: Sequence[Fit]) -> dict[str, list[str]]:
     """What is wrong with a task's data, of the splits that were scored.
 
     Overlap is counted on whole splits, also where a subset is scored.

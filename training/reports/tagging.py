@@ -11,7 +11,7 @@ from typing import Any
 
 from training.reports.choice import METRIC_TITLES, Entry, encoder_names, published_on
 from training.reports.page import NOTHING, Cell, Rows
-from training.reports.trials import Trial, grouped
+from training.reports.trials import Fit, grouped
 from training.statistics import Estimate, estimate
 
 SHOWN = ("slot_em", "frame_em", "span_f1", "token_accuracy", "intent_accuracy")
@@ -60,12 +60,12 @@ def _table(entries: Sequence[Entry], split: str) -> Rows:
     return rows
 
 
-def _scored(entry: Entry, split: str) -> list[Trial]:
+def _scored(entry: Entry, split: str) -> list[Fit]:
     return [run for run in entry.runs if split in run.result["evaluation"]]
 
 
 def _row(
-    name: str, runs: Sequence[Trial], split: str, metrics: Sequence[str], part: str
+    name: str, runs: Sequence[Fit], split: str, metrics: Sequence[str], part: str
 ) -> list[Cell | str]:
     """An encoder's means, of all rows or of one language, and what they are of."""
     cells = []
@@ -91,7 +91,7 @@ def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def _values(runs: Sequence[Trial], split: str, metric: str) -> list[Any]:
+def _values(runs: Sequence[Fit], split: str, metric: str) -> list[Any]:
     found = [run.result["evaluation"][split].get(metric) for run in runs]
     return [value for value in found if value is not None]
 

@@ -34,7 +34,7 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Fit:
     """One finished trial: its folder and the content of its result.json.
 
     `assumed` are settings that this does not know, as all results that know them have them.
@@ -123,7 +123,7 @@ class FoundTrials:
     `changed` says which files are not any more what these trials have read.
     """
 
-    runs: Sequence[Trial]
+    runs: Sequence[Fit]
     duplicates: Mapping[Path, Path]
     failed: Sequence[str]
     unfinished: Sequence[str]
@@ -145,7 +145,7 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
         ValueError: A folder is missing or holds no result, a result is damaged, or two results
             must not stand in one table.
     """
-    everything: list[Trial] = []
+    everything: list[Fit] = []
     missing: dict[bool, list[str]] = {True: [], False: []}
     for folder in folders:
         paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
@@ -155,12 +155,12 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
                 f"{folder}: {there or 'no such folder'}; give runs that have ended, or the "
                 "--output folder of a grid"
             )
-        everything += [Trial(path=path.parent, result=read_result(path)) for path in paths]
+        everything += [Fit(path=path.parent, result=read_result(path)) for path in paths]
         for trial in sorted(path.parent for path in folder.rglob(TRIAL_CONFIG_FILE)):
             if not (trial / RESULT_FILE).exists():
                 missing[_has_failed(trial)].append(trial.relative_to(folder).as_posix())
     _check_alike(everything)
-    runs: dict[tuple[Any, ...], Trial] = {}
+    runs: dict[tuple[Any, ...], Fit] = {}
     duplicates: dict[Path, Path] = {}
     known = _with_unknown_settings(everything)
     _check_repetitions(known)
@@ -177,7 +177,7 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
     )
 
 
-def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
+def _with_unknown_settings(runs: Sequence[Fit]) -> list[Fit]:
     """The runs; a setting that older ones do not know is what all others agree on.
 
     Otherwise the same setting would count as two, each with a part of the seeds.
@@ -196,12 +196,12 @@ def _with_unknown_settings(runs: Sequence[Trial]) -> list[Trial]:
     ]
 
 
-def _check_alike(runs: Iterable[Trial]) -> None:
+def _check_alike(runs: Iterable[Fit]) -> None:
     """Tasks must have one score, encoders of one name the same weights, splits the same rows."""
-    scores: dict[str, Trial] = {}
-    weights: dict[str, Trial] = {}
-    scored: dict[tuple[Any, ...], Trial] = {}
-    counts: dict[tuple[Any, ...], tuple[Trial, Any]] = {}
+    scores: dict[str, Fit] = {}
+    weights: dict[str, Fit] = {}
+    scored: dict[tuple[Any, ...], Fit] = {}
+    counts: dict[tuple[Any, ...], tuple[Fit, Any]] = {}
     for run in runs:
         first = weights.setdefault(run.encoder, run)
         if run.result["encoder"]["digest"] != first.result["encoder"]["digest"]:
@@ -234,7 +234,7 @@ def _check_alike(runs: Iterable[Trial]) -> None:
                 )
 
 
-def _check_repetitions(runs: Iterable[Trial]) -> None:
+def _check_repetitions(runs: Iterable[Fit]) -> None:
     """Refuse runs of one setting that differ in more than seed and fold: a mean would hide it."""
     for group in grouped(runs, lambda run: (run.task, run.encoder, run.setting)).values():
         first, *others = group
@@ -274,7 +274,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def searched_names(trials: Sequence[Trial]) -> list[str]:
+def searched_names(trials: Sequence[Fit]) -> list[str]:
     """Learning rate, batch size, and every other setting in which the trials of a task differ."""
     settings = [dict(trial.setting) for trial in trials]
     varied = [name for name in settings[0] if len({found[name] for found in settings}) > 1]
@@ -292,7 +292,7 @@ def _words(name: str, value: Any) -> str:
     return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
 
 
-def shared_text(trials: Sequence[Trial]) -> str:
+def shared_text(trials: Sequence[Fit]) -> str:
     """The settings all trials of a task have in common, but those that tables name elsewhere."""
     searched, setting = searched_names(trials), dict(trials[0].setting)
     names = [n for n in _WORDS if n not in searched and setting.get(n) is not None]

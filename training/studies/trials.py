@@ -213,8 +213,7 @@ def metric_rows(run: Path) -> list[dict[str, float]]:
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> score over the seeds of its best setting, below the folder of a grid."""
     from training.reports.choice import choose
-    from training.reports.trials import Trial as Fit
-    from training.reports.trials import grouped
+    from training.reports.trials import Fit, grouped
     from training.result import read_result
 
     runs = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
