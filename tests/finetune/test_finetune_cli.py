@@ -48,6 +48,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("command", ["predict", "explain"])
 def test_sigterm_leaves_no_file_of_a_command_that_trains_nothing(
     command: str,

@@ -239,6 +239,7 @@ def test_progress_counts_the_texts_of_the_whole_file(bundle_folder, tmp_path, ca
     ]
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(
     ("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
 )

@@ -19,7 +19,10 @@ from training.studies.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
-SIZES = {"encoders": 9, "finetune_lr": 12, "objective": 9, "pooling": 18, "segments": 21}
+SIZES = {
+    **{"encoders": 9, "finetune_lr": 12, "objective": 9, "pooling": 18, "pools_or_attention": 9},
+    "segments": 21,
+}
 
 
 @functools.cache
