@@ -51,7 +51,7 @@ def file_sha256(path: str | Path) -> str:
 
 def read_vocab(tokenizer_json: str | Path) -> dict[str, int]:
     """Return the piece-to-id table of a `tokenizer.json`, added tokens included."""
-    return _vocab_of(_read_tokenizer(tokenizer_json))
+    return _vocab_of(read_tokenizer(tokenizer_json))
 
 
 def continuations(tokenizer_json: str | Path) -> set[int]:
@@ -63,7 +63,7 @@ def continuations(tokenizer_json: str | Path) -> set[int]:
     Raises:
         ShardError: The file does not say where words begin.
     """
-    content = _read_tokenizer(tokenizer_json)
+    content = read_tokenizer(tokenizer_json)
     vocab, added = _vocab_of(content), {token["content"] for token in _added(content)}
     if _model_type(content) == "WordPiece":
         return {index for piece, index in vocab.items() if piece[:2] == "##" and len(piece) > 2}
@@ -89,7 +89,7 @@ def part_types(part: Any, children: str) -> set[str | None]:
 
 def is_wordpiece(tokenizer_json: str | Path) -> bool:
     """Return whether a `tokenizer.json` holds a WordPiece model."""
-    return _model_type(_read_tokenizer(tokenizer_json)) == "WordPiece"
+    return _model_type(read_tokenizer(tokenizer_json)) == "WordPiece"
 
 
 def _model_type(content: Mapping[str, Any]) -> str:
@@ -109,7 +109,12 @@ def _vocab_of(content: Mapping[str, Any]) -> dict[str, int]:
     return {str(piece): int(index) for piece, index in {**vocab, **added}.items()}
 
 
-def _read_tokenizer(path: str | Path) -> dict[str, Any]:
+def read_tokenizer(path: str | Path) -> dict[str, Any]:
+    """Return the content of a `tokenizer.json`.
+
+    Raises:
+        ShardError: It cannot be read, or holds no vocabulary.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -158,7 +163,7 @@ class TokenizerInfo:
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> TokenizerInfo:
         """Return the description of a `tokenizer.json`."""
-        content = _read_tokenizer(tokenizer_json)
+        content = read_tokenizer(tokenizer_json)
         vocab, found, missing = _vocab_of(content), dict[str, int](), list[str]()
         for role, names in SPECIAL_ROLES.items():
             known = [vocab[name] for name in names if name in vocab]

@@ -35,12 +35,12 @@ from ponet.weight_files import (
     CONFIG_NAME,
     STATE_NAME,
     TOKENIZER_NAME,
-    digest_of,
     find_weights,
     read_checkpoint,
     read_config_metadata,
     read_json,
     read_weights,
+    weight_digest,
 )
 
 CHECKPOINT_SUFFIX = ".ckpt"
@@ -266,7 +266,7 @@ def _still_fresh(converted: ForeignModel, values: Mapping[str, Any]) -> list[str
     return [
         name
         for name, digest in (digests if isinstance(digests, dict) else {}).items()
-        if name in state and digest_of(state[name]) == digest
+        if name in state and weight_digest(state[name]) == digest
     ]
 
 

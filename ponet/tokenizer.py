@@ -7,7 +7,7 @@ padding are the caller's business, and a stored setting would change what a text
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.manifest import SPECIAL_ROLES, digest_of, read_vocab
+from data_prep.manifest import SPECIAL_ROLES, digest_of, read_tokenizer, read_vocab
 from ponet.weight_files import read_json
 
 _DECIDES_IDS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
@@ -21,7 +21,7 @@ def load_tokenizer(path: Path) -> Any:
     """
     import tokenizers
 
-    read_vocab(path)  # says what is wrong with the file
+    read_tokenizer(path)  # says what is wrong with the file
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:

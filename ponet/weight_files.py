@@ -89,7 +89,7 @@ def read_weights(*files: Path) -> dict[str, Tensor]:
     return state
 
 
-def digest_of(weight: Tensor) -> str:
+def weight_digest(weight: Tensor) -> str:
     """Return the SHA-256 of a weight's values."""
     return hashlib.sha256(weight.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.data.inspection import LENGTH_EDGES, length_facts, shared_rows
 from finetune.lra.sources import LraData
-from finetune.lra.splits import LraSplit
+from finetune.lra.splits import LraSplit, sample_keys
 from finetune.lra.tasks import LraTask, Mode
 
 
@@ -37,7 +37,7 @@ def inspect_splits(
         "max_len": spec.length,
         "segments": f"{-(-spec.length // spec.segment_len):,} of {spec.segment_len} places",
         "splits": splits,
-        "overlaps": shared_rows({name: _keys(split) for name, split in whole.items()}),
+        "overlaps": shared_rows({name: sample_keys(split) for name, split in whole.items()}),
         "unlike_published": _unlike_published(spec, sizes, mode),
         "majority": {
             name: {"accuracy": share, "score": share}
@@ -78,8 +78,3 @@ def _inspect(spec: LraTask, split: LraSplit, num_whole: int) -> dict[str, Any]:
         "lengths": length_facts(lengths, share_truncated=truncated),
         "repairs": dict(split.repairs),
     }
-
-
-def _keys(split: LraSplit) -> list[int]:
-    sides = [[row.astype(np.uint16).tobytes() for row in ids] for ids, _ in split.sides]
-    return [hash(texts) for texts in zip(*sides, strict=True)]

@@ -27,7 +27,7 @@ from ponet.hub.standalone import write_code
 from ponet.names import export_state, foreign_fields, weight_table
 from ponet.projection.spelling import attributes_of
 from ponet.tokenizer import check_tokenizer, load_tokenizer, special_names, tokenizer_facts
-from ponet.weight_files import WEIGHTS_NAME, digest_of, new_folder, read_json
+from ponet.weight_files import WEIGHTS_NAME, new_folder, read_json, weight_digest
 
 TOLERANCE = 1e-5
 """Largest difference of a logit or hidden state of a PoNet, per unit of the largest of them."""
@@ -133,7 +133,7 @@ def pretraining_facts(model: PretrainingModel, metadata: Mapping[str, Any]) -> d
     """
     facts = {key: metadata[key] for key in TEXT_FACTS if metadata.get(key)}
     state, names = model.state_dict(), metadata.get(UNTRAINED) or ()
-    if digests := {name: digest_of(state[name]) for name in names if name in state}:
+    if digests := {name: weight_digest(state[name]) for name in names if name in state}:
         facts[UNTRAINED] = digests
     return {PRETRAINING: facts}
 
