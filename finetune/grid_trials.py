@@ -22,7 +22,7 @@ from training.configuration import changed_inputs, flatten
 from training.parsing import ALLOW
 from training.result import read_result
 from training.run_config import CLASSIFIER_FOLDER, RESULT_FILE, TRIAL_CONFIG_FILE
-from training.studies.trials import LOCK_FILE, State, Trial
+from training.studies.trials import LOCK_FILE, Likeness, State, Trial
 
 if TYPE_CHECKING:
     from training.cli import RunCLI
@@ -38,6 +38,12 @@ class GridTrial(Trial):
     """The options of its `fit`, nested as in its YAML files."""
     keep: str = "all"
     """Which classifiers stay; see `remove_classifiers`."""
+
+    @property
+    def likeness(self) -> Likeness:
+        """Return what says how long it takes: a baseline says nothing of a fit."""
+        kind = "fit" if "fit" in self.command else "baseline"
+        return (kind, str(self.parameters["task"]), str(self.parameters["encoder"]))
 
     def state(self) -> State:
         """Return how far it is; a failure under other settings, data or weights does not count."""

@@ -366,6 +366,8 @@ def run_cli(cli_class: type[CLI], arguments: list[str], *, started: float | None
     allowed, arguments = with_allowed_modules(readable_arguments(arguments))
     arguments = cli_class.prepared(arguments)
     reject_decided_values(arguments[1:], cli_class.decided_by)
+    if "--max_time" in (word.partition("=")[0] for word in arguments) and arguments[0] != "fit":
+        raise ValueError(f"--max_time ends a fit with a checkpoint; {arguments[0]} saves none")
     _quiet_libraries(cli_class.noise)
     again = False
     with contextlib.ExitStack() as held, own_tracking():

@@ -137,6 +137,8 @@ def test_a_run_that_does_not_exist_cannot_be_scored(
     assert "needs --run.name" in fails(capsys, ["validate"])
     message = fails(capsys, ["test", "--run.root", str(runs), "--run.name=none"])
     assert "none/run_config.yaml: no such file" in message
+    limited = ["test", "--run.root", str(runs), "--run.name", "one", "--max_time", "3h"]
+    assert "--max_time ends a fit" in fails(capsys, limited)
     assert with_run_config(["test", "--help"]) == ["test", "--help"]
 
 

@@ -237,6 +237,7 @@ def test_evaluation_without_a_checkpoint_is_refused(
     tiny_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_error(capsys, ["validate", *tiny_run], "no checkpoint", "--ckpt_path")
+    check_error(capsys, ["validate", *tiny_run, "--max_time=3h"], "--max_time ends a fit")
 
 
 def test_a_checkpoint_of_another_encoder_is_refused_by_name(

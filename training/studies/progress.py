@@ -1,6 +1,7 @@
 """How far the trials of a study are: what is said as each ends, and what is left in the end."""
 
 import contextlib
+import math
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from statistics import fmean
 from data_prep.command import EXIT_INTERRUPT, counted
 from training.interruption import EXIT_STOPPED, RunInterrupted
 from training.studies.runner import LocalRunner, Stream
-from training.studies.trials import LOG_FILE, Outcome, Trial
+from training.studies.trials import LOG_FILE, Likeness, Outcome, Trial
 
 ALIKE_FAILURES = 3
 """So many first trials that fail with the same words stop a study: it is a mistake in it."""
@@ -22,6 +23,23 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def expected_s(likeness: Likeness, spent: Sequence[tuple[Likeness, float]]) -> float:
+    """Return how long a trial may take: the mean of those most like it.
+
+    Args:
+        likeness: Of the trial.
+        spent: Likeness and seconds of each trial that has ended.
+
+    Returns:
+        Seconds; NaN where none is like it in the first word.
+    """
+    for length in range(len(likeness), 0, -1):
+        found = [seconds for other, seconds in spent if other[:length] == likeness[:length]]
+        if found:
+            return fmean(found)
+    return math.nan
 
 
 def count_text(states: Sequence[str]) -> str:
@@ -45,6 +63,8 @@ class Progress:
         wanted = ("open", "failed") if runner.retry_failed else ("open",)
         self.waiting = [trial for trial in trials if self.states[trial.name] in wanted]
         self._outcomes: list[Outcome] = []
+        self._spent: list[tuple[Likeness, float]] = []
+        self._ended: set[str] = set()
 
     def run(self, stream: Stream | None = None) -> None:
         """Run what is waiting and say how each trial ended, what failed, and how to go on.
@@ -60,6 +80,7 @@ class Progress:
             with contextlib.closing(stream or self.runner.run(self.waiting)) as ended:
                 for trial, outcome in ended:
                     self._outcomes.append(outcome)
+                    self._ended.add(trial.name)
                     self._say(trial, outcome, len(self.waiting) - len(self._outcomes))
         except KeyboardInterrupt:
             self.runner.received = signal.SIGINT
@@ -69,15 +90,19 @@ class Progress:
         texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
         text = texts.get(outcome.state, outcome.state)
         text = (trial.found() or text) if outcome.state == "done" else text
-        spent = [o.elapsed_s for o in self._outcomes if o.elapsed_s]
-        text += f", {duration(outcome.elapsed_s)}" if outcome.elapsed_s else ""
-        text += f"; {left} left" if left else ""
-        if left and spent:
-            text += f", about {duration(fmean(spent) * left / max(self.runner.jobs, 1))}"
+        if outcome.elapsed_s:
+            self._spent.append((trial.likeness, outcome.elapsed_s))
+            text += f", {duration(outcome.elapsed_s)}"
+        if left:
+            text += f"; {left} left"
+            ahead = [t.likeness for t in self.waiting if t.name not in self._ended]
+            left_s = sum(expected_s(likeness, self._spent) for likeness in ahead)
+            known = not math.isnan(left_s)
+            text += f", about {duration(left_s / max(self.runner.jobs, 1))}" if known else ""
         total = len(self.trials)
         print(f"[{total - left}/{total}] {trial.name}: {text}", flush=True)
         run_now = {(o.state, o.error) for o in self._outcomes if o.elapsed_s}
-        if left and len(spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
+        if left and len(self._spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
             raise ValueError(
                 f"the first {ALIKE_FAILURES} trials failed alike, so {left} were not run: "
                 f"{outcome.error}"

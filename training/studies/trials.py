@@ -28,6 +28,8 @@ FORMAT_VERSION = 1
 LOG_FILE, LOCK_FILE = "trial.log", ".trial.lock"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 State = Literal["done", "failed", "open"]
+Likeness = tuple[str, ...]
+"""What makes trials take alike long, the coarsest word first."""
 
 
 class Outcome(NamedTuple):
@@ -60,6 +62,11 @@ class Trial:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metric: str = ""
     recorded: bool = True
+
+    @property
+    def likeness(self) -> Likeness:
+        """Return what says how long it takes: all trials of a sweep are alike."""
+        return ("trial",)
 
     def record(self) -> dict[str, Any]:
         """Return what trial.json holds; empty before the first start."""
