@@ -40,9 +40,9 @@ _SHOWN = {
 """What the bar shows. Metric: label and format."""
 
 
-def step_loss(sums: torch.Tensor) -> float:
-    """What `train/loss` is: nats per hidden token plus nats per pair."""
-    return means(sums)["loss"]
+def step_loss(sums: torch.Tensor, pair_loss_weight: float = 1.0) -> float:
+    """What `train/loss` is: nats per hidden token plus weighted nats per pair."""
+    return means(sums, pair_loss_weight)["loss"]
 
 
 def dropout_seed(trainer: Trainer, batch_idx: int) -> int:
@@ -182,7 +182,8 @@ class TrainingLog(Callback):
         assert self._sums is not None
         sums: Any = trainer.strategy.reduce(self._sums, reduce_op="sum")
         seconds = time.monotonic() - self._window_start
-        metrics = {f"train/{name}": value for name, value in means(sums).items()}
+        found = means(sums, pl_module.pair_loss_weight)
+        metrics = {f"train/{name}": value for name, value in found.items()}
         if pl_module.grad_norm is not None:
             metrics["train/grad_norm"] = float(pl_module.grad_norm)
         metrics["train/lr"] = self._lr

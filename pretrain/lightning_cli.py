@@ -185,11 +185,13 @@ class PretrainCLI(RunCLI):
         folder = self.run.folder
         if self.subcommand != "fit":
             return [EvaluationRecord(folder), PredictionsFile(folder), NeedlesFile(folder)]
+        model = self.config[self.subcommand].model
         given = listed(config.get("callbacks"))
-        check_callbacks(given, metric_names(self.config[self.subcommand].model.objective))
+        check_callbacks(given, metric_names(model.objective))
         # First: callbacks such as EarlyStopping decide in their set-up when they look.
         config["callbacks"] = [EvaluationInterval(self.run.eval_every_n_steps), *given]
-        guard, log = Guards(self.guards, step_loss), TrainingLog(self.run.peak_tflops)
+        loss_of = partial(step_loss, pair_loss_weight=model.pair_loss_weight)
+        guard, log = Guards(self.guards, loss_of), TrainingLog(self.run.peak_tflops)
         if self.rehearses:
             return [StepSeeds(dropout_seed), EvaluationReport(folder, draws=False), log, guard]
         return self._fit_callbacks(guard, log)

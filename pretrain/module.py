@@ -232,7 +232,8 @@ class PretrainModule(ConfiguredModule):
 
     def _log_evaluation(self, stage: str) -> None:
         sums = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
-        metrics = {f"{stage}/{name}": value for name, value in means(sums).items()}
+        found = means(sums, self.pair_loss_weight)
+        metrics = {f"{stage}/{name}": value for name, value in found.items()}
         self.log_dict(metrics, logger=False, sync_dist=True)  # equal on all ranks already
         if self.trainer.sanity_checking:  # not a validation of the run
             return

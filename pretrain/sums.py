@@ -59,10 +59,14 @@ def loss_sums(output: MaskedLoss, batch: dict[str, Tensor]) -> LossSums:
     )
 
 
-def means(sums: Tensor) -> dict[str, float]:
+def means(sums: Tensor, pair_loss_weight: float = 1.0) -> dict[str, float]:
     """Metrics from stacked `LossSums`: losses in nats, accuracies and perplexity.
 
     Pair metrics are left out where the objective has no pair task.
+
+    Args:
+        sums: Stacked `LossSums`.
+        pair_loss_weight: Of the pair loss in `loss`, which is what training makes small.
     """
     totals: Any = LossSums(*sums.tolist())
     mlm_loss = totals.mlm_loss / max(1.0, totals.mlm_count)
@@ -75,5 +79,5 @@ def means(sums: Tensor) -> dict[str, float]:
     if totals.pair_count:
         metrics["pair_loss"] = totals.pair_loss / totals.pair_count
         metrics["pair_accuracy"] = totals.pair_correct / totals.pair_count
-        metrics["loss"] += metrics["pair_loss"]
+        metrics["loss"] += pair_loss_weight * metrics["pair_loss"]
     return metrics

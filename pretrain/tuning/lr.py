@@ -79,10 +79,9 @@ class LrSweep(Callback):
         if trainer.global_step == len(self.losses):
             return
         assert isinstance(pl_module, PretrainModule)
-        values = means(torch.stack(self._open).sum(0).cpu())
+        sums = torch.stack(self._open).sum(0).cpu()
         self._open = []
-        pair_loss = pl_module.pair_loss_weight * values.get("pair_loss", 0.0)
-        self.losses.append(values["mlm_loss"] + pair_loss)
+        self.losses.append(means(sums, pl_module.pair_loss_weight)["loss"])
         recent = sum(self.losses[-_STOP_WINDOW:]) / len(self.losses[-_STOP_WINDOW:])
         self._lowest = min(self._lowest, recent)
         if not recent <= self._search.stop_factor * self._lowest:  # also where it is not a number

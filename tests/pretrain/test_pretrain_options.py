@@ -13,6 +13,7 @@ from finetune.cli import main as finetune_main
 from ponet import PoNetConfig
 from pretrain.cli import main
 from pretrain.module import PretrainModule
+from training.metrics_file import read_metrics
 from training.parsing import readable_arguments, shortened
 
 FITS = {
@@ -148,3 +149,17 @@ def test_the_first_lines_say_what_runs_on_what_for_how_long_and_where_it_goes(
 def test_a_weight_of_the_pair_loss_that_teaches_nothing_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="pair_loss_weight is .*; it must be 0 or more"):
         PretrainModule(PoNetConfig.preset("nano", vocab_size=64), pair_loss_weight=weight)
+
+
+def test_the_loss_that_is_written_is_the_one_that_is_made_small(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    weighted = ["--model.pair_loss_weight", "3", "--run.eval_every_n_steps", "2"]
+    assert main(["fit", *tiny_run, *weighted]) == 0
+    rows = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
+    for stage in ("train", "val"):
+        found = [row for row in rows if f"{stage}/loss" in row]
+        assert found
+        for row in found:
+            parts = row[f"{stage}/mlm_loss"] + 3 * row[f"{stage}/pair_loss"]
+            assert row[f"{stage}/loss"] == pytest.approx(parts)
