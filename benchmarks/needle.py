@@ -37,7 +37,7 @@ from pytorch_lightning import Callback
 from benchmarks import report
 from benchmarks.report import DEVICE, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES, NAMES, PRECISIONS, SIZES, Rival
-from benchmarks.runs import bare_trainer, end_with_parent, shards_in
+from benchmarks.runs import bare_trainer, end_with_parent, shards_in, told_of
 from data_prep.manifest import Manifest
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import PretrainDataModule
@@ -162,7 +162,8 @@ def in_processes(
 ) -> Iterator[list[Row]]:
     """Yield the rows of call(item, options) so far, for items that are tuples of a row's beginning.
 
-    They are added to a file of lines as they end; what the file has is not measured again.
+    They are added to a file of lines as they end; what the file has is not measured again. One that
+    fails leaves its traceback beside that file, and the others go on.
     """
     path = options.output / f"{options.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,17 +181,25 @@ def in_processes(
     )
     with workers as pool, path.open("a") as file:
         futures: dict[Future[Row], Any] = {}
+        failed: list[str] = []
         while (left and time.monotonic() < ends) or futures:
             while left and len(futures) < options.jobs and time.monotonic() < ends:
                 item = left.pop(0)
                 futures[pool.submit(call, item, inner)] = item
             done = next(as_completed(futures))
             item = futures.pop(done)
+            if error := done.exception():
+                name = "-".join([options.name, *map(str, item)])
+                failed.append(told_of(error, path.with_name(f"{name}.error")))
+                print(failed[-1], flush=True)
+                continue
             rows[tuple(item)] = done.result()
             file.write(json.dumps(rows[tuple(item)]) + "\n")
             file.flush()
             print(*item, f"{rows[tuple(item)]['seconds']:.0f} s", flush=True)
             yield [rows[tuple(item)] for item in given if tuple(item) in rows]
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:

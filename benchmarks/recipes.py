@@ -32,7 +32,7 @@ from benchmarks.recipe_summary import content_of, draw, without_share
 from benchmarks.recipe_table import STUDIES, Recipe, with_own_objectives
 from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
-from benchmarks.runs import bare_trainer, end_with_parent
+from benchmarks.runs import bare_trainer, end_with_parent, told_of
 from data_prep.files import write_json
 from ponet.poolers import ChannelAttentionPooler
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
@@ -316,7 +316,8 @@ def run_missing(names: Sequence[str], options: Options) -> int:
         for done in as_completed(waiting):
             error = done.exception()
             failed += error is not None
-            print(f"{waiting[done]} failed: {error!r}" if error else done.result(), flush=True)
+            path = file_of(*waiting[done], options).with_suffix(".error")
+            print(told_of(error, path) if error else done.result(), flush=True)
     return failed
 
 

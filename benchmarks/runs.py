@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,17 @@ def bare_trainer(device: str, **form: Any) -> Trainer:
         logger=False,
         **form,
     )
+
+
+def told_of(error: BaseException, path: Path) -> str:
+    """Keep where a run failed, in a file; return a line about it.
+
+    Args:
+        error: Of a process of its own; its traceback there is the cause.
+        path: File to write.
+    """
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"{path.stem} failed: {error!r}; its traceback stands in {path}"
 
 
 def start_fit(options: list[str], root: Path, name: str) -> Process:

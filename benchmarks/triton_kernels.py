@@ -23,7 +23,7 @@ from benchmarks import report
 from benchmarks.harness import Clock, Step, copying, rows_of, run_rounds, times
 from benchmarks.report import ROUNDS, Option, Options, Row, Target
 from benchmarks.rivals import DTYPES, make_batch
-from ponet.pooling.mix import kernel_set, triton_is_installed, with_tiles
+from ponet.pooling.mix import kernel_set, triton_lacks, with_tiles
 from ponet.pooling.plan import PoolInputs, PoolPlan, plan_pools
 
 PASSES = {"forward": 4, "backward": 7}
@@ -131,7 +131,7 @@ def timed_sizes(options: Options, step: int, line_bytes: int, chunk: int) -> dic
 def main(arguments: Sequence[str] | None = None) -> int:
     options = report.parse(__doc__, OPTIONS, arguments)
     options.device = "cuda"
-    if not torch.cuda.is_available() or not triton_is_installed():
+    if not torch.cuda.is_available() or triton_lacks():
         print(
             "this benchmark needs a CUDA device and the package triton; what it measures on a CPU "
             "would be Triton's interpreter. benchmarks.encoders has the eager kernels on a CPU",

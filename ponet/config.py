@@ -163,7 +163,8 @@ class PoolingConfig(EncoderConfig):
     guard_special_tokens: bool = True
     """Keep [CLS] and [SEP] out of local windows and give them the global pool alone."""
     kernels: Literal["auto", "reference", "eager", "triton"] = field(default="auto", compare=False)
-    """Code that computes the pools, never what is computed: auto = Triton on CUDA, else eager."""
+    """Code that computes pools and masked-LM loss, never what is computed: auto = Triton on CUDA,
+    else eager."""
 
     def __post_init__(self) -> None:
         """Check the window, and that something pools."""

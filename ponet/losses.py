@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ponet.pooling.mix import TRITON_DTYPES, triton_is_installed
+from ponet.pooling.mix import TRITON_DTYPES, triton_lacks
 
 IGNORED_LABEL = -100
 """Label of a position that counts for nothing."""
@@ -41,6 +41,7 @@ def linear_cross_entropy(
     labels_N: Tensor,
     *,
     rows_per_chunk: int = 0,
+    plain: bool = False,
 ) -> TokenLoss:
     """Return the summed cross-entropy of `softmax(x W' + b)`, and how often its maximum is right.
 
@@ -54,13 +55,15 @@ def linear_cross_entropy(
         labels_N: int64 in [0, V), or -100 at positions that do not count.
         rows_per_chunk: Positions whose logits are held at once; 0: by the size of their logits,
             the same number (but for the last) in every chunk.
+        plain: PyTorch's operators also where Triton's kernel would run.
     """
     rows = rows_per_chunk or balanced_rows(len(x_ND), len(weight_VD), x_ND.device.type)
     wanted = [part.requires_grad for part in (x_ND, weight_VD, bias_V)]
     if torch.is_grad_enabled() and any(wanted):
-        inputs = (x_ND, weight_VD, bias_V, labels_N, rows)
+        inputs = (x_ND, weight_VD, bias_V, labels_N, rows, plain)
         return TokenLoss(*_LinearCrossEntropy.apply(*inputs))  # type: ignore[no-untyped-call]
-    return _all_chunks(x_ND, weight_VD, bias_V, labels_N, rows=rows, wanted=[False] * 3)[0]
+    tensors = (x_ND, weight_VD, bias_V, labels_N)
+    return _all_chunks(*tensors, rows=rows, plain=plain, wanted=[False] * 3)[0]
 
 
 def balanced_rows(num_positions: int, vocab_size: int, device_type: str) -> int:
@@ -77,8 +80,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> TokenLoss:
         """Compute the sums and the gradients of the loss."""
-        *tensors, rows = inputs
-        sums, gradients = _all_chunks(*tensors, rows=rows, wanted=ctx.needs_input_grad[:3])
+        *tensors, rows, plain = inputs
+        wanted = ctx.needs_input_grad[:3]
+        sums, gradients = _all_chunks(*tensors, rows=rows, plain=plain, wanted=wanted)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(sums.hits, sums.num_positions)
         return sums
@@ -88,7 +92,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """Scale what the forward pass left."""
         scaled = [None if g is None else g.mul_(grad_loss) for g in ctx.saved_tensors]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 def _all_chunks(
@@ -98,6 +102,7 @@ def _all_chunks(
     labels_N: Tensor,
     *,
     rows: int,
+    plain: bool,
     wanted: Sequence[bool],
 ) -> tuple[TokenLoss, list[Tensor | None]]:
     """Return the sums over all positions and, where wanted, the gradients of the loss sum.
@@ -112,7 +117,8 @@ def _all_chunks(
     with torch.autocast(device, enabled=False):
         low_VD, low_V = weight_VD.to(dtype), bias_V.to(dtype)
         all_low_CV = _table(low_VD, rows)
-        to_gradient = _gradient_function(all_low_CV, wide, wanted)
+        make = _plain_gradient if plain or not uses_triton(all_low_CV) else _triton_gradient
+        to_gradient = make(all_low_CV, wide, wanted)
         of_x = torch.empty_like(x_ND) if wanted[0] else None
         of_weight, of_bias = (
             torch.zeros_like(tensor, dtype=wide) if is_wanted else None
@@ -149,29 +155,29 @@ def _table(low_VD: Tensor, rows: int) -> Tensor:
     return low_VD.new_empty((rows, -(-vocab_size // per_line) * per_line))[:, :vocab_size]
 
 
-def _gradient_function(
-    all_low_CV: Tensor, wide: torch.dtype, wanted: Sequence[bool]
-) -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
-    """Return what makes of a chunk's logits loss sum and hits, and of the logits their gradient.
+ToGradient = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Makes of a chunk's logits, labels and, if wanted, the gradient of the bias, to which it adds, the
+loss sum and the hits; the logits become the gradient of the loss to them."""
 
-    It also adds up the gradient of the bias, where it is given one. Triton's kernel is taken where
-    it runs; elsewhere PyTorch's operators, in a table of float32 beside logits of low precision.
-    """
-    if uses_triton(all_low_CV):
-        # By its name: see ponet.pooling.mix.kernel_set.
-        loss_kernels = importlib.import_module("ponet.loss_kernels")
 
-        def fused(
-            low_CV: Tensor, labels_C: Tensor, of_bias: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            sums: tuple[Tensor, Tensor] = loss_kernels.to_gradient(
-                low_CV, labels_C, ignored=IGNORED_LABEL, is_wanted=any(wanted)
-            )
-            if of_bias is not None:
-                of_bias.add_(low_CV.sum(0, dtype=wide))
-            return sums
+def _triton_gradient(all_low_CV: Tensor, wide: torch.dtype, wanted: Sequence[bool]) -> ToGradient:
+    """Return Triton's kernel."""
+    # By its name: see ponet.pooling.mix.kernel_set.
+    loss_kernels = importlib.import_module("ponet.loss_kernels")
 
-        return fused
+    def fused(low_CV: Tensor, labels_C: Tensor, of_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        sums: tuple[Tensor, Tensor] = loss_kernels.to_gradient(
+            low_CV, labels_C, ignored=IGNORED_LABEL, is_wanted=any(wanted)
+        )
+        if of_bias is not None:
+            of_bias.add_(low_CV.sum(0, dtype=wide))
+        return sums
+
+    return fused
+
+
+def _plain_gradient(all_low_CV: Tensor, wide: torch.dtype, wanted: Sequence[bool]) -> ToGradient:
+    """Return PyTorch's operators, in a table of float32 beside logits of low precision."""
     is_low = all_low_CV.dtype != wide
     all_wide_CV = torch.empty_like(all_low_CV, dtype=wide) if is_low else all_low_CV
 
@@ -192,7 +198,7 @@ def _gradient_function(
 def uses_triton(logits_CV: Tensor) -> bool:
     """Return whether Triton's kernel computes the loss of these logits."""
     fits = logits_CV.device.type == "cuda" and logits_CV.dtype in TRITON_DTYPES
-    return fits and triton_is_installed()
+    return fits and not triton_lacks()
 
 
 def _to_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
@@ -276,11 +275,13 @@ class PretrainDataModule(LightningDataModule):
         return BatchLoader(dataset, batch_size=1, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
+        device = self.trainer.strategy.root_device if self.trainer else None
+        is_on_gpu = device is not None and device.type == "cuda"
         return {
             "collate_fn": pack_batch if self.num_workers else keep_batch,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
+            "pin_memory": is_on_gpu,  # a run on the CPU beside a GPU pins nothing
             "worker_init_fn": ignore_signals_in_worker if self.num_workers else None,
         }
 

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ponet import EncoderConfig, MaskedOutput, PretrainingModel
@@ -29,9 +29,14 @@ from training.optim import PretrainOptimizer, apply_settings, scheduled_optimize
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-MAX_COMPILED_GRAPHS = 136
-"""Graphs of a block that torch.compile may make (its own limit is 8): 64 shapes of joined texts and
-a few of evaluations, for the last block and for the others."""
+MAX_COMPILED_SHAPES = 68
+"""Shapes that each kind of block may be compiled for: 64 of joined texts, a few of evaluations."""
+
+
+def graphs_of_a_shape(layers: nn.ModuleList) -> int:
+    """Return how many graphs a shape takes: one for each kind of mixer, one for the last block."""
+    mixers: list[Any] = [layer.mixer for layer in layers]
+    return len({type(mixer) for mixer in mixers[:-1]}) + 1
 
 
 def full_tensor(value: Tensor) -> Tensor:
@@ -163,7 +168,8 @@ class PretrainModule(ConfiguredModule):
         device = self.trainer.strategy.root_device  # the module itself is moved there later
         if self.compile_mode == "reduce-overhead" and device.type != "cuda":
             rank_zero_warn("model.compile_mode reduce-overhead does nothing without a CUDA device")
-        limit = max(dynamo.config.recompile_limit, MAX_COMPILED_GRAPHS)
+        graphs = MAX_COMPILED_SHAPES * graphs_of_a_shape(self.model.encoder.layers)
+        limit = max(dynamo.config.recompile_limit, graphs)  # its own is 8
         dynamo.config.recompile_limit = limit
         dynamo.config.fail_on_recompile_limit_hit = True
         self.model.encoder.compile_blocks(self.compile_mode)

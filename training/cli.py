@@ -239,7 +239,8 @@ class RunCLI(LightningCLI):
     def settle_precision(self, trainer: Any) -> None:
         """Choose the trainer's precision, where that is asked for and none is given."""
         if self.run.auto_precision and trainer.precision is None:
-            trainer.precision = self.recorded_precision() or automatic_precision()
+            recorded, device = self.recorded_precision(), str(trainer.accelerator)
+            trainer.precision = recorded or automatic_precision(device)
 
     def recorded_precision(self) -> str | None:
         """Return the precision of the run that is in the folder; None: none is, or it is unset."""

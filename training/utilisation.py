@@ -72,15 +72,19 @@ def peak_rate(device: torch.device, precision: str, *, tflops: float = 0.0) -> P
     return PeakRate(rate, f"measured here, {str(dtype)[6:]} product", is_measured=True)
 
 
-def automatic_precision() -> str:
+def automatic_precision(accelerator: str = "auto") -> str:
     """Return `bf16-mixed` where the device multiplies bfloat16 much faster, else `32-true`.
 
-    A GPU says so itself. CPUs with AMX do; of others some do (AMD Zen 4: 2 to 3 times) and some do
-    not (Intel Xeons whose AMX is hidden from a virtual machine), so that both products are measured
-    there, 0.1 s each.
+    A GPU says so itself; one that only emulates bfloat16 (before Ampere) does not. CPUs with AMX
+    do; of others some do (AMD Zen 4: 2 to 3 times) and some do not (Intel Xeons whose AMX is hidden
+    from a virtual machine), so that both products are measured there, 0.1 s each.
+
+    Args:
+        accelerator: Lightning's name of the device that is asked for.
     """
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if has_bf16 else "32-true"
     return "bf16-mixed" if cpu_has_fast_bf16() else "32-true"
 
 

@@ -6,7 +6,11 @@ B batch, L tokens, D width.
 import importlib
 import importlib.util
 import os
+import shutil
+import sysconfig
+import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -18,7 +22,8 @@ from ponet.pooling.reference import mix_reference
 
 KernelName = Literal["auto", "reference", "eager", "triton"]
 _KERNELS: dict[str, Kernels] = {"eager": eager}
-_INSTALLED: dict[str, bool] = {}
+_LACKS: dict[str, str] = {}
+NOT_INSTALLED = "triton is not installed"
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -93,14 +98,14 @@ def choose_kernels(
         allowed = ", ".join(get_args(KernelName))
         raise ValueError(f"kernels={kernels!r} given; allowed are {allowed}")
     fits = device.type == "cuda" and dtype in TRITON_DTYPES
-    if kernels == "auto" and fits and triton_is_installed():
+    if kernels == "auto" and fits and not triton_lacks():
         return "triton"
     if kernels != "triton":
         is_plain = kernels == "reference" or torch.compiler.is_compiling()
         return "reference" if is_plain else "eager"
-    if not triton_is_installed():
+    if lack := triton_lacks():
         raise ValueError(
-            "kernels='triton' given but triton is not installed; install it or give kernels='auto'"
+            f"kernels='triton' given, but {lack}: install what is missing, or give kernels='auto'"
         )
     if dtype not in TRITON_DTYPES:
         raise ValueError(
@@ -115,11 +120,34 @@ def choose_kernels(
     return "triton"
 
 
-def triton_is_installed() -> bool:
-    """Return whether triton can be imported; does not import it."""
-    if "triton" not in _INSTALLED:  # looked up before layers are compiled, as in kernel_set
-        _INSTALLED["triton"] = importlib.util.find_spec("triton") is not None
-    return _INSTALLED["triton"]
+def triton_lacks() -> str:
+    """Return what triton lacks to run here, in words; empty: nothing. Does not import it.
+
+    It compiles a C file around each of its first kernels, so it needs more than its package.
+    """
+    if "triton" not in _LACKS:  # looked up before layers are compiled, as in kernel_set
+        _LACKS["triton"] = lack = _look_for_triton()
+        if lack not in ("", NOT_INSTALLED):
+            warnings.warn(
+                f"Triton's kernels are not used: {lack}. PyTorch's operators compute the same, "
+                "but slower; set CC or install what is missing",
+                stacklevel=2,
+            )
+    return _LACKS["triton"]
+
+
+def _look_for_triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return NOT_INSTALLED
+    if os.environ.get("TRITON_INTERPRET") == "1" or os.name == "nt":  # builds nothing; has its own
+        return ""
+    if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
+        return "it needs a C compiler, and there is neither gcc nor clang nor the variable CC"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = Path(sysconfig.get_path("include", scheme))
+    if not (headers / "Python.h").is_file():
+        return f"it needs Python's headers, and there is no Python.h in {headers}"
+    return ""
 
 
 def kernel_set(name: Literal["eager", "triton"]) -> Kernels:

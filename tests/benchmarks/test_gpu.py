@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import harness, page
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import cells, summary
+from benchmarks.gpu import cells, joined, summary
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +155,10 @@ def test_without_a_gpu_it_says_so_and_counts_every_stage_as_missing(
 ) -> None:
     assert command.main(["--output", str(tmp_path)]) == len(command.STAGES)
     assert "no CUDA device here; --dry_run" in capsys.readouterr().err
+
+
+def test_steps_of_joined_texts_are_made(capsys: pytest.CaptureFixture[str]) -> None:
+    precision = torch.get_float32_matmul_precision()
+    joined.main()
+    torch.set_float32_matmul_precision(precision)
+    assert "16 steps of joined texts" in capsys.readouterr().out

@@ -1,8 +1,11 @@
 """What length buys: windows show what the example shows, and a word's second place is found."""
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from benchmarks import long_pretraining, needle
@@ -58,6 +61,18 @@ def test_the_second_place_of_a_word_is_near_further_or_nowhere() -> None:
     }
     found = long_pretraining.where_again(batch, 2)
     assert found.tolist() == [-1, 0, -1, -1, -1, 1, -1, 2, -1]
+
+
+def test_a_measurement_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    def call(item: tuple[int], options: Any) -> dict[str, Any]:
+        return {"seed": item[0], "seconds": 1 / (item[0] - 2)}
+
+    form = {"output": tmp_path, "name": "n", "minutes": 1, "jobs": 1}
+    options = argparse.Namespace(**form, folder=tmp_path)
+    with pytest.raises(SystemExit, match="n-2 failed: ZeroDivisionError"):
+        list(needle.in_processes(call, [(1,), (2,), (3,)], options, tmp_path))
+    assert len((tmp_path / "n.jsonl").read_text().splitlines()) == 2
+    assert "1 / (item[0] - 2)" in (tmp_path / "n-2.error").read_text()
 
 
 def test_a_needle_measurement_goes_on_where_it_was_cut(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_a_cut_study_goes_on_with_what_is_missing(
     monkeypatch.setattr(recipes, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(recipes, "train", train)
     assert recipes.run_missing([BASE, "Muon"], given) == 1
+    (error,) = tmp_path.glob("*.error")
+    assert error.stem == "loss-Muon-1" and 'raise RuntimeError("cut")' in error.read_text()
     assert recipes.run_missing([BASE, "Muon"], given) == 0
     assert begun == [(BASE, 1), ("Muon", 1), (BASE, 2), ("Muon", 2), ("Muon", 1)]
     content = content_of(tmp_path, "loss")

@@ -391,6 +391,6 @@ def test_an_unknown_label_is_named_with_its_line(
 def test_the_precision_may_be_left_to_the_machine(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.cli.automatic_precision", lambda: "bf16-mixed")
+    monkeypatch.setattr("training.cli.automatic_precision", lambda device: "bf16-mixed")
     assert run_fit(bundle, tmp_path, "auto", "--run.auto_precision", "true") == 0
     assert result_of(tmp_path / "auto")["settings"]["precision"] == "bf16-mixed"

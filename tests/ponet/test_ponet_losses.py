@@ -6,7 +6,7 @@ from ponet_reference import make_batch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ponet import PoNetConfig, PretrainingModel
+from ponet import PoNetConfig, PretrainingModel, losses
 from ponet.losses import (
     CHUNK_BYTES_CPU,
     CHUNK_BYTES_DEVICE,
@@ -160,3 +160,18 @@ def test_the_model_s_loss_is_that_of_its_logits_and_reaches_the_tied_weight() ->
     assert {n for n, p in model.named_parameters() if p.grad is not None} == set(expected)
     for name, reference in expected.items():
         torch.testing.assert_close(model.get_parameter(name).grad, reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernels", "is_triton"), [("auto", True), ("eager", False)])
+def test_who_asks_for_plain_kernels_gets_a_plain_loss(monkeypatch, kernels, is_triton):
+    asked = []
+    monkeypatch.setattr(losses, "uses_triton", lambda _: True)
+    monkeypatch.setattr(losses, "_triton_gradient", lambda *given: (
+        asked.append(given), losses._plain_gradient(*given)
+    )[1])  # fmt: skip
+    config = PoNetConfig.preset("nano", vocab_size=50, kernels=kernels)
+    model = PretrainingModel(config)
+    positions_BM = torch.tensor([[1, 2], [3, 4]])
+    batch = make_batch((6, 6), num_tokens=6)
+    model.masked_loss(batch, positions_BM, torch.ones_like(positions_BM)).mlm.loss.backward()
+    assert bool(asked) == is_triton

@@ -202,7 +202,7 @@ def test_a_row_without_real_tokens_has_a_finite_softmax_and_mean():
 
 def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(choice, "triton_is_installed", lambda: True)
+    monkeypatch.setattr(choice, "triton_lacks", lambda: "")
     choose, cpu, cuda = choose_kernels, torch.device("cpu"), torch.device("cuda")
     assert choose("auto", device=cpu, dtype=torch.float32) == "eager"
     assert choose("auto", device=cuda, dtype=torch.bfloat16) == "triton"
@@ -214,10 +214,37 @@ def test_kernels_are_chosen_by_device_and_dtype(monkeypatch):
         choose("triton", device=cuda, dtype=torch.float64)
     with pytest.raises(ValueError, match="kernels='fast' given; allowed are auto, reference"):
         choose("fast", device=cpu, dtype=torch.float32)
-    monkeypatch.setattr(choice, "triton_is_installed", lambda: False)
+    monkeypatch.setattr(choice, "triton_lacks", lambda: choice.NOT_INSTALLED)
     assert choose("auto", device=cuda, dtype=torch.bfloat16) == "eager"
     with pytest.raises(ValueError, match="triton is not installed"):
         choose("triton", device=cuda, dtype=torch.float32)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     for kernels, device in (("auto", cuda), ("eager", cpu)):
         assert choose(kernels, device=device, dtype=torch.float32) == "reference"
+
+
+@pytest.mark.parametrize(("tools", "headers", "lack"), [
+    ({"gcc"}, True, ""),
+    ({"clang"}, True, ""),
+    (set(), True, "C compiler"),
+    ({"gcc"}, False, "no Python.h in"),
+])  # fmt: skip
+def test_triton_without_what_it_compiles_with_is_passed_over_and_named(
+    monkeypatch, tmp_path, tools, headers, lack
+):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(choice, "_LACKS", {})
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(choice.shutil, "which", lambda tool: tool if tool in tools else None)
+    monkeypatch.setattr(choice.sysconfig, "get_path", lambda *_: str(tmp_path))
+    if headers:
+        (tmp_path / "Python.h").touch()
+    place = {"device": torch.device("cuda"), "dtype": torch.float32}
+    if not lack:
+        assert choose_kernels("auto", **place) == "triton"
+        return
+    with pytest.warns(UserWarning, match=lack):
+        assert choose_kernels("auto", **place) == "eager"
+    with pytest.raises(ValueError, match=f"kernels='triton' given, but .*{lack}"):
+        choose_kernels("triton", **place)

@@ -10,9 +10,17 @@ import torch._dynamo as dynamo
 from pytorch_lightning import Trainer
 
 from benchmarks.rivals import make_batch
-from ponet import BertConfig, EncoderConfig, FNetConfig, HybridConfig, PoNetConfig
+from ponet import (
+    BertConfig,
+    EncoderConfig,
+    FNetConfig,
+    HybridConfig,
+    LocalGlobalConfig,
+    PoNetConfig,
+    build_encoder,
+)
 from pretrain.datamodule import PretrainDataModule
-from pretrain.module import MAX_COMPILED_GRAPHS, PretrainModule, encoder_batch
+from pretrain.module import MAX_COMPILED_SHAPES, PretrainModule, encoder_batch, graphs_of_a_shape
 
 SIZES = {"vocab_size": 65, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 16,
          "max_positions": 32}  # fmt: skip
@@ -150,11 +158,21 @@ def test_attention_is_given_no_mask_for_a_batch_without_padding_unless_it_is_com
 def test_too_many_shapes_are_an_error_and_not_a_slow_run(
     tiny_shards: Path, tmp_path: Path, graphs: list[dict[str, Any]], monkeypatch: Any
 ) -> None:
-    assert MAX_COMPILED_GRAPHS > 8
-    monkeypatch.setattr("pretrain.module.MAX_COMPILED_GRAPHS", 2)
+    assert MAX_COMPILED_SHAPES > 64
+    monkeypatch.setattr("pretrain.module.MAX_COMPILED_SHAPES", 1)
     module = PretrainModule(BertConfig(**SIZES), compile=True)
     with dynamo.config.patch(recompile_limit=1):
         trainer = trainer_of(tmp_path, max_steps=4, val_check_interval=2)
         with pytest.raises(dynamo.exc.FailOnRecompileLimitHit):
             trainer.fit(module, datamodule=data_of(tiny_shards))
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize(("config_class", "number"), [
+    (PoNetConfig, 2), (BertConfig, 2), (LocalGlobalConfig, 3), (HybridConfig, 3)
+])  # fmt: skip
+def test_every_kind_of_block_may_be_compiled_for_every_shape(
+    config_class: type[EncoderConfig], number: int
+) -> None:
+    encoder = build_encoder(config_class(**{**SIZES, "num_layers": 6}))
+    assert graphs_of_a_shape(encoder.layers) == number

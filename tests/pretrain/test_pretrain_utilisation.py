@@ -59,17 +59,34 @@ def test_a_cpu_gets_bfloat16_where_its_products_are_much_faster(
     assert automatic_precision() == expected
 
 
+@pytest.mark.parametrize(("accelerator", "is_new", "expected"), [
+    ("auto", True, "bf16-mixed"),
+    ("cuda", False, "32-true"),  # emulated before Ampere, and slower than float32
+    ("cpu", True, "32-true"),  # the GPU is not asked for
+])  # fmt: skip
+def test_the_device_that_is_asked_for_says_what_it_multiplies_fast(
+    accelerator: str, is_new: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return is_new or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(utilisation, "cpu_has_fast_bf16", lambda: False)
+    assert automatic_precision(accelerator) == expected
+
+
 def test_a_run_keeps_the_precision_it_began_with(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def recorded() -> object:
         return yaml.safe_load((tmp_path / "tiny/run_config.yaml").read_text())["trainer"]
 
-    monkeypatch.setattr("training.cli.automatic_precision", lambda: "bf16-mixed")
+    monkeypatch.setattr("training.cli.automatic_precision", lambda device: "bf16-mixed")
     options = [*tiny_run, "--run.auto_precision", "true"]
     assert main(["fit", *options, "--trainer.max_steps", "2"]) == 0
     assert recorded()["precision"] == "bf16-mixed"
-    monkeypatch.setattr("training.cli.automatic_precision", lambda: "32-true")
+    monkeypatch.setattr("training.cli.automatic_precision", lambda device: "32-true")
     assert main(["fit", *options, "--trainer.max_steps", "3"]) == 0
     assert recorded()["precision"] == "bf16-mixed" and recorded()["max_steps"] == 3
     assert main(["fit", *options, "--run.overwrite", "true"]) == 0
