@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.table_rows import read_table
 from finetune.sentences.files import BEGIN, INSIDE, split_sentences
-from finetune.tasks.tables import read_table
 
 SPLITS = ("train", "validation", "test")
 LEAST_CHARACTERS, LEAST_WORDS = 100, 4

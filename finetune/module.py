@@ -8,7 +8,7 @@ split's scores come from all of its rows, each counted once.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
@@ -92,12 +92,6 @@ class FinetuneModule(FitModule):
         pairs: PairOptions = PairOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        if thresholds not in get_args(Thresholds):
-            allowed = ", ".join(get_args(Thresholds))
-            raise ValueError(f"thresholds is {thresholds!r}; allowed are {allowed}")
-        if decoder not in get_args(Decoder):
-            allowed = ", ".join(get_args(Decoder))
-            raise ValueError(f"decoder is {decoder!r}; allowed are {allowed}")
         if not 0 <= dropout_prob < 1:
             raise ValueError(f"dropout_prob is {dropout_prob}; it must be in [0, 1)")
         self.encoder_path = encoder

@@ -17,15 +17,12 @@ import numpy as np
 
 from data_prep.files import new_file
 from data_prep.readers import ReadLog, open_binary
-from data_prep.text_lines import numbered_lines, plain_rows, quoted_rows
+from data_prep.table_rows import read_table
+from data_prep.text_lines import numbered_lines
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
 _LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv")
-_ADVICE = {
-    ".csv": "quote texts that hold commas",
-    ".tsv": "a .tsv has no quotes; save texts with tabs or lines as .csv",
-}
 _BLOCK_TEXTS = 4096
 
 
@@ -136,8 +133,9 @@ class TextFile:
 
     Args:
         source: .txt or no ending: a text in every line, also an empty one. .jsonl: an object in
-            every line; .csv, .tsv: a row, with the columns' names in the first one (a .tsv has no
-            quotes); blank lines are left out. Each also .gz or .zst. "-": lines from stdin.
+            every line; .csv, .tsv: a row, with the columns' names in the first one (separator and
+            quotes are found out, as for `finetune`); blank lines are left out. Each also .gz or
+            .zst. "-": lines from stdin.
         field: Key or column of the text, where there are any; None: "text".
 
     Raises:
@@ -173,7 +171,7 @@ class TextFile:
         """Yield the texts."""
         if self._kind in _LINES:
             return (line.rstrip("\r\n") for _, line in self._lines())
-        return self._objects() if self._kind == ".jsonl" else self._column()
+        return self._column()
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield number and text of every line, with its end; CR ends lines where no LF does."""
@@ -188,53 +186,16 @@ class TextFile:
         stack.callback(cast(BinaryIO, log.raw).close)
         return stream
 
-    def _objects(self) -> Iterator[str]:
-        for number, line in self._lines():
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise self._error(number, f"is not valid JSON ({error})") from error
-            text = row.get(self.field) if isinstance(row, dict) else None
-            if not isinstance(text, str):
-                reason = f"has no text under {self.field!r}; name its key by --field"
-                raise self._error(number, reason)
-            yield text
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield number and cells of every line of a .tsv, or of every row of a .csv."""
-        if self._kind == ".tsv":
-            return plain_rows(self._lines(), "\t")
-        return quoted_rows(self._lines(), self.source, ",")
-
     def _column(self) -> Iterator[str]:
-        rows, advice = self._rows(), _ADVICE[self._kind]
-        number, header = next(rows, (1, []))
-        place = self._place(number, header)
-        for number, cells in rows:
-            if len(cells) != len(header):
-                what = f"has {len(cells)} columns, but the first line names {len(header)}; {advice}"
-                raise self._error(number, what)
-            text = cells[place]
-            is_open = text.startswith('"') and text.count('"') % 2 == 1
-            if self._kind == ".tsv" and is_open and len(header) == 1:
-                # More columns would not fit where a quoted line break is.
-                raise self._error(number, f"begins with a quote that is left open; {advice}")
-            yield text
+        """Yield the text of every row."""
+        for line, row in read_table(self.source, is_own=True, bad=self._refuse):
+            text = row.get(self.field)
+            if not isinstance(text, str):
+                there = ", ".join(map(repr, row)) or "none"
+                reason = f"has no text under {self.field!r}; it has {there}. Name its key or column"
+                self._refuse(line, f"{reason} by --field")
+            else:
+                yield text
 
-    def _place(self, number: int, header: Sequence[str]) -> int:
-        names = [name.strip() for name in header]
-        if names.count(self.field) == 1:
-            return names.index(self.field)
-        if self.field in names:
-            raise self._error(number, f"names the column {self.field!r} more than once")
-        separator = "a comma" if self._kind == ".csv" else "a tab"
-        raise self._error(
-            number,
-            f"names no column {self.field!r}; it has {', '.join(map(repr, names)) or 'none'}. "
-            f"Name the text's by --field; columns are separated by {separator}",
-        )
-
-    def _error(self, number: int, what: str) -> ValueError:
-        return ValueError(f"{self.source}, line {number}: {what}")
+    def _refuse(self, line: int, reason: str) -> None:
+        raise ValueError(f"{self.source}, line {line}: {reason}")

@@ -7,7 +7,6 @@ arrays alone.
 import ast
 import json
 import pickle
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.readers import ReadLog, read_lines
+from data_prep.table_rows import file_lines
 from finetune.lra.splits import Ids, LraSplit, byte_ids, padded, pixel_split
-from finetune.tasks.tables import file_lines
 
 PAIR_LABELS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 """Spellings of the labels of Retrieval."""
-EMPTY_PICTURE = "empty picture files left out"
 LEVEL = "curv_contour_length_14"
 """Difficulty of Pathfinder and Path-X."""
-KNOWN_EMPTY = "curv_baseline/imgs/0/sample_172.png"
-"""The released one that has no content."""
 _SAFE = {
     ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "_reconstruct"),
@@ -207,18 +203,17 @@ def _decoded(text: str, place: str) -> bytes:
     return value
 
 
-def read_pathfinder(folder: Path, level: str = LEVEL) -> LraSplit:
+def read_pathfinder(folder: Path) -> LraSplit:
     """Return all pictures of one difficulty, in the order of the metadata's numbers.
 
     Args:
         folder: `pathfinder32` or a larger one, or its sub-folder.
-        level: Its sub-folder.
 
     Raises:
         ValueError: No metadata, a picture that is missing, damaged or of another size, or a label
-            other than 0 and 1. An empty picture file is one too, but for the one of the release.
+            other than 0 and 1.
     """
-    root, repairs = folder if folder.name == level else folder / level, Counter[str]()
+    root = folder if folder.name == LEVEL else folder / LEVEL
     tables = [path for path in (root / "metadata").glob("*.npy") if path.name[0] != "."]
     if not tables:
         raise ValueError(f"{root}: has no metadata/*.npy; imgs/ and metadata/ are needed")
@@ -231,19 +226,12 @@ def read_pathfinder(folder: Path, level: str = LEVEL) -> LraSplit:
         for place, row in _metadata(table):
             picture = root / row[0] / row[1]
             if picture.is_file() and not picture.stat().st_size:
-                if not picture.as_posix().endswith(KNOWN_EMPTY):
-                    raise ValueError(f"{picture}: is empty; unpack it again")
-                repairs[EMPTY_PICTURE] += 1
-                continue
+                raise ValueError(f"{picture}: is empty; unpack it again")
             if row[3] not in ("0", "1"):
                 raise ValueError(f"{place}: label {row[3]!r}; 0 and 1 are known")
             images.append(read_picture(picture, images[0].shape if images else None))
             labels.append(int(row[3]))
-    if not images:
-        raise ValueError(f"{root}: all its pictures are empty files; unpack it again")
-    split = pixel_split(np.stack(images), labels)
-    split.repairs.update(repairs)
-    return split
+    return pixel_split(np.stack(images), labels)
 
 
 def _metadata(path: Path) -> Iterator[tuple[str, list[str]]]:

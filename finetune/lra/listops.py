@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.table_rows import file_lines
 from data_prep.text_lines import quoted_rows
-from finetune.tasks.tables import file_lines
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 TOKENS = ("<pad>", *map(str, range(10)), *OPERATORS, "]", "<unknown>")

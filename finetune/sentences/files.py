@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from data_prep.table_rows import file_lines, is_table, read_table
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Marks, TaggedText
-from finetune.tasks.tables import file_lines, is_table, read_table
 
 SENTENCES, LABELS = "sentences", "labels"
 BEGIN, END, INSIDE, KEY, OTHER = "begin", "end", "inside", "key", "other"

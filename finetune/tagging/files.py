@@ -15,9 +15,9 @@ from typing import Any
 
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from data_prep.table_rows import file_lines, find_file, is_table, named_ending
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
-from finetune.tasks.tables import file_lines, find_file, is_table, named_ending
 
 MTOP_COLUMNS = 8
 _DOCUMENT = "-DOCSTART-"

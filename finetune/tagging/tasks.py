@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.table_rows import COMPRESSIONS, find_file
 from finetune.tagging.files import read_tagged
 from finetune.tasks.rows import MissingSplit, below
 from finetune.tasks.spec import (
@@ -22,7 +23,6 @@ from finetune.tasks.spec import (
     TaskSpec,
     Wanted,
 )
-from finetune.tasks.tables import COMPRESSIONS, find_file
 
 UNSEEN_TAGS = "words with a tag that training never saw: they count as errors"
 UNSEEN_LABELS = "texts with a label that training never saw: they count as errors"

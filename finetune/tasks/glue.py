@@ -53,8 +53,10 @@ def _task(
     sizes = dict(zip(_SPLITS, sizes, strict=True)) if isinstance(sizes, tuple) else sizes
     columns = replace(columns, labels=columns.labels or labels)
     on_hub = hub_columns or Columns(text=columns.text, text_pair=columns.text_pair)
-    kept: dict[str, Any] = {"score_range": columns.score_range, "allows_gaps": columns.allows_gaps}
-    on_hub = replace(on_hub, labels=labels, has_places=True, **kept)
+    kept: dict[str, Any] = {"score_range": columns.score_range}
+    on_hub = replace(
+        on_hub, labels=labels, has_places=True, allows_gaps=columns.allows_gaps, **kept
+    )
     layout = {"folder": title, "stems": {"validation": "dev"}, "unlabelled_id": "index"}
     return TaskSpec(
         name=name,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.table_rows import file_lines, read_table
 from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.files import has_lines, has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts
 from finetune.tasks.spec import Columns, Row, Unit
-from finetune.tasks.tables import file_lines, read_table
 
 PLAIN = "lines of the .txt were read as a text each; name a file of words with tags .conll"
 TAGGED = "texts of the .txt were read as words with tags: CoNLL columns or another known layout"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from data_prep.table_rows import find_file
 from finetune.tasks.folds import stratified_parts, subset
 from finetune.tasks.rows import MissingSplit, TableFolder, below, read_text_file, rows_of
 from finetune.tasks.spec import Columns, HubSource, Row, SplitRows, TaskSpec
-from finetune.tasks.tables import find_file
 
 PUBLISHED_SOURCE = (
     "PoNet-Base: ModelScope card damo/nlp_ponet_fill-mask_english-base (arXiv 2110.02442, Table 4)"
@@ -243,7 +243,6 @@ YELP = TaskSpec(
         columns=_YELP,
     ),
     carve_validation=0.1,
-    allows_gaps=True,
     published={"PoNet-Base": 69.13},
     published_source=PUBLISHED_SOURCE + "; trained on 80 % of the training rows",
 )

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.config import check_language
+from data_prep.table_rows import Lined, read_table
 from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
 from finetune.tasks.spec import Columns, Marks, MetricName, SplitRows, TaskSpec
-from finetune.tasks.tables import Lined, read_table
 
 OWN_TASK = "own"
 EMPTY_ROWS = "rows without any content left out"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.table_rows import file_lines, find_file, read_table
 from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
-from finetune.tasks.tables import file_lines, find_file, read_table
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"

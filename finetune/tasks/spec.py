@@ -110,7 +110,8 @@ class Columns:
     decode: Callable[[str], str] | None = None
     """What undoes the escapes of the distribution in a text."""
     allows_gaps: bool = False
-    """See `TaskSpec.allows_gaps`."""
+    """Whether the distribution is known to have damaged or empty rows, which are counted: left out
+    where they are labelled, read as a full stop where a prediction is wanted. False: an error."""
     advice: str = "Is this the original distribution?"
     """What a message about a missing column ends with; {} is text, text_pair or label."""
 
@@ -180,9 +181,6 @@ class TaskSpec:
     """Share of the training rows that becomes the validation split, where there is none."""
     num_folds: int = 0
     """Folds of a repeated stratified cross-validation over all rows; 0: the splits are fixed."""
-    allows_gaps: bool = False
-    """Whether the distribution is known to have damaged or empty rows, which are counted: left out
-    where they are labelled, read as a full stop where a prediction is wanted. False: an error."""
     warning: str = ""
     """What a reader of its scores must know."""
     published: Mapping[str, float] = field(default_factory=dict)

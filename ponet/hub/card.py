@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ponet
+from data_prep.command import read_yaml
 from data_prep.files import json_records
 from ponet.bundle import lacks_masked_head
 from ponet.config import PoNetConfig
@@ -142,13 +143,8 @@ def _source_row(source: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    import yaml
-
     path = run / "run_config.yaml"
-    try:
-        settings = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML ({error}); give --run the folder of a run") from error
+    settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings; give --run the folder of a pretraining run")
     return settings

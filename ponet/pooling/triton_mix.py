@@ -69,16 +69,16 @@ def joint_backward(
     size = len(RunTiles._fields)
     tiles = RunTiles(*saved[:size])
     if plan.segments_are_runs or inputs.segment_BLD is None:
-        return _fuse_backward(grad_BLD, inputs, tiles, saved[size:], plan, window=window)
+        return _fuse_backward(grad_BLD, inputs, tiles, saved[size:], window=window)
     pool_tiles, cut = RunTiles(*saved[size : 2 * size]), saved[2 * size :]
     # Pooled again rather than kept: it has the size of an activation.
     ready_BLD, _ = _pool_sorted(inputs.segment_BLD, pool_tiles, plan)
     ready = _contiguous(inputs, ready_BLD)
-    of_global, of_tokens_BLMD = _fuse_backward(grad_BLD, ready, tiles, (), plan, window=window)
+    of_global, of_tokens_BLMD = _fuse_backward(grad_BLD, ready, tiles, (), window=window)
     order_N, place_N = pool_tiles.order_2N
     lone = PoolInputs(None, _reorder(inputs.segment_BLD, order_N), None, None)
     grad_sorted = _reorder(of_tokens_BLMD[:, :, 0], order_N)
-    _, of_sorted_BL1D = _fuse_backward(grad_sorted, lone, pool_tiles, cut, plan, window=1)
+    _, of_sorted_BL1D = _fuse_backward(grad_sorted, lone, pool_tiles, cut, window=1)
     of_tokens_BLMD[:, :, 0] = _reorder(of_sorted_BL1D[:, :, 0], place_N)
     return of_global, of_tokens_BLMD
 
@@ -182,7 +182,6 @@ def _fuse_backward(
     inputs: PoolInputs,
     tiles: RunTiles,
     cut: tuple[Tensor, ...],
-    plan: PoolPlan,
     *,
     window: int,
 ) -> tuple[Tensor | None, Tensor]:
@@ -193,7 +192,6 @@ def _fuse_backward(
         inputs: As for _fuse.
         tiles: As for _fuse.
         cut: Maximum and ties of cut runs, of _cut_runs.
-        plan: Of the batch.
         window: Odd width of the local windows.
     """
     num_rows, num_tokens, width = grad_BLD.shape

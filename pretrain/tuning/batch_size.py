@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from pretrain.loader import accumulation_steps
 from training.interruption import say
 from training.reports.figures import COLOURS, GREY
+from training.run_config import check_numbers
 from training.utilisation import peak_resident
 
 GIB = 1024**3
@@ -49,10 +50,8 @@ class BatchSizeSearch:
     """Among the sizes that fit: the smallest within 5 % of the fastest, or the largest."""
 
     def __post_init__(self) -> None:
-        if self.max_batch_size < 0:
-            raise ValueError(f"max_batch_size must be 0 or more, got {self.max_batch_size}")
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(f"memory_share must be in (0, 1], got {self.memory_share}")
+        check_numbers(self, ">= 0", "max_batch_size")
+        check_numbers(self, "in (0, 1]", "memory_share")
         if self.steps_per_size < 2:
             raise ValueError(f"steps_per_size must be at least 2, got {self.steps_per_size}")
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from finetune.lra.files import (
-    EMPTY_PICTURE,
     read_cifar,
     read_pathfinder,
     read_pickle,
@@ -189,18 +188,6 @@ def test_metadata_are_files_of_numbers(tmp_path):
     np.save(metadata / "0.npy", np.array([["a"]], object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"0.npy: cannot be read as NumPy"):
         read_pathfinder(folder)
-
-
-def test_the_empty_picture_of_the_release_is_counted(tmp_path):
-    folder = pathfinder_folder(tmp_path, as_numpy=False)
-    level = folder / "curv_contour_length_14"
-    level.rename(folder / "curv_baseline")
-    level = folder / "curv_baseline"
-    (level / "imgs" / "0" / "sample_172.png").write_bytes(b"")
-    with (level / "metadata" / "0.npy").open("a") as file:
-        file.write("imgs/0 sample_172.png 172 1\n")
-    split = read_pathfinder(folder, "curv_baseline")
-    assert len(split) == 3 and split.repairs == {EMPTY_PICTURE: 1}
 
 
 def test_grey_is_tensorflows():

@@ -13,11 +13,11 @@ from finetune_runs import json_lines
 from test_finetune_artifact import NUM_TOKENS, classifier, info, save_classifier
 
 from data_prep.command import counted
+from data_prep.table_rows import read_table
 from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
 from finetune.tasks.spec import Row
-from finetune.tasks.tables import read_table
 from ponet import FNetConfig, SequenceClassifier
 from ponet.tokenizer import ids_digest
 

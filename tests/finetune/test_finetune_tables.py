@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_prep.table_rows import read_table
 from finetune.tasks.rows import label_name, name_it, row_texts
 from finetune.tasks.spec import Columns
-from finetune.tasks.tables import read_table
 
 PLAIN = [("a good film", "1"), ('he said "no", twice', "0"), ("né à Paris", "1")]
 

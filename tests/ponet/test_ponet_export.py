@@ -142,7 +142,7 @@ def test_notes_and_card_of_a_bundle_say_that_its_segments_are_not_known_to_a_pla
 def test_card_files_that_do_not_fit_are_named(bundle, run, table, tmp_path):
     with pytest.raises(ValueError, match="--results-encoder '' given; .* has ours, theirs"):
         card_of(bundle, results=table)
-    with pytest.raises(ValueError, match="run_config.yaml cannot be read"):
+    with pytest.raises(ValueError, match="run_config.yaml: no such file"):
         card_of(bundle, run=tmp_path)
     (run / "metrics.jsonl").write_text("{\n{}\n")
     with pytest.raises(ValueError, match="metrics.jsonl, line 1"):
