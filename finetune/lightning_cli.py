@@ -311,7 +311,9 @@ class FinetuneCLI(RunCLI):
         """Print the scores."""
         if self.trainer.is_global_zero:
             constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
-            lines = evaluation_lines(self.model.spec, self.model.evaluation, constants)
+            spec, found = self.model.spec, self.model.evaluation
+            form: Any = {"classes": spec.classes, "f1_label": spec.f1_label}
+            lines = evaluation_lines(spec.title, found, constants, **form)
             path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
             print("\n".join([*lines, f"written: {path}"]))
 

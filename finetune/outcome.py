@@ -11,7 +11,7 @@ from data_prep.command import counted
 from finetune.data.inspection import constant_metrics
 from finetune.metrics import OF_ONE_CLASS, is_of_one_class, metric_title, value_text
 from finetune.tasks.registry import task_facts
-from finetune.tasks.spec import LoadedTask, TaskSpec
+from finetune.tasks.spec import LoadedTask
 from training.result import FORMAT_VERSION, read_result
 from training.run_config import EVALUATIONS_FILE
 from training.run_folder import append_record, versions
@@ -125,9 +125,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Return what is printed at the end of a fit."""
     settings, encoder, data = result["settings"], result["encoder"], result["data"]
     start = "random initialisation" if encoder["random_init"] else encoder["path"]
-    constants = {"baseline (majority)": result["majority"]}
-    if data["best_constant"]:
-        constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    constants = constants_of(result)
     epochs, last = settings["epochs"], result["total_steps"]
     by_epochs = isinstance(epochs, int) and epochs > 0  # a fit by steps has a share, or -1
     of_all = f" of {epochs}" if by_epochs else f", step {result['best_step']}"
@@ -177,18 +175,32 @@ def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path
 
 
 def evaluation_lines(
-    spec: TaskSpec, evaluation: Scores, constants: Mapping[str, Scores]
+    title: str,
+    evaluation: Scores,
+    constants: Mapping[str, Scores],
+    *,
+    classes: Sequence[str],
+    f1_label: str,
 ) -> list[str]:
-    """Return what is printed by `validate` and `test`.
+    """Return what is printed by `validate`, `test` and `baseline`.
 
     Args:
-        spec: The task.
+        title: Of the first row: the task, or what answered it.
         evaluation: Split -> its scores.
         constants: Name of a constant answer -> split -> its scores.
+        classes: Of the task.
+        f1_label: Which class F1 is of.
     """
-    found = {spec.title: evaluation, **constants}
-    labels = dict.fromkeys(spec.classes)
-    return [line for s in evaluation for line in _split_lines(s, found, spec.f1_label, labels)]
+    found, labels = {title: evaluation, **constants}, dict.fromkeys(classes)
+    return [line for s in evaluation for line in _split_lines(s, found, f1_label, labels)]
+
+
+def constants_of(result: Mapping[str, Any]) -> dict[str, Scores]:
+    """Return what the constant answers of a result score: name -> split -> scores."""
+    data, found = result["data"], {"baseline (majority)": result["majority"]}
+    if data["best_constant"]:
+        found[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    return found
 
 
 def trained_constants(path: Path, task: LoadedTask) -> dict[str, Scores]:

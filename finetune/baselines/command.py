@@ -17,7 +17,7 @@ from data_prep.files import write_atomic
 from finetune.baselines.scoring import SentenceModel, answer_task, evaluate
 from finetune.data.inspection import inspect_task
 from finetune.data.overview import overview_lines
-from finetune.outcome import evaluation_lines
+from finetune.outcome import constants_of, evaluation_lines
 from finetune.run_config import RUN_FILES, check_kind, earlier_run
 from finetune.tasks.registry import task_facts
 from finetune.tasks.selection import Selection
@@ -123,6 +123,36 @@ def compute_run(
             say(f"{folder} is complete: --run.overwrite true computes it anew")
 
 
+def untrained_part(
+    path: str, *, name: str, num_parameters: int, num_features: int, cpu_s: float
+) -> dict[str, Any]:
+    """Return what result.json says of any answer that no steps of training found.
+
+    Args:
+        path: What is counted, or the baseline's own name.
+        name: What tables call it.
+        num_parameters: Weights.
+        num_features: Different things that are counted.
+        cpu_s: CPU time in seconds.
+    """
+    return {
+        "encoder": {
+            "path": path,
+            "kind": BASELINE,
+            "name": name,
+            "num_parameters": num_parameters,
+            "random_init": False,
+            "digest": "",
+            "num_features": num_features,
+            "cpu_s": round(cpu_s, 3),
+        },
+        **dict.fromkeys(("best_epoch", "best_step", "total_steps"), 0),
+        "diverged": False,
+        "reason": "",
+        "device": "cpu",
+    }
+
+
 def compute(options: BaselineOptions) -> Computed:
     """Return the content of result.json, and the files that were read; prints what is in them."""
     started, data = time.monotonic(), options.data
@@ -140,31 +170,24 @@ def compute(options: BaselineOptions) -> Computed:
         "task": spec.name,
         "title": spec.title,
         "kind": spec.kind,
-        "encoder": {
-            "path": answers.counted,
-            "kind": BASELINE,
-            "name": _name(spec, options),
-            "num_parameters": answers.num_weights,
-            "random_init": False,
-            "digest": "",
-            "num_features": answers.num_features,
-            "cpu_s": round(cpu_s, 3),
-        },
+        **untrained_part(
+            answers.counted,
+            name=_name(spec, options),
+            num_parameters=answers.num_weights,
+            num_features=answers.num_features,
+            cpu_s=cpu_s,
+        ),
         "settings": {
             **NOTHING_TO_SET,
             "segments": spec.segments,
             **{name: getattr(data, name) for name in _SELECTED},
         },
         "score": list(spec.score),
-        **dict.fromkeys(("best_epoch", "best_step", "total_steps"), 0),
         "evaluation": evaluate(used, answers),
         "majority": inspection["majority"],
-        "diverged": False,
-        "reason": "",
         "data": inspection,
         "elapsed_s": round(time.monotonic() - started, 3),
         "versions": {name: version(name) for name in ("ponet", "scikit-learn")},
-        "device": "cpu",
         "task_facts": task_facts(spec),
     }
     return result, {f"the {name} file": Path(s.source) for name, s in whole.splits.items()}
@@ -183,24 +206,12 @@ def _name(spec: TaskSpec, options: BaselineOptions) -> str:
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """What is printed at the end."""
     data, encoder = result["data"], result["encoder"]
-    spec = TaskSpec(
-        name=result["task"],
-        title=encoder["name"],
-        labels=tuple(data["splits"]["train"]["labels"]),
-        score=tuple(result["score"]),
-        segments="separators",
-        sizes={},
-        is_multilabel=result["kind"] == "multilabel",
-        positive_label=data["f1_label"],
-    )
-    constants = {"baseline (majority)": result["majority"]}
-    if data["best_constant"]:
-        constants[f"baseline (always {data['best_constant_answer']})"] = data["best_constant"]
+    form = {"classes": [*data["splits"]["train"]["labels"]], "f1_label": data["f1_label"]}
     is_cut = has_thresholds(result)
     searched = "thresholds were chosen on validation" if is_cut else "nothing was searched"
     return [
         "",
-        *evaluation_lines(spec, result["evaluation"], constants),
+        *evaluation_lines(encoder["name"], result["evaluation"], constants_of(result), **form),
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
         f"{encoder['cpu_s']:.1f} s of CPU time; {searched} and nothing is drawn "
         "by lot: this is one run, and another would say the same",

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.baselines.command import NOTHING_TO_SET, Computed, compute_run
+from finetune.baselines.command import NOTHING_TO_SET, Computed, compute_run, untrained_part
 from finetune.data.overview import overview_lines
 from finetune.lra.baselines import BASELINES
 from finetune.lra.facts import task_part
 from finetune.lra.selection import LraSelection
 from training.command_line import parse_options
-from training.result import BASELINE
 from training.run_config import RunPlace
 
 
@@ -60,16 +59,13 @@ def compute(options: LraBaselineOptions) -> Computed:
     spec, num_features = selection.task_spec(), baseline.num_features
     result = {
         **task_part(spec, inspection),
-        "encoder": {
-            "path": options.name,
-            "kind": BASELINE,
-            "name": baseline.title,
-            "num_parameters": num_features and (num_features + 1) * len(spec.labels),
-            "random_init": False,
-            "digest": "",
-            "num_features": num_features,
-            "cpu_s": round(cpu_s, 3),
-        },
+        **untrained_part(
+            options.name,
+            name=baseline.title,
+            num_parameters=num_features and (num_features + 1) * len(spec.labels),
+            num_features=num_features,
+            cpu_s=cpu_s,
+        ),
         "settings": {
             **NOTHING_TO_SET,
             "segments": "none",
@@ -81,13 +77,9 @@ def compute(options: LraBaselineOptions) -> Computed:
             "fold": 0,
             "repeat": 0,
         },
-        **dict.fromkeys(("best_epoch", "best_step", "total_steps"), 0),
         "evaluation": evaluation,
-        "diverged": False,
-        "reason": "",
         "data": inspection,
         "elapsed_s": round(time.monotonic() - started, 3),
-        "device": "cpu",
     }
     return result, data.inputs
 
