@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
-from data_prep.command import counted
+from data_prep.command import EXIT_INTERRUPT, counted
 from ponet import EncoderConfig
 from pretrain.callbacks import (
     EvaluationRecord,
@@ -27,6 +27,7 @@ from pretrain.callbacks import (
 )
 from pretrain.datamodule import PretrainDataModule
 from pretrain.export import BundleExport
+from pretrain.loader import fitting_micro_batch
 from pretrain.module import PretrainModule
 from pretrain.records import NeedlesFile, PredictionsFile, WandbRecords
 from pretrain.run_config import (
@@ -164,8 +165,9 @@ class PretrainCLI(RunCLI):
                 "preemption.requeue starts the same command again, and run.overwrite would then "
                 "delete what was trained; leave out one of them"
             )
-        if self.again:  # whatever the run started from, it goes on from its own checkpoints
-            self.run, config.resume = replace(self.run, overwrite=False), "auto"
+        if self.again:  # from its own checkpoints, or, if it has none yet, from the one it began at
+            self.run = replace(self.run, overwrite=False)
+            config.resume = "auto" if config.resume == "never" else config.resume
         self.resumed_from = chosen_checkpoint(self.run, config.resume, warn=tell)
         if self.resumed_from is not None:
             tell(f"going on from {self.resumed_from}")
@@ -203,7 +205,8 @@ class PretrainCLI(RunCLI):
         tracker = partial(self.tracker, continues=self.resumed_from is not None)
 
         def before_stop(trainer: Trainer, pl_module: LightningModule) -> None:
-            if self.preemption.requeue and trainer.is_global_zero:
+            is_asked = self.preemption.requeue and self.stop.exit_code != EXIT_INTERRUPT
+            if is_asked and trainer.is_global_zero:
                 requeue()
 
         callbacks: list[Callback] = [
@@ -236,10 +239,12 @@ class PretrainCLI(RunCLI):
         try:
             super()._run_subcommand(subcommand)
         except BadState as stopped:
-            if self.guards.action != "rollback":
+            begun_at = callback_of(self.trainer, RunHistory).begun_at
+            if self.guards.action != "rollback" or self.trainer.global_step == begun_at:
                 raise
             times = roll_back(
                 self.run.folder,
+                begun_at=begun_at,
                 first_step=stopped.first_data_step,
                 last_step=stopped.last_data_step,
                 first_rank=self.trainer.is_global_zero,
@@ -254,6 +259,14 @@ class PretrainCLI(RunCLI):
         """Give module and data what the command line and the run's folder say."""
         self.model.resolved_config = self.plain_config()
         self.datamodule.skipped_windows = skipped_windows(self.run.folder)
+        sizes = self.datamodule.global_batch_size, self.datamodule.micro_batch_size
+        fitting = fitting_micro_batch(*sizes, self.trainer.world_size)
+        if fitting != sizes[1]:
+            tell(
+                f"data.micro_batch_size {sizes[1]} is {fitting} here: {self.trainer.world_size} "
+                f"devices share steps of {sizes[0]} examples"
+            )
+            self.datamodule.micro_batch_size = fitting
 
     def finish_fit(self) -> None:
         """Finish what a run that was already complete lacks; print its table on the first rank."""

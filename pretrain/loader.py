@@ -51,6 +51,17 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
     )
 
 
+def fitting_micro_batch(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Return the largest micro-batch, at most the given one, that several ranks' shares divide by.
+
+    On one rank the given one, and where ranks have no equal shares: `accumulation_steps` says so.
+    """
+    share, left = divmod(global_batch_size, world_size)
+    if world_size == 1 or left or not share:
+        return micro_batch_size
+    return max(size for size in range(1, min(micro_batch_size, share) + 1) if share % size == 0)
+
+
 class StreamBatchSampler(Sampler[list[int]]):
     """Yields the micro-batches of one rank, from a step to the end of the Lightning epoch.
 

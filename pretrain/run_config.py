@@ -124,6 +124,18 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
     max_steps, min_steps = trainer.get("max_steps") or -1, trainer.get("min_steps") or 0
     if 0 < max_steps < min_steps:
         raise ValueError(f"trainer.min_steps {min_steps} is above trainer.max_steps {max_steps}")
+    if max_steps < 0 and trainer.get("max_epochs") == -1:
+        raise ValueError(
+            "trainer.max_steps and trainer.max_epochs are -1: the run would have no end, and its "
+            "learning rate no schedule; give one of them"
+        )
+    limit = trainer.get("limit_train_batches")
+    if max_steps < 0 and isinstance(limit, int):
+        raise ValueError(
+            f"trainer.limit_train_batches {limit} counts micro-batches, so the steps of so many "
+            "epochs would hang on data.micro_batch_size and the devices; give trainer.max_steps, "
+            "or a share of an epoch such as 0.5"
+        )
 
 
 def check_evaluation(command: str, trainer: Mapping[str, Any]) -> None:

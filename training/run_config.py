@@ -173,7 +173,7 @@ class PreemptionConfig:
     poll_every_n_steps: int = 10
     """Optimiser steps (or validation batches) after which several ranks ask each other; > 0."""
     requeue: bool = False
-    """Under SLURM: put the job back into the queue after the checkpoint is saved."""
+    """Under SLURM: put the job back into the queue after the checkpoint is saved; not by Ctrl-C."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "> 0", "poll_every_n_steps", group="preemption.")

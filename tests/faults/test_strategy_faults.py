@@ -145,7 +145,7 @@ def test_a_zero_run_is_refused_on_one_device_and_goes_on_after_export(
 
 SRUN = """#!{python}
 import os, pathlib, signal, subprocess, sys, time
-arguments = [a for a in sys.argv[1:] if not a.startswith("--kill-on-bad-exit")]
+arguments = [a for a in sys.argv[1:] if not a.startswith(("--kill-on-bad-exit", "--wait"))]
 count = int(os.environ["SLURM_NTASKS"])
 tasks = []
 for rank in range(count):

@@ -14,7 +14,12 @@ from torch import Tensor
 from ponet import PoNetConfig
 from pretrain.batches import SegmentConfig
 from pretrain.datamodule import PretrainDataModule
-from pretrain.loader import StreamBatchSampler, accumulation_steps, evaluation_batches
+from pretrain.loader import (
+    StreamBatchSampler,
+    accumulation_steps,
+    evaluation_batches,
+    fitting_micro_batch,
+)
 from pretrain.masking import MaskingConfig
 from pretrain.run_config import check_encoder
 
@@ -192,6 +197,20 @@ def test_impossible_batch_sizes_are_refused_with_the_possible_ones(folder: Path)
         data_module(folder, micro_batch_size=3)
     with pytest.raises(ValueError, match="try 6 or 9"):
         accumulation_steps(8, 1, 3)
+
+
+@pytest.mark.parametrize(("step", "given", "devices", "fitting"), [
+    (192, 48, 8, 24),  # configs/pretrain/paper.yaml on two nodes of four
+    (32, 32, 2, 16),  # small.yaml on two devices
+    (24, 4, 4, 3),
+    (24, 4, 2, 4),
+    (24, 5, 1, 5),  # one device: a mistake, and refused as such
+    (24, 4, 5, 4),
+])  # fmt: skip
+def test_more_devices_take_smaller_micro_batches(
+    step: int, given: int, devices: int, fitting: int
+) -> None:
+    assert fitting_micro_batch(step, given, devices) == fitting
 
 
 def test_evaluation_reads_each_example_once_and_ignores_the_run_s_seed(

@@ -138,6 +138,17 @@ def test_a_used_up_time_budget_ends_like_a_signal(
     assert_same_story(tmp_path / "budget", twin)
 
 
+@pytest.mark.parametrize(("kind", "code", "times"), [("SIGTERM", 75, 1), ("SIGINT", 130, 0)])
+def test_a_stop_puts_the_job_back_into_the_queue_but_not_ctrl_c(
+    kind: str, code: int, times: int, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requeued: list[bool] = []
+    monkeypatch.setattr("pretrain.lightning_cli.requeue", lambda: requeued.append(True))
+    options = ["--preemption.requeue", "true", *fault_options("train_batch_end", 2, kind=kind)]
+    assert main(["fit", *tiny_run, *options]) == code
+    assert len(requeued) == times
+
+
 def test_a_run_of_so_many_epochs_is_told_to_raise_them(
     tiny_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +254,30 @@ def test_resume_takes_a_path_and_forgets_what_came_after(
     assert rows == [row for row in before if row["step"] > older.step]
     assert main(["fit", *named(tiny_run, "other"), "--resume", str(older.path)]) == 2
     assert "would replace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["twin", "other"])
+def test_a_run_that_began_at_a_path_and_was_stopped_goes_on_by_the_same_command(
+    name: str, tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = saved_checkpoints(twin / "checkpoints")[-2]
+    before = story(twin)
+    begin = ["fit", *named(tiny_run, name), "--resume", str(older.path)]
+    begin += ["--trainer.max_steps", "26", "--checkpoints.every_n_steps", "2"]
+    begin += ["--checkpoints.keep_last", "9"]
+    for step in (older.step + 2, older.step + 4):
+        assert main([*begin, *fault_options("train_batch_end", step, kind="SIGTERM")]) == 75
+        assert saved_checkpoints(tmp_path / name / "checkpoints")[-1].step == step
+    capsys.readouterr()
+    assert main(begin) == 0
+    assert f"going on from {tmp_path / name / 'checkpoints'}" in capsys.readouterr().err
+    rows = story(tmp_path / name)
+    assert rows[-1]["step"] == 26
+    trained = [row["step"] for row in rows if "train/loss" in row and row["step"] > older.step]
+    assert trained == list(range(older.step + 1, 27))
+    if name == "twin":  # it has ended: the path means what it says again
+        assert main([*begin, "--trainer.max_steps", "22"]) == 0
+        assert story(twin)[-1]["step"] == before[-1]["step"]
 
 
 def test_an_earlier_run_is_never_replaced_unasked(

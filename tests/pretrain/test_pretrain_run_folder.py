@@ -1,6 +1,8 @@
 """What lies in a run's folder is touched by the one fit that goes on there, and by nothing else."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -153,6 +155,22 @@ def test_a_stop_before_the_first_step_begins_the_new_run_and_says_how_it_goes_on
     assert "the same command without --run.overwrite goes on" in capsys.readouterr().err
     assert [saved.step for saved in saved_checkpoints(run / "checkpoints")] == [0]
     assert (run / "run_config.yaml").exists() and not (run / "bundle").exists()
+
+
+def test_a_full_disk_before_the_first_step_brings_the_earlier_run_back(
+    tiny_run: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, before = os.fsync, tree(run)
+
+    def full(descriptor: int) -> None:
+        if "step-00000000" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    kept = ["--checkpoints.keep_every_n_steps", "100"]
+    assert main(["fit", *tiny_run, *OVERWRITE, *kept]) == 74
+    assert tree(run) == before
 
 
 def test_wandb_that_cannot_begin_brings_the_earlier_run_back(

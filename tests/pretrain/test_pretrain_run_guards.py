@@ -87,6 +87,25 @@ def test_a_run_that_was_rolled_back_and_killed_is_the_same_as_one_only_rolled_ba
     assert_same_story(tmp_path / "killed", tmp_path / "tiny")
 
 
+def test_a_rollback_before_the_first_save_goes_back_to_the_checkpoint_that_was_given(
+    options: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *options, "--trainer.max_steps", "9"]) == 0
+    given = str(tmp_path / "tiny" / "checkpoints" / "step-00000009.ckpt")
+    later = ["fit", *options, "--run.name", "later", "--resume", given, *ROLLBACK]
+    bad = injected(poison("gradient", 80, 80))
+    assert main([*later, "--checkpoints.every_n_steps", "100", *bad]) == 0
+    lines = (tmp_path / "later" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [e["event"] for e in events if "event" in e][-3:] == [
+        "rolled_back",
+        "resumed",
+        "finished",
+    ]
+    assert [e["to_step"] for e in events if e["event"] == "rolled_back"] == [9]
+    assert {e["step"] for e in events if e["event"] == "resumed"} == {9}
+
+
 def test_a_loss_spike_is_rolled_back(options: list[str], tmp_path: Path) -> None:
     spikes = ["--guards.spike_factor", "1.5", "--guards.spike_window", "10"]
     late = poison("jump", 12 * 8, 12 * 8)

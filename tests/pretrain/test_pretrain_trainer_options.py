@@ -28,6 +28,8 @@ from training.metrics_file import read_metrics, series
         ({"gradient_clip_val": -1.0}, "gradient_clip_val is -1.0: .*or 0 for no clipping"),
         ({"gradient_clip_val": math.nan}, "gradient_clip_val is nan"),
         ({"max_steps": 4, "min_steps": 5}, "min_steps 5 is above trainer.max_steps 4"),
+        ({"max_steps": -1, "max_epochs": -1}, "the run would have no end"),
+        ({"max_epochs": 3, "limit_train_batches": 8}, "8 counts micro-batches, so the steps"),
         ({"precision": "bf16-true"}, "bf16-true keeps the weights themselves in 16 bits"),
         ({"precision": "16-true"}, "give bf16-mixed or 16-mixed"),
     ],

@@ -1,9 +1,10 @@
 """How a run begins in its folder, and the story that the folder tells of it.
 
-Invariant: an earlier run is lost with the first optimiser step of the new one and not before; until
-then every error brings it back as it was.
+Invariant: an earlier run is lost with the first optimiser step of the new one, or with the first
+checkpoint of one that was asked to stop, and not before; until then every error brings it back.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +14,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 
-from data_prep.command import counted
+from data_prep.command import EXIT_INTERRUPT, counted
 from training.callbacks.steps import ranks_agree
 from training.checkpoints.resume import ConfiguredModule, changed_options, set_aside
 from training.checkpoints.storage import remove_temporaries, saved_checkpoints
-from training.interruption import RunInterrupted, say
+from training.interruption import EXIT_STOPPED, RunInterrupted, say
 from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY, RunConfig
 from training.run_folder import add_event, own_files, provenance, read_events, replacing
 from training.tracking import tracked_run
+
+_ASKED = (EXIT_STOPPED, EXIT_INTERRUPT)
+"""Exit codes of a run that was asked to stop, and whose command goes on from what it saved."""
 
 
 def rewind_metrics(trainer: Trainer) -> int:
@@ -56,6 +60,8 @@ class RunBegin(Callback):
         """Whether what the folder holds is not continued."""
         self.tracker = tracker
         self.started = False
+        self.begun_at = 0
+        """Optimiser steps that were done when this start began."""
         self._replacement = ExitStack()
         self._first_step: int | None = None
 
@@ -64,7 +70,7 @@ class RunBegin(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin on the first rank; if that fails, all ranks end."""
-        failed = 1
+        failed, self.begun_at = 1, trainer.global_step
         try:
             if trainer.is_global_zero:
                 self._begin(trainer, pl_module)
@@ -80,7 +86,7 @@ class RunBegin(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.replaces:
             self._replacement.enter_context(replacing(self.run.folder, own=self.run.files))
-        self._first_step = trainer.global_step + 1
+        self._first_step = self.begun_at + 1
         self.track(trainer)
         self.begin(trainer, pl_module)
 
@@ -172,7 +178,8 @@ class RunHistory(RunBegin):
             say("options that differ from the checkpoint's; those of now count:")
             for change in changes:
                 say(f"  {change}")
-        details = {"checkpoint": self.resumed_from.name, "changed": changes}
+        source = os.path.realpath(self.resumed_from)
+        details = {"checkpoint": self.resumed_from.name, "source": source, "changed": changes}
         add_event(self.run.folder, "resumed", step=step, **details, **provenance())
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,7 +198,8 @@ class RunHistory(RunBegin):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Note why a run ended early; if it made no step and saved nothing, it never was."""
-        if isinstance(exception, RunInterrupted):
+        asked = isinstance(exception, RunInterrupted) and exception.exit_code in _ASKED
+        if asked and saved_checkpoints(self.run.folder / CHECKPOINT_FOLDER):
             self.take_over(trainer, pl_module)
         super().on_exception(trainer, pl_module, exception)
         if self.started and trainer.is_global_zero:

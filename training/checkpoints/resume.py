@@ -22,7 +22,7 @@ from training.run_config import (
     SKIPPED_FILE,
     RunConfig,
 )
-from training.run_folder import add_event
+from training.run_folder import add_event, read_events
 
 SET_ASIDE_FOLDER = "set_aside"
 _NOT_COMPARED = {"ckpt_path", "config", "resume", "max_time", "allow_modules", "run", "preemption"}
@@ -73,12 +73,23 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
             )
         return None
     path = Path(os.path.realpath(resume))
+    if saved and not run.overwrite and _is_on_its_way(run.folder, path):
+        return _newest(run, warn)
     if saved and (run.overwrite or path.parent != Path(os.path.realpath(folder))):
         raise ValueError(
             f"--resume {resume} would replace the run in {run.folder}; give another --run.name"
         )
     verify_checkpoint(path)
     return path
+
+
+def _is_on_its_way(folder: Path, source: Path) -> bool:
+    """Return whether a run went on from a checkpoint and has not ended since: then it goes on."""
+    goes_on = False
+    for event in read_events(folder):
+        is_from_there = event.get("source") == str(source)
+        goes_on = event.get("event") != "finished" and (goes_on or is_from_there)
+    return goes_on
 
 
 def _newest(run: RunConfig, warn: Callable[[str], None]) -> Path | None:
@@ -131,6 +142,7 @@ def skipped_windows(folder: Path) -> tuple[int, ...]:
 def roll_back(
     folder: Path,
     *,
+    begun_at: int,
     first_step: int,
     last_step: int,
     first_rank: bool,
@@ -142,6 +154,7 @@ def roll_back(
 
     Args:
         folder: The run's folder.
+        begun_at: Step at which this start of the run began.
         first_step: First optimiser step (from 0) whose data is to be skipped.
         last_step: Last one, the bad step itself.
         first_rank: Whether this process writes; the others wait for it.
@@ -152,7 +165,7 @@ def roll_back(
     """
     if first_rank:
         newest = newest_valid(folder / CHECKPOINT_FOLDER, warn=warn)
-        kept, before = newest.step if newest else 0, _rollbacks(folder)
+        kept, before = newest.step if newest else begun_at, _rollbacks(folder)
         steps = range(max(kept, first_step), last_step + 1)
         windows = [window_of(step, before["windows"]) for step in steps]
         content = {
