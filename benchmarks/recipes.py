@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from benchmarks.report import CONFIGS, Option, Options, Row
 from benchmarks.rivals import CONFIG_CLASSES
 from benchmarks.runs import bare_trainer, end_with_parent, told_of
 from data_prep.files import write_json
+from ponet.config import PoolingConfig
 from ponet.poolers import ChannelAttentionPooler
+from ponet.pooling.mix import KernelName
 from pretrain.batches import Batch, PretrainDataset, SegmentConfig
 from pretrain.callbacks import dropout_seed
 from pretrain.datamodule import TRAIN_SPLIT, PretrainDataModule
@@ -54,6 +56,7 @@ OPTIONS = {
     "steps": Option(0, "of the base; 0: as its file says", short=4),
     "jobs": Option(1, "runs side by side; 0: none, report what is there"),
     "device": Option("cpu", choices=("cpu", "cuda")),
+    "kernels": Option("auto", "of PoNet's pools and loss", get_args(KernelName)),
     "threads": Option(1, "of the CPU, for each run"),
     "validations": Option(8, "of a run", short=2),
     "eval_examples": Option(4096, "of a validation", short=64),
@@ -224,6 +227,8 @@ def make_run(
     if recipe.wide_init:
         size["init_range"] = CONFIG_CLASSES[recipe.kind].preset(preset).hidden_size ** -0.5
     config = CONFIG_CLASSES[recipe.kind].preset(preset, **size)
+    if isinstance(config, PoolingConfig):
+        config = dataclasses.replace(config, kernels=options.kernels)
     module = PretrainModule(
         config, optimizer=recipe.schedule(**chosen), **{**settings["module"], **recipe.module}
     )
@@ -300,7 +305,9 @@ def run_and_write(name: str, seed: int, options: Options) -> str:
 def made(options: Options) -> Row:
     """Return where a run was made."""
     found = {"machine": report.machine(), "torch": torch.__version__}
-    found |= {name: getattr(options, name) for name in ("device", "jobs", "threads", "base")}
+    found |= {
+        name: getattr(options, name) for name in ("device", "jobs", "threads", "base", "kernels")
+    }
     return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
 
 
