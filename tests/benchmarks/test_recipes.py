@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import recipes
 from benchmarks.recipe_summary import content_of, reached, shares
@@ -25,7 +26,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> argparse.Namespace:
     )
     return argparse.Namespace(
         folder=folder, study="loss", base="nano", steps=4, seeds=[1, 2], jobs=1, device="cpu",
-        threads=1, validations=2, eval_examples=16, rounds=0, timed_steps=1, root=root / "runs",
+        threads=1, validations=2, kernels="auto", eval_examples=16, rounds=0, timed_steps=1,
+        root=root / "runs",
         output=root / "out", name="", recipes=[""], short=True,
     )  # fmt: skip
 
@@ -72,8 +74,14 @@ def test_growing_batches_read_every_sample_once(options: argparse.Namespace) -> 
 def test_falling_rates_hide_fewer_tokens_from_part_to_part(options: argparse.Namespace) -> None:
     settings = {**recipes.settings_of("nano", 8), "steps": 8}
     data = recipes.make_data(Recipe(masking=(0.4, 0.1)), settings, 1, options)
+    strategy = argparse.Namespace(root_device=torch.device("cpu"))
     data.trainer = argparse.Namespace(  # type: ignore[assignment]
-        max_steps=8, global_step=0, limit_train_batches=None, global_rank=0, world_size=1
+        strategy=strategy,
+        max_steps=8,
+        global_step=0,
+        limit_train_batches=None,
+        global_rank=0,
+        world_size=1,
     )
     dataset = data.train_dataloader().dataset
     shares_of = []
