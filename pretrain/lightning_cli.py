@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
@@ -176,7 +177,7 @@ class PretrainCLI(RunCLI):
     def own_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         """Return those of a fit, a rehearsal or an evaluation; adds plugins, refuses others'."""
         own: list[Any] = [VerifiedCheckpointIO(asynchronous=self.checkpoints.asynchronous)]
-        if SLURMEnvironment.detect():
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             own.append(SLURMEnvironment(auto_requeue=False))  # ours handles the signals
         config["plugins"] = [*listed(config.get("plugins")), *own]
         callbacks = self._callbacks(config)

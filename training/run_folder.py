@@ -34,7 +34,12 @@ _held: set[TextIO] = set()
 
 
 def is_first_process() -> bool:
-    """Whether this process, of all that a launcher started for one run, writes its folder."""
+    """Whether this process, of all that a launcher started for one run, writes its folder.
+
+    Under torchrun its rank alone says so: in a SLURM job torchrun numbers the nodes anew.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ.get("RANK", "0") == "0"
     return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
 
 
