@@ -37,6 +37,7 @@ from training.parsing import (
     use_strict_yaml,
     with_allowed_modules,
 )
+from training.ranks import check_launcher
 from training.run_config import CONFIG_FILE, METRICS_FILE, RunConfig
 from training.run_folder import is_first_process, sole_writer
 from training.tracking import check_tracking, own_tracking, wandb_logger
@@ -286,6 +287,7 @@ class RunCLI(LightningCLI):
         config["logger"] = [*own, *listed(config.get("logger"))] or False
         callbacks = [*callbacks, *self.own_callbacks(config)]
         trainer = super()._instantiate_trainer(config, callbacks)
+        check_launcher(trainer)
         use_tensor_cores(str(trainer.precision))
         if self.writes:
             take_over_signals(trainer)

@@ -21,6 +21,7 @@ from training.metrics_file import own_test_rows, read_metrics
 from training.run_folder import LOCK_FILE, sole_writer
 
 OVERWRITE = ["--run.overwrite", "true"]
+FORKS = ["--trainer.devices", "2", "--trainer.strategy"]
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 MISTAKES = [
     pytest.param(["--data.folder", "nowhere"], "holds no token shards", id="data folder"),
@@ -28,6 +29,9 @@ MISTAKES = [
     pytest.param(["--trainer.accelerator", "gpu"], "", id="device", marks=needs_no_gpu),
     pytest.param(["--trainer.devices", "0"], "", id="no device"),
     pytest.param(["--trainer.strategy", "nonsense"], "nonsense", id="strategy"),
+    pytest.param([*FORKS, "ddp_fork"], "configs/strategy", id="ddp_fork"),
+    pytest.param([*FORKS, "ddp_spawn"], "configs/strategy", id="ddp_spawn"),
+    pytest.param([*FORKS, "ddp_notebook"], "configs/strategy", id="ddp_notebook"),
     pytest.param(["--trainer.precision", "nonsense"], "", id="precision"),
     pytest.param(["--trainer.callbacks+=Nonsense"], "Nonsense", id="callback"),
     pytest.param(
