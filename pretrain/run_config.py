@@ -194,7 +194,15 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
 
 
 def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
-    """Refuse Muon where a device holds a part of each matrix alone."""
+    """Refuse Lightning's own sharded strategies, and Muon where a device has parts of matrices."""
+    from pretrain.strategies import FsdpStrategy, ZeroStrategy
+
+    if isinstance(strategy, _CUTTING) and not isinstance(strategy, (FsdpStrategy, ZeroStrategy)):
+        raise ValueError(
+            f"trainer.strategy is Lightning's own {type(strategy).__name__}, under which gradients "
+            "may be clipped by a part of their norm, and checkpoints are not a run's; use one of "
+            "configs/strategy: fsdp.yaml, deepspeed_zero1.yaml, deepspeed_zero2.yaml, or ddp.yaml"
+        )
     if optimizer.uses_muon and isinstance(strategy, _CUTTING):
         raise ValueError(
             "model.optimizer.matrices is muon, which needs whole matrices, and "

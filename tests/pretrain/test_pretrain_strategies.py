@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 import torch
 from pretrain_corpora import tiny_options
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+)
 from strategy_ranks import job, run_jobs
 
 from ponet import load_bundle
 from pretrain.cli import main
 from pretrain.run_config import check_strategy
-from pretrain.strategies.fsdp import FsdpStrategy
+from pretrain.strategies import FsdpStrategy, ZeroStrategy
 from training.checkpoints.storage import (
     CheckpointError,
     load_checkpoint,
@@ -252,3 +257,22 @@ def test_muon_is_refused_where_matrices_are_cut_and_not_under_ddp() -> None:
         check_strategy(FsdpStrategy(), muon)
     check_strategy(FsdpStrategy(), PretrainOptimizer())
     check_strategy(DDPStrategy(), muon)
+
+
+LIGHTNINGS = [
+    FSDPStrategy,
+    ModelParallelStrategy,
+    pytest.param(DeepSpeedStrategy, marks=needs_deepspeed),
+]
+
+
+@pytest.mark.parametrize("strategy", LIGHTNINGS)
+def test_lightnings_own_sharded_strategies_are_refused(strategy: type) -> None:
+    said = rf"Lightning's own {strategy.__name__}.*configs/strategy: fsdp.yaml"
+    with pytest.raises(ValueError, match=said):
+        check_strategy(strategy(), PretrainOptimizer())
+
+
+@needs_deepspeed
+def test_zero_of_the_house_is_taken() -> None:
+    check_strategy(ZeroStrategy(stage=1), PretrainOptimizer())
