@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -38,6 +37,7 @@ from pretrain.packing import PackingConfig
 from pretrain.plan import check_documents
 from training.guards import window_of
 from training.interruption import ignore_signals_in_worker
+from training.ranks import SharedFiles
 
 TRAIN_SPLIT = "train"
 EVALUATION_SPLIT = "validation"
@@ -45,7 +45,7 @@ EVALUATION_SEED = 20_110_243
 """Seed of the validation plan and masks, the same for all runs so that they compare."""
 
 
-class PretrainDataModule(LightningDataModule):
+class PretrainDataModule(SharedFiles):
     """Serves batches for training and evaluation from a folder of token shards."""
 
     differs_from_training: Sequence[str] = ()

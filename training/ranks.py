@@ -1,6 +1,6 @@
-"""Several ranks are one run: how they are started."""
+"""Several ranks are one run: how they are started, and who prepares the files of all."""
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 
@@ -16,3 +16,11 @@ def check_launcher(trainer: Trainer) -> None:
             "this process, as ddp_fork, ddp_spawn and ddp_notebook do: the run could not be "
             "finished; use --trainer.strategy ddp, or a file of configs/strategy"
         )
+
+
+class SharedFiles(LightningDataModule):
+    """A data module whose files all nodes see: the first rank alone prepares them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepare_data_per_node = False

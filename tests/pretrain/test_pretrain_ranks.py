@@ -1,9 +1,13 @@
 """Several ranks are one run: who is the first, and what all of them must begin with."""
 
+from pathlib import Path
+
 import pytest
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
 
 from pretrain.cli import main
+from pretrain.datamodule import PretrainDataModule
 from pretrain.lightning_cli import PretrainCLI
 from training.run_folder import is_first_process
 
@@ -48,3 +52,16 @@ def test_torchrun_alone_says_which_process_is_the_first(
     assert is_first_process() == (task == 0)
     by_torchrun(monkeypatch, rank=rank)
     assert is_first_process() == (rank == 0)
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_shards_that_all_nodes_see_are_prepared_on_the_first(
+    node: int, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+    monkeypatch.setattr(PretrainDataModule, "prepare_data", lambda _: prepared.append(node))
+    monkeypatch.setattr(Trainer, "node_rank", node)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    trainer.datamodule = PretrainDataModule(folder=str(tiny_shards))
+    trainer._data_connector.prepare_data()
+    assert prepared == [0] * (node == 0)
