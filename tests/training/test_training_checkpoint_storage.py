@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkpoint_files import content, failing, flip_bit, hidden, newest, redigest, save
 
-from training.checkpoints import storage
+from training.checkpoints import retries, storage
 from training.checkpoints.schedule import SavesAndStops
 from training.checkpoints.storage import LISTING, STATE_FILE, CheckpointError, checkpoint_path
 from training.interruption import StopRequest
@@ -51,6 +51,18 @@ def test_the_newest_valid_is_taken_and_each_broken_one_is_named(tmp_path: Path) 
     assert step == 200
     assert "step-00000400.ckpt" in warnings[0] and "no digest" in warnings[0]
     assert "step-00000300.ckpt" in warnings[1] and "damaged" in warnings[1]
+
+
+@pytest.mark.parametrize(("times", "step", "said"), [(3, 200, 0), (4, 100, 1)])
+def test_a_newer_checkpoint_is_passed_over_only_for_an_error_that_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, step: int, said: int
+) -> None:
+    save(tmp_path, 100, 200)
+    stale, digest = failing(OSError(errno.ESTALE, "passes"), times=times), storage.file_sha256
+    monkeypatch.setattr(storage, "file_sha256", lambda path: stale() or digest(path))
+    monkeypatch.setattr(retries.time, "sleep", lambda _: None)
+    found, warnings = newest(tmp_path)
+    assert found == step and len(warnings) == said
 
 
 def test_only_broken_checkpoints_never_mean_a_silent_start_from_zero(tmp_path: Path) -> None:

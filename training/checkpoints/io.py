@@ -4,23 +4,19 @@ Invariant: nothing is reported as saved before it stands verified on the disk, a
 swallowed: it is raised by the save itself or, in the background, by the next save or `wait()`.
 """
 
-import errno
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from training.checkpoints import storage
+from training.checkpoints.retries import Result, retried
 from training.checkpoints.storage import serialised, write_serialised
 
-_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOENT}
-"""An unsteady disk, or a folder that vanished and can be made again."""
 _log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -97,16 +93,7 @@ class VerifiedCheckpointIO(CheckpointIO):
             self.on_saved(path)
 
     def _retried(self, action: Callable[[], Result]) -> Result:
-        for attempt in range(self._retries):
-            try:
-                return action()
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    raise
-                wait_s = self._retry_wait_s * 2**attempt
-                _log.warning("%s It is tried again in %g s", error, wait_s)
-                time.sleep(wait_s)
-        return action()
+        return retried(action, retries=self._retries, wait_s=self._retry_wait_s)
 
 
 def _log_failure(save: Future[None]) -> None:

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import distributed
 
 from data_prep.files import write_atomic
+from training.checkpoints.retries import retried
 from training.checkpoints.storage import newest_valid, saved_checkpoints, verify_checkpoint
 from training.configuration import flatten
 from training.guards import window_of
@@ -79,7 +80,7 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         raise ValueError(
             f"--resume {resume} would replace the run in {run.folder}; give another --run.name"
         )
-    verify_checkpoint(path)
+    retried(lambda: verify_checkpoint(path))
     return path
 
 

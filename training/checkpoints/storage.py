@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import torch
 
 from data_prep.files import free_bytes, is_disk_full, sync_folder
 from data_prep.manifest import file_sha256
+from training.checkpoints.retries import retried
 
 CHECKPOINT_SUFFIX = ".ckpt"
 STATE_FILE = "state.pt"
@@ -83,6 +85,8 @@ def saved_checkpoints(folder: str | Path) -> list[SavedCheckpoint]:
 def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedCheckpoint | None:
     """Return the newest checkpoint that fits its digests, or None if the folder has none at all.
 
+    One is passed over for an error of the disk only if that does not pass.
+
     Args:
         folder: A run's folder of checkpoints; it need not exist.
         warn: Called with one line for every newer checkpoint that is broken.
@@ -94,7 +98,7 @@ def newest_valid(folder: str | Path, *, warn: Callable[[str], None]) -> SavedChe
     problems: list[str] = []
     for checkpoint in reversed(saved_checkpoints(folder)):
         try:
-            verify_checkpoint(checkpoint.path)
+            retried(partial(verify_checkpoint, checkpoint.path))
         except OSError as error:
             problems.append(str(error))
             continue
