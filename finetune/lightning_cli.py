@@ -47,6 +47,7 @@ from training.cli import RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import check_monitors, listed, option_value
 from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, say
+from training.ranks import SameBeginning
 from training.result import read_result, write_result
 from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
 
@@ -227,7 +228,8 @@ class FinetuneCLI(RunCLI):
             started=self.started,
         )
         best = self.best_class()(self.run.classifier)
-        return [self.begin_class(self.run, resumes=resumes, tracker=tracker), best, point]
+        begin = self.begin_class(self.run, resumes=resumes, tracker=tracker)
+        return [begin, SameBeginning(self.going_on_from), best, point]
 
     @staticmethod
     def best_class() -> "type[BestClassifier]":

@@ -59,6 +59,7 @@ from training.command_line import listed
 from training.guards import BadState, GuardConfig, Guards
 from training.interruption import say
 from training.metrics_file import read_metrics, series
+from training.ranks import SameBeginning
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -180,7 +181,8 @@ class PretrainCLI(RunCLI):
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             own.append(SLURMEnvironment(auto_requeue=False))  # ours handles the signals
         config["plugins"] = [*listed(config.get("plugins")), *own]
-        callbacks = self._callbacks(config)
+        same = SameBeginning(self.config[self.subcommand].ckpt_path)
+        callbacks = [same, *self._callbacks(config)]
         show = config.get("enable_progress_bar") is not False
         return [*callbacks, RunProgressBar("pretrain")] if show else callbacks
 

@@ -1,7 +1,11 @@
-"""Several ranks are one run: how they are started, and who prepares the files of all."""
+"""Several ranks are one run: how they are started, who prepares the files, how all begin alike."""
 
-from pytorch_lightning import LightningDataModule, Trainer
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from training.callbacks.steps import of_all_ranks
 
 
 def check_launcher(trainer: Trainer) -> None:
@@ -24,3 +28,28 @@ class SharedFiles(LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self.prepare_data_per_node = False
+
+
+class SameBeginning(Callback):
+    """End all ranks, before anything is loaded, where they would not begin alike.
+
+    Each rank looks into the run's folder for itself, and a disk may show them different things.
+
+    Args:
+        checkpoint: The checkpoint that this rank goes on from, or evaluates; None: none.
+    """
+
+    def __init__(self, checkpoint: str | Path | None) -> None:
+        self._checkpoint = checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare; the first moment at which ranks can."""
+        name = Path(self._checkpoint).name if self._checkpoint else "no checkpoint"
+        names = of_all_ranks(trainer, name)
+        if len(set(names)) > 1:
+            each = "; ".join(f"rank {rank}: {name}" for rank, name in enumerate(names))
+            raise ValueError(
+                f"the ranks would go on from different checkpoints ({each}). Either one of them "
+                "was unreadable for a rank, or not all see the same folder: look at the lines "
+                "above, and run the same command again"
+            )

@@ -18,17 +18,21 @@ from typing import Any
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs" / "strategy"
 
 
-def job(strategy: str, *options: str, disk_full_on: int = -1) -> dict[str, Any]:
+def job(
+    strategy: str, *options: str, disk_full_on: int = -1, unreadable_on: int = -1
+) -> dict[str, Any]:
     """One `fit` under a config of `configs/strategy`, on two CPU processes.
 
     Args:
         strategy: Name of the config.
         options: What else is on the command line.
         disk_full_on: This rank finds the disk full when it writes its optimiser state.
+        unreadable_on: This rank cannot read the newest checkpoint when it looks for one.
     """
     config = str(CONFIGS / f"{strategy}.yaml")
     arguments = ["fit", "--config", config, "--trainer.devices", "2", *options]
-    return {"arguments": arguments, "disk_full_on": disk_full_on}
+    faults = {"disk_full_on": disk_full_on, "unreadable_on": unreadable_on}
+    return {"arguments": arguments, **faults}
 
 
 def run_jobs(folder: Path, jobs: list[dict[str, Any]], *, timeout_s: float = 600) -> list[dict]:
@@ -71,6 +75,26 @@ def full_disk(active: bool) -> Iterator[None]:
         torch.save = save
 
 
+@contextlib.contextmanager
+def unreadable_newest(active: bool) -> Iterator[None]:
+    """Let the first look at a checkpoint fail on this rank."""
+    from training.checkpoints import storage
+
+    verify, looks = storage.verify_checkpoint, []
+
+    def failing(path: Path) -> None:
+        looks.append(path)
+        if len(looks) == 1:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        verify(path)
+
+    storage.verify_checkpoint = failing if active else verify
+    try:
+        yield
+    finally:
+        storage.verify_checkpoint = verify
+
+
 def main(jobs_file: str) -> None:
     """Run every job in this process, one rank of two."""
     from pretrain.cli import main as command
@@ -78,7 +102,8 @@ def main(jobs_file: str) -> None:
     rank, results = int(os.environ["RANK"]), []
     for entry in json.loads(Path(jobs_file).read_text()):
         errors = io.StringIO()
-        with contextlib.redirect_stderr(errors), full_disk(entry["disk_full_on"] == rank):
+        disk, unreadable = entry["disk_full_on"] == rank, entry["unreadable_on"] == rank
+        with contextlib.redirect_stderr(errors), full_disk(disk), unreadable_newest(unreadable):
             code = command(entry["arguments"])
         results.append({"code": code, "stderr": errors.getvalue()[-4000:]})
     Path(f"{jobs_file}.rank{rank}.json").write_text(json.dumps(results))

@@ -50,7 +50,7 @@ def ranks(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     jobs += [job("ddp", *given["to-one"], *stopped("one rank, in a step"))]
     for place in FAULTS:
         jobs += [job("ddp", *given[place], *stopped(place)), job("ddp", *given[place])]
-    jobs += [job("ddp", *given["muon"], *MUON)]
+    jobs += [job("ddp", *given["alone"], unreadable_on=1), job("ddp", *given["muon"], *MUON)]
     results = run_jobs(root, jobs)
     assert main(["fit", *given["to-one"]]) == 0
     codes = [[rank["code"] for rank in result["ranks"]] for result in results]
@@ -67,6 +67,13 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint_and_they_go_on_as_one(
     assert ranks["codes"][first : first + 2] == [[75, 75], [0, 0]], ranks["said"][first]
     assert "the same command goes on" in ranks["said"][first]
     assert_same_story(ranks["root"] / f"stopped-{number}", ranks["root"] / "alone")
+
+
+def test_ranks_that_found_different_checkpoints_all_end_before_anything_is_trained(
+    ranks: dict[str, Any],
+) -> None:
+    assert ranks["codes"][-2] == [2, 2]
+    assert "(rank 0: step-00000014.ckpt; rank 1: step-00000012.ckpt)" in ranks["said"][-2]
 
 
 @pytest.mark.parametrize("name", ["to-one", "one-then-two"])

@@ -1,6 +1,6 @@
 """What happens at the steps of every run: seeds, agreement of ranks, validations, the bar.
 
-Invariant: every rank calls `ranks_agree` the same number of times in the same order.
+Invariant: every rank calls `ranks_agree` and `of_all_ranks` equally often, in the same order.
 """
 
 import sys
@@ -28,13 +28,26 @@ def ranks_agree(trainer: Trainer, value: int) -> int:
     """
     if trainer.world_size == 1 or not distributed.is_initialized():
         return value
+    wish = torch.tensor(value, dtype=torch.int64)
+    distributed.all_reduce(wish, op=distributed.ReduceOp.MAX, group=_control_group(trainer))
+    return int(wish)
+
+
+def of_all_ranks(trainer: Trainer, value: str) -> list[str]:
+    """The values of all ranks, in their order; they travel as those of `ranks_agree`."""
+    if trainer.world_size == 1 or not distributed.is_initialized():
+        return [value]
+    found = [""] * trainer.world_size
+    distributed.all_gather_object(found, value, group=_control_group(trainer))
+    return found
+
+
+def _control_group(trainer: Trainer) -> Any:
     group = getattr(trainer.strategy, _GROUP, None)
     if group is None:
         group = distributed.new_group(backend="gloo")
         setattr(trainer.strategy, _GROUP, group)
-    wish = torch.tensor(value, dtype=torch.int64)
-    distributed.all_reduce(wish, op=distributed.ReduceOp.MAX, group=group)
-    return int(wish)
+    return group
 
 
 class StepSeeds(Callback):
