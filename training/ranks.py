@@ -33,7 +33,8 @@ class SharedFiles(LightningDataModule):
 class SameBeginning(Callback):
     """End all ranks, before anything is loaded, where they would not begin alike.
 
-    Each rank looks into the run's folder for itself, and a disk may show them different things.
+    Each rank looks into the run's folder and measures its device for itself, and may find what the
+    others do not.
 
     Args:
         checkpoint: The checkpoint that this rank goes on from, or evaluates; None: none.
@@ -45,11 +46,23 @@ class SameBeginning(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare; the first moment at which ranks can."""
         name = Path(self._checkpoint).name if self._checkpoint else "no checkpoint"
-        names = of_all_ranks(trainer, name)
-        if len(set(names)) > 1:
-            each = "; ".join(f"rank {rank}: {name}" for rank, name in enumerate(names))
-            raise ValueError(
-                f"the ranks would go on from different checkpoints ({each}). Either one of them "
-                "was unreadable for a rank, or not all see the same folder: look at the lines "
-                "above, and run the same command again"
-            )
+        _compare(
+            trainer,
+            name,
+            "go on from different checkpoints",
+            "Either one of them was unreadable for a rank, or not all see the same folder: look at "
+            "the lines above, and run the same command again",
+        )
+        _compare(
+            trainer,
+            str(trainer.precision),
+            "compute in different precisions",
+            "With run.auto_precision each measures its own device: give --trainer.precision",
+        )
+
+
+def _compare(trainer: Trainer, value: str, wrong: str, advice: str) -> None:
+    values = of_all_ranks(trainer, value)
+    if len(set(values)) > 1:
+        each = "; ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
+        raise ValueError(f"the ranks would {wrong} ({each}). {advice}")

@@ -1,14 +1,17 @@
 """Several ranks are one run: who is the first, and what all of them must begin with."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningCLI
 
 from pretrain.cli import main
 from pretrain.datamodule import PretrainDataModule
 from pretrain.lightning_cli import PretrainCLI
+from training import ranks
 from training.run_folder import is_first_process
 
 SLURM = {"JOB_ID": "4711", "JOB_NAME": "train", "NTASKS": "1", "NNODES": "1", "LOCALID": "0"}
@@ -65,3 +68,14 @@ def test_shards_that_all_nodes_see_are_prepared_on_the_first(
     trainer.datamodule = PretrainDataModule(folder=str(tiny_shards))
     trainer._data_connector.prepare_data()
     assert prepared == [0] * (node == 0)
+
+
+def test_ranks_that_chose_different_precisions_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = SimpleNamespace(precision="32-true")
+    others = {"32-true": "bf16-mixed"}
+    monkeypatch.setattr(ranks, "of_all_ranks", lambda _, value: [value, others.get(value, value)])
+    found = r"\(rank 0: 32-true; rank 1: bf16-mixed\).*give --trainer.precision"
+    with pytest.raises(ValueError, match=found):
+        ranks.SameBeginning(None).setup(trainer, LightningModule(), "fit")
+    others.clear()
+    ranks.SameBeginning(None).setup(trainer, LightningModule(), "fit")
