@@ -116,7 +116,7 @@ class PretrainDataModule(SharedFiles):
         self._datasets: dict[str, PretrainDataset] = {}
         self._plan_counts: dict[str, float] = {}
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Verify the shards, or build them if there are none and `build_config` says how."""
         exists = (self.folder / MANIFEST_NAME).is_file()
         if self.build_config is not None:
@@ -161,6 +161,7 @@ class PretrainDataModule(SharedFiles):
 
     def setup(self, stage: str) -> None:
         """Open the shards, fix the accumulation, refuse what would not be reproducible."""
+        super().setup(stage)
         self.evaluation_dataset()
         if self.trainer is not None:
             # Our samplers know ranks; Lightning's would replace them and repeat examples to pad.

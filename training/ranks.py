@@ -5,7 +5,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
-from training.callbacks.steps import of_all_ranks
+from training.callbacks.steps import of_all_ranks, ranks_agree
 
 
 def check_launcher(trainer: Trainer) -> None:
@@ -25,9 +25,30 @@ def check_launcher(trainer: Trainer) -> None:
 class SharedFiles(LightningDataModule):
     """A data module whose files all nodes see: the first rank alone prepares them."""
 
+    _failed: Exception | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.prepare_data_per_node = False
+
+    def prepare(self) -> None:
+        """Check the files, or make them."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        """Prepare the files; where other ranks wait, an error is kept until all can end."""
+        try:
+            self.prepare()
+        except Exception as error:
+            if self.trainer is None or self.trainer.world_size == 1:
+                raise
+            self._failed = error
+
+    def setup(self, stage: str) -> None:
+        """End all ranks if the first could not prepare the files."""
+        if self.trainer is not None and ranks_agree(self.trainer, int(self._failed is not None)):
+            reason = "the first rank could not prepare the data; its own message says why"
+            raise self._failed or ValueError(reason)
 
 
 class SameBeginning(Callback):

@@ -1,5 +1,6 @@
 """Two ranks: stopped together wherever the signal went, and resumed on any number of devices."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def stopped(place: str) -> list[str]:
     return fault_options(hook, step, kind="SIGTERM", **more)
 
 
+def damaged_copy(shards: Path, folder: Path) -> Path:
+    """A copy of some shards that only their hashes tell from them."""
+    copy = Path(shutil.copytree(shards, folder / "damaged_shards"))
+    tokens = copy / "train" / "tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[:-1] + b"\x01")
+    return copy
+
+
 @pytest.fixture(scope="module")
 def ranks(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every run of two ranks that these tests look at, in one pair of processes."""
@@ -50,6 +59,7 @@ def ranks(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     jobs += [job("ddp", *given["to-one"], *stopped("one rank, in a step"))]
     for place in FAULTS:
         jobs += [job("ddp", *given[place], *stopped(place)), job("ddp", *given[place])]
+    jobs += [job("ddp", *options(damaged_copy(tiny_shards, root), root, "damaged"))]
     jobs += [job("ddp", *given["alone"], unreadable_on=1), job("ddp", *given["muon"], *MUON)]
     results = run_jobs(root, jobs)
     assert main(["fit", *given["to-one"]]) == 0
@@ -67,6 +77,11 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint_and_they_go_on_as_one(
     assert ranks["codes"][first : first + 2] == [[75, 75], [0, 0]], ranks["said"][first]
     assert "the same command goes on" in ranks["said"][first]
     assert_same_story(ranks["root"] / f"stopped-{number}", ranks["root"] / "alone")
+
+
+def test_shards_that_the_first_rank_finds_damaged_end_all_ranks(ranks: dict[str, Any]) -> None:
+    assert ranks["codes"][-3] == [2, 2] and "damaged_shards" in ranks["said"][-3]
+    assert not (ranks["root"] / "damaged").exists()
 
 
 def test_ranks_that_found_different_checkpoints_all_end_before_anything_is_trained(

@@ -79,3 +79,18 @@ def test_ranks_that_chose_different_precisions_all_end(monkeypatch: pytest.Monke
         ranks.SameBeginning(None).setup(trainer, LightningModule(), "fit")
     others.clear()
     ranks.SameBeginning(None).setup(trainer, LightningModule(), "fit")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_the_first_rank_cannot_prepare_ends_all_ranks(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PretrainDataModule(folder=str(tmp_path / "nowhere"))
+    data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    monkeypatch.setattr(ranks, "ranks_agree", lambda trainer, value: 1)
+    if rank == 0:
+        data.prepare_data()
+    said = ["holds no token shards", "the first rank could not prepare the data"][rank]
+    with pytest.raises(ValueError, match=said):
+        data.setup("fit")
