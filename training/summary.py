@@ -9,8 +9,8 @@ from data_prep.command import counted
 from training.command_line import parse_options
 from training.metrics_file import read_metrics
 from training.reports.curves import plot_curves
+from training.reports.measures import ACCURACY, LOSS, PAIRS, SPEED, Logged
 from training.reports.runs import Run
-from training.reports.study import ACCURACY, LOSS, PAIRS, SPEED, Logged
 from training.run_config import BUNDLE_FOLDER, CURVES_FILE, METRICS_FILE
 
 

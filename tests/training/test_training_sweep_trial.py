@@ -285,6 +285,13 @@ def test_a_study_reports_the_setting_that_is_best_on_validation(tmp_path: Path) 
     assert json.loads((tmp_path / "study.json").read_text()) == study
 
 
+def test_a_seed_that_diverged_before_any_score_leaves_the_others_on_test(tmp_path: Path) -> None:
+    scored = [result("imdb", seed, 0.8, test={"score": 0.6}) for seed in (1, 2)]
+    write_results(tmp_path, [*scored, result("imdb", 3, None) | {"evaluation": {}}])
+    imdb = downstream_scores(tmp_path / "downstream")["imdb"]
+    assert (imdb["split"], imdb["scores"], imdb["num_diverged"]) == ("test", [0.6, 0.6, 0.3], 1)
+
+
 def test_a_linear_model_beside_the_fits_is_never_the_score_of_the_run(tmp_path: Path) -> None:
     free = result("imdb", 0, 0.9, lr=0.0)
     free["encoder"] |= {"kind": BASELINE, "num_features": 1, "cpu_s": 0.1}

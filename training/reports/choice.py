@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from training.reports.figures import Column, Measure, Result
-from training.reports.trials import PAIRED_BY, Fit, grouped
+from training.reports.trials import PAIRED_BY, Fit, grouped, scored_split
 from training.statistics import Estimate, estimate, paired_difference
 
 MISMATCHED = "_mismatched"
@@ -126,7 +126,7 @@ def task_columns(trials: Sequence[Fit], *, with_published: bool) -> list[Column[
 def _tasks(trials: Sequence[Fit], *, with_published: bool) -> list[Task]:
     """The columns of a task: its test split where all runs scored it, else validation."""
     scored = [run.result["evaluation"] for run in trials if run.has_scores]
-    base = "test" if scored and all("test" in found for found in scored) else "validation"
+    base = scored_split(trials)
     title, metrics = trials[0].title, tuple(trials[0].result["score"])
     titles = {base: title}
     if scored and all(base + MISMATCHED in found for found in scored):

@@ -22,8 +22,9 @@ from training.reports.figures import (
     tidy,
     wrapped,
 )
+from training.reports.measures import CURVES, Logged
 from training.reports.runs import Rows, Run
-from training.reports.study import CURVES, Configuration, Logged, Study
+from training.reports.study import Configuration, Study
 
 Points = dict[float, float]
 _EARLY = 0.05

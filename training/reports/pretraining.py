@@ -15,9 +15,10 @@ from urllib.parse import quote
 from data_prep.command import counted
 from training.reports.curves import curve_panels, parallel_panel
 from training.reports.figures import Column, Panel, dot_panels
+from training.reports.measures import SPEED, Logged
 from training.reports.page import NOTHING, Cell, Form, Rows, listed, pairs, render
 from training.reports.runs import Run
-from training.reports.study import NOT_STATED, SPEED, Configuration, Logged, Study, measured
+from training.reports.study import NOT_STATED, Configuration, Study, measured
 from training.run_config import CONFIG_FILE
 from training.run_folder import versions
 from training.statistics import Estimate, paired_difference
@@ -224,8 +225,8 @@ def _gap(column: Column[Logged], found: Configuration, base: Configuration) -> E
     measure, cells = column.measure, [column.cells[each.label] for each in (found, base)]
     if not all(cell.by_seed for cell in cells):
         return ""
-    if not measure.is_one_question([*found.runs, *base.runs]):
-        return f"another question: {measure.guesser} differs"
+    if reason := measure.unlike([*found.runs, *base.runs]):
+        return f"another question: {reason}"
     return paired_difference(cells[0].by_seed, cells[1].by_seed) or "no seed in common"
 
 

@@ -14,9 +14,18 @@ from pathlib import PurePath
 from typing import Any
 
 from training.configuration import relevant
-from training.reports.figures import Column, Measure, Result
-from training.reports.runs import CONSTANT_METRIC, SPEED_METRIC, TASK_METRIC, Run
-from training.statistics import Estimate, estimate, paired_difference
+from training.reports.figures import Column, Result
+from training.reports.measures import (
+    ACCURACY,
+    LOSS,
+    PAIRS,
+    SPEED,
+    WHOLE_SPLIT,
+    Logged,
+    task_score,
+)
+from training.reports.runs import Run
+from training.statistics import estimate, paired_difference
 
 NOT_STATED = "(not stated)"
 SPEAKS_FOR_ITSELF = ("model.encoder", "model.objective")
@@ -247,91 +256,13 @@ def choose_baseline(study: Study, wanted: str) -> Configuration:
     raise ValueError(f"--baseline {wanted}: no such configuration or run; there are: {labels}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Logged(Measure):
-    """A number that runs logged, under the name that `Run.last` takes, and who guesses what.
-
-    `scale` leads from the logged value to the one in cells.
-    """
-
-    metric: str
-    scale: float = 1.0
-    is_lower_better: bool = False
-    baseline: str = ""
-    guesser: str = ""
-
-    @property
-    def training_metric(self) -> str:
-        """The same while training."""
-        return self.metric.replace("val/", "train/")
-
-    def read(self, run: Run) -> float | None:
-        """A run's value, in the measure's unit; None: it was not measured."""
-        value = run.last(self.metric)
-        return None if value is None else self.scale * value
-
-    def levels(self, runs: Sequence[Run]) -> list[float]:
-        """The different scores of guessing, sorted."""
-        return sorted({level for run in runs if (level := self.level(run)) is not None})
-
-    def level(self, run: Run) -> float | None:
-        """What guessing scores in a run, in the measure's unit."""
-        value = run.last(self.baseline) if self.baseline else None
-        return None if value is None or not math.isfinite(value) else self.scale * value
-
-    def is_one_question(self, runs: Sequence[Run]) -> bool:
-        """Whether some runs were scored on the same text and tokens, by what guessing scores."""
-        levels = self.levels(runs)
-        tolerance = 1e-3 if self.guesser == _CHANCE else 0.05
-        return not levels or levels[-1] - levels[0] <= tolerance * abs(levels[-1])
-
-    def spread_text(self, found: Estimate) -> str:
-        """Spread and number of seeds, in words that fit a cell."""
-        if found.half_width is None:
-            return "one seed: no spread"
-        if found.n == 2:
-            return f"{self.text(found.minimum)} to {self.text(found.maximum)}, n 2"
-        return f"± {self.text(found.half_width)}, n {found.n}"
-
-
-def _share(title: str, metric: str, baseline: str, guesser: str) -> Logged:
-    return Logged(title=title, metric=metric, scale=100, baseline=baseline, guesser=guesser)
-
-
-_UNIGRAM, _CHANCE = "unigram guesser", "chance"
-_WORDS = ("baseline/unigram_accuracy", _UNIGRAM)
-_PAIRS = ("baseline/pair_chance", _CHANCE)
-ACCURACY = _share("Masked-LM accuracy", "val/mlm_accuracy", *_WORDS)
-LOSS = Logged(
-    title="Masked-LM loss",
-    unit="nats",
-    digits=3,
-    metric="val/mlm_loss",
-    is_lower_better=True,
-    baseline="baseline/unigram_loss",
-    guesser=_UNIGRAM,
-)
-PAIRS = _share("Pair accuracy", "val/pair_accuracy", *_PAIRS)
-CURVES = (LOSS, ACCURACY, PAIRS)
-_WHOLE_SPLIT = (
-    _share("Masked-LM accuracy, whole split", "test/mlm_accuracy", *_WORDS),
-    _share("Pair accuracy, whole split", "test/pair_accuracy", *_PAIRS),
-)
-SPEED = Logged(
-    title="Training speed", unit="tokens/s", digits=0, metric=SPEED_METRIC, limits=(0, math.inf)
-)
-
-
 def measured(study: Study) -> list[Column[Logged]]:
     """The columns of a study's table that at least one run has, with the best cells marked."""
     tasks = dict.fromkeys(task for run in study.runs for task in run.downstream)
-    downstream = [
-        _share(task, TASK_METRIC + task, CONSTANT_METRIC + task, "constant answer")
-        for task in tasks
-    ]
+    downstream = map(task_score, tasks)
     return [
         _column(measure, study)
-        for measure in (ACCURACY, LOSS, PAIRS, *_WHOLE_SPLIT, *downstream, SPEED)
+        for measure in (ACCURACY, LOSS, PAIRS, *WHOLE_SPLIT, *downstream, SPEED)
         if any(measure.read(run) is not None for run in study.runs)
     ]
 

@@ -196,6 +196,15 @@ def _with_unknown_settings(runs: Sequence[Fit]) -> list[Fit]:
     ]
 
 
+def scored_split(runs: Iterable[Fit]) -> str:
+    """What a table of some runs shows: test where all that were scored have it, else validation.
+
+    One that diverged before it was scored counts as the majority answer on either.
+    """
+    scored = [run.result["evaluation"] for run in runs if run.has_scores]
+    return "test" if scored and all("test" in found for found in scored) else "validation"
+
+
 def _check_alike(runs: Iterable[Fit]) -> None:
     """Tasks must have one score, encoders of one name the same weights, splits the same rows."""
     scores: dict[str, Fit] = {}

@@ -220,7 +220,7 @@ def metric_rows(run: Path) -> list[dict[str, float]]:
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> score over the seeds of its best setting, below the folder of a grid."""
     from training.reports.choice import choose
-    from training.reports.trials import Fit, grouped
+    from training.reports.trials import Fit, grouped, scored_split
     from training.result import read_result
 
     runs = [Fit(path=p.parent, result=read_result(p)) for p in sorted(folder.rglob(RESULT_FILE))]
@@ -229,8 +229,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
         settings = list(grouped(of_task, lambda fit: fit.setting).values())
         best = choose(settings)
-        has_test = all("score" in fit.result["evaluation"].get("test", {}) for fit in best)
-        split = "test" if has_test else "validation"
+        split = scored_split(best)
         scores = [fit.score(split) for fit in best]
         levels = [level for fit in best if (level := fit.constant(split)) is not None]
         found[task] = {
