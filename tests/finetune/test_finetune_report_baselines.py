@@ -130,6 +130,22 @@ def test_every_score_of_tagged_texts_stands_in_a_table_of_its_own(tmp_path: Path
     assert text.index("*MTOP, validation*") < text.index("*MTOP, test*")
 
 
+def test_a_seed_that_diverged_is_in_the_means_of_every_score_or_said_to_be_left_out(
+    tmp_path: Path,
+) -> None:
+    for seed, frame in ((1, 0.5), (2, 0.6)):
+        write(tmp_path, make_tagging("mixer", frame_em=frame, seed=seed))
+    lost = make_tagging("mixer", seed=3) | {"evaluation": {}, "diverged": True, "reason": "nan"}
+    guess = {"slot_em": 0.2, "frame_em": 0.1, "token_accuracy": 0.2, "span_f1": 0.1, "score": 0.1}
+    write(tmp_path, {**lost, "majority": {"validation": guess, "test": guess}})
+    text = report_of(tmp_path).text("md")
+    row = "4 epochs; n = 3, seeds 1, 2, 3<br>1 diverged seed as the majority answer | 40.0 ± 43.0 |"
+    assert text.count(row) == 2 and text.count("| 40.0 ± 65.7 |") == 2  # and in the main table
+    write(tmp_path, {**lost, "majority": {"validation": guess, "test": {"score": 0.1}}})
+    text = report_of(tmp_path).text("md")
+    assert "1 diverged seed left out where n is less | 50.0 (all equal) (n = 2) |" in text
+
+
 def test_what_the_newest_result_knows_to_be_published_stands_there(tmp_path: Path) -> None:
     old, new = make_result("imdb", score=0.7, seed=1), make_result("imdb", score=0.7, seed=2)
     old["task_facts"]["published"] = {"PoNet-Base": 93.0}

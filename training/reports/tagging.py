@@ -3,12 +3,14 @@
 Papers differ in what they call an exact match, so all of them are shown.
 
 Invariant: a published score stands in the column of the metric that it is held to be, on its own
-split, and every row says of which epochs, seeds and machine it is.
+split, and every row says of which epochs, seeds and machine it is. A seed that diverged before it
+was scored counts as the majority answer, as in the main table, or is said to be left out.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from data_prep.command import counted
 from training.reports.choice import METRIC_TITLES, Entry, encoder_names, published_on
 from training.reports.page import NOTHING, Cell, Rows
 from training.reports.trials import Fit, grouped
@@ -43,7 +45,8 @@ def all_metrics(entries: Sequence[Entry]) -> dict[str, Rows]:
 
 def _table(entries: Sequence[Entry], split: str) -> Rows:
     by_name = {entry.encoder: _scored(entry, split) for entry in entries}
-    known = [run.result["evaluation"][split] for runs in by_name.values() for run in runs]
+    evaluations = [run.result["evaluation"] for runs in by_name.values() for run in runs]
+    known = [scores[split] for scores in evaluations if split in scores]
     names = {name.partition("/")[0] for values in known for name in values}
     metrics = [name for name in _HEADINGS if name in names]
     parts = {name.partition("/")[2] for values in known for name in values}
@@ -61,17 +64,18 @@ def _table(entries: Sequence[Entry], split: str) -> Rows:
 
 
 def _scored(entry: Entry, split: str) -> list[Fit]:
-    return [run for run in entry.runs if split in run.result["evaluation"]]
+    return [r for r in entry.runs if split in r.result["evaluation"] or not r.has_scores]
 
 
 def _row(
     name: str, runs: Sequence[Fit], split: str, metrics: Sequence[str], part: str
 ) -> list[Cell | str]:
     """An encoder's means, of all rows or of one language, and what they are of."""
-    cells = []
-    for metric in (f"{metric}/{part}" if part else metric for metric in metrics):
-        values = [float(value) for value in _values(runs, split, metric)]
-        cells.append(mean_text(estimate(values)) if values else NOTHING)
+    names = [f"{metric}/{part}" if part else metric for metric in metrics]
+    values = [
+        [v for run in runs if (v := run.known_score(split, metric)) is not None] for metric in names
+    ]
+    cells = [mean_text(estimate(some), n=len(runs)) if some else NOTHING for some in values]
     seeds = _distinct(run.repetition[0] for run in runs)
     epochs = _distinct(run.result["settings"]["epochs"] for run in runs)
     sizes = _distinct(f"{run.result['encoder']['num_parameters']:,}" for run in runs)
@@ -84,16 +88,16 @@ def _row(
     ]
     if runs[0].is_baseline:
         notes[1] = "one run, without a seed"
-    return [Cell(text=f"{name}, {part}" if part else name, notes=() if part else notes), *cells]
+    notes = [] if part else notes
+    if num_diverged := sum(not run.has_scores for run in runs):
+        is_counted = all(len(some) in (0, len(runs)) for some in values)
+        how = "as the majority answer" if is_counted else "left out where n is less"
+        notes.append(f"{counted(num_diverged, 'diverged seed(s)')} {how}")
+    return [Cell(text=f"{name}, {part}" if part else name, notes=notes), *cells]
 
 
 def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
-
-
-def _values(runs: Sequence[Fit], split: str, metric: str) -> list[Any]:
-    found = [run.result["evaluation"][split].get(metric) for run in runs]
-    return [value for value in found if value is not None]
 
 
 def percent(value: float | None) -> str:

@@ -94,11 +94,18 @@ class Fit:
         Raises:
             ValueError: The split was not scored.
         """
+        value = self.known_score(split, metric)
+        if value is None:
+            raise ValueError(f"{self.path / RESULT_FILE}: has no {metric} of {split}")
+        return value
+
+    def known_score(self, split: str, metric: str) -> float | None:
+        """Score as above; None: there is none, nor of the majority answer."""
         for scores in (self.result["evaluation"], self.result["majority"]):
             value = scores.get(split, {}).get(metric)
             if value is not None and math.isfinite(value):
                 return float(value)
-        raise ValueError(f"{self.path / RESULT_FILE}: has no {metric} of {split}")
+        return None
 
     def constant(self, split: str) -> float | None:
         """Score of the better one of two constant answers; None: unknown.
