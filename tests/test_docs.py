@@ -1,12 +1,14 @@
 """The pages say what is so: commands parse or run, snippets run, messages and figures are real."""
 
 import ast
+import csv
 import functools
 import importlib
 import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from test_configs import (
     check_pretrain_command,
     parsed_fit,
 )
+
+from training.statistics import paired_difference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -131,6 +135,27 @@ def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
     texts = [path for path in (DOCS / "results").rglob("*") if path.suffix not in ("", ".png")]
     assert texts
     assert not [p.name for p in texts if p.is_file() and absolute.search(p.read_text("utf-8"))]
+
+
+def test_intents_of_atis_are_told_apart_where_the_seeds_do() -> None:
+    scores: dict[str, dict[str, float]] = {}
+    with (DOCS / "results" / "pnlp_atis.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "test":
+                scores.setdefault(row["encoder"], {})[row["seed"]] = float(row["intent_accuracy"])
+    linear = next(name for name in scores if name.startswith("TF-IDF"))
+    scores[linear] = dict.fromkeys(scores["hashed_ponet"], scores[linear]["0"])
+    separable = {}
+    for first, second in combinations(sorted(scores, key=lambda name: name != "hashed_ponet"), 2):
+        gap = paired_difference(scores[first], scores[second])
+        if gap.verdict == "separable":
+            ends = f"({100 * gap.low:.1f} to {100 * gap.high:.1f})"
+            separable[first, second] = f"{100 * gap.mean:.1f} above {{}} {ends}"
+    text = (DOCS / "semantic_parsing.md").read_text(encoding="utf-8")
+    names = {"pnlp_mixer_base": "BASE", linear: "the linear model"}
+    assert set(separable) == {("hashed_ponet", name) for name in names}
+    for (_, name), words in separable.items():
+        assert words.format(names[name]) in text
 
 
 def without_launcher(words: list[str]) -> list[str]:
