@@ -1,11 +1,14 @@
-"""What must not stand in one table of results: other weights, rows or experiments."""
+"""What must not stand in one table of results, and what must be said of what does."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from grid_fakes import make_result, write
+from grid_fakes import make_baseline, make_result, write
 
+from training.reports.finetuning import GridReport
 from training.reports.trials import find_trials
 
 
@@ -50,3 +53,52 @@ def test_other_rows_under_one_task_and_setting_are_no_duplicate(tmp_path: Path) 
     result["data"]["splits"]["validation"] |= {"labels": {"no": 400}}
     write(tmp_path / "4", result)
     assert len(find_trials([tmp_path / "0", tmp_path / "4"]).runs) == 2
+
+
+def text_of(folder: Path) -> str:
+    return GridReport(found=find_trials([folder])).text("md")
+
+
+def trained_on(num_rows: int, result: dict[str, Any], labels: dict[str, int] | None = None) -> Any:
+    train = {"num_rows": num_rows, "num_rows_whole": num_rows, "labels": labels or {}}
+    result["data"]["splits"]["train"] |= train
+    return result
+
+
+def test_encoders_that_saw_other_training_rows_are_named_with_how_many(tmp_path: Path) -> None:
+    for seed, score in ((1, 0.7), (2, 0.71)):
+        write(tmp_path, trained_on(500, make_result(score=score, seed=seed)))
+        result = make_result(encoder="bert", score=score + 0.1, seed=seed)
+        write(tmp_path, trained_on(50_000, result))
+    write(tmp_path, trained_on(500, make_baseline(score=0.6)))
+    said = (
+        "CoLA: not all were trained on the same rows, but bert 50,000, ponet 500, "
+        "TF-IDF + linear 500: a difference between them is one of training data, too."
+    )
+    assert said in text_of(tmp_path)
+
+
+def test_training_rows_are_compared_by_fold_label_and_file(tmp_path: Path) -> None:
+    for fold in (0, 1):  # folds differ by a row
+        for encoder in ("ponet", "bert"):
+            result = make_result("hyperpartisan", encoder, test=0.5, fold=fold, seed=fold)
+            write(tmp_path / "folds", trained_on(381 + fold, result))
+    assert "the same rows" not in text_of(tmp_path / "folds")
+    for encoder, positive in (("ponet", 400), ("bert", 600)):
+        labels = {"no": 1000 - positive, "yes": positive}
+        write(tmp_path / "labels", trained_on(1000, make_result(encoder=encoder), labels))
+    assert "the same rows, but bert 1,000, ponet 1,000:" in text_of(tmp_path / "labels")
+    for encoder, digest in (("ponet", "a"), ("bert", "b")):
+        path = write(tmp_path / "files", make_result(encoder=encoder))
+        inputs = {"the train file": {"path": "absent.csv", "sha256": 64 * digest}}
+        (path.parent / "inputs.json").write_text(json.dumps(inputs))
+    text = text_of(tmp_path / "files")
+    assert "bert 8,000 (file bbbbbbbb), ponet 8,000 (file aaaaaaaa):" in text
+
+
+def test_settings_that_no_result_has_are_named_where_encoders_differ(tmp_path: Path) -> None:
+    for encoder, pair in (("ponet", [False, 5]), ("bert", [True, 9])):
+        path = write(tmp_path, make_result(encoder=encoder))
+        config = {"model": {"dropout": pair[1]}, "data": {"windows": pair[0], "max_len": pair[1]}}
+        (path.parent / "run_config.yaml").write_text(yaml.safe_dump(config))
+    assert "CoLA: bert and ponet differ in data.windows (True and False)." in text_of(tmp_path)

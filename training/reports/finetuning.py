@@ -33,6 +33,7 @@ from training.reports.trials import (
     setting_text,
     shared_text,
 )
+from training.reports.unequal import unequal_notes
 from training.result import has_thresholds
 from training.statistics import Estimate
 
@@ -115,6 +116,7 @@ class GridReport:
             encoders=self._encoders(),
             shared=grouped((t for t in self.tasks if not t[0].is_baseline), shared_text),
             num_rows=_rows_scored(self.entries),
+            unequal=unequal_notes(self.entries),
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
             pairs=pairs,
             tallied=_tallied,

@@ -243,7 +243,7 @@ def _check_alike(runs: Iterable[Fit]) -> None:
                     f"{split}: report their folders separately"
                 )
             first = scored.setdefault(place, run)
-            if not _may_be_one(first.split_facts(split), run.split_facts(split)):
+            if not may_be_one(first.split_facts(split), run.split_facts(split)):
                 raise ValueError(
                     f"{first.path} and {run.path} were scored on other rows of {split}, both of "
                     f"the task {run.task}: report their folders separately"
@@ -264,7 +264,7 @@ def _check_repetitions(runs: Iterable[Fit]) -> None:
                 )
 
 
-def _may_be_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+def may_be_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Return whether two splits have as many rows of every label that both know, and one mean."""
     both = [facts.get("labels") or {} for facts in (first, second)]
     one, other = (facts.get("target_mean") for facts in (first, second))
