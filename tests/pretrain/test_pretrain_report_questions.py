@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from report_runs import write_run
 
 from training.reports.figures import Column
@@ -45,3 +46,70 @@ def test_scores_of_a_task_on_other_splits_are_not_compared(tmp_path: Path) -> No
     said = "imdb is not the same question in all configurations: split differs, test and validation"
     assert said in text and "another question: split differs, test and validation" in text
     assert "imdb: " not in text  # nothing leads there
+
+
+def write_digests(folders: list[list[Path]], digests: tuple[str, str]) -> None:
+    for some, digest in zip(folders, digests, strict=True):
+        for folder in some:
+            (folder / "bundle").mkdir()
+            content = {"metadata": {"data_digest": digest, "steps": 40}}
+            (folder / "bundle" / "config.json").write_text(json.dumps(content))
+
+
+def reason_of(folder: Path) -> str:
+    column = column_called(folder, "Masked-LM accuracy")
+    reason = column.measure.unlike(report_of(folder).study.runs)
+    assert any(cell.is_best for cell in column.cells.values()) == (not reason)
+    return reason
+
+
+def test_other_validation_text_is_another_question_though_guessing_scores_alike(
+    tmp_path: Path,
+) -> None:
+    write_digests(write_pair(tmp_path / "digests"), ("a", "b"))
+    assert reason_of(tmp_path / "digests") == "validation text differs"
+    text = report_of(tmp_path / "digests").text("md")
+    assert text.count("is not the same question in all configurations: validation text") == 3
+    write_pair(tmp_path / "folders", data__folder="shards/books")
+    assert reason_of(tmp_path / "folders") == "validation text differs"
+    (first, _) = write_pair(tmp_path / "one", data__folder="shards/books")
+    write_digests([first], ("a",))  # runs that have not ended have no bundle
+    assert reason_of(tmp_path / "one") == "validation text differs"
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "reason"),
+    [
+        ("data__max_len", (128, 512), "max_len differs, 128 and 512"),
+        ("data__needles", ({"facts": 1}, {"facts": 4}), "facts differs, 1 and 4"),
+        ("data__eval_examples", (1024, 2048), "eval_examples differs, 1024 and 2048"),
+        ("data__masking", ({"mask_prob": 0.15}, {"mask_prob": 0.3}), ""),
+        ("data__segments", ({"rule": "sentence"}, {"rule": "text"}), ""),
+    ],
+)
+def test_how_the_text_is_read_is_part_of_the_question(
+    tmp_path: Path, key: str, values: tuple[Any, Any], reason: str
+) -> None:
+    for number, value in enumerate(values):
+        for seed in SEEDS:
+            accuracy = 0.3 - number / 10 + (1 + number) * seed / 1e4
+            write_run(tmp_path / f"{number}{seed}", seed=seed, accuracy=accuracy, **{key: value})
+    assert reason_of(tmp_path) == reason
+
+
+def test_objectives_on_the_same_text_are_compared_wherever_it_lies(tmp_path: Path) -> None:
+    """Pairs cut the documents otherwise, so that guessing differs by some 2 %."""
+    folders = write_pair(tmp_path, unigram=0.051, data__folder="elsewhere/wiki")
+    write_digests(folders, ("a", "a"))
+    assert reason_of(tmp_path) == ""
+
+
+def test_a_split_that_is_scored_whole_by_both_is_one_question(tmp_path: Path) -> None:
+    for number, folders in enumerate(write_pair(tmp_path)):
+        for folder in folders:
+            config = (folder / "run_config.yaml").read_text()
+            config = config.replace("folder: ", f"eval_examples: {2048 + number}\n  folder: ", 1)
+            (folder / "run_config.yaml").write_text(config)
+            with (folder / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 40, "baseline/eval_examples": 700.0}\n')
+    assert reason_of(tmp_path) == ""

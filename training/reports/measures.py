@@ -6,6 +6,7 @@ Invariant: answers to different questions are never held against each other.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from training.reports.figures import Measure
@@ -52,15 +53,36 @@ class Logged(Measure):
     def unlike(self, runs: Sequence[Run]) -> str:
         """In words, what makes the numbers of some runs answers to different questions, if any.
 
-        Whether they were scored on the same text and tokens is seen by what guessing scores.
+        Whether they were scored on the same tokens is seen by what guessing scores, and by the
+        shards and how these are read. Guesses on the same documents differ by 2 % between
+        objectives, whose pairs cut them otherwise: that is one question.
         """
         levels = self.levels(runs)
         tolerance = 1e-3 if self.guesser == _CHANCE else 0.05
         if levels and levels[-1] - levels[0] > tolerance * abs(levels[-1]):
             ends = " to ".join(map(self.text, (levels[0], levels[-1])))
             return f"{self.guesser} differs, {ends} {self.unit}"
+        if self.metric.startswith(("val/", "test/")) and (found := self._unlike_text(runs)):
+            return found
         splits = {str(found) for run in runs if (found := self._downstream(run).get("split"))}
         return f"split differs, {' and '.join(sorted(splits))}" if len(splits) > 1 else ""
+
+    def _unlike_text(self, runs: Sequence[Run]) -> str:
+        """The same of the text that was scored, as far as runs say what it was."""
+        if len({_digest(run) for run in runs} - {None}) > 1:
+            return "validation text differs"
+        folders: dict[bool, set[Path]] = {True: set(), False: set()}
+        for run in (run for run in runs if "data.folder" in run.settings):
+            folders[_digest(run) is None].add(Path(run.settings["data.folder"]).absolute())
+        if len(folders[True]) > 1 or (folders[False] and folders[True] - folders[False]):
+            return "validation text differs"
+        scored = {run.last("baseline/eval_examples") for run in runs}
+        is_part = self.metric.startswith("val/") and (len(scored) > 1 or None in scored)
+        for key in (*_READ_BY, *([_SCORED] if is_part else [])):
+            values = {str(run.settings[key]) for run in runs if key in run.settings}
+            if len(values) > 1:
+                return f"{key.rpartition('.')[2]} differs, {' and '.join(sorted(values))}"
+        return ""
 
     def _downstream(self, run: Run) -> Mapping[str, Any]:
         """What a run's study says of the task, if this is the score of one."""
@@ -75,6 +97,17 @@ class Logged(Measure):
         if found.n == 2:
             return f"{self.text(found.minimum)} to {self.text(found.maximum)}, n 2"
         return f"± {self.text(found.half_width)}, n {found.n}"
+
+
+_READ_BY = ("data.max_len", "data.short_prob", "data.needles.facts")
+"""Settings that decide which text is scored, beside the shards."""
+_SCORED = "data.eval_examples"
+"""The same of how much of it, where the split has more."""
+
+
+def _digest(run: Run) -> Any:
+    """Digest of the shards that a run was trained and validated on; None: not known."""
+    return run.metadata.get("data_digest")
 
 
 def _share(title: str, metric: str, baseline: str, guesser: str) -> Logged:
