@@ -148,6 +148,13 @@ def test_scores_at_the_constant_answer_are_marked(tmp_path: Path) -> None:
     assert "56.0 (all equal) ▼" in text and "WNLI 71 (one row: 1.4 points)" in text
 
 
+def test_equal_seeds_above_the_constant_answer_are_not_judged(tmp_path: Path) -> None:
+    write_seeds(tmp_path, {1: 0.501, 2: 0.501}, task="rte", majority=0.5)
+    text = markdown(report_of(tmp_path))
+    assert "50.1 (all equal) △ |" in text and "△ above it, but all seeds are equal" in text
+    assert "| all equal | 50.1 to 50.1 | above 50.0, no spread: not judged |" in text
+
+
 def test_f1_is_held_against_always_answering_the_positive_class(tmp_path: Path) -> None:
     result = make_result("imdb", score=0.7, test=0.6, majority=0.0)
     result["data"]["best_constant"] = {"test": {"score": 2 / 3}}

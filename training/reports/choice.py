@@ -251,6 +251,8 @@ def _against(summary: Estimate, constant: float | None, *, has_seeds: bool) -> s
         return "at or below"
     if summary.low is None:
         return "above (one seed)" if has_seeds else "above"
+    if summary.has_no_spread:  # as of a difference: an interval without width covers nothing
+        return "above, no spread: not judged"
     return "above" if summary.low > constant else "above, not separable"
 
 

@@ -40,6 +40,7 @@ from training.statistics import Estimate
 _SIGNS = {
     "at or below": ("▼", "not above the best constant answer"),
     "above, not separable": ("▽", "above it, but its interval reaches down to it"),
+    "above, no spread: not judged": ("△", "above it, but all seeds are equal: not judged"),
     "diverged": ("†", "some seeds diverged and count as they are, see below"),
     "baseline": ("○", "without an encoder: nothing in it is random, so one run says all"),
 }
