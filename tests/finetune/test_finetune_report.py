@@ -63,7 +63,18 @@ def test_a_setting_with_fewer_seeds_cannot_win(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.5, 2: 0.5}, lr=3e-5)
     report = report_of(tmp_path)
     assert setting_of(entry_of(report))["lr"] == 3e-5
-    assert "2 settings (1 with fewer seeds, not eligible)" in markdown(report)
+    assert "2 settings (1 with fewer or other seeds, not eligible)" in markdown(report)
+
+
+def test_settings_are_compared_on_the_same_seeds_and_folds(tmp_path: Path) -> None:
+    for lr, folds, easy in ((1e-4, (0, 1), 0.1), (2e-4, (2, 3), 0.0), (3e-4, (2, 3), 0.05)):
+        for fold in folds:
+            score = {"score": 0.7 + easy, "test": 0.6}
+            write(tmp_path, make_result("hyperpartisan", seed=fold, fold=fold, lr=lr, **score))
+    report = report_of(tmp_path)
+    assert setting_of(entry_of(report))["lr"] == 3e-4
+    assert entry_of(report).numbers["num_incomplete_settings"] == 1
+    assert "3 settings (1 with fewer or other seeds, not eligible)" in markdown(report)
 
 
 def test_mean_and_interval_are_students(tmp_path: Path) -> None:

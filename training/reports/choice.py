@@ -181,10 +181,13 @@ def choose(settings: Sequence[Sequence[Fit]]) -> list[Fit]:
 
     Args:
         settings: The trials of each. Only those with the most seeds can be chosen: the best of few
-            seeds would win by luck. Equal means: the one that diverged least, then the first.
+            seeds would win by luck; of as many, only those with the seeds and folds that most have,
+            then the first ones: others may be easier. Equal means: the one that diverged least,
+            then the first.
     """
-    most = max(map(len, settings))
-    complete = [found for found in settings if len(found) == most]
+    seeds = [_repetitions(found) for found in settings]
+    shared = min(seeds, key=lambda some: (-len(some), -seeds.count(some), some))
+    complete = [found for found, own in zip(settings, seeds, strict=True) if own == shared]
 
     def worth(found: Sequence[Fit]) -> tuple[float, int]:
         return fmean(run.score("validation") for run in found), -_num_diverged(found)
@@ -193,8 +196,12 @@ def choose(settings: Sequence[Sequence[Fit]]) -> list[Fit]:
     return sorted(best, key=lambda run: run.repetition)
 
 
+def _repetitions(runs: Sequence[Fit]) -> list[tuple[int, ...]]:
+    return sorted(run.repetition for run in runs)
+
+
 def _entry(task: Task, encoder: str, trials: Sequence[Fit]) -> Entry:
-    """Incomplete settings have too few seeds to be chosen; a grid keeps the best run's model."""
+    """Incomplete settings lack seeds that were chosen by; a grid keeps the best run's model."""
     settings = list(grouped(trials, lambda run: run.setting).values())
     runs = choose(settings)
     by_seed = {run.repetition: run.score(task.split) for run in runs}
@@ -211,7 +218,9 @@ def _entry(task: Task, encoder: str, trials: Sequence[Fit]) -> Entry:
         "seeds": [dict(zip(PAIRED_BY, run.repetition, strict=True)) for run in runs],
         "setting": dict(runs[0].setting),
         "num_settings": len(settings),
-        "num_incomplete_settings": sum(len(found) < len(runs) for found in settings),
+        "num_incomplete_settings": sum(
+            _repetitions(found) != _repetitions(runs) for found in settings
+        ),
         "num_trials": len(trials),
         "num_diverged": num_diverged,
         "num_diverged_trials": _num_diverged(trials),

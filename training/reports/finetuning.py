@@ -265,7 +265,7 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
         parts = ", ".join(f"{METRIC_TITLES.get(k, k)} {percent(v)}" for k, v in means.items())
     count = counted(numbers["num_settings"], "setting(s)")
     if numbers["num_incomplete_settings"]:
-        count += f" ({numbers['num_incomplete_settings']} with fewer seeds, not eligible)"
+        count += f" ({numbers['num_incomplete_settings']} with fewer or other seeds, not eligible)"
     ends = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
     return {
         "task": task.title,
