@@ -53,6 +53,8 @@ def run_rows(folder: str | Path) -> list[dict[str, float]]:
 def own_test_rows(folder: str | Path, *, last_step: float = 0) -> list[dict[str, float]]:
     """What `test` found of a run's last state, as rows like those of its metrics.
 
+    What guessing scores on the same examples stands there as `test_baseline/...`.
+
     Only what was scored with a checkpoint of the run, on the whole validation split of the data it
     was trained on; not before the run went on from an earlier step.
 
@@ -68,10 +70,14 @@ def own_test_rows(folder: str | Path, *, last_step: float = 0) -> list[dict[str,
             tests = [t for t in tests if t["step"] <= step or t.get("time", begun) >= begun]
     newest = max((last_step, *(record["step"] for record in tests)))
     return [
-        {"step": record["step"], **record["metrics"]}
+        {"step": record["step"], **record["metrics"], **_guesses(record)}
         for record in tests
         if record["step"] == newest
     ]
+
+
+def _guesses(record: Mapping[str, Any]) -> dict[str, float]:
+    return {f"test_baseline/{name}": v for name, v in record.get("baselines", {}).items()}
 
 
 def _is_own_test(record: Mapping[str, Any]) -> bool:

@@ -113,3 +113,21 @@ def test_a_split_that_is_scored_whole_by_both_is_one_question(tmp_path: Path) ->
             with (folder / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 40, "baseline/eval_examples": 700.0}\n')
     assert reason_of(tmp_path) == ""
+
+
+def test_the_whole_split_stands_beside_what_guessing_scores_on_all_of_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", unigram=0.069)
+    record = {
+        "command": "test",
+        "step": 40,
+        "own_checkpoint": True,
+        "differs_from_training": [],
+        "examples": 9000,
+        "split_examples": 9000,
+        "metrics": {"test/mlm_accuracy": 0.3, "test/pair_accuracy": 0.4},
+        "baselines": {"unigram_accuracy": 0.052, "pair_chance": 1 / 3},
+    }
+    (run / "evaluations.jsonl").write_text(json.dumps(record) + "\n")
+    assert column_called(tmp_path, "Masked-LM accuracy, whole split").level == pytest.approx(5.2)
+    assert column_called(tmp_path, "Masked-LM accuracy").level == pytest.approx(6.9)
+    assert column_called(tmp_path, "Pair accuracy, whole split").level == pytest.approx(100 / 3)

@@ -12,6 +12,7 @@ from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
 from training.reports.study import NOT_STATED, shown
 
 _NUM_SHOWN_STEPS = 8
+_RESULTS = ("val/", "test/", "baseline/", "test_baseline/")
 _CURVES = ("val/", "train/loss", "train/mlm_loss", "train/pair_accuracy")
 Points = Sequence[tuple[float, float, float]]
 """Steps that both runs have, with the value of either."""
@@ -50,7 +51,7 @@ def compare(*runs: Run) -> str:
     settings = [[key, *(shown(run.settings.get(key, NOT_STATED)) for run in runs)] for key in keys]
     logged = [{name for row in run.rows for name in row} for run in runs]
     shared = sorted(name for name in set.intersection(*logged) if name.startswith(_CURVES))
-    names = sorted(n for n in set.union(*logged) if n.startswith(("val/", "test/", "baseline/")))
+    names = sorted(n for n in set.union(*logged) if n.startswith(_RESULTS))
     metrics = {name: name for name in names} | {"median tokens/s": SPEED_METRIC}
     metrics |= {task: TASK_METRIC + task for run in runs for task in run.downstream}
     return render(

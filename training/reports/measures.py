@@ -130,8 +130,8 @@ LOSS = Logged(
 PAIRS = _share("Pair accuracy", "val/pair_accuracy", *_PAIRS)
 CURVES = (LOSS, ACCURACY, PAIRS)
 WHOLE_SPLIT = (
-    _share("Masked-LM accuracy, whole split", "test/mlm_accuracy", *_WORDS),
-    _share("Pair accuracy, whole split", "test/pair_accuracy", *_PAIRS),
+    _share("Masked-LM accuracy, whole split", "test/mlm_accuracy", f"test_{_WORDS[0]}", _UNIGRAM),
+    _share("Pair accuracy, whole split", "test/pair_accuracy", f"test_{_PAIRS[0]}", _CHANCE),
 )
 SPEED = Logged(
     title="Training speed", unit="tokens/s", digits=0, metric=SPEED_METRIC, limits=(0, math.inf)
