@@ -207,6 +207,17 @@ def test_averages_hold_tasks_that_all_encoders_have_and_leave_wnli_out(tmp_path:
     assert "bert has no result for MRPC" in markdown(report_of(tmp_path))
 
 
+def test_a_mean_over_tasks_says_of_how_many_seeds_it_is(tmp_path: Path) -> None:
+    for task in ("cola", "rte"):
+        write_seeds(tmp_path, {1: 0.2, 2: 0.3, 3: 0.25}, task=task)
+        write_seeds(tmp_path, {1: 0.2, 2: 0.3}, "bert", task=task)
+        write_seeds(tmp_path, {1: 0.2, 2: 0.3, 3: 0.4 if task == "rte" else 0.5}, "new", task=task)
+    write_seeds(tmp_path, {4: 0.6}, "new", task="rte")  # seeds that not all tasks share
+    text = markdown(report_of(tmp_path))
+    assert "| mean of 2<br>n = 3 |" in text and "| 25.0 ± 12.4 |\n" in text
+    assert "| 25.0 ± 63.5 (n = 2) |\n" in text and "(n = 1) |\n" in text
+
+
 def test_published_scores_are_marked_or_left_out_on_demand(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4})
     text = markdown(report_of(tmp_path))

@@ -5,7 +5,7 @@ made from result.json alone and appears only where it applies.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -149,11 +149,7 @@ class GridReport:
             published = [average["published_per_cent"].get(model) for model in models]
             columns.append(
                 [
-                    f"mean of {len(average['columns'])}",
-                    *(
-                        mean_text(found) if (found := average["encoders"].get(name)) else NOTHING
-                        for name in encoders
-                    ),
+                    *_mean_cells(average, encoders, {e.encoder for e in trained(entries)}),
                     NOTHING,
                     *(NOTHING if v is None else f"{v:.1f}" for v in published),
                 ]
@@ -219,6 +215,20 @@ class GridReport:
             "failed": list(self.found.failed),
             "unfinished": list(self.found.unfinished),
         }
+
+
+def _mean_cells(
+    average: Mapping[str, Any], encoders: Sequence[str], trained_names: Container[str]
+) -> list[Cell | str]:
+    """Heading and means over tasks; how many seeds, as for a task, where any mean has several."""
+    found: Mapping[str, Estimate] = average["encoders"]
+    n = max(mean.n for name, mean in found.items() if name in trained_names)
+    expected = {name: n if n > 1 and name in trained_names else None for name in found}
+    head = Cell(text=f"mean of {len(average['columns'])}", notes=[f"n = {n}"] if n > 1 else ())
+    return [
+        head,
+        *(mean_text(found[k], n=expected[k]) if k in found else NOTHING for k in encoders),
+    ]
 
 
 def _interval_text(summary: Estimate) -> str:
