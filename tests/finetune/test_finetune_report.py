@@ -128,7 +128,7 @@ def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) ->
     assert entry_of(report).estimate.half_width == pytest.approx(expected, rel=1e-6)
     assert report.numbers()["comparisons"][0]["difference"].n == 3
     text = markdown(report)
-    assert "every seed is another fold" in text
+    assert "the scores are of the folds of a cross-validation" in text
     assert "96.2" not in text and "leaky split" in text
 
 

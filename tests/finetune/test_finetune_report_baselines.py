@@ -206,6 +206,17 @@ def test_settings_are_counted_where_the_same_rows_chose_and_are_reported(tmp_pat
     assert "The same rows chose the setting, from up to 2, and the epoch" in text
 
 
+def test_the_mismatched_half_of_mnli_chose_nothing(tmp_path: Path) -> None:
+    result = make_result("mnli", score=0.6)
+    for group in ("evaluation", "majority"):
+        result[group]["validation_mismatched"] = {**result[group]["validation"], "score": 0.65}
+    write(tmp_path, result)
+    text = report_of(tmp_path).text("md")
+    assert "scored: MNLI m. The same rows chose the epoch, so these scores flatter." in text
+    assert "MNLI mm: validation rows of their own, which chose neither setting nor epoch." in text
+    assert "Reported on test" not in text
+
+
 @pytest.mark.parametrize("score", [-0.9, -2.5])
 def test_a_share_of_variance_below_zero_is_drawn_like_any_other(
     tmp_path: Path, score: float
