@@ -102,3 +102,13 @@ def test_settings_that_no_result_has_are_named_where_encoders_differ(tmp_path: P
         config = {"model": {"dropout": pair[1]}, "data": {"windows": pair[0], "max_len": pair[1]}}
         (path.parent / "run_config.yaml").write_text(yaml.safe_dump(config))
     assert "CoLA: bert and ponet differ in data.windows (True and False)." in text_of(tmp_path)
+
+
+def test_a_baseline_that_was_scored_on_more_rows_is_named(tmp_path: Path) -> None:
+    """Fits of Long Range Arena, as published, score whole batches alone."""
+    for seed in (1, 2):
+        write(tmp_path, make_result(score=0.7, seed=seed, num_rows=1984))
+    write(tmp_path, make_baseline(score=0.6, num_rows=2000))
+    said = "CoLA: not all were scored on as many rows, but ponet 1,984, TF-IDF + linear 2,000."
+    assert said in text_of(tmp_path)
+    assert "Rows scored: CoLA 1,984." in text_of(tmp_path)

@@ -1,4 +1,4 @@
-"""Where the encoders of a task did not have the same chances: other training rows or settings.
+"""Where the encoders of a task did not have the same chances: other rows or settings.
 
 Invariant: nothing is refused here, as a learning curve is a fair question; whoever reads a
 difference between two encoders is told what else they differ in.
@@ -16,6 +16,9 @@ from training.result import SETTINGS
 _TOLD_ELSEWHERE = (*SETTINGS, "global_batch_size")
 """Last words of settings that stand beside every number or in the list of what fits share."""
 
+ByFold = Mapping[tuple[int, ...], Mapping[str, Any]]
+"""Fold and repeat -> what is known of the rows."""
+
 
 def unequal_notes(entries: Sequence[Entry]) -> list[str]:
     """What the encoders of each task differ in beside their weights, in sentences."""
@@ -23,13 +26,14 @@ def unequal_notes(entries: Sequence[Entry]) -> list[str]:
     for columns in grouped(entries, lambda entry: entry.task.name).values():
         several = [entry for entry in columns if entry.task is columns[0].task]
         facts = [facts_of(entry.runs[0].path) for entry in several]
-        found = [*_training_rows(several, facts), *_other_settings(several, facts)]
+        found = [*_training_rows(several, facts), *_scored_rows(several)]
+        found += _other_settings(several, facts)
         notes += [f"{several[0].runs[0].title}: {text}." for text in found]
     return notes
 
 
 def _training_rows(entries: Sequence[Entry], facts: Sequence[Facts]) -> list[str]:
-    """Which encoder saw how many rows, where they were not the same, fold by fold."""
+    """Which encoder saw how many rows of which file, where they were not the same, fold by fold."""
     files = [_train_files(digests) for _, digests in facts]
     seen = [{run.repetition[1:]: run.split_facts("train") for run in e.runs} for e in entries]
     has_other_files = len({*files} - {""}) > 1
@@ -45,13 +49,21 @@ def _training_rows(entries: Sequence[Entry], facts: Sequence[Facts]) -> list[str
     ]
 
 
+def _scored_rows(entries: Sequence[Entry]) -> list[str]:
+    """On how many rows each was scored, where they differ: fits may score whole batches alone."""
+    split = entries[0].task.split
+    scored = [[run for run in entry.runs if run.has_scores] for entry in entries]
+    seen = [{r.repetition[1:]: r.result["evaluation"][split] for r in runs} for runs in scored]
+    if not any(_differ(*pair) for pair in combinations(seen, 2)):
+        return []
+    told = [f"{entry.encoder} {_counts(rows)}" for entry, rows in zip(entries, seen, strict=True)]
+    return [f"not all were scored on as many rows, but {', '.join(told)}"]
+
+
 def _train_files(digests: Mapping[str, str]) -> str:
     """The beginnings of the digests of what was read for training; nothing: not known."""
     read = [digest for name, digest in digests.items() if name.startswith("the train file")]
     return "+".join(digest[:8] for digest in read)
-
-
-ByFold = Mapping[tuple[int, ...], Mapping[str, Any]]
 
 
 def _differ(first: ByFold, second: ByFold) -> bool:
