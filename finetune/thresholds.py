@@ -14,13 +14,16 @@ from finetune.tasks.spec import Row, TaskSpec
 Thresholds = Literal["one", "per_label"]
 FEW = 10
 """Validation rows with a label below which its threshold is the common one."""
+_LEAST = torch.finfo(torch.float64).tiny
+"""Below any probability that is not 0."""
 
 
 def best_threshold(logits_N: Tensor, holds_N: Tensor) -> float:
     """Return the probability above which saying yes scores the greatest F1, in (0, 1).
 
-    It lies in the middle between two neighbouring probabilities; of equally good ones it is the
-    one nearest to a half. 0.5 where nothing holds.
+    It lies in the middle between two neighbouring probabilities, however near these are to 0, to 1
+    or to each other (at the lower one, where no number is between them); of equally good ones it is
+    the one nearest to a half. 0.5 where nothing holds.
 
     Args:
         logits_N: float (N,).
@@ -35,7 +38,8 @@ def best_threshold(logits_N: Tensor, holds_N: Tensor) -> float:
     f1_N = 2 * hits_N / (said_N + total)
     next_N = torch.cat([p_N[1:], p_N.new_zeros(1)])
     f1_N = f1_N.masked_fill(p_N == next_N, -1.0)  # equal answers are cut together
-    middle_N = ((p_N + next_N) / 2).clamp(1e-6, 1 - 1e-6)
+    middle_N = (p_N + next_N) / 2
+    middle_N = torch.where(middle_N < p_N, middle_N, next_N).clamp(min=_LEAST)
     best_N = (f1_N >= f1_N.max() - 1e-12).nonzero()[:, 0]
     return float(middle_N[best_N[(middle_N[best_N] - 0.5).abs().argmin()]])
 

@@ -17,6 +17,7 @@ from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
 from finetune.tasks.spec import Marks
 from finetune.thresholds import (
+    above,
     best_threshold,
     choose_thresholds,
     sentence_threshold,
@@ -250,6 +251,17 @@ def test_a_label_that_training_never_saw_is_counted_and_an_error(tmp_path: Path)
     scores = sentence_scores(task.spec, split.rows, [[1, 0, 0, 0]])
     assert scores["accuracy"] == 0.75 and scores["score"] == scores["border_f1"] == 1
     assert scores["f1/z"] == pytest.approx(0.8) and scores["macro_f1"] == pytest.approx(1.8 / 3)
+
+
+@pytest.mark.parametrize("shift", [-200.0, -16.0, 0.0, 16.0, 35.0])
+def test_a_threshold_cuts_between_answers_of_any_confidence(shift: float):
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0], dtype=torch.float64) + shift
+    for count in range(1, 6):
+        holds = torch.arange(5) < count
+        level = best_threshold(logits, holds)
+        assert 0 < level < 1 and torch.equal(above(logits[:, None], (level,))[:, 0], holds)
+    both_are_0 = torch.tensor([-800.0, -900.0])
+    assert 0 < best_threshold(both_are_0, torch.tensor([True, False])) < 1
 
 
 def test_a_threshold_is_the_best_of_all_cuts():
