@@ -182,7 +182,7 @@ class TaskSpec:
     num_folds: int = 0
     """Folds of a repeated stratified cross-validation over all rows; 0: the splits are fixed."""
     warning: str = ""
-    """What a reader of its scores must know."""
+    """What a reader of its scores must know; such a task counts in no mean over tasks."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Model -> score of the publication, in per cent; its source stands in `published_source`.
     A score of validation_mismatched has the model's name with " (mismatched)", one of the

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.tasks.registry import GLUE, TASKS, load_task, task_named
+from finetune.tasks.registry import GLUE, TASKS, load_task, task_facts, task_named
 from finetune.tasks.spec import LoadedTask
 
 GLUE_AT_HAND = [
@@ -123,6 +123,11 @@ def test_the_names_of_tasks_are_known_and_others_are_an_error() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown task 'cloa'; allowed: cola, sst2"):
         task_named("cloa")
+
+
+def test_a_task_whose_scores_mislead_counts_in_no_mean() -> None:
+    apart = {name for name, spec in TASKS.items() if not task_facts(spec)["in_average"]}
+    assert apart == {"wnli", "ax", "hyperpartisan_legacy", "arxiv_with_label"}
 
 
 @pytest.mark.parametrize("spec", TASKS.values(), ids=lambda spec: spec.name)
