@@ -1,10 +1,12 @@
 """From trials to the numbers of a table: choice on validation, mean and spread, comparison.
 
-Invariant: pure; the test split is never looked at to choose anything, no seed is left out, and what
-there is to know of a task stands in the results themselves.
+Invariant: pure; the test split is never looked at to choose anything, nor any row that a fold is
+tested on to choose its setting; no seed is left out, and what there is to know of a task stands in
+the results themselves.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -73,8 +75,8 @@ class Task(Measure):
 class Entry(Result):
     """An encoder's scores under a task, as fractions by seed, fold and repeat.
 
-    `runs` are those of the chosen setting, one per seed in their order, out of all `trials`;
-    `numbers` are what programs read of it.
+    `runs` are those of the chosen setting, or of each fold's, one per seed and fold in their order,
+    out of all `trials`; `numbers` are what programs read of it.
     """
 
     task: Task
@@ -179,6 +181,10 @@ def published_on(facts: Mapping[str, Any], split: str, *, base: str) -> dict[str
 def choose(settings: Sequence[Sequence[Fit]]) -> list[Fit]:
     """The trials of the setting with the best mean validation score, in the order of seeds.
 
+    Each fold of a cross-validation has a setting of its own, by its own validation score: together
+    the folds validate on the very rows that they are tested on, so one setting for all would be
+    chosen by these, and flatter.
+
     Args:
         settings: The trials of each. Only those with the most seeds can be chosen: the best of few
             seeds would win by luck; of as many, only those with the seeds and folds that most have,
@@ -192,8 +198,15 @@ def choose(settings: Sequence[Sequence[Fit]]) -> list[Fit]:
     def worth(found: Sequence[Fit]) -> tuple[float, int]:
         return fmean(run.score("validation") for run in found), -_num_diverged(found)
 
-    best = max(complete, key=worth)
+    by_fold = [grouped(found, lambda run: run.repetition[1:]) for found in complete]
+    best = [run for fold in by_fold[0] for run in max((s[fold] for s in by_fold), key=worth)]
     return sorted(best, key=lambda run: run.repetition)
+
+
+def chosen_settings(runs: Sequence[Fit]) -> list[tuple[dict[str, Any], int]]:
+    """The settings of chosen trials with in how many folds each was chosen, most often first."""
+    folds = {run.repetition[1:]: run.setting for run in runs}
+    return [(dict(setting), count) for setting, count in Counter(folds.values()).most_common()]
 
 
 def _repetitions(runs: Sequence[Fit]) -> list[tuple[int, ...]]:
@@ -208,6 +221,7 @@ def _entry(task: Task, encoder: str, trials: Sequence[Fit]) -> Entry:
     summary = estimate(list(by_seed.values()), shared_rows_ratio=_shared_rows_ratio(task, runs))
     levels = [run.constant(task.split) for run in runs]
     known = [level for level in levels if level is not None]
+    chosen = chosen_settings(runs)
     constant, num_diverged = fmean(known) if known else None, _num_diverged(runs)
     numbers = {
         **task.numbers,
@@ -216,7 +230,8 @@ def _entry(task: Task, encoder: str, trials: Sequence[Fit]) -> Entry:
         **asdict(summary),
         "scores": list(by_seed.values()),
         "seeds": [dict(zip(PAIRED_BY, run.repetition, strict=True)) for run in runs],
-        "setting": dict(runs[0].setting),
+        "setting": chosen[0][0],
+        "chosen_settings": [{"setting": found, "num_folds": count} for found, count in chosen],
         "num_settings": len(settings),
         "num_incomplete_settings": sum(
             _repetitions(found) != _repetitions(runs) for found in settings

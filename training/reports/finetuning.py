@@ -17,6 +17,7 @@ from training.reports.choice import (
     Entry,
     Task,
     average_of,
+    chosen_settings,
     compare,
     encoder_names,
     task_columns,
@@ -286,10 +287,19 @@ def _detail_row(entry: Entry, searched: Sequence[str]) -> dict[str, str]:
         "min to max": ends if summary.n > 1 else "",
         "parts": parts,
         "beside the constant answer": _beside_text(entry),
-        "setting": "none" if entry.is_baseline else setting_text(numbers["setting"], searched),
+        "setting": "none" if entry.is_baseline else _chosen_text(entry, searched),
         "chosen from": _free_text(entry) if entry.is_baseline else count,
         "diverged": f"{entry.num_diverged} of {summary.n}" if entry.num_diverged else "",
     }
+
+
+def _chosen_text(entry: Entry, searched: Sequence[str]) -> str:
+    """The chosen setting; of folds that chose unlike ones, each with how often."""
+    chosen = chosen_settings(entry.runs)
+    num_folds = sum(count for _, count in chosen)
+    often = [f" ({count} of {num_folds} folds)" if len(chosen) > 1 else "" for _, count in chosen]
+    texts = [setting_text(setting, searched) for setting, _ in chosen]
+    return "; ".join(map("".join, zip(texts, often, strict=True)))
 
 
 def _free_text(entry: Entry) -> str:

@@ -219,7 +219,7 @@ def metric_rows(run: Path) -> list[dict[str, float]]:
 
 def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> score over the seeds of its best setting, below the folder of a grid."""
-    from training.reports.choice import choose
+    from training.reports.choice import choose, chosen_settings
     from training.reports.trials import Fit, grouped, scored_split
     from training.result import read_result
 
@@ -229,7 +229,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
     for task, of_task in sorted(grouped(fits, lambda fit: fit.task).items()):
         settings = list(grouped(of_task, lambda fit: fit.setting).values())
         best = choose(settings)
-        split = scored_split(best)
+        split, chosen = scored_split(best), chosen_settings(best)
         scores = [fit.score(split) for fit in best]
         levels = [level for fit in best if (level := fit.constant(split)) is not None]
         found[task] = {
@@ -242,6 +242,7 @@ def downstream_scores(folder: Path) -> dict[str, dict[str, Any]]:
             "constant": fmean(levels) if levels else None,
             "num_diverged": sum(bool(fit.result["diverged"]) for fit in best),
             "num_settings": len(settings),
-            "setting": {name: value for name, value in best[0].setting if value is not None},
+            "setting": {name: value for name, value in chosen[0][0].items() if value is not None},
+            "num_chosen_settings": len(chosen),
         }
     return found
