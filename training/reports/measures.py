@@ -62,9 +62,9 @@ class Logged(Measure):
         if levels and levels[-1] - levels[0] > tolerance * abs(levels[-1]):
             ends = " to ".join(map(self.text, (levels[0], levels[-1])))
             return f"{self.guesser} differs, {ends} {self.unit}"
-        if self.metric.startswith(("val/", "test/")) and (found := self._unlike_text(runs)):
-            return found
-        splits = {str(found) for run in runs if (found := self._downstream(run).get("split"))}
+        if self.metric.startswith(("val/", "test/")) and (text := self._unlike_text(runs)):
+            return text
+        splits = {str(split) for run in runs if (split := self._downstream(run).get("split"))}
         return f"split differs, {' and '.join(sorted(splits))}" if len(splits) > 1 else ""
 
     def _unlike_text(self, runs: Sequence[Run]) -> str:
@@ -73,7 +73,7 @@ class Logged(Measure):
             return "validation text differs"
         folders: dict[bool, set[Path]] = {True: set(), False: set()}
         for run in (run for run in runs if "data.folder" in run.settings):
-            folders[_digest(run) is None].add(Path(run.settings["data.folder"]).absolute())
+            folders[_digest(run) is None].add(Path(str(run.settings["data.folder"])).absolute())
         if len(folders[True]) > 1 or (folders[False] and folders[True] - folders[False]):
             return "validation text differs"
         scored = {run.last("baseline/eval_examples") for run in runs}
