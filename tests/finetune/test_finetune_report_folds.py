@@ -51,4 +51,5 @@ def test_one_setting_is_said_as_ever(tmp_path: Path) -> None:
     for fold in (0, 1):
         write(tmp_path, make_result("hyperpartisan", test=0.5, fold=fold, seed=fold), f"{fold}")
     text = GridReport(found=find_trials([tmp_path])).text("md")
+    assert "per task and encoder, and per fold of a cross-validation, by mean" in text
     assert "| lr 3e-05, batch 32 | 1 setting |" in text and "Every fold has" not in text
