@@ -47,7 +47,7 @@ from training.cli import RunCLI, RunParser, callback_of, run_cli, tell
 from training.command_line import check_monitors, listed, option_value
 from training.configuration import write_inputs
 from training.interruption import EXIT_GUARD, say
-from training.ranks import SameBeginning
+from training.ranks import SameBeginning, check_whole
 from training.result import read_result, write_result
 from training.run_config import CLASSIFIER_FOLDER, CONFIG_FILE, RESULT_FILE
 
@@ -240,6 +240,7 @@ class FinetuneCLI(RunCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         trainer = super()._instantiate_trainer(config, callbacks)
+        check_whole(trainer.strategy)
         trainer.accumulate_grad_batches = self.datamodule.accumulation(trainer.world_size)
         return trainer
 

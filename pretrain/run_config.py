@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.objectives import ObjectiveName, objective_named
 from training import run_config
 from training.command_line import check_monitors
 from training.interruption import say
+from training.ranks import CUTTING
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -89,8 +89,6 @@ _WITHOUT_EFFECT: Mapping[str, tuple[tuple[bool, ...], str]] = {
     "limit_test_batches": ((), "a fit does not test; `ponet-pretrain test` does"),
     "limit_predict_batches": ((), "a fit does not predict; `ponet-pretrain predict` does"),
 }
-_CUTTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
-"""Strategies under which a device has parts of the weights, or of what the optimiser keeps."""
 _REFUSED_CALLBACKS = ("GradientAccumulationScheduler", "BatchSizeFinder", "LearningRateFinder")
 _METRICS = ("loss", "mlm_loss", "mlm_accuracy", "perplexity")
 _PAIR_METRICS = ("pair_loss", "pair_accuracy")
@@ -197,13 +195,13 @@ def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
     """Refuse Lightning's own sharded strategies, and Muon where a device has parts of matrices."""
     from pretrain.strategies import FsdpStrategy, ZeroStrategy
 
-    if isinstance(strategy, _CUTTING) and not isinstance(strategy, (FsdpStrategy, ZeroStrategy)):
+    if isinstance(strategy, CUTTING) and not isinstance(strategy, (FsdpStrategy, ZeroStrategy)):
         raise ValueError(
             f"trainer.strategy is Lightning's own {type(strategy).__name__}, under which gradients "
             "may be clipped by a part of their norm, and checkpoints are not a run's; use one of "
             "configs/strategy: fsdp.yaml, deepspeed_zero1.yaml, deepspeed_zero2.yaml, or ddp.yaml"
         )
-    if optimizer.uses_muon and isinstance(strategy, _CUTTING):
+    if optimizer.uses_muon and isinstance(strategy, CUTTING):
         raise ValueError(
             "model.optimizer.matrices is muon, which needs whole matrices, and "
             f"{type(strategy).__name__} cuts them into a part for each device; use "

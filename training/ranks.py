@@ -1,11 +1,16 @@
 """Several ranks are one run: how they are started, who prepares the files, how all begin alike."""
 
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from training.callbacks.steps import of_all_ranks, ranks_agree
+
+CUTTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+"""Strategies under which a device has parts of the weights, or of what the optimiser keeps."""
 
 
 def check_launcher(trainer: Trainer) -> None:
@@ -19,6 +24,16 @@ def check_launcher(trainer: Trainer) -> None:
             f"trainer.strategy is a {type(trainer.strategy).__name__} that trains in copies of "
             "this process, as ddp_fork, ddp_spawn and ddp_notebook do: the run could not be "
             "finished; use --trainer.strategy ddp, or a file of configs/strategy"
+        )
+
+
+def check_whole(strategy: Any) -> None:
+    """Refuse strategies under which no device has the whole model, where a run keeps it whole."""
+    if isinstance(strategy, CUTTING):
+        raise ValueError(
+            f"trainer.strategy is {type(strategy).__name__}, which cuts the model or what the "
+            "optimiser keeps into a part for each device; fine-tuning keeps them whole: use "
+            "--trainer.strategy ddp"
         )
 
 

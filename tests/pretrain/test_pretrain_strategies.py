@@ -29,6 +29,7 @@ from training.checkpoints.storage import (
 )
 from training.metrics_file import read_metrics, series
 from training.optim import PretrainOptimizer
+from training.ranks import check_whole
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None,
@@ -271,6 +272,14 @@ def test_lightnings_own_sharded_strategies_are_refused(strategy: type) -> None:
     said = rf"Lightning's own {strategy.__name__}.*configs/strategy: fsdp.yaml"
     with pytest.raises(ValueError, match=said):
         check_strategy(strategy(), PretrainOptimizer())
+    with pytest.raises(
+        ValueError, match="fine-tuning keeps them whole: use --trainer.strategy ddp"
+    ):
+        check_whole(strategy())
+
+
+def test_fine_tuning_takes_strategies_that_keep_the_model_whole() -> None:
+    check_whole(DDPStrategy())
 
 
 @needs_deepspeed
