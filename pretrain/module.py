@@ -26,6 +26,7 @@ from pretrain.sums import LossSums, loss_sums, means, sum_dtype
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer, stepper_of
+from training.ranks import full_tensor
 from training.run_config import CONFIG_KEY
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -37,13 +38,6 @@ def graphs_of_a_shape(layers: nn.ModuleList) -> int:
     """Return how many graphs a shape takes: one for each kind of mixer, one for the last block."""
     mixers: list[Any] = [layer.mixer for layer in layers]
     return len({type(mixer) for mixer in mixers[:-1]}) + 1
-
-
-def full_tensor(value: Tensor) -> Tensor:
-    """The whole of a tensor that may be spread over ranks (DTensor)."""
-    gather = getattr(value, "full_tensor", None)
-    whole: Tensor = value if gather is None else gather()
-    return whole
 
 
 class PretrainModule(ConfiguredModule):

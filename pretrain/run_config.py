@@ -13,7 +13,7 @@ from pretrain.objectives import ObjectiveName, objective_named
 from training import run_config
 from training.command_line import check_monitors
 from training.interruption import say
-from training.ranks import CUTTING
+from training.ranks import CUTTING, RunStrategy
 from training.run_config import (
     BUNDLE_FOLDER,
     CHECKPOINT_FOLDER,
@@ -193,9 +193,7 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
 
 def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
     """Refuse Lightning's own sharded strategies, and Muon where a device has parts of matrices."""
-    from pretrain.strategies import FsdpStrategy, ZeroStrategy
-
-    if isinstance(strategy, CUTTING) and not isinstance(strategy, (FsdpStrategy, ZeroStrategy)):
+    if isinstance(strategy, CUTTING) and not isinstance(strategy, RunStrategy):
         raise ValueError(
             f"trainer.strategy is Lightning's own {type(strategy).__name__}, under which gradients "
             "may be clipped by a part of their norm, and checkpoints are not a run's; use one of "

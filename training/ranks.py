@@ -6,11 +6,16 @@ from typing import Any
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch import Tensor
 
 from training.callbacks.steps import of_all_ranks, ranks_agree
 
 CUTTING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 """Strategies under which a device has parts of the weights, or of what the optimiser keeps."""
+
+
+class RunStrategy:
+    """Marks the strategies whose clipping and checkpoints are those of a run; see `CUTTING`."""
 
 
 def check_launcher(trainer: Trainer) -> None:
@@ -25,6 +30,13 @@ def check_launcher(trainer: Trainer) -> None:
             "this process, as ddp_fork, ddp_spawn and ddp_notebook do: the run could not be "
             "finished; use --trainer.strategy ddp, or a file of configs/strategy"
         )
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be spread over ranks (DTensor)."""
+    gather = getattr(value, "full_tensor", None)
+    whole: Tensor = value if gather is None else gather()
+    return whole
 
 
 def check_whole(strategy: Any) -> None:

@@ -20,10 +20,10 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from ponet import PretrainingModel
-from pretrain.module import full_tensor
+from training.ranks import RunStrategy, full_tensor
 
 
-class FsdpStrategy(ModelParallelStrategy):
+class FsdpStrategy(RunStrategy, ModelParallelStrategy):
     """Shards every encoder block by itself and the rest of the model as one unit.
 
     Under bf16-mixed the weights stay float32 and autocast chooses the operations, as under DDP.

@@ -31,6 +31,7 @@ from training.checkpoints.storage import (
     temporary_path,
     verify_checkpoint,
 )
+from training.ranks import RunStrategy
 
 TAG = "state"
 MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -119,7 +120,7 @@ def replace_file_engine(engine: Any) -> list[Exception]:
     return errors
 
 
-class ZeroStrategy(DeepSpeedStrategy):
+class ZeroStrategy(RunStrategy, DeepSpeedStrategy):
     """Shards the optimiser's state (stage 1) and the gradients (stage 2) over all devices.
 
     Args:
