@@ -22,7 +22,7 @@ from training.command_line import merged, parse_options
 from training.configuration import RUN_PARTS
 from training.interruption import EXIT_STOPPED
 from training.parsing import with_allowed_modules
-from training.run_config import TRIAL_CONFIG_FILE
+from training.run_config import TRIAL_CONFIG_FILE, largest_divisor
 from training.studies.progress import Progress, count_text
 from training.studies.runner import LocalRunner, gpu_names
 
@@ -332,11 +332,6 @@ def _decided(
         },
         "run": {"root": str(folder.parent), "name": folder.name},
     }
-
-
-def largest_divisor(number: int, at_most: int) -> int:
-    """Return the largest divisor of a batch size that a micro-batch may have."""
-    return next(size for size in range(min(number, max(at_most, 1)), 0, -1) if number % size == 0)
 
 
 def encoder_names(paths: Sequence[str]) -> dict[str, str]:

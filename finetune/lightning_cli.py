@@ -314,9 +314,14 @@ class FinetuneCLI(RunCLI):
         """Print the scores."""
         if self.trainer.is_global_zero:
             constants = trained_constants(self.run.folder / RESULT_FILE, self.datamodule.loaded)
-            spec, found = self.model.spec, self.model.evaluation
-            form: Any = {"classes": spec.classes, "f1_label": spec.f1_label}
-            lines = evaluation_lines(spec.title, found, constants, **form)
+            spec = self.model.spec
+            lines = evaluation_lines(
+                spec.title,
+                self.model.evaluation,
+                constants,
+                classes=spec.classes,
+                f1_label=spec.f1_label,
+            )
             path = add_evaluation(self.run.folder, self.model, str(self.subcommand))
             print("\n".join([*lines, f"written: {path}"]))
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pretrain.batches import Batch, PretrainDataset
 from training.interruption import signals_held
+from training.run_config import largest_divisor
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ def fitting_micro_batch(global_batch_size: int, micro_batch_size: int, world_siz
     share, left = divmod(global_batch_size, world_size)
     if world_size == 1 or left or not share:
         return micro_batch_size
-    return max(size for size in range(1, min(micro_batch_size, share) + 1) if share % size == 0)
+    return largest_divisor(share, micro_batch_size)
 
 
 class StreamBatchSampler(Sampler[list[int]]):

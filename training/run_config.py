@@ -31,6 +31,11 @@ def check_numbers(config: object, rule: str, *names: str, group: str = "") -> No
             raise ValueError(f"{group}{name} must be {rule}, got {value}")
 
 
+def largest_divisor(number: int, at_most: int) -> int:
+    """Return the largest divisor of a batch size that a micro-batch may have."""
+    return next(size for size in range(min(number, max(at_most, 1)), 0, -1) if number % size == 0)
+
+
 def check_gradient_clip(value: float | None) -> None:
     """Refuse a `trainer.gradient_clip_val` below 0, which Lightning's Trainer takes.
 

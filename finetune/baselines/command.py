@@ -206,12 +206,17 @@ def _name(spec: TaskSpec, options: BaselineOptions) -> str:
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """What is printed at the end."""
     data, encoder = result["data"], result["encoder"]
-    form = {"classes": [*data["splits"]["train"]["labels"]], "f1_label": data["f1_label"]}
     is_cut = has_thresholds(result)
     searched = "thresholds were chosen on validation" if is_cut else "nothing was searched"
     return [
         "",
-        *evaluation_lines(encoder["name"], result["evaluation"], constants_of(result), **form),
+        *evaluation_lines(
+            encoder["name"],
+            result["evaluation"],
+            constants_of(result),
+            classes=list(data["splits"]["train"]["labels"]),
+            f1_label=data["f1_label"],
+        ),
         f"{encoder['num_features']:,} features, {encoder['num_parameters']:,} weights, "
         f"{encoder['cpu_s']:.1f} s of CPU time; {searched} and nothing is drawn "
         "by lot: this is one run, and another would say the same",

@@ -210,8 +210,8 @@ def read_pathfinder(folder: Path) -> LraSplit:
         folder: `pathfinder32` or a larger one, or its sub-folder.
 
     Raises:
-        ValueError: No metadata, a picture that is missing, damaged or of another size, or a label
-            other than 0 and 1.
+        ValueError: No metadata, a picture that is missing, empty, damaged or of another size, or a
+            label other than 0 and 1.
     """
     root = folder if folder.name == LEVEL else folder / LEVEL
     tables = [path for path in (root / "metadata").glob("*.npy") if path.name[0] != "."]

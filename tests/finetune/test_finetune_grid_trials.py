@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.grid import Grid, encoder_names, expand, largest_divisor, parse_grid
+from finetune.grid import Grid, encoder_names, expand, parse_grid
 from training.command_line import merged
 from training.configuration import flatten
+from training.run_config import largest_divisor
 
 
 def grid(**changed) -> Grid:

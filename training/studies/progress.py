@@ -62,9 +62,7 @@ class Progress:
         self.states = {trial.name: trial.state() for trial in trials}
         wanted = ("open", "failed") if runner.retry_failed else ("open",)
         self.waiting = [trial for trial in trials if self.states[trial.name] in wanted]
-        self._outcomes: list[Outcome] = []
-        self._spent: list[tuple[Likeness, float]] = []
-        self._ended: set[str] = set()
+        self._ended: list[tuple[Trial, Outcome]] = []
 
     def run(self, stream: Stream | None = None) -> None:
         """Run what is waiting and say how each trial ended, what failed, and how to go on.
@@ -79,9 +77,8 @@ class Progress:
         try:
             with contextlib.closing(stream or self.runner.run(self.waiting)) as ended:
                 for trial, outcome in ended:
-                    self._outcomes.append(outcome)
-                    self._ended.add(trial.name)
-                    self._say(trial, outcome, len(self.waiting) - len(self._outcomes))
+                    self._ended.append((trial, outcome))
+                    self._say(trial, outcome, len(self.waiting) - len(self._ended))
         except KeyboardInterrupt:
             self.runner.received = signal.SIGINT
         self._finish()
@@ -90,19 +87,19 @@ class Progress:
         texts = {"failed": f"failed: {outcome.error}", "elsewhere": "left to another runner"}
         text = texts.get(outcome.state, outcome.state)
         text = (trial.found() or text) if outcome.state == "done" else text
-        if outcome.elapsed_s:
-            self._spent.append((trial.likeness, outcome.elapsed_s))
-            text += f", {duration(outcome.elapsed_s)}"
+        spent = [(t.likeness, o.elapsed_s) for t, o in self._ended if o.elapsed_s]
+        text += f", {duration(outcome.elapsed_s)}" if outcome.elapsed_s else ""
         if left:
             text += f"; {left} left"
-            ahead = [t.likeness for t in self.waiting if t.name not in self._ended]
-            left_s = sum(expected_s(likeness, self._spent) for likeness in ahead)
+            ended = {t.name for t, _ in self._ended}
+            ahead = [t.likeness for t in self.waiting if t.name not in ended]
+            left_s = sum(expected_s(likeness, spent) for likeness in ahead)
             known = not math.isnan(left_s)
             text += f", about {duration(left_s / max(self.runner.jobs, 1))}" if known else ""
         total = len(self.trials)
         print(f"[{total - left}/{total}] {trial.name}: {text}", flush=True)
-        run_now = {(o.state, o.error) for o in self._outcomes if o.elapsed_s}
-        if left and len(self._spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
+        run_now = {(o.state, o.error) for _, o in self._ended if o.elapsed_s}
+        if left and len(spent) == ALIKE_FAILURES and run_now == {("failed", outcome.error)}:
             raise ValueError(
                 f"the first {ALIKE_FAILURES} trials failed alike, so {left} were not run: "
                 f"{outcome.error}"
@@ -117,7 +114,7 @@ class Progress:
         found, total = Counter(states.values()), len(self.trials)
         print(f"trials done: {found['done']} of {total}, in {self.folder}", flush=True)
         received = self.runner.received
-        if received or any(outcome.state == "interrupted" for outcome in self._outcomes):
+        if received or any(outcome.state == "interrupted" for _, outcome in self._ended):
             code = EXIT_INTERRUPT if received is signal.SIGINT else EXIT_STOPPED
             left = found["open"]
             raise RunInterrupted(
