@@ -100,7 +100,10 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
     sizes = {"max_positions": max_len, "vocab_size": options.vocab_size}
     config = rival.config(options.encoder, dropout_prob=options.dropout, **sizes)
     make = EveryPosition if rival.every_position else PretrainModule
-    module = make(config, optimizer=PretrainOptimizer(), compile=bool(rival.compile_mode))
+    compiled: dict[str, Any] = {"compile": bool(rival.compile_mode)}
+    compiled["compile_mode"] = rival.compile_mode or "default"
+    with torch.device(options.device):  # a GPU draws the weights of a base encoder at once
+        module = make(config, optimizer=PretrainOptimizer(), **compiled)
     if rival.kind == "official":
         module.model.encoder = rival.encoder(config)
     encoder, plan = module.model.encoder, module.model.encoder.prepare

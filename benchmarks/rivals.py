@@ -79,6 +79,7 @@ class Rival:
         name = NAMES[self.kind] + (f" {self.kernels}" if self.kernels != "auto" else "")
         name += f" {self.attention}" if self.attention else ""
         name += ", compiled" if self.compile_mode else ""
+        name += f" ({self.compile_mode})" if self.compile_mode not in ("", "default") else ""
         name += ", head at every position" if self.every_position else ""
         name += SAVINGS[self.savings]
         name += {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")

@@ -22,6 +22,9 @@ CHUNK_BYTES_CPU = 64 * 2**20
 CHUNK_BYTES_DEVICE = 512 * 2**20
 """Logits held at once elsewhere: 4,400 positions of 30,522 words keep a large GPU busy."""
 
+WORDS_PER_TILE = 64
+"""On a device the vocabulary is filled up to a multiple of this many words."""
+
 
 class TokenLoss(NamedTuple):
     """Sums over the positions with a label; each is a scalar on the device."""
@@ -115,14 +118,14 @@ def _all_chunks(
     dtype = torch.get_autocast_dtype(device) if autocast else x_ND.dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
-        low_VD, low_V = weight_VD.to(dtype), bias_V.to(dtype)
-        all_low_CV = _table(low_VD, rows)
+        low_VD, low_V = _aligned(weight_VD, bias_V, dtype)
+        all_low_CV = low_VD.new_empty((rows, len(low_VD)))
         make = _plain_gradient if plain or not uses_triton(all_low_CV) else _triton_gradient
         to_gradient = make(all_low_CV, wide, wanted)
         of_x = torch.empty_like(x_ND) if wanted[0] else None
         of_weight, of_bias = (
             torch.zeros_like(tensor, dtype=wide) if is_wanted else None
-            for tensor, is_wanted in zip((weight_VD, bias_V), wanted[1:], strict=True)
+            for tensor, is_wanted in zip((low_VD, low_V), wanted[1:], strict=True)
         )
         loss, hits = x_ND.new_zeros((), dtype=wide), labels_N.new_zeros(())
         for start in range(0, len(x_ND), rows):
@@ -140,19 +143,32 @@ def _all_chunks(
                 of_weight.add_(low_CV.t() @ x_CD)
         num_positions = (labels_N != IGNORED_LABEL).sum()
     totals = ((of_weight, weight_VD), (of_bias, bias_V))
-    rounded = (None if total is None else total.to(like.dtype) for total, like in totals)
+    rounded = (
+        None if total is None else total[: len(like)].to(like.dtype) for total, like in totals
+    )
     return TokenLoss(loss, hits, num_positions), [of_x, *rounded]
 
 
-def _table(low_VD: Tensor, rows: int) -> Tensor:
-    """Return room for logits (rows, V); on a device every row begins at a multiple of 16 bytes.
+def _aligned(weight_VD: Tensor, bias_V: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return weights and bias in a dtype; on a device with words that never occur, to a multiple.
 
-    Its fastest products ask for that, and 30,522 words of two bytes would not give it.
+    With 30,522 words no row of logits begins where the fastest products ask for it; with 30,528
+    the three products of a step take a third of the time on an H100 (docs/performance/gpu.md). A
+    bias of -inf gives the added words a share of 0, so nothing else knows of them.
     """
-    vocab_size, per_line = len(low_VD), 16 // low_VD.element_size()
-    if low_VD.device.type == "cpu":
-        return low_VD.new_empty((rows, vocab_size))
-    return low_VD.new_empty((rows, -(-vocab_size // per_line) * per_line))[:, :vocab_size]
+    missing = added_words(len(weight_VD), weight_VD.device.type)
+    if not missing:
+        return weight_VD.to(dtype), bias_V.to(dtype)
+    vocab_size, width = weight_VD.shape
+    wide_VD = weight_VD.new_zeros((vocab_size + missing, width), dtype=dtype)
+    wide_V = bias_V.new_full((vocab_size + missing,), float("-inf"), dtype=dtype)
+    wide_VD[:vocab_size], wide_V[:vocab_size] = weight_VD, bias_V
+    return wide_VD, wide_V
+
+
+def added_words(vocab_size: int, device_type: str) -> int:
+    """Return how many words the products of the loss have beside the vocabulary; on a CPU none."""
+    return 0 if device_type == "cpu" else -vocab_size % WORDS_PER_TILE
 
 
 ToGradient = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]

@@ -288,7 +288,8 @@ class PretrainDataModule(SharedFiles):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note whether there is padding while the batch is on the CPU: looking costs nothing."""
-        return {**batch, HAS_PADDING: not batch["mask"].all()}
+        # By numpy: PyTorch's threads would wake, and then spin beside the one that feeds the GPU.
+        return {**batch, HAS_PADDING: not batch["mask"].numpy().all()}
 
     @property
     def steps_done(self) -> int:

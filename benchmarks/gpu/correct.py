@@ -42,14 +42,9 @@ def cells(sizes: Sizes) -> list[Cell]:
         (f"compiled block, {kind}", lambda kind=kind: compiled_block(sizes, kind))
         for kind in ("ponet", "bert", "fnet")
     ]
-    return [
-        pools[0],
-        ("loss", lambda: loss_rows(sizes)),
-        *joined.cells(sizes),
-        *compiled,
-        *pools[1:],
-        *tests,
-    ]
+    agreement, *addresses = joined.cells(sizes)
+    loss: Cell = ("loss", lambda: loss_rows(sizes))
+    return [pools[0], loss, agreement, *compiled, *pools[1:], *tests, *addresses]
 
 
 def device_tests() -> list[Row]:

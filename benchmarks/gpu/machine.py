@@ -15,6 +15,7 @@ from benchmarks.gpu.cells import Cell, Sizes
 from benchmarks.harness import Clock, Step, copying, first_calls, product, run_rounds, times
 from benchmarks.report import Row
 from benchmarks.rivals import CONFIG_CLASSES, flash_version
+from ponet.losses import added_words
 
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,memory.total"
 BACKENDS = {"as chosen": None, "flash": SDPBackend.FLASH_ATTENTION}
@@ -90,7 +91,7 @@ def products(sizes: Sizes, width: int, inner: int) -> list[Row]:
     """Return the rates of the products of a step.
 
     Those with the vocabulary twice: rows of 30,522 words of two bytes begin at multiples of 4
-    bytes, padded ones at multiples of 16.
+    bytes, those of the vocabulary as the loss fills it up at multiples of 16.
     """
     tokens, masked = sizes.tokens, max(1, sizes.tokens * 19 // 128)
     shapes = {
@@ -104,12 +105,15 @@ def products(sizes: Sizes, width: int, inner: int) -> list[Row]:
     form: Any = {"dtype": torch.bfloat16, "device": sizes.device}
     steps = {name: product(*shape, **form) for name, shape in shapes.items()}
     amounts = {name: 2.0 * a * b * c for name, (a, b, c) in shapes.items()}
-    words = torch.randn(sizes.vocab_size, width, device=sizes.device).bfloat16()
     x = torch.randn(masked, width, device=sizes.device).bfloat16()
-    for name, room in (("vocabulary", 0), ("vocabulary, padded rows", -sizes.vocab_size % 8)):
-        logits = words.new_empty((masked, sizes.vocab_size + room))[:, : sizes.vocab_size]
-        steps[name] = lambda out=logits: torch.mm(x, words.t(), out=out)
-        steps[f"{name}, to x"] = lambda out=logits: out @ words
+    for name, room in (
+        ("vocabulary", 0),
+        ("vocabulary, filled up", added_words(sizes.vocab_size, "cuda")),
+    ):
+        words = torch.randn(sizes.vocab_size + room, width, device=sizes.device).bfloat16()
+        logits = words.new_empty((masked, len(words)))
+        steps[name] = lambda w=words, out=logits: torch.mm(x, w.t(), out=out)
+        steps[f"{name}, to x"] = lambda w=words, out=logits: out @ w
         steps[f"{name}, to words"] = lambda out=logits: out.t() @ x
         amount = 2.0 * masked * width * sizes.vocab_size
         amounts |= {name: amount, f"{name}, to x": amount, f"{name}, to words": amount}

@@ -116,11 +116,13 @@ def profile(sizes: Sizes, rival: Rival, num_tokens: int) -> list[Row]:
 def step_cells(sizes: Sizes) -> list[Cell]:
     """Return the cells of whole pretraining steps, loader included."""
     form = {"precision": "bf16"}
-    rivals = [*compiled_rivals(**form), Rival(kind="ponet", **form), Rival(kind="official", **form)]
-    long = [rival for rival in rivals if rival.compile_mode and rival.kind != "fnet"]
+    compiled = compiled_rivals(**form)
+    rivals = [*compiled, Rival(kind="ponet", **form), Rival(kind="official", **form)]
+    long = [rival for rival in compiled if rival.kind != "fnet" and not rival.attention]
+    graphs = Rival(kind="ponet", compile_mode="reduce-overhead", **form)
     first, *others = sizes.lengths
-    places = [(sizes.encoder, first, rivals), *((sizes.encoder, n, long) for n in reversed(others))]
-    places.append((sizes.small, first, rivals[:5]))
+    places = [(sizes.encoder, first, rivals), (sizes.small, first, [*compiled, graphs])]
+    places += [(sizes.encoder, n, long) for n in reversed(others)]
     return [
         (f"{p}, {n} tokens", lambda p=p, n=n, r=r: step_rows(sizes, p, n, r)) for p, n, r in places
     ]

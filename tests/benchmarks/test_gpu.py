@@ -136,9 +136,9 @@ def test_stages_run_in_order_of_worth_and_only_while_there_is_time(
     monkeypatch.setattr(command, "start_stage", start)
     command.run_all(tmp_path, list(command.STAGES), cells.GPU, 9.0)
     names = [stage for stage, _ in started]
-    assert names == list(command.STAGES)[: len(names)] and "layers" in names
+    assert names == list(command.STAGES)[: len(names)] and "steps" in names
     assert clock[0] <= 60 * 9
-    assert "machine: 100 s, exit code -9" in capsys.readouterr().out
+    assert "machine: 130 s, exit code -9" in capsys.readouterr().out
 
 
 def test_a_stage_beyond_its_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

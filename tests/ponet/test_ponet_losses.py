@@ -59,6 +59,26 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_plain_form(
         torch.testing.assert_close(own.double(), reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rows", [0, 5])
+def test_words_added_for_the_products_of_a_device_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, rows: int, dtype: torch.dtype
+) -> None:
+    *leaves, labels_N = inputs(dtype)
+    usual = linear_cross_entropy(*leaves, labels_N, rows_per_chunk=rows)
+    expected = [usual.loss, usual.hits, *gradients(usual.loss, leaves)]
+    assert losses.added_words(VOCAB, "cuda") == 64 - VOCAB and losses.added_words(128, "cuda") == 0
+    monkeypatch.setattr(losses, "added_words", lambda vocab_size, _: 64 - vocab_size)
+    found = linear_cross_entropy(*leaves, labels_N, rows_per_chunk=rows)
+    results = [found.loss, found.hits, *gradients(found.loss, leaves)]
+    close = (
+        {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-6, "atol": 1e-6}
+    )
+    for own, reference in zip(results, expected, strict=True):
+        assert own.shape == reference.shape and own.dtype == reference.dtype
+        torch.testing.assert_close(own, reference, **close)
+
+
 def test_under_autocast_the_error_is_that_of_bfloat16_and_gradients_are_float32() -> None:
     *leaves, labels_N = inputs()
     with torch.autocast("cpu", torch.bfloat16):
