@@ -3,10 +3,15 @@
 compute-sanitizer --tool memcheck python -m benchmarks.gpu.joined     (what the cell runs)
 """
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes, verdict
+from benchmarks.harness import wait
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import CONFIG_CLASSES, make_batch
 from ponet import PretrainingModel
@@ -24,6 +30,11 @@ from training.optim import PretrainOptimizer, build_optimizer
 MOST_WRONG = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 ROUNDS, VOCAB = 8, 1000
 """Batches of other lengths that the addresses of are checked, and their words."""
+STEP = "a step of"
+FOUND, CALM = "========= ", re.compile("=+ (COMPUTE-SANITIZER|ERROR SUMMARY: 0|$)")
+"""How lines of compute-sanitizer begin; those that say nothing is wrong."""
+ADDRESSES_S = 150.0
+"""Most seconds of that check: every access is looked at, and every tensor allocated anew."""
 
 
 def cells(sizes: Sizes) -> list[Cell]:
@@ -81,19 +92,36 @@ def agreement(sizes: Sizes) -> list[Row]:
 
 
 def addresses() -> list[Row]:
-    """Run steps of joined texts under compute-sanitizer; what it found."""
+    """Run steps of joined texts under compute-sanitizer; what it found, and in how many steps."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return [{"name": "compute-sanitizer", "not_here": "no such program"}]
-    command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable]
-    command += ["-m", "benchmarks.gpu.joined"]
+    command = [tool, "--tool", "memcheck", "--report-api-errors", "no"]
+    command += [sys.executable, "-u", "-m", "benchmarks.gpu.joined"]
     # Every tensor an allocation of its own: in PyTorch's pool a neighbour is a right address.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-    )
-    last = [line[-300:] for line in done.stdout.splitlines()[-12:]]
-    return [{"name": "compute-sanitizer", "is_right": done.returncode == 0, "output": last}]
+    with tempfile.TemporaryFile("w+") as file:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ADDRESSES_S)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        file.seek(0)
+        lines = file.read().splitlines()
+    return [{"name": "compute-sanitizer", **judged(lines, code)}]
+
+
+def judged(lines: Sequence[str], code: int) -> Row:
+    """Return what the lines of compute-sanitizer say; nothing is right where no step ended."""
+    steps = sum(line.startswith(STEP) for line in lines)
+    errors = [line for line in lines if line.startswith(FOUND) and not CALM.match(line)]
+    is_right = steps > 0 and not errors and code in (0, -signal.SIGKILL)
+    return {"is_right": is_right, "steps": steps, "code": code,
+            "output": [line[-300:] for line in [*errors[:12], *lines[-12:]]]}  # fmt: skip
 
 
 def main() -> None:
@@ -119,6 +147,8 @@ def main() -> None:
             pair_loss = found.pair_logits.float().logsumexp(-1).mean()
             (found.mlm.loss / places_M.numel() + pair_loss).backward()
             optimizer.step()
+            wait(sizes.device)
+            print(f"{STEP} {batch.mask.shape[1]} tokens, {dtype}", flush=True)
     print(f"{2 * ROUNDS} steps of joined texts")
 
 

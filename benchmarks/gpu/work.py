@@ -1,6 +1,7 @@
 """Kernels, layers, whole steps and Table 2: the measurements of this folder, cell by cell."""
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,9 +124,12 @@ def step_cells(sizes: Sizes) -> list[Cell]:
     first, *others = sizes.lengths
     places = [(sizes.encoder, first, rivals), (sizes.small, first, [*compiled, graphs])]
     places += [(sizes.encoder, n, long) for n in reversed(others)]
-    return [
+    joined = [dataclasses.replace(rival, savings="both") for rival in long]
+    found: list[Cell] = [
         (f"{p}, {n} tokens", lambda p=p, n=n, r=r: step_rows(sizes, p, n, r)) for p, n, r in places
     ]
+    in_rows = f"{sizes.encoder}, {first} tokens, joined texts"
+    return [*found, (in_rows, lambda: step_rows(sizes, sizes.encoder, first, joined))]
 
 
 def step_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> list[Row]:

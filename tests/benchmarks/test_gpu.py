@@ -162,3 +162,15 @@ def test_steps_of_joined_texts_are_made(capsys: pytest.CaptureFixture[str]) -> N
     joined.main()
     torch.set_float32_matmul_precision(precision)
     assert "16 steps of joined texts" in capsys.readouterr().out
+
+
+def test_a_check_of_addresses_is_right_only_of_steps_that_were_looked_at() -> None:
+    steps = ["========= COMPUTE-SANITIZER", "a step of 2000 tokens, torch.float32"]
+    wrong = "========= Invalid __global__ read of size 4 bytes"
+    assert joined.judged([*steps, "========= ERROR SUMMARY: 0 errors"], 0)["is_right"]
+    cut = joined.judged(steps, -9)
+    assert cut["is_right"] and cut["steps"] == 1
+    found = joined.judged([*steps, wrong, "=========     at mix_forward"], 0)
+    assert not found["is_right"] and found["output"][0] == wrong
+    assert not joined.judged(steps[:1], 0)["is_right"]
+    assert not joined.judged(steps, 1)["is_right"]
