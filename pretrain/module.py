@@ -318,16 +318,18 @@ class PretrainModule(ConfiguredModule):
         unscaled by then. Also clips with a fused optimiser under bfloat16, where Lightning refuses:
         only float16 gradients are scaled, and for those `build_optimizer` makes no fused one.
         """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not gradients:
+        # One walk over the modules: it takes longer than the clipping itself.
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        if not parameters:
             return
+        gradients = [p.grad for p in parameters if p.grad is not None]
         self.grad_norm = full_tensor(get_total_norm(gradients))
         if not gradient_clip_val:
             return
         if GradClipAlgorithmType(gradient_clip_algorithm or "norm") == GradClipAlgorithmType.NORM:
-            clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.grad_norm)
+            clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
         else:
-            clip_grad_value_(self.parameters(), gradient_clip_val)
+            clip_grad_value_(parameters, gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, its schedule advanced at every step."""
