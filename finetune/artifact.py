@@ -49,7 +49,7 @@ class ClassifierInfo:
     positions: PositionMethod
     """How the position table is made longer."""
     scale: ScoreScale = ScoreScale()
-    """Of a regression; the first classifiers lack it."""
+    """Of a regression."""
     tags: tuple[str, ...] = ()
     """Tag of each logit of a word; empty: words have none."""
     decoder: Decoder = "independent"

@@ -43,7 +43,7 @@ TEXT_FACTS = ("language", "segments", "max_len")
 """What the metadata say of the texts of pretraining, where they are known: new ones are read so."""
 UNTRAINED = "untrained"
 """Where the metadata name weights that hold fresh values; in an export it has their digests too."""
-_DIGEST = "tokenizer_digest"  # absent without a tokenizer, and from bundles of earlier versions
+_DIGEST = "tokenizer_digest"  # absent where no tokenizer was saved
 _TASK = "task"  # what a classifier knows besides its weights; absent from other bundles
 _WEIGHTS = "weights"  # their form on disk; absent where that is float32
 _IN_RUN = ("bundle", "classifier")
@@ -254,14 +254,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if "model_type" in config:
         raise ValueError(f"{folder} is in the layout of transformers, {_advice(folder, config)}")
-    is_earlier = {"encoder", "labels"} <= config.keys()
-    version = config.get("format_version")
-    needed, advice = (2, ": run the fit again") if is_earlier else (_FORMAT_VERSION, "")
-    if version != needed:
+    if (version := config.get("format_version")) != _FORMAT_VERSION:
         found = f"{path} has format_version {version!r}"
-        raise ValueError(f"{found}; this version reads {needed}{advice}")
-    if is_earlier:
-        config = _with_task_apart(config)
+        raise ValueError(f"{found}; this version reads {_FORMAT_VERSION}")
     form = config.get(_WEIGHTS, "float32")
     if form not in get_args(WeightForm):
         allowed = ", ".join(get_args(WeightForm))
@@ -291,13 +286,6 @@ def _advice(folder: Path, config: Mapping[str, Any]) -> str:
     return f"not a bundle; run: python -m ponet import {folder} --output BUNDLE"
 
 
-def _with_task_apart(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config.json of an earlier version's classifier as this version writes it."""
-    own = {key: config.pop(key, None) for key in ("encoder", _DIGEST)}
-    del config["format_version"]
-    return {**dict.fromkeys(_KEYS), **own, "num_pair_classes": 0, "metadata": {}, _TASK: config}
-
-
 def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
     """Return the model of a bundle, in evaluation mode, on the CPU; its tokenizer was looked at.
 
@@ -319,7 +307,7 @@ def read_model(folder: Path, config: Mapping[str, Any]) -> Model:
         model = PretrainingModel(sizes, num_pair_classes=config["num_pair_classes"])
     load_weights(model, folder)
     if (folder / TOKENIZER_NAME).is_file():
-        digest = config.get(_DIGEST) or None
+        digest = config.get(_DIGEST)
         check_tokenizer(folder / TOKENIZER_NAME, vocab_size=sizes.vocab_size, digest=digest)
     return model.eval()
 

@@ -54,12 +54,6 @@ def edit_config(folder: Path, change: Callable[[dict], dict]) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
-def as_earlier(config: dict) -> dict:
-    """What the versions before wrote: the task beside the rest, under another number."""
-    own = {"format_version": 2, "encoder": config["encoder"]}
-    return {**own, **config["task"], "tokenizer_digest": config["tokenizer_digest"]}
-
-
 @pytest.fixture
 def saved(tmp_path: Path, tokenizer_json: Path) -> Path:
     run = tmp_path / "run"
@@ -78,18 +72,6 @@ def test_what_is_saved_gives_the_same_outputs(saved: Path) -> None:
         "tokenizer.json",
     }
     assert [path.name for path in saved.parent.iterdir()] == ["classifier"]
-
-
-@pytest.mark.parametrize("lacks", [(), ("scale", "tokenizer_digest")])
-def test_a_classifier_of_an_earlier_version_is_read_and_replaced(
-    lacks: tuple[str, ...], saved: Path, tokenizer_json: Path
-) -> None:
-    edit_config(saved, as_earlier)
-    edit_config(saved, lambda config: {k: v for k, v in config.items() if k not in lacks})
-    loaded = load_classifier(saved)
-    assert loaded.info == info()
-    save_classifier(saved, loaded.model, loaded.info, tokenizer_json=tokenizer_json)
-    assert load_classifier(saved).info == info()
 
 
 def test_a_regression_and_a_segment_rule_come_back(tmp_path: Path, tokenizer_json: Path) -> None:
@@ -159,7 +141,6 @@ def test_positions_that_neither_pretraining_nor_the_fit_reached_are_said(
     ("change", "message"),
     [
         (lambda c: {**c, "format_version": 9}, "format_version 9; this version reads 1"),
-        (lambda c: {**as_earlier(c), "format_version": 1}, "1; this version reads 2: run the fit"),
         (lambda c: {**c, "task": {"labels": ["a", "b"]}}, "the task has the keys labels; needed"),
         (lambda c: {k: v for k, v in c.items() if k != "task"}, "is no classifier"),
     ],
