@@ -29,7 +29,6 @@ RESUME_FOLDER = "resume"
 RUN_FILES = (
     *(CONFIG_FILE, METRICS_FILE, RESULT_FILE, INPUTS_FILE, EVALUATIONS_FILE),
     *(RESUME_FOLDER, CLASSIFIER_FOLDER, f".{CLASSIFIER_FOLDER}.*", "wandb", RECORD_FILE),
-    "resume-*.ckpt",  # of an earlier version
 )
 """Patterns of the names of all that a run has in its folder; an overwriting one replaces these."""
 FREE = (

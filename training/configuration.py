@@ -109,7 +109,7 @@ def write_inputs(folder: Path, paths: Mapping[str, Path]) -> None:
 def changed_inputs(folder: Path) -> list[str]:
     """Return what has changed since the run of a folder began, in words.
 
-    What is not there any more, and a run of an earlier version, count as unchanged.
+    What is not there any more counts as unchanged, and all of a result that came without its run.
     """
     path = folder / INPUTS_FILE
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

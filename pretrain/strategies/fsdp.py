@@ -1,6 +1,6 @@
 """Fully sharded data parallelism (FSDP2): weights, gradients and optimiser state over all devices.
 
-Invariant: a checkpoint is the ordinary single file, numbered and named as under DDP, so that it
+Invariant: a checkpoint is the ordinary one, numbered and named as under DDP, so that it
 resumes on any number of devices and under either strategy.
 """
 

@@ -120,21 +120,6 @@ def test_a_missing_digest_tells_how_to_make_one_and_that_works(tmp_path: Path) -
     assert storage.load_checkpoint(redigest(folder))["step"] == 5
 
 
-def test_the_single_files_of_earlier_versions_are_found_read_replaced_and_removed(
-    tmp_path: Path,
-) -> None:
-    for step in (1, 2):
-        torch.save(content(step), checkpoint_path(tmp_path, step))
-        redigest(checkpoint_path(tmp_path, step))
-    assert newest(tmp_path) == (2, [])
-    assert storage.load_checkpoint(checkpoint_path(tmp_path, 2))["step"] == 2
-    save(tmp_path, 2)
-    assert newest(tmp_path) == (2, []) and checkpoint_path(tmp_path, 2).is_dir()
-    for step in (1, 2):
-        storage.remove_checkpoint(checkpoint_path(tmp_path, step))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_digest_of_another_file_or_no_digest_at_all_is_refused(tmp_path: Path) -> None:
     path, other = save(tmp_path, 5), save(tmp_path, 6)
     text = (other / LISTING).read_text()

@@ -94,15 +94,13 @@ def _is_on_its_way(folder: Path, source: Path) -> bool:
 
 
 def _newest(run: RunConfig, warn: Callable[[str], None]) -> Path | None:
-    folder = run.folder / CHECKPOINT_FOLDER
-    found = newest_valid(folder, warn=warn)
+    found = newest_valid(run.folder / CHECKPOINT_FOLDER, warn=warn)
     if found is not None:
         return found.path
-    if (folder / "last.ckpt").is_file() or (run.folder / BUNDLE_FOLDER).exists():
+    if (run.folder / BUNDLE_FOLDER).exists():
         raise ValueError(
-            f"{run.folder} holds a finished run without its checkpoints, or one of an earlier "
-            "version, which cannot go on; give another --run.name, or replace it with "
-            "--run.overwrite true"
+            f"{run.folder} holds a finished run without its checkpoints, which cannot go on; give "
+            "another --run.name, or replace it with --run.overwrite true"
         )
     if (run.folder / METRICS_FILE).exists():
         warn(f"{run.folder} was stopped before its first checkpoint: it starts again")

@@ -3,8 +3,8 @@
 Invariant: a folder called `step-<number>.ckpt` holds its files and their digests, and was read back
 and found equal to what was written before it got its name. A process killed at any moment leaves
 the old checkpoint or the new one, and at most temporaries called `.<name>.tmp` beside it, which
-`remove_temporaries` clears away. Single files, as earlier versions wrote them, count as well where
-their digest lies beside them.
+`remove_temporaries` clears away. A single file from elsewhere is loaded as well where its digest
+lies beside it.
 """
 
 import errno
@@ -151,7 +151,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint that fits its digests; no code in it is ever run.
 
     Args:
-        path: Its folder (or file, of an earlier version), or a symbolic link to it.
+        path: Its folder, or a file with its digest beside it, or a symbolic link to either.
 
     Raises:
         CheckpointError: It is damaged (see `verify_checkpoint`), holds Python objects, is no
@@ -353,7 +353,6 @@ def remove_checkpoint(path: str | Path) -> None:
     if os.path.lexists(path):
         os.replace(path, temporary)
         _discard(temporary)
-    path.with_name(path.name + ".sha256").unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: str | Path) -> None:
