@@ -29,15 +29,6 @@ BASELINE = "baseline"
 """Kind of the encoder of a run that trained none: a linear model without a seed."""
 _OF_BASELINES = {"encoder": {"num_features", "cpu_s"}}
 """What a baseline has beside these: how much it counts, and seconds of CPU time in all."""
-_ADDED_SETTINGS = {
-    **dict.fromkeys(("class_weights", "dropout_prob", "gradient_clip")),
-    "targets": "both",
-    "languages": "",
-    "decoder": "independent",
-    "thresholds": "one",
-}
-"""Settings that earlier results lack, with what reading gives: what they were, or None, which is
-unknown. Facts are empty in the first ones."""
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -52,7 +43,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Return what `write_result` wrote; settings that were not kept then are None, facts empty.
+    """Return what `write_result` wrote.
 
     Raises:
         ValueError: The file is missing, damaged, or of another version; names it.
@@ -63,11 +54,6 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; a fit writes it when it ends") from error
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
-    if isinstance(result, dict) and isinstance(result.get("settings"), dict):
-        settings = {**_ADDED_SETTINGS, **result["settings"]}
-        facts = result.get("task_facts")
-        facts = {"published_metric": "", **facts} if facts else {}
-        result = {**result, "settings": settings, "task_facts": facts}
     _check(result, path)
     return dict(result)
 
@@ -92,7 +78,7 @@ def _check(result: Any, path: str | Path) -> None:
         if result["encoder"].get("kind") == BASELINE:
             known |= _OF_BASELINES.get(name, set())
         missing, unknown = sorted(known - given), sorted(given - known)
-        if (missing or unknown) and (name != "task_facts" or given):
+        if missing or unknown:
             parts = [f"lacks {', '.join(missing)}"] if missing else []
             parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
             raise ValueError(f"{path}: {name} {' and '.join(parts)}; run the fit again")

@@ -28,6 +28,11 @@ SETTINGS = {
     "segments": "separators",
     "dropout_prob": 0.1,
     "gradient_clip": 1.0,
+    "class_weights": "none",
+    "targets": "both",
+    "languages": "",
+    "decoder": "independent",
+    "thresholds": "one",
 }
 TITLES = {
     "cola": ("CoLA", ["matthews"]),

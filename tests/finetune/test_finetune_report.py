@@ -242,7 +242,7 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
     for name, files in (
         ("a", {"trial.yaml": "{}", "trial.json": '{"state": "failed"}'}),
         ("b", {"trial.yaml": "{}", "trial.json": '{"state": "running"}'}),
-        ("c", {"trial.yaml": "{}", "failed.json": "{}"}),
+        ("c", {"trial.yaml": "{}"}),
     ):
         (tmp_path / name).mkdir()
         for file, content in files.items():
@@ -252,7 +252,7 @@ def test_notes_name_overlap_subsets_warnings_and_what_is_missing(tmp_path: Path)
     assert "OVERLAP between splits, 51 of 400 rows (12.8 %) of test in train." in text
     assert "duplicates" not in text and "train is a fixed subset, 8,000 of 9,000 rows" in text
     assert "texts cut at the length above, 18 % of test." in text
-    assert "failed, 2 trial(s): `a`, `c`." in text and "did not end, 1 trial(s): `b`." in text
+    assert "failed, 1 trial(s): `a`." in text and "did not end, 2 trial(s): `b`, `c`." in text
 
 
 def test_versions_devices_and_weights_stand_below_the_table(tmp_path: Path) -> None:
@@ -335,22 +335,6 @@ def test_the_named_best_run_is_the_one_whose_classifier_a_grid_keeps(tmp_path: P
     ]
 
 
-def test_a_setting_that_older_results_do_not_know_does_not_split_their_seeds(
-    tmp_path: Path,
-) -> None:
-    write_seeds(tmp_path, {1: 0.4, 2: 0.5}, dropout_prob=0.1)
-    for seed in (3, 4):
-        result = make_result(seed=seed, score=0.6)
-        del result["settings"]["dropout_prob"]
-        write(tmp_path, result)
-    report = report_of(tmp_path)
-    entry = entry_of(report)
-    assert scores_of(entry) == [0.4, 0.5, 0.6, 0.6] and entry.numbers["num_settings"] == 1
-    assert "Older results do not say dropout_prob 0.1" in markdown(report)
-    write_seeds(tmp_path, {5: 0.9, 6: 0.9}, dropout_prob=0.3)
-    assert entry_of(report_of(tmp_path)).numbers["num_settings"] == 3  # no longer known which
-
-
 def test_only_what_differs_stands_beside_the_numbers(tmp_path: Path) -> None:
     write_seeds(tmp_path, {1: 0.4}, epochs=4)
     write(tmp_path, make_result(score=0.5, seed=1, epochs=20), "longer")
@@ -368,19 +352,6 @@ def test_many_hundred_trials_are_no_trouble(tmp_path: Path) -> None:
     entry = entry_of(report_of(tmp_path))
     assert entry.estimate.n == 60 and entry.numbers["num_settings"] == 10
     assert setting_of(entry)["lr"] == pytest.approx(1e-4)
-
-
-def test_a_result_of_an_earlier_version_is_read_without_what_it_does_not_say(
-    tmp_path: Path,
-) -> None:
-    for fold in (0, 1, 2):
-        result = make_result("hyperpartisan", score=0.7, test=0.7 + fold / 50, fold=fold, seed=fold)
-        del result["task_facts"]
-        write(tmp_path, result)
-    report = report_of(tmp_path)
-    task = entry_of(report).task
-    assert task.num_folds == 3 and task.published == {}  # that there are folds can be seen
-    assert "Older results of Hyperpartisan do not carry what papers published" in markdown(report)
 
 
 def test_the_page_says_what_the_markdown_says(tmp_path: Path) -> None:

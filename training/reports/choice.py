@@ -52,13 +52,13 @@ class Task(Measure):
     name: str
     split: str
     metrics: tuple[str, ...]
-    published_source: str = ""
-    published_metric: str = ""
-    family: str = "Tasks"
-    place: float = math.inf
-    num_folds: int = 0
-    in_average: bool = True
-    with_published: bool = True
+    published_source: str
+    published_metric: str
+    family: str
+    place: float
+    num_folds: int
+    in_average: bool
+    with_published: bool
 
     @property
     def numbers(self) -> dict[str, str]:
@@ -133,13 +133,9 @@ def _tasks(trials: Sequence[Fit], *, with_published: bool) -> list[Task]:
     titles = {base: title}
     if scored and all(base + MISMATCHED in found for found in scored):
         titles = {base: f"{title} m", base + MISMATCHED: f"{title} mm"}
-    # Of results of earlier versions only that there are folds is seen.
-    folds = {run.repetition[1:] for run in trials}
-    unsaid: dict[str, Any] = {"num_folds": len(folds) if len(folds) > 1 else 0}
-    unsaid |= {"published": {}, "published_metric": ""}
-    said = [run.result["task_facts"] for run in trials if run.result["task_facts"]]
+    said = [run.result["task_facts"] for run in trials]
     # Versions may differ in what they know to be published; the largest knowledge counts.
-    facts = max(said, key=lambda known: len(known["published"]), default=unsaid)
+    facts = max(said, key=lambda known: len(known["published"]))
     if not with_published:
         facts = {**facts, "published": {}, "published_source": ""}
     tasks = []

@@ -89,11 +89,6 @@ class GridReport:
         }
         return [by_task[name] for name in dict.fromkeys(e.task.name for e in self.entries)]
 
-    @property
-    def assumed(self) -> dict[str, Any]:
-        """Settings that older results do not say, with what the others have."""
-        return {name: value for run in self.found.runs for name, value in run.assumed.items()}
-
     def dots(self) -> list[Panel]:
         """A panel for every column, with the encoders at the same places in each."""
         return dot_panels(self.columns, encoder_names(self.entries))
@@ -120,7 +115,6 @@ class GridReport:
             num_rows=_rows_scored(self.entries),
             unequal=unequal_notes(self.entries),
             data={trials[0].title: _data_notes(trials) for trials in self.tasks},
-            pairs=pairs,
             tallied=_tallied,
         )
 

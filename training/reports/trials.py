@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,6 @@ from training.run_config import RESULT_FILE, TRIAL_CONFIG_FILE, TRIAL_FILE
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-FAILED_FILE = "failed.json"
-"""What grids of earlier versions left of a trial that failed."""
 PAIRED_BY = ("seed", "fold", "repeat")
 """Settings that make repetitions of one another; all others together are what is chosen."""
 
@@ -35,14 +33,10 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """One finished trial: its folder and the content of its result.json.
-
-    `assumed` are settings that this does not know, as all results that know them have them.
-    """
+    """One finished trial: its folder and the content of its result.json."""
 
     path: Path
     result: Mapping[str, Any]
-    assumed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -80,7 +74,7 @@ class Fit:
     @cached_property
     def setting(self) -> tuple[tuple[str, Any], ...]:
         """All settings that may be chosen."""
-        settings = {**self.result["settings"], **self.assumed}
+        settings = self.result["settings"]
         return tuple((name, settings[name]) for name in sorted(settings) if name not in PAIRED_BY)
 
     @cached_property
@@ -140,9 +134,8 @@ class FoundTrials:
 def _has_failed(trial: Path) -> bool:
     """Whether a trial without a result failed; else it has not ended."""
     record = trial / TRIAL_FILE
-    if not record.is_file():
-        return (trial / FAILED_FILE).exists()
-    return bool(json.loads(record.read_text(encoding="utf-8"))["state"] == "failed")
+    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return found.get("state") == "failed"
 
 
 def find_trials(folders: Iterable[Path]) -> FoundTrials:
@@ -169,9 +162,8 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
     _check_alike(everything)
     runs: dict[tuple[Any, ...], Fit] = {}
     duplicates: dict[Path, Path] = {}
-    known = _with_unknown_settings(everything)
-    _check_repetitions(known)
-    for run in known:
+    _check_repetitions(everything)
+    for run in everything:
         first = runs.setdefault((run.task, run.encoder, run.setting, run.repetition), run)
         duplicates |= {} if first is run else {run.path: first.path}
     found = list(runs.values())
@@ -182,25 +174,6 @@ def find_trials(folders: Iterable[Path]) -> FoundTrials:
         unfinished=missing[False],
         changed=list(dict.fromkeys(text for run in found for text in changed_inputs(run.path))),
     )
-
-
-def _with_unknown_settings(runs: Sequence[Fit]) -> list[Fit]:
-    """The runs; a setting that older ones do not know is what all others agree on.
-
-    Otherwise the same setting would count as two, each with a part of the seeds.
-    """
-    known: dict[str, set[Any]] = defaultdict(set)
-    for run in (run for run in runs if not run.is_baseline):
-        for name, value in run.result["settings"].items():
-            known[name] |= set() if value is None else {value}
-    agreed = {name: next(iter(known[name])) for name in sorted(known) if len(known[name]) == 1}
-    return [
-        replace(
-            run,
-            assumed={k: v for k, v in agreed.items() if run.result["settings"].get(k, v) is None},
-        )
-        for run in runs
-    ]
 
 
 def scored_split(runs: Iterable[Fit]) -> str:
@@ -298,18 +271,15 @@ def searched_names(trials: Sequence[Fit]) -> list[str]:
 
 
 def setting_text(setting: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Some settings, such as `lr 0.0003, batch 32`; unknown ones are called so."""
+    """Some settings, such as `lr 0.0003, batch 32`."""
     return ", ".join(_words(name, setting[name]) for name in names)
 
 
 def _words(name: str, value: Any) -> str:
-    if value is None:
-        return f"{name} unknown"
     return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
 
 
 def shared_text(trials: Sequence[Fit]) -> str:
     """The settings all trials of a task have in common, but those that tables name elsewhere."""
-    searched, setting = searched_names(trials), dict(trials[0].setting)
-    names = [n for n in _WORDS if n not in searched and setting.get(n) is not None]
-    return setting_text(setting, names)
+    searched = searched_names(trials)
+    return setting_text(dict(trials[0].setting), [n for n in _WORDS if n not in searched])
