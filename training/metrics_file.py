@@ -66,8 +66,7 @@ def own_test_rows(folder: str | Path, *, last_step: float = 0) -> list[dict[str,
     tests = [record for record in read_records(folder / EVALUATIONS_FILE) if _is_own_test(record)]
     for event in read_events(folder):
         if event.get("event") == "resumed":
-            begun, step = event.get("time", ""), event.get("step", 0)
-            tests = [t for t in tests if t["step"] <= step or t.get("time", begun) >= begun]
+            tests = [t for t in tests if t["step"] <= event["step"] or t["time"] >= event["time"]]
     newest = max((last_step, *(record["step"] for record in tests)))
     return [
         {"step": record["step"], **record["metrics"], **_guesses(record)}
@@ -77,16 +76,16 @@ def own_test_rows(folder: str | Path, *, last_step: float = 0) -> list[dict[str,
 
 
 def _guesses(record: Mapping[str, Any]) -> dict[str, float]:
-    return {f"test_baseline/{name}": v for name, v in record.get("baselines", {}).items()}
+    return {f"test_baseline/{name}": v for name, v in record["baselines"].items()}
 
 
 def _is_own_test(record: Mapping[str, Any]) -> bool:
-    """Whether a line is of a run's own checkpoint, data and whole split; old ones say less."""
+    """Whether a line is of a run's own checkpoint, data and whole split."""
     return (
         record["command"] == "test"
         and not record["differs_from_training"]
-        and record.get("own_checkpoint", True)
-        and record.get("examples") == record.get("split_examples")
+        and record["own_checkpoint"]
+        and record["examples"] == record["split_examples"]
     )
 
 

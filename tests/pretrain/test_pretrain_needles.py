@@ -217,7 +217,7 @@ def data_module(folder: Path, **needles: int) -> PretrainDataModule:
 def test_a_run_does_not_go_on_with_other_needles(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, random_documents(40, seed=3))
     without, one, two = (data_module(folder, facts=facts) for facts in (0, 1, 2))
-    assert "needles" not in without.fingerprint()  # as runs of earlier versions have it
+    assert "needles" not in without.fingerprint()
     without.load_state_dict(without.state_dict())
     for saved, given in ((one, two), (without, one), (one, without)):
         with pytest.raises(ValueError, match="needles was"):
