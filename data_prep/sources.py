@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
 import sys
-import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import HubSource, LocalSource, PythonDocsSource, Source
-from data_prep.files import DiskFull, is_disk_full
 from data_prep.manifest import digest_of, file_sha256
+from data_prep.parquet import parquet_rows
 from data_prep.python_docs import module_files, read_module
 from data_prep.readers import (
-    BLOCK,
     WIDE_FILES,
-    DamagedInput,
     ReadLog,
-    UnsupportedInput,
     WideEncoding,
-    decode,
     find_files,
-    open_binary,
     read_lines,
     shown,
     single_lines,
@@ -287,90 +278,3 @@ def _field(row: Any, name: str) -> Any:
     for part in [name] if not isinstance(row, dict) or name in row else name.split("."):
         row = row.get(part) if isinstance(row, dict) else None
     return row
-
-
-def parquet_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
-    """Yield the text of every row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    log.place, log.number = f"{shown(path)}, row", 0
-    with contextlib.ExitStack() as stack:
-        try:
-            table = pq.ParquetFile(_seekable(path, log, stack))
-            _check_column(path, text_field, table.schema_arrow)
-            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-                for text in _column_texts(batch, text_field, log):
-                    log.number += 1
-                    if isinstance(text, str):
-                        yield text
-                    else:
-                        log.damaged(f"column '{text_field}' is empty", "damaged_rows")
-        except (pa.ArrowException, EOFError, OSError, zlib.error) as error:
-            if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno):
-                raise
-            unknown = isinstance(error, pa.ArrowNotImplementedError | pa.ArrowMemoryError)
-            if unknown or "encrypt" in str(error).lower():
-                raise UnsupportedInput(
-                    f"{shown(path)}: cannot be read by this pyarrow "
-                    f"({' '.join(str(error).split())}); write it again with a usual compression "
-                    "(snappy, zstd) and without encryption."
-                ) from error
-            log.damaged(str(error), "damaged_rows" if log.number else "truncated_files")
-
-
-def _seekable(path: Path, log: ReadLog, stack: contextlib.ExitStack) -> Any:
-    """Return what pyarrow opens: the file, or its unpacked copy until the stack is closed."""
-    if path.suffix.lower() not in (".gz", ".zst"):
-        return path
-    copy = stack.enter_context(tempfile.TemporaryFile())
-    try:
-        shutil.copyfileobj(stack.enter_context(open_binary(path, log)), copy, BLOCK)
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskFull(
-            f"{shown(path)} cannot be unpacked into {tempfile.gettempdir()}: "
-            f"{error.strerror}. Make room there, or name another folder in TMPDIR."
-        ) from error
-    copy.seek(0)
-    return copy
-
-
-def _column_texts(batch: Any, text_field: str, log: ReadLog) -> list[Any]:
-    """Return the values of a column, or of a field inside one of several fields."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = batch.column(0)
-    for part in text_field.split(".")[1:] if pa.types.is_struct(column.type) else ():
-        column = pc.struct_field(column, part)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        values = column.cast(pa.large_binary()).to_pylist()
-        return [value if value is None else decode(value, log) for value in values]
-
-
-def _check_column(path: Path, text_field: str, schema: Any) -> None:
-    import pyarrow as pa
-
-    kind: Any = None
-    fields = list(schema)
-    for part in [text_field] if text_field in schema.names else text_field.split("."):
-        found = [item.type for item in fields if item.name == part]
-        if len(found) != 1:
-            fault, mend = f"no column '{text_field}'", "Set text_field."
-            if found:
-                fault, mend = f"the column '{part}' {len(found)} times", "Rename one of them."
-            names = ", ".join(item.name for item in fields)
-            raise DamagedInput(f"{shown(path)}: has {fault}; it has {names}. {mend}")
-        kind = found[0]
-        fields = list(kind) if pa.types.is_struct(kind) else []
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if str(value) not in ("string", "large_string", "string_view"):
-        raise DamagedInput(
-            f"{shown(path)}: column '{text_field}' holds {kind}, not text. Set text_field."
-        )

@@ -1,7 +1,7 @@
-"""Values from CSV, TSV and JSONL files, plain or compressed, as streams.
+"""Values from CSV, TSV, JSONL and Parquet files, plain or compressed, as streams.
 
-Invariant: a row is used as it stands, or is told with its line. A user's own file is looked at as a
-whole before one row of it is used, so all its rows are read alike.
+Invariant: a row is used as it stands, or is told with its place. A user's own file is looked at
+as a whole before one row of it is used, so all its rows are read alike.
 """
 
 import csv
@@ -12,9 +12,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.parquet import numbered_values
 from data_prep.readers import ReadLog, open_binary
 from data_prep.text_lines import numbered_lines, plain_rows, quoted_rows
 
+PARQUET = ".parquet"
 COMPRESSIONS = ("", ".gz", ".zst")
 Lined = tuple[int, dict[str, Any]]
 
@@ -44,7 +46,7 @@ _QUOTES_DO_NOT_FIT = (
     "breaks out of the texts, or write .csv or .jsonl"
 )
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-_USUAL = {".csv": Dialect(",", True), ".tsv": Dialect("\t", False), ".jsonl": None}
+_USUAL = {".csv": Dialect(",", True), ".tsv": Dialect("\t", False), ".jsonl": None, PARQUET: None}
 
 
 def read_table(
@@ -57,8 +59,10 @@ def read_table(
 ) -> Iterator[Lined]:
     """Yield (line, column -> value) for every row of a file, in order.
 
+    A line of a Parquet file is the number of its row.
+
     Args:
-        path: .csv, .tsv or .jsonl, each also .gz or .zst.
+        path: .csv, .tsv, .jsonl or .parquet, each also .gz or .zst.
         names: Columns of a .csv or .tsv file without a header line; empty: its first line has them.
         is_own: A user's own file: separator and quotes are found out. False: commas and quotes in
             .csv, tabs alone in .tsv.
@@ -73,14 +77,15 @@ def read_table(
     usual = _USUAL[ending]
     dialect = _find_dialect(path, usual) if is_own and usual else usual
     count = 0
-    for line, values in _csv_rows(path, dialect, names) if dialect else _jsonl_rows(path):
+    others = _jsonl_rows if ending == ".jsonl" else numbered_values
+    for line, values in _csv_rows(path, dialect, names) if dialect else others(path):
         if isinstance(values, dict):
             count += 1
             yield line, values
         elif bad is not None:
             bad(line, values)
         else:
-            raise ValueError(f"{path}, line {line}: {values}")
+            raise ValueError(f"{place_of(path, line)}: {values}")
     if not count and bad is None:
         raise ValueError(f"{path}: has no rows; one or more are needed")
     if notes is not None and dialect and usual and dialect[:2] != usual[:2]:
@@ -89,8 +94,13 @@ def read_table(
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a name is that of a .csv, .tsv or .jsonl file."""
+    """Return whether a name is that of a .csv, .tsv, .jsonl or .parquet file."""
     return named_ending(path) in _USUAL
+
+
+def place_of(source: str | Path, line: int) -> str:
+    """Return where a row of a file or data set is: a Parquet file has no lines but rows."""
+    return f"{source}, {'row' if named_ending(Path(source)) == PARQUET else 'line'} {line}"
 
 
 def named_ending(path: Path) -> str:
@@ -100,7 +110,7 @@ def named_ending(path: Path) -> str:
 
 
 def _ending(path: Path) -> str:
-    """Return .csv, .tsv or .jsonl, by the name of a file."""
+    """Return .csv, .tsv, .jsonl or .parquet, by the name of a file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     ending = named_ending(path)

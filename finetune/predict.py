@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data_prep.command import counted
 from data_prep.files import new_file
+from data_prep.table_rows import place_of
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.batches import (
@@ -82,11 +83,11 @@ class NewRows:
     model: str
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
-    """Rows with the columns the classifier was trained on, .csv, .tsv or .jsonl, also .gz or .zst;
-    labels are not needed. Or a .txt file with a text in every line. Where words have tags a .jsonl
-    row may have a list `words` instead, and a file or folder of tagged texts in any layout of
-    training is read too; where sentences have labels it may have a list `sentences`, else the text
-    is cut into sentences."""
+    """Rows with the columns the classifier was trained on, .csv, .tsv, .jsonl or .parquet, also .gz
+    or .zst; labels are not needed. Or a .txt file with a text in every line. Where words have tags
+    a .jsonl or .parquet row may have a list `words` instead, and a file or folder of tagged texts
+    in any layout of training is read too; where sentences have labels it may have a list
+    `sentences`, else the text is cut into sentences."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
@@ -186,7 +187,7 @@ def count_rows(reader: InputReader, notes: Counter[str]) -> int:
         else:
             good += 1
     if not good and bad.count:
-        raise ValueError(f"{reader.path}, line {bad.line}: {bad.reason}")
+        raise ValueError(f"{place_of(reader.path, bad.line)}: {bad.reason}")
     if not good:
         raise ValueError(f"{reader.path}: has no rows; one is needed")
     return good + bad.count
@@ -332,7 +333,7 @@ class Predictor:
         try:
             return self.classifier.encoder.encode([row], self.source)[0]
         except ValueError as error:
-            return str(error).removeprefix(f"{self.source}, line {row.line}: ")
+            return str(error).removeprefix(f"{place_of(self.source, row.line)}: ")
 
     @torch.inference_mode()
     def answers(self, texts: Sequence[EncodedText]) -> Answers:

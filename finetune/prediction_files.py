@@ -34,7 +34,7 @@ def prediction_writer(
 
         def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
             content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
-            stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(content, ensure_ascii=False, default=str) + "\n")
 
         return write_line
     separator = "\t" if ending == ".tsv" else ","
@@ -66,7 +66,7 @@ def prediction_writer(
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def label_name(info: "ClassifierInfo") -> str:

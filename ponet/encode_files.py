@@ -17,12 +17,12 @@ import numpy as np
 
 from data_prep.files import new_file
 from data_prep.readers import ReadLog, open_binary
-from data_prep.table_rows import read_table
+from data_prep.table_rows import place_of, read_table
 from data_prep.text_lines import numbered_lines
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
-_LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv")
+_LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv", ".parquet")
 _BLOCK_TEXTS = 4096
 
 
@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=Path, help="folder of a bundle, or of a run that holds one")
     add("input", help=".txt: one text in a line; .jsonl: one object in a line; .csv or .tsv: a "
-        "row, with names in the first line; also .gz or .zst; - : lines from stdin")  # fmt: skip
+        "row, with names in the first line; .parquet: a row; also .gz or .zst; - : lines from "
+        "stdin")  # fmt: skip
     add("--output", type=Path, required=True,
         help=".npy (float32, texts x width) or .jsonl ({row, embedding})")  # fmt: skip
     add("--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})")
@@ -134,8 +135,8 @@ class TextFile:
     Args:
         source: .txt or no ending: a text in every line, also an empty one. .jsonl: an object in
             every line; .csv, .tsv: a row, with the columns' names in the first one (separator and
-            quotes are found out, as for `finetune`); blank lines are left out. Each also .gz or
-            .zst. "-": lines from stdin.
+            quotes are found out, as for `finetune`); blank lines are left out; .parquet: a row.
+            Each also .gz or .zst. "-": lines from stdin.
         field: Key or column of the text, where there are any; None: "text".
 
     Raises:
@@ -198,4 +199,4 @@ class TextFile:
                 yield text
 
     def _refuse(self, line: int, reason: str) -> None:
-        raise ValueError(f"{self.source}, line {line}: {reason}")
+        raise ValueError(f"{place_of(self.source, line)}: {reason}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import cut_long, split_missed
+from data_prep.table_rows import place_of
 from finetune.data.batches import (
     NO_PLACES,
     EncodedText,
@@ -118,7 +119,7 @@ class TextEncoder:
     def _encoded(self, rows: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
         for chunk in _chunks(rows):
             for row in chunk:
-                encodable(row.text + row.text_pair, "text", f"{source}, line {row.line}")
+                encodable(row.text + row.text_pair, "text", place_of(source, row.line))
             yield from self._encode_chunk(chunk, source)
 
     def _encode_chunk(self, chunk: Sequence[Row], source: str | Path) -> Iterator[EncodedText]:
@@ -131,7 +132,7 @@ class TextEncoder:
         for row, text, pair in zip(chunk, first, second, strict=True):
             if not text.num_whole or (row.text_pair and not pair.num_whole):
                 raise ValueError(
-                    f"{source}, line {row.line}: a text has nothing that the tokenizer knows "
+                    f"{place_of(source, row.line)}: a text has nothing that the tokenizer knows "
                     "as a character; take the row out"
                 )
             yield self._assembled(text, pair)

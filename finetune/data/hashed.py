@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_prep.table_rows import place_of
 from finetune.data.batches import NO_PLACES, EncodedText, assemble_batch
 from finetune.data.encoding import Place, TextEncoder, shortened_lengths
 from finetune.tagging.files import split_words
@@ -113,7 +114,7 @@ class WordEncoder(TextEncoder):
             pair, pair_starts = self._words(Row(row.line, "", row.text_pair, "", None))
             if not words or (row.text_pair and not pair):
                 raise ValueError(
-                    f"{source}, line {row.line}: a text without a word; take the row out"
+                    f"{place_of(source, row.line)}: a text without a word; take the row out"
                 )
             num_special = int(bool(pair))
             room = self.max_len - num_special

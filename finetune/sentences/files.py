@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.table_rows import file_lines, is_table, read_table
+from data_prep.table_rows import file_lines, is_table, place_of, read_table
 from finetune.tasks.rows import encodable
 from finetune.tasks.spec import Marks, TaggedText
 
@@ -129,7 +129,7 @@ def _documents(
         yield from _wikisection(path, marks, repairs, language)
         return
     for number, (line, row) in enumerate(read_table(path, is_own=True)):
-        place = f"{path}, line {line}"
+        place = place_of(path, line)
         values = _content(row, place)
         if "topic_segment_ids" in values:
             yield _mug(place, line, values, _allowed(path, "MUG", marks), repairs)

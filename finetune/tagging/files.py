@@ -15,7 +15,14 @@ from typing import Any
 
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from data_prep.table_rows import file_lines, find_file, is_table, named_ending
+from data_prep.table_rows import (
+    PARQUET,
+    file_lines,
+    find_file,
+    is_table,
+    named_ending,
+    read_table,
+)
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
 
@@ -32,10 +39,10 @@ Reader = Callable[[Path, Lines, Counter[str]], Iterator["TaggedText"]]
 def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
     """Return the texts of a file or `seq.in` folder; the layout is told from what it holds.
 
-    A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL (keys
-    words, tags and label), MTOP's table of eight columns without a header, MultiATIS++'s table with
-    the header `id utterance slot_labels intent`, or CoNLL columns: a word and its tag a line, texts
-    apart by an empty line. Files may be packed (.gz, .zst).
+    A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL or
+    Parquet (keys words, tags and label), MTOP's table of eight columns without a header,
+    MultiATIS++'s table with the header `id utterance slot_labels intent`, or CoNLL columns: a word
+    and its tag a line, texts apart by an empty line. Files may be packed (.gz, .zst).
 
     Args:
         path: File or folder.
@@ -130,6 +137,11 @@ def _layout(first: str) -> Reader | None:
 
 
 def _lines(path: Path) -> Lines:
+    """Yield number and text of every line; a row of a Parquet file is one of JSON."""
+    if named_ending(path) == PARQUET:
+        for number, values in read_table(path):
+            yield number, json.dumps(values, default=str)
+        return
     for number, line in file_lines(path):
         yield number, line.rstrip("\r\n")
 

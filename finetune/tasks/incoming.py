@@ -39,7 +39,7 @@ def check_input(given: str, *, text: str, text_pair: str) -> None:
         if name and has_lines(path):
             raise ValueError(
                 f"--{option} {name} would do nothing: {given} holds a text in every line; columns "
-                "are in .jsonl, .csv and .tsv files"
+                "are in .jsonl, .csv, .tsv and .parquet files"
             )
 
 

@@ -1,4 +1,4 @@
-"""A user's own CSV, TSV and JSONL files as a task, without writing code.
+"""A user's own CSV, TSV, JSONL and Parquet files as a task, without writing code.
 
 Invariant: the labels are those of the training rows, or of the classifier that is scored; another
 one is an error.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.config import check_language
-from data_prep.table_rows import Lined, read_table
+from data_prep.table_rows import Lined, place_of, read_table
 from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
@@ -28,9 +28,10 @@ class OwnFiles:
     """Where a user's own rows are."""
 
     train: str = ""
-    """Own training file, .csv, .tsv or .jsonl, also .gz or .zst; with kind tags a file or folder of
-    tagged texts (JSONL with words and tags, CoNLL columns, seq.in, MTOP, MultiATIS++); with kind
-    sentences .jsonl with sentences and labels, or a file of WikiSection or MUG."""
+    """Own training file, .csv, .tsv, .jsonl or .parquet, also .gz or .zst; with kind tags a file or
+    folder of tagged texts (JSONL or Parquet with words and tags, CoNLL columns, seq.in, MTOP,
+    MultiATIS++); with kind sentences .jsonl or .parquet with sentences and labels, or a file of
+    WikiSection or MUG."""
     validation: str = ""
     """Own validation file."""
     test: str = ""
@@ -41,7 +42,7 @@ class OwnFiles:
     """Column of the second text in own files; empty: none."""
     label: str = "label"
     """Column of the label or score in own files; of several labels `labels`, if not given: a list
-    of names in .jsonl, in a table a JSON list or names parted by |."""
+    of names in .jsonl and .parquet, in a table a JSON list or names parted by |."""
     kind: Literal["classification", "regression", "multilabel", "tags", "sentences"] = (
         "classification"
     )
@@ -217,7 +218,7 @@ def _labels(columns: Columns, path: str, table: list[Lined]) -> tuple[str, ...]:
     names = {
         name
         for line, values in table
-        for name in label_names(columns, values, f"{path}, line {line}")
+        for name in label_names(columns, values, place_of(path, line))
     }
     if len(names) < 2:
         found = f"the label {names.pop()!r}" if names else "no label"

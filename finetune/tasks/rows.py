@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.table_rows import file_lines, find_file, read_table
+from data_prep.table_rows import file_lines, find_file, place_of, read_table
 from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
@@ -53,7 +53,7 @@ def rows_of(
     counts = Counter[str]() if repairs is None else repairs
     rows: list[Row] = []
     for line, values in table:
-        place = f"{source}, line {line}"
+        place = place_of(source, line)
         texts = row_texts(columns, values, place)
         num_empty = texts.count("") - (not columns.text_pair)
         if num_empty and columns.label:

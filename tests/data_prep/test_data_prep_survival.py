@@ -220,16 +220,16 @@ def test_a_disk_that_fills_up_is_named_and_the_next_run_goes_on(
 
 
 def test_a_full_temporary_folder_is_not_taken_for_damaged_input(tmp_path, monkeypatch):
-    from data_prep import sources
+    from data_prep import parquet
     from data_prep.readers import ReadLog
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    monkeypatch.setattr(sources.shutil, "copyfileobj", full)
+    monkeypatch.setattr(parquet.shutil, "copyfileobj", full)
     with pytest.raises(OSError, match="Make room there"):
-        list(sources.parquet_rows(tmp_path / "a.parquet.gz", "text", ReadLog("skip")))
+        list(parquet.parquet_rows(tmp_path / "a.parquet.gz", "text", ReadLog("skip")))
 
 
 def test_stopping_leaves_the_handlers_of_signals_as_they_were(setting):

@@ -10,6 +10,8 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from ponet_bundles import TEXTS, make_model, write_foreign, write_tokenizer
@@ -110,6 +112,18 @@ def test_encode_reads_stdin_and_more_than_one_block(bundle_folder, tmp_path, mon
     np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-5)
 
 
+def test_encode_reads_the_rows_of_a_parquet_file(bundle_folder, tmp_path, capsys):
+    path, output = tmp_path / "in.parquet", tmp_path / "v.npy"
+    pq.write_table(pa.table({"n": range(4), "body": TEXTS}), path)
+    base = ["encode", str(bundle_folder), str(path), "--output", str(output), "--field", "body"]
+    assert main(base) == 0
+    expected = load_bundle(bundle_folder).encode(TEXTS).numpy()
+    np.testing.assert_allclose(np.load(output), expected, atol=1e-6)
+    pq.write_table(pa.table({"body": ["a", None]}), path)
+    assert main(base) == 2
+    assert "in.parquet, row 2: has no text under 'body'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -117,7 +131,7 @@ def test_encode_reads_stdin_and_more_than_one_block(bundle_folder, tmp_path, mon
         ("in.jsonl", b'{"text": "a"}\n{"tex', "in.jsonl, line 2: is not JSON"),
         ("in.JSONL", b'\n{"text": "a"}\n\n3\n', "in.JSONL, line 4: is no JSON object"),
         ("in.json", b'[\n {"text": "a"}\n]\n', ".json files are not read; give .txt"),
-        ("in.parquet", b"PAR1", ".parquet files are not read"),
+        ("in.parquet", b"PAR1", "in.parquet: cannot be read as Parquet"),
         ("in.txt.bz2", b"BZh", ".bz2 files are not read"),
         ("in.csv", b"body;n\na;1\n", "line 2: has no text under 'text'; it has 'body', 'n'. Name"),
         (
