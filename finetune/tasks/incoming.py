@@ -4,7 +4,7 @@ Invariant: a row that cannot be labelled costs nothing but itself.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from data_prep.table_rows import file_lines, read_table
 from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.files import has_lines, has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
-from finetune.tasks.rows import column_value, name_it, row_texts
+from finetune.tasks.rows import column_value, name_it, reached, row_texts, with_whole_texts
 from finetune.tasks.spec import Columns, Row, Unit
 
 PLAIN = "lines of the .txt were read as a text each; name a file of words with tags .conll"
@@ -113,6 +113,7 @@ class InputReader:
     def _table(self, notes: Counter[str] | None) -> Iterator[InputRow]:
         bad: list[InputRow] = []
         none = dict.fromkeys(self.kept)
+        counts = Counter[str]() if notes is None else notes
         table = read_table(
             self.path,
             is_own=True,
@@ -125,13 +126,16 @@ class InputReader:
             try:
                 keep = name_it("keep")
                 carried = {name: column_value(values, name, "", keep) for name in self.kept}
-                yield InputRow(self._row(line, values), carried)
+                texts = with_whole_texts(self.columns, values, counts)
+                yield InputRow(self._row(line, texts), carried)
             except ValueError as error:
                 reason = str(error).removeprefix(": ")
-                yield InputRow(BadRow(line, reason), {name: values.get(name) for name in self.kept})
+                yield InputRow(
+                    BadRow(line, reason), {name: reached(values, name) for name in self.kept}
+                )
         yield from bad
 
-    def _row(self, line: int, values: dict[str, Any]) -> Row:
+    def _row(self, line: int, values: Mapping[str, Any]) -> Row:
         if self.tags and self.unit == "sentence":
             return row_of_sentences(self.columns, line, values, language=self.language)
         if self.tags:

@@ -37,7 +37,8 @@ class OwnFiles:
     test: str = ""
     """Own test file with labels; empty: none."""
     text: str = "text"
-    """Column of the text in own files."""
+    """Column of the text in own files; `meta.text` is the field `text` inside of `meta`. A list of
+    strings is read as its paragraphs."""
     text_pair: str = ""
     """Column of the second text in own files; empty: none."""
     label: str = "label"

@@ -19,7 +19,9 @@ from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, Task
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
 UNSEEN_LABELS = "labels that training never saw: they count as errors"
+JOINED = "texts that are lists of strings, joined as paragraphs"
 WRONG_WIDTH = "rows with a wrong number of columns left out"
+_MISSING = object()
 
 
 class MissingSplit(ValueError):
@@ -52,8 +54,9 @@ def rows_of(
     """
     counts = Counter[str]() if repairs is None else repairs
     rows: list[Row] = []
-    for line, values in table:
+    for line, found in table:
         place = place_of(source, line)
+        values = with_whole_texts(columns, found, counts)
         texts = row_texts(columns, values, place)
         num_empty = texts.count("") - (not columns.text_pair)
         if num_empty and columns.label:
@@ -71,6 +74,24 @@ def rows_of(
     if not rows:
         raise ValueError(f"{source}: has no rows; one or more are needed")
     return SplitRows(source=source, rows=tuple(rows), repairs=dict(+counts))
+
+
+def with_whole_texts(
+    columns: Columns, values: Mapping[str, Any], notes: Counter[str]
+) -> Mapping[str, Any]:
+    """Return values with each text under its column's name, in one piece.
+
+    A list of strings, as the Hub has them, becomes its paragraphs, with an empty line between two,
+    which is counted; and a field inside of a field is fetched.
+    """
+    for name in filter(None, (columns.text, columns.text_pair)):
+        text = reached(values, name)
+        if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+            text = "\n\n".join(part for part in text if part.strip())
+            notes[JOINED] += 1
+        if text is not None:
+            values = {**values, name: text}
+    return values
 
 
 def row_texts(columns: Columns, values: Mapping[str, Any], place: str) -> tuple[str, str]:
@@ -96,10 +117,21 @@ def column_value(
     values: Mapping[str, Any], name: str, place: str, advice: str, option: str = ""
 ) -> Any:
     """Return the value of a column; an error says which there are, with advice on the option."""
-    if name not in values:
+    value = reached(values, name, missing=_MISSING)
+    if value is _MISSING:
         shown = ", ".join(repr(column[:60]) for column in values)
         raise ValueError(f"{place}: no column {name!r}; it has {shown}. {advice.format(option)}")
-    return values[name]
+    return value
+
+
+def reached(values: Mapping[str, Any], name: str, *, missing: Any = None) -> Any:
+    """Return a column; `meta.text` is `text` inside of `meta` where none is called so."""
+    found: Any = values
+    for part in [name] if name in values else name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return missing
+        found = found[part]
+    return found
 
 
 def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:

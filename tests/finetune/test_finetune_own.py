@@ -1,5 +1,6 @@
 """A user's own files as a task: what is carved, chosen, standardised, and refused."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from finetune.data.targets import ScoreScale, balanced_weights, score_scale
 from finetune.tasks.own import EMPTY_ROWS, OwnFiles
 from finetune.tasks.registry import load_task
+from finetune.tasks.rows import JOINED
 from finetune.tasks.spec import LoadedTask, Wanted
 from ponet import FNetConfig, SequenceClassifier
 
@@ -125,3 +127,39 @@ def test_a_model_gives_the_same_scores_on_another_scale() -> None:
         new.take_over(model, old)
         found = new.outer(model.classifier(x_BD))
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_a_list_of_strings_is_its_paragraphs_and_a_dotted_name_a_field_inside(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [
+        {"meta": {"text": ["a", " ", "b"], "label": "x"}},
+        {"meta": {"text": "c", "label": "y"}},
+        {"meta.text": "d", "meta": {"label": "y"}},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = OwnFiles(train=str(path), validation=str(path), text="meta.text", label="meta.label")
+    split = load_task("own", own=files).splits["train"]
+    assert [(row.text, row.target) for row in split.rows] == [("a\n\nb", 0), ("c", 1), ("d", 1)]
+    assert split.repairs == {JOINED: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (["a", 1], r"line 2: 'meta.text' is \[\"a\", 1\]; a text is needed"),
+        ([" "], "line 2: 'meta.text' is empty"),
+        ([], r"line 2: 'meta.text' is \[\]; a text is needed"),
+        (None, "line 2: 'meta.text' is null; a text is needed"),
+    ],
+)
+def test_a_field_that_is_no_text_is_named(tmp_path: Path, text: Any, message: str) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"meta": {"text": value}, "label": len(value or "")} for value in ("some", text)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message):
+        load_task("own", own=OwnFiles(train=str(path), validation=str(path), text="meta.text"))
+    path.write_text('{"meta": null, "label": 1}\n{"meta": {}, "label": 2}\n')
+    with pytest.raises(ValueError, match="line 1: no column 'meta.text'; it has 'meta', 'label'"):
+        load_task("own", own=OwnFiles(train=str(path), validation=str(path), text="meta.text"))

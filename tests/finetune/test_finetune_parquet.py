@@ -117,3 +117,10 @@ def test_words_with_tags_and_sentences_with_labels_are_read(tmp_path: Path) -> N
     columns["labels"][1] = [0]
     first, _ = read_documents(write(tmp_path / "s.parquet", columns), "labels", Counter())
     assert (first.words, first.tags) == (("A b.", "C."), ("1", "0"))
+
+
+def test_lists_of_texts_and_fields_inside_of_a_column_are_read(tmp_path: Path) -> None:
+    columns = {"meta": [{"text": ["a", "b"]}, {"text": ["c"]}], "label": [0, 1]}
+    path = str(write(tmp_path / "t.parquet", columns))
+    task = load_task("own", own=OwnFiles(train=path, validation=path, text="meta.text"))
+    assert [row.text for row in task.splits["train"].rows] == ["a\n\nb", "c"]

@@ -17,6 +17,7 @@ from data_prep.table_rows import read_table
 from finetune.artifact import load_classifier
 from finetune.cli import main
 from finetune.predict import BATCHES_AT_ONCE, Predictor
+from finetune.tasks.rows import JOINED
 from finetune.tasks.spec import Row
 from ponet import FNetConfig, SequenceClassifier
 from ponet.tokenizer import ids_digest
@@ -346,3 +347,16 @@ def test_another_tokenizer_than_that_of_training_is_refused(
     assert main(["predict", *arguments]) == 2
     message = "has 28 entries, but the model" if change == "larger" else "is not the tokenizer"
     assert message in capsys.readouterr().err
+
+
+def test_lists_of_strings_are_paragraphs_and_dotted_names_are_fields_inside(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"m": {"text": value, "id": 7}} for value in (["good", "film"], "good film", [3])]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    joined, plain, bad = predict(model, path, "--text", "m.text", "--keep", "m.id")
+    assert joined["probabilities"] == pytest.approx(plain["probabilities"], abs=1e-5)
+    assert bad["error"] == "'m.text' is [3]; a text is needed"
+    assert [answer["input"] for answer in (joined, plain, bad)] == [{"m.id": 7}] * 3
+    assert f"1 {JOINED}" in capsys.readouterr().out
