@@ -360,7 +360,8 @@ class PretrainDataModule(SharedFiles):
         if differing := "; ".join(differences(saved, own, {*own, "needles"})):
             raise ValueError(
                 f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
-                "saved values, or start a new run (--run.name)."
+                "saved values, or a new --run.name without --resume: --model.start_from CHECKPOINT "
+                "begins it with these weights, optimiser and schedule anew."
             )
         self._dataset(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
         self._plan_counts = dict(state_dict["plan_counts"])

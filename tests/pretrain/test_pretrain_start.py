@@ -105,6 +105,21 @@ def test_the_curve_begins_with_the_given_weights_and_the_lineage_is_kept(
     assert "the weights are those of" in capsys.readouterr().err
 
 
+def test_a_branch_with_other_data_settings_is_told_how_to_begin_with_the_weights(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = tiny_options(tiny_shards, tmp_path)
+    assert main(["fit", *options, "--checkpoints.keep_every_n_steps", "2"]) == 0
+    checkpoint = str(tmp_path / "tiny" / "checkpoints" / "step-00000002.ckpt")
+    change = ["--data.masking.mask_prob", "0.3", "--run.name", "branch"]
+    assert main(["fit", *options, *change, "--resume", checkpoint]) == 2
+    said = capsys.readouterr().err
+    assert "without --resume" in said and "--model.start_from CHECKPOINT" in said
+    branch = [*without_encoder(options), *change, "--model.start_from", checkpoint]
+    assert main(["fit", *branch, "--data.max_len", "48"]) == 0
+    assert [step for step, _ in values(tmp_path / "branch", "train/lr")] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(("hook", "step"), [("save", 0), ("train_batch_end", 3)])
 def test_a_killed_run_goes_on_to_the_bit_without_the_weights_it_began_with(
     hook: str, step: int, run: list[str], start: Path, tmp_path: Path
