@@ -11,6 +11,13 @@ from finetune.tasks.own import OWN_TASK, OwnFiles
 from finetune.tasks.registry import TASKS, load_task
 from finetune.tasks.spec import LoadedTask, SplitRows, Targets, Wanted
 
+_FOLDS = {"data.fold", "data.repeat"}
+_NO_FOLDS = (
+    ". Own files are not cut into folds: make files of each fold and a run (data.train, "
+    "data.validation, data.test) of each; or train several seeds on the same files, by python -m "
+    "finetune grid --tasks own --seeds 1 2 3"
+)
+
 
 @dataclass(kw_only=True, eq=False)
 class Selection(OwnFiles):
@@ -49,7 +56,7 @@ class Selection(OwnFiles):
         if unused:
             raise ValueError(
                 f"data.task is {self.task}, which has no use for {', '.join(unused)}; leave "
-                "it out, or give another data.task"
+                "it out, or give another data.task" + _NO_FOLDS * bool(_FOLDS & {*unused})
             )
 
     def load_rows(

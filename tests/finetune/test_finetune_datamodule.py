@@ -303,6 +303,11 @@ def test_workers_give_the_same_batches(make) -> None:
         ({"train": "x.csv"}, "data.task is films, which has no use for data.train; leave it out"),
         ({"text": "body"}, "data.task is films, which has no use for data.text; leave it out"),
         ({"task": "own", "fold": 1}, "data.task is own, which has no use for data.folder, data.f"),
+        (
+            {"task": "own", "folder": "", "repeat": 1},
+            "data.repeat; .* of each fold .* --seeds 1 2 3",
+        ),
+        ({"task": "own", "fold": 0}, "data.folder; leave it out, or give another data.task$"),
     ],
 )
 def test_a_mistake_in_an_option_is_an_error(make, options, message) -> None:
