@@ -6,6 +6,7 @@ one; a parser of options would take null for a text and pass over an unknown emp
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import copy
@@ -23,7 +24,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TextIO, TypeVar
+from typing import Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 import yaml
 
@@ -35,6 +36,18 @@ T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
 _KINDS = {int: "a whole number", bool: "true or false", float: "a number", str: "a text"}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose error about an unknown option names the one that is nearest to it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message and the option that may have been meant."""
+        unknown = re.search(r"unrecognized arguments: (?:.* )?(--[^\s=]+)", message)
+        names = [name for action in self._actions for name in action.option_strings]
+        given = unknown[1].replace("_", "-") if unknown else ""
+        near = difflib.get_close_matches(given, names, n=1)
+        super().error(f"{message}; did you mean {near[0]}?" if near else message)
 
 
 def counted(number: float, what: str) -> str:

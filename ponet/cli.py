@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.command import EXIT_MISTAKE, mistake, quiet_output
+from data_prep.command import EXIT_MISTAKE, CommandParser, mistake, quiet_output
 from data_prep.stopping import sigterm_interrupts, stopped_by
 
 HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
@@ -82,7 +82,7 @@ def run_import(arguments: Sequence[str]) -> None:
 
 
 def _import_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "ponet import",
         description="A checkpoint of another code base, or of our own training, as a bundle: the "
         "released PoNet (also from ModelScope), BERT and FNet in the layout of transformers, a "
@@ -110,7 +110,7 @@ def _import_parser() -> argparse.ArgumentParser:
 
 def run_fill(arguments: Sequence[str]) -> None:
     """`fill BUNDLE TEXT [TEXT ...]`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "ponet fill",
         description="Fill the [MASK]s of sentences from a bundle. The text is read as in "
         "pretraining: [CLS], sentences, [SEP], every sentence a segment.",

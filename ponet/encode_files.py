@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
+from data_prep.command import CommandParser
 from data_prep.files import new_file
 from data_prep.readers import ReadLog, open_binary
 from data_prep.table_rows import place_of, read_table
@@ -102,7 +103,7 @@ def _write_jsonl(blocks: Iterable[Any], path: Path, width: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "ponet encode",
         description="One vector for each text of a file. Texts are cut into sentences, the "
         "segments of pretraining, and may have any length.",

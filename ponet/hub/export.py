@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.command import CommandParser
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
 from ponet.config import PoNetConfig, PoolingConfig
@@ -212,7 +213,7 @@ def _revisions(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "ponet export",
         description="A bundle, or a classifier or tagger of `python -m finetune fit`, as a folder "
         "of transformers, as an ONNX graph, or with weights in 8 bits. What is written has been "

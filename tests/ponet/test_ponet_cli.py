@@ -173,6 +173,27 @@ def test_an_input_that_there_is_not_is_named_also_beside_an_earlier_output(
     assert f"{absent} does not exist; give a file of texts" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [
+        (["encode", "b", "t.txt", "--output", "v.npy", "--batch-size", "1"], "--batch-tokens?"),
+        (["encode", "b", "t.txt", "--output", "v.npy", "--batch_size=1"], "--batch-tokens?"),
+        (["encode", "b", "t.txt", "--max_len", "9", "--output", "v.npy"], "--max-len?"),
+        (["import", "m", "--output", "b", "--add_missing_heads"], "--add-missing-heads?"),
+        (
+            ["export", "b", "--output", "o", "--format", "onnx", "--seperator-ids"],
+            "--separator-ids?",
+        ),
+        (["fill", "b", "a [MASK]", "--tops", "5"], "--top?"),
+        (["fill", "b", "a [MASK]", "--zzzzz"], "unrecognized arguments: --zzzzz"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(arguments, end, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and capsys.readouterr().err.rstrip().endswith(end)
+
+
 def compressed(name, content):
     pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(name[name.rfind(".") :])
     return pack(content[:9]) + pack(content[9:]) if pack else content  # two members, or frames
