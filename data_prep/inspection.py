@@ -37,8 +37,8 @@ _DROPPED = {
     "modules_too_large": "too large module(s)",
     "modules_unreadable": "unreadable module(s)",
 }
+_REPLACED = {INVALID_UTF8: "byte(s) outside UTF-8"}
 _REPAIRED = {
-    INVALID_UTF8: "byte(s) outside UTF-8",
     "byte_order_marks": "byte order mark(s)",
     "carriage_returns": "carriage return(s)",
     "control_characters": "control character(s)",
@@ -63,7 +63,8 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     files = sum(len(source.get("files", ())) for source in manifest.sources)
     places = f" in {counted(files, 'file(s)')}" if files else ""
     parts = [counted(counters["documents_read"], "document(s)") + places]
-    for title, names in (("dropped", _DROPPED), ("repaired", _REPAIRED)):
+    titles = {"dropped": _DROPPED, "replaced": _REPLACED, "repaired": _REPAIRED}
+    for title, names in titles.items():
         found = [counted(counters[k], text) for k, text in names.items() if counters[k]]
         if found:
             parts.append(f"{title}: {', '.join(found)}")
@@ -86,8 +87,10 @@ def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
         names = ", ".join(f"{name} ({files[name]:,})" for name in worst)
         more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
         yield (
-            f"{files.total():,} bytes are not UTF-8 and were replaced: {names}{more}. "
-            "Convert these files, for example with `iconv -f LATIN1 -t UTF-8`."
+            f"{files.total():,} bytes are not UTF-8 and were replaced: {names}{more}. What stands "
+            "in their place (U+FFFD) is left out by the tokenizers that are built here and BERT's, "
+            "so that words lack letters. Convert these files, for example with `iconv -f LATIN1 "
+            "-t UTF-8`, and build again."
         )
     if files := _named(f"{WIDE_FILES}: ", counters):
         names = ", ".join(sorted(files)[:3])

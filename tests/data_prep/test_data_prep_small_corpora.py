@@ -118,6 +118,11 @@ def test_files_that_are_not_utf8_are_named_with_their_number(
     lines = built(tmp_path / "out", "--source.path", str(tmp_path / "in"), capsys=capsys)
     assert any("2 bytes are not UTF-8 and were replaced: a.txt (2)" in note for note in lines)
     assert Manifest.load(tmp_path / "out").counters["invalid_utf8: a.txt"] == 2
+    assert any("words lack letters. Convert these files" in note for note in lines)
+    assert any("replaced: 2 bytes outside UTF-8" in line for line in lines)
+    assert not any("repaired" in line for line in lines)
+    main(["inspect", str(tmp_path / "out")])
+    assert "| fhlt frh." in capsys.readouterr().out, "what the note is about"
 
 
 def test_a_build_that_skips_damage_names_the_files_of_another_encoding(
