@@ -22,6 +22,7 @@ from ponet.bundle import (
     load_bundle,
     save_bundle,
 )
+from ponet.config import PoolingConfig
 from ponet.foreign import ForeignModel, TrainedModel, foreign_model, trained_model
 from ponet.foreign_tokenizer import (
     ADDED_NAME,
@@ -45,8 +46,9 @@ from ponet.weight_files import (
 
 CHECKPOINT_SUFFIX = ".ckpt"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_MODULES_NAME = "modules.json"  # of sentence-transformers
 _BESIDE = (CONFIG_NAME, "configuration.json", TOKENIZER_NAME, SETTINGS_NAME, SPECIAL_TOKENS_NAME,
-           ADDED_NAME, "vocab.txt")  # fmt: skip
+           ADDED_NAME, "vocab.txt", _MODULES_NAME)  # fmt: skip
 _FORMS = (
     ("model*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
@@ -177,6 +179,7 @@ def _read_foreign(
         "weights_sha256": {file.name: file_sha256(file) for file in files},
         "language": _language(folder) or "en",
         **_kept_facts(values),
+        **({"segments": {"rule": "text"}} if _is_one_segment(folder, converted) else {}),
         UNTRAINED: list(converted.untrained),
         "dropped": list(converted.dropped),
     }
@@ -257,6 +260,12 @@ def _kept_facts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept[key] for key in TEXT_FACTS if key in kept} if isinstance(kept, dict) else {}
 
 
+def _is_one_segment(folder: Path, converted: ForeignModel) -> bool:
+    """Return whether sentence-transformers saved a folder: a text is one segment to it."""
+    is_pooling = isinstance(converted.model.config, PoolingConfig)
+    return is_pooling and (folder / _MODULES_NAME).is_file()
+
+
 def _still_fresh(converted: ForeignModel, values: Mapping[str, Any]) -> list[str]:
     """Return the weights that an export of ours called untrained and that nobody trained since."""
     kept = values.get(PRETRAINING)
@@ -316,6 +325,8 @@ def report_lines(imported: Imported, *, with_names: bool = False) -> Iterator[st
     fresh = sum(state[name].numel() for name in converted.untrained)
     how = f": {fresh:,} parameters with fresh random values" if fresh else ""
     yield f"untrained   {_listed(converted.untrained)}{how}"
+    if imported.bundle.metadata.get("segments") == {"rule": "text"}:
+        yield "segments    each text is one, as in its training"
     yield f"tokenizer   {imported.tokenizer or 'none: encode and fill will not work'}"
 
 

@@ -11,7 +11,7 @@ from ponet_bundles import VOCAB, foreign_values, make_model, write_foreign, writ
 
 from data_prep.manifest import TokenizerInfo
 from data_prep.tokenizer import read_vocab_txt, wordpiece_from_vocab
-from ponet import load_bundle
+from ponet import BertConfig, PoNetConfig, load_bundle
 from ponet.bundle_import import import_bundle, report_lines
 from ponet.tokenizer import load_tokenizer
 
@@ -352,3 +352,22 @@ def test_a_checkpoint_without_its_shards_needs_their_tokenizer(checkpoint, tmp_p
     imported = do_import(path, tmp_path / "c", tokenizer="none")
     text = "\n".join(report_lines(imported))
     assert "there is no digest beside it" in text and "tokenizer   none" in text
+
+
+@pytest.mark.parametrize(("config_class", "rule"), [(PoNetConfig, "text"), (BertConfig, "fixed")])
+def test_a_text_is_one_segment_to_what_sentence_transformers_saved(config_class, rule, tmp_path):
+    model = make_model(config_class)
+    before = {"language": "de", "segments": {"rule": "fixed", "tokens_per_segment": 2}}
+    values = foreign_values(model, pretraining=before)
+    folder = write_foreign(tmp_path / "m", model, values=values)
+    assert do_import(folder, tmp_path / "a").bundle.metadata["segments"] == before["segments"]
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    imported = do_import(folder, tmp_path / "b")
+    metadata, is_text = imported.bundle.metadata, rule == "text"
+    assert metadata["segments"]["rule"] == rule and metadata["language"] == "de"
+    lines = list(report_lines(imported))
+    assert ("segments    each text is one, as in its training" in lines) == is_text
+    if is_text:
+        row = imported.bundle.text_format.windows(["the sun. boats."], max_len=16)[0]
+        assert row.segments == [0, *[1] * (len(row.ids) - 2), 2]
