@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from data_prep.table_rows import file_lines, find_file, is_table, named_ending
+from finetune.tagging.own_rows import label_of, tags_of, words_of
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
 
@@ -33,9 +34,9 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
     """Return the texts of a file or `seq.in` folder; the layout is told from what it holds.
 
     A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL (keys
-    words, tags and label), MTOP's table of eight columns without a header, MultiATIS++'s table with
-    the header `id utterance slot_labels intent`, or CoNLL columns: a word and its tag a line, texts
-    apart by an empty line. Files may be packed (.gz, .zst).
+    words or tokens, tags or ner_tags, and label), MTOP's table of eight columns without a header,
+    MultiATIS++'s table with the header `id utterance slot_labels intent`, or CoNLL columns: a word
+    and its tag a line, texts apart by an empty line. Files may be packed (.gz, .zst).
 
     Args:
         path: File or folder.
@@ -212,17 +213,10 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
             values: Any = json.loads(row)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: is not JSON ({error.msg})") from None
-        words = values.get("words") if isinstance(values, dict) else None
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"{place}: needs a key words with a list of strings")
-        tags, label = values.get("tags"), values.get("label")
-        if tags is not None and not (isinstance(tags, list) and {*map(type, tags)} <= {str}):
-            raise ValueError(
-                f"{place}: tags is {tags!r}; a list of names is needed, such as O and B-city"
-            )
-        label = str(label).lower() if isinstance(label, int) else label  # true, false too
-        if label is not None and not isinstance(label, str):
-            raise ValueError(f"{place}: label is {label!r}; a name or a whole number is needed")
+        words = words_of(values) if isinstance(values, dict) else None
+        if words is None:
+            raise ValueError(f"{place}: needs a key words (or tokens) with a list of strings")
+        tags, label = tags_of(place, values), label_of(place, values)
         yield tagged(place, line, str(values.get("id", number)), words, tags, label)
 
 

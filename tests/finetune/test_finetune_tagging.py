@@ -130,10 +130,22 @@ def test_a_whole_number_is_a_label_of_a_text_too(tmp_path):
     assert [text.label for text in read_tagged(tmp_path / "own.jsonl", Counter())] == ["3", "b"]
 
 
+@pytest.mark.parametrize("names", [("tokens", "tags"), ("tokens", "ner_tags")])
+def test_words_and_tags_may_have_the_names_of_hub_data_sets(tmp_path, names):
+    row = dict(zip(names, (WORDS, BIO), strict=True), id=7, pos_tags=[1, 2, 3])
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    (text,) = read_tagged(tmp_path / "own.jsonl", Counter())
+    assert (text.words, text.tags, text.id) == (WORDS, BIO, "7")
+
+
 BROKEN = {
     "tags.jsonl": ('{"words": ["a", "b"], "tags": ["O"]}', "line 1: 2 words but 1 tags"),
     "scheme.jsonl": ('{"words": ["a"], "tags": ["X"]}', "line 1: tag 'X'"),
     "numbers.jsonl": ('{"words": ["a"], "tags": [0]}', r"line 1: tags is \[0\]; a list of names"),
+    "hub.jsonl": (
+        '{"tokens": ["a", "b"], "ner_tags": [3, 0]}',
+        r"line 1: ner_tags is \[3, 0\]; .*dataset.features\['ner_tags'\].feature.names",
+    ),
     "labels.jsonl": ('{"words": ["a"], "label": 0.5}', "line 1: label is 0.5; a name or a whole"),
     "no_words.jsonl": ('{"text": "a b"}', "line 1: needs a key words"),
     "slot.txt": ("\t".join([*MTOP_ROW[:2], "99:100:SL:X", *MTOP_ROW[3:]]), "covers no word"),
