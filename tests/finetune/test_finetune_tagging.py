@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune.metrics import tagging_scores
-from finetune.tagging.files import CUT_WORDS, has_plain_texts, read_tagged
+from finetune.tagging.files import CUT_WORDS, OTHER_SCHEMES, has_plain_texts, read_tagged
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
 from finetune.tasks.registry import OwnFiles, load_task
 from finetune.tasks.spec import Wanted
@@ -136,6 +136,32 @@ def test_words_and_tags_may_have_the_names_of_hub_data_sets(tmp_path, names):
     (tmp_path / "own.jsonl").write_text(json.dumps(row))
     (text,) = read_tagged(tmp_path / "own.jsonl", Counter())
     assert (text.words, text.tags, text.id) == (WORDS, BIO, "7")
+
+
+BIOES = ("S-a", "B-a", "E-a", "O", "B-b", "I-b", "E-b", "E-a")
+SCHEMES = {"BIOES": BIOES, "BILOU": [tag.replace("S-", "U-").replace("E-", "L-") for tag in BIOES]}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tags_of_other_schemes_become_bio_in_every_layout_and_are_counted(tmp_path, scheme):
+    words, tags = list("abcdefgh"), SCHEMES[scheme]
+    (tmp_path / "own.jsonl").write_text(json.dumps({"words": words, "tags": tags}))
+    rows = "\n".join(f"{word} {tag}" for word, tag in zip(words, tags, strict=True))
+    (tmp_path / "own.conll").write_text(rows)
+    cells = "\t".join(("1", " ".join(words), " ".join(tags), "x"))
+    (tmp_path / "own.tsv").write_text(f"id\tutterance\tslot_labels\tintent\n{cells}\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "seq.in").write_text(" ".join(words))
+    (tmp_path / "folder" / "seq.out").write_text(" ".join(tags))
+    for name in ("own.jsonl", "own.conll", "own.tsv", "folder"):
+        repairs = Counter()
+        (text,) = read_tagged(tmp_path / name, repairs)
+        assert text.tags == ("B-a", "B-a", "I-a", "O", "B-b", "I-b", "I-b", "I-a")
+        assert repairs == {OTHER_SCHEMES: 4}
+    own = OwnFiles(kind="tags", **dict.fromkeys(("train", "validation"), f"{tmp_path}/own.conll"))
+    assert load_task("own", own=own).splits["train"].repairs == {OTHER_SCHEMES: 4}
+    (tmp_path / "new.txt").write_text(rows)
+    assert not has_plain_texts(tmp_path / "new.txt", ("O", "B-a", "I-a", "B-b", "I-b"))
 
 
 BROKEN = {
