@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from data_prep.table_rows import file_lines, find_file, is_table, named_ending
+from finetune.tagging.marked_spans import Marked, marked_spans, span_tags
 from finetune.tagging.own_rows import label_of, tags_of, words_of
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
@@ -37,10 +38,10 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
     """Return the texts of a file or `seq.in` folder; the layout is told from what it holds.
 
     A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL (keys
-    words or tokens, tags or ner_tags, and label), MTOP's table of eight columns without a header,
-    MultiATIS++'s table with the header `id utterance slot_labels intent`, or CoNLL columns: a word
-    and its tag a line, texts apart by an empty line. Files may be packed (.gz, .zst). Tags are BIO,
-    or become it.
+    words or tokens, tags or ner_tags, and label; or text and the spans that `marked_spans` reads),
+    MTOP's table of eight columns without a header, MultiATIS++'s table with the header `id
+    utterance slot_labels intent`, or CoNLL columns: a word and its tag a line, texts apart by an
+    empty line. Files may be packed (.gz, .zst). Tags are BIO, or become it.
 
     Args:
         path: File or folder.
@@ -230,11 +231,33 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
             values: Any = json.loads(row)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: is not JSON ({error.msg})") from None
-        words = words_of(values) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise ValueError(f"{place}: is no object with keys and values")
+        name, words, tags = str(values.get("id", number)), words_of(values), tags_of(place, values)
+        marked = marked_spans(place, values) if words is None or tags is None else None
+        if marked is not None:
+            yield _marked_text(place, values, marked, repairs)._replace(line=line, id=name)
+            continue
         if words is None:
-            raise ValueError(f"{place}: needs a key words (or tokens) with a list of strings")
-        tags, label = _as_bio(tags_of(place, values), repairs), label_of(place, values)
-        yield tagged(place, line, str(values.get("id", number)), words, tags, label)
+            raise ValueError(
+                f"{place}: needs a key words (or tokens) with a list of strings, or a text with "
+                "spans of its characters"
+            )
+        label = label_of(place, values)
+        yield tagged(place, line, name, words, _as_bio(tags, repairs), label)
+
+
+def _marked_text(
+    place: str, values: dict[str, Any], marked: list[Marked], repairs: Counter[str]
+) -> TaggedText:
+    """Return a text with spans of characters, cut into words as `predict` does."""
+    found = split_words(values["text"])
+    if not found:
+        raise ValueError(f"{place}: a text without a word; take the row out")
+    words, offsets = zip(*found, strict=True)
+    label = None if isinstance(values.get("label"), list) else label_of(place, values)
+    tags = tuple(span_tags(marked, offsets, repairs))
+    return TaggedText(0, "", words, tags, label, values["text"], offsets)
 
 
 def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:

@@ -9,9 +9,11 @@ import torch
 
 from finetune.metrics import tagging_scores
 from finetune.tagging.files import CUT_WORDS, OTHER_SCHEMES, has_plain_texts, read_tagged
+from finetune.tagging.marked_spans import CUT_SPANS, NO_WORD, OVERLAPS
+from finetune.tagging.predictions import tag_answer, with_words
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
 from finetune.tasks.registry import OwnFiles, load_task
-from finetune.tasks.spec import Wanted
+from finetune.tasks.spec import Row, Wanted
 
 
 def conlleval_chunks(tags):
@@ -162,6 +164,84 @@ def test_tags_of_other_schemes_become_bio_in_every_layout_and_are_counted(tmp_pa
     assert load_task("own", own=own).splits["train"].repairs == {OTHER_SCHEMES: 4}
     (tmp_path / "new.txt").write_text(rows)
     assert not has_plain_texts(tmp_path / "new.txt", ("O", "B-a", "I-a", "B-b", "I-b"))
+
+
+MARKED = "\u00c9mile's  aunt lives in New-York."
+ENTITIES = [{"start": 23, "end": 31, "label": "LOC"}, {"start": 0, "end": 5, "label": "PER"}]
+
+
+def shapes_of(text, entities):
+    """The same spans in every shape that is read."""
+    lists = [[one["start"], one["end"], one["label"]] for one in entities]
+    names = {"start": "start_offset", "end": "end_offset", "label": "label"}
+    offsets = [{names[key]: value for key, value in one.items()} for one in entities]
+    rows = [{"label": lists}, {"entities": entities}, {"entities": lists}, {"spans": entities},
+            {"spans": lists}, {"entities": offsets, "relations": []}]  # fmt: skip
+    return [{"text": text, **row} for row in rows]
+
+
+@pytest.mark.parametrize("row", shapes_of(MARKED, ENTITIES))
+def test_spans_of_characters_become_tags_of_the_words_that_predict_sees(tmp_path, row):
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    repairs = Counter()
+    (text,) = read_tagged(tmp_path / "own.jsonl", repairs)
+    words = "\u00c9mile ' s aunt lives in New - York .".split()
+    assert text.words == tuple(words) and text.text == MARKED and not repairs
+    assert text.tags == ("B-PER", *"OOOOO", "B-LOC", "I-LOC", "I-LOC", "O")
+    new = with_words(Row(1, "", MARKED, "", None)).tagged
+    assert (new.words, new.offsets) == (text.words, text.offsets)
+    assert text.label is None and text.line == 1 and text.id == "0"
+    spans = [
+        (one["start"], one["end"], one["kind"]) for one in tag_answer(text, text.tags)["spans"]
+    ]
+    assert spans == [(0, 5, "PER"), (23, 31, "LOC")]
+
+
+@pytest.mark.parametrize(("spans", "tags", "counts"), [
+    ([[4, 6, "x"]], "O B O", {CUT_SPANS: 1}),
+    ([[3, 7, "x"], [8, 8, "x"], [2, 3, "x"]], "O B O", {NO_WORD: 2}),
+    ([[0, 2, "x"], [0, 7, "x"], [3, 10, "x"]], "B I O", {OVERLAPS: 2}),
+    ([[4, 5, "x"], [5, 7, "x"]], "O B O", {CUT_SPANS: 1, OVERLAPS: 1}),
+    ([[0, 2, "x"], [0, 2, "x"]], "B O O", {OVERLAPS: 1}),
+    ([[2, 8, "x"]], "O B O", {}),
+    ([], "O O O", {}),
+])  # fmt: skip
+def test_spans_that_do_not_fit_the_words_are_counted(tmp_path, spans, tags, counts):
+    (tmp_path / "own.jsonl").write_text(json.dumps({"text": "ab cdef gh", "label": spans}))
+    repairs = Counter()
+    (text,) = read_tagged(tmp_path / "own.jsonl", repairs)
+    assert text.tags == tuple(tag if tag == "O" else f"{tag}-x" for tag in tags.split())
+    assert repairs == counts
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"label": [[0, 11, "x"]]}, r"line 2: label holds \[0, 11, 'x'\]; .* end <= 10"),
+    ({"label": [[-1, 2, "x"]]}, "0 <= start"),
+    ({"spans": [[3, 2, "x"]]}, "line 2: spans holds"),
+    ({"spans": [[True, 2, "x"]]}, "True"),
+    ({"entities": [[0, 2, " "]]}, "and a name"),
+    ({"entities": [{"start": 0, "end": 2}]}, "line 2: entities holds {'start': 0"),
+    ({"entities": ["ab"]}, "holds 'ab'"),
+    ({"entities": [[0, 2, "x"]], "spans": [[0, 2, "x"]]}, "entities and spans both hold spans"),
+    ({"entities": [], "text": " "}, "line 2: a text without a word"),
+    ({"entities": [], "label": 0.5}, "label is 0.5"),
+])  # fmt: skip
+def test_a_span_that_is_none_is_an_error_with_its_place(tmp_path, row, message):
+    (tmp_path / "own.jsonl").write_text("\n" + json.dumps({"text": "ab cdef gh", **row}))
+    with pytest.raises(ValueError, match=message):
+        read_tagged(tmp_path / "own.jsonl", Counter())
+
+
+def test_a_text_with_spans_may_have_a_label_and_words_with_tags_win(tmp_path):
+    rows = [
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "label": "go", "id": "z"},
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "tokens": [{"text": "ab"}, {"text": "cd"}]},
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "words": ["q"], "tags": ["B-y"]},
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = read_tagged(tmp_path / "own.jsonl", Counter())
+    assert [(text.id, text.label) for text in texts] == [("z", "go"), ("1", None), ("2", None)]
+    assert [text.tags for text in texts] == [("B-x", "O"), ("B-x", "O"), ("B-y",)]
 
 
 BROKEN = {
