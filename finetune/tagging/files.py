@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from data_prep.table_rows import file_lines, find_file, is_table, named_ending
 from finetune.tagging.marked_spans import Marked, marked_spans, span_tags
-from finetune.tagging.own_rows import label_of, tags_of, words_of
+from finetune.tagging.own_rows import EXAMPLES, label_of, tags_of, words_of
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
 
@@ -61,8 +61,8 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
         if read is None:
             raise ValueError(
                 f"{path}, line {number}: is of no known layout; allowed are JSONL with words and "
-                f"tags, MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header id, utterance, "
-                "slot_labels, intent) and CoNLL (a word and its tag a line)"
+                f"tags or a text and its spans, MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header "
+                "id, utterance, slot_labels, intent) and CoNLL (a word and its tag a line)"
             )
         texts = list(read(path, iter(lines[number - 1 :]), repairs))
     if not texts:
@@ -241,7 +241,7 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
         if words is None:
             raise ValueError(
                 f"{place}: needs a key words (or tokens) with a list of strings, or a text with "
-                "spans of its characters"
+                "spans of its characters; a line is such as " + ", or ".join(EXAMPLES)
             )
         label = label_of(place, values)
         yield tagged(place, line, name, words, _as_bio(tags, repairs), label)

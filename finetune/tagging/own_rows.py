@@ -6,6 +6,14 @@ Invariant: a value that is not used as it stands is an error with its place.
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+EXAMPLES = (
+    '{"words": ["IBM", "hires"], "tags": ["B-ORG", "O"]}',
+    '{"tokens": ["IBM", "hires"], "ner_tags": ["B-ORG", "O"]}',
+    '{"text": "IBM hires", "label": [[0, 3, "ORG"]]}',
+    '{"text": "IBM hires", "entities": [{"start": 0, "end": 3, "label": "ORG"}]}',
+    '{"text": "IBM hires", "spans": [[0, 3, "ORG"]]}',
+)
+"""A whole line of every form that a row may have."""
 _WORDS = ("words", "tokens")
 _TAGS = ("tags", "ner_tags")
 

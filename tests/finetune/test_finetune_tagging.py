@@ -265,6 +265,17 @@ BROKEN = {
 }
 
 
+def test_the_message_for_a_row_of_no_form_shows_a_line_of_each_that_is_read(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"sentence": "a b", "labels": [[0, 1, "x"]]}')
+    with pytest.raises(ValueError) as error:
+        read_tagged(tmp_path / "own.jsonl", Counter())
+    lines = str(error.value).partition(" such as ")[2].split(", or ")
+    (tmp_path / "shown.jsonl").write_text("\n".join(lines))
+    texts = read_tagged(tmp_path / "shown.jsonl", Counter())
+    assert len(texts) == 5
+    assert {(text.words, text.tags) for text in texts} == {(("IBM", "hires"), ("B-ORG", "O"))}
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_damage_is_named_with_file_and_line(tmp_path, name):
     content, message = BROKEN[name]
