@@ -233,7 +233,8 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
             raise ValueError(f"{place}: is not JSON ({error.msg})") from None
         if not isinstance(values, dict):
             raise ValueError(f"{place}: is no object with keys and values")
-        name, words, tags = str(values.get("id", number)), words_of(values), tags_of(place, values)
+        name, words = str(values.get("id", number)), words_of(values)
+        tags = None if words is None else tags_of(place, values)
         marked = marked_spans(place, values) if words is None or tags is None else None
         if marked is not None:
             yield _marked_text(place, values, marked, repairs)._replace(line=line, id=name)

@@ -234,7 +234,7 @@ def test_a_span_that_is_none_is_an_error_with_its_place(tmp_path, row, message):
 
 def test_a_text_with_spans_may_have_a_label_and_words_with_tags_win(tmp_path):
     rows = [
-        {"text": "ab cd", "entities": [[0, 2, "x"]], "label": "go", "id": "z"},
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "label": "go", "id": "z", "tags": "news"},
         {"text": "ab cd", "entities": [[0, 2, "x"]], "tokens": [{"text": "ab"}, {"text": "cd"}]},
         {"text": "ab cd", "entities": [[0, 2, "x"]], "words": ["q"], "tags": ["B-y"]},
     ]
