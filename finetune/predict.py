@@ -85,9 +85,9 @@ class NewRows:
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv, .jsonl or .parquet, also .gz
     or .zst; labels are not needed. Or a .txt file with a text in every line. Where words have tags
-    a .jsonl or .parquet row may have a list `words` instead, and a file or folder of tagged texts
-    in any layout of training is read too; where sentences have labels it may have a list
-    `sentences`, else the text is cut into sentences."""
+    a .jsonl or .parquet row may have a list `words` or `tokens` instead, and a file or folder of
+    tagged texts in any layout of training is read too; where sentences have labels it may have a
+    list `sentences`, else the text is cut into sentences."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import dropwhile, islice
+from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from data_prep.table_rows import (
     named_ending,
     read_table,
 )
+from finetune.tagging.marked_spans import Marked, marked_spans, span_tags
+from finetune.tagging.own_rows import EXAMPLES, label_of, tags_of, words_of
 from finetune.tagging.scores import spans_of
 from finetune.tasks.spec import TaggedText
 
@@ -32,6 +35,8 @@ _JSON_OBJECT = re.compile(r"\s*\{\s*(\"|\}|$)")
 _JSON_LIST = re.compile(r"\s*\[\s*\{")
 _LOOKED_AT = 100
 CUT_WORDS = "slots whose edge lies inside a word; the whole word is taken"
+OTHER_SCHEMES = "words tagged as BIOES or BILOU (S-, U-, E-, L-), which became BIO"
+_BIO = {"S-": "B-", "U-": "B-", "E-": "I-", "L-": "I-"}
 Lines = Iterator[tuple[int, str]]
 Reader = Callable[[Path, Lines, Counter[str]], Iterator["TaggedText"]]
 
@@ -40,9 +45,10 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
     """Return the texts of a file or `seq.in` folder; the layout is told from what it holds.
 
     A folder holds `seq.in`, `seq.out` and, where texts have labels, `label`. A file is JSONL or
-    Parquet (keys words, tags and label), MTOP's table of eight columns without a header,
-    MultiATIS++'s table with the header `id utterance slot_labels intent`, or CoNLL columns: a word
-    and its tag a line, texts apart by an empty line. Files may be packed (.gz, .zst).
+    Parquet (keys words or tokens, tags or ner_tags, and label; or text and the spans that
+    `marked_spans` reads), MTOP's table of eight columns without a header, MultiATIS++'s table with
+    the header `id utterance slot_labels intent`, or CoNLL columns: a word and its tag a line, texts
+    apart by an empty line. Files may be packed (.gz, .zst). Tags are BIO, or become it.
 
     Args:
         path: File or folder.
@@ -52,7 +58,7 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
         ValueError: No or an unknown layout, no texts, a damaged row; names file and line.
     """
     if path.is_dir():
-        texts = list(_read_folder(path))
+        texts = list(_read_folder(path, repairs))
     else:
         lines = list(_lines(path))
         number, first = next((found for found in lines if found[1].strip()), (0, ""))
@@ -62,8 +68,8 @@ def read_tagged(path: Path, repairs: Counter[str]) -> list[TaggedText]:
         if read is None:
             raise ValueError(
                 f"{path}, line {number}: is of no known layout; allowed are JSONL with words and "
-                f"tags, MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header id, utterance, "
-                "slot_labels, intent) and CoNLL (a word and its tag a line)"
+                f"tags or a text and its spans, MTOP ({MTOP_COLUMNS} columns), MultiATIS++ (header "
+                "id, utterance, slot_labels, intent) and CoNLL (a word and its tag a line)"
             )
         texts = list(read(path, iter(lines[number - 1 :]), repairs))
     if not texts:
@@ -110,7 +116,8 @@ def has_plain_texts(path: Path, tags: Sequence[str]) -> bool:
         return read is None
     rows = [_cells(line) for line in start if line.strip() and not line.startswith(_DOCUMENT)]
     widths, last = {len(cells) for cells in rows}, {cells[-1] for cells in rows}
-    known = {"O", *tags, *(prefix + tag[1:] for tag in tags for prefix in "BI")}
+    kinds = {tag[1:] for tag in tags} - {""}
+    known = {"O", *tags, *(prefix + kind for kind in kinds for prefix in "BISUEL")}
     return len(widths) > 1 or min(widths) < 2 or not last <= known
 
 
@@ -187,7 +194,17 @@ def _checked(place: str, text: TaggedText) -> TaggedText:
     return text
 
 
-def _read_folder(folder: Path) -> Iterator[TaggedText]:
+def _as_bio(tags: list[str] | None, repairs: Counter[str]) -> list[str] | None:
+    """Return tags with the ends and single words of BIOES and BILOU as BIO; they are counted."""
+    if tags is None:
+        return None
+    bio = [_BIO.get(tag[:2], tag[:2]) + tag[2:] for tag in tags]
+    if bio != tags:
+        repairs[OTHER_SCHEMES] += sum(map(ne, tags, bio))
+    return bio
+
+
+def _read_folder(folder: Path, repairs: Counter[str]) -> Iterator[TaggedText]:
     files = {name: find_file(folder, name) for name in ("seq.in", "seq.out", "label")}
     if files["seq.in"] is None:
         raise ValueError(f"{folder}: has no seq.in; seq.in, seq.out and label are needed")
@@ -198,6 +215,7 @@ def _read_folder(folder: Path) -> Iterator[TaggedText]:
         raise ValueError(f"{folder}: its files have different numbers of lines: {given}")
     for number, words in enumerate(columns["seq.in"]):
         tags = columns["seq.out"][number].split() if "seq.out" in columns else None
+        tags = _as_bio(tags, repairs)
         label = columns["label"][number].strip() if "label" in columns else None
         place = f"{files['seq.in']}, line {number + 1}"
         yield tagged(place, number + 1, str(number), words.split(), tags, label)
@@ -211,7 +229,8 @@ def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator
         if len(columns) != 4:
             raise ValueError(f"{place}: {len(columns)} columns; id, utterance, slot_labels, intent")
         name, words, tags, intent = columns
-        text = tagged(place, line, name, words.split(), tags.split(), intent.strip())
+        bio = _as_bio(tags.split(), repairs)
+        text = tagged(place, line, name, words.split(), bio, intent.strip())
         yield text._replace(language=language if len(language) == 2 else "")
 
 
@@ -224,18 +243,34 @@ def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
             values: Any = json.loads(row)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: is not JSON ({error.msg})") from None
-        words = values.get("words") if isinstance(values, dict) else None
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"{place}: needs a key words with a list of strings")
-        tags, label = values.get("tags"), values.get("label")
-        if tags is not None and not (isinstance(tags, list) and {*map(type, tags)} <= {str}):
+        if not isinstance(values, dict):
+            raise ValueError(f"{place}: is no object with keys and values")
+        name, words = str(values.get("id", number)), words_of(values)
+        tags = None if words is None else tags_of(place, values)
+        marked = marked_spans(place, values) if words is None or tags is None else None
+        if marked is not None:
+            yield _marked_text(place, values, marked, repairs)._replace(line=line, id=name)
+            continue
+        if words is None:
             raise ValueError(
-                f"{place}: tags is {tags!r}; a list of names is needed, such as O and B-city"
+                f"{place}: needs a key words (or tokens) with a list of strings, or a text with "
+                "spans of its characters; a line is such as " + ", or ".join(EXAMPLES)
             )
-        label = str(label).lower() if isinstance(label, int) else label  # true, false too
-        if label is not None and not isinstance(label, str):
-            raise ValueError(f"{place}: label is {label!r}; a name or a whole number is needed")
-        yield tagged(place, line, str(values.get("id", number)), words, tags, label)
+        label = label_of(place, values)
+        yield tagged(place, line, name, words, _as_bio(tags, repairs), label)
+
+
+def _marked_text(
+    place: str, values: dict[str, Any], marked: list[Marked], repairs: Counter[str]
+) -> TaggedText:
+    """Return a text with spans of characters, cut into words as `predict` does."""
+    found = split_words(values["text"])
+    if not found:
+        raise ValueError(f"{place}: a text without a word; take the row out")
+    words, offsets = zip(*found, strict=True)
+    label = None if isinstance(values.get("label"), list) else label_of(place, values)
+    tags = tuple(span_tags(marked, offsets, repairs))
+    return TaggedText(0, "", words, tags, label, values["text"], offsets)
 
 
 def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
@@ -246,7 +281,7 @@ def _read_conll(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tag
             rows.append((line, _cells(row)))
             continue
         if rows:
-            yield _conll_text(path, rows, number)
+            yield _conll_text(path, rows, number, repairs)
             rows, number = [], number + 1
 
 
@@ -254,7 +289,9 @@ def _cells(row: str) -> list[str]:
     return row.split("\t") if "\t" in row else row.split()
 
 
-def _conll_text(path: Path, rows: list[tuple[int, list[str]]], number: int) -> TaggedText:
+def _conll_text(
+    path: Path, rows: list[tuple[int, list[str]]], number: int, repairs: Counter[str]
+) -> TaggedText:
     for line, columns in rows:
         if len(columns) < 2 or len(columns) != len(rows[0][1]):
             raise ValueError(
@@ -262,7 +299,8 @@ def _conll_text(path: Path, rows: list[tuple[int, list[str]]], number: int) -> T
                 f"{len(rows[0][1])}; a word first and its tag last are needed"
             )
     first = rows[0][0]
-    words, tags = [columns[0] for _, columns in rows], [columns[-1] for _, columns in rows]
+    words = [columns[0] for _, columns in rows]
+    tags = _as_bio([columns[-1] for _, columns in rows], repairs)
     return tagged(f"{path}, line {first}", first, str(number), words, tags, None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.tagging.files import has_tagged_layout, split_words, tagged
+from finetune.tagging.own_rows import words_of
 from finetune.tagging.scores import spans_of
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import row_texts
@@ -26,7 +27,7 @@ def read_texts(path: str | Path) -> tuple[Row, ...] | None:
 
 
 def row_of_words(columns: Columns, line: int, values: Mapping[str, Any]) -> Row:
-    """Return a row of a table as words: its list `words`, else the words of its text.
+    """Return a row of a table as words: its list `words` or `tokens`, else the words of its text.
 
     Words whose row has a text too are looked for in it, one after the other; without a text they
     are joined by spaces.
@@ -34,12 +35,12 @@ def row_of_words(columns: Columns, line: int, values: Mapping[str, Any]) -> Row:
     Raises:
         ValueError: An empty text, or words that are none; the message names no place.
     """
-    if WORDS not in values:
+    words = words_of(values)
+    if words is None and WORDS in values:
+        raise ValueError(f"{WORDS!r} is {values[WORDS]!r:.60}; a list of strings is needed")
+    if words is None:
         row_texts(columns, values, "")
         return with_words(Row(line, str(line), values[columns.text], "", None))
-    words = values[WORDS]
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{WORDS!r} is {words!r:.60}; a list of strings is needed")
     text = tagged(f"{WORDS!r}", line, str(line), words, None, None)
     if columns.text in values:
         row_texts(columns, values, "")

@@ -93,7 +93,10 @@ def _tags(row: Row, source: str, targets: Targets) -> Sequence[str]:
     if targets == "label":
         return ()
     if row.tagged.tags is None:
-        raise ValueError(f"{source}, line {row.line}: the text has no tags; every word needs one")
+        raise ValueError(
+            f"{source}, line {row.line}: the text has no tags; every word needs one (JSONL: under "
+            "tags or ner_tags)"
+        )
     return row.tagged.tags
 
 

@@ -29,9 +29,9 @@ class OwnFiles:
 
     train: str = ""
     """Own training file, .csv, .tsv, .jsonl or .parquet, also .gz or .zst; with kind tags a file or
-    folder of tagged texts (JSONL or Parquet with words and tags, CoNLL columns, seq.in, MTOP,
-    MultiATIS++); with kind sentences .jsonl or .parquet with sentences and labels, or a file of
-    WikiSection or MUG."""
+    folder of tagged texts (JSONL or Parquet with words and tags or with spans of characters, CoNLL
+    columns, seq.in, MTOP, MultiATIS++); with kind sentences .jsonl or .parquet with sentences and
+    labels, or a file of WikiSection or MUG."""
     validation: str = ""
     """Own validation file."""
     test: str = ""

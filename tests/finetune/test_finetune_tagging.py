@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from finetune.metrics import tagging_scores
-from finetune.tagging.files import CUT_WORDS, has_plain_texts, read_tagged
+from finetune.tagging.files import CUT_WORDS, OTHER_SCHEMES, has_plain_texts, read_tagged
+from finetune.tagging.marked_spans import CUT_SPANS, NO_WORD, OVERLAPS
+from finetune.tagging.predictions import tag_answer, with_words
 from finetune.tagging.scores import Parse, Span, spans_of, tag_scores
 from finetune.tasks.registry import OwnFiles, load_task
-from finetune.tasks.spec import Wanted
+from finetune.tasks.spec import Row, Wanted
 
 
 def conlleval_chunks(tags):
@@ -130,10 +132,126 @@ def test_a_whole_number_is_a_label_of_a_text_too(tmp_path):
     assert [text.label for text in read_tagged(tmp_path / "own.jsonl", Counter())] == ["3", "b"]
 
 
+@pytest.mark.parametrize("names", [("tokens", "tags"), ("tokens", "ner_tags")])
+def test_words_and_tags_may_have_the_names_of_hub_data_sets(tmp_path, names):
+    row = dict(zip(names, (WORDS, BIO), strict=True), id=7, pos_tags=[1, 2, 3])
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    (text,) = read_tagged(tmp_path / "own.jsonl", Counter())
+    assert (text.words, text.tags, text.id) == (WORDS, BIO, "7")
+
+
+BIOES = ("S-a", "B-a", "E-a", "O", "B-b", "I-b", "E-b", "E-a")
+SCHEMES = {"BIOES": BIOES, "BILOU": [tag.replace("S-", "U-").replace("E-", "L-") for tag in BIOES]}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tags_of_other_schemes_become_bio_in_every_layout_and_are_counted(tmp_path, scheme):
+    words, tags = list("abcdefgh"), SCHEMES[scheme]
+    (tmp_path / "own.jsonl").write_text(json.dumps({"words": words, "tags": tags}))
+    rows = "\n".join(f"{word} {tag}" for word, tag in zip(words, tags, strict=True))
+    (tmp_path / "own.conll").write_text(rows)
+    cells = "\t".join(("1", " ".join(words), " ".join(tags), "x"))
+    (tmp_path / "own.tsv").write_text(f"id\tutterance\tslot_labels\tintent\n{cells}\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "seq.in").write_text(" ".join(words))
+    (tmp_path / "folder" / "seq.out").write_text(" ".join(tags))
+    for name in ("own.jsonl", "own.conll", "own.tsv", "folder"):
+        repairs = Counter()
+        (text,) = read_tagged(tmp_path / name, repairs)
+        assert text.tags == ("B-a", "B-a", "I-a", "O", "B-b", "I-b", "I-b", "I-a")
+        assert repairs == {OTHER_SCHEMES: 4}
+    own = OwnFiles(kind="tags", **dict.fromkeys(("train", "validation"), f"{tmp_path}/own.conll"))
+    assert load_task("own", own=own).splits["train"].repairs == {OTHER_SCHEMES: 4}
+    (tmp_path / "new.txt").write_text(rows)
+    assert not has_plain_texts(tmp_path / "new.txt", ("O", "B-a", "I-a", "B-b", "I-b"))
+
+
+MARKED = "\u00c9mile's  aunt lives in New-York."
+ENTITIES = [{"start": 23, "end": 31, "label": "LOC"}, {"start": 0, "end": 5, "label": "PER"}]
+
+
+def shapes_of(text, entities):
+    """The same spans in every shape that is read."""
+    lists = [[one["start"], one["end"], one["label"]] for one in entities]
+    names = {"start": "start_offset", "end": "end_offset", "label": "label"}
+    offsets = [{names[key]: value for key, value in one.items()} for one in entities]
+    rows = [{"label": lists}, {"entities": entities}, {"entities": lists}, {"spans": entities},
+            {"spans": lists}, {"entities": offsets, "relations": []}]  # fmt: skip
+    return [{"text": text, **row} for row in rows]
+
+
+@pytest.mark.parametrize("row", shapes_of(MARKED, ENTITIES))
+def test_spans_of_characters_become_tags_of_the_words_that_predict_sees(tmp_path, row):
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    repairs = Counter()
+    (text,) = read_tagged(tmp_path / "own.jsonl", repairs)
+    words = "\u00c9mile ' s aunt lives in New - York .".split()
+    assert text.words == tuple(words) and text.text == MARKED and not repairs
+    assert text.tags == ("B-PER", *"OOOOO", "B-LOC", "I-LOC", "I-LOC", "O")
+    new = with_words(Row(1, "", MARKED, "", None)).tagged
+    assert (new.words, new.offsets) == (text.words, text.offsets)
+    assert text.label is None and text.line == 1 and text.id == "0"
+    spans = [
+        (one["start"], one["end"], one["kind"]) for one in tag_answer(text, text.tags)["spans"]
+    ]
+    assert spans == [(0, 5, "PER"), (23, 31, "LOC")]
+
+
+@pytest.mark.parametrize(("spans", "tags", "counts"), [
+    ([[4, 6, "x"]], "O B O", {CUT_SPANS: 1}),
+    ([[3, 7, "x"], [8, 8, "x"], [2, 3, "x"]], "O B O", {NO_WORD: 2}),
+    ([[0, 2, "x"], [0, 7, "x"], [3, 10, "x"]], "B I O", {OVERLAPS: 2}),
+    ([[4, 5, "x"], [5, 7, "x"]], "O B O", {CUT_SPANS: 1, OVERLAPS: 1}),
+    ([[0, 2, "x"], [0, 2, "x"]], "B O O", {OVERLAPS: 1}),
+    ([[2, 8, "x"]], "O B O", {}),
+    ([], "O O O", {}),
+])  # fmt: skip
+def test_spans_that_do_not_fit_the_words_are_counted(tmp_path, spans, tags, counts):
+    (tmp_path / "own.jsonl").write_text(json.dumps({"text": "ab cdef gh", "label": spans}))
+    repairs = Counter()
+    (text,) = read_tagged(tmp_path / "own.jsonl", repairs)
+    assert text.tags == tuple(tag if tag == "O" else f"{tag}-x" for tag in tags.split())
+    assert repairs == counts
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"label": [[0, 11, "x"]]}, r"line 2: label holds \[0, 11, 'x'\]; .* end <= 10"),
+    ({"label": [[-1, 2, "x"]]}, "0 <= start"),
+    ({"spans": [[3, 2, "x"]]}, "line 2: spans holds"),
+    ({"spans": [[True, 2, "x"]]}, "True"),
+    ({"entities": [[0, 2, " "]]}, "and a name"),
+    ({"entities": [{"start": 0, "end": 2}]}, "line 2: entities holds {'start': 0"),
+    ({"entities": ["ab"]}, "holds 'ab'"),
+    ({"entities": [[0, 2, "x"]], "spans": [[0, 2, "x"]]}, "entities and spans both hold spans"),
+    ({"entities": [], "text": " "}, "line 2: a text without a word"),
+    ({"entities": [], "label": 0.5}, "label is 0.5"),
+])  # fmt: skip
+def test_a_span_that_is_none_is_an_error_with_its_place(tmp_path, row, message):
+    (tmp_path / "own.jsonl").write_text("\n" + json.dumps({"text": "ab cdef gh", **row}))
+    with pytest.raises(ValueError, match=message):
+        read_tagged(tmp_path / "own.jsonl", Counter())
+
+
+def test_a_text_with_spans_may_have_a_label_and_words_with_tags_win(tmp_path):
+    rows = [
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "label": "go", "id": "z", "tags": "news"},
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "tokens": [{"text": "ab"}, {"text": "cd"}]},
+        {"text": "ab cd", "entities": [[0, 2, "x"]], "words": ["q"], "tags": ["B-y"]},
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = read_tagged(tmp_path / "own.jsonl", Counter())
+    assert [(text.id, text.label) for text in texts] == [("z", "go"), ("1", None), ("2", None)]
+    assert [text.tags for text in texts] == [("B-x", "O"), ("B-x", "O"), ("B-y",)]
+
+
 BROKEN = {
     "tags.jsonl": ('{"words": ["a", "b"], "tags": ["O"]}', "line 1: 2 words but 1 tags"),
     "scheme.jsonl": ('{"words": ["a"], "tags": ["X"]}', "line 1: tag 'X'"),
     "numbers.jsonl": ('{"words": ["a"], "tags": [0]}', r"line 1: tags is \[0\]; a list of names"),
+    "hub.jsonl": (
+        '{"tokens": ["a", "b"], "ner_tags": [3, 0]}',
+        r"line 1: ner_tags is \[3, 0\]; .*dataset.features\['ner_tags'\].feature.names",
+    ),
     "labels.jsonl": ('{"words": ["a"], "label": 0.5}', "line 1: label is 0.5; a name or a whole"),
     "no_words.jsonl": ('{"text": "a b"}', "line 1: needs a key words"),
     "slot.txt": ("\t".join([*MTOP_ROW[:2], "99:100:SL:X", *MTOP_ROW[3:]]), "covers no word"),
@@ -145,6 +263,17 @@ BROKEN = {
     "commas.csv": ("word,tag\na,O", "line 1: is of no known layout"),
     "empty.tsv": ("", "is empty"),
 }
+
+
+def test_the_message_for_a_row_of_no_form_shows_a_line_of_each_that_is_read(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"sentence": "a b", "labels": [[0, 1, "x"]]}')
+    with pytest.raises(ValueError) as error:
+        read_tagged(tmp_path / "own.jsonl", Counter())
+    lines = str(error.value).partition(" such as ")[2].split(", or ")
+    (tmp_path / "shown.jsonl").write_text("\n".join(lines))
+    texts = read_tagged(tmp_path / "shown.jsonl", Counter())
+    assert len(texts) == 5
+    assert {(text.words, text.tags) for text in texts} == {(("IBM", "hires"), ("B-ORG", "O"))}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -294,7 +294,7 @@ def test_mistakes_in_files_and_options_are_one_message(
     content = train.read_text()
     for line, message in (
         ('{"words": ["a", "b"], "tags": ["O"], "label": "x"}', "51: 2 words but 1 tags"),
-        ('{"words": ["a"], "tags": ["S-x"], "label": "x"}', "51: tag 'S-x' of word 0"),
+        ('{"words": ["a"], "tags": ["Q-x"], "label": "x"}', "51: tag 'Q-x' of word 0"),
         ('{"words": ["a"], "label": "x"}', "51: the text has no tags"),
         ('{"words": ["a"], "tags": ["O"]}', "51: the text has no label but others have"),
         ('{"words": [], "tags": []}', "51: an empty word, or none"),

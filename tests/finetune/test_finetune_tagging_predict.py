@@ -75,6 +75,16 @@ def read_tagged_words(words: str):
     return with_words(Row(1, "", words, "", None)).tagged
 
 
+def test_words_may_be_called_tokens_as_in_training():
+    from finetune.tagging.predictions import row_of_words
+    from finetune.tasks.spec import Columns
+
+    row = row_of_words(Columns(text="text"), 3, {"tokens": ["a", "b."], "text": "a  b."})
+    assert row.tagged.words == ("a", "b.") and row.tagged.offsets == ((0, 1), (3, 5))
+    annotated = {"tokens": [{"text": "a"}], "text": "a b."}  # as Prodigy has them
+    assert row_of_words(Columns(text="text"), 3, annotated).tagged.words == ("a", "b", ".")
+
+
 def test_rows_may_be_lists_of_words_with_or_without_their_text(tagger: Path, tmp_path: Path):
     words = ["the", "good", "film]"]
     rows = write(
