@@ -14,9 +14,9 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,9 +120,20 @@ def start_fit(options: list[str], root: Path, name: str) -> Process:
 
 
 def kill(process: Process) -> None:
-    """End a fit with its data workers, as a machine that goes down does."""
+    """End a program with its data workers, as a machine that goes down does."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def run_within(seconds: float, command: Sequence[str], output: IO[Any], **form: Any) -> int:
+    """Run a program with its output in a file; its exit code, -9 if it was ended for its time."""
+    process = subprocess.Popen(
+        command, stdout=output, stderr=output, start_new_session=True, **form
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=seconds)
+    kill(process)
+    return -signal.SIGKILL
 
 
 def last_step(run: Path) -> int:

@@ -28,6 +28,7 @@ from data_prep.readers import (
     txt_documents,
     wikitext_documents,
 )
+from data_prep.table_rows import reached
 from data_prep.tables import table_texts
 
 MOST_DOCUMENTS = 100_000
@@ -246,7 +247,7 @@ def _jsonl_rows(path: Path, text_field: str, log: ReadLog) -> Iterator[str]:
         except (ValueError, RecursionError) as error:
             log.damaged(f"is not a JSON value ({error})", "damaged_rows")
             continue
-        text = _field(row, text_field)
+        text = reached(row, text_field) if isinstance(row, dict) else None
         if isinstance(text, str):
             yield text
         else:
@@ -271,10 +272,3 @@ def _no_text(row: Any, text_field: str) -> str:
     if text_field in row:
         return f"field '{text_field}' is {type(row[text_field]).__name__}, not a text"
     return f"has no field '{text_field}'; it has {', '.join(map(str, row)) or 'none'}"
-
-
-def _field(row: Any, name: str) -> Any:
-    """Return a field; `meta.text` is `text` inside `meta` where none is called so."""
-    for part in [name] if not isinstance(row, dict) or name in row else name.split("."):
-        row = row.get(part) if isinstance(row, dict) else None
-    return row

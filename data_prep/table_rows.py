@@ -7,7 +7,7 @@ as a whole before one row of it is used, so all its rows are read alike.
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +100,18 @@ def is_table(path: Path) -> bool:
 
 def place_of(source: str | Path, line: int) -> str:
     """Return where a row of a file or data set is: a Parquet file has no lines but rows."""
-    return f"{source}, {'row' if named_ending(Path(source)) == PARQUET else 'line'} {line}"
+    name = str(source).lower().removesuffix(".gz").removesuffix(".zst")
+    return f"{source}, {'row' if name.endswith(PARQUET) else 'line'} {line}"
+
+
+def reached(values: Mapping[str, Any], name: str, *, missing: Any = None) -> Any:
+    """Return a column; `meta.text` is `text` inside of `meta` where none is called so."""
+    found: Any = values
+    for part in [name] if name in values else name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return missing
+        found = found[part]
+    return found
 
 
 def named_ending(path: Path) -> str:

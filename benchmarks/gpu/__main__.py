@@ -19,8 +19,6 @@ Exit code: how many stages are not complete.
 import argparse
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +30,7 @@ from torch import nn
 from benchmarks.gpu import correct, fit, machine, summary, work
 from benchmarks.gpu.cells import BROKEN_DEVICE, DRY, GPU, Cell, Log, Sizes, run_cells
 from benchmarks.report import REPOSITORY
+from benchmarks.runs import run_within
 
 STAGES: dict[str, tuple[float, Callable[[Sizes], list[Cell]]]] = {
     "machine": (40, machine.cells),
@@ -44,7 +43,8 @@ STAGES: dict[str, tuple[float, Callable[[Sizes], list[Cell]]]] = {
 }
 """Stage -> seconds in which it starts new cells, in one call; its cells."""
 GRACE_S = 90.0
-"""How long a stage's last cell may go on beyond that: seven rivals of a base step took 117 s."""
+"""How long a stage's last cell may go on beyond that: one of whole steps takes minutes, and writes
+what it has measured when all of it has been."""
 LEAST_S = 20.0
 """No stage starts with less."""
 AT_THE_END_S = 8.0
@@ -63,13 +63,7 @@ def start_stage(stage: str, folder: Path, sizes: Sizes, seconds: float, most: fl
     command += ["--minutes", str(seconds / 60), *(["--dry_run"] if sizes.is_dry else [])]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
     with (folder / f"{stage}.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(timeout=most)
-    os.killpg(process.pid, signal.SIGKILL)  # with its loader's workers
-    return process.wait()
+        return run_within(most, command, log, env=environment)
 
 
 def run_all(folder: Path, stages: Sequence[str], sizes: Sizes, minutes: float) -> None:

@@ -3,12 +3,10 @@
 compute-sanitizer --tool memcheck python -m benchmarks.gpu.joined     (what the cell runs)
 """
 
-import contextlib
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from benchmarks.gpu.cells import DRY, GPU, Cell, Sizes, verdict
 from benchmarks.harness import wait
 from benchmarks.report import REPOSITORY, Row
 from benchmarks.rivals import CONFIG_CLASSES, make_batch
+from benchmarks.runs import run_within
 from ponet import PretrainingModel
 from ponet.batch import EncoderBatch, join_texts
 from ponet.encoders import build_encoder
@@ -101,15 +100,7 @@ def addresses() -> list[Row]:
     # Every tensor an allocation of its own: in PyTorch's pool a neighbour is a right address.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     with tempfile.TemporaryFile("w+") as file:
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file,
-            start_new_session=True,
-        )  # fmt: skip
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(ADDRESSES_S)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
+        code = run_within(ADDRESSES_S, command, file, cwd=REPOSITORY, env=environment)
         file.seek(0)
         lines = file.read().splitlines()
     return [{"name": "compute-sanitizer", **judged(lines, code)}]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.table_rows import file_lines, read_table
+from data_prep.table_rows import file_lines, reached, read_table
 from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.files import has_lines, has_plain_texts
 from finetune.tagging.predictions import read_texts, row_of_words
-from finetune.tasks.rows import column_value, name_it, reached, row_texts, with_whole_texts
+from finetune.tasks.rows import column_value, name_it, row_texts, with_whole_texts
 from finetune.tasks.spec import Columns, Row, Unit
 
 PLAIN = "lines of the .txt were read as a text each; name a file of words with tags .conll"

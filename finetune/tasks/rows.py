@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.table_rows import file_lines, find_file, place_of, read_table
+from data_prep.table_rows import file_lines, find_file, place_of, reached, read_table
 from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, TaskSpec
 
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
@@ -89,7 +89,7 @@ def with_whole_texts(
         if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
             text = "\n\n".join(part for part in text if part.strip())
             notes[JOINED] += 1
-        if text is not None:
+        if text is not None and text is not values.get(name):
             values = {**values, name: text}
     return values
 
@@ -122,16 +122,6 @@ def column_value(
         shown = ", ".join(repr(column[:60]) for column in values)
         raise ValueError(f"{place}: no column {name!r}; it has {shown}. {advice.format(option)}")
     return value
-
-
-def reached(values: Mapping[str, Any], name: str, *, missing: Any = None) -> Any:
-    """Return a column; `meta.text` is `text` inside of `meta` where none is called so."""
-    found: Any = values
-    for part in [name] if name in values else name.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return missing
-        found = found[part]
-    return found
 
 
 def label_name(columns: Columns, values: Mapping[str, Any], place: str) -> str:

@@ -143,9 +143,7 @@ def test_stages_run_in_order_of_worth_and_only_while_there_is_time(
 
 def test_a_stage_beyond_its_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.Popen
-    monkeypatch.setattr(
-        command.subprocess, "Popen", lambda _, **form: real(["sleep", "60"], **form)
-    )
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **form: real(["sleep", "60"], **form))
     assert command.start_stage("machine", tmp_path, cells.DRY, 0.1, 0.2) == -9
 
 
