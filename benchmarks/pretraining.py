@@ -108,6 +108,9 @@ def make_module(rival: Rival, max_len: int, options: Options) -> PretrainModule:
         module.model.encoder = rival.encoder(config)
     encoder, plan = module.model.encoder, module.model.encoder.prepare
     encoder.sparse_last_block = not is_plain(rival, ("last block", "both"))
+    if rival.compiles_plan:
+        form: dict[str, Any] = {"dynamic": False, "fullgraph": True, "mode": rival.compile_mode}
+        encoder.plans = torch.compile(encoder.plans, **form)  # type: ignore[method-assign]
     if rival.torch_dropout:
         use_torch_dropout(module)
     if rival.kind == "bert" and not joins(rival, options):

@@ -61,6 +61,8 @@ class Rival:
     """PoNet's kernel set."""
     compile_mode: str = ""
     """Mode of torch.compile; empty: not compiled."""
+    compiles_plan: bool = False
+    """Whether what all layers share of a batch, as PoNet's plan of its pools, is compiled too."""
     every_position: bool = False
     """Vocabulary logits at every position and a plain cross-entropy, as in the released code."""
     precision: str = ""
@@ -80,6 +82,7 @@ class Rival:
         name += f" {self.attention}" if self.attention else ""
         name += ", compiled" if self.compile_mode else ""
         name += f" ({self.compile_mode})" if self.compile_mode not in ("", "default") else ""
+        name += ", plan too" if self.compiles_plan else ""
         name += ", head at every position" if self.every_position else ""
         name += SAVINGS[self.savings]
         name += {"": "", "32": ", fp32"}.get(self.precision, f", {self.precision}")

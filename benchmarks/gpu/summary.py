@@ -133,6 +133,9 @@ def _layers(row: Row) -> str:
 
 
 def _steps(row: Row) -> str:
+    if "device_s" in row:
+        times = f"{1e3 * row['device_s']:.1f} of {1e3 * row['profiled_s']:.1f} ms on the device"
+        return f"{row['encoder']} {row['rival']}: {times}, {row['launches']:.0f} launches"
     if "mfu" not in row:
         return ""
     place = f"{row['encoder']} {row['num_tokens']:>5} {row['rival']}"

@@ -1,19 +1,21 @@
 """Kernels, layers, whole steps and Table 2: the measurements of this folder, cell by cell."""
 
 import argparse
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import encoders, lra_table2, pretraining, triton_kernels
+from benchmarks.gpu import profiles
 from benchmarks.gpu.cells import Cell, Sizes
 from benchmarks.harness import LIMITS, measure_steps, told
 from benchmarks.report import Row
-from benchmarks.rivals import CONFIG_CLASSES, Rival, Setting, Subject, flash_version
+from benchmarks.rivals import CONFIG_CLASSES, Rival, Setting, flash_version
 from benchmarks.runs import synthetic_folder
 
 Rivals = Sequence[Rival]
@@ -75,12 +77,12 @@ def layer_cells(sizes: Sizes) -> list[Cell]:
                 f"{preset}, {tokens} tokens, {form}",
                 lambda p=preset, n=tokens, r=rivals: layer_rows(sizes, p, n, r),
             ))  # fmt: skip
-    first, depth = sizes.lengths[0], [Rival(kind="ponet"), compiled[0]]
-    profiles: list[Cell] = [
-        (f"profile, {rival.label}", lambda rival=rival: profile(sizes, rival, first))
-        for rival in depth
+    first, whole = sizes.lengths[0], [Rival(kind="ponet"), compiled[0]]
+    depths: list[Cell] = [
+        (f"profile, {r.label}", lambda r=r: profiles.encoder_kernels(sizes, r, first))
+        for r in whole
     ]
-    return found[:2] + profiles + found[2:]
+    return found[:2] + depths + found[2:]
 
 
 def setting_of(sizes: Sizes, preset: str, part: Any = "layer") -> Setting:
@@ -97,54 +99,65 @@ def layer_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> li
     return [*found["rows"], *found["errors"], {"rates": found["rates"]}]
 
 
-def profile(sizes: Sizes, rival: Rival, num_tokens: int) -> list[Row]:
-    """Return the kernels that take the most time of an encoder's step, all layers, no loss."""
-    shape = (max(1, sizes.tokens // num_tokens), num_tokens)
-    subject = Subject(rival, setting_of(sizes, sizes.encoder, "model"), [shape])
-    step = subject.step(num_tokens)
-    step()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if not sizes.is_dry:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as taken:
-        step()
-    events = taken.key_averages()
-    key = "self_cpu_time_total" if sizes.is_dry else "self_device_time_total"
-    events = sorted(events, key=lambda event: -getattr(event, key))[:25]
-    return [{"name": e.key[:120], "us": getattr(e, key), "calls": e.count} for e in events]
-
-
 def step_cells(sizes: Sizes) -> list[Cell]:
     """Return the cells of whole pretraining steps, loader included."""
-    form = {"precision": "bf16"}
+    form: Any = {"precision": "bf16"}
     compiled = compiled_rivals(**form)
     rivals = [*compiled, Rival(kind="ponet", **form), Rival(kind="official", **form)]
     long = [rival for rival in compiled if rival.kind != "fnet" and not rival.attention]
-    graphs = Rival(kind="ponet", compile_mode="reduce-overhead", **form)
+    launched: list[Any] = [{"compile_mode": "reduce-overhead"}, {"compile_mode": "default"}]
+    fewer = [Rival(kind="ponet", compiles_plan=True, **form, **each) for each in launched]
+    fewer = [Rival(kind="ponet", compile_mode="reduce-overhead", **form), *fewer]
     first, *others = sizes.lengths
-    places = [(sizes.encoder, first, rivals), (sizes.small, first, [*compiled, graphs])]
+    places = [(sizes.encoder, first, rivals), (sizes.small, first, [*compiled, *fewer])]
     places += [(sizes.encoder, n, long) for n in reversed(others)]
     joined = [dataclasses.replace(rival, savings="both") for rival in long]
     found: list[Cell] = [
         (f"{p}, {n} tokens", lambda p=p, n=n, r=r: step_rows(sizes, p, n, r)) for p, n, r in places
     ]
     in_rows = f"{sizes.encoder}, {first} tokens, joined texts"
-    return [*found, (in_rows, lambda: step_rows(sizes, sizes.encoder, first, joined))]
+    found.append((in_rows, lambda: step_rows(sizes, sizes.encoder, first, joined)))
+    profiled = [compiled[0], compiled[1], fewer[-1]]
+    kernels = f"{sizes.small}, {first} tokens, kernels"
+    found.insert(2, (kernels, lambda: step_kernels(sizes, sizes.small, profiled)))
+    return found
 
 
 def step_rows(sizes: Sizes, preset: str, num_tokens: int, rivals: Rivals) -> list[Row]:
     """Return the rows of pretraining.measure, and one per rival that fails."""
     flash_version()
-    form = {"warmup": sizes.warmup, "steps": sizes.steps, "rounds": min(2, sizes.rounds)}
+    options = step_options(sizes, preset, num_tokens)
+    with shards_of(sizes) as shards:
+        rows, failed = pretraining.measure(shards, [num_tokens], options, rivals)
+    return [{"encoder": preset, **row} for row in (*rows, *failed)]
+
+
+def step_kernels(sizes: Sizes, preset: str, rivals: Rivals) -> list[Row]:
+    """Return what whole steps spend on the device."""
+    options = step_options(sizes, preset, sizes.lengths[0])
+    with shards_of(sizes) as shards:
+        return profiles.step_kernels(sizes, preset, shards, rivals, options)
+
+
+def step_options(sizes: Sizes, preset: str, num_tokens: int) -> argparse.Namespace:
+    """Return the options of whole steps."""
+    form: dict[str, Any] = {
+        "warmup": sizes.warmup,
+        "steps": sizes.steps,
+        "rounds": min(2, sizes.rounds),
+    }
     form |= {"num_workers": 0 if sizes.is_dry else 4, "encoder": preset}
-    options = options_of(sizes, lengths=[num_tokens], **form)
+    return options_of(sizes, lengths=[num_tokens], **form)
+
+
+@contextlib.contextmanager
+def shards_of(sizes: Sizes) -> Iterator[Path]:
+    """Give a folder of shards of random tokens, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as folder:
-        shards = synthetic_folder(
+        yield synthetic_folder(
             Path(folder) / "shards", num_sentences=sizes.sentences, vocab_size=sizes.vocab_size,
             validation_sentences=max(100, sizes.sentences // 100),
         )  # fmt: skip
-        rows, failed = pretraining.measure(shards, [num_tokens], options, rivals)
-    return [{"encoder": preset, **row} for row in (*rows, *failed)]
 
 
 def table_2_cells(sizes: Sizes) -> list[Cell]:

@@ -41,6 +41,8 @@ def test_a_dry_run_walks_every_cell_and_a_second_one_has_nothing_to_do(
         "PoNet, compiled, bf16",
         "FNet, compiled, bf16",
     }
+    whole = [row for row in rows["steps"] if "device_s" in row]
+    assert len(whole) == 3 and all(0 < row["device_s"] < row["profiled_s"] for row in whole)
     assert all(entry["measured"] is not None for entry in content["targets"])
     with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
         assert {"gpu.json", "steps.jsonl"} <= set(archive.getnames())
