@@ -8,6 +8,8 @@ from grid_fakes import make_result, write
 from matplotlib.figure import Figure
 from test_finetune_report import report_of, write_seeds
 
+from training.metrics_file import append_metrics
+from training.reports.command import run_finetuning_report
 from training.reports.figures import Column, Measure, Result, dot_panels, save_dots
 from training.statistics import estimate
 
@@ -77,3 +79,35 @@ def test_a_key_of_many_published_models_fits_and_each_has_a_mark_of_its_own(
     assert box.x0 >= 0 and box.x1 <= drawn[0].bbox.width and box.y0 >= 0
     marks = {line.get_marker() for line in legend.get_lines() if "published" in line.get_label()}
     assert len(marks) == len(names)
+
+
+def test_learning_curves_are_the_mean_and_the_band_of_the_seeds_behind_a_number(
+    tmp_path: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = {1: (0.2, 0.4), 2: (0.3, 0.6), 3: (0.1, float("nan"))}
+    for seed, scores in curves.items():
+        result = make_result(score=0.5, seed=seed, diverged=seed == 3, majority=0.05)
+        folder = write(tmp_path, result).parent
+        for step, score in zip((10, 20), scores, strict=True):
+            append_metrics(folder / "metrics.jsonl", {"val/score": score}, step=step, elapsed_s=1)
+    write(tmp_path, make_result(encoder="bert"))  # kept no metrics, as committed results
+    write(tmp_path, make_result("rte"))
+    run_finetuning_report([str(tmp_path)])
+    assert "figure.png, curves.png" in capsys.readouterr().out
+    axes = [axis for axis in drawn[-1].axes if axis.axison]
+    assert [axis._left_title.get_text() for axis in axes] == ["CoLA"]
+    mean, stray, cross, level = axes[0].get_lines()
+    assert mean.get_xydata().tolist() == [[10, 25], [20, pytest.approx(50)]]
+    assert stray.get_xydata().tolist() == cross.get_xydata().tolist() == [[10, 10]]
+    assert set(level.get_ydata()) == {5.0}
+    (band,) = axes[0].collections
+    assert band.get_paths()[0].get_extents().y1 == pytest.approx(60)
+    assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == ["ponet"]
+    assert "Learning curves" in (tmp_path / "report/index.html").read_text()
+
+
+def test_without_kept_validations_there_are_no_learning_curves(tmp_path: Path) -> None:
+    write(tmp_path, make_result())
+    run_finetuning_report([str(tmp_path)])
+    assert not (tmp_path / "report/curves.png").exists()
+    assert "Learning curves" not in (tmp_path / "report/index.html").read_text()

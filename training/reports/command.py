@@ -114,7 +114,7 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or results that must not stand in one table.
     """
     options = parse_finetuning(arguments)
-    from training.reports.figures import save_dots
+    from training.reports.figures import save_dots, save_png
     from training.reports.finetuning import GridReport
     from training.reports.trials import find_trials
 
@@ -122,8 +122,12 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     out = options.output if options.output != Path() else options.folders[0] / REPORT
     text = write_files(report, out)
     save_dots(report.dots(), report.columns, out / FIGURE)
+    (out / CURVES_FIGURE).unlink(missing_ok=True)  # of an earlier report
+    if report.curves:
+        save_png(report.curves, out / CURVES_FIGURE)
     print(text)
-    print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {FIGURE}, {PAGE}")
+    figures = f"{FIGURE}, {CURVES_FIGURE}" if report.curves else FIGURE
+    print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {figures}, {PAGE}")
 
 
 def write_files(report: "StudyReport | GridReport", folder: Path) -> str:

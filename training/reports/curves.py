@@ -100,30 +100,48 @@ def _draw_curves(axis: Any, *, study: Study, measure: Logged) -> None:
             axis.plot(*_xy(points), color=colour_of(number), lw=0.8, alpha=0.4)
             faint += points.items()
         together, strays = curves_of(found, measure.metric, scale=measure.scale)
-        _draw_main(axis, number, found.label, together, strays)
+        draw_main(axis, number, found.label, together, strays)
         main += [value for points in together or strays for value in points.values()]
     for level in levels:
-        text = f"{measure.guesser} {measure.text(level)}"
-        axis.axhline(level, color=GREY, ls="--", lw=1)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
-        place |= {"textcoords": "offset points", "ha": "right"}
-        axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
+        mark_level(axis, level, f"{measure.guesser} {measure.text(level)}")
     early = _EARLY * max((step for step, _ in faint), default=0.0) if main else -math.inf
     values = [*main, *levels, *(value for step, value in faint if step > early)]
     if values:
         low, high = min(values), max(values)
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         axis.set_ylim(low - room if low < 0 else max(0.0, low - room), high + room)
-    axis.set_xlim(left=0)
-    axis.set_xlabel("optimiser steps" + "; thin: training" * bool(faint and main))
+    finish_steps(axis, "; thin: training" * bool(faint and main))
     axis.set_ylabel(measure.unit)
+
+
+def mark_level(axis: Any, level: float, text: str) -> None:
+    """Draw a line across at what guessing scores, with a text on it."""
+    axis.axhline(level, color=GREY, ls="--", lw=1)
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
+    place |= {"textcoords": "offset points", "ha": "right"}
+    axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
+
+
+def finish_steps(axis: Any, also: str = "") -> None:
+    """Let the horizontal axis be optimiser steps from 0 on."""
+    axis.set_xlim(left=0)
+    axis.set_xlabel(f"optimiser steps{also}")
     tidy(axis, grid="y")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
-def _draw_main(
+def draw_main(
     axis: Any, number: int, label: str, together: Sequence[Points], strays: Sequence[Points]
 ) -> None:
+    """Draw the mean of the runs that may be averaged, their band, and the others by themselves.
+
+    Args:
+        axis: Of a panel.
+        number: Of the series, for its colour and marks.
+        label: Its name.
+        together: Values by step of the runs that are averaged, at the steps that all have.
+        strays: Of those that would bend the mean.
+    """
     colour = colour_of(number)
     mean = _over(together, fmean)
     if len(together) > 1:

@@ -274,7 +274,7 @@ def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) ->
         panels: One or more.
         path: PNG to write.
         key: Lines and marks that are explained, of panels with the same rows, which are named once,
-            at the left; empty: the panels stand alone, and those of the first are explained.
+            at the left; empty: the panels stand alone, and what they show is explained, each once.
     """
     per_row, height = min(3, len(panels)), panels[0].size[1]
     num_rows = -(-len(panels) // per_row)
@@ -291,7 +291,11 @@ def save_png(panels: Sequence[Panel], path: Path, *, key: Sequence[Any] = ()) ->
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         look = {"fontsize": 7.5, "frameon": False, "columnspacing": 1.0, "handlelength": 1.6}
-        handles = key or axes[0].get_legend_handles_labels()[0]
+        named: dict[str, Any] = {}
+        for axis in axes:
+            handles, labels = axis.get_legend_handles_labels()
+            named |= dict(zip(labels, handles, strict=True))
+        handles = key or list(named.values())
         for columns in range(per_row + 1, 0, -1):  # as many as the width has room for
             place = {"loc": "outside lower center", "ncols": columns}
             legend = figure.legend(handles=handles, **place, **look)

@@ -25,6 +25,7 @@ from training.reports.choice import (
 )
 from training.reports.figures import Column, Panel, dot_panels, published_models
 from training.reports.page import NOTHING, Cell, Form, Rows, pairs, render
+from training.reports.score_curves import score_panels
 from training.reports.tagging import all_metrics, mean_text, percent
 from training.reports.trials import (
     Fit,
@@ -92,6 +93,11 @@ class GridReport:
     def dots(self) -> list[Panel]:
         """A panel for every column, with the encoders at the same places in each."""
         return dot_panels(self.columns, encoder_names(self.entries))
+
+    @cached_property
+    def curves(self) -> list[Panel]:
+        """Validation scores over training, of the tasks whose runs kept them."""
+        return score_panels(self.columns, encoder_names(self.entries))
 
     def text(self, form: Form) -> str:
         """The report as a page or as Markdown, which has no figures."""
