@@ -99,9 +99,14 @@ def is_table(path: Path) -> bool:
 
 
 def place_of(source: str | Path, line: int) -> str:
-    """Return where a row of a file or data set is: a Parquet file has no lines but rows."""
+    """Return where a row of a file or data set is, for messages."""
+    return f"{source}, {line_of(source, line)}"
+
+
+def line_of(source: str | Path, line: int) -> str:
+    """Return which row of a file it is: a Parquet file has no lines but rows."""
     name = str(source).lower().removesuffix(".gz").removesuffix(".zst")
-    return f"{source}, {'row' if name.endswith(PARQUET) else 'line'} {line}"
+    return f"{'row' if name.endswith(PARQUET) else 'line'} {line}"
 
 
 def reached(values: Mapping[str, Any], name: str, *, missing: Any = None) -> Any:

@@ -77,7 +77,7 @@ def run_explain(arguments: Sequence[str]) -> Path:
     print(f"{counted(num_rows, 'row(s)')}: {lines}; {len(shown):,} of them: {page}")
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
-    bad.warn("could not be explained, kept with the reason")
+    bad.warn("could not be explained, kept with the reason", config.input)
     return page
 
 

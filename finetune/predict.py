@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data_prep.command import counted
 from data_prep.files import new_file
-from data_prep.table_rows import place_of
+from data_prep.table_rows import line_of, place_of
 from finetune.answers import Answers, all_answers, tagger_answers, text_answers
 from finetune.artifact import ClassifierInfo, LoadedClassifier, load_classifier
 from finetune.data.batches import (
@@ -66,12 +66,12 @@ class Unanswered:
             self.line, self.reason = line, reason
         self.count += 1
 
-    def warn(self, what: str) -> None:
-        """Say on stderr how many there are, if any, and what has become of them."""
+    def warn(self, what: str, source: str) -> None:
+        """Say on stderr how many of a file there are, if any, and what has become of them."""
         if self.count:
             print(
-                f"WARNING: {counted(self.count, 'row(s)')} {what}; the first is line {self.line}: "
-                f"{self.reason}",
+                f"WARNING: {counted(self.count, 'row(s)')} {what}; the first is "
+                f"{line_of(source, self.line)}: {self.reason}",
                 file=sys.stderr,
             )
 
@@ -157,7 +157,7 @@ def run_predict(arguments: Sequence[str]) -> Path:
     for what, count in (+notes).items():
         print(f"{count:,} {what}")
     done = "kept without a label" if config.bad_rows == "flag" else "left out"
-    bad.warn(f"could not be labelled, {done}")
+    bad.warn(f"could not be labelled, {done}", config.input)
     return output
 
 

@@ -22,6 +22,7 @@ from data_prep.table_rows import (
     find_file,
     is_table,
     named_ending,
+    place_of,
     read_table,
 )
 from finetune.tagging.marked_spans import Marked, marked_spans, span_tags
@@ -236,7 +237,7 @@ def _read_multiatis(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator
 
 def _read_jsonl(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[TaggedText]:
     for number, (line, row) in enumerate(lines):
-        place = f"{path}, line {line}"
+        place = place_of(path, line)
         if not row.strip():
             continue
         try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from data_prep.table_rows import COMPRESSIONS, find_file
+from data_prep.table_rows import COMPRESSIONS, find_file, place_of
 from finetune.tagging.files import read_tagged
 from finetune.tasks.rows import MissingSplit, below
 from finetune.tasks.spec import (
@@ -94,8 +94,8 @@ def _tags(row: Row, source: str, targets: Targets) -> Sequence[str]:
         return ()
     if row.tagged.tags is None:
         raise ValueError(
-            f"{source}, line {row.line}: the text has no tags; every word needs one (JSONL: under "
-            "tags or ner_tags)"
+            f"{place_of(source, row.line)}: the text has no tags; every word needs one (JSONL: "
+            "under tags or ner_tags)"
         )
     return row.tagged.tags
 
@@ -113,7 +113,7 @@ def _label(row: Row, source: str) -> str:
     assert row.tagged is not None
     if row.tagged.label is None:
         raise ValueError(
-            f"{source}, line {row.line}: the text has no label but others have; give every text "
+            f"{place_of(source, row.line)}: the text has no label but others have; give every text "
             "one, or leave them out in training with --data.targets tags"
         )
     return row.tagged.label

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from data_prep.table_rows import place_of
 from finetune.tasks.spec import Row, SplitRows
 
 DUPLICATES = "rows with the text of an earlier row left out"
@@ -66,8 +67,8 @@ def without_duplicates(splits: Iterable[SplitRows]) -> SplitRows:
             earlier, place = first.setdefault(row.key, (row, split.source))
             if earlier.target != row.target:
                 raise ValueError(
-                    f"{split.source}, line {row.line}: has the text of {place}, line "
-                    f"{earlier.line}, but another label; take one of them out"
+                    f"{place_of(split.source, row.line)}: has the text of "
+                    f"{place_of(place, earlier.line)}, but another label; take one of them out"
                 )
             repairs[DUPLICATES] += earlier is not row
     rows = tuple(row for row, _ in first.values())

@@ -95,6 +95,7 @@ def test_predict_answers_every_row_and_keeps_columns(
         output = tmp_path / f"out{ending}"
         arguments = ["--model", str(model), "--input", str(path), "--output", str(output)]
         assert main(["predict", *arguments, "--keep", "day,raw"]) == 0
+    assert "the first is row 2: 'text' is null" in capsys.readouterr().err
     answers = json_lines(tmp_path / "out.jsonl")
     assert [answer["line"] for answer in answers] == [1, 2, 3]
     assert answers[0]["input"] == {"day": "2020-02-01", "raw": "b'x'"}
@@ -111,6 +112,9 @@ def test_words_with_tags_and_sentences_with_labels_are_read(tmp_path: Path) -> N
     first, second = read_tagged(path, Counter())
     assert (first.words, first.tags) == (("a", "b"), ("O", "B-x")) and second.line == 2
     assert not has_tagged_layout(path)
+    columns["tags"][1] = ["O", "O"]
+    with pytest.raises(ValueError, match=r"tags\.parquet, row 2"):
+        read_tagged(write(path, columns), Counter())
     columns = {"sentences": [["A b.", "C."], ["D."]], "labels": [[1, 0], [0, 1]]}
     with pytest.raises(ValueError, match=r"s\.parquet, row 2"):
         read_documents(write(tmp_path / "s.parquet", columns), "labels", Counter())
