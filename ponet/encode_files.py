@@ -18,7 +18,7 @@ import numpy as np
 from data_prep.command import CommandParser
 from data_prep.files import new_file
 from data_prep.readers import ReadLog, open_binary
-from data_prep.table_rows import place_of, read_table
+from data_prep.table_rows import place_of, reached, read_table
 from data_prep.text_lines import numbered_lines
 
 STDIN = "-"
@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "stdin")  # fmt: skip
     add("--output", type=Path, required=True,
         help=".npy (float32, texts x width) or .jsonl ({row, embedding})")  # fmt: skip
-    add("--field", help=f"key or column of the text in a table (default: {DEFAULT_FIELD})")
+    add("--field",
+        help=f"key or column of the text in a table (default: {DEFAULT_FIELD}); meta.text is the "
+        "text inside of meta")  # fmt: skip
     add("--pooling", choices=("mean", "cls"), default="mean", help="default: mean over all tokens")
     add("--batch-tokens", type=int,
         help="tokens of a batch, which memory grows with (default: 65,536 on a GPU, 4,096 a thread "
@@ -138,7 +140,8 @@ class TextFile:
             every line; .csv, .tsv: a row, with the columns' names in the first one (separator and
             quotes are found out, as for `finetune`); blank lines are left out; .parquet: a row.
             Each also .gz or .zst. "-": lines from stdin.
-        field: Key or column of the text, where there are any; None: "text".
+        field: Key or column of the text, where there are any, `meta.text` for one inside of
+            another; None: "text".
 
     Raises:
         ValueError: If there is no such file, its kind is not known, or it has no fields and one is
@@ -191,7 +194,7 @@ class TextFile:
     def _column(self) -> Iterator[str]:
         """Yield the text of every row."""
         for line, row in read_table(self.source, is_own=True, bad=self._refuse):
-            text = row.get(self.field)
+            text = reached(row, self.field)
             if not isinstance(text, str):
                 there = ", ".join(map(repr, row)) or "none"
                 reason = f"has no text under {self.field!r}; it has {there}. Name its key or column"

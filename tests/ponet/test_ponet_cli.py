@@ -83,7 +83,8 @@ def test_encode_writes_one_row_for_each_line(newline, bundle_folder, tmp_path, c
     lines = "".join(f"{text}\n" for text in TEXTS)
     (tmp_path / "in.txt").write_text(lines, encoding="utf-8-sig", newline=newline)
     (tmp_path / "in.jsonl").write_text(
-        "".join(json.dumps({"body": text, "other": 1}) + "\n" for text in TEXTS), encoding="utf-8"
+        "".join(json.dumps({"meta": {"body": text}, "other": 1}) + "\n" for text in TEXTS),
+        encoding="utf-8",
     )
     expected = load_bundle(bundle_folder).encode(TEXTS).numpy()
     base = ["encode", str(bundle_folder)]
@@ -93,8 +94,8 @@ def test_encode_writes_one_row_for_each_line(newline, bundle_folder, tmp_path, c
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
     output = tmp_path / "new" / "v.jsonl"
-    assert main([*base, str(tmp_path / "in.jsonl"), "--output", str(output), "--field", "body",
-                 "--batch-tokens", "48"]) == 0  # fmt: skip
+    assert main([*base, str(tmp_path / "in.jsonl"), "--output", str(output), "--field",
+                 "meta.body", "--batch-tokens", "48"]) == 0  # fmt: skip
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["row"] for row in rows] == [0, 1, 2, 3]
     np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
