@@ -118,6 +118,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "languages": datamodule.languages,
         "decoder": module.decoder,
         "thresholds": module.how_thresholds,
+        "freeze": module.frozen,
     }
 
 
