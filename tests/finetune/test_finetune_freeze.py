@@ -80,8 +80,9 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(
 ) -> None:  # fmt: skip
     watched = watch(monkeypatch)
     assert run_fit(deep, tmp_path, "x", *DECAYS, "--model.freeze", freeze) == 0
-    error = capsys.readouterr().err
-    assert f"frozen: {said}; " in error and "WARNING" not in error
+    printed = capsys.readouterr()
+    assert f"frozen: {said}; " in printed.err and "WARNING" not in printed.err
+    assert f"seed 42, from {deep} with model.freeze {freeze}; " in printed.out
     assert_frozen(tmp_path / "x", watched, *starts)
     settings = result_of(tmp_path / "x")["settings"]
     assert settings["freeze"] == (1 if freeze == "1" else freeze)
