@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.harness import spread
 from benchmarks.recipe_table import BASE, STUDIES, Recipe
 from benchmarks.report import Content, Row, Target, line_chart, target
+from training.reports import reach
 from training.statistics import estimate, paired_difference
 
 SPENT = ("step", "tokens", "flops")
@@ -31,12 +32,7 @@ def read_runs(root: Path, study: str) -> Runs:
 
 def reached(curve: Sequence[Row], loss: float) -> Row | None:
     """Return what was spent when the loss was reached, between validations along a line."""
-    for before, after in zip(curve, curve[1:], strict=False):
-        if after["mlm_loss"] <= loss:
-            part = (before["mlm_loss"] - loss) / (before["mlm_loss"] - after["mlm_loss"])
-            part = min(1.0, max(0.0, part))
-            return {key: before[key] + part * (after[key] - before[key]) for key in SPENT}
-    return None
+    return reach.reached(curve, loss, key="mlm_loss", spent=SPENT)
 
 
 def last_values(found: Mapping[int, Row], key: str) -> dict[int, float]:

@@ -141,6 +141,7 @@ class FinetuneCLI(RunCLI):
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
         ".*was not expecting any.*batch_size.*",
+        ".*in eval mode at the start of training.*",  # what model.freeze has frozen
         "You're resuming from a checkpoint that ended before the epoch",  # the sampler goes on
     )
 

@@ -27,6 +27,7 @@ from finetune.data.batches import TaskBatch
 from finetune.data.datamodule import TaskDataModule
 from finetune.data.targets import ScoreScale, balanced_weights, row_losses, score_scale
 from finetune.fit_module import FitModule
+from finetune.freezing import Freeze, check_freeze, freeze_part
 from finetune.metrics import scores, sentence_scores, tagging_scores
 from finetune.pairs import PairOptions, start_from_counts
 from finetune.sentences.windows import joined
@@ -40,6 +41,7 @@ from finetune.thresholds import (
 from ponet import BertConfig, PretrainingModel, SequenceClassifier
 from ponet.tagger import Decoder, SentenceTagger, Tagger, TaggerOutput
 from ponet.tokenizer import check_tokenizer
+from training.interruption import say
 from training.optim import FinetuneOptimizer, scheduled_optimizer
 
 
@@ -72,6 +74,8 @@ class FinetuneModule(FitModule):
         thresholds: Of several labels a text, the probability above which one is given, chosen on
             validation after every epoch: one for all by the F1 over all answers, or per_label.
         pairs: A linear model over words and pairs of words beside an encoder of hashed words.
+        freeze: What stays as it is, without gradients or dropout: embeddings; a number: they and so
+            many first blocks; encoder: all but pooler and last layer. 0: nothing.
     """
 
     spec: TaskSpec
@@ -90,8 +94,10 @@ class FinetuneModule(FitModule):
         decoder: Decoder = "independent",
         thresholds: Thresholds = "one",
         pairs: PairOptions = PairOptions(),  # noqa: B008 (frozen)
+        freeze: Freeze = 0,
     ) -> None:
         super().__init__()
+        check_freeze(freeze)
         if not 0 <= dropout_prob < 1:
             raise ValueError(f"dropout_prob is {dropout_prob}; it must be in [0, 1)")
         self.encoder_path = encoder
@@ -107,6 +113,7 @@ class FinetuneModule(FitModule):
         self.thresholds: tuple[float, ...] = ()
         """As they were chosen on the newest validation, or of the classifier that is scored."""
         self.pairs = pairs
+        self.frozen = freeze
         self.class_weights_C: Tensor | None = None
         """float32 (C,); None: all 1."""
         self.scale = ScoreScale()
@@ -168,6 +175,10 @@ class FinetuneModule(FitModule):
         torch.manual_seed(self.datamodule.seed)  # the new layers, whatever was drawn before
         self.classifier = self._new_classifier(pretrained)
         self.classifier.encoder.gradient_checkpointing = self.gradient_checkpointing
+        where, is_random = self.encoder_path, self.random_init
+        said = freeze_part(self.classifier, self.frozen, where=where, is_random=is_random)
+        if said and self.trainer.is_global_zero:
+            say("\n".join(said))
 
     def _check_options(self) -> None:
         """Refuse what the task has no use for."""

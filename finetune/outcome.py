@@ -118,6 +118,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
         "languages": datamodule.languages,
         "decoder": module.decoder,
         "thresholds": module.how_thresholds,
+        "freeze": module.frozen,
     }
 
 
@@ -125,6 +126,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Return what is printed at the end of a fit."""
     settings, encoder, data = result["settings"], result["encoder"], result["data"]
     start = "random initialisation" if encoder["random_init"] else encoder["path"]
+    start += f" with model.freeze {settings['freeze']}" if settings["freeze"] else ""
     constants = constants_of(result)
     epochs, last = settings["epochs"], result["total_steps"]
     by_epochs = isinstance(epochs, int) and epochs > 0  # a fit by steps has a share, or -1

@@ -17,12 +17,14 @@ _KEYS = {
     "encoder": "path kind name num_parameters random_init digest",
     "settings": "lr batch_size epochs max_len seed fold repeat warmup_share weight_decay schedule "
     "precision max_train_rows max_eval_rows positions segments dropout_prob gradient_clip "
-    "class_weights targets languages decoder thresholds",
+    "class_weights targets languages decoder thresholds freeze",
     "task_facts": "family place num_folds in_average published published_source published_metric",
 }
 """Of the whole, and of what stands below it. Facts of the task: the table it stands in and where,
 the folds of a cross-validation (0: none), whether the family's average counts it, published scores
 by model in per cent, where these stand, and their metric where it is not the task's score."""
+_LATER = {"freeze": 0}
+"""Settings that results of earlier versions lack, and what these were trained with."""
 SETTINGS = tuple(_KEYS["settings"].split())
 """What every result says of how it was trained."""
 BASELINE = "baseline"
@@ -43,7 +45,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Return what `write_result` wrote.
+    """Return what `write_result` wrote; what an earlier version did not say yet is added.
 
     Raises:
         ValueError: The file is missing, damaged, or of another version; names it.
@@ -54,6 +56,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; a fit writes it when it ends") from error
     except ValueError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); run the fit again") from error
+    if isinstance(result, dict) and isinstance(settings := result.get("settings"), dict):
+        settings |= {name: value for name, value in _LATER.items() if name not in settings}
     _check(result, path)
     return dict(result)
 

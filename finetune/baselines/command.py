@@ -48,7 +48,7 @@ _LETTERS: Mapping[Letters, bool | None] = {"auto": None, "with": True, "without"
 NOTHING_TO_SET = {
     **dict.fromkeys(SETTINGS, "none"),
     **dict.fromkeys(("lr", "warmup_share", "weight_decay", "dropout_prob", "gradient_clip"), 0.0),
-    **dict.fromkeys(("batch_size", "epochs", "max_len", "seed"), 0),
+    **dict.fromkeys(("batch_size", "epochs", "max_len", "seed", "freeze"), 0),
     "precision": "64-true",
 }
 """Settings of a fit that a linear model has not, for its result; texts are never cut."""

@@ -79,6 +79,7 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
         "languages": "",
         "decoder": "independent",
         "thresholds": "one",
+        "freeze": 0,
     }
 
 

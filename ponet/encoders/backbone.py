@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig, FNetConfig
 from ponet.dropout import Dropout
+from ponet.encoders.freezing import FreezableStack
 from ponet.encoders.hashed import HashedWords
 
 PositionMethod = Literal["tile", "interpolate"]
@@ -252,7 +253,7 @@ def make_block(config: EncoderConfig, mixer: TokenMixer) -> Block | BareBlock:
     return BareBlock(mixer) if mixer.is_whole_block else Block(config, mixer)
 
 
-class Encoder(nn.Module):
+class Encoder(FreezableStack):
     """Embeddings and a stack of blocks; forward(batch) gives the last hidden states.
 
     `gradient_checkpointing = True` makes training keep a block's input alone and compute the block
@@ -260,9 +261,10 @@ class Encoder(nn.Module):
     `checkpoint_every = k` only the first of every k blocks does so, at a k-th of the time.
     `sparse_last_block = False` computes the whole last block though only some tokens are read.
     They are no part of the configuration, because they do not change what is computed (but which
-    units dropout draws).
+    units dropout draws). Nor is what `freeze` has frozen.
     """
 
+    embeddings: Embeddings
     sparse_last_block: bool = True
     gradient_checkpointing: bool = False
     checkpoint_every: int = 1
@@ -323,19 +325,23 @@ class Encoder(nn.Module):
         """
         if read_BR is not None and not (self.sparse_last_block and self.layers):
             return at_positions(self(batch), read_BR)
-        x_BLD: Tensor = self.embeddings(batch)
+        with self.graph_of(0):
+            x_BLD: Tensor = self.embeddings(batch)
         plans = self.plans(batch)
-        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        recompute = self.gradient_checkpointing and self.training
         for number, (block, plan) in enumerate(zip(self.layers, plans, strict=True), start=1):
             inputs: tuple[Any, ...] = (x_BLD, plan)
             if read_BR is not None and number == len(self.layers):
                 inputs = (*inputs, read_BR)
-            if recompute and (number - 1) % self.checkpoint_every == 0:
-                # It also repeats the block's dropout and autocast.
-                x_BLD = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                x_BLD = block(*inputs)
-        normed: Tensor = self.final_norm(x_BLD)
+            is_first = (number - 1) % self.checkpoint_every == 0
+            with self.graph_of(number):
+                if recompute and is_first and torch.is_grad_enabled():
+                    # It also repeats the block's dropout and autocast.
+                    x_BLD = checkpoint(block, *inputs, use_reentrant=False)
+                else:
+                    x_BLD = block(*inputs)
+        with self.graph_of(len(self.layers) + 1):
+            normed: Tensor = self.final_norm(x_BLD)
         return normed
 
     def compile_blocks(self, mode: str = "default") -> None:
@@ -366,5 +372,7 @@ class Encoder(nn.Module):
             known_PD = position.weight.detach()[:num_trained]
             weight_PD = extend_positions(known_PD, max_positions, method=method)
             num_positions, width = weight_PD.shape
-            self.embeddings.position = nn.Embedding(num_positions, width, _weight=weight_PD)
+            self.embeddings.position = nn.Embedding(
+                num_positions, width, _weight=weight_PD, _freeze=self.num_frozen > 0
+            )
         self.config = dataclasses.replace(self.config, max_positions=max_positions)

@@ -126,12 +126,21 @@ def assert_same_story(run: Path, other: Path) -> None:
 
 
 def write_bundle(
-    folder: Path, tokenizer_json: Path, *, metadata: dict[str, Any] | None = None
+    folder: Path,
+    tokenizer_json: Path,
+    *,
+    metadata: dict[str, Any] | None = None,
+    num_layers: int = 1,
 ) -> Path:
     """Write a tiny PoNet of the toy vocabulary as a bundle and return its folder."""
     torch.manual_seed(0)
     config = PoNetConfig.preset(
-        "nano", vocab_size=len(VOCAB), num_layers=1, hidden_size=32, ffn_size=64, max_positions=24
+        "nano",
+        vocab_size=len(VOCAB),
+        num_layers=num_layers,
+        hidden_size=32,
+        ffn_size=64,
+        max_positions=24,
     )
     model = PretrainingModel(config)
     return save_bundle(folder, model, tokenizer_json=tokenizer_json, metadata=metadata)

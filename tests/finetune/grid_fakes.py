@@ -33,6 +33,7 @@ SETTINGS = {
     "languages": "",
     "decoder": "independent",
     "thresholds": "one",
+    "freeze": 0,
 }
 TITLES = {
     "cola": ("CoLA", ["matthews"]),

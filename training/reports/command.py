@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.files import write_atomic, write_json
 from training.command_line import parse_options
+from training.run_config import check_numbers
 
 if TYPE_CHECKING:  # commands say what is wrong with their options at once
     from training.reports.finetuning import GridReport
@@ -42,6 +43,12 @@ class PretrainingOptions:
     baseline: str = ""
     """The configuration that differences are taken from: its name in the table, or one of its runs;
     empty: the first."""
+    loss: float = 0.0
+    """Validation loss of masked words, in nats, until which steps, tokens and seconds are shown, >
+    0; 0: the worst last one of the finished runs, which all these reach."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ">= 0", "loss", group="--")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         baseline=choose_baseline(study, options.baseline),
         problems=problems,
         out=out,
+        loss=options.loss,
     )
     write_files(report, out)
     if report.columns:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from training.command_line import parse_options
 from training.metrics_file import series
+from training.reports.measures import LOSS
 from training.reports.page import NOTHING, render
+from training.reports.reach import common_loss, compared_rows
 from training.reports.runs import SPEED_METRIC, TASK_METRIC, Run, read_run
 from training.reports.study import NOT_STATED, shown
+from training.run_config import check_numbers
 
 _NUM_SHOWN_STEPS = 8
 _RESULTS = ("val/", "test/", "baseline/", "test_baseline/")
@@ -24,8 +27,12 @@ class CompareOptions:
 
     runs: tuple[Path, ...]
     """Folders of two runs, A and B."""
+    loss: float = 0.0
+    """Validation loss of masked words, in nats, until which steps, tokens and seconds are shown, >
+    0; 0: the worse last one, which both reach."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, ">= 0", "loss", group="--")
         if len(self.runs) != 2:
             raise ValueError(
                 f"compare takes the folders of two runs, A and B; {len(self.runs)} given"
@@ -42,11 +49,16 @@ def run_compare(arguments: Sequence[str]) -> None:
     options = parse_options(
         CompareOptions, arguments, program=program, positional="runs", repeated=("runs",)
     )
-    print(compare(*map(read_run, options.runs)))
+    print(compare(*map(read_run, options.runs), loss=options.loss))
 
 
-def compare(*runs: Run) -> str:
-    """All that is printed of two runs."""
+def compare(*runs: Run, loss: float = 0.0) -> str:
+    """All that is printed of two runs.
+
+    Args:
+        runs: Both.
+        loss: See `CompareOptions`.
+    """
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     settings = [[key, *(shown(run.settings.get(key, NOT_STATED)) for run in runs)] for key in keys]
     logged = [{name for row in run.rows for name in row} for run in runs]
@@ -61,6 +73,8 @@ def compare(*runs: Run) -> str:
         settings=[row for row in settings if row[1] != row[2]],
         curves={name: _points(runs, name) for name in shared},
         results={title: [run.last(metric) for run in runs] for title, metric in metrics.items()},
+        reach=compared_rows(runs, common_loss(runs, loss)),
+        unlike=LOSS.unlike(runs),
         told=_told,
         some=_some,
         number=lambda value: NOTHING if value is None else f"{value:,.4f}",

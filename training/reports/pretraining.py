@@ -15,8 +15,9 @@ from urllib.parse import quote
 from data_prep.command import counted
 from training.reports.curves import curve_panels, parallel_panel
 from training.reports.figures import Column, Panel, dot_panels
-from training.reports.measures import SPEED, Logged
+from training.reports.measures import LOSS, SPEED, Logged
 from training.reports.page import NOTHING, Cell, Form, Rows, listed, pairs, render
+from training.reports.reach import common_loss, reach_rows, reached_by
 from training.reports.runs import Run
 from training.reports.study import NOT_STATED, Configuration, Study, measured
 from training.run_config import CONFIG_FILE
@@ -36,6 +37,16 @@ class StudyReport:
     baseline: Configuration
     problems: Mapping[str, str]
     out: Path
+    loss: float = 0.0
+    """Validation loss in nats until which it is said what was spent; 0: the worst last one."""
+
+    @cached_property
+    def reach_loss(self) -> float | None:
+        """That loss; None: there is nothing to compare."""
+        runs = self.study.runs
+        if len(self.study.configurations) < 2 or not LOSS.is_one_question(runs):
+            return None
+        return common_loss([run for run in runs if run.is_finished] or runs, self.loss)
 
     @cached_property
     def columns(self) -> list[Column[Logged]]:
@@ -104,6 +115,20 @@ class StudyReport:
         rows = self._rows(lambda found: [_difference(c, found, base) for c in self.columns])
         del rows[self.study.configurations.index(base)]
         return [[f"Minus {base.label}", *heads], *rows]
+
+    def reach(self) -> Rows:
+        """What every configuration spent until that loss."""
+        if self.reach_loss is None:
+            return []
+        return reach_rows(self.study, self.baseline, self.reach_loss)
+
+    def _reached(self) -> dict[str, Any]:
+        """The same of every run, by its folder."""
+        loss = self.reach_loss
+        spent = (
+            {} if loss is None else {str(r.folder): reached_by(r, loss) for r in self.study.runs}
+        )
+        return {"loss": loss, "spent": spent}
 
     def settings(self) -> Rows:
         """What the configurations differ in, setting by setting."""
@@ -183,6 +208,7 @@ class StudyReport:
             },
             "results": results,
             "differences": differences,
+            "reached": self._reached(),
             "problems": dict(self.problems),
         }
 

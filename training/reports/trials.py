@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.command import counted
 from training.configuration import changed_inputs
 from training.reports.alike import differences, facts_of
 from training.result import BASELINE, read_result
@@ -249,6 +250,14 @@ def may_be_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 _ALWAYS = ("lr", "batch_size")
 """Settings that stand beside every number, searched or not."""
+
+
+def _frozen_words(value: Any) -> str:
+    if not isinstance(value, str):
+        value = f"embeddings, {counted(value, 'block(s)')}" if value else "nothing"
+    return f"{value} frozen"
+
+
 _WORDS: dict[str, Callable[[Any], str]] = {
     "lr": lambda value: f"lr {value:g}",
     "batch_size": lambda value: f"batch {value}",
@@ -260,7 +269,10 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "dropout_prob": lambda value: f"dropout {value if isinstance(value, str) else f'{value:g}'}",
     "gradient_clip": lambda value: f"clip {value:g}" if value else "no clip",
     "class_weights": lambda value: f"class weights {value}",
+    "freeze": _frozen_words,
 }
+_UNSAID = {"freeze": 0}
+"""Values that go without saying where all trials have them."""
 
 
 def searched_names(trials: Sequence[Fit]) -> list[str]:
@@ -281,5 +293,6 @@ def _words(name: str, value: Any) -> str:
 
 def shared_text(trials: Sequence[Fit]) -> str:
     """The settings all trials of a task have in common, but those that tables name elsewhere."""
-    searched = searched_names(trials)
-    return setting_text(dict(trials[0].setting), [n for n in _WORDS if n not in searched])
+    searched, setting = searched_names(trials), dict(trials[0].setting)
+    names = [name for name in _WORDS if name not in searched and setting[name] != _UNSAID.get(name)]
+    return setting_text(setting, names)
