@@ -361,7 +361,7 @@ class PretrainDataModule(SharedFiles):
             raise ValueError(
                 f"the checkpoint cannot be resumed with these data settings: {differing}. Use the "
                 "saved values, or a new --run.name without --resume: --model.start_from CHECKPOINT "
-                "begins it with these weights, optimiser and schedule anew."
+                "begins it with these weights, --model.keep_optimizer true with their optimiser."
             )
         self._dataset(TRAIN_SPLIT).remember_sizes(list(state_dict["plan_sizes"]))
         self._plan_counts = dict(state_dict["plan_counts"])

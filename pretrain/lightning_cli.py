@@ -148,7 +148,8 @@ class PretrainCLI(RunCLI):
     def _settle_start(self, config: Any) -> None:
         """Read the weights that a fit begins with, and find out which encoder it trains."""
         if self.resumed_from is None and config.model.start_from:
-            self.weights = given_weights(config.model.start_from)
+            keeps = config.model.keep_optimizer
+            self.weights = given_weights(config.model.start_from, keep_optimizer=keeps)
         settle_encoder(config, weights=self.weights, checkpoint=self.resumed_from)
 
     def instantiate_classes(self) -> None:
@@ -157,6 +158,7 @@ class PretrainCLI(RunCLI):
         if self.weights is not None:
             trains = self.subcommand == "fit"
             begin(self.model, self.weights, self.datamodule.tokenizer_path, trains=trains, say=tell)
+            self.weights = None  # as large as the model, with an optimiser three times that
 
     def _choose_checkpoint(self, config: Any) -> None:
         again = "the same command" + " without --run.overwrite" * self.run.overwrite
@@ -181,7 +183,8 @@ class PretrainCLI(RunCLI):
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             own.append(SLURMEnvironment(auto_requeue=False))  # ours handles the signals
         config["plugins"] = [*listed(config.get("plugins")), *own]
-        same = SameBeginning(self.config[self.subcommand].ckpt_path)
+        begun_with = self.weights.checkpoint if self.weights is not None else None
+        same = SameBeginning(self.config[self.subcommand].ckpt_path or begun_with)
         callbacks = [same, *self._callbacks(config)]
         show = config.get("enable_progress_bar") is not False
         return [*callbacks, RunProgressBar("pretrain")] if show else callbacks

@@ -21,10 +21,18 @@ from ponet.encoders.backbone import PositionMethod
 from ponet.flops import training_flops
 from pretrain.batches import encoder_batch
 from pretrain.objectives import HIDDEN_SHARE, OBJECTIVES, ObjectiveName
-from pretrain.run_config import STARTED_KEY, NewWords, check_encoder, check_strategy, identity_in
+from pretrain.run_config import (
+    KEPT_KEY,
+    STARTED_KEY,
+    NewWords,
+    check_encoder,
+    check_strategy,
+    identity_in,
+)
 from pretrain.sums import LossSums, loss_sums, means, sum_dtype
 from training.checkpoints.resume import ConfiguredModule
 from training.interruption import say
+from training.moments import States, content_with
 from training.optim import PretrainOptimizer, apply_settings, scheduled_optimizer, stepper_of
 from training.ranks import full_tensor
 from training.run_config import CONFIG_KEY
@@ -49,8 +57,11 @@ class PretrainModule(ConfiguredModule):
         objective: What is learnt: `mlm`, `mlm_nsp` (BERT) or `mlm_sso` (StructBERT, PoNet).
         optimizer: AdamW, Muon beside it if asked for, and their schedule.
         start_from: Weights to begin with: folder of a bundle or of a run, a checkpoint, the
-            released PoNet, a BERT or FNet of transformers; empty: fresh ones. Optimiser and step
-            begin anew. A run that goes on no longer needs them.
+            released PoNet, a BERT or FNet of transformers; empty: fresh ones. Step, schedule, data
+            and optimiser begin anew. A run that goes on no longer needs them.
+        keep_optimizer: Take over from the checkpoint of start_from, or the newest one of that run,
+            what its optimiser remembers of every weight (AdamW's moments and step counts, Muon's
+            momentum), so that no new warm-up is needed. Rates and decay are this run's.
         new_positions: How a position table is made longer for data.max_len: its rows repeated
             (tile), or stretched (interpolate).
         new_words: Rows of words that the weights do not know: the mean of the pieces they were
@@ -77,6 +88,7 @@ class PretrainModule(ConfiguredModule):
         optimizer: PretrainOptimizer = PretrainOptimizer(),  # noqa: B008 (frozen)
         *,
         start_from: str = "",
+        keep_optimizer: bool = False,
         new_positions: PositionMethod = "tile",
         new_words: NewWords = "pieces",
         compile: bool = False,
@@ -95,6 +107,11 @@ class PretrainModule(ConfiguredModule):
             )
         if not 0 <= pair_loss_weight < math.inf:
             raise ValueError(f"model.pair_loss_weight is {pair_loss_weight}; it must be 0 or more")
+        if keep_optimizer and not start_from:
+            raise ValueError(
+                "model.keep_optimizer is true, but the run begins with fresh weights; give "
+                "--model.start_from CHECKPOINT, or leave it out"
+            )
         self.encoder_config = encoder
         self.objective = OBJECTIVES[objective]
         self.optimizer_config = optimizer
@@ -108,7 +125,9 @@ class PretrainModule(ConfiguredModule):
         self.resolved_config: dict[str, Any] = {}
         self.stored_config: dict[str, Any] = {}
         self.start_from, self.new_positions, self.new_words = start_from, new_positions, new_words
+        self.keep_optimizer = keep_optimizer
         self.started_from: dict[str, Any] = {}
+        self.given_states: States = {}
         self.grad_norm: Tensor | None = None
         self._checkpoint_step: int | None = None
         self._eval_sums = torch.zeros(len(LossSums._fields))
@@ -121,7 +140,8 @@ class PretrainModule(ConfiguredModule):
             datamodule.follow_encoder(self.encoder_config)
         if stage != "fit":
             return
-        check_strategy(self.trainer.strategy, self.optimizer_config)
+        is_given = bool(self.given_states)
+        check_strategy(self.trainer.strategy, self.optimizer_config, is_given=is_given)
         if datamodule is not None and not self.model.encoder.keeps_texts_apart:
             if datamodule.join_texts:
                 reason = f"in this {self.encoder_config.kind} texts of one row would see each other"
@@ -280,6 +300,8 @@ class PretrainModule(ConfiguredModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             stored = {"start_from": self.started_from.get("source", ""), **stored}
             own["start_from"] = self.start_from
+            stored = {"keep_optimizer": self.started_from.get(KEPT_KEY, False), **stored}
+            own["keep_optimizer"] = self.keep_optimizer
             if states := checkpoint.get("optimizer_states"):
                 stored["matrices"], own["matrices"] = (
                     stepper_of(states),
@@ -298,6 +320,13 @@ class PretrainModule(ConfiguredModule):
 
     def _identity(self) -> dict[str, Any]:
         return {"objective": self.objective.name, **self.encoder_config.to_dict()}
+
+    def on_fit_start(self) -> None:
+        """Give a fresh optimiser what that of the given weights remembers."""
+        if self.given_states:
+            content = content_with(self.given_states, self.trainer.optimizers[0], self.model)
+            self.trainer.strategy.load_optimizer_state_dict({"optimizer_states": [content]})
+            self.given_states = {}
 
     def on_train_start(self) -> None:
         """After a resume, let the command line decide the optimiser's settings."""

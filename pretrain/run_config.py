@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from pretrain.objectives import ObjectiveName, objective_named
@@ -66,6 +67,8 @@ class RunConfig(run_config.RunConfig):
 NewWords = Literal["pieces", "normal"]
 STARTED_KEY = "started_from"
 """Where a checkpoint keeps what its run began with: source, digest and metadata of the weights."""
+KEPT_KEY = "kept_optimizer"
+"""What stands there as true where the optimiser of the weights was kept as well."""
 MOST_UNUSED = 128
 """Vocabulary entries beyond the tokenizer's that may be there to round the number up."""
 # A value of the trainer's that is given and would do nothing, or break the run: what to do instead.
@@ -191,8 +194,19 @@ def check_callbacks(callbacks: Sequence[Any], names: Sequence[str]) -> None:
     check_monitors(callbacks, names)
 
 
-def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
-    """Refuse Lightning's own sharded strategies, and Muon where a device has parts of matrices."""
+def check_strategy(
+    strategy: Any, optimizer: "PretrainOptimizer", *, is_given: bool = False
+) -> None:
+    """Refuse the strategies that this run cannot have.
+
+    They are Lightning's own sharded ones, those that give a device parts of matrices, for Muon, and
+    ZeRO for an optimiser that begins with what another one remembers.
+
+    Args:
+        strategy: Of the trainer.
+        optimizer: Its settings.
+        is_given: Whether it begins so.
+    """
     if isinstance(strategy, CUTTING) and not isinstance(strategy, RunStrategy):
         raise ValueError(
             f"trainer.strategy is Lightning's own {type(strategy).__name__}, under which gradients "
@@ -204,6 +218,11 @@ def check_strategy(strategy: Any, optimizer: "PretrainOptimizer") -> None:
             "model.optimizer.matrices is muon, which needs whole matrices, and "
             f"{type(strategy).__name__} cuts them into a part for each device; use "
             "configs/strategy/ddp.yaml, or --model.optimizer.matrices adamw"
+        )
+    if is_given and isinstance(strategy, DeepSpeedStrategy):
+        raise ValueError(
+            "model.keep_optimizer is true, but ZeRO takes over no optimiser of another run; use "
+            "configs/strategy/ddp.yaml or fsdp.yaml, or leave model.keep_optimizer out"
         )
 
 

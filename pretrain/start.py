@@ -4,6 +4,7 @@ Invariant: the weights decide the encoder; a run that goes on needs them no more
 """
 
 import importlib
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from typing import Any
 from jsonargparse import Namespace, dict_to_namespace, namespace_to_dict
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from data_prep.command import counted
 from data_prep.manifest import MANIFEST_NAME, Manifest, file_sha256
 from ponet import EncoderConfig, load_bundle
 from ponet.bundle import bundle_folder
@@ -20,45 +22,81 @@ from ponet.bundle_import import CHECKPOINT_SUFFIX, import_bundle
 from ponet.foreign import run_encoder
 from ponet.weight_files import CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME, read_json
 from pretrain.module import PretrainModule
-from pretrain.run_config import MOST_UNUSED
+from pretrain.run_config import KEPT_KEY, MOST_UNUSED
 from pretrain.takeover import GivenWeights, take_over
 from training.checkpoints.storage import is_sharded, load_checkpoint, newest_valid
 from training.interruption import say as say_aloud
+from training.moments import kept_optimizer
 from training.run_config import CHECKPOINT_FOLDER, CONFIG_KEY
 
 _FREE = ("dropout_prob", "ffn_dropout_prob", "attention_dropout_prob", "kernels")
 """Fields of an encoder that change no weight: one that is given beside the weights decides them."""
 
 
-def given_weights(source: str) -> GivenWeights:
+def given_weights(source: str, *, keep_optimizer: bool = False) -> GivenWeights:
     """Return the weights that a path or a Hub id leads to.
 
     Args:
         source: Folder of a bundle; of a run, which may not have ended; a checkpoint of a run; or
             what `python -m ponet import` takes: the released PoNet, BERT and FNet in the layout of
             transformers.
+        keep_optimizer: Read what the optimiser remembers as well. A run then means its newest
+            checkpoint, also where it has a bundle.
 
     Raises:
-        ValueError: Nothing of that kind is there, it is not wholly understood, or has no tokenizer.
+        ValueError: Nothing of that kind is there, it is not wholly understood, or has no tokenizer;
+            or it has no optimiser to keep.
     """
     path = Path(source).expanduser()
     folder = bundle_folder(path)
-    checkpoints = path / CHECKPOINT_FOLDER
-    if (folder / CONFIG_NAME).is_file() and "encoder" in read_json(folder / CONFIG_NAME):
+    is_bundle = (folder / CONFIG_NAME).is_file() and "encoder" in read_json(folder / CONFIG_NAME)
+    if is_bundle and not keep_optimizer:
         return _of_bundle(source, folder)
+    checkpoints = path / CHECKPOINT_FOLDER
     if checkpoints.is_dir():
         found = newest_valid(checkpoints, warn=say_aloud)
         if found is None:
-            raise ValueError(f"{source} is a run without a bundle and without a checkpoint")
+            lacks = "a checkpoint" if is_bundle else "a bundle and without a checkpoint"
+            raise ValueError(f"{source} is a run without {lacks}")
         path = found.path
+    if keep_optimizer:
+        _check_source(source, path)
+    is_checkpoint = path.suffix == CHECKPOINT_SUFFIX
+    if is_checkpoint:  # of this moment: a run at work gives the link another target
+        path = Path(os.path.realpath(path))
     with tempfile.TemporaryDirectory(prefix="ponet-start-") as staging:
         bundle = Path(staging) / "bundle"
         name = str(path) if path.exists() else source  # of the Hub
-        if path.suffix == CHECKPOINT_SUFFIX:
+        if is_checkpoint:
             import_bundle(name, bundle)
         else:
             import_bundle(name, bundle, add_missing_heads=True)
-        return _of_bundle(source, bundle)
+        weights = _of_bundle(source, bundle)
+    if is_checkpoint:
+        weights = replace(weights, checkpoint=path)
+    return _with_optimizer(weights, path) if keep_optimizer else weights
+
+
+def _check_source(source: str, path: Path) -> None:
+    """Refuse to keep an optimiser where there is none, or one that is in parts."""
+    if path.suffix != CHECKPOINT_SUFFIX or not path.exists():
+        raise ValueError(
+            f"{source} is neither a run with checkpoints nor one of them, so it has no optimiser "
+            "for model.keep_optimizer to keep; give one of these as --model.start_from, or leave "
+            "model.keep_optimizer out"
+        )
+    if is_sharded(path):
+        raise ValueError(
+            f"{path} was saved by ZeRO, with an optimiser in parts; put them together, and begin "
+            f"with what that writes: ponet-pretrain export {path} --checkpoint "
+            f"FILE{CHECKPOINT_SUFFIX}"
+        )
+
+
+def _with_optimizer(weights: GivenWeights, path: Path) -> GivenWeights:
+    layers, content = weights.model.encoder.layers, load_checkpoint(path)
+    optimizer = kept_optimizer(content, weights.model, layers=layers, where=path)
+    return replace(weights, optimizer=optimizer, lineage={**weights.lineage, KEPT_KEY: True})
 
 
 def _of_bundle(source: str, folder: Path) -> GivenWeights:
@@ -212,8 +250,16 @@ def begin(
         say: Called with every line that the user should know.
 
     Raises:
-        ValueError: An evaluation would score fresh values.
+        ValueError: An evaluation would score fresh values; or the optimiser to be kept has stepped
+            the matrices by other rules.
     """
+    kept, own = weights.optimizer, module.optimizer_config.matrices
+    if kept is not None and kept.matrices != own:
+        raise ValueError(
+            f"model.optimizer.matrices is {own}, but the optimiser of {weights.source}, which "
+            f"model.keep_optimizer keeps, has stepped the matrices by {kept.matrices}; give "
+            f"--model.optimizer.matrices {kept.matrices}, or leave model.keep_optimizer out"
+        )
     found = take_over(
         module.model,
         weights,
@@ -226,8 +272,10 @@ def begin(
             f"{weights.source} cannot be evaluated like that: {'; '.join(found.new)}. Give the "
             "shards and the --model.objective that fit it (mlm needs no pair head)"
         )
-    module.started_from = weights.lineage
-    say(f"the weights are those of {weights.source}")
+    module.started_from, module.given_states = weights.lineage, found.states
+    say(f"the weights are those of {weights.checkpoint or weights.source}")
+    if kept is not None:
+        say(f"  and what its optimiser remembers after {counted(kept.steps, 'step(s)')}")
     for line in (*found.new, *found.left_out):
         say(f"  {line}")
 

@@ -19,6 +19,7 @@ from ponet.bundle import bundle_folder
 from ponet.encoders.backbone import PositionMethod, extend_positions
 from ponet.weight_files import TOKENIZER_NAME
 from pretrain.run_config import NewWords
+from training.moments import KeptOptimizer, States
 
 _WORD, _BIAS = "encoder.embeddings.word.weight", "mlm_head.bias"
 _OUTPUT = "mlm_head.weight"
@@ -40,6 +41,10 @@ class GivenWeights:
     """Content of its tokenizer.json."""
     lineage: dict[str, Any]
     """`source`, `weights_sha256` and the `metadata` of its bundle, that of its own start in it."""
+    checkpoint: Path | None = None
+    """What they were read from, if that is a checkpoint."""
+    optimizer: KeptOptimizer | None = None
+    """What its optimiser remembers, if that was asked for."""
 
     @property
     def advice(self) -> str:
@@ -113,13 +118,69 @@ def _new_rows(table: Tensor, weights: GivenWeights, tokens: Mapping[int, str]) -
     return found
 
 
+class _Growth(NamedTuple):
+    """How the tables of given weights get the rows of a model that knows more."""
+
+    weights: GivenWeights
+    by_word: frozenset[str]
+    """Names of the tables that have a row for every word."""
+    rows: Tensor
+    """For every word of the model its row in the weights, -1 for a new one."""
+    words: Mapping[int, str]
+    """New words whose rows begin as the mean of those of their pieces."""
+    num_positions: int
+    method: PositionMethod
+
+    def grown(self, values: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values with all the rows of the model.
+
+        Args:
+            values: By the names of the weights: these themselves, or a moment of each.
+            fresh: Of the tables by word: whole ones, for the rows that no old one leads to.
+        """
+        found, kept = dict(values), self.rows != _NEW
+        for name in self.by_word & values.keys():
+            table = fresh[name].clone()
+            table[kept] = values[name][self.rows[kept]]
+            for number, row in _new_rows(values[name], self.weights, self.words).items():
+                table[number] = row
+            found[name] = table
+        if _POSITION in found and len(found[_POSITION]) < self.num_positions:
+            table = found[_POSITION]
+            found[_POSITION] = extend_positions(table, self.num_positions, method=self.method)
+        return found
+
+    def grown_states(self, states: States) -> States:
+        """Return what an optimiser remembers of tables, with all the rows of the model.
+
+        A moment follows the rows of its weights. Of a row that no old one leads to, the first
+        moment is 0, and the second the mean over all rows: at 0, with the step count of the whole
+        table, its first steps would be several times as long as those of other rows.
+        """
+        found = {name: dict(state) for name, state in states.items()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            values = {name: state[moment] for name, state in states.items() if moment in state}
+            means = {name: values[name].mean(0) for name in self.by_word & values.keys()}
+            fresh = {
+                name: (mean if moment == "exp_avg_sq" else torch.zeros_like(mean)).expand(
+                    len(self.rows), *mean.shape
+                )
+                for name, mean in means.items()
+            }
+            for name, value in self.grown(values, fresh).items():
+                found[name][moment] = value
+        return found
+
+
 class TakenOver(NamedTuple):
-    """What did not go over from weights to a model, in words."""
+    """What did not go over from weights to a model, in words, and what their optimiser kept."""
 
     new: list[str]
     """Words, positions and heads that the weights lack."""
     left_out: list[str]
     """Heads that the objective has no use for."""
+    states: States
+    """Of the weights that went over, with the rows that these have now."""
 
 
 def take_over(
@@ -146,32 +207,35 @@ def take_over(
         language models", 2021; here of the word's own pieces.
     """
     fresh, size = target.state_dict(), target.config.vocab_size
-    state = dict(weights.model.state_dict())
+    given = dict(weights.model.state_dict())
     untrained = set(weights.lineage["metadata"].get("untrained") or ())
-    state = {name: value for name, value in state.items() if name not in untrained}
+    given = {name: value for name, value in given.items() if name not in untrained}
     rows = torch.tensor(matched_rows(weights, tokenizer_json, vocab_size=size))
     notes = []
     ids = read_vocab(tokenizer_json).items()
     words = dict(sorted((number, word) for word, number in ids if rows[number] == _NEW))
-    table_name = _OUTPUT if target.config.projection else _WORD
-    for name in {table_name, _BIAS} & state.keys():
-        table, kept = fresh[name].clone(), rows != _NEW
-        table[kept] = state[name][rows[kept]]
-        if new_words == "pieces":
-            for number, row in _new_rows(state[name], weights, words).items():
-                table[number] = row
-        state[name] = table
+    growth = _Growth(
+        weights=weights,
+        by_word=frozenset({_OUTPUT if target.config.projection else _WORD, _BIAS}),
+        rows=rows,
+        words=words if new_words == "pieces" else {},
+        num_positions=len(fresh.get(_POSITION, ())),
+        method=new_positions,
+    )
+    state = growth.grown(given, fresh)
     if words:
         notes.append(f"{len(words):,} new words ({new_words}): {_some(list(words.values()))}")
-    if _POSITION in state and len(state[_POSITION]) < (length := len(fresh[_POSITION])):
-        notes.append(f"positions {len(state[_POSITION])} -> {length} ({new_positions})")
-        state[_POSITION] = extend_positions(state[_POSITION], length, method=new_positions)
+    if _POSITION in given and len(given[_POSITION]) < len(state[_POSITION]):
+        length = len(state[_POSITION])
+        notes.append(f"positions {len(given[_POSITION])} -> {length} ({new_positions})")
     fitting = {n: v for n, v in state.items() if n in fresh and v.shape == fresh[n].shape}
     new, left = (_parts_of(names) for names in (fresh.keys() - fitting, state.keys() - fitting))
     assert set(new) <= set(_HEADS), new  # the encoders are the same
     target.load_state_dict({**fresh, **fitting})
     notes += [f"fresh values: {_some(new)}"] if new else []
-    return TakenOver(notes, [f"left out: {_some(left)}"] if left else [])
+    kept = weights.optimizer.states if weights.optimizer else {}
+    states = growth.grown_states({n: state for n, state in kept.items() if n in fitting})
+    return TakenOver(notes, [f"left out: {_some(left)}"] if left else [], states)
 
 
 def _parts_of(names: Iterable[str]) -> list[str]:

@@ -142,6 +142,21 @@ def test_a_zero_folder_becomes_an_ordinary_checkpoint_that_any_number_of_devices
 
 
 @needs_deepspeed
+def test_a_branch_keeps_the_optimiser_of_a_zero_folder_by_way_of_an_ordinary_checkpoint(
+    runs: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole.ckpt"
+    folder = runs / "deepspeed_zero2" / SECOND
+    assert main(["export", str(folder), "--checkpoint", str(whole)]) == 0
+    monkeypatch.setattr("pretrain.lightning_cli.skipped_windows", lambda folder: (0, 1))
+    given = [*options(tiny_shards, tmp_path, "branch", steps=2), "--model.start_from", str(whole)]
+    given += ["--model.keep_optimizer", "true", "--model.optimizer.warmup_steps", "0"]
+    assert main(["fit", *given]) == 0
+    found = series(read_metrics(tmp_path / "branch" / "metrics.jsonl"), "train/loss")[1]
+    assert found == pytest.approx(losses(runs / "ddp")[2:], abs=1e-5)
+
+
+@needs_deepspeed
 @pytest.mark.parametrize("name", ["deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero2-bf16"])
 def test_the_bundle_of_a_zero_folder_is_the_bundle_of_its_run(
     name: str, runs: Path, tmp_path: Path
