@@ -1,6 +1,7 @@
 """The commands: help, what is refused, scoring a finished run, and many runs in one process."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -201,6 +202,7 @@ def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in TASKS)
     assert "8,551 / 1,043 / 1,063" in printed and "leaky" in printed
+    assert re.search(r"\nmtop +15,667 / 2,235 / 4,386 +frame_em ", printed)  # as all, a metric
     assert "\nimdb: 10% of the training rows are validation" in printed
     assert "\nhyperpartisan: all rows together" in printed and "are cut into 5 folds" in printed
 
