@@ -214,3 +214,7 @@ def test_every_option_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert ("--max_len" if command == "predict" else "--model.encoder") in printed
+    if command != "predict":
+        assert ("\nTrain on a task" if command == "fit" else "\nScore a run's") in printed
+        assert ("--max_time" in printed) == (command == "fit")
+        assert "--trainer.max_time" not in printed and "--verbose" not in printed
