@@ -146,6 +146,7 @@ def test_help_explains_every_setting(capsys):
         (["--help"], "`ponet-data` is the same command"),
         (["inspect", "--help"], "\nShow what a shard folder holds"),
         (["build", "--help"], "pip install -c constraints.txt ray"),
+        (["build", "--help"], "skip what is damaged and count it. One of error, skip."),
     ],
 )
 def test_help_says_what_a_command_does_and_how_it_ends(arguments, said, capsys):

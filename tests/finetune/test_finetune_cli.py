@@ -207,6 +207,16 @@ def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nhyperpartisan: all rows together" in printed and "are cut into 5 folds" in printed
 
 
+def test_help_of_flat_commands_names_the_choices_and_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["baseline", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "One of classification, regression, multilabel, tags, sentences." in printed
+    assert "--config YAML file" in printed
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_every_option_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
