@@ -27,6 +27,16 @@ examples:
       --ray-address auto --source.path my_texts/ --output data/my_texts
   python -m data_prep inspect data/my_texts
   python -m data_prep verify data/my_texts
+
+`ponet-data` is the same command. A build that was stopped goes on when it is started again.
+
+exit codes:
+    0  done
+    1  verify: a file is not as the manifest says
+    2  a mistake in the options, files or data, or a file that cannot be written
+  130  Ctrl-C
+  141  nobody reads the output any more
+  143  SIGTERM
 """
 
 
@@ -73,8 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="data_prep", description="Text to token shards.", epilog=_EXAMPLES, **exact
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    what = "make a shard folder, or go on with one that was stopped"
     build = commands.add_parser(
-        "build", help="make a shard folder", epilog=settings_help(), **exact
+        "build", help=what, description=f"{what}.".capitalize(), epilog=settings_help(), **exact
     )
     build.add_argument(
         "--config",
@@ -88,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("local", "ray"),
         default="local",
         help="run tasks in processes of this machine, or as tasks of Ray (pip install "
-        "'ponet[ray]'); the result is the same bytes (default local)",
+        "-c constraints.txt ray); the result is the same bytes (default local)",
     )
     build.add_argument(
         "--ray-address",
@@ -97,10 +108,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="HOST:PORT of a running Ray cluster, or auto for the one this machine belongs to; "
         "left out: Ray is started on this machine alone",
     )
-    look = commands.add_parser("inspect", help="show what a shard folder holds")
+    what = "show what a shard folder holds: counts, lengths, duplicates, order, samples"
+    look = commands.add_parser("inspect", help=what, description=f"{what}.".capitalize())
     look.add_argument("folder", help="a folder made by build")
-    look.add_argument("--samples", type=int, default=5, help="number of decoded samples")
-    check = commands.add_parser("verify", help="hash every file again; exit code 1 if one changed")
+    look.add_argument(
+        "--samples", type=int, default=5, help="number of decoded samples (default 5)"
+    )
+    what = "hash every file again; exit code 1 if one changed"
+    check = commands.add_parser("verify", help=what, description=f"{what}.".capitalize())
     check.add_argument("folder", help="a folder made by build")
     return parser
 

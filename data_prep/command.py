@@ -128,7 +128,7 @@ def check_keys(text: str) -> None:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """Return the text under every field of a config class."""
+    """Return the text under every field of a config class, and the values of a closed choice."""
     found: dict[str, str] = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         name = ""
@@ -139,7 +139,17 @@ def field_help(cls: type) -> dict[str, str]:
             elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 found[name] = " ".join(str(node.value.value).split())
                 name = ""
+    for name, kind in typing.get_type_hints(cls).items():
+        if name in found and len(choices := _choices(kind)) > 1:
+            found[name] += f" One of {', '.join(map(str, choices))}."
     return found
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a Literal, also inside of a tuple; none of any other type."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    return sum(map(_choices, typing.get_args(kind)), ())
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

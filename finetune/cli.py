@@ -59,7 +59,8 @@ def print_tasks(options: Sequence[str]) -> None:
         rows = " / ".join(f"{spec.sizes.get(s, 0):,}" for s in ("train", "validation", "test"))
         sources = [spec.hub.id] if spec.hub else []
         sources += ["--data.folder"] if spec.read_folder else []
-        lines.append((name, rows, " + ".join(spec.score), spec.segments, ", ".join(sources)))
+        score = " + ".join(spec.score) or "frame_em"  # of tagged texts it follows from the data
+        lines.append((name, rows, score, spec.segments, ", ".join(sources)))
         if spec.carve_validation:
             notes.append(f"{name}: {spec.carve_validation:.0%} of the training rows are validation")
         if spec.num_folds:
@@ -70,4 +71,5 @@ def print_tasks(options: Sequence[str]) -> None:
     for line in lines:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
     print("\nown: your own files, see --data.train, --data.validation, --data.test")
+    print("frame_em: a text counts where every tag and its label are right")
     print("\n".join(notes))

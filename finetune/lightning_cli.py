@@ -131,6 +131,12 @@ class FinetuneCLI(RunCLI):
     """What begins a run in its folder."""
     description = "Fine-tune a text encoder."
     decided_by = DECIDED_BY
+    does = {
+        "fit": "Train on a task, keep the best epoch, and score the test split once.",
+        "validate": "Score a run's classifier on its validation rows.",
+        "test": "Score a run's classifier on its test rows, where their labels are public.",
+    }
+    unused = dict.fromkeys(EVALUATIONS, ("max_time", "model.optimizer", "verbose"))
     own_defaults = {
         "max_epochs": 4,
         "gradient_clip_val": 1.0,

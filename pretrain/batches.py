@@ -167,7 +167,7 @@ class PretrainDataset(Dataset[Batch]):
             `eval_examples`: how many were looked at;
             `unigram_accuracy`: share of masked tokens that are the train split's most frequent one;
             `unigram_loss`: cross-entropy in nats under the train split's counts plus one each;
-            of needles both under their answers, which are equally likely;
+            of needles both of a guess among their answers, which are equally likely;
             with a pair task also `pair_chance` (1 / classes) and `pair_majority` (share of the most
             frequent class). nan where there is nothing to score.
         """
@@ -193,6 +193,8 @@ class PretrainDataset(Dataset[Batch]):
             "unigram_accuracy": hits / tokens if tokens else float("nan"),
             "unigram_loss": loss / tokens if tokens else float("nan"),
         }
+        if self._needles is not None and tokens:
+            scores["unigram_accuracy"] = 1.0 / len(self._needles.answers)
         if classes:
             scores["pair_chance"] = 1.0 / classes
             scores["pair_majority"] = float(pairs.max() / max(1, pairs.sum()))

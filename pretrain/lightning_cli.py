@@ -79,6 +79,18 @@ DECIDED_BY = {
     "trainer.default_root_dir": "run.root",
     "trainer.max_time": "max_time",
 }
+DOES = {
+    "fit": "Pretrain an encoder, or go on where the run was stopped.",
+    "validate": "Score masked words and pairs on fixed validation examples.",
+    "test": "Score masked words and pairs on the whole validation split.",
+    "predict": "Write what a model says at every masked position to the folder of --run.name.",
+}
+EVALUATIONS = ("validate", "test", "predict")
+OF_A_RUN = ("max_time", "resume", "checkpoints", "preemption", "guards")
+OF_A_FIT = (
+    *(*OF_A_RUN, "model.optimizer"),
+    *("weights_only", "verbose", "return_predictions"),  # Lightning's, without effect here
+)
 
 
 class Parser(RunParser):
@@ -98,6 +110,12 @@ class PretrainCLI(RunCLI):
     run_parser = Parser
     description = "Pretrain a text encoder."
     decided_by = DECIDED_BY
+    does = DOES
+    unused = {"fit": ("ckpt_path", "weights_only"), **dict.fromkeys(EVALUATIONS, OF_A_FIT)}
+    means = {
+        "ckpt_path": "What is evaluated: a bundle, a run that has one, or a checkpoint; left out: "
+        "the newest valid checkpoint of --run.name."
+    }
     noise = (
         ".*is smaller than the logging interval.*",  # of a short epoch; steps are counted
         "Be aware that when using `ckpt_path`",  # an evaluation has no use for a fit's callbacks

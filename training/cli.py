@@ -31,6 +31,7 @@ from training.command_line import listed, reject_decided_values, seed_number
 from training.interruption import RunInterrupted, StopRequest, parse_duration, say
 from training.metrics_file import append_metrics, read_metrics
 from training.parsing import (
+    OwnHelp,
     ShortErrors,
     only_allowed_modules,
     readable_arguments,
@@ -134,7 +135,7 @@ class RunConfigFile(SaveConfigCallback):
         self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
-class RunCLI(LightningCLI):
+class RunCLI(OwnHelp, LightningCLI):
     """The subcommands of a run around one module and one data module.
 
     Args:

@@ -276,6 +276,7 @@ def _file_values(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
 def _help(config_class: type[Any], program: str, positional: str) -> str:
     lines = [f"usage: {program} {positional.upper()} [options]".replace("  ", " "), ""]
     lines += [inspect.getdoc(config_class) or "", ""]
+    lines += [] if positional else ["  --config", "      YAML file with any of these options."]
     for name, item, text in _options(config_class):
         is_required = item.default is MISSING and item.default_factory is MISSING
         is_empty = item.default in (MISSING, "", (), Path())

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from data_prep.command import EXIT_INTERRUPT, EXIT_MISTAKE, EXIT_PIPE
+from data_prep.stopping import EXIT_SIGTERM
 
 EXIT_STORAGE = 74
 EXIT_STOPPED = 75
@@ -32,9 +33,11 @@ EXIT_CODES = {
     EXIT_STORAGE: "a checkpoint or other file could not be written; earlier checkpoints are intact",
     EXIT_STOPPED: "stopped by a signal or the time budget, with a checkpoint: run it again",
     EXIT_WATCHDOG: "a rank or a data worker made no progress and was ended",
-    EXIT_GUARD: "a loss or gradient was not finite, or the loss jumped; no such state is saved",
+    EXIT_GUARD: "a loss, gradient or weight was not finite, or the loss jumped; no such state is "
+    "saved",
     EXIT_INTERRUPT: "stopped by Ctrl-C: once with a checkpoint, twice at once",
     EXIT_PIPE: "nobody reads the output any more, as before `head`",
+    EXIT_SIGTERM: "SIGTERM to a command that trains nothing",
 }
 """Every exit code of `ponet-pretrain` with its meaning."""
 

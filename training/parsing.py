@@ -13,10 +13,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jsonargparse
 import yaml
@@ -76,6 +76,37 @@ class ShortErrors:
                 cfg.pop(key, None)
         text: str = super().dump(cfg, **kwargs)  # type: ignore[misc]
         return text
+
+
+class OwnHelp:
+    """For a LightningCLI: the `--help` of a command says what holds here, and no more.
+
+    Lightning's words are about its Trainer, not about a run: where an option is refused because
+    another one decides it, or a command has no use for it, they would be wrong.
+    """
+
+    decided_by: ClassVar[Mapping[str, str]]
+    does: ClassVar[Mapping[str, str]] = {}
+    """Subcommand -> what it does, the first line of its help."""
+    unused: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Subcommand -> options, and groups of them, that it takes and has no use for: not shown."""
+    means: ClassVar[Mapping[str, str]] = {}
+    """Option that Lightning adds -> what it means here."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
+        kwargs["description"] = self.does[subcommand]
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)  # type: ignore[misc]
+        refused = [name for name in self.decided_by if name.startswith("trainer.")]
+        unused = (*refused, *self.unused.get(subcommand, ()))
+        for action in parser._actions:
+            if any(f"{action.dest}.".startswith(f"{name}.") for name in unused):
+                action.help = argparse.SUPPRESS
+            elif action.dest in self.means:
+                action.help = self.means[action.dest]
+        for group in parser._action_groups:
+            if any(action.dest in self.means for action in group._group_actions):
+                group.title = self.does[subcommand].rstrip(".")
+        return parser
 
 
 def shortened(message: str) -> str:

@@ -47,7 +47,8 @@ def inspect_task(
 
     `splits` has, for each one: `num_rows` that are used of `num_rows_whole`; `labels` -> rows in
     the order of the classes, or label -> sentences with their number as `num_sentences`, or
-    `target_mean` and `target_std` of scores; `lengths` in tokens
+    `target_mean` and `target_std` of scores; of tagged texts also `num_words` and how many of them
+    have a tag other than O, `num_tagged_words`; `lengths` in tokens
     before the cut, where it was encoded; `repairs`. `overlaps` counts rows by "test in train" and
     so on, all rows, also where only a subset is used. `majority` is what always giving train's most
     frequent label (or mean), the `majority_answer`, scores on each evaluated split; `best_constant`
@@ -107,6 +108,9 @@ def _inspect_split(
         "lengths": None if texts is None else _lengths_of(texts),
         "repairs": dict(split.repairs),
     }
+    if spec.is_tagging and not spec.labels_sentences:
+        tags = [tag for row in split.rows if row.tagged for tag in row.tagged.tags or ()]
+        found |= {"num_words": len(tags), "num_tagged_words": len(tags) - tags.count("O")}
     if split.rows[0].target is None:
         return found
     if spec.labels_sentences:

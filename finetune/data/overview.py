@@ -40,6 +40,11 @@ def _split_text(split: Mapping[str, Any]) -> str:
     num_rows, num_whole, labels = split["num_rows"], split["num_rows_whole"], split["labels"]
     rows = counted(num_rows, "row(s)")
     rows = f"{num_rows:,} of {num_whole:,} rows" if num_rows < num_whole else rows
+    if num_words := split.get("num_words"):
+        share = split["num_tagged_words"] / num_words
+        rows += f"; {counted(num_words, 'word(s)')}, {share:.1%} with a tag other than O"
+        if not labels:
+            return rows
     if split["target_mean"] is not None:
         found = f"score {split['target_mean']:.3f} ± {split['target_std']:.3f}"
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.command import CommandParser
+from data_prep.command import CommandParser, counted
 from ponet.batch import EncoderBatch
 from ponet.bundle import Model, bundle_folder, read_config, read_model
 from ponet.config import PoNetConfig, PoolingConfig
@@ -200,7 +200,7 @@ def _revisions(options: argparse.Namespace) -> None:
         return model_card(trained.converted.model, trained.metadata, has_tokenizer=True, **named)
 
     rows = export_revisions(run, options.output, card=card)
-    print(f"{options.output}: {len(rows)} revisions, listed in {LIST_NAME}")
+    print(f"{options.output}: {counted(len(rows), 'revision(s)')}, listed in {LIST_NAME}")
     if not options.push:
         return
     names, private = [row["revision"] for row in rows], not options.public

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from data_prep.files import write_atomic
-from pretrain.lightning_cli import PretrainCLI
+from pretrain.lightning_cli import OF_A_RUN, PretrainCLI
 from pretrain.run_config import RunConfig
 from pretrain.tuning.batch_size import BatchSizeSearch, find_batch_size
 from pretrain.tuning.lr import LrSearch, find_lr
@@ -49,6 +49,8 @@ class TuneCLI(PretrainCLI):
     """`tune lr`: parses what `fit` parses, then searches."""
 
     kind = "lr"
+    does = {"fit": "Find a learning rate, or a micro-batch size, for a fit with these options."}
+    unused = {"fit": (*OF_A_RUN, "ckpt_path", "weights_only")}
     search_class: ClassVar[type] = LrSearch
     """The finder's own options; `output` is one of them."""
     find: ClassVar[Callable[[Any], None]] = find_lr

@@ -137,3 +137,19 @@ def test_help_explains_every_setting(capsys):
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert "--tokenizer.vocab_size (default 30522)" in text and "special tokens included" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "  143  SIGTERM"),
+        (["--help"], "`ponet-data` is the same command"),
+        (["inspect", "--help"], "\nShow what a shard folder holds"),
+        (["build", "--help"], "pip install -c constraints.txt ray"),
+        (["build", "--help"], "skip what is damaged and count it. One of error, skip."),
+    ],
+)
+def test_help_says_what_a_command_does_and_how_it_ends(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert " ".join(said.split()) in " ".join(capsys.readouterr().out.split())

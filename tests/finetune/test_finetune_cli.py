@@ -1,6 +1,7 @@
 """The commands: help, what is refused, scoring a finished run, and many runs in one process."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -201,8 +202,19 @@ def test_the_known_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in TASKS)
     assert "8,551 / 1,043 / 1,063" in printed and "leaky" in printed
+    assert re.search(r"\nmtop +15,667 / 2,235 / 4,386 +frame_em ", printed)  # as all, a metric
     assert "\nimdb: 10% of the training rows are validation" in printed
     assert "\nhyperpartisan: all rows together" in printed and "are cut into 5 folds" in printed
+
+
+def test_help_of_flat_commands_names_the_choices_and_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["baseline", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "One of classification, regression, multilabel, tags, sentences." in printed
+    assert "--config YAML file" in printed
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -212,3 +224,7 @@ def test_every_option_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert ("--max_len" if command == "predict" else "--model.encoder") in printed
+    if command != "predict":
+        assert ("\nTrain on a task" if command == "fit" else "\nScore a run's") in printed
+        assert ("--max_time" in printed) == (command == "fit")
+        assert "--trainer.max_time" not in printed and "--verbose" not in printed

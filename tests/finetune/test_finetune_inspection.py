@@ -17,6 +17,7 @@ from finetune.data.inspection import (
     unlike_published,
 )
 from finetune.data.overview import overview_lines
+from finetune.tasks.registry import OwnFiles, load_task
 from finetune.tasks.spec import LoadedTask, Row, SplitRows, TaskSpec
 
 NFD = unicodedata.normalize("NFD", "schön")
@@ -211,6 +212,19 @@ def test_a_regression_guesses_the_mean_and_shows_the_scores() -> None:
     assert "score 2.500 ± 1.500" in text
     assert "test        1 row; unlabelled texts" in text
     assert "OVERLAP     1 of 1 test in validation" in text
+
+
+@pytest.mark.parametrize(
+    ("label", "end"), [("", ""), (', "label": "alarm"', "; alarm 100.0%")], ids=["tags", "both"]
+)
+def test_of_tagged_texts_words_and_tags_are_counted(tmp_path, label: str, end: str) -> None:
+    row = f'{{"words": ["wake", "me", "now"], "tags": ["O", "O", "B-time"]{label}}}\n'
+    path = tmp_path / "train.jsonl"
+    path.write_text(row * 2, encoding="utf-8")
+    own = OwnFiles(train=str(path), validation=str(path), kind="tags")
+    found = inspect_task(load_task("own", own=own), {}, max_len=24)
+    expected = f"train       2 rows; 6 words, 33.3% with a tag other than O{end}"
+    assert expected in overview_lines(found)
 
 
 def test_without_overlap_it_says_so_and_a_warning_is_shown() -> None:

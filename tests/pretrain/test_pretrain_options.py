@@ -163,3 +163,26 @@ def test_the_loss_that_is_written_is_the_one_that_is_made_small(
         for row in found:
             parts = row[f"{stage}/mlm_loss"] + 3 * row[f"{stage}/pair_loss"]
             assert row[f"{stage}/loss"] == pytest.approx(parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "shown", "hidden"),
+    [
+        ("fit", "Pretrain an encoder, or go on", "--resume", "--ckpt_path"),
+        ("validate", "Score masked words and pairs", "the newest valid checkpoint", "--resume"),
+        ("test", "Score masked words and pairs", "--ckpt_path", "--guards"),
+        ("predict", "Write what a model says", "--ckpt_path", "--return_predictions"),
+        ("tune lr", "", "--min_lr", "--resume"),
+    ],
+    ids=lambda value: value.split()[0] if value else "",
+)
+def test_help_shows_what_a_command_does_and_takes(
+    words: str, first: str, shown: str, hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), "--help"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0 and f"\n{first}" in printed
+    assert shown in " ".join(printed.split()) and hidden not in printed
+    for decided in ("accumulate_grad_batches", "max_time", "val_check_interval"):
+        assert f"--trainer.{decided}" not in printed  # refused, because another option decides it

@@ -1,6 +1,7 @@
 """Durations, signal names and exit codes: what a user may write, and what a mistake says."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -66,6 +67,12 @@ def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     for code, meaning in EXIT_CODES.items():
         assert f"{code:3d}  {meaning}" in printed
+
+
+def test_the_page_of_guarantees_lists_the_same_exit_codes() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "guarantees.md"
+    listed = re.findall(r"^\| (\d+) \| ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [int(code) for code in listed] == list(EXIT_CODES)
 
 
 class Numbers(Dataset[int]):
