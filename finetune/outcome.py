@@ -98,7 +98,7 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
     return {
         "lr": optimizer.lr,
         "batch_size": datamodule.global_batch_size,
-        "epochs": trainer.max_epochs,
+        "epochs": planned_epochs(trainer),
         "max_len": datamodule.max_len,
         "seed": seed,
         "fold": datamodule.fold,
@@ -122,6 +122,15 @@ def _settings(trainer: "Trainer", module: "FinetuneModule", seed: int) -> dict[s
     }
 
 
+def planned_epochs(trainer: "Trainer") -> float:
+    """Return the epochs that a fit was to have: a share where it ends by steps before."""
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    steps, epochs = trainer.max_steps, trainer.max_epochs or 0
+    if steps > 0 and not 0 < per_epoch * epochs <= steps:
+        return round(steps / per_epoch, 2)
+    return epochs
+
+
 def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Return what is printed at the end of a fit."""
     settings, encoder, data = result["settings"], result["encoder"], result["data"]
@@ -129,7 +138,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     start += f" with model.freeze {settings['freeze']}" if settings["freeze"] else ""
     constants = constants_of(result)
     epochs, last = settings["epochs"], result["total_steps"]
-    by_epochs = isinstance(epochs, int) and epochs > 0  # a fit by steps has a share, or -1
+    by_epochs = isinstance(epochs, int)  # a fit by steps has a share of them
     of_all = f" of {epochs}" if by_epochs else f", step {result['best_step']}"
     found = {f"epoch {result['best_epoch']}{of_all}": result["evaluation"], **constants}
     unit, lines = "sentence(s)" if result["kind"] == "sentences" else "row(s)", [""]

@@ -324,6 +324,7 @@ def test_every_fit_ends_in_a_validation_of_its_last_step(
     assert result["total_steps"] == steps and result["best_step"] in validated
     per_epoch = 3 if "limit" in options[0] else 10
     assert result["best_epoch"] == -(-result["best_step"] // per_epoch)
+    assert result["settings"]["epochs"] == pytest.approx(steps / per_epoch)
     assert (tmp_path / "x" / "classifier" / "model.safetensors").is_file()
 
 

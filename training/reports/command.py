@@ -56,7 +56,7 @@ class FinetuningOptions:
     """Make the table of one or more grids: one HTML page, Markdown, CSV, JSON and a figure."""
 
     folders: tuple[Path, ...]
-    """The --output folders of `grid`."""
+    """The --output folders of `grid`, or other folders with runs and baselines that have ended."""
     output: Path = Path()
     """Folder to write; left out: <first>/report."""
     published: bool = True
@@ -135,7 +135,8 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
         save_png(report.curves, out / CURVES_FIGURE)
     print(text)
     figures = f"{FIGURE}, {CURVES_FIGURE}" if report.curves else FIGURE
-    print(f"written to {out}: {TABLE}, {CSV} (one line per trial), {JSON}, {figures}, {PAGE}")
+    table = f"{TABLE}, {CSV} (one line per trial and split), {JSON}"
+    print(f"written to {out}: {table}, {figures}, {PAGE}")
 
 
 def write_files(report: "StudyReport | GridReport", folder: Path) -> str:
