@@ -18,6 +18,7 @@ from training.reports.figures import (
     SOFT,
     Panel,
     colour_of,
+    readable,
     save_png,
     tidy,
     wrapped,
@@ -119,7 +120,7 @@ def mark_level(axis: Any, level: float, text: str) -> None:
     axis.axhline(level, color=GREY, ls="--", lw=1)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2)}
     place |= {"textcoords": "offset points", "ha": "right"}
-    axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place)
+    axis.annotate(text, (1, level), fontsize=8, color=SOFT, **place, **readable())
 
 
 def finish_steps(axis: Any, also: str = "") -> None:

@@ -185,7 +185,7 @@ def _draw_dots(
         if cell and cell.estimate:
             _draw_row(axis, place, cell, measure, least_n=least_n)
         else:
-            faint = {"fontsize": 8, "color": GREY, "va": "center"}
+            faint: dict[str, Any] = {"fontsize": 8, "color": GREY, "va": "center", **readable()}
             axis.text(0.02, place, "no value", transform=axis.get_yaxis_transform(), **faint)
     for model, value in measure.published.items():
         axis.plot([value], [-1], **_published_style(models.index(model)))
@@ -222,9 +222,14 @@ def _published_style(number: int) -> dict[str, Any]:
     return {"marker": marker, "mfc": "none", "mec": "#000000", "ms": 5, "ls": "", "zorder": 4}
 
 
-def _draw_row(axis: Any, place: int, cell: Result, measure: Measure, *, least_n: int) -> None:
+def readable() -> dict[str, Any]:
+    """How a text stands over lines: white around it."""
     from matplotlib.patheffects import withStroke
 
+    return {"zorder": 6, "path_effects": [withStroke(linewidth=2, foreground="white")]}
+
+
+def _draw_row(axis: Any, place: int, cell: Result, measure: Measure, *, least_n: int) -> None:
     summary, factor, colour = cell.estimate, measure.shown_factor, colour_of(place)
     assert summary is not None
     mean, num_lost = factor * summary.mean, cell.num_not_finite + cell.num_diverged
@@ -244,9 +249,8 @@ def _draw_row(axis: Any, place: int, cell: Result, measure: Measure, *, least_n:
         ha="center",
         fontsize=8,
         color=colour,
-        zorder=6,
         annotation_clip=True,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
+        **readable(),
     )
 
 
