@@ -263,7 +263,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "batch_size": lambda value: f"batch {value}",
     "epochs": lambda value: "1 epoch" if value == 1 else f"{value} epochs",
     "max_len": lambda value: f"length {value:,}",
-    "warmup_share": lambda value: f"warm-up {100 * value:g} %" if value else "no warm-up",
+    "warmup_share": lambda value: f"warm-up {100 * value:.3g} %" if value else "no warm-up",
     "schedule": lambda value: f"{value} schedule",
     "weight_decay": lambda value: f"weight decay {value:g}" if value else "no weight decay",
     "dropout_prob": lambda value: f"dropout {value if isinstance(value, str) else f'{value:g}'}",
