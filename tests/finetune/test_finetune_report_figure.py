@@ -108,6 +108,8 @@ def test_learning_curves_are_the_mean_and_the_band_of_the_seeds_behind_a_number(
 
 def test_without_kept_validations_there_are_no_learning_curves(tmp_path: Path) -> None:
     write(tmp_path, make_result())
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/curves.png").write_bytes(b"of an earlier report")
     run_finetuning_report([str(tmp_path)])
     assert not (tmp_path / "report/curves.png").exists()
     assert "Learning curves" not in (tmp_path / "report/index.html").read_text()

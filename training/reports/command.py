@@ -15,6 +15,7 @@ from training.command_line import parse_options
 from training.run_config import check_numbers
 
 if TYPE_CHECKING:  # commands say what is wrong with their options at once
+    from training.reports.figures import Panel
     from training.reports.finetuning import GridReport
     from training.reports.pretraining import StudyReport
 
@@ -86,7 +87,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or no run at all; says what is wrong with each folder.
     """
     options = parse_pretraining(arguments)
-    from training.reports.figures import save_dots, save_png
+    from training.reports.figures import save_dots
     from training.reports.pretraining import StudyReport
     from training.reports.runs import find_runs
     from training.reports.study import choose_baseline, make_study
@@ -108,8 +109,7 @@ def run_pretraining_report(arguments: Sequence[str]) -> None:
     write_files(report, out)
     if report.columns:
         save_dots(report.dots(report.columns), report.columns, out / FIGURE)
-    if report.curves:
-        save_png(report.curves, out / CURVES_FIGURE)
+    _save_curves(report.curves, out)
     for folder, reason in problems.items():
         print(f"left out: {folder}: {reason}")
     print(f"report: {out / PAGE}")
@@ -122,7 +122,7 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
         ValueError: A mistake in the options, or results that must not stand in one table.
     """
     options = parse_finetuning(arguments)
-    from training.reports.figures import save_dots, save_png
+    from training.reports.figures import save_dots
     from training.reports.finetuning import GridReport
     from training.reports.trials import find_trials
 
@@ -130,13 +130,20 @@ def run_finetuning_report(arguments: Sequence[str]) -> None:
     out = options.output if options.output != Path() else options.folders[0] / REPORT
     text = write_files(report, out)
     save_dots(report.dots(), report.columns, out / FIGURE)
-    (out / CURVES_FIGURE).unlink(missing_ok=True)  # of an earlier report
-    if report.curves:
-        save_png(report.curves, out / CURVES_FIGURE)
+    _save_curves(report.curves, out)
     print(text)
     figures = f"{FIGURE}, {CURVES_FIGURE}" if report.curves else FIGURE
     table = f"{TABLE}, {CSV} (one line per trial and split), {JSON}"
     print(f"written to {out}: {table}, {figures}, {PAGE}")
+
+
+def _save_curves(panels: "Sequence[Panel]", folder: Path) -> None:
+    """Write the figure of the curves, or remove that of an earlier report."""
+    from training.reports.figures import save_png
+
+    (folder / CURVES_FIGURE).unlink(missing_ok=True)
+    if panels:
+        save_png(panels, folder / CURVES_FIGURE)
 
 
 def write_files(report: "StudyReport | GridReport", folder: Path) -> str:
