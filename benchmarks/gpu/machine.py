@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.cells import Cell, Sizes
+from benchmarks.gpu.profiles import profiler
 from benchmarks.harness import Clock, Step, copying, first_calls, product, run_rounds, times
 from benchmarks.report import Row
 from benchmarks.rivals import CONFIG_CLASSES, flash_version
@@ -178,12 +179,9 @@ def attend(values: list[Tensor], backend: Any, mask: Tensor | None) -> None:
 
 def kernels_of(step: Step) -> list[str]:
     """Return operators and kernels that a step runs and that are attention by their names."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
+    with profiler() as taken:
         step()
-    names = dict.fromkeys(event.key for event in profile.key_averages())
+    names = dict.fromkeys(event.key for event in taken.key_averages())
     return [n[:120] for n in names if any(w in n.lower() for w in KERNEL_WORDS)][:12]
 
 

@@ -25,10 +25,10 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 """Beginnings of the names of what starts kernels."""
 
 
-def profiler(sizes: Sizes) -> torch.profiler.profile:
-    """Return a profiler of the device, or in a dry run of the processor."""
+def profiler() -> torch.profiler.profile:
+    """Return a profiler of the processor, and of the device where there is one."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if not sizes.is_dry:
+    if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     return torch.profiler.profile(activities=activities)
 
@@ -45,6 +45,15 @@ def is_kernel(event: Any) -> bool:
     return str(event.device_type).endswith("CUDA") and not named
 
 
+def longest(events: Sequence[Any], sizes: Sizes, *, steps: int = 1) -> list[Row]:
+    """Return the events that take the most time of a step, of the events of some steps."""
+    events = sorted(events, key=lambda event: -device_us(event, sizes))
+    return [
+        {"name": e.key[:120], "us": device_us(e, sizes) / steps, "calls": e.count}
+        for e in events[:MOST_KERNELS]
+    ]
+
+
 def encoder_kernels(sizes: Sizes, rival: Rival, num_tokens: int) -> list[Row]:
     """Return the kernels that take the most time of an encoder's step, all layers, no loss."""
     shape = (max(1, sizes.tokens // num_tokens), num_tokens)
@@ -52,13 +61,9 @@ def encoder_kernels(sizes: Sizes, rival: Rival, num_tokens: int) -> list[Row]:
     setting = Setting(part="model", mode="training", **form)
     step = Subject(rival, setting, [shape]).step(num_tokens)
     step()
-    with profiler(sizes) as taken:
+    with profiler() as taken:
         step()
-    events = sorted(taken.key_averages(), key=lambda event: -device_us(event, sizes))
-    return [
-        {"name": e.key[:120], "us": device_us(e, sizes), "calls": e.count}
-        for e in events[:MOST_KERNELS]
-    ]
+    return longest(taken.key_averages(), sizes)
 
 
 @dataclass
@@ -76,7 +81,7 @@ class Profiled(Callback):
         device = pl_module.device.type
         if trainer.global_step == self.warmup:
             wait(device)
-            self._taken, self._begin = profiler(self.sizes), time.perf_counter()
+            self._taken, self._begin = profiler(), time.perf_counter()
             self._taken.start()
         if trainer.global_step == self.warmup + self.steps:
             wait(device)
@@ -88,14 +93,10 @@ class Profiled(Callback):
         events = self._taken.key_averages()
         launches = sum(e.count for e in events if e.key.startswith(LAUNCHES))
         kernels = [e for e in events if self.sizes.is_dry or is_kernel(e)]
-        kernels.sort(key=lambda event: -device_us(event, self.sizes))
         total = sum(device_us(event, self.sizes) for event in kernels)
         each = {"profiled_s": seconds / self.steps, "launches": launches / self.steps}
         whole = {**each, "device_s": 1e-6 * total / self.steps}
-        return [whole] + [
-            {"name": e.key[:120], "us": device_us(e, self.sizes) / self.steps, "calls": e.count}
-            for e in kernels[:MOST_KERNELS]
-        ]
+        return [whole, *longest(kernels, self.sizes, steps=self.steps)]
 
 
 def step_kernels(

@@ -36,6 +36,17 @@ _ABSENT = -0.12
 _LABEL_LENGTH = 18
 
 
+def points_of(rows: Rows, metric: str, *, scale: float) -> Points:
+    """Values of a metric by optimiser step, times a scale; also those that are not finite."""
+    pairs = zip(*series(rows, metric), strict=True)
+    return {step: scale * value for step, value in pairs if step is not None}
+
+
+def finite_points(points: Points) -> Points:
+    """Those that can be drawn."""
+    return {step: value for step, value in points.items() if math.isfinite(value)}
+
+
 def curves_of(
     configuration: Configuration, metric: str, *, scale: float = 1.0
 ) -> tuple[list[Points], list[Points]]:
@@ -47,9 +58,8 @@ def curves_of(
     together: list[Points] = []
     strays: list[Points] = []
     for run in configuration.runs:
-        pairs = zip(*series(run.rows, metric), strict=True)
-        points = {step: scale * value for step, value in pairs if step is not None}
-        finite = {step: value for step, value in points.items() if math.isfinite(value)}
+        points = points_of(run.rows, metric, scale=scale)
+        finite = finite_points(points)
         is_whole = run.diverged_at is None and len(finite) == len(points)
         if finite:
             (together if is_whole and run in configuration.counted else strays).append(finite)

@@ -3,14 +3,20 @@
 Invariant: a run that diverged bends no mean; runs whose steps were not kept are left out.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from training.metrics_file import read_metrics, series
+from training.metrics_file import read_metrics
 from training.reports.choice import MISMATCHED, Entry, Task
-from training.reports.curves import Points, draw_main, finish_steps, mark_level
+from training.reports.curves import (
+    Points,
+    draw_main,
+    finish_steps,
+    finite_points,
+    mark_level,
+    points_of,
+)
 from training.reports.figures import Column, Panel
 from training.reports.trials import Fit
 from training.run_config import METRICS_FILE
@@ -46,9 +52,8 @@ def score_panels(columns: Sequence[Column[Task]], encoders: Sequence[str]) -> li
 def score_curve(run: Fit, task: Task) -> Points:
     """Return optimiser step -> finite validation score, as shown; none if it was not kept."""
     path = run.path / METRICS_FILE
-    steps, values = series(read_metrics(path), "val/score") if path.is_file() else ([], [])
-    points = {s: task.shown_factor * v for s, v in zip(steps, values, strict=True) if s is not None}
-    return {step: value for step, value in points.items() if math.isfinite(value)}
+    rows = read_metrics(path) if path.is_file() else []
+    return finite_points(points_of(rows, "val/score", scale=task.shown_factor))
 
 
 def _draw(
