@@ -105,8 +105,7 @@ def place_of(source: str | Path, line: int) -> str:
 
 def line_of(source: str | Path, line: int) -> str:
     """Return which row of a file it is: a Parquet file has no lines but rows."""
-    name = str(source).lower().removesuffix(".gz").removesuffix(".zst")
-    return f"{'row' if name.endswith(PARQUET) else 'line'} {line}"
+    return f"{'row' if named_ending(Path(source)) == PARQUET else 'line'} {line}"
 
 
 def reached(values: Mapping[str, Any], name: str, *, missing: Any = None) -> Any:
