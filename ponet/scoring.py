@@ -187,7 +187,7 @@ def _log_probs(
     x_BD = encoder(batch, places_BM).flatten(0, 1).to(bias_V.dtype)
     targets_B = torch.tensor([copy.target for copy in group]).to(x_BD.device, non_blocking=True)
     size = balanced_rows(len(x_BD), len(weight_VD), x_BD.device.type)
-    parts = zip(x_BD.split(size), targets_B.split(size), strict=True)
+    parts = zip(torch.split(x_BD, size), torch.split(targets_B, size), strict=True)
     return -torch.cat(
         [F.cross_entropy(model.mlm_head(x, weight_VD), y, reduction="none") for x, y in parts]
     )
