@@ -143,7 +143,7 @@ class Bundle:
         precision: "Precision" = "32",
         progress: "bool | Progress" = True,
     ) -> "list[TextScore]":
-        """Return the pseudo-log-likelihood of each text in nats, and its number of tokens.
+        """Return the pseudo-log-likelihood of each text in nats, and how many tokens it has.
 
         Every token of a text is hidden once and costs a row of the text's length, so a text of n
         tokens takes n times as long as in `encode`. [CLS] and [SEP] are not scored. A text longer

@@ -42,6 +42,8 @@ class TextScore(NamedTuple):
     """Pseudo-log-likelihood in nats: the sum over the tokens; 0 without one."""
     num_tokens: int
     """Tokens scored: all but [CLS] and [SEP]."""
+    num_unknown: int = 0
+    """Of these, [UNK]s. No head learns to guess them, so what they add says little."""
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
@@ -50,7 +52,7 @@ def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
     Raises:
         ValueError: If they have no token.
     """
-    sums = [(score.log_likelihood, score.num_tokens) for score in scores]
+    sums = [(score.log_likelihood, score.num_tokens) for score in scores]  # read once
     num_tokens = sum(count for _, count in sums)
     if not num_tokens:
         raise ValueError("no text has a token; a pseudo-perplexity is a mean over tokens")
@@ -117,7 +119,7 @@ def score(
     check_texts(texts)
     options.check_encoder(model.config)
     mask_id = form.token_id(MASK)
-    continues = form.continuations() if options.method == "word_l2r" else frozenset[int]()
+    continues = _continuations(form) if options.method == "word_l2r" else frozenset[int]()
     encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     progress = Progress(len(texts), told=SCORED) if progress is True else progress
     found: list[TextScore] = []
@@ -127,18 +129,26 @@ def score(
         windows, numbers = _distinct(rows)
         per_token = len(block) / max(1, sum(len(window.ids) - 2 for window in windows))
         copies = chain.from_iterable(_copies(row, continues) for row in longest_first(windows))
-        order, values = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        order, parts = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
         for group in groups_in_order(copies, num_tokens, is_exact=model.config.sees_padding):
-            values.append(_log_probs(model, encoder, group, mask_id))
+            parts.append(_log_probs(model, encoder, group, mask_id))
             order.append(torch.tensor([copy.window.text for copy in group]))
             if progress:
                 progress.add(len(group) * per_token)
         # Brought back together: a GPU would have to be waited for after every batch.
-        values_N = torch.cat([part.to(values[-1].device) for part in values]).cpu().double()
+        values_N = torch.cat([part.to(parts[-1].device) for part in parts]).cpu().double()
         sums_W = torch.zeros(len(windows), dtype=torch.float64)
         sums_W.index_add_(0, torch.cat(order), values_N)
-        found += _of_texts(rows, numbers, sums_W.tolist(), len(block))
+        values = [sums_W[number].item() for number in numbers]
+        found += _of_texts(rows, values, len(block), form.unknown_id())
     return found
+
+
+def _continuations(form: TextFormat) -> Set[int]:
+    try:
+        return form.continuations()
+    except ValueError as error:
+        raise ValueError(f"{error} method='original' needs no words.") from error
 
 
 def _distinct(rows: Sequence[Window]) -> tuple[list[Window], list[int]]:
@@ -150,13 +160,14 @@ def _distinct(rows: Sequence[Window]) -> tuple[list[Window], list[int]]:
 
 
 def _of_texts(
-    rows: Sequence[Window], numbers: Sequence[int], sums_W: Sequence[float], num_texts: int
+    rows: Sequence[Window], values: Sequence[float], num_texts: int, unknown_id: int | None
 ) -> list[TextScore]:
-    """Return the sums over the windows of each text."""
+    """Return the sums over the rows of each text."""
     found = [TextScore(0.0, 0)] * num_texts
-    for row, number in zip(rows, numbers, strict=True):
-        value, count = found[row.text]
-        found[row.text] = TextScore(value + sums_W[number], count + len(row.ids) - 2)
+    for row, value in zip(rows, values, strict=True):
+        total, count, num_unknown = found[row.text]
+        more = 0 if unknown_id is None else row.ids.count(unknown_id)
+        found[row.text] = TextScore(total + value, count + len(row.ids) - 2, num_unknown + more)
     return found
 
 

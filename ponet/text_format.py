@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from data_prep.config import SentencesConfig
-from data_prep.manifest import continuations
+from data_prep.manifest import SPECIAL_ROLES, continuations
 from data_prep.sentences import split_sentences
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
@@ -94,6 +94,11 @@ class TextFormat:
         """Return the token of an id; a number in <> where the tokenizer is the smaller one."""
         token: str | None = self._tokenizer.id_to_token(token_id)
         return f"<{token_id}>" if token is None else token
+
+    def unknown_id(self) -> int | None:
+        """Return the id of what stands for text that the tokenizer lacks, if it has one."""
+        numbers = map(self._tokenizer.token_to_id, SPECIAL_ROLES["unk_token"])
+        return next((number for number in numbers if number is not None), None)
 
     def continuations(self) -> set[int]:
         """Return the ids of the pieces that continue a word; see `data_prep.manifest`.

@@ -5,10 +5,10 @@ whole or not at all.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -166,14 +166,30 @@ class _Scorer:
             self._bundles.append(bundle)
         self.is_comparable = [digest == digests[0] for digest in digests]
         """Whether a bundle cuts texts into the same tokens as the first."""
+        self._num_tokens, self._num_unknown = [0] * len(digests), [0] * len(digests)
         num_scores = None if num_texts is None else num_texts * len(self._bundles)
         self._progress = Progress(num_scores, told=SCORED)
 
     def __call__(self, texts: Sequence[str]) -> "list[list[TextScore]]":
         """Return what each bundle gives to each text."""
-        return [
+        found = [
             bundle.score(texts, progress=self._progress, **self._form) for bundle in self._bundles
         ]
+        for number, scores in enumerate(found):
+            self._num_unknown[number] += sum(score.num_unknown for score in scores)
+            self._num_tokens[number] += sum(score.num_tokens for score in scores)
+        return found
+
+    def notes(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield what makes all these scores doubtful."""
+        counts = zip(names, self._num_unknown, self._num_tokens, strict=True)
+        for name, unknown, tokens in counts:
+            if unknown:
+                yield (
+                    f"{unknown:,} of {tokens:,} tokens are unknown to the tokenizer of {name} "
+                    "([UNK]), which its head has not learnt to guess: what they add to a score "
+                    "says little"
+                )
 
 
 def _score_texts(
@@ -199,8 +215,7 @@ def _score_texts(
     print("\n".join(text_table(lines, names)))
     if num_texts > num_scored:
         print(f"without a token, and left out: {counted(num_texts - num_scored, 'text(s)')}")
-    for note in _notes(scorer, names, scores):
-        print(f"NOTE: {note}")
+    _print_notes(chain(_notes(scorer, names, scores), scorer.notes(names)))
     own = {"num_texts": num_texts, "same_tokenizer": scorer.is_comparable}
     return _report(options, scorer.max_lens, names, lines, own, measure="nats_per_token")
 
@@ -242,6 +257,7 @@ def _score_pairs(
     num_pairs = counted(len(pairs), "minimal pair(s)")
     print(f"{num_pairs} of {options.input} ({options.method})")
     print("\n".join(pair_table(lines, names)))
+    _print_notes(scorer.notes(names))
     own = {"num_pairs": len(pairs)}
     return _report(options, scorer.max_lens, names, lines, own, measure="accuracy_percent")
 
@@ -266,6 +282,11 @@ def _judged(
             "bad": bad._asdict(),
             "outcome": outcome(good.log_likelihood, bad.log_likelihood),
         }
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"NOTE: {note}")
 
 
 def _write(rows: TextIO | None, row: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ import random
 
 import pytest
 import torch
-from ponet_bundles import TEXTS, VOCAB, make_model, write_tokenizer
+from ponet_bundles import SPECIAL, TEXTS, VOCAB, WORDS, make_model, write_tokenizer
+from tokenizers import Tokenizer, models
 
 from ponet import (
     BertConfig,
@@ -71,7 +72,7 @@ def test_every_token_is_hidden_alone_or_with_what_follows_of_its_word(
     bundle = make_bundle(tmp_path, config_class)
     found = bundle.score(MANY, method=method)
     close(found, [TextScore(*naive(bundle, text, method)) for text in MANY])
-    assert found[1] == (0.0, 0) and found[4].num_tokens > 24  # several windows
+    assert found[1] == (0.0, 0, 0) and found[4].num_tokens > 24  # several windows
 
 
 def test_methods_differ_where_a_word_has_several_pieces_and_only_there(bundle):
@@ -140,6 +141,11 @@ def test_bf16_keeps_about_two_digits(bundle):
         assert other.log_likelihood == pytest.approx(one.log_likelihood, rel=0.05, abs=0.1)
 
 
+def test_unknown_tokens_are_counted(bundle):
+    found = bundle.score(["the 北 rises 北北", "the sun"])
+    assert [(score.num_tokens, score.num_unknown) for score in found] == [(5, 3), (2, 0)]
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_numbers(tmp_path):
     bundle = make_bundle(tmp_path)
@@ -170,6 +176,18 @@ def test_a_pseudo_perplexity_is_over_the_tokens_of_all_texts():
 def test_wrong_options_are_named(bundle, texts, options, message):
     with pytest.raises(ValueError, match=message):
         bundle.score(texts, **options)
+
+
+def test_words_are_hidden_only_where_the_tokenizer_says_where_they_begin(tmp_path):
+    pieces = [(word, 0.0) for word in WORDS if not word.startswith("##")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=1))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(tmp_path / "unigram.json"))
+    made = save_bundle(tmp_path / "b", make_model(), tokenizer_json=tmp_path / "unigram.json")
+    bundle = load_bundle(made)
+    with pytest.raises(ValueError, match="says where a word begins.*method='original' needs no"):
+        bundle.score(["thesun"])
+    assert bundle.score(["thesun"], method="original")[0].num_tokens == 2
 
 
 def test_models_without_a_likelihood_are_refused(tmp_path):

@@ -23,7 +23,7 @@ from training.statistics import estimate, mean_of_means
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS,
          *(f"##{letter}" for letter in LETTERS), "the", "sun", "boats", "rise"]  # fmt: skip
-TEXTS = ["The sun rises.", "Boats rise. The sun!", "", "a zebra", "the sun and the boats rise"]
+TEXTS = ["The sun rises.", "Boats rise. The sun.", "", "a zebra", "the sun and the boats rise"]
 
 
 def write_bundle(
@@ -135,6 +135,17 @@ def test_lengths_have_a_line_each_and_tokens_of_others_are_not_compared(
     assert "ponet 24, other 12); give --max_len 12 to let all see" in printed
     assert score(runs[0], runs[2], *given, "--max_len", 12, "--method", "original") == 0
     assert "--max_len" not in capsys.readouterr().out
+
+
+def test_unknown_tokens_are_told(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(
+        tmp_path / "x.jsonl", [{"sentence_good": "a 北 b", "sentence_bad": "b 北 a c"}]
+    )
+    assert score(*runs[:2], "--input", source, "--rows", tmp_path / "rows.jsonl") == 0
+    assert "NOTE: 2 of 7 tokens are unknown to the tokenizer of bert" in capsys.readouterr().out
+    assert read_rows(tmp_path / "rows.jsonl")[0]["bad"]["num_unknown"] == 1
 
 
 def test_texts_are_read_from_stdin_for_several_bundles(
