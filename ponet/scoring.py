@@ -1,8 +1,8 @@
 """How likely a masked-LM head finds texts, without any training of it.
 
 B rows, D width, V vocabulary, W distinct windows. Invariant: what a text gets does not depend on
-the texts beside it, but for the rounding of floats; two texts of the same tokens that are given
-together get the same number, to the bit.
+the texts beside it, but for the rounding of floats; texts of the same tokens in one call get the
+same number, to the bit.
 """
 
 import math
@@ -32,6 +32,8 @@ from ponet.losses import balanced_rows
 from ponet.text_format import MASK, TextFormat, Window
 
 Method = Literal["word_l2r", "original"]
+_Key = tuple[tuple[int, ...], tuple[int, ...]]
+"""Tokens and segments of a row."""
 SCORED = "scored {done:,.0f}{of} texts, {rate:,.1f} texts/s"
 
 
@@ -122,11 +124,16 @@ def score(
     continues = _continuations(form) if options.method == "word_l2r" else frozenset[int]()
     encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     progress = Progress(len(texts), told=SCORED) if progress is True else progress
+    known: dict[_Key, float] = {}
     found: list[TextScore] = []
     for start in range(0, len(texts), BLOCK_TEXTS):
         block = texts[start : start + BLOCK_TEXTS]
         rows = form.windows(block, max_len=options.max_len)
-        windows, numbers = _distinct(rows)
+        keys: list[_Key] = [(tuple(row.ids), tuple(row.segments)) for row in rows]
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        windows = [
+            Window(number, list(ids), list(parts)) for number, (ids, parts) in enumerate(new)
+        ]
         per_token = len(block) / max(1, sum(len(window.ids) - 2 for window in windows))
         copies = chain.from_iterable(_copies(row, continues) for row in longest_first(windows))
         order, parts = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
@@ -139,7 +146,8 @@ def score(
         values_N = torch.cat([part.to(parts[-1].device) for part in parts]).cpu().double()
         sums_W = torch.zeros(len(windows), dtype=torch.float64)
         sums_W.index_add_(0, torch.cat(order), values_N)
-        values = [sums_W[number].item() for number in numbers]
+        known.update(zip(new, sums_W.tolist(), strict=True))
+        values = [known[key] for key in keys]
         found += _of_texts(rows, values, len(block), form.unknown_id())
     return found
 
@@ -149,14 +157,6 @@ def _continuations(form: TextFormat) -> Set[int]:
         return form.continuations()
     except ValueError as error:
         raise ValueError(f"{error} method='original' needs no words.") from error
-
-
-def _distinct(rows: Sequence[Window]) -> tuple[list[Window], list[int]]:
-    """Return each of some rows once, numbered, and the number of every row."""
-    known: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    numbers = [known.setdefault((tuple(row.ids), tuple(row.segments)), len(known)) for row in rows]
-    windows = [Window(number, list(ids), list(parts)) for (ids, parts), number in known.items()]
-    return windows, numbers
 
 
 def _of_texts(

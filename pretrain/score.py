@@ -5,10 +5,10 @@ whole or not at all.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -89,15 +89,16 @@ def run_score(arguments: Sequence[str]) -> None:
             "columns are --good and --bad"
         )
     score = _score_pairs if is_pairs else _score_texts
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # what was scored is written before a reader of the table may leave
         rows = None
         if options.rows != _NOWHERE:
             path = stack.enter_context(new_file(options.rows))
             rows = stack.enter_context(path.open("w", encoding="utf-8"))
-        report = score(options, names, rows)
+        report, printed = score(options, names, rows)
         if options.output != _NOWHERE:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, report)
+    print("\n".join(printed))
     for given in (options.output, options.rows):
         if given != _NOWHERE:
             print(f"written: {given}")
@@ -126,6 +127,12 @@ def _check_files(options: ScoreOptions) -> None:
         path: Path = getattr(options, name)
         if path != _NOWHERE:
             check_output(f"--{name}", path, options.input, endings=(ending,))
+            source = Path(options.input)
+            if source.is_dir() and path.absolute().parent == source.absolute():
+                raise ValueError(
+                    f"--{name} {path} is in the folder of the input, where it would be read as "
+                    "pairs the next time; choose another folder"
+                )
 
 
 class _Scorer:
@@ -186,16 +193,16 @@ class _Scorer:
         for name, unknown, tokens in counts:
             if unknown:
                 yield (
-                    f"{unknown:,} of {tokens:,} tokens are unknown to the tokenizer of {name} "
-                    "([UNK]), which its head has not learnt to guess: what they add to a score "
+                    f"NOTE: {unknown:,} of {tokens:,} tokens are unknown to the tokenizer of "
+                    f"{name} ([UNK]), which its head has not learnt to guess: what they add to a score "
                     "says little"
                 )
 
 
 def _score_texts(
     options: ScoreOptions, names: Sequence[str], rows: TextIO | None
-) -> dict[str, Any]:
-    """Score a file of texts, print the table, and return what --output says."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Score a file of texts; return what --output says, and what is printed."""
     from ponet.encode_files import TextFile
 
     texts = TextFile(options.input, field=options.field or None)
@@ -211,13 +218,14 @@ def _score_texts(
                 _write(rows, {"bundle": name, "row": number, **score._asdict()})
     lines = text_lines(scores, scorer.is_comparable)
     num_texts, num_scored = len(scores[0]), lines[-1].counts["texts"]
-    print(f"{counted(num_texts, 'text(s)')} of {options.input} ({options.method})")
-    print("\n".join(text_table(lines, names)))
+    printed = [f"{counted(num_texts, 'text(s)')} of {options.input} ({options.method})"]
+    printed += text_table(lines, names)
     if num_texts > num_scored:
-        print(f"without a token, and left out: {counted(num_texts - num_scored, 'text(s)')}")
-    _print_notes(chain(_notes(scorer, names, scores), scorer.notes(names)))
+        left = counted(num_texts - num_scored, "text(s)")
+        printed.append(f"without a token, and left out: {left}")
+    printed += [*_notes(scorer, names, scores), *scorer.notes(names)]
     own = {"num_texts": num_texts, "same_tokenizer": scorer.is_comparable}
-    return _report(options, scorer.max_lens, names, lines, own, measure="nats_per_token")
+    return _report(options, scorer, names, lines, own, measure="nats_per_token"), printed
 
 
 def _notes(
@@ -226,22 +234,22 @@ def _notes(
     """Yield what makes figures of texts unlike."""
     if not all(scorer.is_comparable):
         yield (
-            f"not all tokenizers are that of {names[0]}: their tokens are others, and a "
+            f"NOTE: not all tokenizers are that of {names[0]}: their tokens are others, and a "
             "pseudo-perplexity a token of one says nothing against that of another"
         )
     shortest, longest = min(scorer.max_lens), max(of.num_tokens for of in scores[0]) + 2
     if shortest < min(longest, max(scorer.max_lens)):
         lengths = ", ".join(map("{} {:,}".format, names, scorer.max_lens))
         yield (
-            f"longer texts are cut into windows of unlike lengths in tokens ({lengths}); give "
-            f"--max_len {shortest} to let all see as much of a text"
+            f"NOTE: longer texts are cut into windows of unlike lengths in tokens ({lengths}); "
+            f"give --max_len {shortest} to let all see as much of a text"
         )
 
 
 def _score_pairs(
     options: ScoreOptions, names: Sequence[str], rows: TextIO | None
-) -> dict[str, Any]:
-    """Score minimal pairs, print the table, and return what --output says."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Score minimal pairs; return what --output says, and what is printed."""
     pairs = read_pairs(options.input, options)
     scorer = _Scorer(options, 2 * len(pairs))
     outcomes: list[list[float]] = [[] for _ in names]
@@ -255,16 +263,15 @@ def _score_pairs(
                 _write(rows, row)
     lines = pair_lines(pairs, outcomes)
     num_pairs = counted(len(pairs), "minimal pair(s)")
-    print(f"{num_pairs} of {options.input} ({options.method})")
-    print("\n".join(pair_table(lines, names)))
-    _print_notes(scorer.notes(names))
+    printed = [f"{num_pairs} of {options.input} ({options.method})"]
+    printed += [*pair_table(lines, names), *scorer.notes(names)]
     own = {"num_pairs": len(pairs)}
-    return _report(options, scorer.max_lens, names, lines, own, measure="accuracy_percent")
+    return _report(options, scorer, names, lines, own, measure="accuracy_percent"), printed
 
 
 def _judged(
-    name: str, pairs: "Sequence[Pair]", scores: "Sequence[TextScore]"
-) -> "Iterator[dict[str, Any]]":
+    name: str, pairs: Sequence[Pair], scores: "Sequence[TextScore]"
+) -> Iterator[dict[str, Any]]:
     """Yield what is said of each pair; first come the scores of all right sentences."""
     for pair, good, bad in zip(pairs, scores[: len(pairs)], scores[len(pairs) :], strict=True):
         if not (good.num_tokens and bad.num_tokens):
@@ -277,16 +284,11 @@ def _judged(
             "file": pair.file,
             "line": pair.line,
             "paradigm": pair.paradigm,
-            **pair.groups,
+            "groups": pair.groups,
             "good": good._asdict(),
             "bad": bad._asdict(),
             "outcome": outcome(good.log_likelihood, bad.log_likelihood),
         }
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"NOTE: {note}")
 
 
 def _write(rows: TextIO | None, row: dict[str, Any]) -> None:
@@ -296,7 +298,7 @@ def _write(rows: TextIO | None, row: dict[str, Any]) -> None:
 
 def _report(
     options: ScoreOptions,
-    max_lens: Sequence[int],
+    scorer: _Scorer,
     names: Sequence[str],
     lines: Sequence[Line],
     own: dict[str, Any],
@@ -310,7 +312,7 @@ def _report(
         "precision": options.precision,
         "bundles": {
             name: {"folder": str(folder), "max_len": max_len}
-            for name, folder, max_len in zip(names, options.bundles, max_lens, strict=True)
+            for name, folder, max_len in zip(names, options.bundles, scorer.max_lens, strict=True)
         },
         **own,
         "lines": [as_json(line, names, measure=measure) for line in lines],

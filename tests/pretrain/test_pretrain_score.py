@@ -269,6 +269,10 @@ def test_mistakes_end_in_one_line_before_the_work(
         ([runs[0], "--input", tmp_path / "blank.txt"], "no text has a token"),
         ([runs[0], runs[0] + "/bundle", "--input", texts], "is given twice"),
         ([runs[0], "--input", texts, "--output", "x.csv"], "--output x.csv: the name must end in"),
+        (
+            [runs[0], "--input", folder, "--rows", folder / "swapped.jsonl"],
+            "would be read as pairs",
+        ),
         ([runs[0], "--input", texts, "--max_len", "25"], "ponet: max_len=25 given"),
         ([runs[0], "--input", texts, "--method", "x"], "must be one of word_l2r, original"),
         ([runs[0]], "needs --input VALUE"),
