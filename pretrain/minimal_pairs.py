@@ -53,15 +53,31 @@ class PairColumns:
 _USUAL = PairColumns()
 
 
-def holds_pairs(source: str, columns: PairColumns) -> bool:
-    """Return whether a source is a folder, or a table whose first row has a sentence of a pair."""
+def holds_pairs(source: str, columns: PairColumns, *, text: str) -> bool:
+    """Return whether a source is a folder, or a table whose first row has a sentence of a pair.
+
+    Args:
+        source: A folder, a table or another file, or what names none.
+        columns: Those of pairs.
+        text: Column of a table of texts.
+
+    Raises:
+        ValueError: The first row of a table has neither a sentence nor a text.
+    """
     path = Path(source)
     if path.is_dir() or (columns.good, columns.bad) != (_USUAL.good, _USUAL.bad):
         return True
     if not path.is_file() or not is_table(path):
         return False
-    _, row = next(read_table(path, is_own=True))
-    return columns.good in row or columns.bad in row
+    line, row = next(read_table(path, is_own=True))
+    is_pair = any(reached(row, name) is not None for name in (columns.good, columns.bad))
+    if not is_pair and reached(row, text) is None:
+        raise ValueError(
+            f"{place_of(path, line)}: has neither a text under {text!r} nor sentences under "
+            f"{columns.good!r} and {columns.bad!r}; it has {_columns(row)}. Name the column of the "
+            "text by --field, or those of the right and the wrong sentence by --good and --bad"
+        )
+    return is_pair
 
 
 def read_pairs(source: str, columns: PairColumns) -> list[Pair]:

@@ -80,9 +80,11 @@ def run_score(arguments: Sequence[str]) -> None:
     options = parse_options(
         ScoreOptions, arguments, program=PROGRAM, positional="bundles", repeated=("bundles",)
     )
+    from ponet.encode_files import DEFAULT_FIELD
+
     _check_files(options)
     names = bundle_names(options.bundles)
-    is_pairs = holds_pairs(options.input, options)
+    is_pairs = holds_pairs(options.input, options, text=options.field or DEFAULT_FIELD)
     if is_pairs and options.field:
         raise ValueError(
             f"--field {options.field} would do nothing: {options.input} holds minimal pairs, whose "

@@ -261,11 +261,17 @@ def test_mistakes_end_in_one_line_before_the_work(
     texts = tmp_path / "in.txt"
     texts.write_text("the sun\n")
     (tmp_path / "blank.txt").write_text("\n\n")
+    named = write_rows(tmp_path / "rows" / "named.jsonl", [{"right": "a", "wrong": "b"}])
     for arguments, message in [
         ([runs[0], "--input", folder], "bad.jsonl, line 1: is not UTF-8"),
         ([runs[0], "--input", folder.parent], f"there are some in {folder}"),
         ([runs[0], "--input", folder / "swapped.jsonl", "--field", "x"], "--field x would do noth"),
         ([runs[0], "--input", tmp_path / "no.txt"], "no.txt does not exist"),
+        (
+            [runs[0], "--input", named],
+            "line 1: has neither a text under 'text' nor sentences under",
+        ),
+        ([runs[0], "--input", named, "--good", "right"], "has no sentence under 'sentence_bad'"),
         ([runs[0], "--input", tmp_path / "blank.txt"], "no text has a token"),
         ([runs[0], runs[0] + "/bundle", "--input", texts], "is given twice"),
         ([runs[0], "--input", texts, "--output", "x.csv"], "--output x.csv: the name must end in"),
