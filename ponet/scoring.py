@@ -45,7 +45,7 @@ class TextScore(NamedTuple):
     num_tokens: int
     """Tokens scored: all but [CLS] and [SEP]."""
     num_unknown: int = 0
-    """Of these, [UNK]s. No head learns to guess them, so what they add says little."""
+    """Of these, [UNK]s. Pretraining here never asks for them, so what they add says little."""
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:

@@ -196,7 +196,7 @@ class _Scorer:
             if unknown:
                 yield (
                     f"NOTE: {unknown:,} of {tokens:,} tokens are unknown to the tokenizer of "
-                    f"{name} ([UNK]), which its head has not learnt to guess: what they add to a "
+                    f"{name} ([UNK]), which pretraining here never asks for: what they add to a "
                     "score says little"
                 )
 
