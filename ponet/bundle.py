@@ -32,6 +32,7 @@ from ponet.weight_files import (
 if TYPE_CHECKING:
     from ponet.frozen import Precision
     from ponet.inference import Guess, Pooling, Progress
+    from ponet.scoring import Method, TextScore
     from ponet.text_format import LongTexts, TextFormat
 
 Model = PretrainingModel | SequenceClassifier | Tagger
@@ -128,12 +129,65 @@ class Bundle:
         """
         from ponet.inference import default_max_len, fill
 
+        self._check_masked_head()
+        max_len = default_max_len(self.model, self.metadata)
+        return fill(self.model, text, self.text_format, max_len=max_len, top=top)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        *,
+        method: "Method" = "word_l2r",
+        batch_tokens: int | None = None,
+        max_len: int | None = None,
+        precision: "Precision" = "32",
+        progress: "bool | Progress" = True,
+    ) -> "list[TextScore]":
+        """Return the pseudo-log-likelihood of each text in nats, and how many tokens it has.
+
+        Every token of a text is hidden once and costs a row of the text's length, so a text of n
+        tokens takes n times as long as in `encode`. [CLS] and [SEP] are not scored. A text longer
+        than max_len is cut into windows, and each token is scored in its own. Likelihoods of models
+        with different tokenizers are of different tokens and cannot be compared with each other;
+        which of two texts is likelier can.
+
+        Args:
+            texts: Any number of texts; one without a token has a log-likelihood of 0.
+            method: What is hidden where a token is scored: "original", it alone; "word_l2r", the
+                pieces of its word to the right of it too, which otherwise give it away.
+            batch_tokens: Tokens of a batch, as in `encode`: memory grows with it, whatever the
+                lengths of the texts.
+            max_len: Longest row in tokens, >= 3; None: what the model was pretrained with.
+            precision: "32", or "bf16" as in `encode`; the vocabulary is always computed in float32.
+            progress: As in `encode`.
+
+        Raises:
+            TypeError: If texts is a generator, a set or a dict.
+            ValueError: If an option is outside of its range, the bundle has no tokenizer, one that
+                does not say where words begin ("word_l2r"), no trained masked-LM head, or an
+                encoder of hashed words, which guesses only words of one piece.
+
+        Source:
+            Salazar et al. 2020, Masked Language Model Scoring; Kauf and Ivanova 2023, A Better Way
+            to Do Masked Language Model Scoring (PLL-word-l2r).
+        """
+        from ponet.inference import default_max_len
+        from ponet.scoring import ScoreOptions, score
+
+        self._check_masked_head()
+        options = ScoreOptions(
+            max_len=default_max_len(self.model, self.metadata) if max_len is None else max_len,
+            method=method,
+            batch_tokens=batch_tokens,
+            precision=precision,
+        )
+        return score(self.model, texts, self.text_format, options, progress=progress)
+
+    def _check_masked_head(self) -> None:
         if lacks_masked_head(self.metadata):
             raise ValueError(
                 "the masked-LM head of this bundle was never trained: its weights came without one"
             )
-        max_len = default_max_len(self.model, self.metadata)
-        return fill(self.model, text, self.text_format, max_len=max_len, top=top)
 
     @cached_property
     def text_format(self) -> "TextFormat":

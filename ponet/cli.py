@@ -20,7 +20,8 @@ HELP = """usage: ponet COMMAND ...     (also: python -m ponet COMMAND ...)
   encode     a file of texts (lines, JSONL, CSV, TSV) to vectors (.npy or JSONL)
 
 `ponet COMMAND --help` lists the options of a command. PONET_TRACEBACK=1 shows where an error comes
-from. In Python: ponet.load_bundle(FOLDER).encode([...]) and .fill("... [MASK] ...").
+from. In Python: ponet.load_bundle(FOLDER).encode([...]), .score([...]) and .fill("... [MASK] ...").
+How likely texts are, and which of two sentences: `python -m pretrain score`.
 
 exit codes:
     0  done

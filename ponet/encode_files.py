@@ -32,12 +32,12 @@ def run_encode(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     output = options.output
     texts = TextFile(options.input, field=options.field)
-    _check_output(output, options.input)
+    check_output("--output", output, options.input, endings=(".npy", ".jsonl"))
     from ponet.bundle import load_bundle
     from ponet.inference import Progress
 
     bundle = load_bundle(options.bundle)
-    bundle.model.to(_device(options.device))
+    bundle.model.to(device_named(options.device))
     # Read once before the work begins: a bad last line must not cost what stands before it.
     progress = Progress(None if texts.is_stream else sum(1 for _ in texts))
     names = ("pooling", "batch_tokens", "max_len", "long_texts", "precision")
@@ -51,16 +51,24 @@ def run_encode(arguments: Sequence[str]) -> None:
     print(f"{num_rows:,} vectors of {width} numbers: {output}")
 
 
-def _check_output(output: Path, source: str) -> None:
-    if output.suffix not in (".npy", ".jsonl"):
-        raise ValueError(f"--output {output}: the name must end in .npy or .jsonl")
+def check_output(option: str, output: Path, source: str, *, endings: Sequence[str]) -> None:
+    """Refuse the name of a file that cannot be written, before the work begins.
+
+    Args:
+        option: What the file was given by, for messages.
+        output: The file.
+        source: The input of the command.
+        endings: Of which its name needs one.
+    """
+    if output.suffix not in endings:
+        raise ValueError(f"{option} {output}: the name must end in {' or '.join(endings)}")
     if output.is_dir():
-        raise ValueError(f"--output {output} is a folder; name a file")
+        raise ValueError(f"{option} {output} is a folder; name a file")
     if source != STDIN and output.exists() and output.samefile(source):
-        raise ValueError(f"--output {output} is the input itself; choose another name")
+        raise ValueError(f"{option} {output} is the input itself; choose another name")
 
 
-def _device(name: str) -> Any:
+def device_named(name: str) -> Any:
     """Return a device that is there."""
     import torch
 

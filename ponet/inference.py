@@ -7,10 +7,10 @@ lengths.
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,10 +25,22 @@ from ponet.projection import PieceWords
 from ponet.text_format import MASK, LongTexts, TextFormat, Window, window_batch
 
 Pooling = Literal["mean", "cls"]
-_BLOCK_TEXTS = 2048
+BLOCK_TEXTS = 2048
+"""Texts whose tokens are held at once."""
 _MANY_CHARACTERS = 100_000
 """Of texts whose encoding takes so long that packing the weights costs nothing beside it."""
 _QUIET_S, _MOST_QUIET_S = 5.0, 60.0
+
+
+class Row(Protocol):
+    """What has a length in tokens."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids with [CLS] and [SEP]."""
+
+
+RowT = TypeVar("RowT", bound=Row)
 
 
 class Guess(NamedTuple):
@@ -68,25 +80,52 @@ def trained_positions(config: EncoderConfig, metadata: Mapping[str, Any]) -> int
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """How texts become vectors; see Bundle.encode."""
+class RowOptions:
+    """How texts become rows, and how rows are computed; see Bundle.encode."""
 
     max_len: int
-    trained_positions: int
-    """Those that "tile" repeats."""
-    pooling: Pooling = "mean"
     batch_tokens: int | None = None
-    long_texts: LongTexts = "windows"
     precision: Precision = "32"
 
     def __post_init__(self) -> None:
         """Refuse values that none of the encoders takes."""
-        _check_choice("pooling", self.pooling, Pooling)
-        _check_choice("long_texts", self.long_texts, LongTexts)
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens={self.batch_tokens} given; 1 or more is needed")
         if self.max_len < 3:
             raise ValueError(f"max_len={self.max_len} given; [CLS], one token and [SEP] need 3")
+
+    def check_length(self, config: EncoderConfig, advice: str = "") -> None:
+        """Refuse rows that are longer than an encoder has positions."""
+        if self.max_len > config.max_positions:
+            raise ValueError(
+                f"max_len={self.max_len} given, but the model has {config.max_positions} "
+                f"positions; give a smaller max_len{advice}"
+            )
+
+    def frozen_encoder(self, model: PretrainingModel, texts: Sequence[str]) -> Encoder:
+        """Return the encoder of a model as it is fastest for some texts."""
+        is_packed = sum(map(len, texts)) > _MANY_CHARACTERS
+        return freeze(model.encoder, self.precision, is_packed=is_packed)
+
+    def tokens_at_once(self, model: PretrainingModel) -> int:
+        """Return how many tokens a batch holds."""
+        return self.batch_tokens or tokens_at_once(model.decoder_weight.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(RowOptions):
+    """How texts become vectors; see Bundle.encode."""
+
+    trained_positions: int
+    """Those that "tile" repeats."""
+    pooling: Pooling = "mean"
+    long_texts: LongTexts = "windows"
+
+    def __post_init__(self) -> None:
+        """Refuse values that none of the encoders takes."""
+        super().__post_init__()
+        check_choice("pooling", self.pooling, Pooling)
+        check_choice("long_texts", self.long_texts, LongTexts)
 
     def check_encoder(self, config: EncoderConfig) -> None:
         """Refuse what an encoder cannot do."""
@@ -95,11 +134,8 @@ class EncodeOptions:
                 "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give "
                 "pooling='mean'"
             )
-        if self.long_texts != "tile" and self.max_len > config.max_positions:
-            raise ValueError(
-                f"max_len={self.max_len} given, but the model has {config.max_positions} "
-                "positions; give a smaller max_len, or long_texts='tile' alone to repeat them"
-            )
+        if self.long_texts != "tile":
+            self.check_length(config, ", or long_texts='tile' alone to repeat them")
 
 
 @torch.no_grad()
@@ -120,13 +156,11 @@ def encode(
     check_texts(texts)
     config, words = model.config, form.words(model.config)
     options.check_encoder(config)
-    is_packed = sum(map(len, texts)) > _MANY_CHARACTERS
-    encoder = freeze(model.encoder, options.precision, is_packed=is_packed)
-    num_tokens = options.batch_tokens or tokens_at_once(model.decoder_weight.device)
+    encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
     progress = Progress(len(texts)) if progress is True else progress
-    for start in range(0, len(texts), _BLOCK_TEXTS):
-        block = texts[start : start + _BLOCK_TEXTS]
+    for start in range(0, len(texts), BLOCK_TEXTS):
+        block = texts[start : start + BLOCK_TEXTS]
         rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
         if options.long_texts == "tile":
             longest = max(len(row.ids) for row in rows)
@@ -205,10 +239,33 @@ def encoder_batch(
 
     Rows of several lengths stand one after the other, where the encoder keeps them apart.
     """
-    batch, _ = _inputs(rows, words, torch.zeros(len(rows), 1, dtype=torch.int64))
+    return batch_and_places(encoder, rows, torch.zeros(len(rows), 1, dtype=torch.int64), words)[0]
+
+
+def batch_and_places(
+    encoder: Encoder,
+    rows: Sequence[Window],
+    places_TM: Tensor,
+    words: PieceWords | None = None,
+) -> tuple[EncoderBatch, Tensor]:
+    """Return `encoder_batch`, and where in its rows some tokens are, on the same device.
+
+    Args:
+        encoder: Reads the batch.
+        rows: Texts T.
+        places_TM: int64 (T, M), places in each of the rows.
+        words: Of an encoder of hashed words.
+
+    Returns:
+        The batch, and int64 (T, M) or, where the texts stand in one row, (1, T * M).
+    """
+    batch, places_BM = _inputs(rows, words, places_TM)
     if batch.has_padding and encoder.keeps_texts_apart:
         batch = join_texts(batch)
-    return batch.to(next(encoder.parameters()).device, non_blocking=True)
+        assert batch.text_places is not None
+        places_BM = batch.text_places.gather(1, places_BM).view(1, -1)
+    device = next(encoder.parameters()).device
+    return batch.to(device, non_blocking=True), places_BM.to(device, non_blocking=True)
 
 
 def pooled(encoder: Encoder, batch: EncoderBatch, pooling: Pooling) -> tuple[Tensor, Tensor]:
@@ -226,20 +283,32 @@ def pooled(encoder: Encoder, batch: EncoderBatch, pooling: Pooling) -> tuple[Ten
     return sums_TD, lengths_T[:, None].float()
 
 
-def groups(rows: Sequence[Window], num_tokens: int, *, is_exact: bool) -> Iterator[list[Window]]:
-    """Yield batches of rows of similar length, the longest first.
+def groups(rows: Iterable[RowT], num_tokens: int, *, is_exact: bool) -> Iterator[list[RowT]]:
+    """Yield batches of rows of similar length, the longest first; see `groups_in_order`."""
+    return groups_in_order(longest_first(rows), num_tokens, is_exact=is_exact)
+
+
+def longest_first(rows: Iterable[RowT]) -> list[RowT]:
+    """Return rows by falling length; those of one length stay in their order."""
+    return sorted(rows, key=lambda row: len(row.ids), reverse=True)
+
+
+def groups_in_order(
+    rows: Iterable[RowT], num_tokens: int, *, is_exact: bool
+) -> Iterator[list[RowT]]:
+    """Yield batches of rows that stand one after the other.
 
     Memory grows with the tokens of a batch, whatever the length of its texts: it has at most
     `num_tokens`, and twice as many places if it were padded, or is one row.
 
     Args:
-        rows: In any order.
+        rows: The longest first; taken when they are needed.
         num_tokens: Of a batch, >= 1.
         is_exact: All rows of a batch have one length.
     """
-    group: list[Window] = []
+    group: list[RowT] = []
     used = 0
-    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
+    for row in rows:
         if group:
             longest, used = len(group[0].ids), used + len(row.ids)
             is_full = used > num_tokens or (len(group) + 1) * longest > 2 * num_tokens
@@ -269,7 +338,7 @@ def _evaluating(model: PretrainingModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check_choice(name: str, value: str, kind: Any) -> None:
+def check_choice(name: str, value: str, kind: Any) -> None:
     """Refuse a value that is not one of those of a Literal."""
     if value not in get_args(kind):
         raise ValueError(f"{name}={value!r} given; allowed are {', '.join(get_args(kind))}")

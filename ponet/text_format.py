@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from data_prep.config import SentencesConfig
+from data_prep.manifest import SPECIAL_ROLES, continuations
 from data_prep.sentences import split_sentences
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
@@ -77,6 +78,7 @@ class TextFormat:
         segments: Mapping[str, Any] = _SENTENCES,
     ) -> None:
         """Load the tokenizer; it must have [CLS] and [SEP]."""
+        self._path = tokenizer_json
         self._tokenizer = load_tokenizer(tokenizer_json)
         self._language, self._segments = language, {**_SENTENCES, **segments}
         self._cls, self._sep = (self.token_id(token) for token in ("[CLS]", "[SEP]"))
@@ -92,6 +94,19 @@ class TextFormat:
         """Return the token of an id; a number in <> where the tokenizer is the smaller one."""
         token: str | None = self._tokenizer.id_to_token(token_id)
         return f"<{token_id}>" if token is None else token
+
+    def unknown_id(self) -> int | None:
+        """Return the id of what stands for text that the tokenizer lacks, if it has one."""
+        numbers = map(self._tokenizer.token_to_id, SPECIAL_ROLES["unk_token"])
+        return next((number for number in numbers if number is not None), None)
+
+    def continuations(self) -> set[int]:
+        """Return the ids of the pieces that continue a word; see `data_prep.manifest`.
+
+        Raises:
+            ValueError: If the tokenizer does not say where words begin.
+        """
+        return continuations(self._path)
 
     def words(self, config: EncoderConfig) -> PieceWords | None:
         """Return what makes batches of whole words, for an encoder of hashed words."""

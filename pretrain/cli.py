@@ -14,6 +14,8 @@ HELP = """usage: ponet-pretrain COMMAND ...     (also: python -m pretrain COMMAN
   test       the same on the whole validation split
   predict    write what a run's model says at every masked position to the run's folder
   fill       fill the [MASK]s of your own sentences from a bundle
+  score      texts and minimal pairs (BLiMP) by the masked-LM heads of bundles: score BUNDLES...
+             --input FILE|FOLDER
   export     turn a checkpoint (also a sharded one) into a bundle or an ordinary checkpoint
   summary    print the table of one or more finished runs
   report     one self-contained HTML page about runs or a sweep: report RUNS... --out FOLDER
@@ -32,6 +34,7 @@ exit codes:
 TRAINS = ("pretrain.lightning_cli:run_command", ("fit", "validate", "test", "predict"))
 COMMANDS = {
     "fill": "ponet.cli:run_fill",
+    "score": "pretrain.score:run_score",
     "export": "pretrain.export:run_export",
     "summary": "training.summary:run_summary",
     "report": "training.reports.command:run_pretraining_report",

@@ -167,16 +167,18 @@ def check_pretrain_command(arguments: list[str]) -> None:
         assert parsed_fit("pretrain", options).data.folder
     else:
         from pretrain.export import ExportOptions
+        from pretrain.score import ScoreOptions
         from training.command_line import parse_options
         from training.reports.compare import CompareOptions
         from training.summary import SummaryOptions
 
         if command == "export":
             assert parse_options(ExportOptions, options, program=command, positional="source")
-        elif command in ("summary", "compare"):
-            kind = {"summary": SummaryOptions, "compare": CompareOptions}[command]
-            names: dict[str, Any] = {"positional": "runs", "repeated": ("runs",)}
-            assert parse_options(kind, options, program=command, **names)
+        elif command in ("summary", "compare", "score"):
+            kind = {"summary": SummaryOptions, "compare": CompareOptions, "score": ScoreOptions}
+            what = "bundles" if command == "score" else "runs"
+            names: dict[str, Any] = {"positional": what, "repeated": (what,)}
+            assert parse_options(kind[command], options, program=command, **names)
         else:
             assert command == "fill", arguments
 

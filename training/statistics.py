@@ -1,15 +1,20 @@
-"""Means with Student t intervals, and paired differences, of a handful of seeds.
+"""Means with Student t intervals and paired differences: of a handful of seeds, of many rows.
 
 Invariant: nothing is claimed that the number of values cannot carry; one value has no interval.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from statistics import NormalDist
 from typing import Any
 
 CONFIDENCE = 0.95
 _NO_SPREAD = 1e-12
+_MANY = 1000
+"""Degrees of freedom beyond which sums over them take long and a short expansion is exact."""
 
 
 def student_t_cdf(t: float, df: int) -> float:
@@ -34,14 +39,25 @@ def student_t_cdf(t: float, df: int) -> float:
     return (1 + centre) / 2
 
 
+@functools.cache
 def student_t_quantile(probability: float, df: int) -> float:
     """The t below which Student's t stays with a probability.
 
     Args:
         probability: In (0, 1).
         df: Degrees of freedom, >= 1.
+
+    Source for many degrees of freedom: the expansion of Abramowitz and Stegun 26.7.5.
     """
     assert 0 < probability < 1 and df >= 1, (probability, df)
+    if df > _MANY:
+        z = NormalDist().inv_cdf(probability)
+        parts = (
+            (z**3 + z) / 4,
+            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        )
+        return z + math.fsum(part / df**power for power, part in enumerate(parts, start=1))
     low, high = -math.pi / 2, math.pi / 2  # t = sqrt(df) tan(angle) is bisected by its angle
     for _ in range(200):
         middle = (low + high) / 2
@@ -110,8 +126,7 @@ def estimate(values: Sequence[float], *, shared_rows_ratio: float = 0.0) -> Esti
     mean = math.fsum(values) / n
     low = high = None
     if n > 1:
-        variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-        error = math.sqrt(variance * (1 / n + shared_rows_ratio))
+        error = math.sqrt(_squared_error(values, mean) * (1 + n * shared_rows_ratio))
         width = student_t_quantile((1 + CONFIDENCE) / 2, n - 1) * error
         low, high = mean - width, mean + width
     return Estimate(n=n, mean=mean, low=low, high=high, minimum=min(values), maximum=max(values))
@@ -132,3 +147,59 @@ def paired_difference(
     """
     differences = [first[seed] - second[seed] for seed in first if seed in second]
     return estimate(differences, shared_rows_ratio=shared_rows_ratio) if differences else None
+
+
+def mean_of_means(groups: Sequence[Sequence[float]]) -> Estimate:
+    """Mean over groups of the mean of each, and how sure it is for other values of these groups.
+
+    The groups are what they are, as the strata of a sample are: that others would have other means
+    does not widen the interval. Of one group it is `estimate`.
+
+    Args:
+        groups: One or more of one or more finite numbers each.
+
+    Returns:
+        `n`, `minimum` and `maximum` are of all values; no interval where a group has one value.
+
+    Source of the degrees of freedom: Satterthwaite 1946, An Approximate Distribution of Estimates
+    of Variance Components; rounded down.
+    """
+    single = [estimate(values) for values in groups]
+    mean = math.fsum(found.mean for found in single) / len(single)
+    values = list(chain.from_iterable(groups))
+    low = high = None
+    if all(found.n > 1 for found in single):
+        squared = [_squared_error(values, e.mean) for values, e in zip(groups, single, strict=True)]
+        total = math.fsum(squared)
+        spread = math.fsum(part**2 / (e.n - 1) for part, e in zip(squared, single, strict=True))
+        df = int(total**2 / spread + 1e-9) if spread else len(values) - len(groups)
+        width = student_t_quantile((1 + CONFIDENCE) / 2, df) * math.sqrt(total) / len(groups)
+        low, high = mean - width, mean + width
+    return Estimate(
+        n=len(values), mean=mean, low=low, high=high, minimum=min(values), maximum=max(values)
+    )
+
+
+def _squared_error(values: Sequence[float], mean: float) -> float:
+    """Squared standard error of the mean of two or more values."""
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+
+
+def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
+    """Sum of some values over the sum of others, one of each from every one of some units.
+
+    Args:
+        tops: Finite numbers.
+        bottoms: As many, none below 0 and their sum above.
+
+    Returns:
+        `minimum` and `maximum` are of the linearised values, whose mean the ratio is.
+
+    Source of the interval: the ratio estimator by linearisation, Cochran 1977, Sampling Techniques,
+    section 6.4.
+    """
+    whole = math.fsum(tops) / math.fsum(bottoms)
+    mean = math.fsum(bottoms) / len(bottoms)
+    return estimate(
+        [whole + (top - whole * bottom) / mean for top, bottom in zip(tops, bottoms, strict=True)]
+    )

@@ -1,6 +1,7 @@
 """Student t intervals against scipy and by hand; what one and two values may claim."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from training.statistics import (
     Estimate,
     estimate,
+    mean_of_means,
     paired_difference,
+    ratio,
     student_t_cdf,
     student_t_quantile,
 )
@@ -18,7 +21,7 @@ GAINS = [0.02, 0.03, 0.025]
 FINITE = st.floats(-1e3, 1e3, allow_nan=False)
 
 
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 500])
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 500, 1001, 66_933])
 @pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.995, 0.025, 1e-4])
 def test_t_quantiles_equal_scipys(df: int, probability: float) -> None:
     stats = pytest.importorskip("scipy.stats")
@@ -104,3 +107,45 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     found = paired_difference({1: 0.3, 2: 0.4, 3: 0.9}, {2: 0.2, 1: 0.1})
     assert found is not None and (found.n, found.mean) == (2, pytest.approx(0.2))
     assert paired_difference({1: 0.3}, {2: 0.2}) is None
+
+
+def test_a_mean_of_means_counts_every_group_alike_and_is_surer_the_surer_each_is() -> None:
+    groups = [[0.0, 1.0, 1.0, 1.0], [0.0, 1.0]]
+    found = mean_of_means(groups)
+    assert (found.n, found.mean, found.minimum, found.maximum) == (6, 0.625, 0.0, 1.0)
+    squared = [0.25 / 4, 0.5 / 2]  # variance 0.75/3 of four values, 0.5 of two
+    df = sum(squared) ** 2 / (squared[0] ** 2 / 3 + squared[1] ** 2 / 1)
+    assert int(df) == 1
+    width = student_t_quantile(0.975, 1) * math.sqrt(sum(squared)) / 2
+    assert found.half_width == pytest.approx(width)
+
+
+def test_one_group_is_an_ordinary_mean_and_a_single_value_takes_the_interval() -> None:
+    assert mean_of_means([GAINS]) == estimate(GAINS)
+    assert mean_of_means([[1.0] * 4, [1.0] * 5]).has_no_spread
+    found = mean_of_means([GAINS, [0.5]])
+    assert found.half_width is None and found.n == 4
+
+
+def test_means_of_means_hold_the_truth_as_often_as_they_say() -> None:
+    numbers, hits = random.Random(0), 0
+    shares = [0.2, 0.6, 0.9]
+    for _ in range(400):
+        groups = [[float(numbers.random() < share) for _ in range(30)] for share in shares]
+        found = mean_of_means(groups)
+        assert found.low is not None and found.high is not None
+        hits += found.low <= sum(shares) / 3 <= found.high
+    assert 0.92 < hits / 400 < 0.98
+
+
+def test_a_ratio_is_of_the_sums_and_covers_the_truth_as_often_as_it_says() -> None:
+    assert ratio([2.0, 6.0], [1.0, 3.0]).half_width == pytest.approx(0)
+    numbers, hits = random.Random(1), 0
+    for _ in range(400):
+        bottoms = [float(numbers.randint(1, 20)) for _ in range(60)]
+        tops = [3 * bottom + numbers.gauss(0, 2) * bottom**0.5 for bottom in bottoms]
+        found = ratio(tops, bottoms)
+        assert found.mean == pytest.approx(sum(tops) / sum(bottoms))
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 3 <= found.high
+    assert 0.92 < hits / 400 < 0.98
