@@ -64,15 +64,25 @@ def muon(lr: float = 5e-3, **other: Any) -> Recipe:
 
 
 OF_16 = {"global_batch_size": 16, "micro_batch_size": 16}
+
+
+def half_the_tokens(*, every: int = 1) -> Recipe:
+    """Return Muon over half of the base's tokens, with twice as many hidden."""
+    optimizer = {"muon_every_n_steps": every}
+    data = {**OF_16, "masking": {"mask_prob": 0.3}}
+    return muon(4e-3, share=1.0, data=data, optimizer=optimizer)
+
+
 STABLE = {"schedule": "warmup_stable_decay", "decay_share": 0.3}
 LOSS: dict[str, Recipe] = {
     BASE: Recipe(),
     "Muon": muon(),
     "Muon, 0.6 of the steps": muon(share=0.6),
     "Muon, batches of 16, 0.6 of the tokens": muon(4e-3, share=1.2, data=OF_16),
-    "Muon, batches of 16, 30 % hidden, half the tokens": muon(
-        4e-3, share=1.0, data={**OF_16, "masking": {"mask_prob": 0.3}}
-    ),
+    "Muon, batches of 16, 30 % hidden, half the tokens": half_the_tokens(),
+    "Muon every 2nd step, batches of 16, 30 % hidden, half the tokens": half_the_tokens(every=2),
+    "Muon every 3rd step, batches of 16, 30 % hidden, half the tokens": half_the_tokens(every=3),
+    "Muon every 4th step, batches of 16, 30 % hidden, half the tokens": half_the_tokens(every=4),
     "no dropout, batches of 16, 0.6 of the tokens": Recipe(
         encoder=NO_DROPOUT, share=1.2, data=OF_16
     ),

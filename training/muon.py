@@ -6,7 +6,7 @@ function of those and of the gradients, the same on every rank that has the same
 N matrices of one shape, A x B each.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,11 +52,12 @@ class MuonAdamW(Optimizer):
     """Groups with a `momentum` are stepped by Muon, the others by AdamW.
 
     Muon: Nesterov momentum, made orthogonal, scaled so that the learning rate and the decay of
-    AdamW suit it too.
+    AdamW suit it too. Momentum takes in every gradient; the matrices move in every n-th step, by n
+    times as much, since momentum hardly turns in between and to make it orthogonal is what costs.
 
     Args:
-        groups: Parameter groups; those of Muon hold matrices alone, with `lr`, `weight_decay` and
-            `momentum`.
+        groups: Parameter groups; those of Muon hold matrices alone, with `lr`, `weight_decay`,
+            `momentum` and `every_n_steps`.
         adamw: AdamW of the other groups.
 
     Source: Muon (K. Jordan 2024); the scale of "Muon is Scalable for LLM Training" (arXiv
@@ -84,22 +85,31 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        shapes: dict[torch.Size, list[Tensor]] = {}
+        every = group["every_n_steps"]
+        alike: dict[tuple[torch.Size, bool], list[Tensor]] = {}
         for matrix in group["params"]:
             if matrix.grad is not None:
-                shapes.setdefault(matrix.shape, []).append(matrix)
-        for shape, matrices in shapes.items():
-            update_NAB = orthogonal(torch.stack(self._momenta(matrices, group["momentum"])))
-            rate = group["lr"] * RMS_OF_ADAMW * max(shape) ** 0.5
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                is_due = self._counted(matrix) % every == 0
+                alike.setdefault((matrix.shape, is_due), []).append(matrix)
+        for (shape, is_due), matrices in alike.items():
+            gradients = [m.grad for m in matrices if m.grad is not None]
+            means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+            torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+            if not is_due:
+                continue
+            ahead = torch._foreach_lerp(gradients, means, group["momentum"])  # Nesterov's
+            update_NAB = orthogonal(torch.stack(list(ahead)))
+            lr = group["lr"] * every
+            torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
+            rate = lr * RMS_OF_ADAMW * max(shape) ** 0.5
             torch._foreach_add_(matrices, list(update_NAB.to(matrices[0].dtype)), alpha=-rate)
 
-    def _momenta(self, matrices: Iterable[Tensor], momentum: float) -> list[Tensor]:
-        """Return what Nesterov's momentum looks ahead to, its running means brought up to date."""
-        gradients = [m.grad for m in matrices if m.grad is not None]
-        for matrix, gradient in zip(matrices, gradients, strict=True):
-            if "momentum_buffer" not in self.state[matrix]:
-                self.state[matrix]["momentum_buffer"] = torch.zeros_like(gradient)
-        means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        torch._foreach_lerp_(means, gradients, 1 - momentum)
-        return list(torch._foreach_lerp(gradients, means, momentum))
+    def _counted(self, matrix: Tensor) -> int:
+        """Return the number of this step among those of a matrix, from 1."""
+        state = self.state[matrix]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        # Checkpoints of versions that moved matrices in every step have no count.
+        count: int = state.get("step", 0) + 1
+        state["step"] = count
+        return count

@@ -69,6 +69,10 @@ class PretrainOptimizer(AdamWConfig):
     """What steps the weights of the hidden layers' linear layers: adamw, as everything else; or
     muon, whose steps are scaled to the size of AdamW's, so that one rate serves both. Not under
     ZeRO and FSDP."""
+    muon_every_n_steps: int = 1
+    """Muon moves its matrices in every n-th step, by n times the rate, >= 1; its momentum takes in
+    every gradient. Most of what Muon costs is paid in these steps, which counts where a step has
+    few tokens for its weights."""
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant"] = "linear"
     """Shape after the warm-up: linear or cosine towards `final_lr_ratio`; constant; or
     warmup_stable_decay (constant, then linear over the last `decay_share` of the run)."""
@@ -87,6 +91,12 @@ class PretrainOptimizer(AdamWConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_numbers(self, ">= 1", "muon_every_n_steps")
+        if self.muon_every_n_steps > 1 and not self.uses_muon:
+            raise ValueError(
+                f"muon_every_n_steps={self.muon_every_n_steps} given, but matrices is "
+                f"{self.matrices}, which steps them all; give matrices muon, or leave it out"
+            )
         check_numbers(self, ">= 0", "warmup_steps")
         check_numbers(self, "in [0, 1]", "final_lr_ratio")
         check_numbers(self, "in (0, 1]", "decay_share")
@@ -178,7 +188,13 @@ def group_settings(config: AdamWConfig, number: int) -> dict[str, Any]:
         number: 0: AdamW's that decays; 1: AdamW's that does not; 2: Muon's.
     """
     if number == MUON_GROUP:
-        return {"lr": config.lr, "weight_decay": config.weight_decay, "momentum": MOMENTUM}
+        assert isinstance(config, PretrainOptimizer)
+        return {
+            "lr": config.lr,
+            "weight_decay": config.weight_decay,
+            "momentum": MOMENTUM,
+            "every_n_steps": config.muon_every_n_steps,
+        }
     decay = config.weight_decay if number == 0 else 0.0
     betas = (config.beta1, config.beta2)
     return {"lr": config.lr, "weight_decay": decay, "betas": betas, "eps": config.eps}

@@ -13,6 +13,7 @@ _MOST_TAG, _MOST_GROUP = 64, 128
 _RULES: Mapping[str, Callable[[float], bool]] = {
     "> 0": lambda value: value > 0,
     ">= 0": lambda value: value >= 0,
+    ">= 1": lambda value: value >= 1,
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,

@@ -98,7 +98,7 @@ def final_state(folder: Path) -> dict[str, Any]:
     content = load_checkpoint(saved_checkpoints(folder / "checkpoints")[-1].path)
     found = dict(content["state_dict"])
     for key, state in content["optimizer_states"][0]["state"].items():
-        found |= {f"optimizer.{key}.{name}": value for name, value in state.items()}
+        found |= {f"optimizer.{key}.{name}": torch.as_tensor(v) for name, v in state.items()}
     return {**found, "step": torch.tensor(content["global_step"])}
 
 

@@ -209,7 +209,7 @@ def test_a_resume_with_other_data_tokenizer_objective_or_encoder_is_refused(
 def test_muon_goes_on_to_the_bit_and_adamw_does_not_take_over_from_it(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    muon = ["--model.optimizer.matrices", "muon"]
+    muon = ["--model.optimizer.matrices", "muon", "--model.optimizer.muon_every_n_steps", "3"]
     assert main(["fit", *named(tiny_run, "alone"), *muon]) == 0
     faults = fault_options("train_batch_end", 5, 13)
     assert run_until_done(["fit", *named(tiny_run, "killed"), *muon, *faults]) == 2

@@ -1,12 +1,14 @@
 """Muon beside AdamW: equal to PyTorch's own two optimisers, and restored to the bit."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from training.muon import orthogonal
 from training.optim import PretrainOptimizer, apply_settings, build_optimizer, scheduled_optimizer
 
 CONFIG = PretrainOptimizer(lr=0.01, weight_decay=0.1, matrices="muon", warmup_steps=2)
@@ -68,19 +70,49 @@ def test_steps_are_those_of_the_two_optimisers_of_pytorch() -> None:
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
+def test_matrices_move_in_every_third_step_by_three_times_the_rate() -> None:
     model = small_model()
-    made: Any = scheduled_optimizer(model, CONFIG, total_steps=9, fusable=True, layers=model[1])
+    lazy = dataclasses.replace(CONFIG, muon_every_n_steps=3)
+    optimizer = build_optimizer(model, lazy, layers=model[1])
+    matrix, head = model[1][2].weight, model[3].weight
+    mean = torch.zeros_like(matrix)
+    for step in range(1, 8):
+        give_gradients(model, step)
+        gradient = matrix.grad
+        assert gradient is not None
+        mean = mean.lerp(gradient, 0.05)
+        before, head_before = matrix.detach().clone(), head.detach().clone()
+        optimizer.step()
+        assert not torch.equal(head, head_before)
+        if step % 3:
+            assert torch.equal(matrix, before)
+        else:
+            update = orthogonal(gradient.lerp(mean, 0.95)[None])[0].float()
+            expected = before * (1 - 0.03 * 0.1) - 0.03 * 0.2 * 16**0.5 * update
+            torch.testing.assert_close(matrix.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_between_are_refused_without_muon_and_below_one() -> None:
+    with pytest.raises(ValueError, match=r"muon_every_n_steps=2 given, but matrices is adamw"):
+        PretrainOptimizer(muon_every_n_steps=2)
+    with pytest.raises(ValueError, match=r"muon_every_n_steps must be >= 1, got 0"):
+        dataclasses.replace(CONFIG, muon_every_n_steps=0)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_restored_optimiser_goes_on_to_the_bit(every: int) -> None:
+    model, config = small_model(), dataclasses.replace(CONFIG, muon_every_n_steps=every)
+    made: Any = scheduled_optimizer(model, config, total_steps=9, fusable=True, layers=model[1])
     for step in range(3):
         give_gradients(model, step)
         made["optimizer"].step()
         made["lr_scheduler"]["scheduler"].step()
     other = copy.deepcopy(model)
-    again: Any = scheduled_optimizer(other, CONFIG, total_steps=9, fusable=True, layers=other[1])
+    again: Any = scheduled_optimizer(other, config, total_steps=9, fusable=True, layers=other[1])
     again["optimizer"].load_state_dict(copy.deepcopy(made["optimizer"].state_dict()))
     scheduler = again["lr_scheduler"]["scheduler"]
     scheduler.load_state_dict(made["lr_scheduler"]["scheduler"].state_dict())
-    apply_settings(again["optimizer"], scheduler, CONFIG)
+    apply_settings(again["optimizer"], scheduler, config)
     for each, optimizer in ((model, made["optimizer"]), (other, again["optimizer"])):
         for step in (3, 4):
             give_gradients(each, step)
