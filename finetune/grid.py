@@ -206,8 +206,8 @@ def plan(grid: Grid) -> list[GridTrial]:
     for task, folds in num_folds.items():
         if (num_seeds := len(grid.searched("seeds", task))) < folds:
             print(
-                f"note: {task} has {folds} folds, of which {counted(num_seeds, 'seed(s)')} train "
-                f"the first: the k-th seed trains the k-th fold, so give {folds} for all"
+                f"note: {task} has {folds} folds but is given {counted(num_seeds, 'seed(s)')}, the "
+                f"k-th of which trains the k-th fold: give {folds} to train all folds"
             )
     return expand(grid, num_folds)
 

@@ -196,7 +196,7 @@ def test_a_grid_trains_the_kth_fold_with_the_kth_seed_and_a_baseline_on_each(
     fit = {"data": {"train": "own.csv", "num_folds": 3, "max_len": 16}}
     two = Grid(**values, fit=fit, seeds=(7, 8), output=tmp_path)
     assert [(t.parameters["seed"], t.parameters["fold"]) for t in plan(two)] == [(7, 0), (8, 1)]
-    assert "note: own has 3 folds, of which 2 seeds train the first" in capsys.readouterr().out
+    assert "note: own has 3 folds but is given 2 seeds, the k-th" in capsys.readouterr().out
     fit["data"] |= {"num_folds": 2}
     with pytest.raises(ValueError, match="data.num_folds is 2; give 3 or more"):
         plan(two)
