@@ -72,7 +72,8 @@ class Grid:
     batch_sizes: tuple[int, ...] = (32,)
     """Examples per optimiser step to search, >= 1."""
     seeds: tuple[int, ...] = (42,)
-    """Seeds; every setting is trained with each. With folds, the k-th seed trains the k-th fold."""
+    """Seeds; every setting is trained with each. With folds (of own files: fit.data.num_folds), the
+    k-th seed trains the k-th fold."""
     folder: tuple[str, ...] = ()
     """Local copy of the data (data.folder): DIR of all tasks, or TASK=DIR; may be repeated. Empty:
     the Hub, or what `fit` says."""
@@ -201,7 +202,26 @@ def plan(grid: Grid) -> list[GridTrial]:
         print(
             f"note: task_fit of {task_named(task).name} counts for nothing: it is not among tasks"
         )
-    return expand(grid, {t: task_named(t).num_folds for t in grid.tasks if t != OWN_TASK})
+    num_folds = {task: _num_folds(grid, task) for task in grid.tasks}
+    for task, folds in num_folds.items():
+        if (num_seeds := len(grid.searched("seeds", task))) < folds:
+            print(
+                f"note: {task} has {folds} folds but is given {counted(num_seeds, 'seed(s)')}, the "
+                f"k-th of which trains the k-th fold: give {folds} to train all folds"
+            )
+    return expand(grid, num_folds)
+
+
+def _num_folds(grid: Grid, task: str) -> int:
+    """Return the folds of a task, 0: none; own files have as many as `fit` is to cut."""
+    from finetune.tasks.folds import check_num_folds
+    from finetune.tasks.registry import task_named
+
+    if task != OWN_TASK:
+        return task_named(task).num_folds
+    num_folds = (_fit_of(grid, task).get("data") or {}).get("num_folds", 0)
+    check_num_folds(num_folds)
+    return int(num_folds)
 
 
 def plan_lines(trials: Sequence[GridTrial], states: Mapping[str, str]) -> list[str]:

@@ -146,7 +146,7 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
         labels = data["splits"][split]["labels"]
         lines += _split_lines(split, found, data["f1_label"], labels, unit=unit)
     lines.append(
-        f"one run, seed {settings['seed']}, from {start}; the epoch was chosen on validation by "
+        f"one run, {_repetition(result)}, from {start}; the epoch was chosen on validation by "
         f"{' + '.join(metric_title(m, data['f1_label']) for m in result['score'])}, so that score "
         "flatters a little"
     )
@@ -168,6 +168,13 @@ def fit_lines(result: dict[str, Any], folder: Path) -> list[str]:
     if result["diverged"]:
         lines.append(f"diverged: {result['reason']}")
     return [*lines, f"run: {folder}"]
+
+
+def _repetition(result: Mapping[str, Any]) -> str:
+    """Which of several runs of one setting it is, in words."""
+    settings, num_folds = result["settings"], result["task_facts"]["num_folds"]
+    fold = f", fold {settings['fold']} of {num_folds}, repeat {settings['repeat']}"
+    return f"seed {settings['seed']}" + fold * bool(num_folds)
 
 
 def add_evaluation(folder: Path, module: "FinetuneModule", command: str) -> Path:

@@ -39,6 +39,8 @@ FREE = (
                                      "log_every_n_steps")),
 )  # fmt: skip
 """Settings, and groups of them, that may differ when a run goes on: none changes what is learnt."""
+_DEALT_BY = ("kind", "text", "text_pair", "label")
+"""What decides, beside the rows themselves, into which fold of own files a row falls."""
 State = Literal["nothing", "unfinished", "finished"]
 
 
@@ -106,9 +108,11 @@ def check_cut(folder: Path, data: Any) -> None:
         data: The `data.*` options of the evaluation, by attribute.
     """
     stored = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
-    names = ["fold", "repeat"]
+    names = ["num_folds", "fold", "repeat"]
     if data.validation_fraction and _are_one(data.train, stored.get("train")):
         names.append("validation_fraction")
+    if stored.get("num_folds"):
+        names += _DEALT_BY
     for name in names:
         given, known = getattr(data, name), stored.get(name, 0)
         if given != known:
@@ -116,6 +120,14 @@ def check_cut(folder: Path, data: Any) -> None:
                 f"data.{name} is {given}, but {folder} was trained with {known}: rows that it was "
                 "trained on would be scored; leave it out"
             )
+    what = "the train file"
+    changes = changed_inputs(folder, moved={what: Path(data.train)}) if data.num_folds else []
+    if any(change.startswith(what) for change in changes):
+        raise ValueError(
+            f"data.train: {data.train} does not hold what {folder} was trained on. Other rows make "
+            "other folds, so rows that it was trained on would be scored; give the file as it was, "
+            "or label new texts by `predict`"
+        )
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -106,16 +106,22 @@ def write_inputs(folder: Path, paths: Mapping[str, Path]) -> None:
     write_json(folder / INPUTS_FILE, _digests(paths))
 
 
-def changed_inputs(folder: Path) -> list[str]:
+def changed_inputs(folder: Path, *, moved: Mapping[str, Path] = {}) -> list[str]:
     """Return what has changed since the run of a folder began, in words.
 
     What is not there any more counts as unchanged, and all of a result that came without its run.
+
+    Args:
+        folder: The run's.
+        moved: What a file or folder is, as for `write_inputs` -> where it lies now, if not there.
     """
     path = folder / INPUTS_FILE
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    now = _digests({name: Path(entry["path"]) for name, entry in stored.items()})
+    places = {name: Path(entry["path"]) for name, entry in stored.items()}
+    places |= {name: path for name, path in moved.items() if name in stored}
+    now = _digests(places)
     return [
-        f"{name} {entry['path']} has changed"
+        f"{name} {places[name]} has changed"
         for name, entry in stored.items()
         if name in now and now[name]["sha256"] != entry["sha256"]
     ]

@@ -87,7 +87,13 @@ class BaselineOptions:
 def run_baseline(arguments: Sequence[str]) -> None:
     """`baseline --data.task NAME --data.folder DIR --run.name NAME`; prints the scores."""
     options = parse_options(BaselineOptions, arguments, program="ponet-finetune baseline")
-    compute_run(options.run, asdict(options), compute=lambda: compute(options), lines=_lines)
+    compute_run(
+        options.run,
+        asdict(options),
+        compute=lambda: compute(options),
+        lines=_lines,
+        defaults=lambda: asdict(BaselineOptions()),
+    )
 
 
 def compute_run(
@@ -96,6 +102,7 @@ def compute_run(
     *,
     compute: Callable[[], Computed],
     lines: Callable[[Mapping[str, Any]], list[str]],
+    defaults: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Write the folder of a run that trains nothing, unless it is complete; print what it found.
 
@@ -104,11 +111,12 @@ def compute_run(
         settings: All options, as they are kept in the folder.
         compute: Computes it.
         lines: What is printed of its result.
+        defaults: See `earlier_run`.
     """
     folder = run.folder
     check_kind(folder)
     with sole_writer(folder, own=RUN_FILES, doing="baseline"):
-        is_complete = earlier_run(run, settings) == "finished"
+        is_complete = earlier_run(run, settings, defaults=defaults) == "finished"
         if is_complete:
             result = read_result(folder / RESULT_FILE)
         else:

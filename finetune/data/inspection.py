@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_prep.command import counted
 from finetune.data.batches import PackedTexts
 from finetune.metrics import scores, sentence_scores, tagging_scores
 from finetune.sentences.tasks import label_counts
@@ -90,6 +91,7 @@ def inspect_task(
             *_label_hints_of(spec),
             *unlike,
             *_imbalance(spec, found),
+            *_few_texts(spec, splits),
             *_long_texts(spec, found),
         ],
         "length_edges": list(LENGTH_EDGES),
@@ -346,6 +348,26 @@ def _imbalance(spec: TaskSpec, found: Mapping[str, Any]) -> list[str]:
     return [
         f"{rarest!r} is {share:.1%} of the training {what}, so accuracy hardly sees it; "
         f"--data.score macro_f1 lets another metric choose the epoch{weights}"
+    ]
+
+
+def _few_texts(spec: TaskSpec, splits: Mapping[str, SplitRows]) -> list[str]:
+    """Return a sentence where classes have too few texts for every fold to score them."""
+    if not (spec.num_folds and spec.labels and {"train", "validation", "test"} <= splits.keys()):
+        return []
+    texts: dict[int, set[str]] = {place: set() for place in range(len(spec.labels))}
+    for row in (row for split in splits.values() for row in split.rows):
+        for place in row.target if isinstance(row.target, tuple) else (row.target,):
+            if place in texts:  # not of a label that training never saw
+                texts[int(place)].add(row.key)
+    few = {spec.labels[k]: len(keys) for k, keys in texts.items() if len(keys) < spec.num_folds}
+    if not few:
+        return []
+    named = ", ".join(f"{label!r} ({count})" for label, count in [*few.items()][:_MOST_HINTS])
+    more = f" and {len(few) - _MOST_HINTS} more" * (len(few) > _MOST_HINTS)
+    return [
+        f"{counted(len(few), 'label(s)')} with fewer texts than the {spec.num_folds} folds: "
+        f"{named}{more}, so some folds have none to score"
     ]
 
 

@@ -11,10 +11,22 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from data_prep.command import counted
 from data_prep.table_rows import place_of
 from finetune.tasks.spec import Row, SplitRows
 
 DUPLICATES = "rows with the text of an earlier row left out"
+_FEWEST = 3
+"""Folds of which one is tested, one validates, and one is left to train on."""
+
+
+def check_num_folds(num_folds: Any) -> None:
+    """Refuse a number of folds, as data.num_folds gives it, that leaves no training rows."""
+    if not isinstance(num_folds, int) or not (num_folds == 0 or num_folds >= _FEWEST):
+        raise ValueError(
+            f"data.num_folds is {num_folds}; give {_FEWEST} or more (one is the test split, the "
+            "next one validation, the others are trained on), or 0 for no folds"
+        )
 
 
 def _shuffled_groups(rows: Sequence[Row], salt: str) -> list[list[list[int]]]:
@@ -47,12 +59,48 @@ def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) ->
 
 
 def stratified_folds(rows: Sequence[Row], *, num_folds: int, repeat: int) -> list[list[int]]:
-    """Return the numbers of the rows (no duplicates) of each of three or more folds.
+    """Return the numbers of the rows of each of three or more folds.
 
-    Sizes and label shares are equal up to one row; every `repeat` is another shuffle.
+    Rows with one text are dealt together, many of them first. Sizes and label shares are equal up
+    to the rows of one text, or one row; every `repeat` is another shuffle.
     """
-    dealt = list(chain(*_shuffled_groups(rows, f"fold {repeat}")))
-    return [sorted(chain(*dealt[fold::num_folds])) for fold in range(num_folds)]
+    folds: list[list[int]] = [[] for _ in range(num_folds)]
+    for groups in _shuffled_groups(rows, f"fold {repeat}"):
+        counts = [0] * num_folds
+        for members in sorted(groups, key=len, reverse=True):
+            *_, fold = min(zip(counts, map(len, folds), range(num_folds), strict=True))
+            counts[fold] += len(members)
+            folds[fold] += members
+    return [sorted(fold) for fold in folds]
+
+
+def strata(rows: Sequence[Row], *, kind: str, num_folds: int) -> list[Row]:
+    """Return rows whose targets are what is to be equally frequent in every fold.
+
+    Args:
+        rows: As they are read.
+        kind: `TaskSpec.kind`. Classes are strata themselves. Scores are ranked, and every num_folds
+            texts with neighbouring scores are a stratum: each fold gets one of them. Of several
+            labels the rarest one of the text counts, of tagged words the label of the whole text,
+            if there is one; documents with labelled sentences are dealt at random.
+        num_folds: Three or more.
+    """
+    found: list[Any] = [row.target for row in rows]
+    if kind == "regression":
+        scores: dict[str, Any] = {}
+        for row in rows:
+            scores.setdefault(row.key, row.target)
+        ranked = sorted(scores, key=lambda key: (scores[key], key))
+        places = {key: rank // num_folds for rank, key in enumerate(ranked)}
+        found = [places[row.key] for row in rows]
+    elif kind == "multilabel":
+        counts = Counter(chain.from_iterable(found))
+        found = [min(labels, key=lambda k: (counts[k], k), default=-1) for labels in found]
+    elif kind in ("tagging", "sentences"):
+        names = [row.tagged.label or "" if row.tagged else "" for row in rows]
+        order = {name: place for place, name in enumerate(sorted(set(names)))}
+        found = [order[name] for name in names]
+    return [row._replace(target=target) for row, target in zip(rows, found, strict=True)]
 
 
 def without_duplicates(splits: Iterable[SplitRows]) -> SplitRows:
@@ -76,10 +124,27 @@ def without_duplicates(splits: Iterable[SplitRows]) -> SplitRows:
 
 
 def fold_splits(
-    rows: SplitRows, *, num_folds: int, fold: int, repeat: int
+    rows: SplitRows, *, num_folds: int, fold: int, repeat: int, kind: str = "classification"
 ) -> Mapping[str, SplitRows]:
-    """Return train, validation and test: fold f is test, fold f + 1 is validation."""
-    folds = stratified_folds(rows.rows, num_folds=num_folds, repeat=repeat)
+    """Return train, validation and test: fold f is test, fold f + 1 is validation.
+
+    Args:
+        rows: All that are dealt.
+        num_folds: Three or more.
+        fold: In [0, num_folds).
+        repeat: Number of the shuffle before the folds are dealt.
+        kind: Which rows are dealt evenly, see `strata`.
+
+    Raises:
+        ValueError: There are fewer texts than folds.
+    """
+    if (num_texts := len({row.key for row in rows.rows})) < num_folds:
+        raise ValueError(
+            f"{rows.source}: has {counted(num_texts, 'different text(s)')}, too few for "
+            f"{num_folds} folds; give more, or of own files fewer folds (data.num_folds)"
+        )
+    dealt = strata(rows.rows, kind=kind, num_folds=num_folds)
+    folds = stratified_folds(dealt, num_folds=num_folds, repeat=repeat)
     validation = (fold + 1) % num_folds
     train = sorted(
         number for k, part in enumerate(folds) if k not in (fold, validation) for number in part

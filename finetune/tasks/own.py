@@ -56,6 +56,12 @@ class OwnFiles:
     validation_fraction: float = 0.0
     """Share of the own training rows that becomes the validation split, in (0, 1), stratified, by a
     hash of the text; 0: there is a validation file."""
+    num_folds: int = 0
+    """Cut all rows of the own training file into so many folds, 3 or more, for a cross-validation
+    without other files: fold data.fold is the test split, the next one validation, the rest is
+    trained on. Rows with one text share a fold. Classes have equal shares in all folds; scores are
+    dealt in their order, several labels by the rarest one of the text, tagged words by the label of
+    the whole text, documents at random. 0: no folds."""
     score: Literal[MetricName, Literal["auto"]] = "auto"
     """Metric of own files that chooses the epoch. auto: accuracy; the mean of pearson and spearman;
     of several labels micro_f1; of tags frame_em, without labels of the texts slot_em; of sentences
@@ -75,8 +81,9 @@ class OwnFiles:
     def file(self, split: str) -> str:
         """Return the file of a split, or raise MissingSplit."""
         if split not in self.given:
-            carve = " or carve it with --data.validation_fraction" * (split == "validation")
-            raise MissingSplit(f"no {split} file; name it with --data.{split}{carve}")
+            carve = ", carve it with --data.validation_fraction" * (split == "validation")
+            cut = f"{carve}, or cut all rows into folds with --data.num_folds" * (split != "train")
+            raise MissingSplit(f"no {split} file; name it with --data.{split}{cut}")
         return str(getattr(self, split))
 
 
@@ -129,6 +136,7 @@ def own_task(
         positive_label=own.positive_label,
         standardises=True,
         carve_validation=own.validation_fraction,
+        num_folds=own.num_folds,
     )
 
     def read(split: str) -> SplitRows:
@@ -152,6 +160,7 @@ def _tagged_task(own: OwnFiles) -> tuple[TaskSpec, Callable[[str], SplitRows]]:
         segments="sentences" if has_sentences else "separators",
         sizes={},
         carve_validation=own.validation_fraction,
+        num_folds=own.num_folds,
     )
 
     def read(split: str) -> SplitRows:
@@ -197,8 +206,16 @@ def _check(own: OwnFiles, needed: Sequence[str], labels: tuple[str, ...] | None)
         raise ValueError(
             "data.validation and data.validation_fraction are both given; leave one of them out"
         )
+    others = [name for name in ("validation", "test", "validation_fraction") if getattr(own, name)]
+    if own.num_folds and others:
+        raise ValueError(
+            f"data.num_folds is {own.num_folds}, which cuts data.train into all splits; leave out "
+            f"{', '.join(f'data.{name}' for name in others)} (what else is to be cut belongs into "
+            "that file; new texts are labelled by `predict`)"
+        )
     for split in needed:
-        own.file("train" if split == "validation" and own.validation_fraction else split)
+        is_cut = own.num_folds or (split == "validation" and own.validation_fraction)
+        own.file("train" if is_cut else split)
 
 
 def _table(path: str) -> tuple[list[Lined], Counter[str]]:

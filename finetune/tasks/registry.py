@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.sentences.tasks import settled_documents
 from finetune.tagging.tasks import TAGGED_TASKS, settled
-from finetune.tasks.folds import carve, fold_splits, without_duplicates
+from finetune.tasks.folds import carve, check_num_folds, fold_splits, without_duplicates
 from finetune.tasks.glue import GLUE_TASKS
 from finetune.tasks.long_documents import LONG_TASKS
 from finetune.tasks.own import OWN_TASK, OwnFiles, own_task
@@ -91,17 +91,19 @@ def load_task(
     needed = _NEEDED[stage] if splits is None else tuple(splits)
     if name == OWN_TASK:
         assert own is not None
+        _check_folds(name, own.num_folds, fold, repeat)
         spec, read = own_task(own, needed, labels=wanted.labels)
         names = own.given
     else:
         spec = task_named(name)
-        _check_options(spec, fold, repeat, needed)
+        _check_folds(name, spec.num_folds, fold, repeat)
+        if "train" in needed and "train" not in spec.sizes:
+            raise ValueError(f"{name} has no training rows: {spec.warning}")
         read = partial(_read, spec, Path(folder).expanduser() if folder else None)
         names = tuple(spec.sizes)
     if spec.num_folds:
-        whole = without_duplicates(_found(read, names, ("train",)).values())
-        parts = fold_splits(whole, num_folds=spec.num_folds, fold=fold, repeat=repeat)
-        read = parts.__getitem__
+        parts = _folded(spec, _found(read, names, ("train",)), fold, repeat)
+        names, read = tuple(parts), parts.__getitem__
     elif spec.carve_validation:
         names = tuple(dict.fromkeys(["train", "validation", *names]))
         read = _carving(spec, read)
@@ -118,16 +120,36 @@ def load_task(
     return settled(task, wanted) if spec.is_tagging else task
 
 
-def _check_options(spec: TaskSpec, fold: int, repeat: int, needed: Sequence[str]) -> None:
-    if not spec.num_folds and (fold or repeat):
-        raise ValueError(f"{spec.name} has fixed splits; leave out fold {fold} and repeat {repeat}")
-    if spec.num_folds and not (0 <= fold < spec.num_folds and repeat >= 0):
+def _check_folds(name: str, num_folds: int, fold: int, repeat: int) -> None:
+    check_num_folds(num_folds)
+    if not num_folds and (fold or repeat):
+        raise ValueError(f"{name} has fixed splits; leave out fold {fold} and repeat {repeat}")
+    if num_folds and not (0 <= fold < num_folds and repeat >= 0):
         raise ValueError(
-            f"fold {fold}, repeat {repeat}: {spec.name} has the folds 0 to {spec.num_folds - 1} "
+            f"fold {fold}, repeat {repeat}: {name} has the folds 0 to {num_folds - 1} "
             "and repeats from 0"
         )
-    if "train" in needed and "train" not in spec.sizes:
-        raise ValueError(f"{spec.name} has no training rows: {spec.warning}")
+
+
+def _folded(
+    spec: TaskSpec, found: Mapping[str, SplitRows], fold: int, repeat: int
+) -> Mapping[str, SplitRows]:
+    """Return the splits of a fold; a class that is alone in its training rows is an error.
+
+    All rows of own files stay; of texts with several labels the inspection tells.
+    """
+    is_own = spec.name == OWN_TASK
+    whole = found["train"] if is_own else without_duplicates(found.values())
+    parts = fold_splits(whole, num_folds=spec.num_folds, fold=fold, repeat=repeat, kind=spec.kind)
+    if spec.kind == "classification":
+        classes = set(spec.targets_of(parts["train"].rows).tolist())
+        if len(classes) < 2:
+            raise ValueError(
+                f"{whole.source}: all training rows of fold {fold}, repeat {repeat} have the label "
+                f"{spec.labels[classes.pop()]!r}, as the others have too few texts for "
+                f"{spec.num_folds} folds; give them more, or leave them out"
+            )
+    return parts
 
 
 def _read(spec: TaskSpec, root: Path | None, split: str) -> SplitRows:

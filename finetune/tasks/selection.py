@@ -13,9 +13,8 @@ from finetune.tasks.spec import LoadedTask, SplitRows, Targets, Wanted
 
 _FOLDS = {"data.fold", "data.repeat"}
 _NO_FOLDS = (
-    ". Own files are not cut into folds: make files of each fold and a run (data.train, "
-    "data.validation, data.test) of each; or train several seeds on the same files, by python -m "
-    "finetune grid --tasks own --seeds 1 2 3"
+    ". Own files have folds with data.num_folds: --data.num_folds 5 cuts the training file into "
+    "five. Several seeds on the same files: python -m finetune grid --tasks own --seeds 1 2 3"
 )
 
 
@@ -32,7 +31,7 @@ class Selection(OwnFiles):
     languages: str = ""
     """Languages of a task that has several, parted by commas, such as en,de; empty: all."""
     fold: int = 0
-    """Which fold is the test split, for tasks with folds; from 0."""
+    """Which fold is the test split, for tasks with folds and own files with num_folds; from 0."""
     repeat: int = 0
     """Which shuffle the folds are cut from; from 0."""
     max_train_rows: int = 0
@@ -45,7 +44,8 @@ class Selection(OwnFiles):
         for name in ("max_train_rows", "max_eval_rows", "fold", "repeat"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; 0 or more is needed")
-        ignored: dict[str, Any] = {"folder": "", "languages": "", "fold": 0, "repeat": 0}
+        ignored: dict[str, Any] = {"folder": "", "languages": ""}
+        ignored |= {} if self.num_folds else {"fold": 0, "repeat": 0}
         is_tagging = self.kind == "tags"
         if self.task != OWN_TASK:
             ignored = {field.name: field.default for field in fields(OwnFiles)}

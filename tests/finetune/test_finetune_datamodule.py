@@ -301,11 +301,12 @@ def test_workers_give_the_same_batches(make) -> None:
         ({"eval_batch_size": 0}, "data.eval_batch_size is 0"),
         ({"global_batch_size": 0}, "global_batch_size is 0"),
         ({"train": "x.csv"}, "data.task is films, which has no use for data.train; leave it out"),
+        ({"num_folds": 5}, "data.task is films, which has no use for data.num_folds; leave it"),
         ({"text": "body"}, "data.task is films, which has no use for data.text; leave it out"),
         ({"task": "own", "fold": 1}, "data.task is own, which has no use for data.folder, data.f"),
         (
             {"task": "own", "folder": "", "repeat": 1},
-            "data.repeat; .* of each fold .* --seeds 1 2 3",
+            "data.repeat; .* have folds with data.num_folds: .* --seeds 1 2 3",
         ),
         ({"task": "own", "fold": 0}, "data.folder; leave it out, or give another data.task$"),
     ],

@@ -128,7 +128,8 @@ def test_folds_are_paired_by_fold_and_their_interval_is_wider(tmp_path: Path) ->
     assert entry_of(report).estimate.half_width == pytest.approx(expected, rel=1e-6)
     assert report.numbers()["comparisons"][0]["difference"].n == 3
     text = markdown(report)
-    assert "the scores are of the folds of a cross-validation" in text
+    assert "Hyperpartisan (3 of the 5 folds): the scores are of the folds of a" in text
+    assert {row["num_folds"] for row in report.csv_rows()} == {5}
     assert "96.2" not in text and "leaky split" in text
 
 

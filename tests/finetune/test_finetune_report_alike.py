@@ -33,6 +33,15 @@ def test_results_that_must_not_stand_together_are_errors(tmp_path: Path) -> None
         ValueError, match=r"differ in model.optimizer.beta1 \(0.9 and 0.5\): report"
     ):
         find_trials([tmp_path / "d"])
+    for name, num_folds in (("none", 0), ("five", 5), ("ten", 10)):
+        result = make_result(score=0.4)
+        write(
+            tmp_path / name,
+            {**result, "task_facts": {**result["task_facts"], "num_folds": num_folds}},
+        )
+    for name, said in (("none", "no and 5"), ("ten", "10 and 5")):
+        with pytest.raises(ValueError, match=f"are both of cola, but with {said} folds: report"):
+            find_trials([tmp_path / name, tmp_path / "five"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no result.json of a fit that has ended"):
         find_trials([tmp_path / "empty"])

@@ -1,5 +1,6 @@
 """Carved splits and folds: pure functions of the texts."""
 
+import hashlib
 import random
 from collections import Counter
 
@@ -11,6 +12,7 @@ from finetune.tasks.folds import (
     DUPLICATES,
     carve,
     fold_splits,
+    strata,
     stratified_folds,
     stratified_parts,
     stratified_subset,
@@ -38,6 +40,61 @@ def test_folds_partition_the_rows_and_keep_the_label_shares(labels, repeat) -> N
     for label in set(labels):
         counts = [sum(labels[number] == label for number in fold) for fold in folds]
         assert max(counts) - min(counts) <= 1
+
+
+@given(st.lists(st.integers(0, 3), min_size=5, max_size=60))
+@settings(max_examples=30, deadline=None)
+def test_different_texts_are_dealt_one_fold_after_the_other(labels) -> None:
+    """So it was before texts could stand twice: folds of published results stay what they are."""
+    rows = make(labels).rows
+
+    def order(number: int) -> tuple[int, bytes]:
+        text = f"fold 0\0{rows[number].key}".encode()
+        return labels[number], hashlib.blake2b(text, digest_size=16).digest()
+
+    dealt = sorted(range(len(rows)), key=order)
+    expected = [sorted(dealt[fold::5]) for fold in range(5)]
+    assert stratified_folds(rows, num_folds=5, repeat=0) == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 25), st.integers(0, 1)), min_size=40, max_size=90))
+@settings(max_examples=30, deadline=None)
+def test_rows_with_one_text_share_a_fold_and_folds_stay_alike(drawn) -> None:
+    texts = [f"text {number}" for number, _ in drawn] + [f"once {k}" for k in range(40)]
+    labels = [label for _, label in drawn] + [0, 1] * 20
+    folds = stratified_folds(make(labels, texts=texts).rows, num_folds=4, repeat=1)
+    assert sorted(number for fold in folds for number in fold) == list(range(len(texts)))
+    found = [{texts[number] for number in fold} for fold in folds]
+    assert sum(map(len, found)) == len(set(texts))
+    most = max(Counter(texts).values())
+    assert max(map(len, folds)) - min(map(len, folds)) <= most
+
+
+def test_each_fold_has_one_of_any_texts_with_neighbouring_scores() -> None:
+    values = [float(number) for number in range(40)]
+    random.Random(0).shuffle(values)
+    dealt = strata(make(values).rows, kind="regression", num_folds=4)
+    assert [row.target for row in dealt] == [value // 4 for value in values]
+    for fold in stratified_folds(dealt, num_folds=4, repeat=0):
+        assert sorted(values[number] // 4 for number in fold) == list(range(10))
+    twice = make([1, 9, 5, 3], texts=["a", "A", "b", "c"])  # a text counts once, by its first row
+    dealt = strata(twice.rows, kind="regression", num_folds=3)
+    assert [row.target for row in dealt] == [0, 0, 0, 0]
+
+
+def test_the_rarest_label_of_a_text_decides_and_a_text_without_labels_is_a_stratum() -> None:
+    several = [(0,), (0, 1), (1, 0), (0, 2), (), (0, 1, 2)]
+    rows = [row._replace(target=t) for row, t in zip(make([0] * 6).rows, several, strict=True)]
+    dealt = strata(rows, kind="multilabel", num_folds=3)
+    assert [row.target for row in dealt] == [0, 1, 1, 2, -1, 2]
+
+
+def test_more_folds_than_texts_are_an_error() -> None:
+    twice = make([0, 1, 0, 1], texts=["a", "b", "A", "b "])
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl: has 2 different texts, too few for 3 folds"
+    ):
+        fold_splits(twice, num_folds=3, fold=0, repeat=0)
 
 
 def test_each_fold_is_test_once_and_validation_once() -> None:

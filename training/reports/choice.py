@@ -91,6 +91,11 @@ class Entry(Result):
         """Whether it is of a linear model: one run, or one for each fold, as nothing is random."""
         return self.runs[0].is_baseline
 
+    @property
+    def num_folds(self) -> int:
+        """How many folds of a cross-validation were run."""
+        return len({run.repetition[PAIRED_BY.index("fold")] for run in self.runs})
+
 
 def trained(entries: Sequence[Entry]) -> list[Entry]:
     """The numbers of encoders, or those of baselines where there are no others."""

@@ -186,6 +186,7 @@ class GridReport:
                 "kind": result["encoder"]["kind"],
                 "weights": result["encoder"]["digest"],
                 **result["settings"],
+                "num_folds": result["task_facts"]["num_folds"],
                 "chosen": run.path in chosen,
                 "diverged": result["diverged"],
                 "best_epoch": result["best_epoch"],

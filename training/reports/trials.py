@@ -201,6 +201,12 @@ def _check_alike(runs: Iterable[Fit]) -> None:
                 "again, or report the folders separately"
             )
         first = scores.setdefault(run.task, run)
+        folds = [str(trial.result["task_facts"]["num_folds"] or "no") for trial in (first, run)]
+        if folds[0] != folds[1]:
+            raise ValueError(
+                f"{first.path} and {run.path} are both of {run.task}, but with {folds[0]} and "
+                f"{folds[1]} folds: report their folders separately"
+            )
         if run.result["score"] != first.result["score"]:
             both = [" + ".join(trial.result["score"]) for trial in (first, run)]
             raise ValueError(
