@@ -61,7 +61,7 @@ OPTIONS = {
     "validations": Option(8, "of a run", short=2),
     "eval_examples": Option(4096, "of a validation", short=64),
     "rounds": Option(0, "in which a step of each recipe is timed; no recipe is run then"),
-    "timed_steps": Option(5, "of a round"),
+    "timed_steps": Option(12, "of a round; Muon that waits for 2, 3 or 4 steps needs a multiple"),
     "root": Option(Path("runs/recipes"), "folder of the runs' files"),
     "name": Option("", "of the files; default: recipes_<study>"),
 }

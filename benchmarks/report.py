@@ -21,6 +21,8 @@ Content = dict[str, Any]
 Target = dict[str, Any]
 Spread = Mapping[str, float]
 STYLES = ("-", "--", ":", "-.")
+LETTER, HANDLE, LEGEND_LINE = 0.062, 0.75, 0.17
+"""Inches that a letter, the sign beside a name, and a line of a legend take at most."""
 TICKS = (1, 2, 5)
 """Of a decade of a logarithmic axis."""
 
@@ -319,11 +321,14 @@ def line_chart(
         places = sorted({x for points in drawn.values() for x, _ in points})
         if places and not (spans or is_linear):
             _make_logarithmic(axis, places, is_share=is_share)
-    columns = 5 if len(panels) > 1 else 3
+    width, height = figure.get_size_inches()
+    fitting = int(width / (LETTER * max(map(len, labels), default=0) + HANDLE))
+    columns = max(1, min(5 if len(panels) > 1 else 3, fitting))
     form = {"loc": "lower center", "frameon": False, "fontsize": 8}
     figure.legend(legend.values(), legend, ncols=columns, **form)
     figure.suptitle(title)
-    _save(figure, path, rect=(0, 0.14 / lines, 1, 1))
+    needed = LEGEND_LINE * (-(-len(labels) // columns) + 1) / height
+    _save(figure, path, rect=(0, max(0.14 / lines, needed), 1, 1))
 
 
 def _figure_text(value: float) -> str:
