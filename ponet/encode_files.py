@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ STDIN = "-"
 DEFAULT_FIELD = "text"
 _LINES, _TABLES = (".txt", ".text", ""), (".jsonl", ".csv", ".tsv", ".parquet")
 _BLOCK_TEXTS = 4096
+ValueT = TypeVar("ValueT")
 
 
 def run_encode(arguments: Sequence[str]) -> None:
@@ -42,13 +43,20 @@ def run_encode(arguments: Sequence[str]) -> None:
     progress = Progress(None if texts.is_stream else sum(1 for _ in texts))
     names = ("pooling", "batch_tokens", "max_len", "long_texts", "precision")
     form = {name: getattr(options, name) for name in names}
-    remaining, width = iter(texts), bundle.model.config.hidden_size
-    blocks = iter(lambda: list(islice(remaining, _BLOCK_TEXTS)), [])
+    width = bundle.model.config.hidden_size
+    blocks = in_blocks(texts, _BLOCK_TEXTS)
     vectors = (bundle.encode(block, progress=progress, **form).numpy() for block in blocks)
     with new_file(output) as path:
         write = _write_npy if output.suffix == ".npy" else _write_jsonl
         num_rows = write(vectors, path, width)
     print(f"{num_rows:,} vectors of {width} numbers: {output}")
+
+
+def in_blocks(values: Iterable[ValueT], size: int) -> Iterator[list[ValueT]]:
+    """Yield all values in lists of `size`; the last one may be shorter."""
+    remaining = iter(values)
+    while block := list(islice(remaining, size)):
+        yield block
 
 
 def check_output(option: str, output: Path, source: str, *, endings: Sequence[str]) -> None:

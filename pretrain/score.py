@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from ponet.scoring import TextScore
 
 PROGRAM = "ponet-pretrain score"
-_BLOCK_TEXTS = 2048
 _NOWHERE = Path()
 
 
@@ -205,14 +203,14 @@ def _score_texts(
     options: ScoreOptions, names: Sequence[str], rows: TextIO | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Score a file of texts; return what --output says, and what is printed."""
-    from ponet.encode_files import TextFile
+    from ponet.encode_files import TextFile, in_blocks
+    from ponet.inference import BLOCK_TEXTS
 
     texts = TextFile(options.input, field=options.field or None)
     # Read once before the work begins: a bad last line must not cost what stands before it.
     scorer = _Scorer(options, None if texts.is_stream else sum(1 for _ in texts))
     scores: list[list[TextScore]] = [[] for _ in names]
-    remaining = iter(texts)
-    for block in iter(lambda: list(islice(remaining, _BLOCK_TEXTS)), []):
+    for block in in_blocks(texts, BLOCK_TEXTS):
         start = len(scores[0])
         for name, known, found in zip(names, scores, scorer(block), strict=True):
             known.extend(found)
@@ -252,11 +250,13 @@ def _score_pairs(
     options: ScoreOptions, names: Sequence[str], rows: TextIO | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Score minimal pairs; return what --output says, and what is printed."""
+    from ponet.encode_files import in_blocks
+    from ponet.inference import BLOCK_TEXTS
+
     pairs = read_pairs(options.input, options)
     scorer = _Scorer(options, 2 * len(pairs))
     outcomes: list[list[float]] = [[] for _ in names]
-    remaining = iter(pairs)
-    for block in iter(lambda: list(islice(remaining, _BLOCK_TEXTS // 2)), []):
+    for block in in_blocks(pairs, BLOCK_TEXTS // 2):
         # Both sentences in one call: of the same tokens they get the same number, which is a tie.
         found = scorer([*(pair.good for pair in block), *(pair.bad for pair in block)])
         for name, known, scores in zip(names, outcomes, found, strict=True):
