@@ -121,8 +121,7 @@ def check_cut(folder: Path, data: Any) -> None:
                 "trained on would be scored; leave it out"
             )
     what = "the train file"
-    changes = changed_inputs(folder, moved={what: Path(data.train)}) if data.num_folds else []
-    if any(change.startswith(what) for change in changes):
+    if data.num_folds and changed_inputs(folder, moved={what: Path(data.train)}, of=what):
         raise ValueError(
             f"data.train: {data.train} does not hold what {folder} was trained on. Other rows make "
             "other folds, so rows that it was trained on would be scored; give the file as it was, "

@@ -4,6 +4,7 @@ Invariant: an interval is over texts or pairs; columns of bundles are of the sam
 differences are paired. Numbers that cannot be compared are left out, not guessed.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 SHORTEST = 16
 """Tokens of the longest texts of the first line; every further one has texts twice as long."""
+FEWEST = 10
+"""Texts, or pairs of one paradigm, that an interval needs: of fewer it would say next to nothing,
+and reach beyond what an accuracy can be."""
 NOTHING = "-"
 Indices = Sequence[int]
 
@@ -82,7 +86,8 @@ def _pair_line(
 
 
 def _in_percent(values: Sequence[float], paradigms: Sequence[Indices]) -> Estimate:
-    return mean_of_means([[100 * values[number] for number in of] for of in paradigms])
+    in_percent = [[100 * values[number] for number in of] for of in paradigms]
+    return mean_of_means(in_percent, least_df=FEWEST - 1)
 
 
 def text_lines(
@@ -120,14 +125,19 @@ def _text_line(
     lost = [[-of[n].log_likelihood for n in texts] for of in scores]
     lengths = [[float(of[n].num_tokens) for n in texts] for of in scores]
     differences: list[Estimate | None] = [
-        ratio([own - base for own, base in zip(of, lost[0], strict=True)], lengths[0])
+        _a_token([own - base for own, base in zip(of, lost[0], strict=True)], lengths[0])
         if is_same
         else None
         for of, is_same in zip(lost[1:], is_comparable[1:], strict=True)
     ]
-    found = [ratio(*pair) for pair in zip(lost, lengths, strict=True)]
+    found = [_a_token(*pair) for pair in zip(lost, lengths, strict=True)]
     counts = {"texts": len(texts), "tokens": int(sum(lengths[0]))}
     return Line(kind, name, counts, found, differences, [0] * len(scores))
+
+
+def _a_token(nats: Sequence[float], tokens: Sequence[float]) -> Estimate:
+    found = ratio(nats, tokens)
+    return found if found.n >= FEWEST else dataclasses.replace(found, low=None, high=None)
 
 
 def pair_table(lines: Sequence[Line], names: Sequence[str]) -> Iterator[str]:
@@ -142,7 +152,8 @@ def pair_table(lines: Sequence[Line], names: Sequence[str]) -> Iterator[str]:
         rows.append([label, f"{line.counts['pairs']:,}", *cells])
     yield from aligned(rows)
     yield "accuracy in per cent (guessing: 50.0), ± half of its 95 % interval over pairs, the"
-    yield "paradigms held fixed; each of them counts once, whatever the number of its pairs"
+    yield "paradigms held fixed; each of them counts once, whatever the number of its pairs; fewer"
+    yield f"than {FEWEST} pairs have no interval"
     ties = (f"{name} {count:,}" for name, count in zip(names, lines[-1].ties, strict=True))
     yield f"ties, which count half: {', '.join(ties)}"
 
@@ -161,6 +172,7 @@ def text_table(lines: Sequence[Line], names: Sequence[str]) -> Iterator[str]:
     yield "pseudo-perplexity a token, in brackets its 95 % interval over texts" + (
         "; differences in nats a token" if len(names) > 1 else ""
     )
+    yield f"fewer than {FEWEST} texts have no interval"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -106,7 +106,9 @@ def write_inputs(folder: Path, paths: Mapping[str, Path]) -> None:
     write_json(folder / INPUTS_FILE, _digests(paths))
 
 
-def changed_inputs(folder: Path, *, moved: Mapping[str, Path] = {}) -> list[str]:
+def changed_inputs(
+    folder: Path, *, moved: Mapping[str, Path] = {}, of: str | None = None
+) -> list[str]:
     """Return what has changed since the run of a folder began, in words.
 
     What is not there any more counts as unchanged, and all of a result that came without its run.
@@ -114,9 +116,11 @@ def changed_inputs(folder: Path, *, moved: Mapping[str, Path] = {}) -> list[str]
     Args:
         folder: The run's.
         moved: What a file or folder is, as for `write_inputs` -> where it lies now, if not there.
+        of: What the one file or folder is that counts, as for `write_inputs`; None: all do.
     """
     path = folder / INPUTS_FILE
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored = {name: entry for name, entry in stored.items() if of in (None, name)}
     places = {name: Path(entry["path"]) for name, entry in stored.items()}
     places |= {name: path for name, path in moved.items() if name in stored}
     now = _digests(places)

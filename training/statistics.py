@@ -77,9 +77,9 @@ class Estimate:
     mean: float
     """Their mean."""
     low: float | None
-    """Lower end of the 95 % interval of the mean; None: fewer than two values."""
+    """Lower end of the 95 % interval of the mean; None: too few values for one."""
     high: float | None
-    """Upper end; None: fewer than two values."""
+    """Upper end; None: too few values."""
     minimum: float
     """Least value."""
     maximum: float
@@ -99,7 +99,7 @@ class Estimate:
     def verdict(self) -> str:
         """Of a difference: whether its interval leaves zero out."""
         if self.low is None or self.high is None:
-            return "one pair: not judged"
+            return "one pair: not judged" if self.n == 1 else "too few pairs: not judged"
         if self.has_no_spread:
             equal = abs(self.mean) < _NO_SPREAD
             return "equal in every pair" if equal else "no spread: not judged"
@@ -149,7 +149,7 @@ def paired_difference(
     return estimate(differences, shared_rows_ratio=shared_rows_ratio) if differences else None
 
 
-def mean_of_means(groups: Sequence[Sequence[float]]) -> Estimate:
+def mean_of_means(groups: Sequence[Sequence[float]], *, least_df: int = 1) -> Estimate:
     """Mean over groups of the mean of each, and how sure it is for other values of these groups.
 
     The groups are what they are, as the strata of a sample are: that others would have other means
@@ -157,9 +157,11 @@ def mean_of_means(groups: Sequence[Sequence[float]]) -> Estimate:
 
     Args:
         groups: One or more of one or more finite numbers each.
+        least_df: Degrees of freedom that an interval must rest on, >= 1.
 
     Returns:
-        `n`, `minimum` and `maximum` are of all values; no interval where a group has one value.
+        `n`, `minimum` and `maximum` are of all values; no interval where a group has one value, or
+        where fewer degrees of freedom are left.
 
     Source of the degrees of freedom: Satterthwaite 1946, An Approximate Distribution of Estimates
     of Variance Components; rounded down.
@@ -173,8 +175,9 @@ def mean_of_means(groups: Sequence[Sequence[float]]) -> Estimate:
         total = math.fsum(squared)
         spread = math.fsum(part**2 / (e.n - 1) for part, e in zip(squared, single, strict=True))
         df = int(total**2 / spread + 1e-9) if spread else len(values) - len(groups)
-        width = student_t_quantile((1 + CONFIDENCE) / 2, df) * math.sqrt(total) / len(groups)
-        low, high = mean - width, mean + width
+        if df >= least_df:
+            width = student_t_quantile((1 + CONFIDENCE) / 2, df) * math.sqrt(total) / len(groups)
+            low, high = mean - width, mean + width
     return Estimate(
         n=len(values), mean=mean, low=low, high=high, minimum=min(values), maximum=max(values)
     )

@@ -13,11 +13,11 @@ import torch
 
 from data_prep.tokenizer import wordpiece_from_vocab
 from ponet import BertConfig, PoNetConfig, PretrainingModel, load_bundle, save_bundle
-from ponet.scoring import pseudo_perplexity
+from ponet.scoring import TextScore, pseudo_perplexity
 from pretrain.cli import main
 from pretrain.minimal_pairs import Pair
 from pretrain.score import bundle_names
-from pretrain.score_tables import pair_lines
+from pretrain.score_tables import pair_lines, pair_table, text_lines
 from training.statistics import estimate, mean_of_means
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -88,22 +88,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def test_texts_get_rows_and_a_pseudo_perplexity_for_each_bundle(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    texts = TEXTS * 3
     source = tmp_path / "in.txt"
-    source.write_text("".join(f"{text}\n" for text in TEXTS))
+    source.write_text("".join(f"{text}\n" for text in texts))
     output, rows = tmp_path / "new" / "out.json", tmp_path / "rows.jsonl"
     given = ["--input", source, "--output", output, "--rows", rows]
     assert score(*runs[:2], *given) == 0
-    expected = [load_bundle(run).score(TEXTS) for run in runs[:2]]
+    expected = [load_bundle(run).score(texts) for run in runs[:2]]
     found = read_rows(rows)
     assert [(row["bundle"], row["row"]) for row in found] == [
-        (name, number) for name in ("ponet", "bert") for number in range(5)
+        (name, number) for name in ("ponet", "bert") for number in range(15)
     ]
     for row, one in zip(found, [*expected[0], *expected[1]], strict=True):
         assert row["num_tokens"] == one.num_tokens
         assert row["log_likelihood"] == pytest.approx(one.log_likelihood, abs=1e-4)
     report = json.loads(output.read_text())
     whole = report["lines"][-1]
-    assert (whole["kind"], whole["num_texts"], report["num_texts"]) == ("all", 4, 5)
+    assert (whole["kind"], whole["num_texts"], report["num_texts"]) == ("all", 12, 15)
     perplexities = [pseudo_perplexity(scores) for scores in expected]
     for name, perplexity in zip(("ponet", "bert"), perplexities, strict=True):
         of = whole["bundles"][name]
@@ -112,8 +113,8 @@ def test_texts_get_rows_and_a_pseudo_perplexity_for_each_bundle(
     gap = whole["minus_ponet"]["bert"]["nats_per_token"]
     assert gap == pytest.approx(math.log(perplexities[1] / perplexities[0]), abs=1e-4)
     printed = capsys.readouterr().out
-    assert "5 texts of" in printed and f"{perplexities[0]:,.2f} (" in printed
-    assert "without a token, and left out: 1 text" in printed and "NOTE" not in printed
+    assert "15 texts of" in printed and f"{perplexities[0]:,.2f} (" in printed
+    assert "without a token, and left out: 3 texts" in printed and "NOTE" not in printed
 
 
 def test_lengths_have_a_line_each_and_tokens_of_others_are_not_compared(
@@ -188,7 +189,7 @@ def test_minimal_pairs_count_wins_and_halves_of_ties_by_paradigm(
         assert one["bundles"][name]["accuracy_percent"] == pytest.approx(of_one.mean)
         of_all = mean_of_means([cased[number], swapped[number]])
         assert whole["bundles"][name]["accuracy_percent"] == pytest.approx(of_all.mean)
-        assert whole["bundles"][name]["low"] == pytest.approx(of_all.low)
+        assert one["bundles"][name]["low"] == pytest.approx(of_one.low)
     gaps = [b - a for a, b in zip(swapped[0], swapped[1], strict=True)]
     assert one["minus_ponet"]["bert"]["accuracy_percent"] == pytest.approx(estimate(gaps).mean)
     assert one["minus_ponet"]["bert"]["high"] == pytest.approx(estimate(gaps).high)
@@ -205,6 +206,21 @@ def test_a_mean_over_paradigms_counts_each_once() -> None:
     ]  # fmt: skip
     gap = lines[-1].differences[0]
     assert gap is not None and gap.mean == -25
+
+
+def test_an_interval_rests_on_ten_pairs_or_texts() -> None:
+    pairs = [Pair("a", "b", "f", n, "few" if n < 9 else "many", {}) for n in range(19)]
+    few, many, _ = pair_lines(pairs, [[n % 2.0 for n in range(19)]])
+    assert few.found[0].half_width is None and many.found[0].half_width is not None
+    printed = "\n".join(pair_table([few, many], ["ponet"]))
+    assert f"44.4\nmany         10  50.0 ± {many.found[0].half_width:.1f}\n" in printed
+    assert "fewer\nthan 10 pairs have no interval" in printed
+    scores = [TextScore(-2.0 * (n + 1), 1 + n % 3) for n in range(10)]
+    assert text_lines([scores], [True])[-1].found[0].half_width is not None
+    fewer = text_lines([scores[:9], scores[1:]], [True, True])[-1]
+    gap = fewer.differences[0]
+    assert fewer.found[0].half_width is None and gap is not None and gap.half_width is None
+    assert gap.verdict == "too few pairs: not judged"
 
 
 def test_other_columns_and_tables_are_named_by_options(

@@ -125,6 +125,9 @@ def test_one_group_is_an_ordinary_mean_and_a_single_value_takes_the_interval() -
     assert mean_of_means([[1.0] * 4, [1.0] * 5]).has_no_spread
     found = mean_of_means([GAINS, [0.5]])
     assert found.half_width is None and found.n == 4
+    assert found.verdict == "too few pairs: not judged"
+    assert mean_of_means([GAINS], least_df=2) == estimate(GAINS)
+    assert mean_of_means([GAINS], least_df=3).half_width is None
 
 
 def test_means_of_means_hold_the_truth_as_often_as_they_say() -> None:
