@@ -137,6 +137,7 @@ class Bundle:
         self,
         texts: Sequence[str],
         *,
+        contexts: Sequence[str] | None = None,
         method: "Method" = "word_l2r",
         batch_tokens: int | None = None,
         max_len: int | None = None,
@@ -153,6 +154,7 @@ class Bundle:
 
         Args:
             texts: Any number of texts; one without a token has a log-likelihood of 0.
+            contexts: What stands before each text: read, not scored. Both must fit into max_len.
             method: What is hidden where a token is scored: "original", it alone; "word_l2r", the
                 pieces of its word to the right of it too, which otherwise give it away.
             batch_tokens: Tokens of a batch, as in `encode`: memory grows with it, whatever the
@@ -163,9 +165,9 @@ class Bundle:
 
         Raises:
             TypeError: If texts is a generator, a set or a dict.
-            ValueError: If an option is outside of its range, the bundle has no tokenizer, one that
-                does not say where words begin ("word_l2r"), no trained masked-LM head, or an
-                encoder of hashed words, which guesses only words of one piece.
+            ValueError: If an option is outside of its range, a context is too long, the bundle has
+                no tokenizer, one that does not say where words begin ("word_l2r"), no trained
+                masked-LM head, or an encoder of hashed words, which guesses words of one piece.
 
         Source:
             Salazar et al. 2020, Masked Language Model Scoring; Kauf and Ivanova 2023, A Better Way
@@ -181,7 +183,8 @@ class Bundle:
             batch_tokens=batch_tokens,
             precision=precision,
         )
-        return score(self.model, texts, self.text_format, options, progress=progress)
+        form = self.text_format
+        return score(self.model, texts, form, options, contexts=contexts, progress=progress)
 
     def _check_masked_head(self) -> None:
         if lacks_masked_head(self.metadata):

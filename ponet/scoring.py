@@ -32,9 +32,22 @@ from ponet.losses import balanced_rows
 from ponet.text_format import MASK, TextFormat, Window
 
 Method = Literal["word_l2r", "original"]
-_Key = tuple[tuple[int, ...], tuple[int, ...]]
-"""Tokens and segments of a row."""
+_Key = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Tokens and segments of a row, and the first place that is scored."""
 SCORED = "scored {done:,.0f}{of} texts, {rate:,.1f} texts/s"
+
+
+class ContextError(ValueError):
+    """A text cannot be scored behind its context.
+
+    Args:
+        number: Of the text in the call.
+        reason: Why, and what to do.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
 
 
 class TextScore(NamedTuple):
@@ -43,7 +56,7 @@ class TextScore(NamedTuple):
     log_likelihood: float
     """Pseudo-log-likelihood in nats: the sum over the tokens; 0 without one."""
     num_tokens: int
-    """Tokens scored: all but [CLS] and [SEP]."""
+    """Tokens scored: all of the text but [CLS] and [SEP]."""
     num_unknown: int = 0
     """Of these, [UNK]s. Pretraining here never asks for them, so what they add says little."""
 
@@ -83,6 +96,27 @@ class ScoreOptions(RowOptions):
             )
 
 
+class _Row(NamedTuple):
+    """A row of input, of which the end is scored."""
+
+    window: Window
+    first: int
+    """The first place that is scored; 1: behind [CLS]."""
+
+    @property
+    def ids(self) -> list[int]:
+        return self.window.ids
+
+    @property
+    def scored(self) -> list[int]:
+        """The tokens that are scored."""
+        return self.window.ids[self.first : -1]
+
+    @property
+    def key(self) -> _Key:
+        return tuple(self.window.ids), tuple(self.window.segments), self.first
+
+
 class _Hidden(NamedTuple):
     """A row in which one token is scored: it and what is hidden with it are [MASK]s."""
 
@@ -115,10 +149,11 @@ def score(
     form: TextFormat,
     options: ScoreOptions,
     *,
+    contexts: Sequence[str] | None = None,
     progress: bool | Progress,
 ) -> list[TextScore]:
     """Return one score for each text, in order; see Bundle.score."""
-    check_texts(texts)
+    _check(texts, contexts)
     options.check_encoder(model.config)
     mask_id = form.token_id(MASK)
     continues = _continuations(form) if options.method == "word_l2r" else frozenset[int]()
@@ -127,15 +162,16 @@ def score(
     known: dict[_Key, float] = {}
     found: list[TextScore] = []
     for start in range(0, len(texts), BLOCK_TEXTS):
-        block = texts[start : start + BLOCK_TEXTS]
-        rows = form.windows(block, max_len=options.max_len)
-        keys: list[_Key] = [(tuple(row.ids), tuple(row.segments)) for row in rows]
-        new = [key for key in dict.fromkeys(keys) if key not in known]
-        windows = [
-            Window(number, list(ids), list(parts)) for number, (ids, parts) in enumerate(new)
+        end = start + BLOCK_TEXTS
+        block = texts[start:end]
+        rows = _rows(block, contexts and contexts[start:end], form, options.max_len, start=start)
+        new = {row.key: row for row in rows if row.key not in known}
+        different = [
+            _Row(row.window._replace(text=number), row.first)
+            for number, row in enumerate(new.values())
         ]
-        per_token = len(block) / max(1, sum(len(window.ids) - 2 for window in windows))
-        copies = chain.from_iterable(_copies(row, continues) for row in longest_first(windows))
+        per_token = len(block) / max(1, sum(len(row.scored) for row in different))
+        copies = chain.from_iterable(_copies(row, continues) for row in longest_first(different))
         order, parts = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
         for group in groups_in_order(copies, num_tokens, is_exact=model.config.sees_padding):
             parts.append(_log_probs(model, encoder, group, mask_id))
@@ -144,12 +180,58 @@ def score(
                 progress.add(len(group) * per_token)
         # Brought back together: a GPU would have to be waited for after every batch.
         values_N = torch.cat([part.to(parts[-1].device) for part in parts]).cpu().double()
-        sums_W = torch.zeros(len(windows), dtype=torch.float64)
+        sums_W = torch.zeros(len(new), dtype=torch.float64)
         sums_W.index_add_(0, torch.cat(order), values_N)
         known.update(zip(new, sums_W.tolist(), strict=True))
-        values = [known[key] for key in keys]
+        values = [known[row.key] for row in rows]
         found += _of_texts(rows, values, len(block), form.unknown_id())
     return found
+
+
+def _check(texts: Sequence[str], contexts: Sequence[str] | None) -> None:
+    check_texts(texts)
+    if contexts is None:
+        return
+    check_texts(contexts, "contexts")
+    if len(contexts) != len(texts):
+        raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts; give one for each")
+
+
+def _rows(
+    texts: Sequence[str],
+    contexts: Sequence[str] | None,
+    form: TextFormat,
+    max_len: int,
+    *,
+    start: int,
+) -> list[_Row]:
+    """Return the rows of some texts, each with its context before it; `start` of them came before.
+
+    Raises:
+        ContextError: A text and its context do not fit into one row, or cannot be told apart there.
+    """
+    if contexts is None:
+        return [_Row(window, 1) for window in form.windows(texts, max_len=max_len)]
+    joined = map(" ".join, zip(contexts, texts, strict=True))
+    rows: list[_Row] = []
+    heads = form.windows(contexts, max_len=max_len, long_texts="tile")
+    for row in form.windows(list(joined), max_len=max_len, long_texts="tile"):
+        number, ids = row.text, row.ids
+        text, head = texts[number], heads[number].ids
+        if len(ids) > max_len:
+            raise ContextError(
+                start + number,
+                f"the text {text[:60]!r} and its context have {len(ids):,} tokens, and a row "
+                f"{max_len:,}; shorten the context, or give a greater max_len",
+            )
+        if ids[: len(head) - 1] != head[:-1]:
+            raise ContextError(
+                start + number,
+                f"the tokenizer joins the end of the context with the beginning of {text[:60]!r}, "
+                "so it cannot be said which tokens are the text's",
+            )
+        rows.append(_Row(row, len(head) - 1))
+    return rows
 
 
 def _continuations(form: TextFormat) -> Set[int]:
@@ -160,27 +242,28 @@ def _continuations(form: TextFormat) -> Set[int]:
 
 
 def _of_texts(
-    rows: Sequence[Window], values: Sequence[float], num_texts: int, unknown_id: int | None
+    rows: Sequence[_Row], values: Sequence[float], num_texts: int, unknown_id: int | None
 ) -> list[TextScore]:
     """Return the sums over the rows of each text."""
     found = [TextScore(0.0, 0)] * num_texts
     for row, value in zip(rows, values, strict=True):
-        total, count, num_unknown = found[row.text]
-        more = 0 if unknown_id is None else row.ids.count(unknown_id)
-        found[row.text] = TextScore(total + value, count + len(row.ids) - 2, num_unknown + more)
+        total, count, num_unknown = found[row.window.text]
+        more = 0 if unknown_id is None else row.scored.count(unknown_id)
+        score = TextScore(total + value, count + len(row.scored), num_unknown + more)
+        found[row.window.text] = score
     return found
 
 
-def _copies(window: Window, continues: Set[int]) -> Iterator[_Hidden]:
-    """Yield a copy of a row for each of its tokens between [CLS] and [SEP]."""
-    last = len(window.ids) - 1
-    end = 1
-    for place in range(1, last):
+def _copies(row: _Row, continues: Set[int]) -> Iterator[_Hidden]:
+    """Yield a copy of a row for each of its tokens that is scored."""
+    last = len(row.ids) - 1
+    end = row.first
+    for place in range(row.first, last):
         if end <= place:
             end = place + 1
-            while end < last and window.ids[end] in continues:
+            while end < last and row.ids[end] in continues:
                 end += 1
-        yield _Hidden(window, place, end if continues else place + 1)
+        yield _Hidden(row.window, place, end if continues else place + 1)
 
 
 def _log_probs(

@@ -41,7 +41,8 @@ class _TextOptions:
     """Folders of bundles, or of runs that hold one; the others are compared with the first."""
     input: str
     """A file of texts: lines, .jsonl, .csv, .tsv or .parquet, also .gz or .zst, or - for lines from
-    stdin. Or minimal pairs: such a table with both sentences in a row, or a folder of tables."""
+    stdin. Or minimal pairs: such a table with both sentences in a row, or two contexts and two
+    targets (EWoK), or a folder of tables."""
     output: Path = _NOWHERE
     """.json to write: the table and what it rests on."""
     rows: Path = _NOWHERE
@@ -68,8 +69,8 @@ class _TextOptions:
 class ScoreOptions(PairColumns, _TextOptions):
     """Compare pretrained encoders by their masked-LM heads, without fine-tuning.
 
-    How likely they find texts (pseudo-perplexity), or how often the right one of two sentences is
-    the likelier one (BLiMP and the like).
+    How likely they find texts (pseudo-perplexity), or how often the right one of two sentences, or
+    of two contexts of a sentence, is the likelier one (BLiMP, EWoK and the like).
     """
 
 
@@ -86,7 +87,7 @@ def run_score(arguments: Sequence[str]) -> None:
     if is_pairs and options.field:
         raise ValueError(
             f"--field {options.field} would do nothing: {options.input} holds minimal pairs, whose "
-            "columns are --good and --bad"
+            "columns are --good, --bad and --context"
         )
     score = _score_pairs if is_pairs else _score_texts
     with ExitStack() as stack:  # what was scored is written before a reader of the table may leave
@@ -177,11 +178,12 @@ class _Scorer:
         num_scores = None if num_texts is None else num_texts * len(self._bundles)
         self._progress = Progress(num_scores, told=SCORED)
 
-    def __call__(self, texts: Sequence[str]) -> "list[list[TextScore]]":
+    def __call__(
+        self, texts: Sequence[str], contexts: Sequence[str] | None = None
+    ) -> "list[list[TextScore]]":
         """Return what each bundle gives to each text."""
-        found = [
-            bundle.score(texts, progress=self._progress, **self._form) for bundle in self._bundles
-        ]
+        form = {"contexts": contexts, "progress": self._progress, **self._form}
+        found = [bundle.score(texts, **form) for bundle in self._bundles]
         for number, scores in enumerate(found):
             self._num_unknown[number] += sum(score.num_unknown for score in scores)
             self._num_tokens[number] += sum(score.num_tokens for score in scores)
@@ -252,13 +254,20 @@ def _score_pairs(
     """Score minimal pairs; return what --output says, and what is printed."""
     from ponet.encode_files import in_blocks
     from ponet.inference import BLOCK_TEXTS
+    from ponet.scoring import ContextError
 
     pairs = read_pairs(options.input, options)
     scorer = _Scorer(options, 2 * len(pairs))
+    has_contexts = any(pair.has_contexts for pair in pairs)
     outcomes: list[list[float]] = [[] for _ in names]
     for block in in_blocks(pairs, BLOCK_TEXTS // 2):
         # Both sentences in one call: of the same tokens they get the same number, which is a tie.
-        found = scorer([*(pair.good for pair in block), *(pair.bad for pair in block)])
+        texts = [*(pair.good for pair in block), *(pair.bad for pair in block)]
+        contexts = [pair.contexts[n] for n in (0, 1) for pair in block] if has_contexts else None
+        try:
+            found = scorer(texts, contexts)
+        except ContextError as error:
+            raise ValueError(f"{block[error.number % len(block)].place}: {error}") from error
         for name, known, scores in zip(names, outcomes, found, strict=True):
             for row in _judged(name, block, scores):
                 known.append(row["outcome"])
@@ -266,6 +275,8 @@ def _score_pairs(
     lines = pair_lines(pairs, outcomes)
     num_pairs = counted(len(pairs), "minimal pair(s)")
     printed = [f"{num_pairs} of {options.input} ({options.method})"]
+    if any(pair.target for pair in pairs):
+        printed[0] += ": a row has two contexts and two targets, which are two pairs"
     printed += [*pair_table(lines, names), *scorer.notes(names)]
     own = {"num_pairs": len(pairs)}
     return _report(options, scorer, names, lines, own, measure="accuracy_percent"), printed
@@ -285,6 +296,7 @@ def _judged(
             "bundle": name,
             "file": pair.file,
             "line": pair.line,
+            **({"target": pair.target} if pair.target else {}),
             "paradigm": pair.paradigm,
             "groups": pair.groups,
             "good": good._asdict(),

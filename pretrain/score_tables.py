@@ -7,6 +7,7 @@ differences are paired. Numbers that cannot be compared are left out, not guesse
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.command import counted
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 SHORTEST = 16
 """Tokens of the longest texts of the first line; every further one has texts twice as long."""
 FEWEST = 10
-"""Texts, or pairs of one paradigm, that an interval needs: of fewer it would say next to nothing,
-and reach beyond what an accuracy can be."""
+"""Texts, or rows of pairs of one paradigm, that an interval needs: of fewer it would say next to
+nothing, and reach beyond what an accuracy can be."""
 NOTHING = "-"
 Indices = Sequence[int]
+Rows = Sequence[Indices]
+"""The pairs of each row of some file."""
 
 
 class Line(NamedTuple):
@@ -54,13 +57,17 @@ def pair_lines(pairs: Sequence[Pair], outcomes: Sequence[Sequence[float]]) -> li
         pairs: One or more.
         outcomes: Of each bundle, for each pair.
     """
-    paradigms: dict[str, list[int]] = {}
-    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    rows: dict[str, list[int]] = {}
     for number, pair in enumerate(pairs):
-        paradigms.setdefault(pair.paradigm, []).append(number)
+        rows.setdefault(pair.place, []).append(number)
+    paradigms: dict[str, list[Indices]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Indices]]] = {}
+    for of_row in rows.values():
+        pair = pairs[of_row[0]]
+        paradigms.setdefault(pair.paradigm, []).append(of_row)
         for column, value in pair.groups.items():
             members = groups.setdefault((column, value), {})
-            members.setdefault(pair.paradigm, []).append(number)
+            members.setdefault(pair.paradigm, []).append(of_row)
     lines = [_pair_line("paradigm", name, [of], outcomes) for name, of in sorted(paradigms.items())]
     lines += [
         _pair_line(*key, list(members.values()), outcomes)
@@ -70,24 +77,28 @@ def pair_lines(pairs: Sequence[Pair], outcomes: Sequence[Sequence[float]]) -> li
 
 
 def _pair_line(
-    kind: str, name: str, paradigms: Sequence[Indices], outcomes: Sequence[Sequence[float]]
+    kind: str, name: str, paradigms: Sequence[Rows], outcomes: Sequence[Sequence[float]]
 ) -> Line:
-    """Return the mean over some paradigms, given by their pairs."""
+    """Return the mean over some paradigms, given by the pairs of their rows."""
     first = outcomes[0]
     gaps = [[own - base for own, base in zip(o, first, strict=True)] for o in outcomes[1:]]
+    numbers = [number for of in paradigms for of_row in of for number in of_row]
     return Line(
         kind=kind,
         name=name,
-        counts={"pairs": sum(map(len, paradigms)), "paradigms": len(paradigms)},
+        counts={"pairs": len(numbers), "paradigms": len(paradigms)},
         found=[_in_percent(values, paradigms) for values in outcomes],
         differences=[_in_percent(values, paradigms) for values in gaps],
-        ties=[sum(values[i] == 0.5 for of in paradigms for i in of) for values in outcomes],
+        ties=[sum(values[number] == 0.5 for number in numbers) for values in outcomes],
     )
 
 
-def _in_percent(values: Sequence[float], paradigms: Sequence[Indices]) -> Estimate:
-    in_percent = [[100 * values[number] for number in of] for of in paradigms]
-    return mean_of_means(in_percent, least_df=FEWEST - 1)
+def _in_percent(values: Sequence[float], paradigms: Sequence[Rows]) -> Estimate:
+    """Return the mean over paradigms; the pairs of a row are not independent and count as one."""
+    return mean_of_means(
+        [[100 * fmean(values[n] for n in of_row) for of_row in of] for of in paradigms],
+        least_df=FEWEST - 1,
+    )
 
 
 def text_lines(

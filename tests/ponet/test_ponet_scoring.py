@@ -17,8 +17,8 @@ from ponet import (
     load_bundle,
     save_bundle,
 )
-from ponet.scoring import TextScore, pseudo_perplexity
-from ponet.text_format import Window, window_batch
+from ponet.scoring import ContextError, TextScore, pseudo_perplexity
+from ponet.text_format import TextFormat, Window, window_batch
 
 LONG = "The sun rises in the harbour. Harbours is in the sun! " * 4
 MANY = [*TEXTS, LONG, "the", "sun rises", "zebra", "a zebra in harbours."]
@@ -80,6 +80,55 @@ def test_methods_differ_where_a_word_has_several_pieces_and_only_there(bundle):
     assert len(bundle.text_format.windows(["zebra"], max_len=24)[0].ids) == 7
     (one, two), (first, second) = (bundle.score(words, method=m) for m in ("word_l2r", "original"))
     assert one == first and abs(two.log_likelihood - second.log_likelihood) > 0.01
+
+
+@pytest.mark.parametrize("config_class", ENCODERS)
+def test_a_context_is_read_and_not_scored(config_class, tmp_path, monkeypatch):
+    """With the words of a context in front, a text has what its tokens add to the whole."""
+    bundle = make_bundle(tmp_path, config_class)
+    contexts = ["the sun", "A zebra is in boats.", "", "zebra"]
+    texts = ["rises", "The sun rises.", "boats", ""]
+    expected = []
+    for context, text in zip(contexts, texts, strict=True):
+        [row] = bundle.text_format.windows([f"{context} {text}"], max_len=24)
+        first = len(bundle.text_format.windows([context], max_len=24)[0].ids) - 1
+        total = 0.0
+        for place in range(first, len(row.ids) - 1):  # these words are of one piece
+            ids = [*row.ids[:place], VOCAB["[MASK]"], *row.ids[place + 1 :]]
+            with torch.no_grad():
+                logits = bundle.model(window_batch([Window(0, ids, row.segments)])).mlm_logits
+            total += float(logits[0, place].double().log_softmax(-1)[row.ids[place]])
+        expected.append(TextScore(total, len(row.ids) - 1 - first))
+    found = bundle.score(texts, contexts=contexts)
+    close(found, expected)
+    assert [score.num_tokens for score in found] == [1, 4, 1, 0]
+    assert found[2] == bundle.score(["boats"])[0]
+    monkeypatch.setattr("ponet.scoring.BLOCK_TEXTS", 3)
+    close(bundle.score(texts, contexts=contexts, batch_tokens=9), expected)
+
+
+def test_contexts_that_do_not_fit_are_named(bundle):
+    with pytest.raises(ValueError, match="contexts is one str"):
+        bundle.score(["a"], contexts="one")
+    with pytest.raises(ValueError, match="1 contexts for 2 texts; give one for each"):
+        bundle.score(["a", "b"], contexts=["one"])
+    with pytest.raises(ContextError, match="have 27 tokens, and a row 24; shorten") as caught:
+        bundle.score(["sun", "boats"], contexts=["the", "the " * 24])
+    assert caught.value.number == 1
+
+
+def test_a_tokenizer_that_joins_a_context_with_its_text_is_refused(bundle, monkeypatch):
+    windows = TextFormat.windows
+
+    def other(self, texts, **options):
+        """As if the last token before a text were another one."""
+        rows = windows(self, texts, **options)
+        return [row._replace(ids=row.ids[:1] + row.ids[2:]) if " sun" in text else row
+                for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(TextFormat, "windows", other)
+    with pytest.raises(ContextError, match="joins the end of the context with the beginning"):
+        bundle.score(["sun"], contexts=["the boats"])
 
 
 @pytest.mark.parametrize("config_class", ENCODERS)

@@ -239,6 +239,91 @@ def test_other_columns_and_tables_are_named_by_options(
     assert "noun" in capsys.readouterr().out
 
 
+def test_a_context_stands_before_both_sentences(runs: list[str], tmp_path: Path) -> None:
+    pairs = [("sun", "zebra", "the"), ("boats rise", "rise boats", "the sun."), ("a", "b", "")]
+    source = write_rows(
+        tmp_path / "pairs.jsonl",
+        [{"sentence_good": g, "sentence_bad": b, "before": c} for g, b, c in pairs],
+    )
+    rows = tmp_path / "rows.jsonl"
+    assert score(runs[0], "--input", source, "--context", "before", "--rows", rows) == 0
+    bundle = load_bundle(runs[0])
+    for row, (good, bad, context) in zip(read_rows(rows), pairs, strict=True):
+        for name, text in {"good": good, "bad": bad}.items():
+            [expected] = bundle.score([text], contexts=[context])
+            assert row[name]["log_likelihood"] == pytest.approx(expected.log_likelihood, abs=1e-4)
+
+
+def ewok(contexts: tuple[str, str], targets: tuple[str, str], domain: str) -> dict[str, str]:
+    """A row in EWoK's layout."""
+    return {"Domain": domain, "ConceptA": "x", "ContextType": "direct",
+            "Context1": contexts[0], "Context2": contexts[1],
+            "Target1": targets[0], "Target2": targets[1]}  # fmt: skip
+
+
+def test_two_contexts_and_two_targets_are_two_pairs_and_one_row_of_an_interval(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sun", "boats", "a", "zebra", "b c"]
+    given = [
+        ewok((f"the {one}.", f"the {two}."), ("the sun rises", "boats rise"), f"of {one}")
+        for one in words for two in words if one != two
+    ]  # fmt: skip
+    source = write_rows(tmp_path / "ewok.jsonl", given)
+    output, rows = tmp_path / "out.json", tmp_path / "rows.jsonl"
+    named = ["--output", output, "--rows", rows, "--groups", "ContextType"]
+    assert score(runs[0], "--input", source, *named) == 0
+    bundle, by_row = load_bundle(runs[0]), []
+    found = read_rows(rows)
+    assert [row["target"] for row in found] == [1, 2] * 20
+    for number, row in enumerate(given):
+        values = []
+        for target in (1, 2):
+            text = row[f"Target{target}"]
+            own, other = bundle.score(
+                [text, text], contexts=[row[f"Context{target}"], row[f"Context{3 - target}"]]
+            )
+            pair = found[2 * number + target - 1]
+            assert pair["good"]["log_likelihood"] == pytest.approx(own.log_likelihood, abs=1e-4)
+            assert pair["bad"]["log_likelihood"] == pytest.approx(other.log_likelihood, abs=1e-4)
+            values.append(100 * pair["outcome"])
+        by_row.append(sum(values) / 2)
+    lines = json.loads(output.read_text())["lines"]
+    assert {line["name"] for line in lines[:5]} == {f"of {word}" for word in words}
+    of_type = next(line for line in lines if line["kind"] == "ContextType")
+    whole = mean_of_means([by_row[n : n + 4] for n in range(0, 20, 4)], least_df=9)
+    assert (of_type["name"], of_type["num_pairs"], of_type["num_paradigms"]) == ("direct", 40, 5)
+    assert of_type["bundles"]["ponet"]["accuracy_percent"] == pytest.approx(whole.mean)
+    assert of_type["bundles"]["ponet"]["high"] == whole.high
+    printed = capsys.readouterr().out
+    assert (
+        "40 minimal pairs" in printed and "two contexts and two targets, which are two" in printed
+    )
+
+
+def test_rows_of_two_contexts_name_what_is_wrong(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = ewok(("the sun", "boats"), ("sun", "rise"), "x")
+    for change, message in {
+        ("Context2", "the  sun"): "both contexts are 'the sun'; they must differ",
+        ("Target2", "sun"): "both targets are 'sun'",
+        ("Target1", None): "has no sentence under 'Target1'",
+        ("Context1", " "): "the sentence under 'Context1' is empty",
+        ("Context1", "the " * 24): "have 27 tokens, and a row 24; shorten the context, or give a",
+        ("Domain", None): "has nothing under 'Domain'",
+    }.items():
+        source = write_rows(tmp_path / "x.jsonl", [good, {**good, change[0]: change[1]}])
+        assert score(runs[0], "--input", source) == 2
+        error = capsys.readouterr().err
+        assert f"{source}, line 2: " in error and message in error, error
+    source = write_rows(tmp_path / "x.jsonl", [good])
+    assert score(runs[0], "--input", source, "--context", "Context1") == 2
+    assert "--context Context1 would do nothing" in capsys.readouterr().err
+    named = ["--good", "Target1", "--bad", "Target2", "--context", "Context1"]
+    assert score(runs[0], "--input", source, *named) == 0
+
+
 GOOD = {"sentence_good": "the sun", "sentence_bad": "sun the", "UID": "x", "field": "f"}
 
 
