@@ -89,6 +89,10 @@ def run_score(arguments: Sequence[str]) -> None:
             f"--field {options.field} would do nothing: {options.input} holds minimal pairs, whose "
             "columns are --good, --bad and --context"
         )
+    usual = PairColumns()
+    for name in ("context", "paradigm", "groups"):
+        if not is_pairs and getattr(options, name) != getattr(usual, name):
+            raise ValueError(f"--{name} would do nothing: {options.input} holds texts, not pairs")
     score = _score_pairs if is_pairs else _score_texts
     with ExitStack() as stack:  # what was scored is written before a reader of the table may leave
         rows = None

@@ -374,6 +374,10 @@ def test_mistakes_end_in_one_line_before_the_work(
         ),
         ([runs[0], "--input", named, "--good", "right"], "has no sentence under 'sentence_bad'"),
         ([runs[0], "--input", tmp_path / "blank.txt"], "no text has a token"),
+        (
+            [runs[0], "--input", tmp_path / "blank.txt", "--context", "before"],
+            "--context would do nothing: ",
+        ),
         ([runs[0], runs[0] + "/bundle", "--input", texts], "is given twice"),
         ([runs[0], "--input", texts, "--output", "x.csv"], "--output x.csv: the name must end in"),
         (
