@@ -6,6 +6,7 @@ says which.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import gcd
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune.data.batches import accumulation_steps
 from finetune.lra.batches import DeviceSplit, EvaluationBatches, Layout, LraBatch, TrainBatches
 from finetune.lra.selection import LraSelection
 from finetune.lra.sources import LraData
+from finetune.lra.splits import token_entropy
 
 STRICT_EVALUATIONS = 20
 
@@ -84,6 +86,12 @@ class LraDataModule(LraSelection, pl.LightningDataModule):
                 f"{count} training samples fill no batch of {self.spec.batch_size}; give a smaller "
                 "--data.batch_size"
             )
+
+    @cached_property
+    def frequency_loss(self) -> float:
+        """What guessing hidden training tokens by their frequencies alone loses, in nats."""
+        zeros_are_padding = not self.spec.is_pixels or self.layout().zeros_are_padding
+        return token_entropy(self.found.splits["train"], zeros_are_padding=zeros_are_padding)
 
     def accumulation(self, num_devices: int) -> int:
         """Return the micro-batches of an optimiser step; a run has one device."""

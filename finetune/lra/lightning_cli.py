@@ -61,7 +61,7 @@ class LraBegin(RunBegin):
             read = {"the encoder file": pl_module.file.path, **data.found.inputs}
             write_inputs(self.run.folder, read)
         rewind_metrics(trainer)
-        print("\n".join([data_notes(data), *overview_lines(data.inspection)]))
+        print("\n".join([*data_notes(pl_module), *overview_lines(data.inspection)]))
 
 
 class BestLra(BestClassifier):

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Trainer
 
-from finetune.lra.datamodule import LraDataModule
 from finetune.lra.facts import task_part
 from finetune.lra.module import LraModule
 from finetune.outcome import trained_part
@@ -27,6 +26,8 @@ def lra_result(
     """
     data = module.datamodule
     pretraining = {"steps": module.self_pretrain_steps, "loss": module.pretrain_loss}
+    if module.self_pretrain_steps:
+        pretraining["frequency_loss"] = data.frequency_loss
     return {
         **task_part(data.spec, data.inspection),
         **trained_part(trainer, module, best, elapsed_s),
@@ -83,6 +84,13 @@ def _settings(trainer: Trainer, module: LraModule, seed: int) -> dict[str, Any]:
     }
 
 
-def data_notes(data: LraDataModule) -> str:
-    """Return one line on mode and data, for the start of a run."""
-    return f"{data.spec.title}: mode {data.mode}, {data.inspection['kind']} data"
+def data_notes(module: LraModule) -> list[str]:
+    """Return lines on mode and data, for the start of a run."""
+    data = module.datamodule
+    notes = [f"{data.spec.title}: mode {data.mode}, {data.inspection['kind']} data"]
+    if module.self_pretrain_steps:
+        notes.append(
+            f"self-pretraining hides {data.spec.mask_share:.0%} of the tokens; guessing them by "
+            f"their frequencies alone loses {data.frequency_loss:.3f} nats"
+        )
+    return notes

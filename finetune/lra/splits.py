@@ -47,6 +47,20 @@ class LraSplit:
         return sides
 
 
+def token_entropy(split: LraSplit, *, zeros_are_padding: bool) -> float:
+    """Return the entropy of the tokens of a split in nats.
+
+    What guesses hidden tokens by nothing but how frequent each is loses this much.
+    """
+    counts = np.zeros(np.iinfo(np.uint16).max + 1, np.int64)
+    for ids, _ in split.sides:
+        for start in range(0, len(ids), 1024):  # bincount needs 8 bytes a token
+            counts += np.bincount(ids[start : start + 1024].reshape(-1), minlength=len(counts))
+    shares = counts[int(zeros_are_padding) :] / counts[int(zeros_are_padding) :].sum()
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
 def are_literals(split: LraSplit) -> bool:
     """Return whether all first texts begin as a Python bytes literal does."""
     starts = {bytes(row) for row in (split.ids[:, :2] - 1).astype(np.uint8)}

@@ -1,6 +1,7 @@
 """Batches that are sorted and cut, the schedule, and self-pretraining's loss."""
 
 import dataclasses
+import math
 from itertools import islice
 
 import numpy as np
@@ -13,7 +14,7 @@ from finetune.lra.batches import DeviceSplit, EvaluationBatches, Layout, TrainBa
 from finetune.lra.encoders import make_encoder, read_lra_encoder
 from finetune.lra.schedule import OneCycle
 from finetune.lra.self_pretraining import TokenGuesser
-from finetune.lra.splits import LraSplit, padded
+from finetune.lra.splits import LraSplit, padded, token_entropy
 from finetune.lra.tasks import IMAGE, LISTOPS, TASKS
 from ponet.heads import MeanClassifier
 from ponet.segments import segments_from_count
@@ -185,3 +186,21 @@ def test_segments_have_the_lengths_of_the_published_runs():
         short = TASKS[name].shortened(1024)
         ids = segments_from_count(1, short.length, num_segments=short.num_segments)[0]
         assert short.segment_len == length == int((ids == 0).sum())
+
+
+def test_the_entropy_of_tokens_leaves_padding_out_and_counts_both_texts_and_black_pixels():
+    ids = np.zeros((2000, 4), np.uint8)
+    ids[:, 0], ids[:1000, 1] = 1, 2
+    lengths = (ids > 0).sum(1).astype(np.int32)
+    split = LraSplit(ids, np.zeros(2000, np.uint8), lengths)
+    shares = [2 / 3, 1 / 3]
+    expected = -sum(share * math.log(share) for share in shares)
+    assert token_entropy(split, zeros_are_padding=True) == pytest.approx(expected)
+    shares = [5 / 8, 2 / 8, 1 / 8]
+    expected = -sum(share * math.log(share) for share in shares)
+    assert token_entropy(split, zeros_are_padding=False) == pytest.approx(expected)
+    other = np.full((2000, 4), 300, np.uint16)
+    both = LraSplit(ids, split.labels, lengths, other, np.full(2000, 4, np.int32))
+    shares = [2 / 11, 1 / 11, 8 / 11]
+    expected = -sum(share * math.log(share) for share in shares)
+    assert token_entropy(both, zeros_are_padding=True) == pytest.approx(expected)

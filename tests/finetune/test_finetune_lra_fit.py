@@ -1,6 +1,7 @@
 """Runs on Long Range Arena: what they leave, both modes, going on, self-pretraining, mistakes."""
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -125,7 +126,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
         (3, {"self": [2, 3], "train/loss": [4, 6, 8, 9], "val/loss": [6, 9]}),
     ],
 )
-def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path, num_steps, logged):
+def test_self_pretraining_is_another_encoder_whose_loss_is_kept(
+    tmp_path, capsys, num_steps, logged
+):
     few = ("--data.eval_batch_size", "5", "--data.max_eval_rows", "10")
     assert run_fit(tmp_path, "a", "--model.self_pretrain_steps", str(num_steps), *LOG, *few) == 0
     found = result_of(tmp_path / "runs/a")
@@ -134,6 +137,9 @@ def test_self_pretraining_is_another_encoder_whose_loss_is_kept(tmp_path, num_st
     kept = found["data"]["self_pretraining"]
     assert kept["steps"] == num_steps
     assert 0 < kept["loss"] < 10
+    assert 1 < kept["frequency_loss"] < math.log(16)
+    told = f"by their frequencies alone loses {kept['frequency_loss']:.3f} nats"
+    assert told in capsys.readouterr().out
     assert found["total_steps"] == LISTOPS.steps
     rows = json_lines(tmp_path / "runs/a/metrics.jsonl")
     steps = {name: [r["step"] for r in rows if name in r] for name in ("train/loss", "val/loss")}
