@@ -163,8 +163,8 @@ def pair_table(lines: Sequence[Line], names: Sequence[str]) -> Iterator[str]:
         rows.append([label, f"{line.counts['pairs']:,}", *cells])
     yield from aligned(rows)
     yield "accuracy in per cent (guessing: 50.0), ± half of its 95 % interval over pairs, the"
-    yield "paradigms held fixed; each of them counts once, whatever the number of its pairs; fewer"
-    yield f"than {FEWEST} pairs have no interval"
+    yield "paradigms held fixed; each of them counts once, whatever the number of its pairs; what"
+    yield f"rests on fewer than {FEWEST} rows of the file has no interval"
     ties = (f"{name} {count:,}" for name, count in zip(names, lines[-1].ties, strict=True))
     yield f"ties, which count half: {', '.join(ties)}"
 

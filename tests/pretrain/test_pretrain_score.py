@@ -214,7 +214,7 @@ def test_an_interval_rests_on_ten_pairs_or_texts() -> None:
     assert few.found[0].half_width is None and many.found[0].half_width is not None
     printed = "\n".join(pair_table([few, many], ["ponet"]))
     assert f"44.4\nmany         10  50.0 ± {many.found[0].half_width:.1f}\n" in printed
-    assert "fewer\nthan 10 pairs have no interval" in printed
+    assert "what\nrests on fewer than 10 rows" in printed
     scores = [TextScore(-2.0 * (n + 1), 1 + n % 3) for n in range(10)]
     assert text_lines([scores], [True])[-1].found[0].half_width is not None
     fewer = text_lines([scores[:9], scores[1:]], [True, True])[-1]
