@@ -164,7 +164,8 @@ def score(
     for start in range(0, len(texts), BLOCK_TEXTS):
         end = start + BLOCK_TEXTS
         block = texts[start:end]
-        rows = _rows(block, contexts and contexts[start:end], form, options.max_len, start=start)
+        before = None if contexts is None else contexts[start:end]
+        rows = _rows(block, before, form, options.max_len, start=start)
         new = {row.key: row for row in rows if row.key not in known}
         different = [
             _Row(row.window._replace(text=number), row.first)
