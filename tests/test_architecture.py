@@ -26,7 +26,7 @@ LONGEST_CHAIN = 15
 
 MODELS = ("config", "config_fields", "batch", "encoders", "pooling", "heads", "poolers",
           "dropout", "losses", "loss_kernels", "segments", "crf", "tagger", "flops", "names",
-          "hub/configuration_ponet", "hub/modeling_ponet")  # fmt: skip
+          "hub/configuration_ponet", "hub/modeling_ponet", "hub/modeling_ponet_tasks")  # fmt: skip
 """Modules and folders of ponet that know no text: they import torch and each other, in the hub
 transformers too, and are copied beside exported weights. The others may import data_prep."""
 

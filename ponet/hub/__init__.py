@@ -16,15 +16,21 @@ from ponet.hub.huggingface import export_huggingface
 from ponet.hub.modeling_ponet import (
     PoNetForMaskedLM,
     PoNetForPreTraining,
+    PoNetModel,
+)
+from ponet.hub.modeling_ponet_tasks import (
+    PoNetForMultipleChoice,
+    PoNetForQuestionAnswering,
     PoNetForSequenceClassification,
     PoNetForTokenClassification,
-    PoNetModel,
 )
 from ponet.hub.standalone import CLASSES, write_code
 
 __all__ = [
     "PoNetForMaskedLM",
+    "PoNetForMultipleChoice",
     "PoNetForPreTraining",
+    "PoNetForQuestionAnswering",
     "PoNetForSequenceClassification",
     "PoNetForTokenClassification",
     "PoNetHubConfig",

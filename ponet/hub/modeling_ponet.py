@@ -1,8 +1,10 @@
 """PoNet as models of transformers: a thin shell around the package's own encoder and heads.
 
-B batch, L tokens, D width, V vocabulary, P pair classes, C labels. Invariant: no part of the model
-is written a second time here, and the file runs as a copy beside exported weights too (see
-standalone.py), so it imports torch, transformers and the package's models only.
+Here are the encoder and what pretraining leaves; heads for tasks: modeling_ponet_tasks.py.
+
+B batch, L tokens, D width, V vocabulary, P pair classes. Invariant: no part of the model is written
+a second time here, and the file runs as a copy beside exported weights too (see standalone.py), so
+it imports torch, transformers and the package's models only.
 """
 
 from collections.abc import Sequence
@@ -13,12 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
-    MaskedLMOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -146,7 +143,7 @@ def make_batch(
     )
 
 
-class _WithHead(PoNetPreTrainedModel):
+class WithHead(PoNetPreTrainedModel):
     """Encoder with a head, which `_build` makes; `_answer` says what it makes of the encoder's."""
 
     def __init__(self, config: PoNetHubConfig) -> None:
@@ -180,7 +177,7 @@ class _WithHead(PoNetPreTrainedModel):
         raise NotImplementedError
 
 
-class PoNetForMaskedLM(_WithHead):
+class PoNetForMaskedLM(WithHead):
     """Encoder with a masked-LM head; the head for text pairs of a checkpoint is left aside.
 
     Gives logits (B, L, V); labels are int64 (B, L), -100 at positions that do not count.
@@ -197,7 +194,7 @@ class PoNetForMaskedLM(_WithHead):
         weight_VD = self.ponet.get_input_embeddings().weight
         logits_BLV = self.mlm_head(encoded.last_hidden_state, weight_VD)
         return MaskedLMOutput(
-            loss=_token_loss(logits_BLV, labels),
+            loss=token_loss(logits_BLV, labels),
             logits=logits_BLV,
             hidden_states=encoded.hidden_states,
         )
@@ -264,68 +261,7 @@ class PoNetForPreTraining(PoNetForMaskedLM):
         )
 
 
-class _WithClassifier(_WithHead):
-    """Encoder, dropout and a linear layer; the pretraining heads of a checkpoint are left aside."""
-
-    def _build(self, config: PoNetHubConfig) -> None:
-        self.num_labels = config.num_labels
-        dropout_prob = config.classifier_dropout
-        self.dropout = nn.Dropout(
-            config.hidden_dropout_prob if dropout_prob is None else dropout_prob
-        )
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-
-class PoNetForSequenceClassification(_WithClassifier):
-    """Encoder, pooler, dropout and a linear layer: classes, several labels, or a number.
-
-    Gives logits (B, C); labels are (B,) classes or numbers, or float (B, C) for several labels.
-
-    Args:
-        config: Configuration; `problem_type` as in transformers, and if it is None, it follows
-            from num_labels (1: regression) and from the labels (float: several labels).
-    """
-
-    def __init__(self, config: PoNetHubConfig) -> None:
-        config.has_pooler = True  # always
-        super().__init__(config)
-
-    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
-        logits_BC = self.classifier(self.dropout(encoded.pooler_output))
-        return SequenceClassifierOutput(
-            loss=None if labels is None else self._loss(logits_BC.float(), labels),
-            logits=logits_BC,
-            hidden_states=encoded.hidden_states,
-        )
-
-    def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
-        kind = self.config.problem_type
-        if kind == "regression" or (kind is None and self.num_labels == 1):
-            return F.mse_loss(logits_BC.reshape(labels.shape), labels.float())
-        if kind == "multi_label_classification" or (kind is None and labels.is_floating_point()):
-            return F.binary_cross_entropy_with_logits(logits_BC, labels.float())
-        return F.cross_entropy(logits_BC, labels)
-
-
-class PoNetForTokenClassification(_WithClassifier):
-    """Encoder, dropout and a linear layer: one prediction per token.
-
-    Gives logits (B, L, C); labels are int64 (B, L), -100 at positions that do not count.
-
-    Args:
-        config: Configuration.
-    """
-
-    def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
-        logits_BLC = self.classifier(self.dropout(encoded.last_hidden_state))
-        return TokenClassifierOutput(
-            loss=_token_loss(logits_BLC, labels),
-            logits=logits_BLC,
-            hidden_states=encoded.hidden_states,
-        )
-
-
-def _token_loss(logits_BLC: Tensor, labels_BL: Tensor | None) -> Tensor | None:
+def token_loss(logits_BLC: Tensor, labels_BL: Tensor | None) -> Tensor | None:
     """Return the mean cross-entropy at labels other than -100; None without labels."""
     if labels_BL is None:
         return None

@@ -18,8 +18,10 @@ CLASSES = {
     "AutoModel": "modeling_ponet.PoNetModel",
     "AutoModelForMaskedLM": "modeling_ponet.PoNetForMaskedLM",
     "AutoModelForPreTraining": "modeling_ponet.PoNetForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_ponet.PoNetForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_ponet.PoNetForTokenClassification",
+    "AutoModelForSequenceClassification": "modeling_ponet_tasks.PoNetForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_ponet_tasks.PoNetForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_ponet_tasks.PoNetForQuestionAnswering",
+    "AutoModelForMultipleChoice": "modeling_ponet_tasks.PoNetForMultipleChoice",
 }
 """Auto class -> file and class in the folder: the `auto_map` of config.json."""
 _HEADER = """\

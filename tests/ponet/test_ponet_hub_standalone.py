@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -89,8 +90,9 @@ def test_transformers_finds_every_copy(export):
     from transformers.dynamic_module_utils import get_relative_import_files
 
     folder, _ = export
-    found = {folder / "modeling_ponet.py"}
-    found |= {folder / file for file in get_relative_import_files(folder / "modeling_ponet.py")}
+    classes = json.loads((folder / "config.json").read_text())["auto_map"].values()
+    found = {folder / f"{place.partition('.')[0]}.py" for place in classes}
+    found |= {folder / file for path in found for file in get_relative_import_files(path)}
     assert {path.name for path in found} == {path.name for path in folder.glob("*.py")}
 
 
@@ -122,7 +124,7 @@ def test_the_folder_stands_alone_in_a_process_without_the_package(export, tmp_pa
         import torch
         from safetensors.torch import load_file, save_file
         from transformers import (AutoModel, AutoModelForMaskedLM, AutoTokenizer,
-            AutoModelForSequenceClassification, pipeline)
+            AutoModelForQuestionAnswering, AutoModelForSequenceClassification, pipeline)
 
         folder, io = {str(folder)!r}, load_file({str(tmp_path / "io.safetensors")!r})
         inputs = dict(input_ids=io["ids"], attention_mask=io["mask"], token_type_ids=io["types"])
@@ -140,6 +142,8 @@ def test_the_folder_stands_alone_in_a_process_without_the_package(export, tmp_pa
             folder, num_labels=3, trust_remote_code=True
         )
         classifier(**inputs, labels=torch.tensor([0, 1, 2])).loss.backward()
+        reader = AutoModelForQuestionAnswering.from_pretrained(folder, trust_remote_code=True)
+        assert reader(**inputs).start_logits.shape == (3, 21)
         fill = pipeline("fill-mask", model=folder, trust_remote_code=True)
         assert len(fill("the old [MASK] sleeps .")) == 5
         assert AutoTokenizer.from_pretrained(folder)("rain").input_ids == [2, 5, 3]
