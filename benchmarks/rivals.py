@@ -25,6 +25,7 @@ from ponet import (
     EncoderBatch,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     LocalGlobalConfig,
     PoNetConfig,
 )
@@ -37,6 +38,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names."""
 CONFIG_CLASSES: dict[str, type[EncoderConfig]] = {"ponet": PoNetConfig, "official": PoNetConfig}
 CONFIG_CLASSES |= {"bert": BertConfig, "local_global": LocalGlobalConfig, "fnet": FNetConfig}
+CONFIG_CLASSES |= {"hybrid": HybridConfig}
 SIZES = ("base", "small", "nano")
 POOLING_PASSES = 16
 """Reads and writes of a (tokens, D) array by PoNet's pooling, forward and backward, if each large
@@ -49,14 +51,16 @@ SAVINGS |= {"joined": ", joined texts", "both": ", both savings"}
 TORCH_DROPOUT = ", PyTorch's dropout"
 NAMES = {"ponet": "PoNet", "official": "official PoNet", "bert": "BERT"}
 NAMES |= {"local_global": "local/global attention", "fnet": "FNet"}
+NAMES |= {"hybrid": "PoNet with attention"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
     """One encoder and how it is computed."""
 
-    kind: Literal["ponet", "official", "bert", "local_global", "fnet"]
-    """official: PoNet in the arrangement of the released code."""
+    kind: Literal["ponet", "official", "bert", "local_global", "fnet", "hybrid"]
+    """official: PoNet in the arrangement of the released code; hybrid: PoNet with local attention
+    in every third layer."""
     kernels: str = "auto"
     """PoNet's kernel set."""
     compile_mode: str = ""
@@ -90,7 +94,7 @@ class Rival:
 
     def config(self, size: str, **fields: Any) -> EncoderConfig:
         """Return a preset's configuration; attention has no dropout."""
-        if self.kind in ("bert", "local_global"):
+        if self.kind in ("bert", "local_global", "hybrid"):
             fields = {"attention_dropout_prob": 0.0, **fields}
         if self.kind == "ponet":
             fields["kernels"] = self.kernels
@@ -215,7 +219,9 @@ def step_flops(
 
 
 def period(config: EncoderConfig) -> int:
-    """Return after how many layers they repeat: those of local/global attention are not alike."""
+    """Return after how many layers they repeat; not all encoders have layers that are alike."""
+    if isinstance(config, HybridConfig):
+        return config.attention_every
     return config.global_every if isinstance(config, LocalGlobalConfig) else 1
 
 

@@ -76,12 +76,12 @@ def test_a_measurement_that_fails_is_named_and_the_others_go_on(tmp_path: Path) 
 
 
 def test_a_needle_measurement_goes_on_where_it_was_cut(tmp_path: Path) -> None:
-    options = ["--short", "--kinds", "ponet", "--lengths", "64", "--facts", "1", "--steps", "1"]
-    options += ["--output", str(tmp_path), "--asked", "4"]
+    options = ["--short", "--kinds", "ponet", "hybrid", "--lengths", "64", "--facts", "1"]
+    options += ["--steps", "1", "--output", str(tmp_path), "--asked", "4"]
     needle.main([*options, "--seeds", "1"])
     lines = (tmp_path / "needle.jsonl").read_text()
     needle.main([*options, "--seeds", "1", "2", "--minutes", "0"])  # no time for the second
     assert (tmp_path / "needle.jsonl").read_text() == lines
     content = json.loads((tmp_path / "needle.json").read_text())
-    assert {row["seeds"] for row in content["rows"]} == {1}
+    assert {(row["kind"], row["seeds"]) for row in content["rows"]} == {("ponet", 1), ("hybrid", 1)}
     assert (tmp_path / "needle.png").stat().st_size > 5000
