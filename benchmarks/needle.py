@@ -66,7 +66,7 @@ OPTIONS = {
     "kinds": Option(list(KINDS), "", KINDS, short=["ponet"]),
     "lengths": Option([512, 4096], "tokens of an example, in stages", short=[64, 128]),
     "facts": Option([1, 4], "in a text, in stages", short=[1, 2]),
-    "questions": Option(16, "in a text", short=4),
+    "questions": Option([16], "in a text; one number, or one for each of the lengths", short=[4]),
     "asked": Option(512, "held-out texts of the longest length, as many tokens of others", short=8),
     "name": Option("needle", "of the files"),
 }
@@ -93,7 +93,8 @@ def with_needles(
     options: Options, length: int, seed: int, facts: int, span: int = 0
 ) -> PretrainDataModule:
     """Return texts with facts, each a part of `span` tokens with all of them."""
-    needles = NeedleConfig(facts=facts, questions=options.questions, span=span)
+    questions = options.questions[options.lengths.index(length)]
+    needles = NeedleConfig(facts=facts, questions=questions, span=span)
     return data_module(options, length, seed, needles=needles)
 
 
@@ -237,6 +238,11 @@ def panels(rows: Sequence[Row]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parse(__doc__, OPTIONS, arguments)
+    if len(options.questions) == 1:
+        options.questions *= len(options.lengths)
+    if len(options.questions) != len(options.lengths):
+        given = f"--questions {options.questions}, --lengths {options.lengths}"
+        raise SystemExit(f"{given}: give one number of questions, or one for each length")
     content: Row = {"chance": 1 / NUM_ANSWERS, "rows": []}
     with shards_in(options.folder, num_sentences=20_000, validation_sentences=4000) as (shards, _):
         options.folder = options.folder and Path(options.folder.name)

@@ -66,7 +66,7 @@ class NeedleConfig:
 
 
 class Written(NamedTuple):
-    """The questions of a batch, (B, Q) int64 each; what is unused comes last."""
+    """The questions of a batch, (B, Q) int64 each, Q at most as many as fit; unused come last."""
 
     positions: IntArray
     """Of the hidden word; unused: 0."""
@@ -132,9 +132,9 @@ class Needles:
                 sentence that is written is a segment. None: there are no sentences.
         """
         (num_rows, length), size = ids_BL.shape, self._sentence_N.size
-        num_facts, num_questions = self.config.facts, self.config.questions
+        num_facts, num_places = self.config.facts, (length - 1) // size
+        num_questions = min(self.config.questions, num_places - num_facts)
         key_B1 = random_bits(self._key, example_ids_B)[:, None]
-        num_places = (length - 1) // size
         text_BK = text_BL[:, 1 : 1 + num_places * size].reshape(num_rows, num_places, size).all(-1)
         order_BK = np.argsort(np.where(text_BK, draw(key_B1, "places", num_places), LAST), axis=1)
         count_B1 = text_BK.sum(1)[:, None]

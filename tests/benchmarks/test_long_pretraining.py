@@ -85,3 +85,14 @@ def test_a_needle_measurement_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "needle.json").read_text())
     assert {(row["kind"], row["seeds"]) for row in content["rows"]} == {("ponet", 1), ("hybrid", 1)}
     assert (tmp_path / "needle.png").stat().st_size > 5000
+
+
+def test_needles_have_questions_for_every_length(tmp_path: Path) -> None:
+    options = ["--short", "--lengths", "64", "128", "--output", str(tmp_path), "--asked", "2"]
+    options += ["--facts", "1", "--steps", "1"]
+    with pytest.raises(SystemExit, match="give one number of questions, or one for each length"):
+        needle.main([*options, "--questions", "4", "8", "9"])
+    needle.main([*options, "--questions", "4", "8"])
+    rows = json.loads((tmp_path / "needle.json").read_text())["rows"]
+    asked = {row["num_tokens"]: row["questions"] for row in rows if row["distance"] == "all"}
+    assert asked == {64: 8 * 4, 128: 4 * 8}  # a step has 512 tokens

@@ -183,6 +183,14 @@ def test_short_texts_among_long_ones_have_no_questions(shards: TokenShards) -> N
     assert (ids[0, 30:] == 9).all()
 
 
+def test_questions_beyond_those_that_fit_take_no_columns(shards: TokenShards) -> None:
+    few, many = (dataset(shards, max_len=64, questions=q).__getitems__(range(8)) for q in (6, 99))
+    places = (64 - 1) // SIZE
+    assert many["masked_positions"].shape == (8, places - 3)
+    for name, value in many.items():
+        assert torch.equal(value, few[name]), name
+
+
 def test_examples_without_room_for_a_question_are_refused(shards: TokenShards) -> None:
     with pytest.raises(ValueError, match="needles.facts 4 and a question take 45 tokens"):
         dataset(shards, max_len=44, facts=4)
