@@ -189,7 +189,9 @@ def _ids_line(shards: TokenShards) -> str:
     unknown = int(counts[shards.manifest.tokenizer.unk_id])
     used = int(np.count_nonzero(counts))
     share = unknown / max(shards.num_tokens, 1)
-    words = shards.num_tokens - int(counts[shards.is_continuation].sum())
+    first = shards.tokens[shards.sentence_offsets[shards.document_offsets[:-1]]]
+    begun = int(np.count_nonzero(shards.is_continuation[first]))  # nothing stands before these
+    words = shards.num_tokens - int(counts[shards.is_continuation].sum()) + begun
     return (
         f"ids         {used:,} of {counts.size:,} entries occur, [UNK] {share:.3%}, "
         f"{shards.num_tokens / max(words, 1):.2f} tokens per word"

@@ -26,7 +26,7 @@ SPECIAL_ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
 }
 """Role -> names that tokenizers give it; the first one in the vocabulary counts."""
-_BEGINS_WORD = {"Metaspace": "\u2581", "ByteLevel": "\u0120"}
+BEGINS_WORD = {"Metaspace": "\u2581", "ByteLevel": "\u0120"}
 """Pre-tokeniser -> what the pieces that begin a word begin with."""
 
 
@@ -58,7 +58,9 @@ def continuations(tokenizer_json: str | Path) -> set[int]:
     """Return the ids of the pieces that continue a word.
 
     Of WordPiece those with `##`; of pieces that say where a word begins (SentencePiece, byte-level
-    BPE) all others, marks of punctuation too, but for special and added tokens.
+    BPE) all others, marks of punctuation too, but for special and added tokens. Such pieces also
+    begin a document, where the tokenizer marks words by the space before them: no word stands
+    before them there.
 
     Raises:
         ShardError: The file does not say where words begin.
@@ -68,11 +70,11 @@ def continuations(tokenizer_json: str | Path) -> set[int]:
     if _model_type(content) == "WordPiece":
         return {index for piece, index in vocab.items() if piece[:2] == "##" and len(piece) > 2}
     kinds = part_types(content.get("pre_tokenizer"), "pretokenizers")
-    marks = tuple(mark for kind, mark in _BEGINS_WORD.items() if kind in kinds)
+    marks = tuple(mark for kind, mark in BEGINS_WORD.items() if kind in kinds)
     if not marks:
         raise ShardError(
             f"{tokenizer_json}: nothing in its pieces says where a word begins; give a tokenizer "
-            f"of WordPiece, or with the pre-tokeniser {' or '.join(_BEGINS_WORD)}."
+            f"of WordPiece, or with the pre-tokeniser {' or '.join(BEGINS_WORD)}."
         )
     apart = added.union(*SPECIAL_ROLES.values())
     return {i for piece, i in vocab.items() if piece not in apart and not piece.startswith(marks)}

@@ -26,7 +26,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.manifest import SPECIAL_ROLES, SPECIAL_TOKENS, ShardError, TokenizerInfo, part_types
+from data_prep.manifest import (
+    BEGINS_WORD,
+    SPECIAL_ROLES,
+    SPECIAL_TOKENS,
+    ShardError,
+    TokenizerInfo,
+    part_types,
+)
 from data_prep.word_table import Ints, Keys, WordTable
 
 BLOCK_BYTES = 1 << 18
@@ -38,6 +45,31 @@ _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 _BERT_NORMALIZER = {"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"}
 _LOCAL_NORMALIZERS = {None, *"BertNormalizer Lowercase NFC NFD NFKC NFKD StripAccents".split()}
 _LOCAL_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation"}
+
+
+def space_between(tokenizer: Any) -> str:
+    """Return what the sentences of a text need before them, but for the first: a space or nothing.
+
+    Byte-level BPE with `add_prefix_space: false`, as that of GPT-2 and RoBERTa, and Metaspace with
+    `prepend_scheme: never` mark the beginning of a word by the space before it. A sentence that is
+    encoded alone begins within a word to them, unless it has that space.
+
+    Args:
+        tokenizer: Of the `tokenizers` library.
+    """
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if splitter is None:
+        return ""
+    texts = [normalizer.normalize_str(text) if normalizer else text for text in ("a", " a")]
+    found = [splitter.pre_tokenize_str(text) for text in texts]
+    alone, spaced = (pieces[0][0] if pieces else "" for pieces in found)
+    marks = tuple(BEGINS_WORD.values())
+    return " " if spaced.startswith(marks) and not alone.startswith(marks) else ""
+
+
+def in_running_text(sentences: Sequence[str], space: str) -> list[str]:
+    """Return the sentences of one text, each but the first with `space_between` before it."""
+    return [*sentences[:1], *(space + sentence for sentence in sentences[1:])]
 
 
 def is_word_local(tokenizer: dict[str, Any]) -> bool:
@@ -180,6 +212,8 @@ class SentenceEncoder:
         # To SentencePiece entries like others; [CLS] and its like are cleaned away before.
         names = [name for name in spelled_out if self._tokenizer.token_to_id(name) is not None]
         self._spelled = re.compile("|".join(names)) if names else None
+        self.space = space_between(self._tokenizer)
+        """What stands before every sentence of a document but the first; see there."""
         content = json.loads(text)
         self._is_word_local = is_word_local(content)
         self._rule = unit_rule(content)
@@ -198,7 +232,7 @@ class SentenceEncoder:
         self._ids, self._starts, self._lens = array("q"), array("q"), array("q")
 
     def encode(self, sentences: Sequence[str]) -> tuple[Ints, Ints]:
-        """Return the ids of all sentences and the number of ids of each.
+        """Return the ids of all sentences as they stand, and the number of ids of each.
 
         Args:
             sentences: Any texts.

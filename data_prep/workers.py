@@ -38,7 +38,7 @@ from data_prep.sentences import split_sentences
 from data_prep.shards import token_dtype
 from data_prep.sources import Chunk
 from data_prep.tokenizer import iterate_limited, save_tokenizer, train_wordpiece
-from data_prep.words import SentenceEncoder
+from data_prep.words import SentenceEncoder, in_running_text
 
 Arrays = dict[str, npt.NDArray[Any]]
 Part = tuple[Arrays, dict[str, int]]
@@ -276,7 +276,8 @@ def encode_documents(
         `tokens` (T,), `sentence_lens` (S,), `document_sentences` (D,), all int64.
     """
     found = [split_sentences(document, config, counters) for document in documents]
-    tokens, lens = encoder.encode(list(chain.from_iterable(found)))
+    running = (in_running_text(sentences, encoder.space) for sentences in found)
+    tokens, lens = encoder.encode(list(chain.from_iterable(running)))
     counts = np.fromiter(map(len, found), np.int64, len(found))
     owners = np.repeat(np.arange(len(documents)), counts)
     kept = lens > 0

@@ -19,6 +19,7 @@ import torch
 from data_prep.config import SentencesConfig
 from data_prep.manifest import SPECIAL_ROLES, continuations
 from data_prep.sentences import split_sentences
+from data_prep.words import in_running_text, space_between
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
 from ponet.projection import PieceWords
@@ -80,6 +81,7 @@ class TextFormat:
         """Load the tokenizer; it must have [CLS] and [SEP]."""
         self._path = tokenizer_json
         self._tokenizer = load_tokenizer(tokenizer_json)
+        self._space = space_between(self._tokenizer)
         self._language, self._segments = language, {**_SENTENCES, **segments}
         self._cls, self._sep = (self.token_id(token) for token in ("[CLS]", "[SEP]"))
 
@@ -131,7 +133,10 @@ class TextFormat:
         """
         self._tokenizer.encode_special_tokens = not has_masks
         split = [sentences_of(text, language=self._language) for text in texts]
-        flat = [sentence for sentences in split for sentence in sentences]
+        flat = [text for sentences in split for text in in_running_text(sentences, self._space)]
+        if has_masks:  # which stand for a word with the space before it
+            mask = self._space + MASK
+            flat = [text.lstrip() if text.startswith(mask) else text for text in flat]
         encodings = iter(self._tokenizer.encode_batch(flat, add_special_tokens=False))
         rows: list[Window] = []
         for number, sentences in enumerate(split):

@@ -5,7 +5,7 @@ Invariant: [CLS], [SEP] and segments are known by position; a literal "[SEP]" in
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.config import SentencesConfig
 from data_prep.sentences import cut_long, split_missed
 from data_prep.table_rows import place_of
+from data_prep.words import space_between
 from finetune.data.batches import (
     NO_PLACES,
     EncodedText,
@@ -69,6 +70,7 @@ class TextEncoder:
             raise ValueError(f"max_len is {max_len}; {SHORTEST_MAX_LEN} or more is needed")
         self._tokenizer = load_tokenizer(tokenizer_json)
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is four characters more
+        self._space = space_between(self._tokenizer)
         self.info = tokenizer_facts(self._tokenizer, tokenizer_json)
         self.max_len = max_len
         self.segments, self.language = segments, language
@@ -91,9 +93,13 @@ class TextEncoder:
         return self.max_len - 2
 
     def sizes(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each of some sentences becomes."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [max(1, len(encoding)) for encoding in encodings]
+        """Return how many tokens each of some sentences becomes at most."""
+        sizes = [1] * len(texts)
+        for space in sorted({"", self._space}):  # the first of a document has none before it
+            spaced = [space + text for text in texts]
+            encodings = self._tokenizer.encode_batch_fast(spaced, add_special_tokens=False)
+            sizes = [max(pair) for pair in zip(sizes, map(len, encodings), strict=True)]
+        return sizes
 
     def batch(self, texts: Sequence[EncodedText]) -> EncoderBatch:
         """Return a batch padded to its longest text."""
@@ -142,11 +148,12 @@ class TextEncoder:
 
         Sentences are the segments, whatever the rule.
         """
-        words = list(dict.fromkeys(word for text in texts for word in text.words))
+        spaced = [self._spaced(text) for text in texts]
+        words = list(dict.fromkeys(chain.from_iterable(spaced)))
         pieces = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
         ids_of = {w: e.ids or [self.info.unk_id] for w, e in zip(words, pieces, strict=True)}
-        for text in texts:
-            ids = [ids_of[word] for word in text.words]
+        for text, own in zip(texts, spaced, strict=True):
+            ids = [ids_of[word] for word in own]
             firsts = np.cumsum([0, *map(len, ids)])[:-1]
             flat, starts = [number for word in ids for number in word], NO_PLACES
             if text.unit == "sentence":
@@ -158,6 +165,12 @@ class TextEncoder:
             whole = self._assembled(_Tokens(flat, len(flat), starts), _Tokens([], 0, NO_PLACES))
             kept = firsts[firsts < self.room].astype(np.int32) + 1
             yield whole._replace(word_starts=kept)
+
+    def _spaced(self, text: TaggedText) -> Sequence[str]:
+        """Return the words, with the space before them where the tokenizer needs it."""
+        ends = [0, *(end for _, end in text.offsets)]
+        places = zip(text.words, text.offsets, ends, strict=False)
+        return [self._space * (begin > end) + word for word, (begin, _), end in places]
 
     def _rule(self, text: str) -> Sequence[int]:
         """Return the characters at which the segments of a text begin."""
