@@ -83,15 +83,22 @@ class WorkerPool:
             self._executor = None
 
     def results(self, tasks: Iterable[Task[Result] | None]) -> Generator[Result | None, None, None]:
-        """Yield the result of every task in order; None, for work already done, stays None."""
+        """Yield the result of every task in order; None, for work already done, stays None.
+
+        An error while a task is made is raised in its turn, behind the results of those before it:
+        whoever needs no more than these does not meet it, with any number of workers.
+        """
         waiting: deque[Any] = deque()
+        failures = list[Exception]()
         try:
-            for task in tasks:
+            for task in _up_to_failure(tasks, failures):
                 waiting.append(None if task is None else self._submit(task))
                 while len(waiting) >= self._most_in_flight():
                     yield self._wait(waiting.popleft())
             while waiting:
                 yield self._wait(waiting.popleft())
+            for failure in failures:
+                raise failure
         finally:
             for handle in filter(None, waiting):
                 self._cancel(handle)
@@ -125,6 +132,14 @@ class WorkerPool:
 
     def _most_in_flight(self) -> int:
         return 2 * self.num_workers if self.num_workers > 1 else 1
+
+
+def _up_to_failure(tasks: Iterable[Result], failures: list[Exception]) -> Iterator[Result]:
+    """Yield tasks; an error while one is made ends them and goes to `failures`."""
+    try:
+        yield from tasks
+    except Exception as error:
+        failures.append(error)
 
 
 @contextlib.contextmanager

@@ -259,3 +259,26 @@ def test_a_new_file_has_its_name_once_it_is_whole(tmp_path):
         temporary.write_text("half")
         raise OSError("no more")
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_while_a_task_is_made_comes_behind_the_results_before_it(count):
+    def tasks():
+        yield from (partial(int, number) for number in range(3))
+        raise ValueError("line 4 is broken")
+
+    with WorkerPool(count) as pool:
+        results = pool.results(tasks())
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="line 4"):
+            next(results)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_damage_beyond_the_limit_is_not_met_with_any_number_of_workers(count, tmp_path):
+    rows = [json.dumps({"text": f"Document {i} is here. " * 40}) for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, "{broken"]) + "\n")
+    options = {"source.path": tmp_path / "a.jsonl", "source.max_documents": 10,
+               "chunk_megabytes": 0.001, "num_workers": count, "tokenizer.vocab_size": 80,
+               "output": tmp_path / "out"}  # fmt: skip
+    assert main(["build", "--quiet", *(f"--{k}={v}" for k, v in options.items())]) == 0
