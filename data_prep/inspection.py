@@ -15,6 +15,7 @@ from data_prep.manifest import TOKENIZER_NAME, Manifest
 from data_prep.readers import BLANK_LINE, INVALID_UTF8, WIDE_FILES, left_out_words
 from data_prep.shards import TokenShards
 from data_prep.sources import LEFT_OUT
+from data_prep.tables import DAMAGED_LINES
 
 BAR_WIDTH = 40
 MAX_PAIRS = 20_000
@@ -31,6 +32,7 @@ _DROPPED = {
     "sentences_without_tokens": "sentence(s) without tokens",
     "headings_dropped": "heading(s)",
     "damaged_rows": "damaged row(s)",
+    DAMAGED_LINES: "line(s) in damaged rows of several lines",
     "truncated_files": "damaged file(s)",
     WIDE_FILES: "file(s) in UTF-16 or UTF-32",
     "packages_missing": "package(s) not installed",
@@ -71,7 +73,7 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     yield f"read: {'; '.join(parts)}"
     if left_out := _named(LEFT_OUT, counters):
         yield f"left out: {left_out_words(left_out)}"
-    for note in (_encoding_notes, _separator_notes, _token_notes, _split_notes):
+    for note in (_encoding_notes, _row_notes, _separator_notes, _token_notes, _split_notes):
         yield from (f"note: {text}" for text in note(manifest, counters))
 
 
@@ -98,6 +100,16 @@ def _encoding_notes(_: Manifest, counters: Counter[str]) -> Iterator[str]:
         yield (
             f"files in UTF-16 or UTF-32 were left out: {names}{more}. Convert them, for example "
             "with `iconv -f UTF-16 -t UTF-8`."
+        )
+
+
+def _row_notes(manifest: Manifest, counters: Counter[str]) -> Iterator[str]:
+    quotes = {source.get("quotes", "csv") for source in manifest.settings.get("sources", ())}
+    if counters[DAMAGED_LINES] and "csv" in quotes:
+        yield (
+            f"{counters[DAMAGED_LINES]:,} lines of tables were left out in damaged rows of several "
+            "lines: a double quote that is not closed takes the lines behind it into its row. "
+            "Where quotes are characters of the text, build with --source.quotes none."
         )
 
 

@@ -22,6 +22,8 @@ from data_prep.readers import (
     text_format,
 )
 
+DAMAGED_LINES = "lines_in_damaged_rows"
+"""Counts the lines of damaged rows that extend over several."""
 _USUAL = {".csv": ",", ".tsv": "\t"}
 _PLAIN: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
 _FOUND = ",;\t|"
@@ -97,7 +99,7 @@ class _Lines(Iterator[str]):
         self._log.damaged(reason, "damaged_rows")
         self._log.number = kept
         if self.number > self.began:
-            self._log.counters["lines_in_damaged_rows"] += self.number - self.began + 1
+            self._log.counters[DAMAGED_LINES] += self.number - self.began + 1
 
 
 def _rows(lines: _Lines, mark: str, *, has_quotes: bool) -> Iterator[list[str]]:

@@ -171,3 +171,19 @@ def test_a_folder_of_tables_becomes_shards_by_one_command(tmp_path, capsys):
     options[3] = "absent"
     assert main(["build", *options, "--overwrite", "true", "--quiet"]) == 2
     assert "days.csv, line 1: has no column 'absent'" in capsys.readouterr().err
+
+
+def test_the_summary_tells_lines_that_an_open_quote_took_and_how_to_keep_them(tmp_path, capsys):
+    rows = "".join(f"{i}\tSentence {i} of this text is here.\n" for i in range(30))
+    rows += '30\t"Open and never closed.\n' + "".join(f"{i}\tA text.\n" for i in range(31, 41))
+    (tmp_path / "a.tsv").write_text("id\ttext\n" + rows)
+    options = ["build", "--quiet", f"--source.path={tmp_path}/a.tsv", "--tokenizer.vocab_size=90",
+               f"--output={tmp_path}/out", "--source.on_error=skip"]  # fmt: skip
+    assert main(options) == 0
+    said = capsys.readouterr().out
+    assert "dropped: 1 damaged row, 11 lines in damaged rows of several lines" in said
+    assert "note: 11 lines of tables were left out" in said and "--source.quotes none" in said
+    options += ["--source.quotes=none", f"--output={tmp_path}/whole"]
+    assert main([option for option in options if not option.endswith("/out")]) == 0
+    said = capsys.readouterr().out
+    assert "41 documents" in said and "damaged" not in said
