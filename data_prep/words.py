@@ -19,7 +19,7 @@ import json
 import re
 import string
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,6 +254,10 @@ class SentenceEncoder:
             start = end
         tokens, lens = zip(*found, strict=True)
         return np.concatenate(tokens), np.concatenate(lens)
+
+    def count_spelled(self, texts: Iterable[str]) -> int:
+        """Return how often texts spell special tokens such as `<s>`: `encode` reads `< s>`."""
+        return sum(map(len, map(self._spelled.findall, texts))) if self._spelled else 0
 
     def normalized(self, text: str) -> str:
         """Return a text as the tokenizer sees it before it is cut into pieces."""

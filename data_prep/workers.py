@@ -50,7 +50,8 @@ MARK_SAMPLE_CHARS = 200
 _COUNTERS = "counters"
 _THREADS = "TOKENIZERS_PARALLELISM"
 _RARE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_SEPARATOR = re.compile("[\x1c-\x1f]")  # of files, groups, records and units
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
@@ -165,11 +166,12 @@ def _single_spaced(paragraph: str) -> str:
 def _repair_rare(text: str, counters: Counter[str]) -> str:
     counters["byte_order_marks"] += text.count("\ufeff")
     counters["carriage_returns"] += text.count("\r")
-    counters["unicode_line_separators"] += text.count("\u2028") + text.count("\u2029")
+    counters["unicode_line_separators"] += sum(map(text.count, "\x85\u2028\u2029"))
     text = text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2029", "\n\n").replace("\u2028", "\n").replace("\x85", "\n")
+    text, separators = _SEPARATOR.subn(" ", text)
     text, found = _CONTROL.subn("", text)
-    counters["control_characters"] += found
+    counters["control_characters"] += separators + found
     text, found = _SURROGATE.subn("\ufffd", text)
     counters["lone_surrogates"] += found
     return text
@@ -276,6 +278,7 @@ def encode_documents(
         `tokens` (T,), `sentence_lens` (S,), `document_sentences` (D,), all int64.
     """
     found = [split_sentences(document, config, counters) for document in documents]
+    counters["special_tokens_neutralised"] += encoder.count_spelled(chain.from_iterable(found))
     running = (in_running_text(sentences, encoder.space) for sentences in found)
     tokens, lens = encoder.encode(list(chain.from_iterable(running)))
     counts = np.fromiter(map(len, found), np.int64, len(found))

@@ -21,6 +21,8 @@ def clean(text, **options):
     ("raw", "expected", "counter"),
     [
         ("a\x00b", "ab", "control_characters"),
+        ("One\x1ftwo\x1cthree", "One two three", "control_characters"),
+        ("a\x85b", "a b", "unicode_line_separators"),
         ("\ufeffa", "a", "byte_order_marks"),
         ("a\r\nb\rc", "a b c", "carriage_returns"),
         ("a\u2028b\u2029c", "a b\n\nc", "unicode_line_separators"),

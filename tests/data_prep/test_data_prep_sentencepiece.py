@@ -48,6 +48,7 @@ def test_a_build_gives_the_ids_of_the_tokenizer_and_knows_where_words_begin(unig
     text = "".join(pieces).replace("\u2581", " ")
     assert "the cats sat. a < pad> in a text is text." in text
     assert {"\u2581cat", "s"} <= set(pieces) and "<pad>" not in pieces
+    assert shards.manifest.counters["special_tokens_neutralised"] == text.count("< pad>") > 0
     continues = shards.is_continuation
     vocab = tokenizer.get_vocab()
     begins = {piece for piece, number in vocab.items() if not continues[number]}
