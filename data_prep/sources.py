@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -33,6 +33,8 @@ from data_prep.tables import table_texts
 
 MOST_DOCUMENTS = 100_000
 """In one chunk."""
+_FORMATS_OF_DATASETS = {"arrow", "csv", "json", "pandas", "parquet", "text", "xml"}
+"""What `datasets` takes for a format of `data_files`, and not for a name on the Hub."""
 LEFT_OUT = "left_out: "
 """What the counters of files that are not read begin with."""
 
@@ -54,17 +56,17 @@ class Chunk:
 def describe(source: Source) -> dict[str, Any]:
     """Return what identifies the content of a source, for the manifest and its digest.
 
-    Local files are hashed, and so are modules; a Hub data set is known by its revision.
+    Local files are hashed, also those that `datasets` reads, and so are modules; a data set on the
+    Hub is known by its revision.
     """
     if isinstance(source, HubSource):
         known = {key: getattr(source, key) for key in ("kind", "id", "name", "revision", "split")}
-        return {**known, "data_files": list(source.data_files)}
+        known["data_files"] = list(source.data_files)
+        if _is_local(source):
+            known["files"] = _records(_hub_files(source))
+        return known
     if isinstance(source, LocalSource):
-        records = [
-            {"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)}
-            for name, path in _named_files(source)
-        ]
-        return {"kind": source.kind, "files": records}
+        return {"kind": source.kind, "files": _records(_named_files(source))}
     groups = list(module_files(source, Counter()))
     files = [path for group in groups for path in group]
     if not files:
@@ -81,6 +83,35 @@ def describe(source: Source) -> dict[str, Any]:
         "modules": len(files),
         "sha256": digest_of([sha.hexdigest(), [len(group) for group in groups]]),
     }
+
+
+def _records(files: Iterable[tuple[str, Path]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)}
+        for name, path in files
+    ]
+
+
+def _is_local(source: HubSource) -> bool:
+    """Return whether a source names files here: a folder, or a format with its files."""
+    return source.id in _FORMATS_OF_DATASETS or Path(source.id).is_dir()
+
+
+def _hub_files(source: HubSource) -> list[tuple[str, Path]]:
+    """Return the local files that `datasets` finds for a source, with their names in its folder.
+
+    One that lies elsewhere is known by its own name: where files lie is no part of the content.
+    """
+    from datasets import load_dataset_builder
+
+    folder = Path(source.id).resolve()
+    listed = (_opened(source, load_dataset_builder).config.data_files or {}).values()
+    names = sorted({str(name).rpartition("::")[2] for part in listed for name in part})
+    paths = [Path(name).resolve() for name in names if "://" not in name]
+    return [
+        (shown(path.relative_to(folder).as_posix() if folder in path.parents else path.name), path)
+        for path in paths
+    ]
 
 
 def count_left_out(sources: Sequence[Source]) -> dict[str, int]:
@@ -103,7 +134,7 @@ def _named_files(source: LocalSource) -> list[tuple[str, Path]]:
 
 def progress_total(described: Mapping[str, Any]) -> tuple[int | None, str]:
     """Return how much there is to read in a described source, if it is known, and its unit."""
-    if "files" in described:
+    if described["kind"] == "local":
         return sum(record["size"] for record in described["files"]), "B"
     return described.get("modules"), " modules" if "modules" in described else " rows"
 
@@ -166,14 +197,26 @@ def load_rows(source: HubSource) -> Any:
     """Return the data set, pinned to its revision."""
     import datasets
 
+    split, streaming = source.split, source.streaming
+    rows = _opened(source, datasets.load_dataset, split=split, streaming=streaming)
+    columns = rows.column_names
+    if columns is not None and source.text_field not in columns:
+        raise ValueError(
+            f"source hub {source.id}: has no column '{source.text_field}'; it has "
+            f"{', '.join(columns)}. Set text_field."
+        )
+    return rows
+
+
+def _opened(source: HubSource, function: Callable[..., Any], **options: Any) -> Any:
+    """Return what a function of `datasets` makes of a source; its errors are one line."""
     try:
-        rows = datasets.load_dataset(
+        return function(
             source.id,
             source.name or None,
             revision=source.revision,
             data_files=list(source.data_files) or None,
-            split=source.split,
-            streaming=source.streaming,
+            **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -182,13 +225,6 @@ def load_rows(source: HubSource) -> Any:
             f"{source.split}): cannot be loaded: {reason} Check the id, name and revision and the "
             "network; data sets made of scripts need their parquet revision refs/convert/parquet."
         ) from error
-    columns = rows.column_names
-    if columns is not None and source.text_field not in columns:
-        raise ValueError(
-            f"source hub {source.id}: has no column '{source.text_field}'; it has "
-            f"{', '.join(columns)}. Set text_field."
-        )
-    return rows
 
 
 def hub_texts(source: HubSource, log: ReadLog) -> Iterator[str]:

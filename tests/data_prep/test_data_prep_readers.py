@@ -20,7 +20,14 @@ from data_prep.readers import (
     txt_documents,
     wikitext_documents,
 )
-from data_prep.sources import describe, hub_texts, iterate_chunks, load_rows, read_documents
+from data_prep.sources import (
+    describe,
+    hub_texts,
+    iterate_chunks,
+    load_rows,
+    progress_total,
+    read_documents,
+)
 
 ROWS = ["First one.\n\nSecond paragraph.", "Second document."]
 
@@ -198,6 +205,28 @@ def test_a_local_parquet_folder_loads_like_a_hub_data_set(streaming, tmp_path, m
     )
     documents = [text for chunk in iterate_chunks(source, 10) for text in chunk.documents]
     assert documents == ROWS
+
+
+@pytest.mark.parametrize("is_format", [False, True])
+def test_files_that_datasets_reads_here_are_known_by_their_content(
+    is_format, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("set/a.jsonl", "set/sub/b.jsonl", "set/notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "A cat."}\n')
+    folder = tmp_path / "set"
+    names = {"data_files": (str(folder / "a.jsonl"), str(folder / "sub/*.jsonl"))}
+    options = {"id": "json", **names} if is_format else {"id": str(folder)}
+    source = HubSource(revision="x", **options)
+    before = describe(source)
+    assert [Path(file["name"]).name for file in before["files"]] == ["a.jsonl", "b.jsonl"]
+    assert describe(source) == before
+    assert progress_total(before) == (None, " rows")
+    (folder / "sub/b.jsonl").write_text('{"text": "A dog."}\n')
+    assert describe(source) != before
+    with pytest.raises(ValueError, match="hub json .*cannot be loaded"):
+        describe(HubSource(id="json", revision="x", data_files=("absent.jsonl",)))
 
 
 def test_a_data_set_that_cannot_be_loaded_is_one_clear_message(monkeypatch):
