@@ -9,7 +9,6 @@ import sys
 import textwrap
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from data_prep import config
@@ -203,11 +202,11 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _verify(folder: str) -> int:
-    from data_prep.shards import check_files
+    from data_prep.shards import verify_folder
 
     manifest = Manifest.load(folder)
     try:
-        check_files(Path(folder), manifest, hashes=True)
+        verify_folder(folder)
     except ShardError as error:
         print(f"data_prep verify: {error}", file=sys.stderr)
         return 1

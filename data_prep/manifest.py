@@ -163,8 +163,8 @@ class TokenizerInfo:
     """Whether text is lowercased before it is split."""
 
     @classmethod
-    def from_file(cls, tokenizer_json: str | Path) -> TokenizerInfo:
-        """Return the description of a `tokenizer.json`."""
+    def from_file(cls, tokenizer_json: str | Path, *, digest: str = "") -> TokenizerInfo:
+        """Return the description of a `tokenizer.json`; `digest` if known, which takes longest."""
         content = read_tokenizer(tokenizer_json)
         vocab, found, missing = _vocab_of(content), dict[str, int](), list[str]()
         for role, names in SPECIAL_ROLES.items():
@@ -181,7 +181,7 @@ class TokenizerInfo:
             decides.append("added_tokens")
         parts = {key: content.get(key) for key in decides}
         return cls(
-            digest=digest_of(parts),
+            digest=digest or digest_of(parts),
             vocab_size=max(vocab.values()) + 1,
             lowercase=_lowercases(content.get("normalizer")),
             **found,

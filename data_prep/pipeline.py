@@ -35,7 +35,7 @@ from data_prep.manifest import (
 )
 from data_prep.pool import RayPool, WorkerPool
 from data_prep.selection import Selection, reaches_limit, select_documents
-from data_prep.shards import SplitWriter, check_files, finish_shards
+from data_prep.shards import SplitWriter, finish_shards, verify_folder
 from data_prep.tokenizer import load_tokenizer, save_tokenizer, vocabulary_notes
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _is_already_built(output: Path, digest: str, *, overwrite: bool) -> bool:
         try:
             manifest = Manifest.load(output)
             if manifest.digest == digest:
-                check_files(output, manifest, hashes=overwrite)
+                verify_folder(output, hashes=overwrite)
                 return True
         except ShardError:
             if not overwrite:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from data_prep.files import write_atomic
 from data_prep.manifest import (
+    MANIFEST_NAME,
     TOKENIZER_NAME,
     FileRecord,
     Manifest,
@@ -163,7 +165,8 @@ class TokenShards:
         Args:
             folder: A folder made by `python -m data_prep build`.
             split: `train` or `validation`.
-            verify_hashes: Also re-hash every file (reads everything once).
+            verify_hashes: Also re-hash every file (reads everything once) and the tokenizer's
+                content.
         """
         folder = Path(folder)
         manifest = Manifest.load(folder)
@@ -172,6 +175,10 @@ class TokenShards:
                 f"{folder}: has no split '{split}'; it has {', '.join(sorted(manifest.splits))}."
             )
         check_files(folder, manifest, hashes=verify_hashes)
+        _check_names(folder, manifest)
+        _check_tokenizer(
+            folder, manifest, digest="" if verify_hashes else manifest.tokenizer.digest
+        )
         shards = cls(folder, split, manifest)
         shards._check_ends()
         return shards
@@ -219,6 +226,50 @@ class TokenShards:
             raise ShardError(
                 f"{self.folder / self.split}: holds {given}, the manifest and the offsets say "
                 "otherwise; build the folder again with --overwrite true."
+            )
+
+
+def verify_folder(folder: str | Path, *, hashes: bool = True) -> None:
+    """Compare what the manifest of a folder says with what is there.
+
+    Args:
+        folder: A folder made by `python -m data_prep build`.
+        hashes: Of the files, which are read for it; False: their sizes.
+
+    Raises:
+        ShardError: A file, a count or what is said of the tokenizer differs.
+    """
+    shards = TokenShards.open(folder, "train", verify_hashes=hashes)
+    for split in shards.manifest.splits:
+        TokenShards.open(folder, split)
+    if (counted := int(shards.token_counts.sum())) != shards.num_tokens:
+        raise ShardError(
+            f"{shards.folder / TOKEN_COUNTS}: counts {counted:,} tokens, the split train has "
+            f"{shards.num_tokens:,}; build the folder again with --overwrite true."
+        )
+
+
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    """Refuse a manifest that lacks a file of its splits, or has one too many."""
+    wanted = {TOKENIZER_NAME, TOKEN_COUNTS}
+    wanted.update(f"{split}/{name}" for split in manifest.splits for name in _SPLIT_FILES)
+    if wrong := sorted(wanted ^ set(manifest.files)):
+        raise ShardError(
+            f"{folder / MANIFEST_NAME}: is damaged: its files are not those of its splits "
+            f"{', '.join(sorted(manifest.splits))} (missing or too many: {', '.join(wrong)}); "
+            "build the folder again with --overwrite true."
+        )
+
+
+def _check_tokenizer(folder: Path, manifest: Manifest, *, digest: str) -> None:
+    """Refuse a manifest that says something else of the tokenizer than the tokenizer's file."""
+    found = asdict(TokenizerInfo.from_file(folder / TOKENIZER_NAME, digest=digest))
+    given = asdict(manifest.tokenizer)
+    for name, value in found.items():
+        if given[name] != value:
+            raise ShardError(
+                f"{folder / MANIFEST_NAME}: is damaged: it says {name} {given[name]}, and "
+                f"{TOKENIZER_NAME} has {value}; build the folder again with --overwrite true."
             )
 
 

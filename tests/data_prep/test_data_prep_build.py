@@ -163,6 +163,7 @@ def test_a_finished_folder_is_used_again_and_never_silently_replaced(texts, tmp_
         ("train/tokens.bin", lambda old: old[:-2], True),
         ("train/tokens.bin", lambda old: bytes(len(old)), False),
         ("manifest.json", lambda old: b"{", True),
+        ("manifest.json", lambda old: old.replace(b'"mask_id": 4', b'"mask_id": 9'), True),
     ],
 )
 def test_a_damaged_folder_is_no_finished_one_and_overwrite_makes_it_whole(

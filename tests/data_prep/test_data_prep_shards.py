@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from shard_files import write_shards
 
+from data_prep.cli import main
 from data_prep.config import TokenizerConfig
 from data_prep.manifest import SPECIAL_TOKENS, Manifest
 from data_prep.shards import ShardError, TokenShards, token_dtype
@@ -59,6 +60,33 @@ def test_a_damaged_folder_is_refused_with_file_and_mend(folder, damage, words):
     damage(folder)
     with pytest.raises(ShardError, match=words):
         TokenShards.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "words"),
+    [
+        ("tokenizer", "mask_id", 7, "says mask_id 7, and tokenizer.json has 4"),
+        ("tokenizer", "vocab_size", 10, "says vocab_size 10, and tokenizer.json has 11"),
+        ("tokenizer", "digest", "0" * 64, "says digest 000"),
+        ("splits", "train", {"documents": 2, "sentences": 3, "tokens": 5}, "holds SplitCounts"),
+        ("splits", "validation", None, "missing or too many: validation/document_offsets.bin"),
+        ("files", "train/tokens.bin", None, "missing or too many: train/tokens.bin"),
+        ("files", "token_counts.bin", None, "missing or too many: token_counts.bin"),
+    ],
+)
+def test_a_damaged_manifest_is_found(folder, group, name, value, words, capsys):
+    assert main(["verify", str(folder)]) == 0
+    content = json.loads((folder / "manifest.json").read_text())
+    content[group][name] = value
+    if value is None:
+        del content[group][name]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert main(["verify", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "manifest" in said and "--overwrite true" in said
+    if name != "digest":
+        with pytest.raises(ShardError, match="overwrite"):
+            TokenShards.open(folder)
 
 
 def set_version(folder, number):
