@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
@@ -158,9 +159,9 @@ def encode(
     options.check_encoder(config)
     encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
-    progress = Progress(len(texts)) if progress is True else progress
+    progress, rest = Progress(len(texts)) if progress is True else progress, iter(texts)
     for start in range(0, len(texts), BLOCK_TEXTS):
-        block = texts[start : start + BLOCK_TEXTS]
+        block = list(islice(rest, BLOCK_TEXTS))
         rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
         if options.long_texts == "tile":
             longest = max(len(row.ids) for row in rows)

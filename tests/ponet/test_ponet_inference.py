@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from ponet_bundles import TEXTS, VOCAB, make_model, write_tokenizer
+from ponet_bundles import TEXTS, VOCAB, Labelled, make_model, write_tokenizer
 from tokenizers import Tokenizer
 
 from data_prep.config import SentencesConfig
@@ -60,6 +60,7 @@ def test_batch_mates_and_tokens_of_a_batch_never_matter(config_class, tmp_path):
     close(together, torch.cat([bundle.encode([text]) for text in texts]))
     close(together, bundle.encode(texts, batch_tokens=1))
     close(together.flip(0), bundle.encode(texts[::-1], batch_tokens=40))
+    close(bundle.encode(Labelled(texts)), together)
 
 
 def test_the_windows_of_a_long_text_hold_every_token_once_in_whole_sentences(bundle):
