@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
-from ponet.encoders.backbone import init_weights
+from ponet.encoders.backbone import at_positions, init_weights
 from ponet.pooling.plan import score_bias
 
 
@@ -77,8 +77,30 @@ def first_states(x_BRD: Tensor) -> Tensor:
     return x_BRD.flatten(0, 1)[:, None]
 
 
+def pooled_states(x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
+    """Return the states (B, L, D) that `pool` reads; of joined texts the first ones (T, 1, D)."""
+    if batch.text_places is None:
+        return x_BLD
+    return first_states(at_positions(x_BLD, first_positions(batch)))
+
+
 def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
-    """Return what a pooler makes of the states of a batch whose rows are texts."""
+    """Return what a pooler makes of the states of a batch, those of joined texts `pooled_states`.
+
+    Raises:
+        ValueError: If the pooler reads whole texts, and rows hold several.
+    """
     is_masked = isinstance(pooler, ChannelAttentionPooler)
+    if is_masked:
+        refuse_joined(batch)
     pooled: Tensor = pooler(x_BLD, batch.mask) if is_masked else pooler(x_BLD)
     return pooled
+
+
+def refuse_joined(batch: EncoderBatch) -> None:
+    """Refuse rows of several texts, where a row gives one vector."""
+    if batch.text_places is not None:
+        raise ValueError(
+            f"rows of several texts ({len(batch.text_places)}, of join_texts) were given to a pool "
+            "over whole rows, which would mix them; give every text a row of its own"
+        )
