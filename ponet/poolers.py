@@ -43,7 +43,7 @@ class ChannelAttentionPooler(nn.Module):
         self.feature = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """Return (B, D).
+        """Return (B, D), in the dtype of the weights.
 
         Args:
             x_BLD: Hidden states.
@@ -53,7 +53,7 @@ class ChannelAttentionPooler(nn.Module):
         if not self.sees_all_places:
             scores_BLD = scores_BLD + score_bias(mask_BL)[..., None]
         pooled_BD: Tensor = (scores_BLD.softmax(1) * self.feature(x_BLD)).sum(1)
-        return pooled_BD
+        return pooled_BD.to(self.score.weight.dtype)  # the mask has made low ones float32
 
 
 def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
