@@ -12,13 +12,17 @@ from ponet import (
     EncoderBatch,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     PoNetConfig,
     PretrainingModel,
     SequenceClassifier,
+    build_encoder,
 )
 from ponet.batch import join_texts
+from ponet.encoders.backbone import at_positions
 from ponet.heads import MeanClassifier
 from ponet.poolers import ChannelAttentionPooler, pool
 from ponet.tagger import SentenceTagger, Tagger
@@ -40,6 +44,11 @@ CONFIGS = [
     )),
     BERT,
 ]  # fmt: skip
+WITH_WINDOWS = [
+    LocalGlobalConfig(**SIZES, attention_dropout_prob=0.0, window=4, global_every=1),
+    HybridConfig(**SIZES, attention_dropout_prob=0.0, attention="global", attention_every=1),
+    HybridConfig(**SIZES, attention_dropout_prob=0.0, window=4, attention_every=1),
+]
 LENGTHS = (12, 9, 4)
 POSITIONS = torch.tensor([[1, 4, 10], [7, 2, 0], [2, 0, 0]])
 LABELS = torch.tensor([[7, 8, 9], [5, 6, -100], [11, -100, -100]])
@@ -131,6 +140,23 @@ def test_pools_over_whole_rows_refuse_joined_texts() -> None:
                                             batch)):  # fmt: skip
         with pytest.raises(ValueError, match=r"several texts \(3, of join_texts\) were given to a"):
             pooled(row)
+
+
+@pytest.mark.parametrize("places", [[], [13], [3, 22, 0]], ids=str)
+@pytest.mark.parametrize("config", [PONET, BERT, *WITH_WINDOWS], ids=lambda config: config.kind)
+def test_texts_of_which_no_token_is_read_do_not_matter(
+    config: EncoderConfig, places: list[int]
+) -> None:
+    torch.manual_seed(0)
+    encoder, row = build_encoder(config), join_texts(make_batch(LENGTHS), num_tokens=30)
+    read_BR = torch.tensor([places], dtype=torch.int64)
+    found, whole = encoder(row, read_BR), at_positions(encoder(row), read_BR)
+    assert found.shape == (1, len(places), 16)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    weights = list(encoder.parameters())
+    gradients = (torch.autograd.grad(x.sum(), weights, allow_unused=True, materialize_grads=True)
+                 for x in (found.square(), whole.square()))  # fmt: skip
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_over_padded_texts_is_that_of_text_by_text(monkeypatch) -> None:
