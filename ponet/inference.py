@@ -96,11 +96,12 @@ class RowOptions:
             raise ValueError(f"max_len={self.max_len} given; [CLS], one token and [SEP] need 3")
 
     def check_length(self, config: EncoderConfig, advice: str = "") -> None:
-        """Refuse rows that are longer than an encoder has positions."""
-        if self.max_len > config.max_positions:
+        """Refuse rows that are longer than an encoder has positions, if it has any, or places."""
+        what = "places" if config.fixed_places else "positions" if config.use_positions else ""
+        if what and self.max_len > config.max_positions:
             raise ValueError(
-                f"max_len={self.max_len} given, but the model has {config.max_positions} "
-                f"positions; give a smaller max_len{advice}"
+                f"max_len={self.max_len} given, but the model has {config.max_positions} {what}; "
+                f"give a smaller max_len{'' if config.fixed_places else advice}"
             )
 
     def frozen_encoder(self, model: PretrainingModel, texts: Sequence[str]) -> Encoder:
@@ -131,9 +132,14 @@ class EncodeOptions(RowOptions):
     def check_encoder(self, config: EncoderConfig) -> None:
         """Refuse what an encoder cannot do."""
         if self.pooling == "cls" and not config.first_sees_all:
+            why = "an encoder of hashed words sees no [CLS]"
+            if config.projection is None:
+                why = f"{config.kind} reads in one direction, [CLS] before all of the text"
+            raise ValueError(f"pooling='cls' given, but {why}; give pooling='mean'")
+        if self.long_texts == "tile" and config.fixed_places:
             raise ValueError(
-                "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give "
-                "pooling='mean'"
+                f"long_texts='tile' given, but the weights of {config.kind} belong to its "
+                f"{config.max_positions} places; give 'windows' or 'cut'"
             )
         if self.long_texts != "tile":
             self.check_length(config, ", or long_texts='tile' alone to repeat them")
