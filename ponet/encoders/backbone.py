@@ -386,8 +386,8 @@ class Encoder(FreezableStack):
         if position is not None:
             known_PD = position.weight.detach()[:num_trained]
             weight_PD = extend_positions(known_PD, max_positions, method=method)
-            is_frozen = not position.weight.requires_grad
+            num_positions, width = weight_PD.shape
             self.embeddings.position = nn.Embedding(
-                *weight_PD.shape, _weight=weight_PD, _freeze=is_frozen
+                num_positions, width, _weight=weight_PD, _freeze=not position.weight.requires_grad
             )
         self.config = dataclasses.replace(config, max_positions=max_positions)
