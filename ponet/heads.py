@@ -24,6 +24,8 @@ from ponet.poolers import (
     first_states,
     make_pooler,
     pool,
+    pooled_states,
+    refuse_joined,
 )
 
 ClassifierT = TypeVar("ClassifierT", bound="_Classifier")
@@ -147,11 +149,10 @@ class PretrainingModel(nn.Module):
 
     def forward(self, batch: EncoderBatch) -> PretrainingOutput:
         """Return hidden states and logits at every position."""
-        x_BLD = text_BLD = self.encoder(batch)
-        if batch.text_places is not None:
-            text_BLD = first_states(at_positions(x_BLD, first_positions(batch)))
+        x_BLD = self.encoder(batch)
         mlm_logits_BLV = self.mlm_head(x_BLD, self.decoder_weight)
-        return PretrainingOutput(x_BLD, mlm_logits_BLV, self._pair_logits(text_BLD, batch))
+        pair_logits_BP = self._pair_logits(pooled_states(x_BLD, batch), batch)
+        return PretrainingOutput(x_BLD, mlm_logits_BLV, pair_logits_BP)
 
     def forward_masked(self, batch: EncoderBatch, masked_positions_BM: Tensor) -> MaskedOutput:
         """Return masked-LM logits at the given positions only.
@@ -339,7 +340,12 @@ class MeanClassifier(nn.Module):
         return logits
 
     def mean(self, batch: EncoderBatch, divisor: int | None) -> Tensor:
-        """Return the mean state (B, D) of every text; 0 for a text without a token."""
+        """Return the mean state (B, D) of every text; 0 for a text without a token.
+
+        Raises:
+            ValueError: If rows hold several texts.
+        """
+        refuse_joined(batch)
         summed_BD: Tensor = (self.encoder(batch) * batch.mask[..., None]).sum(1)
         if divisor is not None:
             return summed_BD / divisor

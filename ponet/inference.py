@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
@@ -95,11 +96,12 @@ class RowOptions:
             raise ValueError(f"max_len={self.max_len} given; [CLS], one token and [SEP] need 3")
 
     def check_length(self, config: EncoderConfig, advice: str = "") -> None:
-        """Refuse rows that are longer than an encoder has positions."""
-        if self.max_len > config.max_positions:
+        """Refuse rows that are longer than an encoder has positions, if it has any, or places."""
+        what = "places" if config.fixed_places else "positions" if config.use_positions else ""
+        if what and self.max_len > config.max_positions:
             raise ValueError(
-                f"max_len={self.max_len} given, but the model has {config.max_positions} "
-                f"positions; give a smaller max_len{advice}"
+                f"max_len={self.max_len} given, but the model has {config.max_positions} {what}; "
+                f"give a smaller max_len{'' if config.fixed_places else advice}"
             )
 
     def frozen_encoder(self, model: PretrainingModel, texts: Sequence[str]) -> Encoder:
@@ -130,9 +132,14 @@ class EncodeOptions(RowOptions):
     def check_encoder(self, config: EncoderConfig) -> None:
         """Refuse what an encoder cannot do."""
         if self.pooling == "cls" and not config.first_sees_all:
+            why = "an encoder of hashed words sees no [CLS]"
+            if config.projection is None:
+                why = f"{config.kind} reads in one direction, [CLS] before all of the text"
+            raise ValueError(f"pooling='cls' given, but {why}; give pooling='mean'")
+        if self.long_texts == "tile" and config.fixed_places:
             raise ValueError(
-                "pooling='cls' given, but an encoder of hashed words sees no [CLS]; give "
-                "pooling='mean'"
+                f"long_texts='tile' given, but the weights of {config.kind} belong to its "
+                f"{config.max_positions} places; give 'windows' or 'cut'"
             )
         if self.long_texts != "tile":
             self.check_length(config, ", or long_texts='tile' alone to repeat them")
@@ -158,9 +165,9 @@ def encode(
     options.check_encoder(config)
     encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
-    progress = Progress(len(texts)) if progress is True else progress
+    progress, rest = Progress(len(texts)) if progress is True else progress, iter(texts)
     for start in range(0, len(texts), BLOCK_TEXTS):
-        block = texts[start : start + BLOCK_TEXTS]
+        block = list(islice(rest, BLOCK_TEXTS))
         rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
         if options.long_texts == "tile":
             longest = max(len(row.ids) for row in rows)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ponet.batch import EncoderBatch
 from ponet.config import EncoderConfig
-from ponet.encoders.backbone import init_weights
+from ponet.encoders.backbone import at_positions, init_weights
 from ponet.pooling.plan import score_bias
 
 
@@ -43,7 +43,7 @@ class ChannelAttentionPooler(nn.Module):
         self.feature = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """Return (B, D).
+        """Return (B, D), in the dtype of the weights.
 
         Args:
             x_BLD: Hidden states.
@@ -53,7 +53,7 @@ class ChannelAttentionPooler(nn.Module):
         if not self.sees_all_places:
             scores_BLD = scores_BLD + score_bias(mask_BL)[..., None]
         pooled_BD: Tensor = (scores_BLD.softmax(1) * self.feature(x_BLD)).sum(1)
-        return pooled_BD
+        return pooled_BD.to(self.score.weight.dtype)  # the mask has made low ones float32
 
 
 def make_pooler(config: EncoderConfig) -> Pooler | ChannelAttentionPooler:
@@ -77,8 +77,30 @@ def first_states(x_BRD: Tensor) -> Tensor:
     return x_BRD.flatten(0, 1)[:, None]
 
 
+def pooled_states(x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
+    """Return the states (B, L, D) that `pool` reads; of joined texts the first ones (T, 1, D)."""
+    if batch.text_places is None:
+        return x_BLD
+    return first_states(at_positions(x_BLD, first_positions(batch)))
+
+
 def pool(pooler: nn.Module, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:
-    """Return what a pooler makes of the states of a batch whose rows are texts."""
+    """Return what a pooler makes of the states of a batch, those of joined texts `pooled_states`.
+
+    Raises:
+        ValueError: If the pooler reads whole texts, and rows hold several.
+    """
     is_masked = isinstance(pooler, ChannelAttentionPooler)
+    if is_masked:
+        refuse_joined(batch)
     pooled: Tensor = pooler(x_BLD, batch.mask) if is_masked else pooler(x_BLD)
     return pooled
+
+
+def refuse_joined(batch: EncoderBatch) -> None:
+    """Refuse rows of several texts, where a row gives one vector."""
+    if batch.text_places is not None:
+        raise ValueError(
+            f"rows of several texts ({len(batch.text_places)}, of join_texts) were given to a pool "
+            "over whole rows, which would mix them; give every text a row of its own"
+        )

@@ -8,7 +8,7 @@ same number, to the bit.
 import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -161,10 +161,11 @@ def score(
     progress = Progress(len(texts), told=SCORED) if progress is True else progress
     known: dict[_Key, float] = {}
     found: list[TextScore] = []
+    rest, before_rest = iter(texts), None if contexts is None else iter(contexts)
     for start in range(0, len(texts), BLOCK_TEXTS):
-        end = start + BLOCK_TEXTS
-        block = texts[start:end]
-        before = None if contexts is None else contexts[start:end]
+        # Read one after the other: a slice or a number may stand for labels (pandas' Series).
+        block = list(islice(rest, BLOCK_TEXTS))
+        before = None if before_rest is None else list(islice(before_rest, BLOCK_TEXTS))
         rows = _rows(block, before, form, options.max_len, start=start)
         new = {row.key: row for row in rows if row.key not in known}
         different = [

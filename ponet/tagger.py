@@ -16,7 +16,7 @@ from ponet.crf import CRF, Chain, bio_transitions, log_likelihood, viterbi
 from ponet.dropout import Dropout
 from ponet.encoders import build_encoder
 from ponet.encoders.backbone import init_weights
-from ponet.poolers import make_pooler, pool
+from ponet.poolers import make_pooler, pool, pooled_states
 from ponet.pooling.plan import at_least_float32, segment_rows
 from ponet.pooling.reference import segment_max
 
@@ -117,12 +117,12 @@ class Tagger(nn.Module):
         return tagger
 
     def forward(self, batch: EncoderBatch) -> TaggerOutput:
-        """Return the logits of every token and of the text."""
+        """Return the logits of every token and of every text, of joined ones too."""
         x_BLD = self.encoder(batch)
         tag_logits_BLT = self.tagger(self.dropout(self.tagged_states(x_BLD, batch)))
         if self.pooler is None or self.classifier is None:
             return TaggerOutput(tag_logits_BLT, None)
-        pooled_BD = pool(self.pooler, x_BLD, batch)
+        pooled_BD = pool(self.pooler, pooled_states(x_BLD, batch), batch)
         return TaggerOutput(tag_logits_BLT, self.classifier(self.dropout(pooled_BD)))
 
     def tagged_states(self, x_BLD: Tensor, batch: EncoderBatch) -> Tensor:

@@ -79,12 +79,13 @@ def pool_winners(
 
 @contextmanager
 def _whole_layers(model: nn.Module) -> Iterator[None]:
-    """Let the last block be computed for every token, not where a head reads it alone."""
+    """Let the last block be computed for every token, and frozen parts leave a graph too."""
     encoders = [module for module in model.modules() if isinstance(module, Encoder)]
     with ExitStack() as stack:
         for encoder in encoders:
-            stack.callback(setattr, encoder, "sparse_last_block", encoder.sparse_last_block)
-            encoder.sparse_last_block = False
+            for name, value in (("sparse_last_block", False), ("num_frozen", 0)):
+                stack.callback(setattr, encoder, name, getattr(encoder, name))
+                setattr(encoder, name, value)
         yield
 
 

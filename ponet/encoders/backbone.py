@@ -8,7 +8,7 @@ norms) stay in float32.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -99,22 +99,28 @@ def extend_positions(
         alternative.
     """
     num_positions = weight_PD.shape[0]
-    if max_positions < num_positions:
-        raise ValueError(
-            f"max_positions={max_positions} is below the present {num_positions}; positions can "
-            "only be extended"
-        )
+    _check_extension(num_positions, max_positions, method)
     if method == "tile":
         rows = torch.arange(max_positions, device=weight_PD.device) % num_positions
         return weight_PD[rows]
-    if method == "interpolate":
-        where = torch.linspace(0, num_positions - 1, max_positions, dtype=torch.float64)
-        lower = where.floor().long().clamp_(max=max(num_positions - 2, 0))
-        upper = (lower + 1).clamp_(max=num_positions - 1)
-        share = (where - lower).to(weight_PD)[:, None]
-        lower, upper = lower.to(weight_PD.device), upper.to(weight_PD.device)
-        return weight_PD[lower] * (1 - share) + weight_PD[upper] * share
-    raise ValueError(f"method {method!r} given; allowed are tile, interpolate")
+    where = torch.linspace(0, num_positions - 1, max_positions, dtype=torch.float64)
+    lower = where.floor().long().clamp_(max=max(num_positions - 2, 0))
+    upper = (lower + 1).clamp_(max=num_positions - 1)
+    share = (where - lower).to(weight_PD)[:, None]
+    lower, upper = lower.to(weight_PD.device), upper.to(weight_PD.device)
+    return weight_PD[lower] * (1 - share) + weight_PD[upper] * share
+
+
+def _check_extension(present: int, max_positions: int, method: str) -> None:
+    """Refuse fewer positions than there are, and unknown methods."""
+    if max_positions < present:
+        raise ValueError(
+            f"max_positions={max_positions} is below the present {present}; positions can only be "
+            "extended"
+        )
+    if method not in get_args(PositionMethod):
+        allowed = ", ".join(get_args(PositionMethod))
+        raise ValueError(f"method {method!r} given; allowed are {allowed}")
 
 
 class Embeddings(nn.Module):
@@ -366,13 +372,22 @@ class Encoder(FreezableStack):
             max_positions: New length in tokens, not below the present one.
             method: See the function `extend_positions`.
             num_trained: First rows, of which the others are made; None: all there are.
+
+        Raises:
+            ValueError: If the new length is shorter, or the encoder's weights belong to places.
         """
-        position = self.embeddings.position
+        position, config = self.embeddings.position, self.config
+        _check_extension(config.max_positions, max_positions, method)
+        if config.fixed_places and max_positions > config.max_positions:
+            raise ValueError(
+                f"max_positions={max_positions} given, but the weights of {config.kind} belong to "
+                f"its {config.max_positions} places; cut longer texts, or train one with more"
+            )
         if position is not None:
             known_PD = position.weight.detach()[:num_trained]
             weight_PD = extend_positions(known_PD, max_positions, method=method)
             num_positions, width = weight_PD.shape
             self.embeddings.position = nn.Embedding(
-                num_positions, width, _weight=weight_PD, _freeze=self.num_frozen > 0
+                num_positions, width, _weight=weight_PD, _freeze=not position.weight.requires_grad
             )
-        self.config = dataclasses.replace(self.config, max_positions=max_positions)
+        self.config = dataclasses.replace(config, max_positions=max_positions)

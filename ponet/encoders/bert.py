@@ -112,8 +112,9 @@ class BertMixer(TokenMixer):
 
     def _split(self, values_BLE: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Return the parts (B, H, L, K) of what projections gave."""
-        shape = (*values_BLE.shape[:2], parts, self.config.num_heads, -1)
-        return values_BLE.view(shape).permute(2, 0, 3, 1, 4).unbind()
+        # No -1 for the width of a head: there may be no token (a text of which none is read).
+        heads = (parts, self.config.num_heads, self.config.hidden_size // self.config.num_heads)
+        return values_BLE.view(*values_BLE.shape[:2], *heads).permute(2, 0, 3, 1, 4).unbind()
 
     def _attend(self, parts: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
         """Return (B, R, D), given queries (B, H, R, K), keys and values (B, H, L, K)."""

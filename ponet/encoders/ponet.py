@@ -85,7 +85,8 @@ class PoNetMixer(TokenMixer):
                 dtype=dtype,
             )
         inputs = self.project(x_BLD, plan)
-        return mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+        mixed_BLD = mix(inputs, plan=plan, window=config.local_window, kernels=kernels)
+        return mixed_BLD.to(dtype)  # the global pool alone is float32
 
     def project(self, x_BLD: Tensor, plan: PoolPlan) -> PoolInputs:
         """Return what is pooled: the projections of every token and the global pool."""

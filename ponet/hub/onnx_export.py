@@ -226,7 +226,11 @@ def export_onnx(
 
 
 def write_onnx(live: OnnxModel, path: Path) -> None:
-    """Write the graph of a model with its weights, not yet compared with anything."""
+    """Write the graph of a model with its weights, not yet compared with anything.
+
+    Raises:
+        ValueError: If there are too few positions for a text, or PyTorch lacks an operation.
+    """
     form = copy.deepcopy(live)
     form.model = export_form(live.model)
     config = live.model.encoder.config
@@ -234,6 +238,11 @@ def write_onnx(live: OnnxModel, path: Path) -> None:
     sizes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if not config.fixed_places:
         longest = config.max_positions if config.use_positions else None
+        if longest is not None and longest < 3:
+            raise ValueError(
+                f"the encoder has {longest} positions; a graph of any length needs 3, for [CLS], a "
+                "token and [SEP]: call encoder.extend_positions first"
+            )
         sizes[1] = torch.export.Dim("tokens", min=2, max=longest)
     shapes = dict.fromkeys(inputs, sizes)
     if live.is_hashed:

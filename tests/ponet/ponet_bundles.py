@@ -67,3 +67,21 @@ def write_foreign(folder, model, *, values=None, weights=None, pickled=True):
         save_file(weights, folder / "model.safetensors")
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in VOCAB))
     return folder
+
+
+class Labelled:
+    """Texts that numbers and slices look up by labels, as in a pandas Series; none is a place."""
+
+    def __init__(self, texts):
+        self.texts = list(texts)
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __iter__(self):
+        return iter(self.texts)
+
+    def __getitem__(self, label):
+        if isinstance(label, slice):
+            return Labelled([])
+        raise KeyError(label)

@@ -192,6 +192,26 @@ def test_an_extended_encoder_keeps_its_results_and_reads_longer_input():
         assert encoder(longer).shape == (2, 30, 8)
     assert encoder.config.max_positions == 30
     assert encoder.embeddings.position.weight.requires_grad
+    encoder.requires_grad_(False)
+    encoder.extend_positions(40)
+    assert not encoder.embeddings.position.weight.requires_grad
+
+
+def test_what_cannot_be_extended_is_refused_and_stays_as_it_is():
+    sizes = {"vocab_size": 40, "hidden_size": 8, "ffn_size": 8, "max_positions": 12}
+    mixer = build_encoder(MLPMixerConfig(**sizes, use_positions=True))
+    lstm = build_encoder(LSTMConfig(**sizes, num_layers=1, use_positions=False))
+    for encoder, options, message in (
+        (mixer, {"max_positions": 20}, "weights of mlp_mixer belong to its 12 places; cut longer"),
+        (lstm, {"max_positions": 4}, "max_positions=4 is below the present 12"),
+        (lstm, {"max_positions": 20, "method": "copy"}, "'copy' given; allowed are tile, interp"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.extend_positions(**options)
+        assert encoder.config.max_positions == 12
+    assert mixer.embeddings.position.num_embeddings == 12
+    lstm.extend_positions(20)
+    assert lstm.config.max_positions == 20
 
 
 def test_a_batch_refuses_segment_ids_that_would_reach_into_another_row():

@@ -11,7 +11,8 @@ from ponet_hub_models import make_bundle, write_tokenizer_json
 from ponet import load_bundle, save_bundle
 from ponet.bundle import read_config, read_model
 from ponet.config import MLPMixerConfig, PoNetConfig, ProjectionConfig
-from ponet.heads import SequenceClassifier
+from ponet.heads import PretrainingModel, SequenceClassifier
+from ponet.quantization import pack, unpack
 from ponet.tagger import Tagger
 
 pytest.importorskip("transformers")
@@ -19,6 +20,9 @@ pytest.importorskip("transformers")
 from ponet.cli import main  # noqa: E402 (transformers may be missing)
 from ponet.hub.bits import compare, rounded  # noqa: E402
 from ponet.hub.cost import text_reader  # noqa: E402
+from ponet.hub.huggingface import SpecialTokens  # noqa: E402
+from ponet.hub.onnx_bits import numbers_and_scales  # noqa: E402
+from ponet.hub.onnx_export import OnnxModel, export_onnx  # noqa: E402
 
 SIZES = {"vocab_size": 20, "hidden_size": 16, "ffn_size": 24, "num_layers": 1, "max_positions": 16,
          "projection": ProjectionConfig(feature_size=32, num_hashes=8)}  # fmt: skip
@@ -99,6 +103,31 @@ def test_a_graph_of_hashed_words_gives_tags_and_labels(name, form, tmp_path, cap
     })  # fmt: skip
     for ours, theirs in zip(expected, found, strict=True):
         np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_rounded_matrix_cut_into_heads_is_not_rounded_again(axis):
+    torch.manual_seed(0)
+    weight = torch.randn(64, 48) * torch.logspace(-2, 0, (64, 48)[axis]).unsqueeze(1 - axis)
+    matrix = unpack(pack({"weight": weight}))["weight"]
+    for shape in ((64, 48), (4, 16, 48), (2, 2, 16, 48)):
+        cut = matrix.view(shape)
+        numbers, scale = numbers_and_scales(cut)
+        assert numbers.dtype == torch.int8 and numbers.shape == shape
+        torch.testing.assert_close(numbers * scale, cut, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_narrow_ponet_in_8_bits_is_a_graph(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    config = PoNetConfig(vocab_size=100, hidden_size=64, num_heads=2, num_layers=2, ffn_size=128,
+                         max_positions=40, type_vocab_size=0, init_range=0.1)  # fmt: skip
+    tokens = SpecialTokens(cls_token_id=2, sep_token_id=3)
+    live = OnnxModel(rounded(PretrainingModel(config).eval()), tokens)
+    found = export_onnx(live, tmp_path / "graph", tokenizer_path=None, is_packed=True)
+    assert max(one.difference for one in found) < 1e-4
 
 
 def test_transformers_has_no_form_of_hashed_words(tmp_path, capsys):

@@ -119,6 +119,13 @@ def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle.tokenizer.json"}
 
 
+def test_an_encoder_without_room_for_a_text_is_refused_in_words(tmp_path):
+    config = dataclasses.replace(CONFIGS["bert"][0], max_positions=2)
+    model = OnnxModel(PretrainingModel(config).eval(), TOKENS)
+    with pytest.raises(ValueError, match="the encoder has 2 positions; a graph of any length need"):
+        write_onnx(model, tmp_path / "model.onnx")
+
+
 def test_segments_as_input_need_a_model_that_has_some(tmp_path):
     make_bundle(tmp_path / "bundle", name="bert")
     with pytest.raises(ValueError, match="a bert model has no segments"):

@@ -17,6 +17,7 @@ from ponet import (
     LocalGlobalConfig,
     LSTMConfig,
     PoNetConfig,
+    SequenceClassifier,
     build_encoder,
 )
 from ponet.batch import join_texts
@@ -37,6 +38,7 @@ CONFIGS = [
     HybridConfig(**SIZES),
     LSTMConfig(**SIZES),
 ]
+ONE_WAY = LSTMConfig(**SIZES, bidirectional=False)
 LENGTHS = (12, 9, 4)
 
 
@@ -99,6 +101,29 @@ def test_bf16_keeps_about_two_digits(config: EncoderConfig) -> None:
     exact, found = states(encoder, batch), states(freeze(encoder, "bf16"), batch).float()
     assert 0 < (found - exact).abs().max() < 0.1
     assert torch.cosine_similarity(found, exact).min() > 0.999
+
+
+@pytest.mark.parametrize("kernels", ["eager", "reference"])
+@pytest.mark.parametrize("global_pool", ["attention", "mean"])
+def test_the_global_pool_alone_can_be_bf16(global_pool: str, kernels: str) -> None:
+    config = PoNetConfig(**SIZES, global_pool=global_pool, kernels=kernels, fusion_product=False,
+                         use_segment_pool=False, use_local_pool=False)  # fmt: skip
+    torch.manual_seed(0)
+    encoder, batch = build_encoder(config).eval(), make_batch(LENGTHS)
+    exact = states(encoder, batch)
+    for half in (freeze(encoder, "bf16"), copy.deepcopy(encoder).bfloat16()):
+        found = states(half, batch)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), exact, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("config", [CONFIGS[8], ONE_WAY], ids=["both_ways", "one_way"])
+def test_classifiers_pool_in_bf16(config: EncoderConfig) -> None:
+    torch.manual_seed(0)
+    model, batch = SequenceClassifier(config, num_labels=3).eval(), make_batch(LENGTHS)
+    found = freeze(model, "bf16")(batch)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), model(batch), atol=0.02, rtol=0)
 
 
 def test_an_unknown_precision_is_named() -> None:

@@ -5,15 +5,26 @@ from collections import Counter
 
 import pytest
 import torch
-from ponet_bundles import TEXTS, VOCAB, make_model, write_tokenizer
+from ponet_bundles import TEXTS, VOCAB, Labelled, make_model, write_tokenizer
 from tokenizers import Tokenizer
 
 from data_prep.config import SentencesConfig
 from data_prep.sentences import split_sentences
-from ponet import BertConfig, EncoderBatch, FNetConfig, PoNetConfig, load_bundle, save_bundle
+from ponet import (
+    BertConfig,
+    EncoderBatch,
+    FNetConfig,
+    LSTMConfig,
+    MLPMixerConfig,
+    PoNetConfig,
+    ProjectionConfig,
+    load_bundle,
+    save_bundle,
+)
 from ponet.inference import trained_positions
 from ponet.text_format import TextFormat, sentences_of
 
+HASHED = ProjectionConfig(feature_size=32, num_hashes=8)
 LONG = "The sun rises in the harbour. Boats is in the sun! " * 6
 
 
@@ -60,6 +71,7 @@ def test_batch_mates_and_tokens_of_a_batch_never_matter(config_class, tmp_path):
     close(together, torch.cat([bundle.encode([text]) for text in texts]))
     close(together, bundle.encode(texts, batch_tokens=1))
     close(together.flip(0), bundle.encode(texts[::-1], batch_tokens=40))
+    close(bundle.encode(Labelled(texts)), together)
 
 
 def test_the_windows_of_a_long_text_hold_every_token_once_in_whole_sentences(bundle):
@@ -158,6 +170,35 @@ def test_no_texts_give_no_vectors(bundle):
 def test_wrong_options_are_named(bundle, texts, options, message):
     with pytest.raises(ValueError, match=message):
         bundle.encode(texts, **options)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "fields", "options", "message"),
+    [
+        (LSTMConfig, {"bidirectional": False}, {"pooling": "cls"},
+         r"lstm reads in one direction, \[CLS\] before all of the text; give pooling='mean'"),
+        (PoNetConfig, {"projection": HASHED}, {"pooling": "cls"}, "of hashed words sees no"),
+        (MLPMixerConfig, {"projection": HASHED}, {"long_texts": "tile"},
+         "weights of mlp_mixer belong to its 24 places; give 'windows' or 'cut'"),
+        (MLPMixerConfig, {"projection": HASHED}, {"max_len": 25},
+         "has 24 places; give a smaller max_len$"),
+    ],
+)  # fmt: skip
+def test_what_an_encoder_cannot_do_is_said_of_it(config_class, fields, options, message, tmp_path):
+    bundle = make_bundle(tmp_path, config_class, **fields)
+    with pytest.raises(ValueError, match=message):
+        bundle.encode(["a"], **options)
+
+
+def test_encoders_without_positions_take_rows_of_any_length(tmp_path):
+    bundle = make_bundle(tmp_path, LSTMConfig, use_positions=False)
+    [vector] = bundle.encode([LONG], max_len=300)
+    [tiled] = bundle.encode([LONG], long_texts="tile")
+    close(vector, tiled)
+    ids = [row.ids for row in bundle.text_format.windows([LONG], max_len=300)]
+    assert len(ids) == 1 and len(ids[0]) > 24
+    assert bundle.score(["boats"], max_len=300) == bundle.score(["boats"])
+    assert bundle.model.config.max_positions == 24
 
 
 @pytest.mark.parametrize("texts", [(text for text in TEXTS), {"a": 1}, {"a", "b"}, iter(TEXTS), 3])

@@ -12,13 +12,20 @@ from ponet import (
     EncoderBatch,
     EncoderConfig,
     FNetConfig,
+    HybridConfig,
     HyperMixerConfig,
+    LocalGlobalConfig,
     LSTMConfig,
     PoNetConfig,
     PretrainingModel,
     SequenceClassifier,
+    build_encoder,
 )
 from ponet.batch import join_texts
+from ponet.encoders.backbone import at_positions
+from ponet.heads import MeanClassifier
+from ponet.poolers import ChannelAttentionPooler, pool
+from ponet.tagger import SentenceTagger, Tagger
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_heads": 4, "num_layers": 2, "ffn_size": 32,
          "max_positions": 12, "init_range": 0.2, "dropout_prob": 0.0}  # fmt: skip
@@ -37,6 +44,11 @@ CONFIGS = [
     )),
     BERT,
 ]  # fmt: skip
+WITH_WINDOWS = [
+    LocalGlobalConfig(**SIZES, attention_dropout_prob=0.0, window=4, global_every=1),
+    HybridConfig(**SIZES, attention_dropout_prob=0.0, attention="global", attention_every=1),
+    HybridConfig(**SIZES, attention_dropout_prob=0.0, window=4, attention_every=1),
+]
 LENGTHS = (12, 9, 4)
 POSITIONS = torch.tensor([[1, 4, 10], [7, 2, 0], [2, 0, 0]])
 LABELS = torch.tensor([[7, 8, 9], [5, 6, -100], [11, -100, -100]])
@@ -104,6 +116,47 @@ def test_a_classifier_says_the_same(config: EncoderConfig) -> None:
     torch.manual_seed(0)
     model, batch = SequenceClassifier(config, num_labels=3).eval(), make_batch(LENGTHS)
     torch.testing.assert_close(model(join_texts(batch)), model(batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Tagger, SentenceTagger])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_a_tagger_says_the_same_of_tokens_and_texts(
+    config: EncoderConfig, kind: type[Tagger]
+) -> None:
+    torch.manual_seed(0)
+    model, batch = kind(config, num_tags=4, num_labels=3).eval(), make_batch(LENGTHS)
+    row = join_texts(batch, num_tokens=30)
+    expected, found = model(batch), model(row)
+    assert found.label_logits.shape == (3, 3)
+    torch.testing.assert_close(found.label_logits, expected.label_logits, rtol=1e-5, atol=1e-5)
+    tags = found.tag_logits[row.mask], expected.tag_logits[batch.mask]
+    torch.testing.assert_close(*tags, rtol=1e-5, atol=1e-5)
+
+
+def test_pools_over_whole_rows_refuse_joined_texts() -> None:
+    row = join_texts(make_batch(LENGTHS))
+    mean = MeanClassifier(PONET, num_labels=2, hidden_size=8)
+    for pooled in (mean, lambda batch: pool(ChannelAttentionPooler(PONET), torch.ones(1, 25, 16),
+                                            batch)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"several texts \(3, of join_texts\) were given to a"):
+            pooled(row)
+
+
+@pytest.mark.parametrize("places", [[], [13], [3, 22, 0]], ids=str)
+@pytest.mark.parametrize("config", [PONET, BERT, *WITH_WINDOWS], ids=lambda config: config.kind)
+def test_texts_of_which_no_token_is_read_do_not_matter(
+    config: EncoderConfig, places: list[int]
+) -> None:
+    torch.manual_seed(0)
+    encoder, row = build_encoder(config), join_texts(make_batch(LENGTHS), num_tokens=30)
+    read_BR = torch.tensor([places], dtype=torch.int64)
+    found, whole = encoder(row, read_BR), at_positions(encoder(row), read_BR)
+    assert found.shape == (1, len(places), 16)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    weights = list(encoder.parameters())
+    gradients = (torch.autograd.grad(x.sum(), weights, allow_unused=True, materialize_grads=True)
+                 for x in (found.square(), whole.square()))  # fmt: skip
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_over_padded_texts_is_that_of_text_by_text(monkeypatch) -> None:

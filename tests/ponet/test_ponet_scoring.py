@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from ponet_bundles import SPECIAL, TEXTS, VOCAB, WORDS, make_model, write_tokenizer
+from ponet_bundles import SPECIAL, TEXTS, VOCAB, WORDS, Labelled, make_model, write_tokenizer
 from tokenizers import Tokenizer, models
 
 from ponet import (
@@ -105,6 +105,7 @@ def test_a_context_is_read_and_not_scored(config_class, tmp_path, monkeypatch):
     assert [score.num_tokens for score in found] == [1, 4, 1, 0]
     assert found[2] == bundle.score(["boats"])[0]
     close(bundle.score(np.array(texts), contexts=np.array(contexts)), expected)
+    close(bundle.score(Labelled(texts), contexts=Labelled(contexts)), expected)
     monkeypatch.setattr("ponet.scoring.BLOCK_TEXTS", 3)
     close(bundle.score(texts, contexts=contexts, batch_tokens=9), expected)
 

@@ -158,6 +158,18 @@ def test_pools_that_are_off_took_nothing_and_frozen_weights_change_nothing() -> 
     assert not model.encoder.layers[0].mixer._forward_hooks
 
 
+@pytest.mark.parametrize("depth", [0, 1, None])
+def test_frozen_parts_of_an_encoder_have_the_same_winners(depth: int | None) -> None:
+    model, batch = make_model(), make_batch()
+    free = winners(model, batch)
+    model.encoder.freeze(depth)
+    num_frozen = model.encoder.num_frozen
+    for one, other in zip(winners(model, batch), free, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.given.whole.any()
+    assert model.encoder.num_frozen == num_frozen > 0
+
+
 def test_encoders_without_pools_and_joined_texts_are_refused() -> None:
     model = SequenceClassifier(BertConfig(**SIZES), num_labels=2)
     with pytest.raises(ValueError, match="only PoNet's have winners"):
