@@ -165,7 +165,8 @@ def encode(
     options.check_encoder(config)
     encoder, num_tokens = options.frozen_encoder(model, texts), options.tokens_at_once(model)
     sums_ND, weights_N1 = torch.zeros(len(texts), config.hidden_size), torch.zeros(len(texts), 1)
-    progress, rest = Progress(len(texts)) if progress is True else progress, iter(texts)
+    progress = Progress(len(texts)) if progress is True else progress
+    rest = iter(texts)
     for start in range(0, len(texts), BLOCK_TEXTS):
         block = list(islice(rest, BLOCK_TEXTS))
         rows = form.windows(block, max_len=options.max_len, long_texts=options.long_texts)
