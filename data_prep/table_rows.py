@@ -127,7 +127,8 @@ def named_ending(path: Path) -> str:
 def _ending(path: Path) -> str:
     """Return .csv, .tsv, .jsonl or .parquet, by the name of a file."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        what = "is a folder; name a file in it" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}")
     ending = named_ending(path)
     if ending not in _USUAL:
         raise ValueError(f"{path}: unknown format; allowed: {' '.join(_USUAL)}, also .gz or .zst")

@@ -84,10 +84,10 @@ class NewRows:
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv, .jsonl or .parquet, also .gz
-    or .zst; labels are not needed. Or a .txt file with a text in every line. Where words have tags
-    a .jsonl or .parquet row may have a list `words` or `tokens` instead, and a file or folder of
-    tagged texts in any layout of training is read too; where sentences have labels it may have a
-    list `sentences`, else the text is cut into sentences."""
+    or .zst; labels are not needed. Or a .txt file with a text in every line. After a training on
+    words with tags a .jsonl or .parquet row may have a list `words` or `tokens` instead, and a file
+    or folder of tagged texts in any layout of training is read too; where sentences have labels it
+    may have a list `sentences`, else the text is cut into sentences."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
@@ -174,6 +174,7 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
         kept,
         tags=info.tags,
         unit=info.unit,
+        has_words=info.has_words,
         language=info.language,
     )
 

@@ -14,14 +14,20 @@ EXAMPLES = (
     '{"text": "IBM hires", "spans": [[0, 3, "ORG"]]}',
 )
 """A whole line of every form that a row may have."""
-_WORDS = ("words", "tokens")
+WORD_LISTS = ("words", "tokens")
+"""What the words of a row may be called."""
 _TAGS = ("tags", "ner_tags")
 
 
 def words_of(values: Mapping[str, Any]) -> list[str] | None:
     """Return the list of strings `words`, else `tokens`; None: the row has neither."""
-    found = (values.get(name) for name in _WORDS)
+    found = (values.get(name) for name in WORD_LISTS)
     return next((words for words in found if _are_strings(words)), None)
+
+
+def has_tags(values: Mapping[str, Any]) -> bool:
+    """Return whether a row says anything of the tags of its words."""
+    return any(values.get(name) is not None for name in _TAGS)
 
 
 def tags_of(place: str, values: Mapping[str, Any]) -> list[str] | None:

@@ -75,6 +75,7 @@ def settled(task: LoadedTask, wanted: Wanted) -> LoadedTask:
         tags=tags,
         labels=labels,
         is_tagging=bool(tags),
+        has_words=True,
         score=score,
         sizes=task.spec.sizes if found <= {"", "en"} else dict.fromkeys(task.spec.sizes, 0),
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from data_prep.table_rows import file_lines, reached, read_table
 from finetune.sentences.tasks import row_of_sentences
 from finetune.tagging.files import has_lines, has_plain_texts
-from finetune.tagging.predictions import read_texts, row_of_words
+from finetune.tagging.predictions import read_texts, row_of_text, row_of_words
 from finetune.tasks.rows import column_value, name_it, row_texts, with_whole_texts
 from finetune.tasks.spec import Columns, Row, Unit
 
@@ -71,6 +71,9 @@ class InputReader:
     """The model's, where the rows are texts as words or as sentences."""
     unit: Unit = "word"
     """Which of both."""
+    has_words: bool = False
+    """Whether the model was trained on texts of words with tags; without `tags` it answers the
+    texts alone."""
     language: str = "en"
     """By whose rules a raw text is cut into sentences."""
 
@@ -85,7 +88,7 @@ class InputReader:
             ValueError: The file cannot be read to its end, or has no such columns to keep.
         """
         path = Path(self.path).expanduser()
-        has_words = bool(self.tags) and self.unit == "word"
+        has_words = self.has_words or (bool(self.tags) and self.unit == "word")
         is_plain = has_plain_texts(path, self.tags) if has_words else has_lines(path)
         texts = read_texts(path) if has_words and not is_plain else None
         if not is_plain and texts is None:
@@ -100,7 +103,8 @@ class InputReader:
         else:
             if has_lines(path) and notes is not None:
                 notes[TAGGED] += len(texts)
-            yield from (InputRow(row, {}) for row in texts)
+            for text in texts:
+                yield InputRow(text if self.tags else text._replace(tagged=None), {})
 
     def _lines(self, path: Path) -> Iterator[InputRow]:
         for line, text in file_lines(path):
@@ -140,4 +144,6 @@ class InputReader:
             return row_of_sentences(self.columns, line, values, language=self.language)
         if self.tags:
             return row_of_words(self.columns, line, values)
+        if self.has_words:
+            return row_of_text(self.columns, line, values)
         return Row(line, str(line), *row_texts(self.columns, values, ""), None)
