@@ -113,7 +113,8 @@ class PredictConfig(NewRows):
     probabilities, or score; several labels; words, tags and spans; or sentences, labels and borders
     (in a table each as JSON)."""
     keep: str = ""
-    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
+    """Columns of the input that stand in the output too, parted by commas: an id, the text;
+    null where a row has none."""
     bad_rows: Literal["flag", "skip"] = "flag"
     """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
     the output with the reason under `error` and without a label; skip = it is left out. Both are
