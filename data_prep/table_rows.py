@@ -127,7 +127,8 @@ def named_ending(path: Path) -> str:
 def _ending(path: Path) -> str:
     """Return .csv, .tsv, .jsonl or .parquet, by the name of a file."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        what = "is a folder; name a file in it" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}")
     ending = named_ending(path)
     if ending not in _USUAL:
         raise ValueError(f"{path}: unknown format; allowed: {' '.join(_USUAL)}, also .gz or .zst")
@@ -139,8 +140,8 @@ def _find_dialect(path: Path, usual: Dialect) -> Dialect:
 
     The separator is that of a `sep=` line, else the one that cuts the header into most columns, of
     equals the usual one. Quotes count as in CSV, but in a .tsv file with tabs only where every
-    quote fits: where the rows that CSV reads are all as wide as the header, and no tab-separated
-    row of the right width would be joined to the next one.
+    quote fits: where the rows with quotes that CSV reads are all as wide as the header, and no
+    tab-separated row of the right width would be joined to the next one.
     """
     with closing(file_lines(path)) as lines:
         first = next((text for _, text in lines if text.strip()), "")
@@ -158,21 +159,46 @@ def _find_dialect(path: Path, usual: Dialect) -> Dialect:
 
 
 def _quotes_fit(path: Path, separator: str) -> bool:
-    """Return whether a file with quotes reads well as CSV, and better than without quotes."""
-    plain = Counter(
-        (len(cells), any(cell.startswith('"') for cell in cells))
-        for _, cells in plain_rows(file_lines(path), separator)
-    )
-    if not any(is_quoted for _, is_quoted in plain):
-        return False
+    """Return whether a file with quotes reads well as CSV, and better than without quotes.
+
+    The header and the rows that hold a quote tell: others are the same either way, and the width of
+    a damaged one says nothing of quotes.
+    """
+    with closing(file_lines(path)) as lines:
+        if not any(_is_quoted(cells) for _, cells in plain_rows(lines, separator)):
+            return False
+    header, joins_rows, widths = 0, False, set[int]()
     try:
-        rows = quoted_rows(file_lines(path), path, separator)
-        quoted = Counter(len(cells) for _, cells in rows)
+        for width, parts in _quoted_and_plain(path, separator):
+            header = header or width
+            if not widths or any(is_quoted for _, is_quoted in parts):
+                if width != header:
+                    return False
+                widths |= {width for width, _ in parts}
+                joins_rows |= len(parts) > 1
     except ValueError:
         return False
-    widths = {width for width, _ in plain}
-    joins_rows = len(widths) == 1 and widths != {1} and quoted.total() < plain.total()
-    return len(quoted) == 1 and not joins_rows
+    return not (joins_rows and len(widths) == 1 and widths != {1})
+
+
+def _quoted_and_plain(path: Path, separator: str) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
+    """Yield the width of every row of CSV, and what each of its lines is alone.
+
+    That is a width, and whether a cell begins with a quote.
+    """
+    quoted = quoted_rows(file_lines(path), path, separator)
+    (_, cells), following = next(quoted, (0, [])), next(quoted, None)
+    parts: list[tuple[int, bool]] = []
+    for line, plain in plain_rows(file_lines(path), separator):
+        while following and line >= following[0]:
+            yield len(cells), parts
+            (_, cells), following, parts = following, next(quoted, None), []
+        parts.append((len(plain), _is_quoted(plain)))
+    yield len(cells), parts
+
+
+def _is_quoted(cells: Sequence[str]) -> bool:
+    return any(cell.startswith('"') for cell in cells)
 
 
 def _csv_rows(

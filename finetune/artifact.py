@@ -58,6 +58,8 @@ class ClassifierInfo:
     """Whether any number of the labels may hold for a text."""
     unit: Unit = "word"
     """What has a tag."""
+    has_words: bool = False
+    """Whether it was trained on texts of words with tags, also of those the labels alone."""
     marks: Marks = "labels"
     """What the labels of sentences mark."""
     thresholds: tuple[float, ...] = ()

@@ -230,6 +230,7 @@ def classifier_info(module: FinetuneModule) -> ClassifierInfo:
         decoder=module.decoder,
         is_multilabel=spec.is_multilabel,
         unit=spec.unit,
+        has_words=spec.has_words,
         marks=spec.marks,
         thresholds=module.thresholds,
         language=datamodule.text_encoder.language,

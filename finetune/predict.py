@@ -84,10 +84,10 @@ class NewRows:
     """Folder of a fine-tuning run, or of its classifier/."""
     input: str
     """Rows with the columns the classifier was trained on, .csv, .tsv, .jsonl or .parquet, also .gz
-    or .zst; labels are not needed. Or a .txt file with a text in every line. Where words have tags
-    a .jsonl or .parquet row may have a list `words` or `tokens` instead, and a file or folder of
-    tagged texts in any layout of training is read too; where sentences have labels it may have a
-    list `sentences`, else the text is cut into sentences."""
+    or .zst; labels are not needed. Or a .txt file with a text in every line. After a training on
+    words with tags a .jsonl or .parquet row may have a list `words` or `tokens` instead, and a file
+    or folder of tagged texts in any layout of training is read too; where sentences have labels it
+    may have a list `sentences`, else the text is cut into sentences."""
     text: str = ""
     """Column of the text; empty: as in training."""
     text_pair: str = ""
@@ -113,7 +113,8 @@ class PredictConfig(NewRows):
     probabilities, or score; several labels; words, tags and spans; or sentences, labels and borders
     (in a table each as JSON)."""
     keep: str = ""
-    """Columns of the input that stand in the output too, parted by commas: an id, the text."""
+    """Columns of the input that stand in the output too, parted by commas: an id, the text;
+    null where a row has none."""
     bad_rows: Literal["flag", "skip"] = "flag"
     """A row that cannot be labelled (an empty text, a wrong number of columns): flag = it stands in
     the output with the reason under `error` and without a label; skip = it is left out. Both are
@@ -174,6 +175,7 @@ def new_rows(config: NewRows, info: ClassifierInfo, kept: Sequence[str] = ()) ->
         kept,
         tags=info.tags,
         unit=info.unit,
+        has_words=info.has_words,
         language=info.language,
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,7 +34,8 @@ def prediction_writer(
     if ending == ".jsonl":
 
         def write_line(prediction: Prediction, carried: Mapping[str, Any]) -> None:
-            content = {"line": 0, **({"input": carried} if carried else {}), **prediction}
+            kept = {"input": _finite(dict(carried))} if carried else {}
+            content = {"line": 0, **kept, **prediction}
             stream.write(json.dumps(content, ensure_ascii=False, default=str) + "\n")
 
         return write_line
@@ -66,7 +68,16 @@ def prediction_writer(
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value that JSON has: None for numbers that are not finite, also inside of others."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def label_name(info: "ClassifierInfo") -> str:

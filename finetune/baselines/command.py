@@ -166,6 +166,7 @@ def compute(options: BaselineOptions) -> Computed:
     started, data = time.monotonic(), options.data
     data.check_selection()
     whole = data.load_rows("fit")
+    _check_use(whole.spec, options)
     used = replace(whole, splits=data.used_rows(whole))
     inspection = inspect_task(used, {}, max_len=0, whole=whole.splits)
     print("\n".join(overview_lines(inspection)))
@@ -199,6 +200,21 @@ def compute(options: BaselineOptions) -> Computed:
         "task_facts": task_facts(spec),
     }
     return result, {f"the {name} file": Path(s.source) for name, s in whole.splits.items()}
+
+
+def _check_use(spec: TaskSpec, options: BaselineOptions) -> None:
+    """Refuse an option that does nothing for what is answered."""
+    wanted = {
+        "letters": (spec.num_outputs > 0, "it is for labels and scores of whole texts"),
+        "sentences": (spec.labels_sentences, "it is for --data.kind sentences"),
+    }
+    for name, (has_use, what_for) in wanted.items():
+        given = getattr(options, name)
+        if given != getattr(BaselineOptions, name) and not has_use:
+            raise ValueError(
+                f"--{name} is {given}, but {spec.title} is a task of {spec.kind} here, which has "
+                f"no use for it; leave it out ({what_for})"
+            )
 
 
 def _name(spec: TaskSpec, options: BaselineOptions) -> str:

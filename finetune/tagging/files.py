@@ -116,7 +116,7 @@ def has_plain_texts(path: Path, tags: Sequence[str]) -> bool:
     if read is not _read_conll or not start or start[0].startswith(_DOCUMENT):
         return read is None
     rows = [_cells(line) for line in start if line.strip() and not line.startswith(_DOCUMENT)]
-    widths, last = {len(cells) for cells in rows}, {cells[-1] for cells in rows}
+    widths, last = {len(cells) for cells in rows}, {cells[-1].strip() for cells in rows}
     kinds = {tag[1:] for tag in tags} - {""}
     known = {"O", *tags, *(prefix + kind for kind in kinds for prefix in "BISUEL")}
     return len(widths) > 1 or min(widths) < 2 or not last <= known
@@ -301,7 +301,7 @@ def _conll_text(
             )
     first = rows[0][0]
     words = [columns[0] for _, columns in rows]
-    tags = _as_bio([columns[-1] for _, columns in rows], repairs)
+    tags = _as_bio([columns[-1].strip() for _, columns in rows], repairs)
     return tagged(f"{path}, line {first}", first, str(number), words, tags, None)
 
 
@@ -324,7 +324,13 @@ def _read_mtop(path: Path, lines: Lines, repairs: Counter[str]) -> Iterator[Tagg
             ) from None
         tags = _mtop_tags(place, slots, offsets, repairs)
         made = TaggedText(
-            line, name, tuple(words), tuple(tags), intent.removeprefix("IN:"), text, tuple(offsets)
+            line,
+            name,
+            tuple(words),
+            tuple(tags),
+            intent.strip().removeprefix("IN:"),
+            text,
+            tuple(offsets),
         )
         yield _checked(place, made._replace(language=columns[5].partition("_")[0]))
 
@@ -345,5 +351,5 @@ def _mtop_tags(
         if offsets[inside[0]][0] < start or offsets[inside[-1]][1] > end:
             repairs[CUT_WORDS] += 1
         for number in inside:
-            tags[number] = f"{'B' if number == inside[0] else 'I'}-{parts[3]}"
+            tags[number] = f"{'B' if number == inside[0] else 'I'}-{parts[3].strip()}"
     return tags

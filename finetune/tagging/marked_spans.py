@@ -30,14 +30,20 @@ def marked_spans(place: str, values: Mapping[str, Any]) -> list[Marked] | None:
     Raises:
         ValueError: A span is none, lies outside the text or has no label, or two keys have some.
     """
-    text = values.get("text")
-    lists = {key: values[key] for key in _SPANS if isinstance(values.get(key), list)}
-    if not isinstance(text, str) or not lists:
+    if not has_spans(values):
         return None
+    text = values["text"]
+    lists = {key: values[key] for key in _SPANS if isinstance(values.get(key), list)}
     filled = [key for key, spans in lists.items() if spans]
     if len(filled) > 1:
         raise ValueError(f"{place}: {' and '.join(filled)} both hold spans; keep one of them")
     return [_marked(f"{place}: {key}", span, len(text)) for key in filled for span in lists[key]]
+
+
+def has_spans(values: Mapping[str, Any]) -> bool:
+    """Return whether a row has a text and a list of its spans, right or not."""
+    is_text = isinstance(values.get("text"), str)
+    return is_text and any(isinstance(values.get(key), list) for key in _SPANS)
 
 
 def span_tags(

@@ -14,18 +14,24 @@ EXAMPLES = (
     '{"text": "IBM hires", "spans": [[0, 3, "ORG"]]}',
 )
 """A whole line of every form that a row may have."""
-_WORDS = ("words", "tokens")
+WORD_LISTS = ("words", "tokens")
+"""What the words of a row may be called."""
 _TAGS = ("tags", "ner_tags")
 
 
 def words_of(values: Mapping[str, Any]) -> list[str] | None:
     """Return the list of strings `words`, else `tokens`; None: the row has neither."""
-    found = (values.get(name) for name in _WORDS)
+    found = (values.get(name) for name in WORD_LISTS)
     return next((words for words in found if _are_strings(words)), None)
 
 
+def has_tags(values: Mapping[str, Any]) -> bool:
+    """Return whether a row says anything of the tags of its words."""
+    return any(values.get(name) is not None for name in _TAGS)
+
+
 def tags_of(place: str, values: Mapping[str, Any]) -> list[str] | None:
-    """Return the names `tags`, else `ner_tags`; None: the words have no tags.
+    """Return the names `tags`, else `ner_tags`, stripped; None: the words have no tags.
 
     Raises:
         ValueError: They are no list of names; numbers are told what to do.
@@ -35,7 +41,7 @@ def tags_of(place: str, values: Mapping[str, Any]) -> list[str] | None:
     if tags is None:
         return None
     if _are_strings(tags):
-        return tags
+        return [tag.strip() for tag in tags]
     message = f"{place}: {name} is {tags!r:.60}; a list of names is needed, such as O and B-city"
     if isinstance(tags, list) and {*map(type, tags)} == {int}:
         message += (
@@ -56,7 +62,7 @@ def label_of(place: str, values: Mapping[str, Any]) -> str | None:
     label = str(label).lower() if isinstance(label, int) else label  # true, false too
     if label is not None and not isinstance(label, str):
         raise ValueError(f"{place}: label is {label!r}; a name or a whole number is needed")
-    return label
+    return label if label is None else label.strip()
 
 
 def _are_strings(values: object) -> TypeGuard[list[str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.tagging.files import has_tagged_layout, split_words, tagged
-from finetune.tagging.own_rows import words_of
+from finetune.tagging.marked_spans import has_spans
+from finetune.tagging.own_rows import WORD_LISTS, has_tags, words_of
 from finetune.tagging.scores import spans_of
 from finetune.tagging.tasks import tagged_rows
 from finetune.tasks.rows import row_texts
@@ -46,6 +47,21 @@ def row_of_words(columns: Columns, line: int, values: Mapping[str, Any]) -> Row:
         row_texts(columns, values, "")
         text = _found_in(text, values[columns.text])
     return Row(line, text.id, text.text, "", None, text)
+
+
+def row_of_text(columns: Columns, line: int, values: Mapping[str, Any]) -> Row:
+    """Return a row of a table as a text alone, as training on labels of tagged texts reads it.
+
+    Words are joined by spaces, also beside a text, unless that one has spans and they no tags.
+
+    Raises:
+        ValueError: See `row_of_words`.
+    """
+    if columns.text in values:
+        reads_words = words_of(values) is not None and (has_tags(values) or not has_spans(values))
+        left_out = (columns.text,) if reads_words else WORD_LISTS
+        values = {name: value for name, value in values.items() if name not in left_out}
+    return row_of_words(columns, line, values)._replace(tagged=None)
 
 
 def with_words(row: Row) -> Row:

@@ -75,6 +75,7 @@ def settled(task: LoadedTask, wanted: Wanted) -> LoadedTask:
         tags=tags,
         labels=labels,
         is_tagging=bool(tags),
+        has_words=True,
         score=score,
         sizes=task.spec.sizes if found <= {"", "en"} else dict.fromkeys(task.spec.sizes, 0),
     )
@@ -120,6 +121,7 @@ def _label(row: Row, source: str) -> str:
 
 
 def _with_targets(spec: TaskSpec, split: SplitRows, targets: Targets) -> SplitRows:
+    """Return rows with targets; for labels alone they are plain texts, as for any classifier."""
     places = {label: place for place, label in enumerate(spec.labels)}
     known, repairs = set(spec.tags), Counter(split.repairs)
     rows = []
@@ -129,7 +131,8 @@ def _with_targets(spec: TaskSpec, split: SplitRows, targets: Targets) -> SplitRo
         repairs[UNSEEN_TAGS] += sum(tag not in known for tag in tags)
         target = float(places.get(_label(row, split.source), UNSEEN)) if spec.labels else 0.0
         repairs[UNSEEN_LABELS] += target == UNSEEN
-        rows.append(row._replace(target=target))
+        kept = None if targets == "label" else row.tagged
+        rows.append(row._replace(target=target, tagged=kept))
     counts = {what: count for what, count in repairs.items() if count}
     return replace(split, rows=tuple(rows), repairs=counts)
 

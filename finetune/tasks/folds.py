@@ -5,6 +5,7 @@ with the same text (see `Row.key`) always land on the same side of a split.
 """
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,15 +31,22 @@ def check_num_folds(num_folds: Any) -> None:
 
 
 def _shuffled_groups(rows: Sequence[Row], salt: str) -> list[list[list[int]]]:
-    """Return, per label, the groups of rows with the same text, in the order of their hash."""
+    """Return, per label, the groups of rows with the same text, in the order of their hash.
+
+    Of unlike labels of one text the first in the order of labels counts.
+    """
     groups: dict[bytes, list[int]] = {}
     for number, row in enumerate(rows):
         digest = hashlib.blake2b(f"{salt}\0{row.key}".encode(), digest_size=16).digest()
         groups.setdefault(digest, []).append(number)
     strata: dict[Any, list[list[int]]] = defaultdict(list)
     for digest in sorted(groups):
-        strata[rows[groups[digest][0]].target].append(groups[digest])
-    return [strata[target] for target in sorted(strata, key=lambda target: target or 0.0)]
+        strata[min((rows[n].target for n in groups[digest]), key=_rank)].append(groups[digest])
+    return [strata[target] for target in sorted(strata, key=_rank)]
+
+
+def _rank(target: Any) -> Any:
+    return target or 0.0
 
 
 def stratified_parts(rows: Sequence[Row], shares: Sequence[float], salt: str) -> list[list[int]]:
@@ -80,22 +88,30 @@ def strata(rows: Sequence[Row], *, kind: str, num_folds: int) -> list[Row]:
     Args:
         rows: As they are read.
         kind: `TaskSpec.kind`. Classes are strata themselves. Scores are ranked, and every num_folds
-            texts with neighbouring scores are a stratum: each fold gets one of them. Of several
-            labels the rarest one of the text counts, of tagged words the label of the whole text,
-            if there is one; documents with labelled sentences are dealt at random.
+            texts with neighbouring scores are a stratum: each fold gets one of them; of unlike
+            scores of one text the mean counts. Of several labels the rarest one that a row gives
+            the text counts, of tagged words the label of the whole text, if there is one; documents
+            with labelled sentences are dealt at random.
         num_folds: Three or more.
     """
     found: list[Any] = [row.target for row in rows]
     if kind == "regression":
-        scores: dict[str, Any] = {}
+        given: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
-            scores.setdefault(row.key, row.target)
+            given[row.key].append(row.target)
+        scores = {key: math.fsum(own) / len(own) for key, own in given.items()}
         ranked = sorted(scores, key=lambda key: (scores[key], key))
         places = {key: rank // num_folds for rank, key in enumerate(ranked)}
         found = [places[row.key] for row in rows]
     elif kind == "multilabel":
         counts = Counter(chain.from_iterable(found))
-        found = [min(labels, key=lambda k: (counts[k], k), default=-1) for labels in found]
+        labels: dict[str, set[int]] = defaultdict(set)
+        for row, own in zip(rows, found, strict=True):
+            labels[row.key].update(own)
+        rarest = {
+            key: min(own, key=lambda k: (counts[k], k), default=-1) for key, own in labels.items()
+        }
+        found = [rarest[row.key] for row in rows]
     elif kind in ("tagging", "sentences"):
         names = [row.tagged.label or "" if row.tagged else "" for row in rows]
         order = {name: place for place, name in enumerate(sorted(set(names)))}

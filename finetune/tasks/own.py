@@ -16,11 +16,17 @@ from data_prep.config import check_language
 from data_prep.table_rows import Lined, place_of, read_table
 from finetune.sentences.tasks import document_rows
 from finetune.tagging.tasks import tagged_rows
-from finetune.tasks.rows import MissingSplit, label_names, name_it, rows_of
+from finetune.tasks.rows import (
+    EMPTY_ROWS,
+    MissingSplit,
+    is_empty_row,
+    label_names,
+    name_it,
+    rows_of,
+)
 from finetune.tasks.spec import Columns, Marks, MetricName, SplitRows, TaskSpec
 
 OWN_TASK = "own"
-EMPTY_ROWS = "rows without any content left out"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -223,10 +229,10 @@ def _table(path: str) -> tuple[list[Lined], Counter[str]]:
     repairs: Counter[str] = Counter()
     table = []
     for line, values in read_table(path, is_own=True, notes=repairs):
-        if any(not isinstance(value, str) or value.strip() for value in values.values()):
-            table.append((line, values))
-        else:
+        if is_empty_row(values):
             repairs[EMPTY_ROWS] += 1
+        else:
+            table.append((line, values))
     if not table:
         raise ValueError(f"{path}: has no rows; one or more are needed")
     return table, repairs

@@ -19,6 +19,7 @@ from finetune.tasks.spec import UNSEEN, Columns, HubSource, Row, SplitRows, Task
 EMPTY_LEFT_OUT = "labelled rows with an empty text left out"
 EMPTY_FILLED = "empty texts without a label read as a full stop"
 UNSEEN_LABELS = "labels that training never saw: they count as errors"
+EMPTY_ROWS = "rows without any content left out"
 JOINED = "texts that are lists of strings, joined as paragraphs"
 WRONG_WIDTH = "rows with a wrong number of columns left out"
 _MISSING = object()
@@ -74,6 +75,11 @@ def rows_of(
     if not rows:
         raise ValueError(f"{source}: has no rows; one or more are needed")
     return SplitRows(source=source, rows=tuple(rows), repairs=dict(+counts))
+
+
+def is_empty_row(values: Mapping[str, Any]) -> bool:
+    """Return whether no cell of a row holds anything, as spreadsheets leave rows."""
+    return not any(not isinstance(value, str) or value.strip() for value in values.values())
 
 
 def with_whole_texts(

@@ -160,6 +160,9 @@ class TaskSpec:
     in the order of their logits, once rows are loaded."""
     unit: Unit = "word"
     """What has a tag."""
+    has_words: bool = False
+    """Whether the rows are texts of words with tags, also where labels of texts alone are wanted;
+    known once rows are loaded."""
     marks: Marks = "labels"
     """What the labels of sentences mark."""
     sizes: Mapping[str, int]

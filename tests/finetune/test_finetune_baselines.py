@@ -3,11 +3,14 @@
 import ctypes
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finetune_runs import result_of, write_splits
+from finetune_sentences import write_documents
+from finetune_taggers import write_tagged
 
 from finetune.baselines.models import (
     are_short,
@@ -162,6 +165,7 @@ def test_scores_pairs_and_subsets_of_own_files_are_read_as_by_a_fit(tmp_path: Pa
         (["--data.max_eval_rows", "-1"], "data.max_eval_rows is -1; 0 or more"),
         (["--data.fold", "1"], "which has no use for data.fold"),
         (["--data.batch_size", "1"], "unknown key 'data.batch_size'"),
+        (["--sentences", "dips"], "--sentences is dips, but own is a task of classification here"),
         (["--letters", "some"], "must be one of auto, with, without"),
     ],
 )
@@ -170,6 +174,23 @@ def test_a_mistake_in_an_option_is_one_line(
 ) -> None:
     assert baseline(tmp_path, *options) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "free").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"), [("tags", write_tagged), ("sentences", write_documents)]
+)
+def test_letters_without_labels_of_whole_texts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, write: Callable[..., Path]
+) -> None:
+    options = ["baseline", "--run.root", str(tmp_path), "--run.name", "free", "--data.kind", kind]
+    for split in ("train", "validation"):
+        path = write(tmp_path / f"{split}.jsonl", num_rows=20, seed=1)
+        options += [f"--data.{split}", str(path)]
+    options += ["--data.targets", "tags"] * (kind == "tags")
+    assert main([*options, "--letters", "with"]) == 2
+    said = capsys.readouterr().err
+    assert "--letters is with, but own is a task of" in said and "no use for it; leave it" in said
     assert not (tmp_path / "free").exists()
 
 

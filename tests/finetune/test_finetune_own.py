@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from finetune.data.targets import ScoreScale, balanced_weights, score_scale
-from finetune.tasks.own import EMPTY_ROWS, OwnFiles
+from finetune.tasks.own import OwnFiles
 from finetune.tasks.registry import load_task
-from finetune.tasks.rows import JOINED
+from finetune.tasks.rows import EMPTY_ROWS, JOINED
 from finetune.tasks.spec import LoadedTask, Wanted
 from ponet import FNetConfig, SequenceClassifier
 

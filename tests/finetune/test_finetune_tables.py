@@ -153,6 +153,30 @@ def test_a_tsv_of_ones_own_has_the_quotes_of_csv_where_they_fit(tmp_path, conten
     assert read(path) == rows
 
 
+def ragged(path: Path, content: str) -> tuple[list[str], list[str]]:
+    """Return the texts of the rows, and what is wrong with others."""
+    path.write_text(content)
+    bad: list[str] = []
+    rows = read_table(path, is_own=True, bad=lambda line, why: bad.append(f"line {line} {why}"))
+    return [values["text"] for _, values in rows], bad
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_row_of_another_width_does_not_change_how_quotes_of_others_are_read(tmp_path, place):
+    path, extra = tmp_path / "rows.tsv", "one\ttoo\tmany\n"
+    lines = ["text\tlabel\n", '"so ""good"""\t1\n', '"two\nlines\tmore"\t0\n', "plain\t0\n"]
+    texts, bad = ragged(path, "".join([*lines[:place], extra, *lines[place:]]))
+    assert texts == ['so "good"', "two\nlines\tmore", "plain"]
+    assert len(bad) == 1 and "has 3 columns, parted by tabs" in bad[0]
+    lines = ["text\tlabel\n", '"open\t1\n', 'shut"\t0\n', "plain\t0\n"]
+    if place != 2:  # there it may be a part of a text with line breaks
+        texts, bad = ragged(path, "".join([*lines[:place], extra, *lines[place:]]))
+        assert texts == ['"open', 'shut"', "plain"] and len(bad) == 1
+    lines = ["text\tlabel\n", '"a" b\t1\n', '"c"\td\t0\n', '"e"\t1\n']
+    texts, bad = ragged(path, "".join([*lines[:place], extra, *lines[place:]]))
+    assert texts == ['"a" b', '"e"'] and len(bad) == 2
+
+
 def test_a_tsv_of_one_column_has_rows_with_line_breaks(tmp_path) -> None:
     path, notes = tmp_path / "rows.tsv", Counter[str]()
     path.write_text('text\n"first line\nsecond line"\nplain\n')

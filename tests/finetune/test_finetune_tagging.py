@@ -109,6 +109,23 @@ def test_every_layout_gives_the_same_text(tmp_path, name, start):
         assert [text.text[start:end] for start, end in text.offsets] == list(WORDS)
 
 
+@pytest.mark.parametrize("name", ["own.jsonl", "hub.jsonl", "ner.conll", "mtop.txt"])
+def test_white_space_makes_no_other_tag_or_label(tmp_path, name):
+    changes = {
+        "own.jsonl": [("B-CONTACT", " B-CONTACT "), ('"CREATE_CALL"', '" CREATE_CALL\\t"')],
+        "hub.jsonl": [('"tags"', '"ner_tags"'), ('"O"', '"O "')],
+        "ner.conll": [(" NN ", "\tNN\t"), (" RB ", "\tRB\t"), ("B-CONTACT", "B-CONTACT ")],
+        "mtop.txt": [("CREATE_CALL", "CREATE_CALL "), ("SL:CONTACT", "SL:CONTACT ")],
+    }
+    content = FILES.get(name, FILES["own.jsonl"])
+    for given, becomes in changes[name]:
+        assert given in content
+        content = content.replace(given, becomes)
+    (tmp_path / name).write_text(content)
+    (text,) = read_tagged(tmp_path / name, Counter())
+    assert text.tags == BIO and text.label == (None if name == "ner.conll" else "CREATE_CALL")
+
+
 def test_a_folder_of_lines_is_read(tmp_path):
     (tmp_path / "seq.in").write_text("call Nicholas now\nstop\n")
     (tmp_path / "seq.out").write_text("O B-CONTACT O\nO\n")

@@ -130,16 +130,17 @@ def test_half_precision_trains_tags(decoder: str, fit):
     assert result_of(fit("ponet", *options))["evaluation"]["validation"]["token_accuracy"] > 0.3
 
 
+@pytest.mark.parametrize("name", ["mixer", "ponet"])
 @pytest.mark.parametrize("targets", ["tags", "label"])
-def test_tags_or_labels_alone_are_trained(targets: str, folder: Path, fit):
-    run = fit("mixer", "--data.targets", targets)
+def test_tags_or_labels_alone_are_trained(targets: str, name: str, folder: Path, fit):
+    run = fit(name, "--data.targets", targets)
     info, result = load_classifier(run).info, result_of(run)
     scores = result["evaluation"]["validation"]
     assert bool(info.tags) == (targets == "tags") and bool(info.labels) == (targets == "label")
     assert ("slot_em" in scores, "accuracy" in scores) == (targets == "tags", targets == "label")
     assert "frame_em" not in scores and result["settings"]["targets"] == targets
     for command in ("validate", "test"):
-        assert main([command, "--run.root", str(folder), "--run.name", "mixer"]) == 0
+        assert main([command, "--run.root", str(folder), "--run.name", name]) == 0
 
 
 def test_tags_and_labels_that_training_never_saw_are_errors_and_are_counted(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Pat
     folder = tmp_path_factory.mktemp("alone")
     options = ("--trainer.max_epochs", "4", "--data.targets", "tags")
     return run_tag_fit(folder, tokenizer_json, "ponet", *options)
+
+
+@pytest.fixture(scope="module", params=["mixer", "ponet"])
+def labeller(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path
+) -> Path:
+    """A classifier of the labels of tagged texts alone."""
+    folder = tmp_path_factory.mktemp("labeller")
+    return run_tag_fit(folder, tokenizer_json, request.param, "--data.targets", "label")
 
 
 def predict(model: Path, rows: Path, *options: str) -> list[dict]:
@@ -207,6 +217,72 @@ def test_a_classifier_of_texts_takes_no_tagged_files(
     arguments = ["--model", str(model), "--input", str(path), "--output", str(path) + ".csv"]
     assert main(["predict", *arguments]) == 2
     assert "unknown format" in capsys.readouterr().err
+
+
+def test_a_classifier_of_labels_alone_reads_what_it_was_trained_on(labeller: Path, tmp_path: Path):
+    rows = json_lines(labeller.parent / "test.jsonl")
+    rows[0]["text"] = "some other text"
+    expected = predict(labeller, write(tmp_path / "new.jsonl", *rows))
+    assert not any(answer.keys() - {"line", "label", "probabilities"} for answer in expected)
+    right = sum(a["label"] == row["label"] for a, row in zip(expected, rows, strict=True))
+    scores = result_of(labeller)["evaluation"]["test"]
+    assert right / len(rows) == pytest.approx(scores["accuracy"])
+    texts = [" ".join(row["words"]) for row in rows]
+    marked = [{"text": t, "tokens": ["x"], "words": "5", "entities": []} for t in texts]
+    mtop, multiatis = tmp_path / "new.txt", write_multiatis_of(tmp_path / "new.tsv", rows)
+    mtop.write_text("".join(map(mtop_line, texts)))
+    folder = tmp_path / "test"
+    folder.mkdir()
+    (folder / "seq.in").write_text("\n".join(texts) + "\n")
+    plain = write(tmp_path / "plain.jsonl", *({"text": text} for text in texts))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(texts))
+    for path in (write(tmp_path / "m.jsonl", *marked), mtop, multiatis, folder, plain, lines):
+        answers = predict(labeller, path)
+        for answer, one in zip(answers, expected, strict=True):
+            assert answer["probabilities"] == pytest.approx(one["probabilities"], abs=1e-6), path
+
+
+def mtop_line(text: str) -> str:
+    words, start, spans = text.split(), 0, []
+    for word in words:
+        spans.append({"start": start, "length": len(word)})
+        start += len(word) + 1
+    tokens = json.dumps({"tokens": words, "tokenSpans": spans})
+    return f"1\tIN:X\t\t{text}\tx\ten_XX\t[IN:X ]\t{tokens}\n"
+
+
+def write_multiatis_of(path: Path, rows: list[dict]) -> Path:
+    lines = ["id\tutterance\tslot_labels\tintent"]
+    lines += [f"1\t{' '.join(row['words'])}\t{' '.join(row['tags'])}\tx" for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_damaged_rows_of_a_classifier_of_labels_alone_cost_nothing_else(
+    labeller: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    good = {"words": ["the", "good", "film"], "tags": [1, 2, 0]}
+    rows = write(
+        tmp_path / "n.jsonl", good, {"words": "the good"}, {"words": []}, {"text": " ", "n": 1}
+    )
+    first, *bad = predict(labeller, rows)
+    assert first["label"]
+    reasons = ("a list of strings", "an empty word", "is empty")
+    for answer, reason in zip(bad, reasons, strict=True):
+        assert reason in answer["error"] and answer["label"] is None
+    info = labeller / "classifier" / "config.json"
+    config = json.loads(info.read_text())
+    assert config["task"].pop("has_words")
+    old = tmp_path / "old"
+    shutil.copytree(info.parent, old)
+    (old / "config.json").write_text(json.dumps(config))
+    arguments = ["--model", str(old), "--output", str(tmp_path / "out.jsonl")]
+    text = write(tmp_path / "text.jsonl", {"text": "the good film"})
+    (answer,) = predict(old, text)
+    assert answer["probabilities"] == pytest.approx(first["probabilities"], abs=1e-6)
+    assert main(["predict", *arguments, "--input", str(tmp_path)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_a_text_file_has_a_text_in_every_line_unless_its_words_have_tags(

@@ -18,7 +18,7 @@ from finetune.tasks.folds import (
     stratified_subset,
     without_duplicates,
 )
-from finetune.tasks.spec import Row, SplitRows
+from finetune.tasks.spec import Row, SplitRows, TaggedText
 
 
 def make(labels: list[int], *, texts: list[str] | None = None) -> SplitRows:
@@ -77,9 +77,55 @@ def test_each_fold_has_one_of_any_texts_with_neighbouring_scores() -> None:
     assert [row.target for row in dealt] == [value // 4 for value in values]
     for fold in stratified_folds(dealt, num_folds=4, repeat=0):
         assert sorted(values[number] // 4 for number in fold) == list(range(10))
-    twice = make([1, 9, 5, 3], texts=["a", "A", "b", "c"])  # a text counts once, by its first row
+    twice = make([1, 9, 5, 3], texts=["a", "A", "b", "c"])  # a text counts once
     dealt = strata(twice.rows, kind="regression", num_folds=3)
     assert [row.target for row in dealt] == [0, 0, 0, 0]
+
+
+TARGETS = {
+    "classification": st.integers(0, 2).map(float),
+    "regression": st.integers(-3, 3).map(lambda score: score / 8),
+    "multilabel": st.sets(st.integers(0, 3)).map(lambda labels: tuple(sorted(labels))),
+    "tagging": st.sampled_from(["", "a", "b"]),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_is_dealt_where_does_not_depend_on_the_order_of_the_file(kind, data) -> None:
+    drawn = data.draw(
+        st.lists(st.tuples(st.integers(0, 12), TARGETS[kind]), min_size=30, max_size=60)
+    )
+    drawn += [(number, drawn[0][1]) for number in range(20, 25)]
+    found = []
+    for order in (drawn, data.draw(st.permutations(drawn))):
+        rows = tuple(
+            Row(line, "", f"text {number}", "", target)
+            if kind != "tagging"
+            else Row(line, "", f"text {number}", "", None, words(f"text {number}", target))
+            for line, (number, target) in enumerate(order)
+        )
+        split = SplitRows(source="rows.jsonl", rows=rows)
+        parts = [fold_splits(split, num_folds=3, fold=f, repeat=0, kind=kind) for f in range(3)]
+        found.append([{row.text for row in part["test"].rows} for part in parts])
+        if kind == "classification":
+            found[-1].append({row.text for row in carve(split, 0.2)[0].rows})
+    assert found[0] == found[1]
+
+
+def words(text: str, label: str) -> TaggedText:
+    return TaggedText(0, "", tuple(text.split()), None, label or None, text, ((0, 4), (5, 6)))
+
+
+def test_of_unlike_labels_of_a_text_one_counts_whatever_their_order() -> None:
+    def dealt(kind, *targets):
+        rows = make([0] * 4, texts=["a", "A", "b", "c"]).rows
+        rows = [row._replace(target=t) for row, t in zip(rows, targets, strict=True)]
+        return [row.target for row in strata(rows, kind=kind, num_folds=3)]
+
+    assert dealt("multilabel", (0,), (1,), (0,), (0, 2)) == [1, 1, 0, 2]
+    assert dealt("multilabel", (1,), (), (1,), (0, 2)) == [1, 1, 1, 0]
 
 
 def test_the_rarest_label_of_a_text_decides_and_a_text_without_labels_is_a_stratum() -> None:
