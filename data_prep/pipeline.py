@@ -44,7 +44,7 @@ Engine = Literal["local", "ray"]
 Parts = list[tuple[int, Path]]
 Task = Callable[[], workers.Part]
 _LABELS = ("licence", "date")
-_RULES = "2"
+_RULES = "3"
 """Raised when the same text and settings give other sentences, documents or splits than before."""
 _SINCE_FORMAT: dict[str, dict[str, Any]] = {
     "sentences": {"split": "language"},
