@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 MARKS = (
@@ -74,6 +75,8 @@ _GLUED_LEFT = re.compile(
 _GLUED_RIGHT = re.compile(f"[{_OPENERS}—–]*[^\\W\\d_]+(?:['’-][^\\W\\d_]+)*[,;:.!?]?(?:\\s|\\Z)")
 _TOKEN = re.compile("[^\\s(\\[«“„\"'’]+\\Z")
 _HYPHENATED_INITIAL = re.compile("[^\\W\\d_]\\.-[^\\W\\d_]\\.")
+_VERSE = re.compile("\\d{1,3}:\\d")
+"""Chapter and verse, behind the short name of a book: Jer. 4:23."""
 _SHORT = re.compile("[^\\W\\d_]{1,4}\\.|\\S*\\.\\S*\\.")
 _ORDINAL = re.compile(
     '(?:^|[\\s(„“"])(?:im|am|vom|zum|beim|ins|de[rmns]|des|die|das|dies\\w{1,2}|sein\\w{1,2}|'
@@ -116,6 +119,7 @@ class _Rules(NamedTuple):
     has_ordinals: bool = False
 
 
+_FIRST, _LAST, _FOURTH_LAST = itemgetter(0), itemgetter(-1), itemgetter(slice(-4, -3))
 _NO_RULES = _Rules()
 _RULES = {
     code: _Rules(
@@ -170,9 +174,12 @@ def _of_sentencex(language: str, text: str) -> list[str]:
 
 def _are_plain(found: list[str], text: str) -> bool:
     """Return whether all sentences end with a space and begin with a capital: most of English."""
-    if ".-" in text or sum(map(len, found)) != len(text):
-        return False
-    return all(one[-1] == " " and two[0].isupper() for one, two in pairwise(found))
+    if sum(map(len, found)) != len(text) or "-" in "".join(map(_FOURTH_LAST, found)):
+        return False  # white space was lost, or perhaps J.-P.
+    if len(found) < 2:
+        return True
+    firsts = "".join(map(_FIRST, found[1:]))
+    return firsts.isalpha() and firsts.isupper() and "".join(map(_LAST, found[:-1])).isspace()
 
 
 def _may_protect(text: str) -> bool:
@@ -283,7 +290,7 @@ def _is_abbreviation(token: str, text: str, border: int, rules: _Rules) -> bool:
     """Return whether a token with a full stop is short for a word and the sentence goes on."""
     first = text[border]
     if first.isdigit():
-        return token in rules.counted
+        return token in rules.counted or bool(len(token) < 7 and _VERSE.match(text, border))
     if rules.titles and first.islower():
         return bool(_SHORT.fullmatch(token))
     if _HYPHENATED_INITIAL.fullmatch(token):

@@ -62,6 +62,7 @@ WHOLE = [
     ("en", "The J.-P. Sartre book, version 10.X of N.W.A, the MUL.APIN and Ada.Text_IO."),
     ("en", "The vs.-incident curve and p. 5 of vol. 2."),
     ("en", "Who knows that?—and so it went."),
+    ("en", "He read (Jer. 4:23, Matt. 5:5) there."),
     ("fr", "Hier M. Macron a reçu M. Scholz."),
     ("fr", "Le Dr. Dupont et Mme. Durand sont là."),
     ("fr", "En 50 av. J.-C. il vint."),
