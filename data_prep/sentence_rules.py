@@ -58,8 +58,10 @@ _WHOLE_BRACKET = re.compile(
     '(?:(?<=[.!?…"”’)\\]]\\s)|\\A)[(\\[](?=["“‘]?[^\\W\\d_a-z])[^()\\[\\]]*[.!?…]["”’]?[)\\]]'
 )
 """A bracket between sentences that holds sentences, as this: capital, ..., mark."""
-_LONG_BRACKET = re.compile("[(（<{\\[]([^)\\]}>）]{300,})[)\\]}>）]")
-"""What sentencex takes for a bracket, but too long for one: a smiley, or it was never closed."""
+_BRACKET_END = re.compile('(?<=[^\\W\\d_]{4})[.!?…]["”’]?[)\\]]\\s+(?=["“‘(]?[^\\W\\d_a-z])')
+"""A mark within a bracket that begins in the clause and ends it (as it does here.) And goes on."""
+_LONG_BRACKET = re.compile("[(（<{\\[]([^)\\]}>）]{150,})[)\\]}>）]")
+"""What sentencex takes for a bracket, but long enough for sentences, or it was never closed."""
 _AFTER_END = re.compile(f"[{_ATTACHED}]*{_SPACED_CLOSER}\\s+")
 _SPACES = re.compile("[\u0085\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _CLOSED = re.compile(f"[{CLOSERS}]+")
@@ -70,7 +72,7 @@ _QUOTING = re.compile("と(?!ても|ころ|にかく)|って")
 """Japanese particles behind what is quoted: the clause goes on."""
 _NEXT_QUOTE = re.compile(f"[{_QUOTES}]")
 _GLUED_LEFT = re.compile(
-    f"(?<![./@_\\\\\\w])((?:[^\\W\\d_]+[-'’])*[^\\W\\d_]{{3,}})([.!?…{CLOSERS}]+)\\Z"
+    f"(?<![./@_\\\\\\w])((?:[^\\W\\d_]+[-'’])*[^\\W\\d_]{{2,}})([.!?…{CLOSERS}]+)\\Z"
 )
 _GLUED_RIGHT = re.compile(f"[{_OPENERS}—–]*[^\\W\\d_]+(?:['’-][^\\W\\d_]+)*[,;:.!?]?(?:\\s|\\Z)")
 _TOKEN = re.compile("[^\\s(\\[«“„\"'’]+\\Z")
@@ -222,20 +224,22 @@ def _in_quotes(language: str, text: str) -> list[int]:
     """
     masked = _WHOLE_BRACKET.sub(lambda found: f" {found[0][1:-1]} ", text)
     masked = _MASKED.sub(" ", masked)
-    if len(text) > 300:
+    if len(text) > 150:
         last = max(map(masked.rfind, ")]}>）")) + 1
         masked = _LONG_BRACKET.sub(r" \1 ", masked[:last]) + masked[last:]
-    borders = []
+    found_ends = {end.end() for end in _BRACKET_END.finditer(text)}
     for border in _borders(_of_sentencex(language, masked), masked):
         end = border
         while end and masked[end - 1].isspace():
             end -= 1
         found = _AFTER_END.match(text, end) or _AFTER_MARK.match(text, end)
         if end and found and found.end() < len(text):
-            start = found.end()
-            if not _goes_on(text, start) and not _closes_a_phrase(text, start):
-                borders.append(start)
-    return borders
+            found_ends.add(found.end())
+    return [
+        end
+        for end in sorted(found_ends)
+        if not _goes_on(text, end) and not _closes_a_phrase(text, end)
+    ]
 
 
 def _goes_on(text: str, border: int) -> bool:
@@ -340,7 +344,8 @@ def _begins_unspaced(text: str, border: int) -> bool:
         is_rest = after in "-‑,:;%)]}/_&=" or after.isdigit()
         return not is_rest and not _goes_on(text, border)
     left = _GLUED_LEFT.search(text[max(0, border - 40) : border])
-    if not left or not _GLUED_RIGHT.match(text, border):
+    is_acronym = text[border + 1 : border + 2].isupper()
+    if not left or is_acronym or not _GLUED_RIGHT.match(text, border):
         return False
     is_closed = bool(left[2].strip(".!?…"))
     return is_closed or left[1][-3:].islower()

@@ -44,7 +44,12 @@ ENDS = [
     ("de", "Er wurde 19. |Dann ging er."),
     ("de", "Er kam am 19. |Dann ging er. |Am 19. |Die Leute kamen."),
     ("fr", "En 50 av. J.-C. |Il vint."),
-    ("en", "He went.|Then he left. |It ended (at last).|The end."),
+    ("en", "He walked out (as I did in other years.) |I would not."),
+    (
+        "en",
+        "I know what a good one is.|This is not.  |He went.|Then he left. |It ended (at last).|The "
+        "end.",
+    ),
     ("en", '"It is the battlefield."|What now?'),
 ]
 """Language, and a text with a bar before each sentence but the first."""
@@ -61,6 +66,7 @@ WHOLE = [
     ("en", "See www.Example.com/Foo.Bar for it."),
     ("en", "The J.-P. Sartre book, version 10.X of N.W.A, the MUL.APIN and Ada.Text_IO."),
     ("en", "The vs.-incident curve and p. 5 of vol. 2."),
+    ("en", 'Some "Apatosaurus" sp.BYU 601 lay here (eds.) The end.'),
     ("en", "Who knows that?—and so it went."),
     ("en", "He read (Jer. 4:23, Matt. 5:5) there."),
     ("fr", "Hier M. Macron a reçu M. Scholz."),
