@@ -5,14 +5,15 @@ Invariant: [CLS], [SEP] and segments are known by position; a literal "[SEP]" in
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.config import SentencesConfig
-from data_prep.sentences import cut_long, split_missed
+from data_prep.sentence_rules import segment
+from data_prep.sentences import cut_long
 from data_prep.table_rows import place_of
 from data_prep.words import space_between
 from finetune.data.batches import (
@@ -31,14 +32,10 @@ SHORTEST_MAX_LEN = 5
 """[CLS], two [SEP] and one token of each of two texts."""
 _CHUNK_CHARS = 1_000_000
 """Text given to the tokenizer at once; its own objects take about 200 bytes per token."""
-_LONG_SENTENCE = 300
-"""Characters; about 1 % of the sentences of reviews and news are longer."""
 _MAX_PARAGRAPH_CHARS = SentencesConfig().max_paragraph_chars
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _HTML_BREAKS = re.compile(r"(?:<br\s*/?>\s*){2,}", re.IGNORECASE)
 _STOPS = (". ", "。", "\n\n")
-_OPENING = '"“„«‘([{'
-_WITHOUT_MARKS = str.maketrans(dict.fromkeys(_OPENING + "”»)]}", " "))
 Place = tuple[int, int] | None
 """Which of a row's texts, 0 or 1, and a character of it; None: no text, but what parts texts."""
 
@@ -265,20 +262,12 @@ def sentence_starts(text: str, *, language: str = "en") -> list[int]:
     """Return where each sentence of a raw text begins: the first one at 0, an empty text has none.
 
     Two or more `<br />` in a row are the blank line of a web page (IMDb): a sentence begins there
-    even where sentencex sees none, as it does at blank lines by itself. And sentencex keeps
-    together what stands between an opening quotation mark or bracket and the next closing one,
-    which is half an article where a mark was never closed: a sentence longer than 300 characters
-    is cut again as if it had no such marks.
+    even where `data_prep.sentence_rules` sees none, as it does at blank lines by itself.
     """
     if not text:
         return []
     breaks = (found.start() for found in _HTML_BREAKS.finditer(text))
-    starts = {0, *_segmented(text, language), *breaks}
-    for begin, end in pairwise([*sorted(starts), len(text)]):
-        if end - begin > _LONG_SENTENCE:
-            inner = _segmented(text[begin:end].translate(_WITHOUT_MARKS), language)
-            starts.update(_with_marks(text, begin + start) for start in inner if start)
-    return sorted(starts)
+    return sorted({0, *_segmented(text, language), *breaks})
 
 
 def paragraph_starts(text: str) -> list[int]:
@@ -291,23 +280,12 @@ def paragraph_starts(text: str) -> list[int]:
 
 
 def _segmented(text: str, language: str) -> list[int]:
-    import sentencex
-
     starts, begin = [], 0
     for part in cut_long(text, _MAX_PARAGRAPH_CHARS):  # the splitter's time grows with the square
         is_start = not begin or text.endswith(_STOPS, 0, begin)  # else cut within a sentence
         place = 0
-        for sentence in sentencex.segment(language, part):
-            for piece in split_missed(sentence):
-                found = part.find(piece, place)  # some white space may be lost before it
-                if found >= 0:
-                    starts += [begin + found] if found or is_start else []
-                    place = found + len(piece)
+        for sentence in segment(language, part):
+            starts += [begin + place] if place or is_start else []
+            place += len(sentence)
         begin += len(part)
     return starts
-
-
-def _with_marks(text: str, start: int) -> int:
-    """Return a start moved back over opening marks that stand directly before it."""
-    moved = len(text[:start].rstrip(_OPENING))
-    return moved if moved == 0 or text[moved - 1].isspace() else start

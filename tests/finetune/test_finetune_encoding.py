@@ -306,9 +306,9 @@ def test_an_opening_mark_goes_with_the_sentence_it_opens() -> None:
     assert text.rindex("(") in starts
 
 
-def test_a_short_quotation_stays_in_one_sentence() -> None:
+def test_sentences_end_in_a_short_quotation_too() -> None:
     text = 'She wrote: "It was fine. It was good." Then she left.'
-    assert sentence_starts(text) == [0, text.index("Then")]
+    assert sentence_starts(text) == [0, text.index("It was good"), text.index("Then")]
 
 
 def test_paragraphs_begin_after_blank_lines_only() -> None:
