@@ -268,6 +268,7 @@ class PretrainCLI(RunCLI):
                 raise
             times = roll_back(
                 self.run.folder,
+                skipped=self.datamodule.skipped_windows,
                 begun_at=begun_at,
                 first_step=stopped.first_data_step,
                 last_step=stopped.last_data_step,
@@ -282,7 +283,8 @@ class PretrainCLI(RunCLI):
     def before_fit(self) -> None:
         """Give module and data what the command line and the run's folder say."""
         self.model.resolved_config = self.plain_config()
-        self.datamodule.skipped_windows = skipped_windows(self.run.folder)
+        if not self.run.overwrite:
+            self.datamodule.skipped_windows = skipped_windows(self.run.folder)
         sizes = self.datamodule.global_batch_size, self.datamodule.micro_batch_size
         fitting = fitting_micro_batch(*sizes, self.trainer.world_size)
         if fitting != sizes[1]:

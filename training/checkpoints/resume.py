@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def skipped_windows(folder: Path) -> tuple[int, ...]:
 def roll_back(
     folder: Path,
     *,
+    skipped: Sequence[int],
     begun_at: int,
     first_step: int,
     last_step: int,
@@ -153,6 +154,8 @@ def roll_back(
 
     Args:
         folder: The run's folder.
+        skipped: Windows that this start left out: those of the folder, and those that a branch
+            has from the checkpoint it began at.
         begun_at: Step at which this start of the run began.
         first_step: First optimiser step (from 0) whose data is to be skipped.
         last_step: Last one, the bad step itself.
@@ -164,12 +167,12 @@ def roll_back(
     """
     if first_rank:
         newest = newest_valid(folder / CHECKPOINT_FOLDER, warn=warn)
-        kept, before = newest.step if newest else begun_at, _rollbacks(folder)
+        kept = newest.step if newest else begun_at
         steps = range(max(kept, first_step), last_step + 1)
-        windows = [window_of(step, before["windows"]) for step in steps]
+        windows = [window_of(step, skipped) for step in steps]
         content = {
-            "windows": sorted({*before["windows"], *windows}),
-            "rollbacks": before["rollbacks"] + 1,
+            "windows": sorted({*skipped, *windows}),
+            "rollbacks": _rollbacks(folder)["rollbacks"] + 1,
         }
         write_atomic(folder / SKIPPED_FILE, (json.dumps(content) + "\n").encode())
         add_event(folder, "rolled_back", to_step=kept, skipped_windows=windows)
