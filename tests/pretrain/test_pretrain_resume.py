@@ -118,16 +118,6 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(
     assert_same_story(tmp_path / "stopped", twin)
 
 
-def test_a_signal_in_the_last_validation_loses_nothing(tiny_run: list[str], tmp_path: Path) -> None:
-    options = [*named(tiny_run, "stopped"), "--trainer.max_steps", "12"]
-    assert main(["fit", *options, "--run.name", "twin"]) == 0
-    arguments = ["fit", *options, *fault_options("validation_batch_end", 12, kind="SIGTERM")]
-    assert main(arguments) == 75
-    assert main(arguments) == 0
-    assert story(tmp_path / "stopped") == story(tmp_path / "twin")
-    assert (tmp_path / "stopped" / "bundle" / "model.safetensors").exists()
-
-
 def test_a_used_up_time_budget_ends_like_a_signal(
     tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
