@@ -270,6 +270,26 @@ def test_a_run_that_began_at_a_path_and_was_stopped_goes_on_by_the_same_command(
         assert story(twin)[-1]["step"] == before[-1]["step"]
 
 
+def test_a_path_does_not_begin_in_the_folder_of_a_run_that_died_before_its_first_checkpoint(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = [*named(tiny_run, "dead"), "--run.eval_every_n_steps", "12"]
+    with pytest.raises(Killed):
+        main(["fit", *late, *fault_options("train_batch_end", 3)])
+    metrics = tmp_path / "dead" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    older = saved_checkpoints(twin / "checkpoints")[-2]
+    begin = ["fit", *named(tiny_run, "dead"), "--resume", str(older.path)]
+    assert main(begin) == 2
+    assert "would mix its metrics with another's" in capsys.readouterr().err
+    assert metrics.read_bytes() == before
+    killed = [*begin, "--run.overwrite", "true", *fault_options("train_batch_end", older.step + 1)]
+    with pytest.raises(Killed):
+        main(killed)
+    assert main(begin) == 0  # that one is on its way
+    assert [row["step"] for row in story(tmp_path / "dead")][:2] == [older.step, older.step + 1]
+
+
 def test_an_earlier_run_is_never_replaced_unasked(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,8 +52,9 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         warn: Called with one line for everything the user should know.
 
     Raises:
-        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run; or it
-            holds a fine-tuning run, or a finished one whose checkpoints are gone.
+        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run, also one
+            that was stopped before its first checkpoint; or it holds a fine-tuning run, or a
+            finished one whose checkpoints are gone.
         CheckpointError: The checkpoint is damaged, or all of them are.
     """
     folder = run.folder / CHECKPOINT_FOLDER
@@ -79,6 +80,14 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
     if saved and (run.overwrite or path.parent != Path(os.path.realpath(folder))):
         raise ValueError(
             f"--resume {resume} would replace the run in {run.folder}; give another --run.name"
+        )
+    has_begun = any((run.folder / name).exists() for name in (METRICS_FILE, SKIPPED_FILE))
+    is_foreign = not path.is_relative_to(os.path.realpath(run.folder))
+    if has_begun and is_foreign and not run.overwrite and not _is_on_its_way(run.folder, path):
+        raise ValueError(
+            f"{run.folder} holds a run that was stopped before its first checkpoint, and --resume "
+            f"{resume} would mix its metrics with another's; give another --run.name, or replace "
+            "it with --run.overwrite true"
         )
     retried(lambda: verify_checkpoint(path))
     return path
