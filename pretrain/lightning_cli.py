@@ -3,6 +3,7 @@
 Invariant: command line and YAML files alone decide a run; a checkpoint never overrides them.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -268,6 +269,7 @@ class PretrainCLI(RunCLI):
                 raise
             times = roll_back(
                 self.run.folder,
+                skipped=self.datamodule.skipped_windows,
                 begun_at=begun_at,
                 first_step=stopped.first_data_step,
                 last_step=stopped.last_data_step,
@@ -282,7 +284,8 @@ class PretrainCLI(RunCLI):
     def before_fit(self) -> None:
         """Give module and data what the command line and the run's folder say."""
         self.model.resolved_config = self.plain_config()
-        self.datamodule.skipped_windows = skipped_windows(self.run.folder)
+        if not self.run.overwrite:
+            self.datamodule.skipped_windows = skipped_windows(self.run.folder)
         sizes = self.datamodule.global_batch_size, self.datamodule.micro_batch_size
         fitting = fitting_micro_batch(*sizes, self.trainer.world_size)
         if fitting != sizes[1]:
@@ -300,8 +303,9 @@ class PretrainCLI(RunCLI):
             print_summary([self.run.folder])
 
     def _complete(self) -> None:
-        """Every step was done by an earlier start: make up for a validation and the bundle."""
+        """Every step was done by an earlier start: make up for what it did not come to."""
         step, trainer = self.trainer.global_step, self.trainer
+        history, saves = callback_of(trainer, RunHistory), callback_of(trainer, RunCheckpoints)
         limits = {"max_steps": (trainer.max_steps, step)}
         limits["max_epochs"] = (trainer.max_epochs or -1, trainer.current_epoch)
         reached = [name for name, (most, done) in limits.items() if 0 < most <= done]
@@ -315,13 +319,23 @@ class PretrainCLI(RunCLI):
         )
         metrics = self.run.folder / METRICS_FILE
         if metrics.exists() and step not in series(read_metrics(metrics), "val/loss")[0]:
-            if self.trainer.is_global_zero:
-                rewind_metrics(self.trainer)
-            callback_of(self.trainer, RunHistory).track(self.trainer)
-            self.trainer.validate(self.model, datamodule=self.datamodule)
-        export = callback_of(self.trainer, BundleExport)
+            if trainer.is_global_zero:
+                rewind_metrics(trainer)
+            history.track(trainer)
+            trainer.validate(self.model, datamodule=self.datamodule)
+        saves.attempt(trainer, lambda: self._take_late_validation(saves))
+        export = callback_of(trainer, BundleExport)
         if not export.done():
-            export.write(self.trainer, self.model)
+            export.write(trainer, self.model)
+        if trainer.is_global_zero:
+            history.note_late_end(trainer, self.model)
+
+    def _take_late_validation(self, saves: RunCheckpoints) -> None:
+        """Let the checkpoints know what the last validation found, whichever start it was of."""
+        metrics, step = self.run.folder / METRICS_FILE, self.trainer.global_step
+        if self.trainer.is_global_zero and metrics.exists():
+            losses = dict(zip(*series(read_metrics(metrics), "val/loss"), strict=True))
+            saves.take_late(losses.get(step, math.inf), step)
 
 
 def checkpoint_to_evaluate(run: RunConfig) -> Path:

@@ -16,7 +16,7 @@ from training.reports.figures import Column, Result
 from training.reports.pretraining import StudyReport, details_of
 from training.reports.runs import find_runs, read_run
 from training.reports.study import Study, choose_baseline, make_study, measured, short_names
-from training.run_folder import provenance, versions
+from training.run_folder import add_event, provenance, versions
 
 
 def study_of(*paths: Path, group_by: tuple[str, ...] = ()) -> Study:
@@ -355,6 +355,26 @@ def test_the_numbers_of_the_page_are_there_for_programs_too(written: Path) -> No
     assert "| global_pool=none<br>seeds 42, 43, 44 | **20.2**<br>± 0.5, n 3 |" in text
     for name in ("figure.png", "curves.png"):
         assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("events", "bundled", "finished"),
+    [((), 0, False), ((), 20, False), ((), 30, True), ((30,), 0, True), ((20,), 0, False)],
+)
+def test_a_run_of_so_many_epochs_is_finished_when_it_says_so(
+    events: tuple[int, ...], bundled: int, finished: bool, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", steps=30, planned=-1, trainer__max_epochs=3)
+    for step in events:
+        add_event(folder, "finished", step=step)
+        add_event(folder, "resumed", step=step)
+    if bundled:
+        (folder / "bundle").mkdir()
+        content = {"metadata": {"objective": "mlm_sso", "steps": bundled}}
+        (folder / "bundle" / "config.json").write_text(json.dumps(content))
+    assert read_run(folder).is_finished is finished
+    (folder / "run_config.yaml").unlink()
+    assert read_run(folder).is_finished  # of a run of which nothing is known
 
 
 @pytest.mark.parametrize(("bundled", "finished"), [(20, False), (30, True)])

@@ -82,6 +82,18 @@ def test_other_validation_text_is_another_question_though_guessing_scores_alike(
     [
         ("data__max_len", (128, 512), "max_len differs, 128 and 512"),
         ("data__needles", ({"facts": 1}, {"facts": 4}), "facts differs, 1 and 4"),
+        (
+            "data__needles",
+            ({"facts": 2, "span": 0}, {"facts": 2, "span": 4096}),
+            "span differs, 0 and 4096",
+        ),
+        (
+            "data__needles",
+            ({"facts": 2, "questions": 4}, {"facts": 2, "questions": 8}),
+            "questions differs, 4 and 8",
+        ),
+        ("data", [{"max_len": 64, "needles": {"facts": 2, "span": n}} for n in (0, 64)], ""),
+        ("data__needles", ({"facts": 0, "span": 0}, {"facts": 0, "span": 4096}), ""),
         ("data__eval_examples", (1024, 2048), "eval_examples differs, 1024 and 2048"),
         ("data__masking", ({"mask_prob": 0.15}, {"mask_prob": 0.3}), ""),
         ("data__segments", ({"rule": "sentence"}, {"rule": "text"}), ""),

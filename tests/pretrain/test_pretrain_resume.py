@@ -118,16 +118,6 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(
     assert_same_story(tmp_path / "stopped", twin)
 
 
-def test_a_signal_in_the_last_validation_loses_nothing(tiny_run: list[str], tmp_path: Path) -> None:
-    options = [*named(tiny_run, "stopped"), "--trainer.max_steps", "12"]
-    assert main(["fit", *options, "--run.name", "twin"]) == 0
-    arguments = ["fit", *options, *fault_options("validation_batch_end", 12, kind="SIGTERM")]
-    assert main(arguments) == 75
-    assert main(arguments) == 0
-    assert story(tmp_path / "stopped") == story(tmp_path / "twin")
-    assert (tmp_path / "stopped" / "bundle" / "model.safetensors").exists()
-
-
 def test_a_used_up_time_budget_ends_like_a_signal(
     tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +268,26 @@ def test_a_run_that_began_at_a_path_and_was_stopped_goes_on_by_the_same_command(
     if name == "twin":  # it has ended: the path means what it says again
         assert main([*begin, "--trainer.max_steps", "22"]) == 0
         assert story(twin)[-1]["step"] == before[-1]["step"]
+
+
+def test_a_path_does_not_begin_in_the_folder_of_a_run_that_died_before_its_first_checkpoint(
+    tiny_run: list[str], tmp_path: Path, twin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = [*named(tiny_run, "dead"), "--run.eval_every_n_steps", "12"]
+    with pytest.raises(Killed):
+        main(["fit", *late, *fault_options("train_batch_end", 3)])
+    metrics = tmp_path / "dead" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    older = saved_checkpoints(twin / "checkpoints")[-2]
+    begin = ["fit", *named(tiny_run, "dead"), "--resume", str(older.path)]
+    assert main(begin) == 2
+    assert "would mix its metrics with another's" in capsys.readouterr().err
+    assert metrics.read_bytes() == before
+    killed = [*begin, "--run.overwrite", "true", *fault_options("train_batch_end", older.step + 1)]
+    with pytest.raises(Killed):
+        main(killed)
+    assert main(begin) == 0  # that one is on its way
+    assert [row["step"] for row in story(tmp_path / "dead")][:2] == [older.step, older.step + 1]
 
 
 def test_an_earlier_run_is_never_replaced_unasked(

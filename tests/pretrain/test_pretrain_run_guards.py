@@ -106,6 +106,29 @@ def test_a_rollback_before_the_first_save_goes_back_to_the_checkpoint_that_was_g
     assert {e["step"] for e in events if e["event"] == "resumed"} == {9}
 
 
+def test_a_branch_of_a_run_that_was_rolled_back_skips_the_data_that_led_there(
+    options: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *options, *ROLLBACK, *injected(poison("gradient"))]) == 0
+    given = str(tmp_path / "tiny" / "checkpoints" / "step-00000012.ckpt")
+    branch = ["fit", *options, *ROLLBACK, "--run.name", "branch", "--resume", given]
+    bad = injected(poison("gradient", 15 * 8, 15 * 8 + 7))  # window 15, which step 15 reads
+    assert main([*branch, "--trainer.max_steps", "18", *bad]) == 0
+    assert json.loads((tmp_path / "branch" / "skipped_windows.json").read_text()) == {
+        "windows": [6, 14, 15],
+        "rollbacks": 1,
+    }
+
+
+def test_a_run_that_overwrites_one_that_was_rolled_back_skips_nothing(
+    options: list[str], tmp_path: Path
+) -> None:
+    assert main(["fit", *options, *ROLLBACK, *injected(poison("gradient"))]) == 0
+    assert main(["fit", *options, "--run.overwrite", "true"]) == 0
+    newest = saved_checkpoints(tmp_path / "tiny" / "checkpoints")[-1].path
+    assert load_checkpoint(newest)["PretrainDataModule"]["skipped_windows"] == []
+
+
 def test_a_loss_spike_is_rolled_back(options: list[str], tmp_path: Path) -> None:
     spikes = ["--guards.spike_factor", "1.5", "--guards.spike_window", "10"]
     late = poison("jump", 12 * 8, 12 * 8)

@@ -150,6 +150,14 @@ def test_a_mistake_in_the_options_is_one_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("budget", [["--max_time", "5h"], ["--max_time=5h"]])
+def test_the_time_budget_of_a_fit_is_not_passed_on_to_its_evaluations(budget: list[str]) -> None:
+    options, fit = parse_trial(["--follow", "test", "--", *budget, *FIT])
+    first, words = own_steps(["pretrain"], options, fit, Path("r/a"))
+    assert first == ("pretrain", "fit", *budget, *FIT)
+    assert words == (sys.executable, "-m", "pretrain", "test", *FIT, "--run.wandb=off")
+
+
 def test_the_commands_that_follow_are_commands_of_ours() -> None:
     from finetune.grid import parse_grid
 

@@ -129,7 +129,8 @@ class RunBegin(Callback):
 class RunHistory(RunBegin):
     """Begin or rewind a run with checkpoints, and keep a list of its events.
 
-    A run that a callback has ended, as EarlyStopping does, is ended for the same command too.
+    A run that a callback has ended, as EarlyStopping does, is ended for the same command too, also
+    where it was killed after the decision.
 
     Args:
         run: The run.
@@ -152,10 +153,25 @@ class RunHistory(RunBegin):
         if (
             stored
             and isinstance(pl_module, ConfiguredModule)
-            and _last_end(self.run.folder) == checkpoint["global_step"]
             and not changed_options(stored, pl_module.resolved_config)
         ):
-            trainer.should_stop = True
+            was_asked = checkpoint["callbacks"].get(self.state_key, {}).get("should_stop", False)
+            was_asked = was_asked and self._goes_on_from_its_newest()
+            if was_asked or _last_end(self.run.folder) == checkpoint["global_step"]:
+                trainer.should_stop = True
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep whether a callback has asked for the end; this may be the last sign of it."""
+        checkpoint["callbacks"][self.state_key] = {"should_stop": trainer.should_stop}
+
+    def _goes_on_from_its_newest(self) -> bool:
+        """Return whether this is no branch, of another run or of an earlier step."""
+        saved = saved_checkpoints(self.run.folder / CHECKPOINT_FOLDER)
+        return self.resumed_from is not None and any(
+            self.resumed_from.samefile(newest.path) for newest in saved[-1:]
+        )
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut off what came after this step."""
@@ -193,6 +209,19 @@ class RunHistory(RunBegin):
         self.take_over(trainer, pl_module)
         if self.started and trainer.is_global_zero:
             add_event(self.run.folder, "finished", step=trainer.global_step)
+
+    def note_late_end(self, trainer: Trainer, pl_module: ConfiguredModule) -> None:
+        """Note the end of a run that an earlier start did not live to note; on the first rank.
+
+        With other options it is not the end of what was begun, whose own command still goes on.
+        """
+        folder, step = self.run.folder, trainer.global_step
+        if (
+            self._goes_on_from_its_newest()
+            and _last_end(folder) != step
+            and not changed_options(pl_module.stored_config, pl_module.resolved_config)
+        ):
+            add_event(folder, "finished", step=step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

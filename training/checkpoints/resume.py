@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
         warn: Called with one line for everything the user should know.
 
     Raises:
-        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run; or it
-            holds a fine-tuning run, or a finished one whose checkpoints are gone.
+        ValueError: `never` or a foreign checkpoint, but the folder holds an earlier run, also one
+            that was stopped before its first checkpoint; or it holds a fine-tuning run, or a
+            finished one whose checkpoints are gone.
         CheckpointError: The checkpoint is damaged, or all of them are.
     """
     folder = run.folder / CHECKPOINT_FOLDER
@@ -79,6 +80,14 @@ def chosen_checkpoint(run: RunConfig, resume: str, *, warn: Callable[[str], None
     if saved and (run.overwrite or path.parent != Path(os.path.realpath(folder))):
         raise ValueError(
             f"--resume {resume} would replace the run in {run.folder}; give another --run.name"
+        )
+    has_begun = any((run.folder / name).exists() for name in (METRICS_FILE, SKIPPED_FILE))
+    is_foreign = not path.is_relative_to(os.path.realpath(run.folder))
+    if has_begun and is_foreign and not run.overwrite and not _is_on_its_way(run.folder, path):
+        raise ValueError(
+            f"{run.folder} holds a run that was stopped before its first checkpoint, and --resume "
+            f"{resume} would mix its metrics with another's; give another --run.name, or replace "
+            "it with --run.overwrite true"
         )
     retried(lambda: verify_checkpoint(path))
     return path
@@ -141,6 +150,7 @@ def skipped_windows(folder: Path) -> tuple[int, ...]:
 def roll_back(
     folder: Path,
     *,
+    skipped: Sequence[int],
     begun_at: int,
     first_step: int,
     last_step: int,
@@ -153,6 +163,8 @@ def roll_back(
 
     Args:
         folder: The run's folder.
+        skipped: Windows that this start left out: those of the folder, and those that a branch
+            has from the checkpoint it began at.
         begun_at: Step at which this start of the run began.
         first_step: First optimiser step (from 0) whose data is to be skipped.
         last_step: Last one, the bad step itself.
@@ -164,12 +176,12 @@ def roll_back(
     """
     if first_rank:
         newest = newest_valid(folder / CHECKPOINT_FOLDER, warn=warn)
-        kept, before = newest.step if newest else begun_at, _rollbacks(folder)
+        kept = newest.step if newest else begun_at
         steps = range(max(kept, first_step), last_step + 1)
-        windows = [window_of(step, before["windows"]) for step in steps]
+        windows = [window_of(step, skipped) for step in steps]
         content = {
-            "windows": sorted({*before["windows"], *windows}),
-            "rollbacks": before["rollbacks"] + 1,
+            "windows": sorted({*skipped, *windows}),
+            "rollbacks": _rollbacks(folder)["rollbacks"] + 1,
         }
         write_atomic(folder / SKIPPED_FILE, (json.dumps(content) + "\n").encode())
         add_event(folder, "rolled_back", to_step=kept, skipped_windows=windows)

@@ -19,9 +19,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 from training.callbacks.steps import ranks_agree
 from training.checkpoints.storage import (
     checkpoint_path,
+    is_sharded,
+    load_checkpoint,
     point_to,
     remove_checkpoint,
     saved_checkpoints,
+    write_checkpoint,
 )
 from training.interruption import EXIT_STORAGE, RunInterrupted, StopRequest, say
 from training.run_config import CheckpointConfig
@@ -301,14 +304,35 @@ class RunCheckpoints(SavesAndStops, Checkpoint):
             return
         self._validated_step = trainer.global_step
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
-        if loss < self._best_loss and self.config.at_validation:
-            self._best_loss, self._best_step = loss, trainer.global_step
+        self._is_best(loss, trainer.global_step)
         wish = max(self.wish(), int(self.config.at_validation or self._save_after_validation))
         self._save_after_validation = False
         agreed = ranks_agree(trainer, wish)
         if trainer.global_step >= trainer.max_steps > 0:
             agreed = min(agreed, SAVE)  # the run is done anyway
         self._obey(trainer, pl_module, agreed)
+
+    def _is_best(self, loss: float, step: int) -> bool:
+        """Take note of a loss; returns whether it is the best so far."""
+        is_best = loss < self._best_loss and self.config.at_validation
+        if is_best:
+            self._best_loss, self._best_step = loss, step
+        return is_best
+
+    def take_late(self, loss: float, step: int) -> None:
+        """Take note of a last validation that came when the run was saved and over; on one rank.
+
+        The checkpoint owes it as before: a run that is made longer passes through it once more,
+        where all callbacks see it.
+        """
+        path = checkpoint_path(self.folder, step)
+        if not path.exists() or not self._is_best(loss, step):
+            return
+        if not is_sharded(path):
+            content = load_checkpoint(path)
+            content["callbacks"][self.state_key] |= {"best_step": step, "best_loss": loss}
+            write_checkpoint(content, path)
+        self.after_save(path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the end of an epoch is a time to do so."""

@@ -78,8 +78,9 @@ class Logged(Measure):
             return "validation text differs"
         scored = {run.last("baseline/eval_examples") for run in runs}
         is_part = self.metric.startswith("val/") and (len(scored) > 1 or None in scored)
-        for key in (*_READ_BY, *([_SCORED] if is_part else [])):
-            values = {str(run.settings[key]) for run in runs if key in run.settings}
+        asks = any(run.settings.get("data.needles.facts") for run in runs)
+        for key in (*_READ_BY, *(_ASKED_BY if asks else ()), *([_SCORED] if is_part else [])):
+            values = {_said(run, key) for run in runs if key in run.settings}
             if len(values) > 1:
                 return f"{key.rpartition('.')[2]} differs, {' and '.join(sorted(values))}"
         return ""
@@ -101,8 +102,18 @@ class Logged(Measure):
 
 _READ_BY = ("data.max_len", "data.short_prob", "data.needles.facts")
 """Settings that decide which text is scored, beside the shards."""
+_SPAN = "data.needles.span"
+_ASKED_BY = ("data.needles.questions", _SPAN)
+"""The same where needles are asked for."""
 _SCORED = "data.eval_examples"
 """The same of how much of it, where the split has more."""
+
+
+def _said(run: Run, key: str) -> str:
+    """Return a setting as text; a span of needles as long as the text is none, which is 0."""
+    value = run.settings[key]
+    is_whole = key == _SPAN and value == run.settings.get("data.max_len")
+    return "0" if is_whole else str(value)
 
 
 def _digest(run: Run) -> Any:

@@ -40,7 +40,8 @@ class Run:
     Its name is unique in a report. Settings are those of its resolved configuration by their dotted
     keys, `config_text` is the file. `downstream` is what the study says of a task: score and
     constant as fractions, n, split; `metadata` what its bundle says about its making. Starts have
-    command and versions where they were recorded, remarks say what could not be read.
+    command and versions where they were recorded, `ended_at` is the last step that its events call
+    its end (-1: none), remarks say what could not be read.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Run:
     downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     starts: Sequence[Mapping[str, Any]] = ()
+    ended_at: int = -1
     remarks: Sequence[str] = ()
 
     @property
@@ -74,12 +76,15 @@ class Run:
     def is_finished(self) -> bool:
         """Whether it reached its last step, as far as its folder tells, or a callback ended it.
 
-        A run writes its bundle when it ends; one that was made longer since has an older one.
+        A run writes its bundle when it ends; one that was made longer since has an older one. One
+        whose settings say nothing of its length counts as finished.
         """
-        if self.planned_steps is None:
+        if self.planned_steps is None and "trainer.max_steps" not in self.settings:
             return True
-        has_ended = self.metadata and (self.metadata.get("steps") or math.inf) >= self.last_step
-        return bool(has_ended) or self.last_step >= self.planned_steps
+        bundled = self.metadata and (self.metadata.get("steps") or math.inf) >= self.last_step
+        if bundled or self.last_step >= (self.planned_steps or math.inf):
+            return True
+        return self.planned_steps is None and self.ended_at >= self.last_step
 
     @property
     def diverged_at(self) -> int | None:
@@ -189,6 +194,7 @@ def read_run(folder: Path, *, name: str = "") -> Run:
         if isinstance(result, dict) and isinstance(result.get("score"), int | float)
     }
     remarks += [f"{STUDY_FILE} has no score for {task}" for task in tasks if task not in scored]
+    ends = [e.get("step") for e in read_events(folder) if e.get("event") == "finished"]
     bundle = _read_mapping(folder / BUNDLE_FOLDER / "config.json", remarks)
     return Run(
         folder=folder,
@@ -199,6 +205,7 @@ def read_run(folder: Path, *, name: str = "") -> Run:
         downstream=scored,
         metadata=bundle.get("metadata") or bundle,
         starts=_read_starts(folder),
+        ended_at=max((step for step in ends if isinstance(step, int)), default=-1),
         remarks=remarks,
     )
 

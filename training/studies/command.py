@@ -270,9 +270,20 @@ def own_steps(
     for step in options.follow if is_first_process() else ():
         words = ["finetune", "grid", "--config", step, *places]
         if step in EVALUATIONS:
-            words = ["pretrain", step, *fit, "--run.wandb=off"]
+            # What ends a fit early ends no evaluation, which would refuse it.
+            words = ["pretrain", step, *without_option(fit, "--max_time"), "--run.wandb=off"]
         steps.append((sys.executable, "-m", *words))
     return tuple(steps)
+
+
+def without_option(options: Sequence[str], name: str) -> list[str]:
+    """Return options without one that takes a value, given as `--name VALUE` or `--name=VALUE`."""
+    kept, is_value = [], False
+    for word in options:
+        if not is_value and word != name and not word.startswith(f"{name}="):
+            kept.append(word)
+        is_value = word == name and not is_value
+    return kept
 
 
 def run_trial(arguments: Sequence[str]) -> int:
