@@ -79,7 +79,7 @@ def rows_of(
 
 def is_empty_row(values: Mapping[str, Any]) -> bool:
     """Return whether no cell of a row holds anything, as spreadsheets leave rows."""
-    return not any(not isinstance(value, str) or value.strip() for value in values.values())
+    return all(isinstance(value, str) and not value.strip() for value in values.values())
 
 
 def with_whole_texts(

@@ -34,7 +34,15 @@ class _WithClassifier(WithHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
 
-class PoNetForSequenceClassification(_WithClassifier):
+class _WithTextClassifier(_WithClassifier):
+    """The same behind the pooler, which it always has."""
+
+    def __init__(self, config: PoNetHubConfig) -> None:
+        config.has_pooler = True  # always
+        super().__init__(config)
+
+
+class PoNetForSequenceClassification(_WithTextClassifier):
     """Encoder, pooler, dropout and a linear layer: classes, several labels, or a number.
 
     Gives logits (B, C); labels are (B,) classes or numbers, or float (B, C) for several labels.
@@ -43,10 +51,6 @@ class PoNetForSequenceClassification(_WithClassifier):
         config: Configuration; `problem_type` as in transformers, and if it is None, it follows
             from num_labels (1: regression) and from the labels (float: several labels).
     """
-
-    def __init__(self, config: PoNetHubConfig) -> None:
-        config.has_pooler = True  # always
-        super().__init__(config)
 
     def _answer(self, encoded: BaseModelOutputWithPooling, labels: Tensor | None) -> ModelOutput:
         logits_BC = self.classifier(self.dropout(encoded.pooler_output))
@@ -127,7 +131,7 @@ class PoNetForQuestionAnswering(PoNetPreTrainedModel):
         )
 
 
-class PoNetForMultipleChoice(_WithClassifier):
+class PoNetForMultipleChoice(_WithTextClassifier):
     """Encoder, pooler, dropout and a linear layer: which of several texts is the right one.
 
     Inputs are (B, K, L), logits (B, K); labels are int64 (B,).
@@ -135,10 +139,6 @@ class PoNetForMultipleChoice(_WithClassifier):
     Args:
         config: Configuration.
     """
-
-    def __init__(self, config: PoNetHubConfig) -> None:
-        config.has_pooler = True  # always
-        super().__init__(config)
 
     def _build(self, config: PoNetHubConfig) -> None:
         super()._build(config)
